@@ -1,0 +1,113 @@
+"""The three-convolution residual block of ResNet-50/101/152 and of ResNeXt."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from resnet_builder.blocks.contract import (
+    BLOCKS,
+    ActivationFactory,
+    AttentionFactory,
+    NormFactory,
+    ShortcutFactory,
+)
+from resnet_builder.blocks.layers import (
+    conv1x1,
+    conv3x3,
+    drop_path_layer,
+    dropout_layer,
+    zero_scale,
+)
+from resnet_builder.errors import PartError
+
+Amount = Annotated[int, Field(ge=1, le=16_384)]
+
+
+@BLOCKS.register("bottleneck")
+class BottleneckBlock(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: ``y = relu(F(x) + shortcut(x))``.
+
+    He et al. 2015, figure 5 (right), https://arxiv.org/abs/1512.03385; grouped as in Xie et al.
+    2016, figure 3 (c), https://arxiv.org/abs/1611.05431.
+
+    Args:
+        in_channels: Width of the input.
+        channels: Inner width; the output is four times as wide.
+        stride: Stride of one convolution and of the shortcut.
+        dilation: Dilation of the 3x3 convolution.
+        shortcut: Makes the skip path.
+        norm: Makes a normalisation layer.
+        activation: Makes an activation.
+        attention: Makes an attention layer, which ends the residual path.
+        drop_path: Probability that an image's residual is dropped while training.
+        groups: Groups of the 3x3 convolution (ResNeXt's cardinality).
+        width_per_group: Width of a group where ``channels`` is 64; scales with ``channels``.
+        stride_in: The convolution that strides: the 3x3 ("v1.5": torchvision, timm), or the
+            first 1x1 as in the paper.
+        dropout: Probability that an element is zeroed before the last convolution.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to ``(N, 4 * channels, ceil(H / stride), ceil(W / stride))``.
+
+    Raises:
+        PartError: ``channels * width_per_group`` is not a multiple of 64.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        stride: int,
+        shortcut: ShortcutFactory,
+        dilation: int = 1,
+        norm: NormFactory = nn.BatchNorm2d,
+        activation: ActivationFactory = nn.ReLU,
+        attention: AttentionFactory = nn.Identity,
+        drop_path: float = 0.0,
+        groups: Amount = 1,
+        width_per_group: Amount = 64,
+        stride_in: Literal["conv3x3", "conv1x1"] = "conv3x3",
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ) -> None:
+        super().__init__()
+        width = _inner_width(channels, groups, width_per_group)
+        strides = (1, stride) if stride_in == "conv3x3" else (stride, 1)
+        self.out_channels = channels * self.expansion
+        self.conv1 = conv1x1(in_channels, width, stride=strides[0])
+        self.bn1 = norm(width)
+        self.conv2 = conv3x3(width, width, stride=strides[1], dilation=dilation, groups=groups)
+        self.bn2 = norm(width)
+        self.dropout = dropout_layer(dropout)
+        self.conv3 = conv1x1(width, self.out_channels)
+        self.bn3 = norm(self.out_channels)
+        self.se = attention(self.out_channels)
+        self.drop_path = drop_path_layer(drop_path)
+        self.downsample = shortcut(in_channels, self.out_channels, stride)
+        self.relu = activation()
+
+    def zero_residual(self) -> None:
+        """Make F output zero, so that the block starts as its shortcut."""
+        zero_scale(self.bn3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the block."""
+        residual = self.relu(self.bn1(self.conv1(x)))
+        residual = self.dropout(self.relu(self.bn2(self.conv2(residual))))
+        residual = self.drop_path(self.se(self.bn3(self.conv3(residual))))
+        if self.downsample is not None:
+            residual += self.downsample(x)
+        return self.relu(residual)
+
+
+def _inner_width(channels: int, groups: int, width_per_group: int) -> int:
+    """Return the width of the 3x3 convolution (Xie et al. 2016, table 1)."""
+    if channels * width_per_group % 64:
+        raise PartError(
+            f"{channels} channels at {width_per_group} per 64 are not a whole number",
+            option="width_per_group",
+        )
+    return channels * width_per_group // 64 * groups

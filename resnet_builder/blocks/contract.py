@@ -1,0 +1,93 @@
+"""What the parts of a network must be, and the registries of each kind."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from resnet_builder.registry import Registry
+
+NormFactory = Callable[[int], nn.Module]
+"""Makes a normalisation layer, with a ``weight`` that scales, from a width."""
+
+ActivationFactory = Callable[[], nn.Module]
+"""Makes an activation."""
+
+ShortcutFactory = Callable[[int, int, int], nn.Module | None]
+"""Makes the skip path from ``(in_channels, out_channels, stride)``.
+
+``nn.Identity()`` where nothing changes; ``None`` where the block is to add nothing at all.
+"""
+
+AttentionFactory = Callable[[int], nn.Module]
+"""Makes an attention layer from a width; ``nn.Identity()`` is none."""
+
+SHORTCUT_ATTRIBUTE = "downsample"
+ATTENTION_ATTRIBUTE = "se"
+"""Where every block keeps the two, after torchvision's and timm's keys.
+
+What lies below them is not on the residual path: depth and receptive field leave it out.
+"""
+
+
+class Block(Protocol):
+    """A residual block, which is an ``nn.Module``.
+
+    Its class is called with ``(in_channels, channels)`` and by keyword with ``stride`` and
+    ``shortcut``; of the other parameters in :data:`BLOCKS`' contract it is given those that its
+    signature names. Any further keyword-only parameters are its options in a spec.
+
+    Attributes:
+        out_channels: Width of the output; only the block knows its expansion.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to ``(N, out_channels, ceil(H / stride), ceil(W / stride))``.
+    """
+
+    out_channels: int
+
+    def zero_residual(self) -> None:
+        """Make the residual path output zero, so that the block starts as its shortcut."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute the block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stem:
+    """The layers before the first stage.
+
+    Attributes:
+        layers: By the names they get in the network, in order.
+        out_channels: Width of what they give.
+        stride: By how much they shrink an image.
+    """
+
+    layers: Mapping[str, nn.Module]
+    out_channels: int
+    stride: int
+
+
+Head = Mapping[str, nn.Module]
+"""The layers after the last stage, by the names they get in the network, in order."""
+
+BLOCKS: Registry[Callable[..., Any]] = Registry(
+    "block",
+    contract=(
+        "stride",
+        "dilation",
+        "shortcut",
+        "norm",
+        "activation",
+        "attention",
+        "drop_path",
+        "downsample_filter",
+    ),
+)
+SHORTCUTS: Registry[Callable[..., nn.Module | None]] = Registry("shortcut", contract=("norm",))
+STEMS: Registry[Callable[..., Stem]] = Registry("stem", contract=("norm", "activation"))
+HEADS: Registry[Callable[..., Head]] = Registry("head", contract=("norm", "activation"))
+NORMS: Registry[Callable[..., nn.Module]] = Registry("norm")
+ACTIVATIONS: Registry[Callable[..., nn.Module]] = Registry("activation")
+ATTENTIONS: Registry[Callable[..., nn.Module]] = Registry("attention")

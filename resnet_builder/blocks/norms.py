@@ -1,0 +1,51 @@
+"""Normalisation layers, activations and attention by name."""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from resnet_builder.blocks.contract import ACTIVATIONS, ATTENTIONS, NORMS
+from resnet_builder.errors import PartError
+
+Epsilon = Annotated[float, Field(gt=0)]
+
+
+@NORMS.register("batch_norm")
+def batch_norm(
+    channels: int, *, eps: Epsilon = 1e-5, momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
+) -> nn.Module:
+    """Normalise each channel over the batch (Ioffe and Szegedy 2015)."""
+    return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
+
+
+@NORMS.register("group_norm")
+def group_norm(
+    channels: int, *, groups: Annotated[int, Field(ge=1, le=16_384)] = 32, eps: Epsilon = 1e-5
+) -> nn.Module:
+    """Normalise groups of channels of each image (Wu and He 2018).
+
+    Raises:
+        PartError: The groups do not divide the channels.
+    """
+    if channels % groups:
+        raise PartError(f"{groups} groups do not divide {channels} channels", option="groups")
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+@NORMS.register("instance_norm")
+def instance_norm(channels: int, *, eps: Epsilon = 1e-5) -> nn.Module:
+    """Normalise each channel of each image (Ulyanov et al. 2016), with a scale and a shift."""
+    return nn.InstanceNorm2d(channels, eps=eps, affine=True)
+
+
+@ACTIVATIONS.register("relu")
+def relu() -> nn.Module:
+    """Rectify, in place: what a norm or a sum gives is needed by nobody else."""
+    return nn.ReLU(inplace=True)
+
+
+@ATTENTIONS.register("none")
+def no_attention(channels: int) -> nn.Module:
+    """Leave the residual as it is."""
+    return nn.Identity()

@@ -1,0 +1,17 @@
+"""From a spec to a network; only this package knows both specs and parts."""
+
+import resnet_builder.blocks
+import resnet_builder.data  # noqa: F401 (importing the rooms registers the built-in parts)
+from resnet_builder.builder.building import build, build_from_spec, check_source, read_spec
+from resnet_builder.builder.checking import Checked, check
+from resnet_builder.builder.resolving import resolve
+
+__all__ = [
+    "Checked",
+    "build",
+    "build_from_spec",
+    "check",
+    "check_source",
+    "read_spec",
+    "resolve",
+]

@@ -1,0 +1,140 @@
+"""The public ways from a spec to a network."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from resnet_builder.builder.checking import Checked, check, unexpected
+from resnet_builder.builder.construct import collector_paused, construct_on_meta, give_weights
+from resnet_builder.builder.resolving import resolve
+from resnet_builder.device import pick_device
+from resnet_builder.errors import SpecError
+from resnet_builder.model import ResNet
+from resnet_builder.plugins import import_plugins
+from resnet_builder.problems import Problem
+from resnet_builder.spec.loading import read_draft
+from resnet_builder.spec.schema import Spec
+
+Source = str | Path | Mapping[str, object]
+
+
+def read_spec(
+    source: Source,
+    *,
+    overrides: Sequence[str] = (),
+    with_: Sequence[str | Path] = (),
+    plugins: Sequence[str] = (),
+) -> Spec:
+    """Read a spec, check it in full, and write out its defaults.
+
+    Args:
+        source: A path, a bundled spec's name, or a mapping.
+        overrides: ``path.to.key=value``, as ``--set``.
+        with_: Fragments to lay over the spec, as ``--with``.
+        plugins: The plugins that may be imported.
+
+    Returns:
+        The spec, resolved.
+
+    Raises:
+        SpecError: Everything that is wrong with it.
+        StorageError: A file cannot be read.
+    """
+    spec = _read(source, overrides, with_, plugins).spec
+    assert spec is not None, "a spec without problems"
+    return spec
+
+
+def build_from_spec(
+    source: Source,
+    *,
+    device: str = "cpu",
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+) -> ResNet:
+    """Read a spec, check it in full, and build its network.
+
+    Args:
+        source: A path, a bundled spec's name, or a mapping.
+        device: As for :func:`build`.
+        seed: As for :func:`build`.
+        overrides: ``path.to.key=value``, as ``--set``.
+        plugins: The plugins that may be imported.
+
+    Raises:
+        SpecError: Everything that is wrong with the spec.
+        StorageError: A file cannot be read.
+        UsageError: There is no such device.
+    """
+    with collector_paused():
+        checked = _read(source, overrides, (), plugins)
+        assert checked.spec is not None, "a spec without problems"
+        assert checked.network is not None, "a spec without problems"
+        return _on_device(checked.network, checked.spec, device, seed)
+
+
+def build(spec: Spec, *, device: str = "cpu", seed: int | None = None) -> ResNet:
+    """Build a spec's network and draw its first weights.
+
+    Args:
+        spec: A spec; resolved or not.
+        device: A torch device, or ``"auto"``: CUDA, then MPS, then CPU.
+        seed: Of a generator of its own, so that weights are the same on every device and no
+            global state is touched; ``None`` draws from torch's global generator.
+
+    Raises:
+        SpecError: The network is not what the spec expects.
+        PartError: Options or shapes do not go together.
+        RegistryError: A part is not registered.
+        UsageError: There is no such device.
+    """
+    with collector_paused():
+        spec = resolve(spec)
+        network = construct_on_meta(spec.model)
+        if spec.expect is not None:
+            differing = unexpected(network, spec.model, spec.expect, with_macs=False)
+            problems = [Problem("expect", f"expect.{key}", text) for key, text in differing]
+            if problems:
+                raise SpecError(problems)
+        return _on_device(network, spec, device, seed)
+
+
+def check_source(
+    source: Source,
+    *,
+    overrides: Sequence[str] = (),
+    with_: Sequence[str | Path] = (),
+    plugins: Sequence[str] = (),
+    with_macs: bool = False,
+) -> Checked:
+    """Read and check a spec without raising for what is wrong in it; see :func:`read_spec`.
+
+    Raises:
+        SpecError: There is nothing to check: no file, no YAML, no consent to a plugin.
+        StorageError: A file cannot be read.
+    """
+    draft = read_draft(source, overrides=overrides, with_=with_)
+    imported = import_plugins(draft.plugins or (), plugins, draft.positions)
+    checked = check(draft, with_macs=with_macs)
+    if checked.spec is None:
+        return checked
+    spec = checked.spec.model_copy(update={"plugins": imported})
+    return Checked(checked.problems, spec, checked.network)
+
+
+def _read(
+    source: Source,
+    overrides: Sequence[str],
+    with_: Sequence[str | Path],
+    plugins: Sequence[str],
+) -> Checked:
+    checked = check_source(source, overrides=overrides, with_=with_, plugins=plugins)
+    if checked.problems:
+        raise SpecError(checked.problems)
+    return checked
+
+
+def _on_device(network: ResNet, spec: Spec, device: str, seed: int | None) -> ResNet:
+    place = pick_device(device)
+    network = give_weights(network, spec.model, seed=seed)
+    return network if place.type == "cpu" else network.to(place)

@@ -1,0 +1,283 @@
+"""The second half of checking a spec: what needs the parts themselves."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Any
+
+from pydantic import ValidationError
+
+from resnet_builder.blocks.contract import BLOCKS, STEMS
+from resnet_builder.builder.construct import MisplacedPartError, construct_on_meta
+from resnet_builder.builder.parts import (
+    Path,
+    bind,
+    data_parts,
+    model_parts,
+    part_options,
+)
+from resnet_builder.builder.resolving import fed_facts, resolve, resolve_model
+from resnet_builder.data.contract import AUGMENTATIONS
+from resnet_builder.errors import PartError, RegistryError
+from resnet_builder.model import ResNet, count_macs, count_parameters
+from resnet_builder.problems import Problem
+from resnet_builder.registry import Registry
+from resnet_builder.spec.loading import Draft
+from resnet_builder.spec.positions import Positions
+from resnet_builder.spec.schema import (
+    DataSpec,
+    ExpectSpec,
+    Interval,
+    ModelSpec,
+    Part,
+    Spec,
+    TrainSpec,
+)
+from resnet_builder.spec.validation import problems_from
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A spec after both halves of checking.
+
+    Attributes:
+        problems: What is wrong with it, in file order.
+        spec: The spec, resolved, if nothing is wrong.
+        network: Its network on the meta device, if it could be built.
+    """
+
+    problems: tuple[Problem, ...]
+    spec: Spec | None
+    network: ResNet | None
+
+
+def check(draft: Draft, *, with_macs: bool = False) -> Checked:
+    """Check names, options, shapes and expected counts of whatever sections are well-formed.
+
+    Args:
+        draft: A spec after the first half of checking.
+        with_macs: Also run the network once, on meta, and compare its MACs with ``expect``.
+    """
+    found = list(_part_problems(draft))
+    network = None
+    if not found:
+        found += _data_problems(draft)
+        if draft.model is not None:
+            model = resolve_model(draft.model, draft.data)
+            network, problems = _build_on_meta(model, draft.positions)
+            found += problems
+            if network is not None and draft.expect is not None:
+                found += _expect_problems(network, model, draft, with_macs=with_macs)
+    problems = draft.positions.ordered([*draft.problems, *found])
+    spec = resolve(draft.spec) if draft.spec is not None and not problems else None
+    return Checked(tuple(problems), spec, network)
+
+
+def _part_problems(draft: Draft) -> Iterator[Problem]:
+    """Check each part by itself: its name, and its options by its signature."""
+    parts = chain(
+        model_parts(draft.model) if draft.model is not None else (),
+        data_parts(draft.data) if draft.data is not None else (),
+    )
+    for path, part, registry in parts:
+        yield from _option_problems(path, part, registry, draft.positions)
+
+
+def _option_problems(
+    path: Path, part: Part, registry: Registry[Any], positions: Positions
+) -> Iterable[Problem]:
+    try:
+        part_options(registry, part)
+    except RegistryError as error:
+        return [
+            positions.problem(
+                "unknown-name",
+                path,
+                str(error),
+                allowed=error.allowed,
+                suggestion=error.suggestion,
+            )
+        ]
+    except ValidationError as error:
+        return problems_from(
+            error, positions, path, registry.options(part.type), unknown_key_code="unknown-option"
+        )
+    return []
+
+
+def _build_on_meta(model: ModelSpec, positions: Positions) -> tuple[ResNet | None, list[Problem]]:
+    """Build the network without memory, which finds every shape that does not fit."""
+    problems = [*_size_problems(model, positions), *_effect_problems(model, positions)]
+    if problems:
+        return None, problems
+    try:
+        return construct_on_meta(model), []
+    except MisplacedPartError as error:
+        return None, [_part_problem(error, error.path, positions)]
+
+
+def _part_problem(error: PartError, path: Path, positions: Positions) -> Problem:
+    where = path if error.option is None else (*path, error.option)
+    return positions.problem(error.code, where, str(error))
+
+
+def _size_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
+    """Check that the strides leave at least one pixel."""
+    assert model.in_channels is not None
+    assert model.image_size is not None
+    stem = bind(STEMS, model.stem, norm=_no_layer, activation=_no_layer)(model.in_channels)
+    strides = [stem.stride, *(stage.stride for stage in model.stages)]
+    shrunk = list(accumulate(strides, lambda total, stride: total * stride))
+    if shrunk[-1] <= model.image_size:
+        return
+    names = ["stem", *(f"layer{number + 1}" for number in range(len(model.stages)))]
+    sizes = (
+        f"{name} {-(-model.image_size // total) if total <= model.image_size else 'below 1'}"
+        for name, total in zip(names, shrunk, strict=True)
+    )
+    yield positions.problem(
+        "shape",
+        ("model", "stages"),
+        f"strides shrink {model.image_size} pixels below one: {', '.join(sizes)}",
+    )
+
+
+def _no_layer(*args: object) -> Any:
+    """Stand in for a layer where only a stem's stride is asked for."""
+    return None
+
+
+def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
+    """Check that whatever the spec asks of a block, the block takes."""
+    for number, stage in enumerate(model.stages):
+        block = stage.block or model.block
+        shortcut = stage.shortcut or model.shortcut
+        attention = stage.attention or model.attention
+        asked = {
+            "norm": model.norm.type != "batch_norm",
+            "activation": model.activation.type != "relu",
+            "attention": attention.type != "none",
+            "drop_path": model.drop_path > 0,
+        }
+        wanted = {key for key, is_asked in asked.items() if is_asked}
+        for key in sorted(wanted - BLOCKS.accepts(block.type)):
+            own = key == "attention" and stage.attention is not None
+            path = ("model", "stages", number, key) if own else ("model", key)
+            yield positions.problem(
+                "no-effect", path, f"block '{block.type}' in stages[{number}] takes no `{key}`"
+            )
+        if shortcut.type == "none":
+            yield from _plain_problems(model, number, positions)
+
+
+def _plain_problems(model: ModelSpec, number: int, positions: Positions) -> Iterator[Problem]:
+    """Check that a stage without shortcuts keeps its residual path: it is all there is."""
+    for key, is_asked in (
+        ("zero_init_residual", model.zero_init_residual),
+        ("drop_path", model.drop_path > 0),
+    ):
+        if is_asked:
+            yield positions.problem(
+                "exclusive",
+                ("model", key),
+                f"stages[{number}] has no shortcut, so zeroing its residual path kills the network",
+            )
+
+
+def _data_problems(draft: Draft) -> Iterator[Problem]:
+    """Check the data section, and it against the network and the recipe."""
+    data, positions = draft.data, draft.positions
+    if data is None:
+        return
+    try:
+        facts = fed_facts(data)
+    except PartError as error:
+        yield _part_problem(error, ("data", "dataset"), positions)
+        return
+    yield from _augment_problems(data, positions)
+    if draft.model is not None:
+        model = draft.model
+        for key, what, given, fed in (
+            ("num_classes", "classes", model.num_classes, facts.num_classes),
+            ("in_channels", "channels", model.in_channels, facts.channels),
+            ("image_size", "pixels a side", model.image_size, facts.image_size),
+        ):
+            if given is not None and fed is not None and given != fed:
+                yield positions.problem(
+                    "mismatch",
+                    ("model", key),
+                    f"the network is for {given} {what}, {data.dataset.type} has {fed}"
+                    + _MENDS.get(key, ""),
+                )
+    if draft.train is not None and data.validation == 0 and facts.own_validation is False:
+        yield from _validation_problems(draft.train, positions)
+
+
+_MENDS = {
+    "in_channels": "; `to_rgb` under data.preprocess makes three of one",
+    "image_size": "; `resize` or `center_crop` under data.preprocess changes it",
+}
+
+
+def _augment_problems(data: DataSpec, positions: Positions) -> Iterator[Problem]:
+    """Make every augmentation, and check that none needs pixels that are no longer there."""
+    floats_since: str | None = None
+    for number, part in enumerate(data.augment):
+        path = ("data", "augment", number)
+        try:
+            works_on = bind(AUGMENTATIONS, part)().works_on
+        except PartError as error:
+            yield _part_problem(error, path, positions)
+            continue
+        if works_on == "pixels" and floats_since is not None:
+            yield positions.problem(
+                "exclusive",
+                path,
+                f"`{part.type}` works on 8-bit pixels and must stand before `{floats_since}`",
+            )
+        elif works_on == "normalised":
+            floats_since = floats_since or part.type
+
+
+def _validation_problems(train: TrainSpec, positions: Positions) -> Iterator[Problem]:
+    for key, is_asked in (
+        ("early_stop", train.early_stop is not None),
+        ("evaluate_every", train.evaluate_every != Interval(epochs=1)),
+    ):
+        if is_asked:
+            yield positions.problem(
+                "no-effect", ("train", key), f"`{key}` has no effect without data.validation"
+            )
+
+
+def _expect_problems(
+    network: ResNet, model: ModelSpec, draft: Draft, *, with_macs: bool
+) -> list[Problem]:
+    assert draft.expect is not None
+    return [
+        draft.positions.problem("expect", ("expect", key), message)
+        for key, message in unexpected(network, model, draft.expect, with_macs=with_macs)
+    ]
+
+
+def unexpected(
+    network: ResNet, model: ModelSpec, expect: ExpectSpec, *, with_macs: bool
+) -> Iterator[tuple[str, str]]:
+    """Compare a network with what its spec expects; yield what differs, by key.
+
+    Args:
+        network: The network, on any device; on meta if ``with_macs``.
+        model: Its resolved spec.
+        expect: The counts expected.
+        with_macs: Compare MACs too, which takes a forward pass.
+    """
+    if expect.parameters is not None and (count := count_parameters(network)) != expect.parameters:
+        yield "parameters", f"the network has {count:,} parameters, not {expect.parameters:,}"
+    if expect.depth is not None and network.depth != expect.depth:
+        yield "depth", f"the network is {network.depth} layers deep, not {expect.depth}"
+    if with_macs and expect.macs is not None:
+        assert model.in_channels is not None
+        assert model.image_size is not None
+        macs = count_macs(network, model.in_channels, model.image_size)
+        if macs != expect.macs:
+            yield "macs", f"the network takes {macs:,} MACs an image, not {expect.macs:,}"

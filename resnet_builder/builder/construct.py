@@ -1,0 +1,221 @@
+"""From a checked spec to a network: its layers, then its weights."""
+
+import gc
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby, islice
+from typing import cast
+
+import torch
+from torch import nn
+
+from resnet_builder.blocks.contract import (
+    ACTIVATIONS,
+    ATTENTIONS,
+    BLOCKS,
+    HEADS,
+    NORMS,
+    SHORTCUTS,
+    STEMS,
+    Block,
+)
+from resnet_builder.blocks.init import Scheme, empty_from_meta, initialise, is_unwritten
+from resnet_builder.builder.parts import bind
+from resnet_builder.errors import PartError
+from resnet_builder.model import ResNet
+from resnet_builder.spec.schema import DefaultInit, FanInit, ModelSpec, NormalInit, StageSpec
+
+
+class MisplacedPartError(PartError):
+    """A part that could not be made, and the path in the spec where it stands."""
+
+    def __init__(self, cause: PartError, path: tuple[str | int, ...]) -> None:
+        super().__init__(str(cause), code=cause.code, option=cause.option)
+        self.path = path
+
+
+def construct_on_meta(model: ModelSpec) -> ResNet:
+    """Build a network's layers without memory for their weights.
+
+    Args:
+        model: Resolved: with its input's channels.
+
+    Raises:
+        PartError: Options or shapes do not go together.
+    """
+    return _construct(model, device="meta")
+
+
+def give_weights(network: ResNet, model: ModelSpec, *, seed: int | None) -> ResNet:
+    """Give a network built on meta its first weights, each drawn once.
+
+    A network with a tensor that neither the scheme nor its module's ``reset_parameters`` writes
+    (a computed buffer, say) is built again in the ordinary way, so that the tensor survives.
+
+    Args:
+        network: From :func:`construct_on_meta`; used up.
+        model: The spec it was built from.
+        seed: Of a generator of its own; ``None`` draws from torch's global one.
+
+    Returns:
+        The network, on the CPU.
+    """
+    scheme = _scheme(model)
+    with _seeded(seed):
+        foreign = empty_from_meta(network)
+        initialise(network, scheme)
+        if any(is_unwritten(module) for module in foreign):
+            network = _construct(model, device="cpu")
+            initialise(network, scheme)
+    if model.zero_init_residual:
+        for block in _blocks(network):
+            block.zero_residual()
+    return network
+
+
+def _construct(model: ModelSpec, *, device: str) -> ResNet:
+    assert model.in_channels is not None, "the spec is resolved"
+    layer_makers = {
+        "norm": bind(NORMS, model.norm),
+        "activation": bind(ACTIVATIONS, model.activation),
+    }
+    with _place("model", "stem"), torch.device(device):
+        stem = bind(STEMS, model.stem, **layer_makers)(model.in_channels)
+    layers = dict(stem.layers)
+    channels = stem.out_channels
+    rates = iter(drop_path_rates(model))
+    for number, stage in enumerate(model.stages):
+        make = _block_maker(model, stage, **layer_makers)
+        stage_rates = list(islice(rates, stage.blocks))
+        with _place("model", "stages", number):
+            blocks = _stage(make, channels, stage, stage_rates, device=device)
+        layers[f"layer{number + 1}"] = nn.Sequential(*blocks)
+        channels = blocks[-1].out_channels
+    with _place("model", "head"), torch.device(device):
+        layers.update(bind(HEADS, model.head, **layer_makers)(channels, model.num_classes))
+    return ResNet(layers)
+
+
+def drop_path_rates(model: ModelSpec) -> list[float]:
+    """Return each block's drop-path probability: linear from 0 (Huang et al. 2016, section 3)."""
+    count = sum(stage.blocks for stage in model.stages)
+    if count == 1:
+        return [model.drop_path]
+    return [model.drop_path * number / (count - 1) for number in range(count)]
+
+
+def _block_maker(
+    model: ModelSpec,
+    stage: StageSpec,
+    *,
+    norm: Callable[..., nn.Module],
+    activation: Callable[..., nn.Module],
+) -> Callable[..., nn.Module]:
+    shortcut = bind(SHORTCUTS, stage.shortcut or model.shortcut, norm=norm)
+    attention = bind(ATTENTIONS, stage.attention or model.attention)
+    block = stage.block or model.block
+    accepted = BLOCKS.accepts(block.type)
+    made = bind(
+        BLOCKS, block, shortcut=shortcut, norm=norm, activation=activation, attention=attention
+    )
+
+    def make(in_channels: int, channels: int, stride: int, drop_path: float) -> nn.Module:
+        extra = {"drop_path": drop_path} if "drop_path" in accepted else {}
+        return made(in_channels, channels, stride=stride, **extra)
+
+    return make
+
+
+def _stage(
+    make: Callable[..., nn.Module],
+    in_channels: int,
+    stage: StageSpec,
+    rates: list[float],
+    *,
+    device: str,
+) -> list[nn.Module]:
+    """Make a stage's blocks; only the first strides and changes the width."""
+    with torch.device(device):
+        first = make(in_channels, stage.channels, stage.stride, rates[0])
+    blocks = [first]
+    for rate, run in groupby(rates[1:]):
+        make_next = partial(make, first.out_channels, stage.channels, 1, rate)
+        blocks += _alike(make_next, len(list(run)), device)
+    return blocks
+
+
+def _alike(make: Callable[[], nn.Module], count: int, device: str) -> list[nn.Module]:
+    """Make blocks that differ in nothing but their weights.
+
+    On meta there are no weights yet, and unpickling copies of the first is many times faster
+    than constructors.
+    """
+    with torch.device(device):
+        first = make()
+        pickled = _pickled(first) if device == "meta" and count > 1 else None
+        if pickled is None:
+            return [first, *(make() for _ in range(count - 1))]
+    return [first, *(pickle.loads(pickled) for _ in range(count - 1))]
+
+
+def _pickled(block: nn.Module) -> bytes | None:
+    """Pickle a block, if it can be: a plugin's may hold what cannot. No file is involved."""
+    try:
+        return pickle.dumps(block, pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return None
+
+
+@contextmanager
+def _place(*path: str | int) -> Iterator[None]:
+    """Let errors of a part say where in the spec it stands."""
+    try:
+        yield
+    except PartError as error:
+        raise MisplacedPartError(error, path) from error
+
+
+def _scheme(model: ModelSpec) -> Scheme | None:
+    init = model.init
+    if isinstance(init, DefaultInit):
+        return None
+    if isinstance(init, NormalInit):
+        return partial(nn.init.normal_, std=init.std)
+    if isinstance(init, FanInit):
+        return partial(getattr(nn.init, f"{init.type}_"), mode=init.mode, nonlinearity="relu")
+    return getattr(nn.init, f"{init.type}_")
+
+
+def _blocks(network: ResNet) -> Iterator[Block]:
+    for stage in network.stages:
+        yield from cast(Iterable[Block], stage)
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Draw from a generator of our own, leaving torch's global ones as they were."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_in_32_bits(seed))
+        yield
+
+
+def _in_32_bits(seed: int) -> int:
+    """Fold a seed: torch's CPU generator looks at the low 32 bits only."""
+    return (seed ^ (seed >> 32) * 0x9E3779B1) & 0xFFFFFFFF
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause the garbage collector: it would walk ten thousand new modules again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,69 @@
+"""Writing out what a spec leaves to defaults, so that a later release rebuilds the same."""
+
+from typing import Any
+
+from resnet_builder.builder.parts import MODEL_PARTS, STAGE_PARTS, bind, part_options
+from resnet_builder.data.contract import AUGMENTATIONS, DATASETS, Facts
+from resnet_builder.data.preprocess import preprocess_shape
+from resnet_builder.registry import Registry
+from resnet_builder.spec.schema import DataSpec, ModelSpec, Part, Spec, StageSpec
+
+DEFAULT_CHANNELS = 3
+DEFAULT_IMAGE_SIZE = 32
+
+
+def resolve(spec: Spec) -> Spec:
+    """Write out every default and every option of every part.
+
+    Raises:
+        RegistryError: A part is not registered.
+        pydantic.ValidationError: A part's options are wrong.
+    """
+    return spec.model_copy(
+        update={
+            "model": resolve_model(spec.model, spec.data),
+            "data": None if spec.data is None else resolve_data(spec.data),
+        }
+    )
+
+
+def resolve_model(model: ModelSpec, data: DataSpec | None) -> ModelSpec:
+    """Write out a network's defaults; channels and size are the data set's where not given."""
+    facts = Facts() if data is None else fed_facts(data)
+    parts = {key: _resolve_part(MODEL_PARTS[key], getattr(model, key)) for key in MODEL_PARTS}
+    return model.model_copy(
+        update={
+            **parts,
+            "in_channels": model.in_channels or facts.channels or DEFAULT_CHANNELS,
+            "image_size": model.image_size or facts.image_size or DEFAULT_IMAGE_SIZE,
+            "stages": tuple(_resolve_stage(stage) for stage in model.stages),
+        }
+    )
+
+
+def resolve_data(data: DataSpec) -> DataSpec:
+    """Write out the options of the data set and of the augmentations."""
+    return data.model_copy(
+        update={
+            "dataset": _resolve_part(DATASETS, data.dataset),
+            "augment": tuple(_resolve_part(AUGMENTATIONS, part) for part in data.augment),
+        }
+    )
+
+
+def fed_facts(data: DataSpec) -> Facts:
+    """Return what is known, before reading any, of the images a network is fed."""
+    facts: Facts = bind(DATASETS, data.dataset)().facts
+    channels, size = preprocess_shape(data.preprocess, facts.channels, facts.image_size)
+    return Facts(facts.num_classes, channels, size, facts.own_validation)
+
+
+def _resolve_stage(stage: StageSpec) -> StageSpec:
+    parts = {key: getattr(stage, key) for key in STAGE_PARTS}
+    return stage.model_copy(
+        update={key: part and _resolve_part(MODEL_PARTS[key], part) for key, part in parts.items()}
+    )
+
+
+def _resolve_part(registry: Registry[Any], part: Part) -> Part:
+    return Part(type=part.type, **part_options(registry, part))

@@ -1,0 +1,174 @@
+"""What a data set and an augmentation must be, and the registries of both."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from resnet_builder.registry import Registry
+
+Stop = Callable[[], bool]
+"""Polled in every loop; once it returns true, the loop raises :class:`errors.Stopped`."""
+
+Report = Callable[[str, int, int], None]
+"""Told of slow work: what is done, how much so far, of how much (0: not known)."""
+
+Preprocess = Callable[[Tensor], Tensor]
+"""``(N, C, H, W)`` uint8 to ``(N, C', H', W')`` uint8, without randomness."""
+
+
+def never() -> bool:
+    """Never stop."""
+    return False
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a data set's options tell before any of it is read; ``None`` where they do not.
+
+    Attributes:
+        num_classes: Number of classes.
+        channels: Channels of an image.
+        image_size: Height and width of an image, where they are equal and fixed.
+        own_validation: Whether the data set brings a validation split of its own.
+    """
+
+    num_classes: int | None = None
+    channels: int | None = None
+    image_size: int | None = None
+    own_validation: bool | None = None
+
+
+class ImageSource(Protocol):
+    """The images of one split, in memory or streamed from files."""
+
+    @property
+    def labels(self) -> Tensor:
+        """``(N,)`` int64, on the CPU."""
+
+    def __len__(self) -> int:
+        """Return the number of images, N."""
+
+    def read(self, batches: Iterable[Tensor], crop: "SampleCrop | None" = None) -> Iterator[Tensor]:
+        """Yield the images of each batch of indices.
+
+        Args:
+            batches: ``(B,)`` int64 indices into this split; consumed lazily, in order.
+            crop: A random crop to take of each picture instead of what preprocessing would cut,
+                where pictures are larger than what the model is fed.
+
+        Yields:
+            ``(B, C, H, W)`` uint8.
+        """
+
+
+class SampleCrop(Protocol):
+    """A random crop decided by the index of the sample alone, for pictures of differing sizes."""
+
+    def __call__(self, picture: Tensor, sample: int) -> Tensor:
+        """Crop ``(C, H, W)`` uint8 to ``(C, size, size)`` uint8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a data set is given to load itself with.
+
+    Attributes:
+        data_dir: Where data sets live; relative paths in specs are relative to it.
+        preprocess: The spec's preprocessing, to be applied to every image.
+        stop: Polled in every loop.
+        report: Told of downloads and scans.
+    """
+
+    data_dir: Path
+    preprocess: Preprocess
+    stop: Stop = never
+    report: Report = silent
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A data set as it came, before its training images are divided.
+
+    Attributes:
+        train: Training images.
+        validation: The data set's own validation images, if it has any.
+        test: Test images, if it has any.
+        classes: Class names; a label is an index into them.
+        fingerprint: A digest that changes when any image, label or class does.
+        notices: What a user should know, one line each (skipped files, ignored entries).
+    """
+
+    train: ImageSource
+    validation: ImageSource | None
+    test: ImageSource | None
+    classes: tuple[str, ...]
+    fingerprint: str
+    notices: tuple[str, ...] = field(default=())
+
+
+class Dataset(Protocol):
+    """A registered data set: a class whose keyword-only arguments are its options."""
+
+    @property
+    def facts(self) -> Facts:
+        """What the options alone tell; reads nothing."""
+
+    def load(self, surroundings: Surroundings) -> Loaded:
+        """Read, and download first if need be.
+
+        Raises:
+            DataError: It is missing, broken or unusable.
+            Stopped: ``surroundings.stop`` became true.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Training images on their way to the network.
+
+    Attributes:
+        images: ``(B, C, H, W)``; uint8, or float32 and normalised.
+        targets: ``(B,)`` int64 labels, or ``(B, K)`` float32 probabilities once images are mixed.
+        num_classes: K.
+        fill: ``(C,)`` float32: the images' mean, in the units of ``images``: what is neither
+            dark nor bright, to fill holes with.
+    """
+
+    images: Tensor
+    targets: Tensor
+    num_classes: int
+    fill: Tensor
+
+
+class Draws(Protocol):
+    """The random numbers of one operation: the same for the same seed, epoch, step and sample."""
+
+    def per_sample(self, count: int) -> Tensor:
+        """``(B, count)`` float64 in [0, 1), each row decided by (seed, epoch, sample, op)."""
+
+    def per_batch(self, count: int) -> Tensor:
+        """``(count,)`` float64 in [0, 1), decided by (seed, step, op)."""
+
+
+class Augmentation(Protocol):
+    """A registered augmentation: a class whose keyword-only arguments are its options.
+
+    Attributes:
+        works_on: ``"pixels"`` needs uint8, ``"normalised"`` needs float32, ``"any"`` takes both.
+    """
+
+    works_on: Literal["pixels", "normalised", "any"]
+
+    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+        """Return the batch, changed; never in place."""
+
+
+DATASETS: Registry[Callable[..., Dataset]] = Registry("dataset")
+AUGMENTATIONS: Registry[Callable[..., Augmentation]] = Registry("augmentation")

@@ -1,0 +1,93 @@
+"""The network: named layers in torchvision's order."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from resnet_builder.blocks.contract import ATTENTION_ATTRIBUTE, SHORTCUT_ATTRIBUTE
+
+
+class ResNet(nn.Sequential):
+    """A residual network: ``conv1, bn1, relu[, maxpool], layer1 ... layerN, avgpool, flatten, fc``.
+
+    Names and order are torchvision's, so state dicts go from one to the other unchanged. A slice
+    is a plain ``nn.Sequential``: ``model[:-1]`` gives features instead of logits.
+
+    Args:
+        layers: The layers by name, in order.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to ``(N, num_classes)``; H and W need not be equal.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__(OrderedDict(layers))
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one layer, or a slice as a plain ``nn.Sequential``."""
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
+        return super().__getitem__(index)
+
+    @property
+    def stages(self) -> tuple[nn.Sequential, ...]:
+        """The stages, first to last."""
+        layers = ((name, layer) for name, layer in self.named_children())
+        return tuple(
+            layer
+            for name, layer in layers
+            if name.startswith("layer") and isinstance(layer, nn.Sequential)
+        )
+
+    @property
+    def stage_depths(self) -> tuple[int, ...]:
+        """The number of convolutions on the residual path of each stage."""
+        return tuple(sum(residual_convolutions(block) for block in stage) for stage in self.stages)
+
+    @property
+    def depth(self) -> int:
+        """Convolutions on the residual path, one for the stem, one for the classifier.
+
+        Counted as in the names of He et al. 2015: shortcuts, attention and further convolutions
+        of the stem are left out.
+        """
+        return 1 + sum(self.stage_depths) + 1
+
+
+def on_residual_path(name: str) -> bool:
+    """Tell whether a block's submodule of this name is on its residual path."""
+    return name.split(".", 1)[0] not in {SHORTCUT_ATTRIBUTE, ATTENTION_ATTRIBUTE}
+
+
+def residual_convolutions(block: nn.Module) -> int:
+    """Count the convolutions on a block's residual path."""
+    return sum(
+        isinstance(module, nn.Conv2d) and on_residual_path(name)
+        for name, module in block.named_modules()
+    )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the numbers that training changes."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, in_channels: int, image_size: int) -> int:
+    """Count the multiply-adds of convolutions and linear layers for one image, without computing.
+
+    Args:
+        model: The network, on the meta device; its training mode is left as it was.
+        in_channels: Channels of an image.
+        image_size: Height and width of an image.
+    """
+    image = torch.empty(1, in_channels, image_size, image_size, device="meta")
+    was_training = model.training
+    model.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    model.train(was_training)
+    return int(counter.get_total_flops()) // 2

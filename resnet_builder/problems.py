@@ -1,0 +1,155 @@
+"""One problem in a spec: what is wrong, where it stands, and how it is shown."""
+
+import difflib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+CODES = (
+    "yaml-syntax",
+    "yaml-tag",
+    "yaml-alias",
+    "yaml-ambiguous",
+    "duplicate-key",
+    "unknown-key",
+    "missing-key",
+    "wrong-type",
+    "out-of-range",
+    "unknown-name",
+    "unknown-option",
+    "no-effect",
+    "exclusive",
+    "shape",
+    "expect",
+    "mismatch",
+    "plugin",
+    "limit",
+    "extends",
+)
+"""Every code a message can carry; ``docs/errors.md`` has a paragraph on each."""
+
+SHOWN = 20
+"""How many problems of one report are printed; the rest are counted."""
+
+_SNIPPET_WIDTH = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in a spec.
+
+    Attributes:
+        code: One of :data:`CODES`.
+        path: Where it is in the spec, as ``model.stages[1].shortcut``; empty for the whole.
+        message: What is wrong, in one line.
+        file: The file, or ``<mapping>``, or the command-line argument, that the value came from.
+        line: Line in the file, counted from 1; ``None`` where there are no lines.
+        col: Column, counted from 1 in characters.
+        snippet: The source line, or the argument.
+        allowed: What could stand there instead.
+        suggestion: The allowed value nearest to the one given.
+    """
+
+    code: str
+    path: str
+    message: str
+    file: str = "<mapping>"
+    line: int | None = None
+    col: int | None = None
+    snippet: str | None = None
+    allowed: tuple[str, ...] = ()
+    suggestion: str | None = None
+
+    def __post_init__(self) -> None:
+        assert self.code in CODES, self.code
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}:{self.col}"
+        where = f"{self.path}: " if self.path else ""
+        lines = [visible(f"{place}: error[{self.code}]: {where}{self.message}")]
+        lines += _snippet_lines(self)
+        if self.allowed:
+            lines.append(visible(f"allowed: {', '.join(self.allowed)}"))
+        if self.suggestion is not None:
+            lines.append(visible(f"did you mean: {self.suggestion}"))
+        return "\n".join(lines)
+
+
+def render(problems: Sequence[Problem]) -> str:
+    """Show problems as a user reads them: the first 20 in full, the rest as a number."""
+    shown = [str(problem) for problem in problems[:SHOWN]]
+    more = len(problems) - len(shown)
+    if more:
+        shown.append(f"and {more} more")
+    return "\n\n".join(shown)
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """Write a path as users read it: ``("stages", 1, "block")`` as ``stages[1].block``."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{step}" if text else step
+    return text
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """Find the allowed name that ``name`` was probably meant to be."""
+    plain = _latin(name)
+    matches = difflib.get_close_matches(plain.casefold(), sorted(allowed), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def visible(text: str) -> str:
+    """Escape whatever a terminal would act on or a reader could not see.
+
+    Letters of other scripts are left as they are, unless they look like Latin ones: those are
+    followed by their code point, since a reader cannot tell them apart.
+    """
+    return "".join(_visible_character(character) for character in text)
+
+
+def _visible_character(character: str) -> str:
+    if character.isascii():
+        return (
+            character
+            if character.isprintable() or character == "\n"
+            else f"\\x{ord(character):02x}"
+        )
+    code_point = f"U+{ord(character):04X}"
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
+        return f"<{code_point}>"
+    return f"{character}<{code_point}>" if character in _LATIN_LOOKALIKES else character
+
+
+def _latin(text: str) -> str:
+    """Spell ``text`` in the Latin letters it looks like, without invisible characters."""
+    kept = (c for c in text if unicodedata.category(c) not in {"Cc", "Cf"})
+    return "".join(_LATIN_LOOKALIKES.get(c, c) for c in kept)
+
+
+# Cyrillic and Greek letters that look like a Latin one (from Unicode TR 39).
+_LATIN_LOOKALIKES = dict(
+    zip(
+        "аеорсухіјѕԁһԛԝѵɡοανικρτυωΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕКМНОРСТХ",
+        "aeopcyxijsdhqwvgoavikptuwABEZHIKMNOPTYXABEKMHOPCTX",
+        strict=True,
+    )
+)
+
+
+def _snippet_lines(problem: Problem) -> list[str]:
+    """Draw the source line with a caret below the column, cut to a readable width."""
+    if problem.snippet is None:
+        return []
+    col = problem.col or 1
+    start = max(0, col - 1 - _SNIPPET_WIDTH // 2) if len(problem.snippet) > _SNIPPET_WIDTH else 0
+    before = visible(problem.snippet[start : col - 1].replace("\t", " "))
+    after = visible(problem.snippet[col - 1 : start + _SNIPPET_WIDTH].replace("\t", " "))
+    number = "" if problem.line is None else str(problem.line)
+    return [
+        f"{number:>5} | {before}{after}".rstrip(),
+        f"      | {' ' * len(before)}^",
+    ]

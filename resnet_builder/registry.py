@@ -1,0 +1,127 @@
+"""Registries: how a name in a spec becomes a part, and a part's signature its options."""
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from resnet_builder.errors import RegistryError
+from resnet_builder.problems import nearest
+
+T = TypeVar("T", bound=Callable[..., Any])
+U = TypeVar("U", bound=Callable[..., Any])
+
+
+class Options(BaseModel):
+    """Base of the models derived from parts' signatures: unknown options are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+
+
+class Registry(Generic[T]):
+    """The parts of one kind, by name.
+
+    Args:
+        kind: What the parts are, in the singular: ``"block"``.
+        contract: Keyword parameters that the builder passes itself. A part's other keyword-only
+            parameters, with their types, defaults and ranges, are its options.
+    """
+
+    def __init__(self, kind: str, *, contract: Iterable[str] = ()) -> None:
+        self.kind = kind
+        self.contract = frozenset(contract)
+        self._parts: dict[str, T] = {}
+        self._options: dict[str, type[Options]] = {}
+
+    def register(self, name: str) -> Callable[[U], U]:
+        """Register the decorated class or function under ``name``.
+
+        Raises:
+            RegistryError: The name is taken.
+        """
+
+        def add(part: U) -> U:
+            if name in self._parts:
+                raise RegistryError(
+                    f"{self.kind} '{name}' is registered twice: "
+                    f"in {_site(self._parts[name])} and in {_site(part)}"
+                )
+            self._parts[name] = typing.cast(T, part)
+            return part
+
+        return add
+
+    def get(self, name: str) -> T:
+        """Return the part called ``name``.
+
+        Raises:
+            RegistryError: No part is called that.
+        """
+        if name not in self._parts:
+            raise RegistryError(
+                f"no {self.kind} is named '{name}'",
+                allowed=self.names(),
+                suggestion=nearest(name, self._parts),
+            )
+        return self._parts[name]
+
+    def names(self) -> tuple[str, ...]:
+        """Return the registered names, sorted."""
+        return tuple(sorted(self._parts))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parts
+
+    def options(self, name: str) -> type[Options]:
+        """Return the pydantic model of a part's options, derived from its signature.
+
+        Raises:
+            RegistryError: No part is called that.
+        """
+        if name not in self._options:
+            self._options[name] = _options_model(self.get(name), self.contract)
+        return self._options[name]
+
+    def accepts(self, name: str) -> frozenset[str]:
+        """Return those of the contract's parameters that a part's signature names.
+
+        Raises:
+            RegistryError: No part is called that.
+        """
+        return self.contract & inspect.signature(self.get(name)).parameters.keys()
+
+    @contextmanager
+    def temporary(self, name: str, part: T) -> Iterator[None]:
+        """Register ``part`` for the length of a ``with`` block, in place of any of that name."""
+        parts, options = self._parts, self._options
+        self._parts = {**parts, name: part}
+        self._options = {key: model for key, model in options.items() if key != name}
+        try:
+            yield
+        finally:
+            self._parts, self._options = parts, options
+
+
+def _options_model(part: Callable[..., Any], contract: frozenset[str]) -> type[Options]:
+    function = part.__init__ if inspect.isclass(part) else part
+    hints = typing.get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(part).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in contract:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints[parameter.name], default)
+    return create_model(f"{part.__name__}_options", __base__=Options, **fields)
+
+
+def _site(part: Callable[..., Any]) -> str:
+    """Say where a part was defined, as ``module (file:line)``."""
+    try:
+        line = inspect.getsourcelines(part)[1]
+        return f"{part.__module__} ({inspect.getsourcefile(part)}:{line})"
+    except (OSError, TypeError):
+        return part.__module__

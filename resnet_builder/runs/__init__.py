@@ -1,0 +1,1 @@
+"""The run directory: every file that training leaves, and how it is written and read."""

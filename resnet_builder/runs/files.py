@@ -1,0 +1,220 @@
+"""Files that are whole or absent: atomic publication, appended lines, and errors with a name.
+
+Every failure of the disk leaves here as a :class:`StorageError` that names the file.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from resnet_builder.errors import StorageError, UsageError
+from resnet_builder.runs.failpoints import failpoint
+
+if sys.platform == "darwin":
+    import fcntl
+
+Buffer = bytes | memoryview
+
+Warn = Callable[[str], None]
+"""Told, in one line, of what went wrong without anything being lost."""
+
+TEMPORARY = ".tmp-"
+"""How the names of files begin that are being written."""
+
+_CHUNK = 8 * 2**20
+
+# Flags that a platform lacks are zero there: Windows has no links to be led astray by, and
+# would otherwise turn line ends.
+_COMMON = (
+    getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+)
+
+
+def unheard(message: str) -> None:
+    """Drop a warning."""
+
+
+@contextlib.contextmanager
+def storage_errors(action: str, path: Path) -> Iterator[None]:
+    """Turn what the operating system raises into an error that names the file.
+
+    Args:
+        action: What is being done, as in "cannot ACTION PATH".
+        path: The file that the user knows.
+
+    Raises:
+        StorageError: Anything inside raised :class:`OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot {action} {path}: {error.strerror or error}") from error
+
+
+def write_atomically(path: Path, parts: Sequence[Buffer]) -> None:
+    """Write a file so that readers, and whoever comes after a crash, find the old or the new.
+
+    The bytes go to a new file in the same directory, reach the disk, are read back and compared,
+    and only then take the name; the directory follows to the disk. The old file is never removed
+    first. After any failure the old file is as it was and no temporary file remains.
+
+    Args:
+        path: The file to make or replace; a link of this name is replaced, not followed.
+        parts: What to write, in order.
+
+    Raises:
+        StorageError: The disk is full, read-only or failing.
+    """
+    with storage_errors("write", path):
+        temporary, descriptor = _create_temporary(path.parent)
+        try:
+            _fill(descriptor, parts)
+            _compare(temporary, parts)
+            failpoint("verified")
+            os.replace(temporary, path)
+            failpoint("replaced")
+            sync_directory(path.parent)
+            failpoint("published")
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, which is made if it is not there.
+
+    A line that does not fit is taken back, so that the file ends with a whole one.
+
+    Raises:
+        StorageError: The disk is full, read-only or failing.
+    """
+    data = memoryview(f"{line}\n".encode())
+    with storage_errors("append to", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _COMMON, 0o666)
+        try:
+            before = os.fstat(descriptor).st_size
+            try:
+                _write_all(descriptor, data)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, before)
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def cut(path: Path, size: int) -> None:
+    """Shorten a file to ``size`` bytes.
+
+    Raises:
+        StorageError: The disk is read-only or failing.
+    """
+    with storage_errors("shorten", path):
+        descriptor = os.open(path, os.O_WRONLY | _COMMON)
+        try:
+            os.ftruncate(descriptor, size)
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make sure that what was written to a file is on the disk.
+
+    Raises:
+        StorageError: The disk is full or failing.
+    """
+    with storage_errors("write", path):
+        descriptor = os.open(path, os.O_WRONLY | _COMMON)
+        try:
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make sure that the names in a directory are on the disk; Windows does that by itself."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network and user-space file systems have no such operation on directories.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def prepare_directory(directory: Path) -> None:
+    """Make a directory ready to be written in; only the holder of the run's lock may do so.
+
+    It is made if it is not there, what a killed process left half-written is removed, and a file
+    is made and removed, so that a read-only disk is found before any work is done.
+
+    Raises:
+        UsageError: It is a link to somewhere else: a run keeps its files to itself.
+        StorageError: The disk is full, read-only or failing.
+    """
+    if directory.is_symlink():
+        raise UsageError(f"{directory} is a link: put a directory in its place")
+    with storage_errors("write in", directory):
+        directory.mkdir(exist_ok=True)
+        for entry in os.scandir(directory):
+            if entry.name.startswith(TEMPORARY) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
+        probe, descriptor = _create_temporary(directory)
+        os.close(descriptor)
+        os.unlink(probe)
+
+
+def _create_temporary(directory: Path) -> tuple[Path, int]:
+    """Make a new file, whatever anyone else may have put there."""
+    path = directory / (TEMPORARY + secrets.token_hex(8))
+    return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _COMMON, 0o666)
+
+
+def _fill(descriptor: int, parts: Sequence[Buffer]) -> None:
+    """Write to the disk and close: a full or failing disk may only speak up at the end."""
+    try:
+        failpoint("created")
+        for part in parts:
+            _write_all(descriptor, memoryview(part))
+        failpoint("written")
+        _sync(descriptor)
+        failpoint("synced")
+    finally:
+        os.close(descriptor)
+    failpoint("closed")
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        written = os.write(descriptor, data[:_CHUNK])
+        data = data[written:]
+
+
+def _sync(descriptor: int) -> None:
+    if sys.platform == "darwin":  # where fsync stops at the drive's own memory
+        with contextlib.suppress(OSError):  # network file systems lack it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    os.fsync(descriptor)
+
+
+def _compare(path: Path, parts: Sequence[Buffer]) -> None:
+    """Read a file back and check that it holds what was written."""
+    with path.open("rb") as file:
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(view), _CHUNK):
+                expected = bytes(view[start : start + _CHUNK])
+                if file.read(len(expected)) != expected:
+                    raise OSError(errno.EIO, "it reads back differently from what was written")
+        if file.read(1):
+            raise OSError(errno.EIO, "it reads back longer than what was written")

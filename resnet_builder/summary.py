@@ -1,0 +1,200 @@
+"""What a network looks like: shapes, parameters, MACs, receptive field, depth, memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from resnet_builder.builder import resolve
+from resnet_builder.builder.construct import construct_on_meta
+from resnet_builder.model import ResNet, count_parameters, on_residual_path
+from resnet_builder.spec.schema import Spec
+
+BYTES_PER_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer, or one group of layers: the stem, a stage, the head.
+
+    Attributes:
+        name: As in the state dict.
+        kind: The layer's class, or what the group holds: ``"5 x basic"``.
+        output: Shape of what it gives for one image, without the batch.
+        parameters: Numbers that training changes.
+        macs: Multiply-adds of convolutions and linear layers for one image.
+        receptive_field: Side of the square of pixels that one output pixel sees along the
+            residual path; ``None`` once all pixels are pooled.
+        depth: Convolutions and linear layers on the residual path.
+    """
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: int
+    macs: int
+    receptive_field: int | None
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A network, in numbers.
+
+    Attributes:
+        name: The spec's.
+        image: Shape of an input image, ``(C, H, W)``.
+        rows: Stem, stages and head.
+        layers: Every layer with an output of its own, in the order of computation.
+        parameters: Numbers that training changes.
+        macs: Multiply-adds of convolutions and linear layers for one image.
+        depth: As in the names of He et al. 2015.
+        depth_arithmetic: How it adds up: ``"1 + 10 + 10 + 10 + 1 = 32"``.
+        activation_bytes: What a training step keeps for its backward pass for each image, in
+            fp32 and without parameters.
+    """
+
+    name: str
+    image: tuple[int, int, int]
+    rows: tuple[Row, ...]
+    layers: tuple[Row, ...]
+    parameters: int
+    macs: int
+    depth: int
+    depth_arithmetic: str
+    activation_bytes: int
+
+
+def summarize(spec: Spec) -> Summary:
+    """Describe a spec's network; nothing is computed and no memory is taken for it.
+
+    Raises:
+        PartError: Options or shapes do not go together.
+        RegistryError: A part is not registered.
+    """
+    model = resolve(spec).model
+    assert model.in_channels is not None
+    assert model.image_size is not None
+    network = construct_on_meta(model)
+    image = (model.in_channels, model.image_size, model.image_size)
+    layers = tuple(_trace(network, image))
+    kinds = {
+        f"layer{number + 1}": f"{stage.blocks} x {(stage.block or model.block).type}"
+        for number, stage in enumerate(model.stages)
+    }
+    depths = (1, *network.stage_depths, 1)
+    return Summary(
+        name=spec.name,
+        image=image,
+        rows=tuple(_groups(network, layers, kinds)),
+        layers=layers,
+        parameters=count_parameters(network),
+        macs=sum(layer.macs for layer in layers),
+        depth=network.depth,
+        depth_arithmetic=f"{' + '.join(map(str, depths))} = {sum(depths)}",
+        activation_bytes=activation_bytes(network, image),
+    )
+
+
+def activation_bytes(network: nn.Module, image: tuple[int, int, int]) -> int:
+    """Return the bytes that one image's forward pass leaves for the backward pass.
+
+    Args:
+        network: On the meta device.
+        image: ``(C, H, W)``.
+    """
+    own = {
+        tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())
+    }
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in own:
+            kept[storage] = tensor  # held, so that no other storage gets the same address
+        return tensor
+
+    batch = 2  # batch norm refuses to train on one pixel of one image
+    network.train()
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(torch.empty(batch, *image, device="meta"))
+    del output
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // batch
+
+
+def _trace(network: ResNet, image: tuple[int, int, int]) -> Iterator[Row]:
+    """Run one image through the network on meta, noting each layer as it computes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    named = {name: module for name, module in network.named_modules() if _is_layer(module)}
+    hooks = [
+        module.register_forward_hook(
+            lambda _module, _inputs, output, name=name: shapes.update({name: tuple(output.shape)})
+        )
+        for name, module in named.items()
+    ]
+    network.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, *image, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    flops = counter.get_flop_counts()
+    field, jump = 1, 1
+    for name, shape in shapes.items():
+        module = named[name]
+        on_path = all(on_residual_path(step) for step in name.split("."))
+        if on_path:
+            field, jump = _seen(module, field, jump)
+        macs = sum(flops.get(f"{type(network).__name__}.{name}", {}).values()) // 2
+        yield Row(
+            name=name,
+            kind=type(module).__name__,
+            output=shape[1:],
+            parameters=count_parameters(module),
+            macs=macs,
+            receptive_field=field if len(shape) == 4 and shape[-2:] != (1, 1) else None,
+            depth=int(on_path and isinstance(module, nn.Conv2d | nn.Linear)),
+        )
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Tell whether a module computes by itself; neutral layers are left out."""
+    return not any(module.children()) and not isinstance(module, nn.Identity)
+
+
+def _seen(module: nn.Module, field: int, jump: int) -> tuple[int, int]:
+    """Widen the receptive field by one layer; ``jump`` is the distance of neighbours in pixels."""
+    if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        return field, jump
+    kernel, stride = _side(module.kernel_size), _side(module.stride)
+    dilation = _side(getattr(module, "dilation", 1))
+    return field + (kernel - 1) * dilation * jump, jump * stride
+
+
+def _side(size: int | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else size[0]
+
+
+def _groups(network: ResNet, layers: tuple[Row, ...], kinds: dict[str, str]) -> Iterator[Row]:
+    """Add up the layers of the stem, of each stage, and of the head."""
+    children = [name for name, _ in network.named_children()]
+    stages = [name for name in children if name in kinds]
+    first, last = children.index(stages[0]), children.index(stages[-1])
+    named = (
+        [("stem", children[:first])]
+        + [(stage, [stage]) for stage in stages]
+        + [("head", children[last + 1 :])]
+    )
+    for name, members in named:
+        group = [layer for layer in layers if layer.name.split(".", 1)[0] in members]
+        yield Row(
+            name=name,
+            kind=kinds.get(name, ", ".join(members)),
+            output=group[-1].output,
+            parameters=sum(layer.parameters for layer in group),
+            macs=sum(layer.macs for layer in group),
+            receptive_field=group[-1].receptive_field,
+            depth=network.stage_depths[stages.index(name)] if name in stages else 1,
+        )

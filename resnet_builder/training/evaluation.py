@@ -1,0 +1,56 @@
+"""Evaluating a network on a split, without training's randomness and without dropping an image."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from resnet_builder.data.contract import Stop, never
+from resnet_builder.errors import Stopped
+from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    bf16: bool = False,
+    stop: Stop = never,
+) -> Evaluation:
+    """Evaluate ``model`` on every image of ``batches``; its training mode is left as it was.
+
+    Args:
+        model: The network, on the batches' device.
+        batches: ``(B, C, H, W)`` float32 normalised images and ``(B,)`` int64 labels; at
+            least one batch.
+        bf16: Whether to compute in bf16; reported numbers are computed in fp32.
+        stop: Polled at every batch.
+
+    Raises:
+        Stopped: ``stop`` became true.
+    """
+    scores: list[Scores] = []
+    labels: list[Tensor] = []
+    num_classes = 0
+    with _evaluating(model):
+        for images, answers in batches:
+            if stop():
+                raise Stopped("stopped during an evaluation")
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+                logits = model(images).float()
+            scores.append(score(logits, answers))
+            labels.append(answers)
+            num_classes = logits.shape[1]
+    return summarise(scores, torch.cat(labels), num_classes)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

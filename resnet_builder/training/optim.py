@@ -1,0 +1,88 @@
+"""The optimizer: its parameter groups, its rate, and its state by parameter name."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from resnet_builder.spec.schema import AdamW, OptimizerSpec, Sgd
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+
+
+def build_optimizer(
+    model: nn.Module, spec: OptimizerSpec, *, spare_norm_and_bias: bool, fused: bool
+) -> Optimizer:
+    """Make an optimizer for the parameters of ``model`` that need gradients.
+
+    Args:
+        model: The network, on its device and in its memory format.
+        spec: Which optimizer, and its options.
+        spare_norm_and_bias: Whether norms and biases keep out of weight decay.
+        fused: Whether one kernel updates all weights.
+    """
+    groups = _groups(model, spec.weight_decay, spare=spare_norm_and_bias)
+    match spec:
+        case Sgd(lr=lr, momentum=momentum, nesterov=nesterov):
+            return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+        case AdamW(lr=lr, betas=betas, eps=eps):
+            return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of the next update."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Return an optimizer's state as ``<parameter>/<what>``; the tensors are its own."""
+    return {
+        f"{name}/{what}": value
+        for name, parameter in model.named_parameters()
+        for what, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give an optimizer the state that :func:`optimizer_state` returned.
+
+    Each tensor gets its parameter's device and memory format: fused kernels walk through
+    both in the order they lie in memory.
+    """
+    parameters = dict(model.named_parameters())
+    for key, value in state.items():
+        name, _, what = key.rpartition("/")
+        parameter = parameters[name]
+        like = parameter if value.shape == parameter.shape else value
+        restored = torch.empty_like(like, dtype=value.dtype, device=parameter.device)
+        optimizer.state[parameter][what] = restored.copy_(value)
+
+
+def _groups(model: nn.Module, weight_decay: float, *, spare: bool) -> list[dict[str, object]]:
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for parameter, is_spared in _parameters(model):
+        (spared if spare and is_spared else decayed).append(parameter)
+    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": weight_decay}]
+    if spared:
+        groups.append({"params": spared, "weight_decay": 0.0})
+    return groups
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
+    """Yield the parameters to train, and whether each is a norm's, a bias or a lone vector."""
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                vector = parameter.ndim < 2 or name == "bias"
+                yield parameter, vector or isinstance(module, _NORMS)

@@ -1,0 +1,109 @@
+"""One update of the weights, on the device from beginning to end."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from resnet_builder.data.contract import Batch
+from resnet_builder.training.losses import Loss
+from resnet_builder.training.optim import set_rate
+from resnet_builder.training.randomness import seed_step
+from resnet_builder.training.schedule import Schedule
+
+Forward = Callable[[Tensor], Tensor]
+
+
+class Learner:
+    """Updates a network's weights, one batch at a time, without waiting for the device.
+
+    Once a loss or a gradient is not finite, no weight and no optimizer state changes any more.
+    A fused optimizer sees to that on the device, by the flag it is given as ``found_inf``; for
+    others the host has to look at the flag before each update.
+
+    Args:
+        model: The network, in training mode.
+        forward: How to compute it: itself, or compiled.
+        loss: What is minimised.
+        optimizer: What changes the weights.
+        schedule: The learning rate of each step.
+        seed: Of the network's own randomness.
+        accumulate: Equal parts that a batch is computed in.
+        clip_norm: Largest norm of the whole gradient; ``None`` leaves it as it is.
+        bf16: Whether the network computes in bf16.
+        fused: Whether the optimizer is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Forward,
+        loss: Loss,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        *,
+        seed: int,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        bf16: bool = False,
+        fused: bool = True,
+    ) -> None:
+        self._forward = forward
+        self._loss = loss
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self._seed = seed
+        self._accumulate = accumulate
+        self._clip_norm = clip_norm
+        self._bf16 = bf16
+        self._fused = fused
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._failed = torch.zeros((), device=self._parameters[0].device)
+        if fused:
+            optimizer.found_inf = self._failed  # type: ignore[attr-defined]  # as GradScaler does
+
+    def __call__(self, step: int, batch: Batch) -> Tensor:
+        """Make update number ``step + 1``.
+
+        Returns:
+            ``(3,)`` float32, on the device: mean loss, images answered right, and whether
+            anything has not been finite yet, 0 or 1.
+        """
+        set_rate(self._optimizer, self._schedule(step))
+        seed_step(self._seed, step, self._failed.device)
+        self._optimizer.zero_grad()
+        loss, hits = self._backward(batch)
+        norm = self._clip()
+        self._failed.logical_or_(~(loss.isfinite() & norm.isfinite()))
+        if self._fused or not self._failed.item():
+            self._optimizer.step()
+        return torch.stack((loss, hits, self._failed))
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Compute the batch's gradient, part by part; return its mean loss and hits."""
+        loss = torch.zeros_like(self._failed)
+        hits = torch.zeros_like(self._failed)
+        parts = (tensor.chunk(self._accumulate) for tensor in (batch.images, batch.targets))
+        for images, targets in zip(*parts, strict=True):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bf16):
+                logits = self._forward(images)
+            part_loss = self._loss(logits.float(), targets) / self._accumulate
+            torch.autograd.backward(part_loss)
+            loss += part_loss.detach()
+            hits += _hits(logits.detach(), targets)
+        return loss, hits
+
+    def _clip(self) -> Tensor:
+        """Return the norm of the whole gradient as it was before it was clipped, if it was."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, norm)
+        return norm
+
+
+def _hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Count the answers that agree with the labels, or with the larger part of a mixed image."""
+    labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+    return (logits.argmax(dim=1) == labels).sum()

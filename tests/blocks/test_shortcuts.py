@@ -1,0 +1,96 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from resnet_builder.blocks.shortcuts import (
+    PadShortcut,
+    average_projection,
+    none,
+    pad,
+    projection,
+    projection_all,
+)
+from resnet_builder.errors import PartError
+from tests.networks import random_images
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5)])
+def test_pad_takes_every_second_pixel_and_zeros_on_both_sides(size: tuple[int, int]) -> None:
+    images = random_images(2, 4, *size)
+    wanted = F.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+    assert torch.equal(pad(4, 8, 2)(images), wanted)
+
+
+def test_pad_puts_an_odd_zero_at_the_end() -> None:
+    images = random_images(1, 2, 3, 3)
+    output = PadShortcut(1, 1, 2, average=False)(images)
+    assert torch.equal(pad(2, 5, 1)(images), output)
+    assert torch.equal(output[:, 1:3], images)
+
+
+def test_pad_at_the_end_is_what_torch7_did() -> None:
+    images = random_images(2, 4, 6, 6)
+    output = pad(4, 8, 2, position="end")(images)
+    assert torch.equal(output[:, :4], images[:, :, ::2, ::2])
+    assert output[:, 4:].abs().max() == 0
+
+
+def test_pad_by_average_is_average_pooling_then_zeros() -> None:
+    images = random_images(2, 4, 6, 6)
+    output = pad(4, 8, 2, position="end", subsample="average")(images)
+    assert torch.equal(output[:, :4], F.avg_pool2d(images, 2))
+
+
+def test_pad_by_average_ignores_what_is_outside_an_odd_image() -> None:
+    images = torch.ones(1, 1, 5, 5)
+    output = pad(1, 2, 2, position="end", subsample="average")(images)
+    assert output.shape == (1, 2, 3, 3)
+    assert torch.equal(output[:, :1], torch.ones(1, 1, 3, 3))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_pad_follows_its_stride(stride: int) -> None:
+    size = math.ceil(9 / stride)
+    assert pad(4, 12, stride)(torch.ones(1, 4, 9, 9)).shape == (1, 12, size, size)
+
+
+def test_pad_refuses_to_narrow_and_names_both_widths() -> None:
+    with pytest.raises(PartError, match="8 channels to 4"):
+        pad(8, 4, 1)
+
+
+@pytest.mark.parametrize("shortcut", [pad, projection, average_projection])
+def test_shortcut_is_an_identity_where_nothing_changes(shortcut: object) -> None:
+    given = {} if shortcut is pad else {"norm": nn.BatchNorm2d}
+    assert isinstance(shortcut(8, 8, 1, **given), nn.Identity)  # type: ignore[operator]
+
+
+def test_projection_projects_where_only_the_stride_changes() -> None:
+    shortcut = projection(8, 8, 2, norm=nn.BatchNorm2d)
+    assert shortcut(torch.ones(2, 8, 5, 5)).shape == (2, 8, 3, 3)
+
+
+def test_projection_is_a_convolution_without_bias_and_a_norm() -> None:
+    keys = projection(4, 8, 2, norm=nn.BatchNorm2d).state_dict().keys()
+    assert {key for key in keys if key.startswith("0.")} == {"0.weight"}
+    assert "1.running_var" in keys
+
+
+def test_projection_all_projects_where_nothing_changes() -> None:
+    assert len(projection_all(8, 8, 1, norm=nn.BatchNorm2d).state_dict()) == 6
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5)])
+def test_average_projection_averages_before_it_projects(size: tuple[int, int]) -> None:
+    shortcut = average_projection(4, 8, 2, norm=nn.BatchNorm2d).eval()
+    assert isinstance(shortcut, nn.Sequential)
+    images = random_images(2, 4, *size)
+    pooled = F.avg_pool2d(images, 2, ceil_mode=True, count_include_pad=False)
+    assert torch.equal(shortcut(images), shortcut[2](shortcut[1](pooled)))
+
+
+def test_none_is_no_shortcut() -> None:
+    assert none(8, 8, 1) is None

@@ -1,0 +1,85 @@
+"""The ImageNet networks are torchvision's: keys, logits and gradients."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from tests.networks import built, imagenet_spec, random_images, randomise
+
+NETWORKS: dict[str, tuple[Sequence[int], str]] = {
+    "resnet18": ((2, 2, 2, 2), "basic"),
+    "resnet34": ((3, 4, 6, 3), "basic"),
+    "resnet50": ((3, 4, 6, 3), "bottleneck"),
+    "resnet101": ((3, 4, 23, 3), "bottleneck"),
+    "resnet152": ((3, 8, 36, 3), "bottleneck"),
+}
+
+
+def twins(name: str) -> tuple[Any, nn.Module]:
+    """Build a network and torchvision's, with the same random weights and statistics."""
+    ours = built(imagenet_spec(*NETWORKS[name]))
+    theirs = getattr(torchvision.models, name)()
+    randomise(theirs)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_state_dicts_have_torchvision_s_keys(name: str) -> None:
+    ours, theirs = twins(name)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_equal_torchvision_s(name: str) -> None:
+    ours, theirs = twins(name)
+    for size in ((64, 64), (96, 64)):
+        images = random_images(2, 3, *size)
+        with torch.no_grad():
+            wanted = theirs.eval()(images)
+            assert torch.equal(ours.eval()(images), wanted)
+        assert wanted[0].sub(wanted[1]).abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_every_residual_branch_matters_to_the_logits(name: str) -> None:
+    ours, _ = twins(name)
+    ours.eval()
+    images = random_images(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = ours(images)
+        for stage in ours.stages:
+            for block in stage:
+                kept = {key: value.clone() for key, value in block.state_dict().items()}
+                block.zero_residual()
+                assert not torch.equal(ours(images), wanted)
+                block.load_state_dict(kept)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_training_step_s_gradients_equal_torchvision_s(name: str) -> None:
+    ours, theirs = twins(name)
+    images = random_images(2, 3, 64, 64)
+    losses = [_backward(network, images) for network in (ours, theirs)]
+    assert torch.allclose(losses[0], losses[1], rtol=1e-5)
+    wanted = {key: weight.grad for key, weight in theirs.named_parameters()}
+    for key, weight in ours.named_parameters():
+        assert weight.grad is not None
+        reference = wanted[key]
+        assert reference is not None
+        difference = (weight.grad - reference).norm() / reference.norm()
+        assert difference <= 1e-5, key
+    statistics = dict(theirs.named_buffers())
+    for key, buffer in ours.named_buffers():
+        assert torch.allclose(buffer, statistics[key], rtol=1e-5), key
+
+
+def _backward(network: nn.Module, images: Tensor) -> Tensor:
+    logits = network.train()(images)
+    loss = nn.functional.cross_entropy(logits, torch.arange(len(images)))
+    loss.backward()
+    return loss.detach()

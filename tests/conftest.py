@@ -1,0 +1,14 @@
+"""Fixtures that many tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _own_randomness() -> Iterator[None]:
+    """Give every test the same random numbers, whatever ran before it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield

@@ -1,0 +1,97 @@
+import pytest
+import torch
+from torch import nn
+
+from resnet_builder.builder import build
+from resnet_builder.summary import activation_bytes, summarize
+from tests.networks import cifar_spec, imagenet_spec
+
+
+def test_summary_adds_up() -> None:
+    summary = summarize(cifar_spec(5))
+    assert summary.parameters == sum(row.parameters for row in summary.rows) == 464_154
+    assert summary.macs == sum(row.macs for row in summary.rows) == 68_862_592
+    assert summary.depth == sum(row.depth for row in summary.rows) == 32
+    assert summary.depth_arithmetic == "1 + 10 + 10 + 10 + 1 = 32"
+    assert sum(layer.depth for layer in summary.layers) == 32
+
+
+def test_summary_s_rows_are_stem_stages_and_head() -> None:
+    rows = summarize(cifar_spec(5)).rows
+    assert [row.name for row in rows] == ["stem", "layer1", "layer2", "layer3", "head"]
+    assert [row.output for row in rows] == [
+        (16, 32, 32),
+        (16, 32, 32),
+        (32, 16, 16),
+        (64, 8, 8),
+        (10,),
+    ]
+    assert rows[1].kind == "5 x basic"
+    # Closed forms of the terms, n = 5.
+    assert [row.parameters for row in rows] == [
+        464,
+        4672 * 5,
+        18560 * 5 - 4608,
+        73984 * 5 - 18432,
+        650,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "fields"),
+    # stem 3; each block adds 2 x 2 pixels x the distance of its neighbours, which doubles
+    # after the first convolution of a stage that strides.
+    [(1, [3, 7, 7 + 2 + 4, 13 + 4 + 8]), (3, [3, 15, 15 + 2 + 5 * 4, 37 + 4 + 5 * 8])],
+)
+def test_receptive_field_follows_the_residual_path(blocks: int, fields: list[int]) -> None:
+    rows = summarize(cifar_spec(blocks, shortcut="projection")).rows
+    assert [row.receptive_field for row in rows[:-1]] == fields
+    assert rows[-1].receptive_field is None
+
+
+@pytest.mark.parametrize(
+    ("stride_in", "fields"),
+    # Each block adds 2 x the distance of its 3x3 convolution's input pixels: 4, 8, 16 and 32 once
+    # the stage has strided. Striding in the 3x3 itself leaves the first block of a stage at half.
+    [
+        ("conv1x1", [11, 11 + 3 * 8, 35 + 4 * 16, 99 + 6 * 32, 291 + 3 * 64]),
+        ("conv3x3", [11, 11 + 3 * 8, 35 + 8 + 3 * 16, 91 + 16 + 5 * 32, 267 + 32 + 2 * 64]),
+    ],
+)
+def test_receptive_field_of_resnet50_is_the_sum_over_its_blocks(
+    stride_in: str, fields: list[int]
+) -> None:
+    spec = imagenet_spec((3, 4, 6, 3), {"type": "bottleneck", "stride_in": stride_in})
+    assert [row.receptive_field for row in summarize(spec).rows[:-1]] == fields
+
+
+def test_layers_are_those_that_compute() -> None:
+    layers = summarize(cifar_spec(1)).layers
+    names = [layer.name for layer in layers]
+    assert names[:4] == ["conv1", "bn1", "relu", "layer1.0.conv1"]
+    assert not any("drop" in name for name in names)
+    assert layers[0].macs == 9 * 3 * 16 * 32 * 32
+
+
+def test_activation_bytes_are_what_a_convolution_and_a_norm_keep() -> None:
+    """A convolution keeps its input, a norm its input, a relu in place its output."""
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(True))
+    pixels = 16 * 16
+    statistics = 2 * 8  # mean and variance of the batch of two, half of them an image's
+    assert activation_bytes(network, (3, 16, 16)) == 4 * ((3 + 8 + 8) * pixels + statistics // 2)
+
+
+def test_activation_bytes_grow_with_depth() -> None:
+    small, large = (summarize(cifar_spec(blocks)).activation_bytes for blocks in (1, 2))
+    # A basic block of 16 channels at 32x32 keeps two norms' inputs and two activations.
+    stage_bytes = [4 * channels * size**2 * 4 for channels, size in ((16, 32), (32, 16), (64, 8))]
+    assert large - small == pytest.approx(sum(stage_bytes), rel=0.01)
+
+
+def test_summary_leaves_the_spec_s_own_network_alone() -> None:
+    spec = cifar_spec(1)
+    before = build(spec, seed=0).state_dict()
+    summarize(spec)
+    after = build(spec, seed=0).state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
