@@ -17,7 +17,7 @@ ResnetBuilderError            1
 from collections.abc import Sequence
 from typing import ClassVar
 
-from resnet_builder.problems import Problem, render
+from resnet_builder.problems import CODES, Problem, render
 
 
 class ResnetBuilderError(Exception):
@@ -73,12 +73,17 @@ class PartError(ResnetBuilderError):
     Attributes:
         code: One of :data:`resnet_builder.problems.CODES`.
         option: The option to point at, if there is one.
+
+    Raises:
+        ValueError: There is no such code.
     """
 
     exit_code = 2
 
     def __init__(self, message: str, *, code: str = "shape", option: str | None = None) -> None:
         super().__init__(message)
+        if code not in CODES:
+            raise ValueError(f"no problem has the code '{code}': one of {', '.join(CODES)}")
         self.code = code
         self.option = option
 

@@ -31,6 +31,9 @@ CODES = (
 SHOWN = 20
 """How many problems of one report are printed; the rest are counted."""
 
+SpecPath = tuple[str | int, ...]
+"""Where something is in a spec: keys, and indices into lists."""
+
 _SNIPPET_WIDTH = 160
 
 
@@ -47,7 +50,7 @@ class Problem:
         col: Column, counted from 1 in characters.
         snippet: The source line, or the argument.
         allowed: What could stand there instead.
-        suggestion: The allowed value nearest to the one given.
+        suggestion: What was probably meant.
     """
 
     code: str
@@ -84,7 +87,7 @@ def render(problems: Sequence[Problem]) -> str:
     return "\n\n".join(shown)
 
 
-def dotted(path: Iterable[str | int]) -> str:
+def dotted(path: SpecPath) -> str:
     """Write a path as users read it: ``("stages", 1, "block")`` as ``stages[1].block``."""
     text = ""
     for step in path:
@@ -97,8 +100,8 @@ def dotted(path: Iterable[str | int]) -> str:
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """Find the allowed name that ``name`` was probably meant to be."""
-    plain = _latin(name)
-    matches = difflib.get_close_matches(plain.casefold(), sorted(allowed), n=1, cutoff=0.6)
+    plain = _latin(name).casefold()
+    matches = difflib.get_close_matches(plain, sorted(allowed), n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 
@@ -108,27 +111,28 @@ def visible(text: str) -> str:
     Letters of other scripts are left as they are, unless they look like Latin ones: those are
     followed by their code point, since a reader cannot tell them apart.
     """
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(_visible_character(character) for character in text)
 
 
 def _visible_character(character: str) -> str:
     if character.isascii():
-        return (
-            character
-            if character.isprintable() or character == "\n"
-            else f"\\x{ord(character):02x}"
-        )
+        return character if character.isprintable() else f"\\x{ord(character):02x}"
     code_point = f"U+{ord(character):04X}"
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
+    if unicodedata.category(character) in _UNSEEN:
         return f"<{code_point}>"
     return f"{character}<{code_point}>" if character in _LATIN_LOOKALIKES else character
 
 
 def _latin(text: str) -> str:
     """Spell ``text`` in the Latin letters it looks like, without invisible characters."""
-    kept = (c for c in text if unicodedata.category(c) not in {"Cc", "Cf"})
+    kept = (c for c in text if unicodedata.category(c) not in _UNSEEN)
     return "".join(_LATIN_LOOKALIKES.get(c, c) for c in kept)
 
+
+# Control, format, surrogate, private, unassigned; line and paragraph separators.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 # Cyrillic and Greek letters that look like a Latin one (from Unicode TR 39).
 _LATIN_LOOKALIKES = dict(
@@ -144,12 +148,20 @@ def _snippet_lines(problem: Problem) -> list[str]:
     """Draw the source line with a caret below the column, cut to a readable width."""
     if problem.snippet is None:
         return []
-    col = problem.col or 1
-    start = max(0, col - 1 - _SNIPPET_WIDTH // 2) if len(problem.snippet) > _SNIPPET_WIDTH else 0
-    before = visible(problem.snippet[start : col - 1].replace("\t", " "))
-    after = visible(problem.snippet[col - 1 : start + _SNIPPET_WIDTH].replace("\t", " "))
+    column = (problem.col or 1) - 1
+    line = problem.snippet.replace("\t", " ")
+    start = max(0, column - _SNIPPET_WIDTH // 2) if len(line) > _SNIPPET_WIDTH else 0
+    before = visible(line[start:column])
+    after = visible(line[column : start + _SNIPPET_WIDTH])
     number = "" if problem.line is None else str(problem.line)
     return [
         f"{number:>5} | {before}{after}".rstrip(),
-        f"      | {' ' * len(before)}^",
+        f"      | {' ' * _columns(before)}^",
     ]
+
+
+def _columns(text: str) -> int:
+    """Count the columns a terminal gives to ``text``: two to a wide letter, none to an accent."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    accents = sum(unicodedata.combining(character) > 0 for character in text)
+    return len(text) + wide - accents

@@ -1,8 +1,9 @@
 """Registries: how a name in a spec becomes a part, and a part's signature its options."""
 
 import inspect
+import re
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -14,12 +15,19 @@ from resnet_builder.problems import nearest
 T = TypeVar("T", bound=Callable[..., Any])
 U = TypeVar("U", bound=Callable[..., Any])
 
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
 
 class Options(BaseModel):
     """Base of the models derived from parts' signatures: unknown options are errors."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),  # a part may call an option what it likes, `model_…` included
     )
 
 
@@ -30,11 +38,16 @@ class Registry(Generic[T]):
         kind: What the parts are, in the singular: ``"block"``.
         contract: Keyword parameters that the builder passes itself. A part's other keyword-only
             parameters, with their types, defaults and ranges, are its options.
+        hints: For names that people expect and nothing is called: a line that says what to
+            write instead.
     """
 
-    def __init__(self, kind: str, *, contract: Iterable[str] = ()) -> None:
+    def __init__(
+        self, kind: str, *, contract: Iterable[str] = (), hints: Mapping[str, str] | None = None
+    ) -> None:
         self.kind = kind
         self.contract = frozenset(contract)
+        self.hints = dict(hints or {})
         self._parts: dict[str, T] = {}
         self._options: dict[str, type[Options]] = {}
 
@@ -42,8 +55,13 @@ class Registry(Generic[T]):
         """Register the decorated class or function under ``name``.
 
         Raises:
-            RegistryError: The name is taken.
+            RegistryError: The name is taken, or cannot stand in a spec.
         """
+        if not _NAME.fullmatch(name):
+            raise RegistryError(
+                f"{self.kind} '{name}' cannot be registered: a name is small letters, digits and "
+                "`_`, at most 64, the first a letter"
+            )
 
         def add(part: U) -> U:
             if name in self._parts:
@@ -63,10 +81,11 @@ class Registry(Generic[T]):
             RegistryError: No part is called that.
         """
         if name not in self._parts:
+            hint = self.hints.get(name)
             raise RegistryError(
-                f"no {self.kind} is named '{name}'",
+                f"no {self.kind} is named '{name}'" + (f": {hint}" if hint else ""),
                 allowed=self.names(),
-                suggestion=nearest(name, self._parts),
+                suggestion=None if hint else nearest(name, self._parts),
             )
         return self._parts[name]
 
@@ -81,10 +100,16 @@ class Registry(Generic[T]):
         """Return the pydantic model of a part's options, derived from its signature.
 
         Raises:
-            RegistryError: No part is called that.
+            RegistryError: No part is called that, or its signature does not type its options.
         """
         if name not in self._options:
-            self._options[name] = _options_model(self.get(name), self.contract)
+            part = self.get(name)
+            try:
+                self._options[name] = _options_model(part, self.contract)
+            except (NameError, TypeError) as error:
+                raise RegistryError(
+                    f"{self.kind} '{name}' in {_site(part)} does not declare its options: {error}"
+                ) from error
         return self._options[name]
 
     def accepts(self, name: str) -> frozenset[str]:
@@ -108,11 +133,19 @@ class Registry(Generic[T]):
 
 
 def _options_model(part: Callable[..., Any], contract: frozenset[str]) -> type[Options]:
+    """Make a model with a field for each of a part's options.
+
+    Raises:
+        NameError: A type cannot be found, or an option has a name no option can have.
+        TypeError: An option has no type.
+    """
     function = part.__init__ if inspect.isclass(part) else part
     hints = typing.get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(part).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in contract:
+            if parameter.name not in hints:
+                raise TypeError(f"`{parameter.name}` has no type")
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints[parameter.name], default)
     return create_model(f"{part.__name__}_options", __base__=Options, **fields)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from resnet_builder.errors import StorageError, UsageError
+from resnet_builder.errors import StorageError
 from resnet_builder.runs.failpoints import failpoint
 
 if sys.platform == "darwin":
@@ -159,11 +159,8 @@ def prepare_directory(directory: Path) -> None:
     is made and removed, so that a read-only disk is found before any work is done.
 
     Raises:
-        UsageError: It is a link to somewhere else: a run keeps its files to itself.
         StorageError: The disk is full, read-only or failing.
     """
-    if directory.is_symlink():
-        raise UsageError(f"{directory} is a link: put a directory in its place")
     with storage_errors("write in", directory):
         directory.mkdir(exist_ok=True)
         for entry in os.scandir(directory):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from resnet_builder.errors import BusyError
+from resnet_builder.errors import BusyError, UsageError
 from resnet_builder.runs.files import Warn, prepare_directory, storage_errors, unheard
 from resnet_builder.runs.kernel_lock import is_locked, kernel_lock
 
@@ -51,6 +51,8 @@ def locked(run: "RunDirectory", *, warn: Warn = unheard) -> Iterator[None]:
                 raise _busy(run.lock) from None
             _take_over(descriptor, warn)
         stack.callback(_leave, descriptor)
+        if run.checkpoints.is_symlink():
+            raise UsageError(f"{run.checkpoints} is a link: a run keeps its files to itself")
         for directory in (run.path, run.checkpoints):
             prepare_directory(directory)
         yield

@@ -1,5 +1,6 @@
 """What a network's answers are worth: loss, top-1, top-5, by class, and confusions."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -61,6 +62,11 @@ class Evaluation:
         images = torch.bincount(self.labels, minlength=self.num_classes).tolist()
         hits = confusion.diagonal().tolist()
         return tuple(hit / n if n else None for hit, n in zip(hits, images, strict=True))
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """Return loss, top-1 and top-5 by names like ``val.top1``; if it is finite."""
+        metrics = {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+        return {f"{split}.{name}": v for name, v in metrics.items() if math.isfinite(v)}
 
     def confusion(self) -> npt.NDArray[np.int64]:
         """Count images by label (row) and predicted class (column): ``(K, K)``.

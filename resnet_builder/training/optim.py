@@ -1,5 +1,6 @@
 """The optimizer: its parameter groups, its rate, and its state by parameter name."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -54,16 +55,25 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]
 def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give an optimizer the state that :func:`optimizer_state` returned.
 
-    Each tensor gets its parameter's device and memory format: fused kernels walk through
+    Tensors of a parameter's shape get its device and memory format: fused kernels walk through
     both in the order they lie in memory.
     """
     parameters = dict(model.named_parameters())
+    order = [p for group in optimizer.param_groups for p in group["params"]]
+    index = {parameter: number for number, parameter in enumerate(order)}
+    entries: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
     for key, value in state.items():
         name, _, what = key.rpartition("/")
         parameter = parameters[name]
-        like = parameter if value.shape == parameter.shape else value
-        restored = torch.empty_like(like, dtype=value.dtype, device=parameter.device)
-        optimizer.state[parameter][what] = restored.copy_(value)
+        entries[index[parameter]][what] = _like(value, parameter)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": dict(entries), "param_groups": groups})
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _groups(model: nn.Module, weight_decay: float, *, spare: bool) -> list[dict[str, object]]:

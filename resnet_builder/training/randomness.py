@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 _MASK = 0xFFFFFFFF
+_DOMAIN = int.from_bytes(b"step")  # keeps these seeds apart from others made of the same numbers
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def step_seed(seed: int, step: int) -> int:
 
     For one ``seed`` it is a bijection of the step's 32 bits: no two steps of a run share a seed.
     """
-    key = _mix(_mix(seed & _MASK) ^ (seed >> 32))
+    key = _mix(_mix(seed & _MASK ^ _DOMAIN) ^ (seed >> 32))
     return _mix(_mix(step & _MASK) ^ key)
 
 

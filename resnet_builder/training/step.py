@@ -7,8 +7,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from resnet_builder.data.contract import Batch
-from resnet_builder.training.losses import Loss
-from resnet_builder.training.optim import set_rate
+from resnet_builder.runs.records import Choices
+from resnet_builder.spec.schema import TrainSpec
+from resnet_builder.training.choices import MEMORY_FORMATS, compiled
+from resnet_builder.training.losses import Loss, make_loss
+from resnet_builder.training.optim import build_optimizer, set_rate
 from resnet_builder.training.randomness import seed_step
 from resnet_builder.training.schedule import Schedule
 
@@ -31,8 +34,12 @@ class Learner:
         seed: Of the network's own randomness.
         accumulate: Equal parts that a batch is computed in.
         clip_norm: Largest norm of the whole gradient; ``None`` leaves it as it is.
+        memory_format: The network's, in which it is fed.
         bf16: Whether the network computes in bf16.
         fused: Whether the optimizer is.
+
+    Attributes:
+        optimizer: As given.
     """
 
     def __init__(
@@ -46,16 +53,18 @@ class Learner:
         seed: int,
         accumulate: int = 1,
         clip_norm: float | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
         bf16: bool = False,
         fused: bool = True,
     ) -> None:
         self._forward = forward
         self._loss = loss
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._schedule = schedule
         self._seed = seed
         self._accumulate = accumulate
         self._clip_norm = clip_norm
+        self._memory_format = memory_format
         self._bf16 = bf16
         self._fused = fused
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -70,14 +79,14 @@ class Learner:
             ``(3,)`` float32, on the device: mean loss, images answered right, and whether
             anything has not been finite yet, 0 or 1.
         """
-        set_rate(self._optimizer, self._schedule(step))
+        set_rate(self.optimizer, self._schedule(step))
         seed_step(self._seed, step, self._failed.device)
-        self._optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss, hits = self._backward(batch)
         norm = self._clip()
         self._failed.logical_or_(~(loss.isfinite() & norm.isfinite()))
         if self._fused or not self._failed.item():
-            self._optimizer.step()
+            self.optimizer.step()
         return torch.stack((loss, hits, self._failed))
 
     def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -87,7 +96,7 @@ class Learner:
         parts = (tensor.chunk(self._accumulate) for tensor in (batch.images, batch.targets))
         for images, targets in zip(*parts, strict=True):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bf16):
-                logits = self._forward(images)
+                logits = self._forward(images.contiguous(memory_format=self._memory_format))
             part_loss = self._loss(logits.float(), targets) / self._accumulate
             torch.autograd.backward(part_loss)
             loss += part_loss.detach()
@@ -101,6 +110,38 @@ class Learner:
         if self._clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, norm)
         return norm
+
+
+def make_learner(
+    model: nn.Module, train: TrainSpec, schedule: Schedule, choices: Choices
+) -> Learner:
+    """Put a recipe's loss and optimizer together for a network.
+
+    Args:
+        model: The network, on its device and in its memory format; it is put in training mode.
+        train: The recipe.
+        schedule: Its learning rate.
+        choices: How to compute.
+    """
+    model.train()
+    return Learner(
+        model,
+        compiled(model) if choices.compile else model,
+        make_loss(train.loss),
+        build_optimizer(
+            model,
+            train.optimizer,
+            spare_norm_and_bias=train.spare_norm_and_bias,
+            fused=choices.fused,
+        ),
+        schedule,
+        seed=train.seed,
+        accumulate=choices.accumulate,
+        clip_norm=train.clip_norm,
+        memory_format=MEMORY_FORMATS[choices.memory_format],
+        bf16=choices.precision == "bf16",
+        fused=choices.fused,
+    )
 
 
 def _hits(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,215 @@
+"""What is written for programs to read: a model, with a ``schema`` number, for each record.
+
+``metrics.jsonl``, ``result.json``, ``env.json`` and what commands print for ``--json``. A field
+may be added under the same number, and readers ignore fields that they do not know; whatever
+else changes raises the number, and a reader refuses a number above its own.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from resnet_builder.errors import CheckpointError, UsageError
+from resnet_builder.runs.files import storage_errors, write_atomically
+
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Duration = Annotated[float, Field(ge=0)]
+SelectedOn = Literal["val", "none"]
+
+
+class Record(BaseModel):
+    """Base of the records; each states the number of its present form.
+
+    Names with a dot are aliases: ``val_top1`` in Python is ``val.top1`` in JSON.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", validate_by_name=True, validate_by_alias=True
+    )
+
+    schema_number: int = Field(alias="schema")
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Write the record as JSON, without what is ``None``; NaN and infinity become null."""
+        return self.model_dump_json(by_alias=True, exclude_none=True, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> Self:
+        """Read a record.
+
+        Args:
+            text: Its JSON.
+            where: The file, for messages.
+
+        Raises:
+            UsageError: A newer release wrote it.
+            CheckpointError: It is damaged.
+        """
+        try:
+            refuse_newer(_Numbered.model_validate_json(text).number, cls.present(), where)
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            reason = f"{place}: {first['msg']}" if place else first["msg"]
+            raise CheckpointError(f"{where} is damaged: {reason}") from error
+
+    @classmethod
+    def present(cls) -> int:
+        """The number of the form that this release writes."""
+        number: int = cls.model_fields["schema_number"].default
+        return number
+
+    def write(self, path: Path) -> None:
+        """Write the record to a file of its own, atomically.
+
+        Raises:
+            StorageError: The disk is full, read-only or failing.
+        """
+        write_atomically(path, [self.to_json(indent=2).encode() + b"\n"])
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the record that a file holds.
+
+        Raises:
+            UsageError: A newer release wrote it.
+            CheckpointError: It is damaged.
+            StorageError: The file is missing or cannot be read.
+        """
+        with storage_errors("read", path):
+            text = path.read_bytes()
+        return cls.from_json(text, str(path))
+
+
+class _Numbered(BaseModel):
+    number: int = Field(alias="schema")
+
+
+def refuse_newer(found: int, known: int, where: str) -> None:
+    """Do nothing if a record's number is known here.
+
+    Raises:
+        UsageError: It is above those that are.
+    """
+    if found > known:
+        raise UsageError(
+            f"{where} was written by a newer resnet-builder (schema {found}; "
+            f"this one reads up to {known}): upgrade resnet-builder"
+        )
+
+
+class Choices(BaseModel):
+    """What can change the bits of a result: chosen once before step 1, repeated on resume."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    precision: Literal["fp32", "bf16"]
+    memory_format: Literal["channels_last", "contiguous"]
+    compile: bool
+    fused: bool
+    threads: Annotated[int, Field(ge=1)]
+    accumulate: Annotated[int, Field(ge=1)]
+    world_size: Annotated[int, Field(ge=1)]
+
+
+class EnvRecord(Record):
+    """``env.json``: what a run is computed with.
+
+    Attributes:
+        versions: Of Python and of the packages that compute.
+        platform: Operating system and architecture.
+        device: The hardware's own name and number.
+        choices: What is repeated on resume.
+    """
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    versions: dict[str, str]
+    platform: str
+    device: str
+    choices: Choices
+
+
+class MetricsRow(Record):
+    """A line of ``metrics.jsonl``: a report while training, or an evaluation.
+
+    Attributes:
+        event: What the numbers are from.
+        step: Optimizer steps done.
+        epoch: Passes over the training images done.
+        lr: Rate of the last step.
+        images_per_second: Since the report before.
+        seconds: Spent on training so far, over all of the run's processes.
+    """
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    event: Literal["train", "validation", "test"]
+    step: Count
+    epoch: Count
+    lr: float | None = None
+    images_per_second: Duration | None = None
+    seconds: Duration | None = None
+    train_loss: float | None = Field(None, alias="train.loss")
+    train_top1: Fraction | None = Field(None, alias="train.top1")
+    train_top5: Fraction | None = Field(None, alias="train.top5")
+    val_loss: float | None = Field(None, alias="val.loss")
+    val_top1: Fraction | None = Field(None, alias="val.top1")
+    val_top5: Fraction | None = Field(None, alias="val.top5")
+    test_loss: float | None = Field(None, alias="test.loss")
+    test_top1: Fraction | None = Field(None, alias="test.top1")
+    test_top5: Fraction | None = Field(None, alias="test.top5")
+
+
+class Comparison(BaseModel):
+    """A published result, and ours less it.
+
+    Attributes:
+        source: Where it was published.
+    """
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
+
+    source: str
+    test_top1: Fraction | None = Field(None, alias="test.top1")
+    test_top1_difference: float | None = Field(None, alias="test.top1.difference")
+    test_top5: Fraction | None = Field(None, alias="test.top5")
+    test_top5_difference: float | None = Field(None, alias="test.top5.difference")
+
+
+class ResultRecord(Record):
+    """``result.json``: the outcome of a run; every accuracy is a fraction.
+
+    Attributes:
+        spec_sha256: Of the bytes of ``spec.yaml``.
+        steps: Optimizer steps done.
+        selected_on: The split that chose the best weights; ``none`` if they are the last.
+        selected_step: The step that they are from.
+        test_top1_by_class: Of the images of each class, those named right.
+        macs: Multiply-adds for one image.
+        seconds: Spent on training, over all of the run's processes.
+        images_per_second: Training images, over that time.
+        device: The hardware's own name and number.
+        published: What the spec's source reports, beside ours.
+    """
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    spec_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    seed: Count
+    steps: Count
+    selected_on: SelectedOn
+    selected_step: Count
+    val_top1: Fraction | None = Field(None, alias="val.top1")
+    test_top1: Fraction | None = Field(None, alias="test.top1")
+    test_top5: Fraction | None = Field(None, alias="test.top5")
+    test_top1_by_class: dict[str, Fraction] | None = Field(None, alias="test.top1.by_class")
+    parameters: Count
+    macs: Count
+    seconds: Duration
+    images_per_second: Duration
+    device: str
+    precision: Literal["fp32", "bf16"]
+    versions: dict[str, str]
+    published: Comparison | None = None

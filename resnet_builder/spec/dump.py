@@ -1,0 +1,55 @@
+"""From a spec back to YAML text."""
+
+from typing import Any
+
+import yaml
+
+from resnet_builder.spec.scalars import is_text
+from resnet_builder.spec.schema import Part, Section, Spec
+
+
+def dump_spec(spec: Spec) -> str:
+    """Write a spec as YAML text, of which :func:`loading.load_spec_text` makes an equal spec.
+
+    A section or an option that is absent is left out; whatever has a value is written, defaults
+    included.
+    """
+    return yaml.dump(
+        _plain(spec),
+        Dumper=_Dumper,
+        default_flow_style=None,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.2 would not read as text; PyYAML itself goes by YAML 1.1."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Write a value again where it comes again, instead of an alias."""
+        return True
+
+    def write_text(self, data: str) -> yaml.ScalarNode:
+        """Represent text, in quotes if it would mean something else or could not be seen."""
+        is_plain = is_text(data) and data.isprintable()
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if is_plain else '"')
+
+
+_Dumper.add_representer(str, _Dumper.write_text)
+
+
+def _plain(value: Any) -> Any:
+    """Make plain data of a section: parts without options are names, and tuples are lists."""
+    if isinstance(value, Part):
+        options = {key: _plain(option) for key, option in value.options.items()}
+        return {"type": value.type, **options} if options else value.type
+    if isinstance(value, Section):
+        given = {key: getattr(value, key) for key in type(value).model_fields}
+        return {key: _plain(item) for key, item in given.items() if item is not None}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,163 @@
+"""Training a network, from a spec and data to a finished run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+
+from resnet_builder.data.batches import TrainBatches
+from resnet_builder.data.contract import AUGMENTATIONS, Stop, never
+from resnet_builder.data.pipeline import Pipeline
+from resnet_builder.data.splits import Splits
+from resnet_builder.device import describe, pick_device
+from resnet_builder.errors import ResourceError, UsageError
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.runs.records import Choices
+from resnet_builder.spec.schema import Spec, TrainSpec
+from resnet_builder.training.choices import MEMORY_FORMATS, settle_choices
+from resnet_builder.training.delivery import Delivery
+from resnet_builder.training.ema import Ema
+from resnet_builder.training.log import Logged
+from resnet_builder.training.loop import Loop
+from resnet_builder.training.observer import SILENT, Observer, Start
+from resnet_builder.training.plan import Plan, make_plan
+from resnet_builder.training.randomness import private_generators
+from resnet_builder.training.result import Result
+from resnet_builder.training.saving import Saver
+from resnet_builder.training.schedule import make_schedule
+from resnet_builder.training.state import State
+from resnet_builder.training.step import make_learner
+
+
+def fit(
+    model: nn.Module,
+    splits: Splits,
+    spec: Spec,
+    run: RunDirectory,
+    *,
+    observer: Observer = SILENT,
+    stop: Stop = never,
+    allow_inexact: bool = False,
+) -> Result:
+    """Train a network to the end of its recipe, from the newest checkpoint of the run if any.
+
+    Args:
+        model: The network as built with the recipe's seed; it is moved to the device, and holds
+            the selected weights afterwards.
+        splits: The images.
+        spec: The experiment, resolved.
+        run: Where everything is written; the caller holds its lock.
+        observer: Told what happens.
+        stop: Polled at every step and every batch of an evaluation.
+        allow_inexact: Whether to go on where it cannot be to the same bits, because the
+            machine is another.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none that can be used.
+        DataError: There are fewer training images than a batch has.
+        NonFiniteError: A loss, a gradient or a weight is not finite.
+        ResourceError: There is not memory enough.
+        StorageError: What is written at the end cannot be.
+        Stopped: ``stop`` became true; resuming goes on from there.
+        UsageError: The recipe does not fit the data, or the run cannot go on to the same bits.
+    """
+    train = _recipe(spec, splits, run)
+    observer = Logged(run.log, observer)
+    device = pick_device(spec.run.device)
+    choices = settle_choices(spec, run, device, allow_inexact=allow_inexact, warn=observer.warned)
+    model.to(device).to(memory_format=MEMORY_FORMATS[choices.memory_format])
+    batches = _training_batches(spec, splits, device)
+    plan = make_plan(train, batches.steps_per_epoch)
+    schedule = make_schedule(train, batches.steps_per_epoch)
+    learner = make_learner(model, train, schedule, choices)
+    state = State(model, learner.optimizer, None if train.ema is None else Ema(model, train.ema))
+    saver = Saver(run, state, plan, train.keep, observer)
+    delivery = Delivery(run, spec, splits, state, plan, choices)
+    loop = Loop(
+        state,
+        plan,
+        schedule,
+        learner,
+        batches,
+        validate=None if splits.validation is None else partial(delivery.validate, stop),
+        early_stop=train.early_stop,
+        saver=saver,
+        deliver_best=delivery.publish_best,
+        rows=MetricsLog(run),
+        observer=observer,
+        stop=stop,
+    )
+    saver.resume()
+    observer.started(_start(state, plan, device, choices))
+    with private_generators(device), _memory_named(train):
+        loop.run()
+        return delivery.finish(observer, stop)
+
+
+def _recipe(spec: Spec, splits: Splits, run: RunDirectory) -> TrainSpec:
+    """Return the recipe of a run that there is something left to do of.
+
+    Raises:
+        UsageError: There is nothing to do, or nothing to do it with.
+    """
+    if run.is_finished:
+        raise UsageError(f"{run.path} is already complete")
+    if spec.train is None or spec.data is None:
+        raise UsageError(f"{spec.name}: a spec to train needs `data` and `train`")
+    if spec.train.early_stop is not None and splits.validation is None:
+        raise UsageError("train.early_stop: it needs validation images; set data.validation")
+    return spec.train
+
+
+def _training_batches(spec: Spec, splits: Splits, device: torch.device) -> TrainBatches:
+    assert spec.data is not None, "a spec to train has data"
+    assert spec.train is not None, "a spec to train has a recipe"
+    augmentations = [AUGMENTATIONS.get(part.type)(**part.options) for part in spec.data.augment]
+    pipeline = Pipeline(
+        augmentations, splits.mean, splits.std, len(splits.classes), spec.train.seed
+    )
+    return TrainBatches(
+        splits.train,
+        batch_size=spec.train.batch_size,
+        seed=spec.train.seed,
+        pipeline=pipeline,
+        device=device,
+    )
+
+
+def _start(state: State, plan: Plan, device: torch.device, choices: Choices) -> Start:
+    return Start(
+        step=state.counters.step,
+        total_steps=plan.total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        device=describe(device),
+        choices=choices,
+    )
+
+
+@contextmanager
+def _memory_named(train: TrainSpec) -> Iterator[None]:
+    """Turn what torch raises when memory runs out into an error that says what to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ResourceError(
+            f"out of memory at {train.batch_size // train.accumulate} images at a time "
+            f"(batch_size {train.batch_size}, accumulate {train.accumulate}): raise "
+            "train.accumulate, or lower train.batch_size"
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell an error of any device's allocator; only CUDA's has a type of its own."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "DefaultCPUAllocator" in text
+        or "out of memory" in text
+    )

@@ -1,0 +1,109 @@
+"""When a training is saved, and what happens when it cannot be."""
+
+from time import monotonic
+
+from resnet_builder.errors import NonFiniteError, StorageError
+from resnet_builder.runs.checkpoint import checkpoint_path, load_newest, save_checkpoint
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.training.observer import Observer
+from resnet_builder.training.plan import Plan
+from resnet_builder.training.state import State
+
+
+class Saver:
+    """Saves a training's state, by steps or by a clock that is never set.
+
+    Args:
+        run: Where to.
+        state: What.
+        plan: When.
+        keep: How many checkpoints to keep.
+        observer: Told of what is saved, and of what cannot be.
+    """
+
+    def __init__(
+        self, run: RunDirectory, state: State, plan: Plan, keep: int, observer: Observer
+    ) -> None:
+        self._run = run
+        self._state = state
+        self._plan = plan
+        self._keep = keep
+        self._observer = observer
+        self._tried = monotonic()
+        self._failing_since: float | None = None
+        self._saved: tuple[int, int] | None = None
+
+    def resume(self) -> None:
+        """Go back to the newest checkpoint that holds, or to the beginning if there is none.
+
+        Raises:
+            CheckpointError: There are checkpoints, but none that can be used.
+            StorageError: One cannot be read, or ``metrics.jsonl`` cannot be shortened.
+            UsageError: It is of another network or a newer release.
+        """
+        warn = self._observer.warned
+        checkpoint = load_newest(self._run, warn=warn)
+        size = 0
+        if checkpoint is not None:
+            size = self._state.restore(checkpoint)
+            self._saved = self._moment
+        MetricsLog(self._run).rewind(size, warn=warn)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint between the last step and the next."""
+        step = self._state.counters.step
+        if step == 0 or self._moment == self._saved:
+            return False
+        if self._plan.checkpoint_seconds is not None:
+            return monotonic() - self._tried >= self._plan.checkpoint_seconds
+        assert self._plan.checkpoint_steps is not None, "one of the two is given"
+        return step % self._plan.checkpoint_steps == 0
+
+    def save(self) -> None:
+        """Save, unless this very state is saved.
+
+        Raises:
+            NonFiniteError: The state holds a value that is not finite.
+            StorageError: The disk is full, read-only or failing.
+        """
+        if self._moment == self._saved:
+            return
+        step = self._state.counters.step
+        self._tried = monotonic()
+        size = MetricsLog(self._run).sync()
+        checkpoint = self._state.checkpoint(size)
+        try:
+            save_checkpoint(self._run, checkpoint, self._keep, warn=self._observer.warned)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error}; the newest checkpoint is {self.newest}") from error
+        self._saved = self._moment
+        self._failing_since = None
+        self._observer.saved(step, checkpoint_path(self._run, step))
+
+    def save_if_possible(self) -> None:
+        """Save; training goes on if it fails, and the checkpoints before are left as they are.
+
+        Raises:
+            NonFiniteError: The state holds a value that is not finite.
+        """
+        try:
+            self.save()
+        except StorageError as error:
+            now = monotonic()
+            since = self._failing_since = self._failing_since or now
+            self._observer.warned(
+                f"not saved at step {self._state.counters.step}, and not for {now - since:.0f} s: "
+                f"{error}; the newest checkpoint is {self.newest}"
+            )
+
+    @property
+    def newest(self) -> str:
+        """The newest checkpoint, for messages."""
+        return "none" if self._saved is None else str(checkpoint_path(self._run, self._saved[0]))
+
+    @property
+    def _moment(self) -> tuple[int, int]:
+        """The present state's place in the run: a step, and whether it has been evaluated."""
+        return self._state.counters.step, self._state.counters.evaluated

@@ -1,0 +1,218 @@
+"""The first half of checking: whole specs."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from resnet_builder.errors import SpecError
+from resnet_builder.problems import render
+from resnet_builder.spec.loading import load_spec, load_spec_text, read_draft
+from resnet_builder.spec.schema import CosineSchedule, Part, Sgd
+from tests.spec.texts import FULL, MINIMAL, draft, problems, write
+
+
+def test_spec_has_what_the_text_says() -> None:
+    spec = load_spec_text(FULL)
+    assert spec.train is not None
+    assert spec.data is not None
+    assert spec.model.shortcut == Part.model_validate({"type": "pad", "position": "end"})
+    assert spec.model.block == Part(type="basic")
+    assert spec.model.stages[1].stride == 2
+    assert spec.train.optimizer == Sgd(type="sgd", lr=0.1, momentum=0.9)
+    assert spec.data.validation == 0.1
+
+
+def test_loading_imports_no_torch() -> None:
+    """Neither does any other module of the room, nor what it stands on."""
+    program = (
+        "import pkgutil, sys, resnet_builder.spec as room\n"
+        "for module in pkgutil.iter_modules(room.__path__, room.__name__ + '.'):\n"
+        "    __import__(module.name)\n"
+        "import resnet_builder.errors, resnet_builder.problems, resnet_builder.registry\n"
+        "print(*{'torch', 'torchvision', 'numpy', 'sklearn'} & sys.modules.keys())"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.stdout.strip(), result.stderr) == ("", "")
+
+
+def test_bad_section_hides_no_other(tmp_path: Path) -> None:
+    found = draft(tmp_path, "train.batch_size=x", "data.validation=-1", "run.device=tpu")
+    assert (found.train, found.data, found.run, found.spec) == (None, None, None, None)
+    assert found.model is not None
+    assert found.expect is not None
+    assert [problem.path for problem in found.problems] == [
+        "train.batch_size",
+        "data.validation",
+        "run.device",
+    ]
+    assert found.is_wrong("train")
+    assert not found.is_wrong("model")
+
+
+def test_absent_section_is_not_wrong(tmp_path: Path) -> None:
+    found = draft(tmp_path, text=MINIMAL)
+    assert (found.data, found.train, found.expect, found.published) == (None, None, None, None)
+    assert not any(found.is_wrong(section) for section in ("data", "train", "model"))
+    assert found.spec is not None
+    assert found.plugins == ()
+
+
+def test_section_that_could_not_be_read_as_written_is_wrong_once(tmp_path: Path) -> None:
+    text = FULL + "run: {compile: no, threads: !!str auto}\nplugins: no\n"
+    found = draft(tmp_path, text=text)
+    assert [(one.code, one.path) for one in found.problems] == [
+        ("yaml-ambiguous", "run.compile"),
+        ("yaml-tag", "run.threads"),
+        ("yaml-ambiguous", "plugins"),
+    ]
+    assert (found.run, found.plugins) == (None, None)
+
+
+def test_plugins_are_declared_and_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "raise SystemExit(1)", "canary.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = draft(tmp_path, text=MINIMAL + "plugins: [canary.py, canary]\n")
+    assert found.plugins == ("canary.py", "canary")
+    assert "canary" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["canary", "canary.thing"])
+def test_name_of_a_part_imports_nothing_row28(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "raise SystemExit(1)", "canary.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    draft(tmp_path, f"model.block={name}")
+    assert "canary" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name"),
+    [
+        ("resnet32.yaml", MINIMAL, "resnet32"),
+        ("resnet32.v2.yml", MINIMAL, "resnet32.v2"),
+        ("my net.yaml", MINIMAL + "name: mine\n", "mine"),
+        ("x.yaml", MINIMAL + "name: null\n", "x"),
+        ("x.yaml", MINIMAL + "name: 2020-13-45 # row10\n", "2020-13-45"),
+    ],
+)
+def test_name_is_the_files_unless_given(file: str, text: str, name: str, tmp_path: Path) -> None:
+    assert load_spec(write(tmp_path, text, file)).name == name
+
+
+@pytest.mark.parametrize("file", ["my net.yaml", ".yaml", "con.yaml", "x" * 65 + ".yaml"])
+def test_file_that_cannot_name_a_spec_does_not(file: str, tmp_path: Path) -> None:
+    [problem] = read_draft(write(tmp_path, MINIMAL, file)).problems
+    assert (problem.code, problem.path) == ("missing-key", "name")
+
+
+def test_mapping_is_a_source() -> None:
+    data = load_spec_text(MINIMAL).model_dump(exclude={"name"}, exclude_none=True)
+    assert load_spec(data).model == load_spec_text(MINIMAL).model
+    assert load_spec(data).name == "unnamed"
+    with pytest.raises(SpecError, match=r"^<mapping>: error\[unknown-key\]: modl: there is no"):
+        load_spec({**data, "modl": 1})
+
+
+def test_null_is_as_good_as_absent() -> None:
+    text = FULL + "plugins: null\nrun: {threads: null}\n"
+    assert load_spec_text(text.replace("seed: 1", "seed: null")) == load_spec_text(FULL)
+
+
+def test_unknown_key_is_an_error_even_if_it_is_null() -> None:
+    [problem] = problems(FULL + "run: {thread: null}")
+    assert (problem.code, problem.path) == ("unknown-key", "run.thread")
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        pytest.param("1e-4", 0.0001, id="row07-1e-4"),
+        pytest.param("1e4", 10000.0, id="row07-1e4"),
+        pytest.param("1", 1.0, id="row18-whole-number"),
+    ],
+)
+def test_rate_is_a_number(text: str, rate: float) -> None:
+    spec = load_spec_text(FULL.replace("lr: 0.1", f"lr: {text}"))
+    assert spec.train is not None
+    assert (type(spec.train.optimizer.lr), spec.train.optimizer.lr) == (float, rate)
+
+
+@pytest.mark.parametrize("value", ["'10'", "true", "1e2", "3.5"])
+def test_number_of_epochs_is_a_whole_number_row18(value: str) -> None:
+    [problem] = problems(FULL.replace("steps: 1000", f"epochs: {value}"))
+    assert (problem.code, problem.path) == ("wrong-type", "train.epochs")
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e400", "-0.1", "0", "-0.0"])
+def test_rate_out_of_range_gets_the_range_row19(value: str) -> None:
+    [problem] = problems(FULL.replace("lr: 0.1", f"lr: {value}"))
+    assert (problem.code, problem.path) == ("out-of-range", "train.optimizer.lr")
+    assert problem.allowed == ("more than 0",)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("blocks", 0, "1 to 1000"),
+        ("blocks", -1, "1 to 1000"),
+        ("blocks", 10**9, "1 to 1000"),
+        ("stride", 0, "1 to 8"),
+        ("channels", 0, "1 to 16384"),
+        ("channels", 2**62, "1 to 16384"),
+    ],
+)
+def test_stage_out_of_range_is_pointed_at_by_its_index_row20(
+    key: str, value: int, allowed: str, tmp_path: Path
+) -> None:
+    [problem] = draft(tmp_path, f"model.stages.1.{key}={value}").problems
+    assert problem.path == f"model.stages[1].{key}"
+    assert problem.message == f"{value} is out of range"
+    assert problem.allowed == (allowed,)
+
+
+def test_thousand_problems_are_counted_row25(tmp_path: Path) -> None:
+    keys = "".join(f"  wrong_batch_size_{n}: 1\n" for n in range(1000))
+    path = write(tmp_path, FULL.replace("data:\n", f"data:\n{keys}"))
+    start = time.monotonic()
+    found = read_draft(path).problems
+    shown = render(found)
+    assert time.monotonic() - start < 5, "a hang; it takes a tenth of a second"
+    assert len(found) == 1000
+    assert shown.count("error[unknown-key]") == 20
+    assert shown.endswith("\n\nand 980 more")
+
+
+@pytest.mark.parametrize("value", ["${HOME}", "~/x", "$HOME", "{x}", "%(x)s", "`id`", "$(id)"])
+def test_text_is_literal_row36(value: str) -> None:
+    spec = load_spec_text(FULL.replace("source: someone", f"source: '{value}'"))
+    assert spec.published is not None
+    assert spec.published.source == value
+
+
+@pytest.mark.parametrize("value", ["a/b", "/abs", "..", "a\\b", "nul", "COM1.x", ".hidden", ""])
+def test_name_is_a_file_name_everywhere_row34(value: str) -> None:
+    [problem] = problems(FULL.replace("name: full", f"name: '{value}'"))
+    assert (problem.code, problem.path) == ("out-of-range", "name")
+
+
+def test_warmup_is_linear_unless_it_says_otherwise(tmp_path: Path) -> None:
+    found = draft(tmp_path, "train.schedule={type: cosine, warmup: {epochs: 5}}")
+    assert found.train is not None
+    assert isinstance(found.train.schedule, CosineSchedule)
+    assert found.train.schedule.warmup is not None
+    assert found.train.schedule.warmup.type == "linear"
+
+
+def test_spec_error_lists_its_problems(tmp_path: Path) -> None:
+    path = write(tmp_path, FULL + "runn: 1\nplugin: 2\n")
+    with pytest.raises(SpecError) as raised:
+        load_spec(path)
+    assert [error.path for error in raised.value.errors] == ["runn", "plugin"]
+    assert str(raised.value) == render(raised.value.errors)
+    assert raised.value.exit_code == 2

@@ -1,0 +1,145 @@
+"""Whole runs, small enough for a test: their spec, their images, and how they are driven."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.splits import Splits
+from resnet_builder.spec.loading import dump_spec
+
+from resnet_builder.data.contract import Stop
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.runs.tensor_files import read_tensors
+from resnet_builder.spec.schema import Spec
+from resnet_builder.training.fit import fit
+from resnet_builder.training.metrics import Evaluation
+from resnet_builder.training.observer import Progress, Start
+from resnet_builder.training.result import Result
+from tests.training.recipes import CLASSES, SIZE, small_net
+
+
+def experiment(*, augment: Any = (), run: Any = None, published: Any = None, **train: Any) -> Spec:
+    """Describe 3 epochs of 4 steps, with changes to the recipe."""
+    recipe = {
+        "batch_size": 8,
+        "optimizer": {"type": "sgd", "lr": 0.05},
+        "checkpoint_every": {"seconds": 3600.0},
+        **({} if "steps" in train else {"epochs": 3}),
+        **train,
+    }
+    return Spec.model_validate(
+        {
+            "name": "small",
+            "model": {
+                "num_classes": CLASSES,
+                "in_channels": 3,
+                "image_size": SIZE,
+                "stem": {"type": "conv3x3", "channels": 8},
+                "block": "basic",
+                "shortcut": "pad",
+                "stages": [{"channels": 8, "blocks": 1}],
+            },
+            "data": {"dataset": "synthetic", "augment": augment},
+            "train": recipe,
+            "run": {"device": "cpu", "precision": "fp32", **(run or {})},
+            "published": published,
+        }
+    )
+
+
+def source(count: int, seed: int) -> MemorySource:
+    """Draw images whose class shows as a bright row in a noise that makes it hard to see."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    pictures = torch.randint(0, 200, (count, 3, SIZE, SIZE), generator=generator)
+    pictures[torch.arange(count), :, labels] += 55
+    return MemorySource(pictures.to(torch.uint8), labels)
+
+
+def small_splits(*, validation: bool = True, test: bool = True, train: int = 34) -> Splits:
+    """Make splits of 34, 11 and 13 images."""
+    return Splits(
+        train=source(train, seed=1),
+        validation=source(11, seed=2) if validation else None,
+        test=source(13, seed=3) if test else None,
+        classes=tuple(f"class {number}" for number in range(CLASSES)),
+        mean=(0.4, 0.4, 0.4),
+        std=(0.2, 0.25, 0.3),
+        fingerprint="small",
+        validation_indices=(),
+        notices=(),
+    )
+
+
+def open_run(path: Path, spec: Spec) -> RunDirectory:
+    """Set a run up, or find it again."""
+    run = RunDirectory.open_or_create(path)
+    if not run.is_published:
+        run.checkpoints.mkdir(exist_ok=True)
+        run.publish(dump_spec(spec))
+    return run
+
+
+def train(path: Path, spec: Spec, *, splits: Splits | None = None, **how: Any) -> Result:
+    """Train a small network in ``path``, from its newest checkpoint if it has one."""
+    extra = how.pop("extra", ())
+    model = how.pop("model", None) or small_net(*extra, seed=spec.train.seed if spec.train else 0)
+    return fit(model, splits or small_splits(), spec, open_run(path, spec), **how)
+
+
+def after(polls: int) -> Stop:
+    """Stop when asked for this many times."""
+    asked = iter(range(polls))
+    return lambda: next(asked, None) is None
+
+
+@dataclass
+class Recorder:
+    """An observer that remembers."""
+
+    starts: list[Start] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+    evaluations: list[tuple[int, str, bool]] = field(default_factory=list)
+    saves: list[int] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+
+    def started(self, start: Start) -> None:
+        self.starts.append(start)
+
+    def progressed(self, progress: Progress) -> None:
+        self.progress.append(progress)
+
+    def evaluated(self, step: int, split: str, evaluation: Evaluation, *, best: bool) -> None:
+        self.evaluations.append((step, split, best))
+
+    def saved(self, step: int, path: Path) -> None:
+        assert path.is_file()
+        self.saves.append(step)
+
+    def warned(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def finished(self, result: Result) -> None:
+        self.results.append(result)
+
+
+def outcome(path: Path) -> dict[str, Any]:
+    """Return everything in a finished run that must not depend on when it was interrupted."""
+    run = RunDirectory(path)
+    rows = [row.model_dump(exclude=TIMES) for row in MetricsLog(run).read()]
+    newest = sorted(run.checkpoints.glob("step-*.safetensors"))[-1]
+    return {
+        "best": run.best.read_bytes(),
+        "last": run.last.read_bytes(),
+        "rows": rows,
+        "checkpoint": {
+            name: tensor.numpy().tobytes() for name, tensor in read_tensors(newest)[0].items()
+        },
+    }
+
+
+TIMES = {"seconds", "images_per_second"}

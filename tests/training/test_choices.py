@@ -1,0 +1,164 @@
+"""What can change a result's bits is chosen once, written down, and repeated."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from resnet_builder.errors import Stopped, UsageError
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.environment import versions
+from resnet_builder.runs.records import Choices, EnvRecord
+from resnet_builder.training import choices
+from resnet_builder.training.choices import compiled, settle_choices
+from tests.training.recipes import batch, small_net
+from tests.training.runs import Recorder, after, experiment, train
+
+CPU = torch.device("cpu")
+
+
+def settled(
+    path: Path, *, run: Any = None, allow_inexact: bool = False, **recipe: Any
+) -> tuple[Choices, list[str]]:
+    """Settle a run's choices; return them and what was warned of."""
+    warnings: list[str] = []
+    found = settle_choices(
+        experiment(run=run, **recipe),
+        RunDirectory(path),
+        CPU,
+        allow_inexact=allow_inexact,
+        warn=warnings.append,
+    )
+    return found, warnings
+
+
+def no_compiler(*args: Any, **options: Any) -> Any:
+    def fail(*inputs: Any) -> None:
+        raise RuntimeError("Failed to find C++ compiler\nSet CXX.")
+
+    return fail
+
+
+def test_choices_are_made_from_the_spec_and_the_machine(tmp_path: Path) -> None:
+    found, warnings = settled(tmp_path, run={"precision": "bf16"}, accumulate=2)
+    assert found == Choices(
+        device="cpu",
+        precision="bf16",
+        memory_format="channels_last",
+        compile=False,
+        fused=True,
+        threads=torch.get_num_threads(),
+        accumulate=2,
+        world_size=1,
+    )
+    assert warnings == []
+    assert EnvRecord.read(tmp_path / "env.json").choices == found
+
+
+def test_a_resumed_run_repeats_what_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, _ = settled(tmp_path)
+    monkeypatch.setattr(choices, "pick_precision", lambda precision, device: "bf16")
+    monkeypatch.setattr(choices, "memory_format", lambda device: "contiguous")
+    assert settled(tmp_path) == (before, [])
+
+
+def test_what_cannot_be_repeated_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(tmp_path)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    with pytest.raises(UsageError) as caught:
+        settled(tmp_path)
+    assert str(caught.value) == (
+        "the run cannot go on to the same bits: threads was 1 and is 7; "
+        "make it as it was, or allow an inexact resume"
+    )
+
+
+def test_what_cannot_be_repeated_may_be_allowed_and_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """row72: another number of threads."""
+    before, _ = settled(tmp_path)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    found, warnings = settled(tmp_path, allow_inexact=True)
+    assert found == before.model_copy(update={"threads": 7})
+    assert warnings == [
+        "the run goes on, but not to the same bits: threads was 1 and is 7",
+    ]
+    assert settled(tmp_path) == (found, [])
+
+
+def test_other_versions_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled(tmp_path)
+    now = versions()
+    monkeypatch.setattr(choices, "versions", lambda: {**now, "torch": "9.9"})
+    _, warnings = settled(tmp_path)
+    assert warnings == [
+        f"the run may not go on to the same bits: torch was {now['torch']} and is 9.9"
+    ]
+
+
+def test_auto_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    assert settled(tmp_path, run={"compile": "auto"}) == (settled(tmp_path)[0], [])
+
+
+def test_without_a_compiler_nothing_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    found, warnings = settled(tmp_path, run={"compile": True})
+    assert not found.compile
+    assert warnings == [
+        "run.compile: not compiled, for there is no working compiler: Failed to find C++ compiler"
+    ]
+
+
+def test_a_compiler_that_is_gone_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    assert settled(tmp_path, run={"compile": True})[0].compile
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.raises(UsageError, match="compile was True and is False"):
+        settled(tmp_path, run={"compile": True})
+
+
+def test_what_is_trained_is_compiled_for_its_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def compile_(what: Any, **options: Any) -> Any:
+        asked.append((what, options))
+        return what
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    model = small_net()
+    train(tmp_path / "run", experiment(run={"compile": True}), model=model)
+    assert asked[-1] == (model, {"dynamic": False})
+
+
+@pytest.mark.slow
+def test_a_compiled_network_computes_the_same() -> None:
+    model = small_net()
+    images = batch(0).images
+    torch.testing.assert_close(compiled(model)(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_is_refused_on_other_threads(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", experiment(), stop=after(2))
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(UsageError, match="threads was 1 and is 2"):
+            train(tmp_path / "run", experiment())
+        recorder = Recorder()
+        train(tmp_path / "run", experiment(), allow_inexact=True, observer=recorder)
+    finally:
+        torch.set_num_threads(1)
+    assert len(recorder.warnings) == 1

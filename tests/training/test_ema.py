@@ -1,0 +1,81 @@
+"""The average of a network's weights."""
+
+import torch
+from torch import nn
+
+from resnet_builder.spec.schema import EmaSpec
+from resnet_builder.training.ema import Ema
+from tests.training.recipes import images
+
+
+class Counting(nn.Module):
+    """One weight, one running statistic, one counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0]))
+        self.mean: torch.Tensor
+        self.count: torch.Tensor
+        self.register_buffer("mean", torch.tensor([10.0]))
+        self.register_buffer("count", torch.tensor(0))
+
+    def move(self) -> None:
+        with torch.no_grad():
+            self.weight.add_(1)
+            self.mean.add_(10)
+            self.count.add_(1)
+
+    def numbers(self) -> list[float]:
+        return [float(tensor) for tensor in self.state_dict().values()]
+
+
+def averaged(ema: Ema) -> list[float]:
+    return [float(tensor) for tensor in ema.model.state_dict().values()]
+
+
+def test_it_starts_as_a_copy() -> None:
+    model = Counting()
+    ema = Ema(model, EmaSpec(decay=0.75))
+    model.move()
+    assert averaged(ema) == [1.0, 10.0, 0.0]
+
+
+def test_an_update_moves_floats_and_copies_whole_numbers() -> None:
+    model = Counting()
+    ema = Ema(model, EmaSpec(decay=0.75))
+    model.move()
+    ema.update(1)
+    assert averaged(ema) == [1.25, 12.5, 1.0]
+    model.move()
+    ema.update(2)
+    assert averaged(ema) == [1.25 + 0.25 * 1.75, 12.5 + 0.25 * 17.5, 2.0]
+
+
+def test_only_every_so_many_steps_count() -> None:
+    model = Counting()
+    ema = Ema(model, EmaSpec(decay=0.5, every=3))
+    seen = []
+    for step in range(1, 7):
+        model.move()
+        ema.update(step)
+        seen.append(averaged(ema)[0])
+    assert seen == [1.0, 1.0, 2.5, 2.5, 2.5, 4.75]
+
+
+def test_the_network_itself_is_left_alone() -> None:
+    model = Counting()
+    ema = Ema(model, EmaSpec(decay=0.5))
+    model.move()
+    before = model.numbers()
+    ema.update(1)
+    assert model.numbers() == before
+
+
+def test_the_average_needs_no_gradients_and_evaluates() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Dropout())
+    model.to(memory_format=torch.channels_last)
+    ema = Ema(model, EmaSpec(decay=0.5))
+    assert not any(p.requires_grad for p in ema.model.parameters())
+    assert torch.equal(ema.model(images(2)), ema.model(images(2)))
+    assert next(ema.model.parameters()).stride() == next(model.parameters()).stride()
+    assert model.training

@@ -1,0 +1,548 @@
+"""What a run leaves behind, what it selects by, and what it does when something goes wrong."""
+
+import errno
+import math
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from resnet_builder.weights.file import read_weights
+from torch import Tensor, nn
+
+from resnet_builder.errors import (
+    NonFiniteError,
+    ResourceError,
+    Stopped,
+    StorageError,
+    UsageError,
+)
+from resnet_builder.runs import failpoints
+from resnet_builder.runs.checkpoint import load_newest, save_checkpoint
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.runs.records import ResultRecord
+from resnet_builder.runs.tensor_files import read_tensors
+from resnet_builder.training import delivery, loop, saving
+from resnet_builder.training.evaluation import evaluate
+from resnet_builder.training.metrics import Evaluation
+from tests.training.recipes import small_net, weight
+from tests.training.runs import Recorder, after, experiment, outcome, small_splits, train
+
+BATCHES = 3
+"""Of 11 validation images, 8 at a time, there are two; ``stop`` is asked at each, and then once."""
+
+
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, top1: list[float], loss: list[float] | None = None
+) -> list[bool]:
+    """Let evaluations come out as told; return whether each was in bf16, as they happen."""
+    answers = iter(zip(top1, loss or [1.0] * len(top1), strict=True))
+    asked: list[bool] = []
+
+    def answer(model: nn.Module, batches: Any, *, bf16: bool, stop: Any) -> Evaluation:
+        asked.append(bf16)
+        value, lost = next(answers)
+        nothing = torch.zeros(1, dtype=torch.int64)
+        return Evaluation(lost, value, 1.0, nothing, nothing, num_classes=4)
+
+    monkeypatch.setattr(delivery, "evaluate", answer)
+    return asked
+
+
+def validate(weights: dict[str, Tensor]) -> Evaluation:
+    """Evaluate a state dict on the validation images, without any of ``fit``."""
+    splits = small_splits()
+    model = small_net()
+    model.load_state_dict(weights)
+    assert splits.validation is not None
+    pixels = next(splits.validation.read([torch.arange(11)])).float() / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (splits.mean, splits.std))
+    return evaluate(model, [((pixels - mean) / std, splits.validation.labels)])
+
+
+def losing(step: int, exception: Exception | None = None) -> nn.Module:
+    """Make a network whose forward pass is spoilt at one training step, by NaN or an exception."""
+    model = small_net()
+    seen = iter(range(10_000))
+
+    def spoil(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        if not model.training or next(seen) != step:
+            return None
+        if exception is not None:
+            raise exception
+        return output * math.nan
+
+    model.register_forward_hook(spoil)
+    return model
+
+
+def failing_saves(monkeypatch: pytest.MonkeyPatch, code: int, *, times: int) -> None:
+    """Let the disk fail while checkpoints are written, so many times."""
+    left = iter(range(times))
+
+    def save(*args: Any, **kwargs: Any) -> None:
+        def fail(name: str) -> None:
+            if name == "written":
+                raise OSError(code, "no")
+
+        with monkeypatch.context() as patch:
+            if next(left, None) is not None:
+                patch.setattr(failpoints, "hook", fail)
+            save_checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr(saving, "save_checkpoint", save)
+
+
+def test_a_run_leaves_its_weights_and_its_result(tmp_path: Path) -> None:
+    recorder = Recorder()
+    result = train(tmp_path / "run", experiment(), observer=recorder)
+    run = RunDirectory(tmp_path / "run")
+
+    assert ResultRecord.read(run.result) == result.record
+    assert run.is_finished
+    assert recorder.results == [result]
+    assert (result.record.steps, result.record.seed) == (12, 0)
+    assert result.record.selected_on == "val"
+    assert result.test is not None
+    assert result.test.images == 13
+    assert result.record.test_top1 == result.test.top1
+    assert result.record.precision == "fp32"
+    assert result.record.parameters == sum(p.numel() for p in small_net().parameters())
+    assert result.record.macs == 6 * 6 * 8 * 27 + 3 * 3 * 8 * 72 + 72 * 4
+    assert result.record.images_per_second == pytest.approx(96 / result.record.seconds)
+    assert recorder.evaluations[-1] == (result.record.selected_step, "test", False)
+
+
+def test_the_best_weights_are_those_that_validation_saw(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", experiment(evaluate_every={"steps": 2}))
+    run = RunDirectory(tmp_path / "run")
+    weights, header = read_weights(run.best)
+    assert header.step == result.record.selected_step
+    assert validate(weights).top1 == header.metrics["val.top1"] == result.record.val_top1
+    assert header.metrics["test.top1"] == result.record.test_top1
+    rows = [row for row in MetricsLog(run).read() if row.event == "validation"]
+    assert [row.step for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert max(row.val_top1 or 0 for row in rows) == result.record.val_top1
+
+
+def test_the_last_weights_are_those_after_the_last_step(tmp_path: Path) -> None:
+    train(tmp_path / "run", experiment())
+    run = RunDirectory(tmp_path / "run")
+    weights, header = read_weights(run.last)
+    checkpoint = load_newest(run)
+    assert checkpoint is not None
+    assert header.step == 12
+    assert all(torch.equal(t, checkpoint.tensors[f"model/{n}"]) for n, t in weights.items())
+
+
+def test_the_average_is_what_is_evaluated_and_delivered(tmp_path: Path) -> None:
+    train(tmp_path / "run", experiment(ema={"decay": 0.9}))
+    run = RunDirectory(tmp_path / "run")
+    weights, header = read_weights(run.last)
+    checkpoint = load_newest(run)
+    assert checkpoint is not None
+    assert all(torch.equal(t, checkpoint.tensors[f"ema/{n}"]) for n, t in weights.items())
+    assert not torch.equal(weights["0.weight"], checkpoint.tensors["model/0.weight"])
+    assert validate(weights).loss == pytest.approx(header.metrics["val.loss"], rel=1e-5)
+
+
+def test_the_network_holds_the_selected_weights_afterwards(tmp_path: Path) -> None:
+    model = small_net()
+    train(tmp_path / "run", experiment(evaluate_every={"steps": 1}), model=model)
+    weights, _ = read_weights(RunDirectory(tmp_path / "run").best)
+    assert all(torch.equal(weights[name], t) for name, t in model.state_dict().items())
+
+
+def test_best_is_the_highest_on_validation_and_the_earlier_of_equals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kuangliu and akamaster keep what is best on the test images (reference.md 4.3, 8)."""
+    recorder = Recorder()
+    scripted(monkeypatch, [0.25, 0.5, 0.5, 0.25, 0.1], loss=None)
+    spec = experiment(steps=4, evaluate_every={"steps": 1})
+    result = train(tmp_path / "run", spec, observer=recorder)
+    assert recorder.evaluations == [
+        (1, "val", True),
+        (2, "val", True),
+        (3, "val", False),
+        (4, "val", False),
+        (2, "test", False),
+    ]
+    assert (result.record.selected_on, result.record.selected_step) == ("val", 2)
+    assert (result.record.val_top1, result.record.test_top1) == (0.5, 0.1)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf], ids=["row52-nan", "row52-inf"])
+def test_a_loss_that_is_not_finite_is_never_best(
+    loss: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    scripted(monkeypatch, [0.9, 0.25, 0.9, 0.1], loss=[loss, 1.0, loss, 1.0])
+    spec = experiment(steps=3, evaluate_every={"steps": 1})
+    result = train(tmp_path / "run", spec, observer=recorder)
+    assert result.record.selected_step == 2
+    assert recorder.warnings == [
+        "the validation loss after step 1 is not finite",
+        "the validation loss after step 3 is not finite",
+    ]
+    rows = MetricsLog(RunDirectory(tmp_path / "run")).read()
+    assert [row.val_loss for row in rows if row.event == "validation"] == [None, 1.0, None]
+
+
+def test_without_validation_the_last_weights_are_selected(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", experiment(), splits=small_splits(validation=False))
+    run = RunDirectory(tmp_path / "run")
+    best, last = (read_weights(path)[0] for path in (run.best, run.last))
+    assert (result.record.selected_on, result.record.selected_step) == ("none", 12)
+    assert result.record.val_top1 is None
+    assert all(torch.equal(best[name], tensor) for name, tensor in last.items())
+    assert {row.event for row in MetricsLog(run).read()} == {"train", "test"}
+
+
+def test_without_test_images_nothing_is_tested(tmp_path: Path) -> None:
+    recorder = Recorder()
+    splits = small_splits(test=False)
+    result = train(tmp_path / "run", experiment(), splits=splits, observer=recorder)
+    assert result.test is None
+    assert result.record.test_top1 is None
+    assert {split for _, split, _ in recorder.evaluations} == {"val"}
+
+
+def test_the_test_images_are_read_once_and_in_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    asked = scripted(monkeypatch, [0.5] * 4)
+    train(tmp_path / "run", experiment(run={"precision": "bf16"}), observer=recorder)
+    assert asked == [True, True, True, False]
+    assert [split for _, split, _ in recorder.evaluations].count("test") == 1
+
+
+def test_the_result_is_compared_with_what_was_published(tmp_path: Path) -> None:
+    published = {"test_top1": 0.9, "source": "A paper, table 1"}
+    record = train(tmp_path / "run", experiment(published=published)).record
+    assert record.published is not None
+    assert record.published.source == "A paper, table 1"
+    assert record.published.test_top1_difference == (record.test_top1 or 0) - 0.9
+    assert record.published.test_top5_difference is None
+
+
+def test_rows_say_what_training_did_since_the_row_before(tmp_path: Path) -> None:
+    train(tmp_path / "run", experiment(schedule="linear"))
+    rows = MetricsLog(RunDirectory(tmp_path / "run")).read()
+    assert [(row.event, row.step, row.epoch) for row in rows[:-1]] == [
+        (event, step, step // 4) for step in (4, 8, 12) for event in ("train", "validation")
+    ]
+    assert rows[-1].event == "test"
+    trained = [row for row in rows if row.event == "train"]
+    assert [row.lr for row in trained] == pytest.approx([0.05 * 8 / 11, 0.05 * 4 / 11, 0.0])
+    assert all((row.train_top1 or 0) * 32 % 1 == 0 for row in trained)
+    assert (trained[0].train_loss or 0) > (trained[-1].train_loss or 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("top1", "early_stop", "steps"),
+    [
+        ([0.5, 0.4, 0.4, 0.1], {"patience": 2}, 3),
+        ([0.5, 0.5, 0.6, 0.6, 0.6, 0.1], {"patience": 2}, 5),
+        ([0.5, 0.55, 0.6, 0.1], {"patience": 2, "min_delta": 0.2}, 3),
+        ([0.0, 0.0, 0.0, 0.1], {"patience": 2}, 3),
+    ],
+)
+def test_training_stops_early_when_validation_does_not_rise(
+    top1: list[float],
+    early_stop: Any,
+    steps: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scripted(monkeypatch, top1)
+    spec = experiment(steps=12, evaluate_every={"steps": 1}, early_stop=early_stop)
+    assert train(tmp_path / "run", spec).record.steps == steps
+
+
+def test_it_memorises_64_images(tmp_path: Path) -> None:
+    splits = small_splits(validation=False, train=64)
+    spec = experiment(
+        steps=160, batch_size=32, optimizer={"type": "adamw", "lr": 0.02}, schedule="cosine"
+    )
+    train(tmp_path / "run", spec, splits=splits)
+    rows = MetricsLog(RunDirectory(tmp_path / "run")).read()
+    assert rows[-2].event == "train"
+    assert rows[-2].train_top1 == 1.0
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        torch.rand(3)  # the caller's own generator must not matter
+        train(tmp_path / name, experiment(seed=seed), extra=[nn.Dropout(0.5)])
+        found.append(outcome(tmp_path / name))
+    assert found[0] == found[1]
+    assert found[0]["last"] != found[2]["last"]
+
+
+def test_dropout_depends_on_the_recipes_seed(tmp_path: Path) -> None:
+    splits = small_splits(train=8)  # the batch is always the same eight images
+    found = []
+    for seed in (1, 2):
+        model = small_net(nn.Dropout(0.5))
+        train(tmp_path / str(seed), experiment(steps=1, seed=seed), splits=splits, model=model)
+        found.append(weight(model, 7).detach().clone())
+    assert not torch.allclose(found[0], found[1], atol=1e-4)
+
+
+def test_the_callers_randomness_is_left_alone(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train(tmp_path / "run", experiment(), extra=[nn.Dropout(0.5)])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [({"steps": 5}, [5, 10, 12]), ({"epochs": 1}, [4, 8, 12]), ({"seconds": 3600.0}, [12])],
+)
+def test_checkpoints_are_saved_at_intervals_and_at_the_end(
+    every: Any, expected: list[int], tmp_path: Path
+) -> None:
+    recorder = Recorder()
+    train(tmp_path / "run", experiment(checkpoint_every=every, keep=3), observer=recorder)
+    assert recorder.saves == expected
+    names = sorted(path.name for path in RunDirectory(tmp_path / "run").checkpoints.iterdir())
+    assert names == [f"step-{step:09d}.safetensors" for step in expected]
+
+
+def test_the_clock_decides_when_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(saving, "monotonic", lambda: float(next(ticks)))
+    recorder = Recorder()
+    train(tmp_path / "run", experiment(checkpoint_every={"seconds": 5.0}), observer=recorder)
+    assert len(recorder.saves) > 2
+    assert {later - sooner for sooner, later in pairwise(recorder.saves[:-1])} == {5}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [errno.ENOSPC, errno.EDQUOT, errno.EIO],
+    ids=["row58-ENOSPC", "row58-EDQUOT", "row58-EIO"],
+)
+def test_training_goes_on_when_it_cannot_be_saved(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    failing_saves(monkeypatch, code, times=2)
+    spec = experiment(checkpoint_every={"steps": 3})
+    train(tmp_path / "run", spec, observer=recorder)
+    assert recorder.saves == [9, 12]
+    assert [text.split(",")[0] for text in recorder.warnings] == [
+        "not saved at step 3",
+        "not saved at step 6",
+    ]
+    assert all(text.endswith("the newest checkpoint is none") for text in recorder.warnings)
+
+
+def test_the_last_save_must_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing_saves(monkeypatch, errno.ENOSPC, times=1)
+    with pytest.raises(StorageError, match=r"step-000000012\.safetensors"):
+        train(tmp_path / "run", experiment())
+    assert not RunDirectory(tmp_path / "run").is_finished
+
+
+def test_a_stop_that_cannot_be_saved_is_still_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    failing_saves(monkeypatch, errno.ENOSPC, times=1)
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", experiment(), stop=after(3), observer=recorder)
+    assert "not saved at step 3" in recorder.warnings[0]
+
+
+def test_stop_saves_at_a_step_and_says_which(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with pytest.raises(Stopped, match=r"^stopped after step 3$"):
+        train(tmp_path / "run", experiment(), stop=after(3), observer=recorder)
+    assert recorder.saves == [3]
+    assert recorder.results == []
+
+
+def test_a_run_goes_on_where_it_was_left(tmp_path: Path) -> None:
+    """kuangliu's repeats the epoch, adds 200 more and begins its cosine again (4.3, 7)."""
+    spec = experiment(schedule="cosine")
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", spec, stop=after(6 + BATCHES - 1))
+    recorder = Recorder()
+    result = train(tmp_path / "run", spec, observer=recorder)
+    rows = MetricsLog(RunDirectory(tmp_path / "run")).read()
+    assert recorder.starts[0].step == 6
+    assert result.record.steps == 12
+    assert [row.step for row in rows if row.event == "train"] == [4, 8, 12]
+    rates = [0.025 * (1 + math.cos(math.pi * step / 11)) for step in (3, 7, 11)]
+    assert [row.lr for row in rows if row.event == "train"] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("saved_every", [2, 5])
+def test_a_killed_run_goes_back_to_its_checkpoint(saved_every: int, tmp_path: Path) -> None:
+    spec = experiment(checkpoint_every={"steps": saved_every}, evaluate_every={"steps": 3})
+    expected = tmp_path / "expected"
+    train(expected, spec)
+    path = tmp_path / "run"
+    for step in (1, 3, 2):
+        with pytest.raises(KeyboardInterrupt):
+            train(path, spec, model=losing(step, exception=KeyboardInterrupt()))  # type: ignore[arg-type]
+    train(path, spec)
+    assert outcome(path) == outcome(expected)
+
+
+def test_how_often_a_run_is_saved_does_not_matter(tmp_path: Path) -> None:
+    found = []
+    for steps in (1, 50):
+        path = tmp_path / str(steps)
+        train(path, experiment(checkpoint_every={"steps": steps}))
+        found.append([row.train_loss for row in MetricsLog(RunDirectory(path)).read()])
+        found.append([read_weights(RunDirectory(path).last)[0]["0.weight"].tolist()])
+    assert found[0] == found[2]
+    assert found[1] == found[3]
+
+
+@pytest.mark.parametrize("step", [0, 5], ids=["row51-first", "row51-later"])
+def test_a_loss_that_is_not_a_number_ends_the_run(step: int, tmp_path: Path) -> None:
+    recorder = Recorder()
+    spec = experiment(checkpoint_every={"steps": 2}, evaluate_every={"steps": 100})
+    with pytest.raises(NonFiniteError) as caught:
+        train(tmp_path / "run", spec, model=losing(step), observer=recorder)
+    run = RunDirectory(tmp_path / "run")
+    newest = "none" if step == 0 else str(run.checkpoints / "step-000000004.safetensors")
+    assert str(caught.value) == (
+        f"the loss or the gradient of step {step + 1} is not finite (learning rate 0.05); "
+        f"the newest checkpoint is {newest}; lower the rate, warm up, or clip the gradient"
+    )
+    assert recorder.saves == [2, 4][: step // 2]
+    assert not run.best.exists()
+    assert not run.last.exists()
+
+
+@pytest.mark.parametrize("cause", ["rate", "gradient"], ids=["row51-lr-1e20", "row51-gradient"])
+def test_a_run_that_diverges_saves_nothing_bad(cause: str, tmp_path: Path) -> None:
+    model = small_net(norm=False)
+    model[4] = nn.ReLU()  # which, unlike tanh, lets large numbers grow
+    lr = 1e20 if cause == "rate" else 0.05
+    if cause == "gradient":
+        weight(model, 0).register_hook(lambda gradient: gradient * math.inf)
+    spec = experiment(
+        optimizer={"type": "sgd", "lr": lr},
+        checkpoint_every={"steps": 1},
+        evaluate_every={"steps": 1},
+    )
+    with pytest.raises(NonFiniteError, match=re.escape(f"(learning rate {lr:g})")):
+        train(tmp_path / "run", spec, model=model)
+    for path in (tmp_path / "run").rglob("*.safetensors"):
+        tensors = torch.cat([t.flatten().double() for t in read_tensors(path)[0].values()])
+        assert tensors.isfinite().all()
+
+
+def test_statistics_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    """row51: training never looks at them, so no loss shows them."""
+    model = small_net()
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(math.nan)
+    recorder = Recorder()
+    with pytest.raises(NonFiniteError, match=r"model/1\.running_mean"):
+        train(tmp_path / "run", experiment(), model=model, observer=recorder)
+    assert recorder.saves == []
+    assert [best for _, _, best in recorder.evaluations] == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+    ids=["row60-python", "row60-cuda", "row60-cpu", "row60-mps"],
+)
+def test_memory_that_runs_out_is_named(raised: Exception, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError) as caught:
+        train(tmp_path / "run", experiment(accumulate=2), model=losing(0, exception=raised))
+    assert str(caught.value) == (
+        "out of memory at 4 images at a time (batch_size 8, accumulate 2): "
+        "raise train.accumulate, or lower train.batch_size"
+    )
+
+
+def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"^mine$"):
+        train(tmp_path / "run", experiment(), model=losing(0, exception=RuntimeError("mine")))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    train(tmp_path / "run", experiment())
+    before = outcome(tmp_path / "run")
+    with pytest.raises(UsageError, match="already complete"):
+        train(tmp_path / "run", experiment())
+    assert outcome(tmp_path / "run") == before
+
+
+def test_a_recipe_is_needed(tmp_path: Path) -> None:
+    spec = experiment().model_copy(update={"train": None})
+    with pytest.raises(UsageError, match="needs `data` and `train`"):
+        train(tmp_path / "run", spec)
+
+
+def test_early_stop_needs_validation(tmp_path: Path) -> None:
+    spec = experiment(early_stop={"patience": 1})
+    with pytest.raises(UsageError, match="early_stop: it needs validation images"):
+        train(tmp_path / "run", spec, splits=small_splits(validation=False))
+
+
+def test_a_milestone_beyond_the_end_is_refused_before_training(tmp_path: Path) -> None:
+    spec = experiment(schedule={"type": "multistep", "milestones": [12], "unit": "steps"})
+    with pytest.raises(UsageError, match="12 is beyond the training's 12 steps"):
+        train(tmp_path / "run", spec)
+
+
+def test_progress_is_told_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks: Iterator[int] = iter(range(10_000))
+    monkeypatch.setattr(loop, "monotonic", lambda: next(ticks) / 8)
+    recorder = Recorder()
+    spec = experiment(steps=60, evaluate_every={"steps": 60}, optimizer={"type": "sgd", "lr": 0.1})
+    train(tmp_path / "run", spec, observer=recorder)
+    rows = MetricsLog(RunDirectory(tmp_path / "run")).read()
+    steps = [progress.step for progress in recorder.progress]
+    assert len(steps) >= 6
+    assert all(later - sooner >= 4 for sooner, later in pairwise(steps))
+    counted = zip(recorder.progress, [0, *steps], strict=False)
+    hits = sum(p.top1 * (p.step - before) * 8 for p, before in counted)
+    assert hits <= (rows[0].train_top1 or 0) * 480 + 1e-6
+    assert recorder.progress[0].lr == 0.1
+    assert recorder.progress[0].total_steps == 60
+
+
+def test_what_is_told_is_also_written_down(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", experiment(), stop=after(3))
+    train(tmp_path / "run", experiment())
+    lines = RunDirectory(tmp_path / "run").log.read_text().splitlines()
+    texts = [line.split(" ", 1)[1] for line in lines]
+    assert texts[0].startswith("from step 0 of 12 on ")
+    assert texts[1] == "step 3: saved step-000000003.safetensors"
+    assert texts[2].startswith("from step 3 of 12 on ")
+    assert texts[3].startswith("step 4: val.loss ")
+    assert texts[-1].startswith("finished after 12 steps and ")
+
+
+def test_training_goes_on_when_its_log_cannot_be_written(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.log.mkdir(parents=True)
+    recorder = Recorder()
+    train(tmp_path / "run", experiment(), observer=recorder)
+    assert [text for text in recorder.warnings if "train.log" in text] == recorder.warnings
+    assert len(recorder.warnings) == 1

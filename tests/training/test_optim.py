@@ -1,0 +1,109 @@
+"""Parameter groups, and an optimizer's state by parameter name."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from resnet_builder.training.optim import build_optimizer, optimizer_state, restore_optimizer
+from tests.training.recipes import images, recipe, small_net, weight
+
+SGD = {"type": "sgd", "lr": 0.1, "weight_decay": 0.01}
+ADAMW = {"type": "adamw", "lr": 0.1}
+
+
+def optimizer_for(
+    model: nn.Module, spec: dict[str, Any], *, spare: bool = False, fused: bool = True
+) -> Optimizer:
+    train = recipe(optimizer=spec)
+    return build_optimizer(model, train.optimizer, spare_norm_and_bias=spare, fused=fused)
+
+
+def decays(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        names[parameter]: group["weight_decay"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def take_steps(model: nn.Module, optimizer: Optimizer, count: int, seed: int = 0) -> None:
+    for step in range(count):
+        optimizer.zero_grad()
+        model(images(4, seed=seed + step)).square().mean().backward()
+        optimizer.step()
+
+
+def test_every_parameter_decays_unless_spared() -> None:
+    model = small_net()
+    assert set(decays(model, optimizer_for(model, SGD)).values()) == {0.01}
+    assert len(decays(model, optimizer_for(model, SGD))) == len(list(model.parameters()))
+
+
+def test_norms_and_biases_are_spared() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm([4, 6, 6])
+    )
+    assert decays(model, optimizer_for(model, SGD, spare=True)) == {
+        "0.weight": 0.01,
+        "0.bias": 0.0,
+        "1.weight": 0.0,
+        "1.bias": 0.0,
+        "2.weight": 0.0,
+        "2.bias": 0.0,
+        "3.weight": 0.0,
+        "3.bias": 0.0,
+    }
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = small_net()
+    model[0].requires_grad_(False)
+    assert "0.weight" not in decays(model, optimizer_for(model, SGD))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    ("spec", "names"), [(SGD, {"momentum_buffer"}), (ADAMW, {"exp_avg", "exp_avg_sq", "step"})]
+)
+def test_state_is_named_by_parameter(spec: Any, names: set[str], fused: bool) -> None:
+    model = small_net()
+    optimizer = optimizer_for(model, spec, fused=fused)
+    assert optimizer_state(optimizer, model) == {}
+
+    take_steps(model, optimizer, 1)
+
+    parameters = [name for name, _ in model.named_parameters()]
+    expected = {f"{parameter}/{name}" for parameter in parameters for name in names}
+    assert optimizer_state(optimizer, model).keys() == expected
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("spec", [SGD, ADAMW])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_restored_optimizer_goes_on_to_the_same_bits(
+    spec: Any, fused: bool, layout: torch.memory_format
+) -> None:
+    model = small_net()
+    model.to(memory_format=layout)
+    optimizer = optimizer_for(model, spec, spare=True, fused=fused)
+    take_steps(model, optimizer, 3)
+    saved = {k: v.clone().contiguous() for k, v in optimizer_state(optimizer, model).items()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    take_steps(model, optimizer, 3, seed=10)
+
+    other = small_net(seed=9)
+    other.to(memory_format=layout)
+    other.load_state_dict(weights)
+    restored = optimizer_for(other, spec, spare=True, fused=fused)
+    restore_optimizer(restored, other, saved)
+    take_steps(other, restored, 3, seed=10)
+
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor), name
+    convolution = weight(other, 3)
+    for value in restored.state[convolution].values():
+        assert value.ndim == 0 or value.stride() == convolution.stride()

@@ -1,0 +1,89 @@
+"""A run that was interrupted, wherever and however often, ends in the bits of one that was not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from resnet_builder.errors import Stopped
+from resnet_builder.spec.schema import Spec
+from tests.training.runs import after, experiment, outcome, train
+
+EVERYTHING: dict[str, Any] = {
+    "optimizer": {"type": "sgd", "lr": 0.1, "nesterov": True, "weight_decay": 1e-3},
+    "schedule": {"type": "cosine", "warmup": {"steps": 3}},
+    "loss": {"label_smoothing": 0.1},
+    "ema": {"decay": 0.9, "every": 2},
+    "clip_norm": 1.0,
+    "accumulate": 2,
+    "spare_norm_and_bias": True,
+    "evaluate_every": {"steps": 5},
+    "augment": [{"type": "mixup", "alpha": 0.4}],
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "everything": EVERYTHING,
+    "adamw": {
+        "optimizer": {"type": "adamw", "lr": 0.01},
+        "schedule": {"type": "one_cycle"},
+        "evaluate_every": {"steps": 3},
+        "augment": [{"type": "random_crop", "padding": 1}],
+    },
+    "early_stop": {
+        "optimizer": {"type": "sgd", "lr": 0.5},
+        "evaluate_every": {"steps": 1},
+        "early_stop": {"patience": 3},
+    },
+}
+
+
+def interrupted(path: Path, spec: Spec, polls: int) -> bool:
+    """Train until ``stop`` was asked so often; return whether the run is complete."""
+    try:
+        train(path, spec, extra=[nn.Dropout(0.3)], stop=after(polls))
+    except Stopped:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module", params=RECIPES, ids=list(RECIPES))
+def uninterrupted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Spec, dict[str, Any], int]:
+    """Return a spec, its outcome without interruption, and how often ``stop`` is asked."""
+    spec = experiment(**RECIPES[request.param])
+    path = tmp_path_factory.mktemp("uninterrupted") / "run"
+    asked = 0
+
+    def count() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    train(path, spec, extra=[nn.Dropout(0.3)], stop=count)
+    return spec, outcome(path), asked
+
+
+def test_resumed_from_any_step_equals_uninterrupted(
+    uninterrupted: tuple[Spec, dict[str, Any], int], tmp_path: Path
+) -> None:
+    spec, expected, asked = uninterrupted
+    for polls in range(asked):
+        path = tmp_path / str(polls)
+        assert not interrupted(path, spec, polls)
+        assert interrupted(path, spec, 10_000)
+        assert outcome(path) == expected, f"stopped at poll {polls}"
+
+
+def test_resumed_again_and_again_equals_uninterrupted(
+    uninterrupted: tuple[Spec, dict[str, Any], int], tmp_path: Path
+) -> None:
+    """Each process is given so little time that it just gets through an evaluation."""
+    spec, expected, _ = uninterrupted
+    path = tmp_path / "run"
+    processes = 1
+    while not interrupted(path, spec, 5):
+        processes += 1
+        assert processes < 100
+    assert processes > 2
+    assert outcome(path) == expected

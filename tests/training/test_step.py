@@ -1,0 +1,290 @@
+"""Twenty steps are what a plain PyTorch loop, written here a second time, makes of them."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_builder.data.contract import Batch
+from resnet_builder.spec.schema import TrainSpec
+from resnet_builder.training.ema import Ema
+from resnet_builder.training.losses import make_loss
+from resnet_builder.training.optim import build_optimizer
+from resnet_builder.training.schedule import make_schedule
+from resnet_builder.training.step import Learner
+from tests.training.recipes import batch, recipe, small_net, weight
+
+STEPS = 20
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"type": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 1e-2},
+    "momentum": {"type": "sgd", "lr": 0.1, "weight_decay": 1e-2},
+    "nesterov": {"type": "sgd", "lr": 0.1, "nesterov": True},
+    # With a tiny eps, a gradient that is all rounding error moves a weight as far as any other.
+    "adamw": {
+        "type": "adamw",
+        "lr": 0.01,
+        "betas": (0.8, 0.95),
+        "eps": 1e-3,
+        "weight_decay": 0.1,
+    },
+}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "constant": {"type": "constant"},
+    "multistep": {"type": "multistep", "milestones": [6, 12]},
+    "cosine": {"type": "cosine"},
+    "linear": {"type": "linear", "end": 0.001},
+    "one_cycle": {"type": "one_cycle"},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "warm-up": {"warmup": {"steps": 5, "start": 0.001}},
+    "EMA": {"ema": {"decay": 0.8, "every": 3}},
+    "clipping": {"clip_norm": 0.5},
+    "smoothing": {"loss": {"label_smoothing": 0.1}},
+    "accumulation": {"accumulate": 4},
+    "sparing": {"spare_norm_and_bias": True},
+    "mixed": {},
+}
+
+
+def learner(model: nn.Module, train: TrainSpec, **how: Any) -> Learner:
+    """Put a recipe's parts together."""
+    fused = how.pop("fused", True)
+    optimizer = build_optimizer(
+        model, train.optimizer, spare_norm_and_bias=train.spare_norm_and_bias, fused=fused
+    )
+    return Learner(
+        model,
+        how.pop("forward", model),
+        make_loss(train.loss),
+        optimizer,
+        make_schedule(train, 5),
+        seed=train.seed,
+        accumulate=train.accumulate,
+        clip_norm=train.clip_norm,
+        fused=fused,
+        **how,
+    )
+
+
+def ours(model: nn.Module, train: TrainSpec, batches: list[Batch]) -> nn.Module:
+    """Train, and return the network to evaluate."""
+    learn = learner(model, train)
+    ema = None if train.ema is None else Ema(model, train.ema)
+    for step, one in enumerate(batches):
+        learn(step, one)
+        if ema is not None:
+            ema.update(step + 1)
+    return model if ema is None else ema.model
+
+
+def reference(model: nn.Module, train: TrainSpec, batches: list[Batch]) -> nn.Module:
+    """Train in PyTorch's plainest terms."""
+    smoothing = nn.CrossEntropyLoss(label_smoothing=train.loss.label_smoothing)
+    optimizer = reference_optimizer(model, train)
+    average = copy.deepcopy(model)
+    for step, one in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = reference_rate(train, step)
+        optimizer.zero_grad()
+        smoothing(model(one.images), one.targets).backward()
+        if train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+        optimizer.step()
+        if train.ema is not None and (step + 1) % train.ema.every == 0:
+            for old, new in zip(
+                average.state_dict().values(), model.state_dict().values(), strict=True
+            ):
+                decayed = train.ema.decay * old + (1 - train.ema.decay) * new
+                old.copy_(decayed if new.is_floating_point() else new)
+    return model if train.ema is None else average
+
+
+def reference_optimizer(model: nn.Module, train: TrainSpec) -> torch.optim.Optimizer:
+    options = train.optimizer.model_dump(exclude={"type"})
+    kind: Callable[..., torch.optim.Optimizer] = (
+        torch.optim.SGD if train.optimizer.type == "sgd" else torch.optim.AdamW
+    )
+    if not train.spare_norm_and_bias:
+        return kind(model.parameters(), **options, fused=False, foreach=False)
+    named = list(model.named_parameters())
+    weights = [p for name, p in named if name in {"0.weight", "3.weight", "6.weight"}]
+    others = [p for name, p in named if name in {"1.weight", "1.bias", "3.bias", "6.bias"}]
+    assert len(weights) + len(others) == len(named)
+    groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+    return kind(groups, **options, fused=False, foreach=False)
+
+
+def reference_rate(train: TrainSpec, step: int) -> float:
+    """Compute a rate of :data:`SCHEDULES` in the fewest words."""
+    lr, warmup = train.optimizer.lr, getattr(train.schedule, "warmup", None)
+    wait = 0 if warmup is None else 5
+    if step < wait:
+        return 0.001 + (lr - 0.001) * step / 5
+    progress = (step - wait) / (STEPS - 1 - wait)
+    top = 0.3 * STEPS - 1
+    return {
+        "constant": lr,
+        "multistep": lr * (1.0 if step < 6 else 0.1 if step < 12 else 0.01),
+        "cosine": lr * (1 + math.cos(math.pi * progress)) / 2,
+        "linear": lr + (0.001 - lr) * progress,
+        "one_cycle": half_cosine(lr / 25, lr, step / top)
+        if step <= top
+        else half_cosine(lr, lr / 25e4, (step - top) / (19 - top)),
+    }[train.schedule.type]
+
+
+def half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def made(optimizer: str, schedule: str, variant: str) -> TrainSpec:
+    changes = dict(VARIANTS[variant])
+    warmup = {"warmup": changes.pop("warmup")} if "warmup" in changes else {}
+    decay = {"weight_decay": 0.01} if variant == "sparing" else {}
+    return recipe(
+        steps=STEPS,
+        optimizer={**OPTIMIZERS[optimizer], **decay},
+        schedule={**SCHEDULES[schedule], **warmup},
+        **changes,
+    )
+
+
+CASES = [
+    (optimizer, schedule, variant)
+    for optimizer in OPTIMIZERS
+    for schedule in SCHEDULES
+    for variant in VARIANTS
+    if not (schedule == "one_cycle" and variant == "warm-up")
+]
+
+
+@pytest.mark.parametrize(("optimizer", "schedule", "variant"), CASES)
+def test_twenty_steps_equal_a_plain_loop(optimizer: str, schedule: str, variant: str) -> None:
+    train = made(optimizer, schedule, variant)
+    # Parts of a batch see their own batch statistics: only without them is it the whole's.
+    norm = variant != "accumulation"
+    batches = [batch(step, mixed=variant == "mixed") for step in range(STEPS)]
+
+    expected = reference(small_net(norm=norm), train, batches).state_dict()
+    found = ours(small_net(norm=norm), train, batches).state_dict()
+
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_momentum_survives_a_milestone() -> None:
+    """KellerJordan makes a new optimizer at each rate (reference.md 4.1, 16)."""
+    train = recipe(schedule={"type": "multistep", "milestones": [3], "gamma": 1e-9})
+    model = small_net()
+    optimizer = build_optimizer(model, train.optimizer, spare_norm_and_bias=False, fused=True)
+    learn = Learner(model, model, make_loss(train.loss), optimizer, make_schedule(train, 5), seed=0)
+    parameter = weight(model, 0)
+    for step in range(3):
+        learn(step, batch(step))
+    before = optimizer.state[parameter]["momentum_buffer"].clone()
+
+    learn(3, batch(3))
+
+    assert parameter.grad is not None
+    expected = 0.9 * before + parameter.grad
+    torch.testing.assert_close(optimizer.state[parameter]["momentum_buffer"], expected)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_bad_step_and_those_after_it_change_no_weight(
+    fused: bool, optimizer: str, bad: float, first: int
+) -> None:
+    model = small_net()
+    learn = learner(model, recipe(optimizer=OPTIMIZERS[optimizer]), fused=fused)
+    for step in range(first):
+        learn(step, batch(step))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+
+    spoilt = batch(first)
+    spoilt.images[3, 0, 0, 0] = bad
+    rows = [learn(first, spoilt), learn(first + 1, batch(first + 1))]
+
+    assert [row[2].item() for row in rows] == [1, 1]
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_a_gradient_without_a_finite_norm_is_bad() -> None:
+    model = small_net()
+    weight(model, 0).register_hook(lambda gradient: gradient * math.inf)
+    before = weight(model, 0).detach().clone()
+
+    loss, _, failed = learner(model, recipe())(0, batch(0)).tolist()
+
+    assert math.isfinite(loss)
+    assert failed == 1
+    assert torch.equal(weight(model, 0), before)
+
+
+def test_a_step_reports_its_loss_and_hits() -> None:
+    model = small_net()
+    one = batch(0)
+    with torch.no_grad():
+        logits = copy.deepcopy(model)(one.images)
+    expected = nn.functional.cross_entropy(logits, one.targets)
+    hits = (logits.argmax(1) == one.targets).sum()
+
+    row = learner(model, recipe())(0, one)
+
+    torch.testing.assert_close(row, torch.stack((expected, hits, torch.tensor(0.0))))
+
+
+def test_parts_report_the_whole_batchs_loss_and_hits() -> None:
+    whole = learner(small_net(norm=False), recipe())(0, batch(0, mixed=True))
+    parts = learner(small_net(norm=False), recipe(accumulate=4))(0, batch(0, mixed=True))
+    torch.testing.assert_close(parts, whole)
+
+
+def test_bf16_computes_the_network_but_not_the_loss_in_bf16() -> None:
+    dtypes: list[torch.dtype] = []
+    model = small_net()
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(images)
+        dtypes.append(logits.dtype)
+        return logits
+
+    row = learner(model, recipe(), forward=forward, bf16=True)(0, batch(0))
+
+    assert dtypes == [torch.bfloat16]
+    assert row.dtype == torch.float32
+    gradient = weight(model, 0).grad
+    assert gradient is not None
+    assert gradient.dtype == torch.float32
+
+
+def test_the_rate_is_set_before_each_update() -> None:
+    train = recipe(schedule={"type": "linear"})
+    model = small_net()
+    optimizer = build_optimizer(model, train.optimizer, spare_norm_and_bias=False, fused=True)
+    schedule = make_schedule(train, 5)
+    learn = Learner(model, model, make_loss(train.loss), optimizer, schedule, seed=0)
+    for step in (0, 19, 7):
+        learn(step, batch(step))
+        assert optimizer.param_groups[0]["lr"] == schedule(step)
+
+
+def test_a_networks_randomness_is_decided_by_the_step() -> None:
+    drawn: list[torch.Tensor] = []
+    model = small_net(nn.Dropout(0.5))
+    model[6].register_forward_hook(lambda module, inputs, output: drawn.append(output == 0))
+    learn = learner(model, recipe(accumulate=2))
+    for step in (4, 5, 4):
+        learn(step, batch(0))
+    assert torch.equal(drawn[0], drawn[4])
+    assert torch.equal(drawn[1], drawn[5])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
