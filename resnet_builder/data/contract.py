@@ -55,13 +55,16 @@ class ImageSource(Protocol):
     def __len__(self) -> int:
         """Return the number of images, N."""
 
+    def take(self, indices: Tensor) -> "ImageSource":
+        """Return a source of these images alone, in this order."""
+
     def read(self, batches: Iterable[Tensor], crop: "SampleCrop | None" = None) -> Iterator[Tensor]:
         """Yield the images of each batch of indices.
 
         Args:
             batches: ``(B,)`` int64 indices into this split; consumed lazily, in order.
-            crop: A random crop to take of each picture instead of what preprocessing would cut,
-                where pictures are larger than what the model is fed.
+            crop: A random crop to take of each picture. Where pictures are streamed, it is taken
+                of the whole picture, instead of what preprocessing would cut.
 
         Yields:
             ``(B, C, H, W)`` uint8.
@@ -139,12 +142,14 @@ class Batch:
         num_classes: K.
         fill: ``(C,)`` float32: the images' mean, in the units of ``images``: what is neither
             dark nor bright, to fill holes with.
+        black: ``(C,)`` float32: black, in the units of ``images``.
     """
 
     images: Tensor
     targets: Tensor
     num_classes: int
     fill: Tensor
+    black: Tensor
 
 
 class Draws(Protocol):

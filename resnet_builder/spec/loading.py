@@ -169,12 +169,9 @@ _Sections = create_model(
 
 def _sections(data: dict[str, Any], wrong: set[str]) -> dict[str, Any]:
     """Return the sections that nothing is wrong with, and null for the others."""
-    sections = _Sections.model_validate({k: v for k, v in data.items() if k not in wrong})
-    return {
-        key: None if key in wrong else getattr(sections, key)
-        for key in Spec.model_fields
-        if key != "version"
-    }
+    keys = Spec.model_fields.keys() - {"version"}
+    sections = _Sections.model_validate({key: data.get(key) for key in keys - wrong})
+    return {key: None if key in wrong else getattr(sections, key) for key in keys}
 
 
 def _section(problem: Problem) -> str:

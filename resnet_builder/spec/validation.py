@@ -155,9 +155,9 @@ def _is_consequence(one: _Found) -> bool:
 def _without_renamed(problems: Sequence[Problem]) -> list[Problem]:
     """Leave out keys that are missing because they are misspelt."""
     renamed = {
-        _sibling(problem.path, problem.suggestion)
+        _renamed(problem)
         for problem in problems
-        if problem.code in {"unknown-key", "unknown-option"} and problem.suggestion
+        if problem.code in {"unknown-key", "unknown-option"}
     }
     return [
         problem
@@ -166,8 +166,12 @@ def _without_renamed(problems: Sequence[Problem]) -> list[Problem]:
     ]
 
 
-def _sibling(path: str, key: str) -> str:
-    parent = path.rpartition(".")[0]
+def _renamed(problem: Problem) -> str | None:
+    """Return the path that a misspelt key should have had; none, if it belongs elsewhere."""
+    parent = problem.path.rpartition(".")[0]
+    key = (problem.suggestion or ".").partition(":")[0]
+    if "." in key:
+        return None
     return f"{parent}.{key}" if parent else key
 
 

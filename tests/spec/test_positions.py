@@ -99,11 +99,17 @@ def test_problems_are_ordered_as_their_places_are() -> None:
     assert [found.index(one) for one in positions.ordered(found)] == [4, 3, 1, 0, 2]
 
 
-def test_arguments_keep_their_order() -> None:
+def test_arguments_are_ordered_as_they_were_given() -> None:
+    sources = [Source("--set", text, has_lines=False) for text in ("b=1", "a=1", "c=1")]
+    positions = Positions(node_from_mapping({}).root, sources)
     found = [
-        Problem("shape", "", text, file="--set", col=col) for text, col in [("b", 9), ("a", 1)]
+        source.place(0, column).problem("shape", "") for source in sources for column in (2, 0)
     ]
-    assert [one.message for one in Positions(node_from_mapping({}).root).ordered(found)] == [
-        "b",
-        "a",
+    assert [(one.snippet, one.col) for one in positions.ordered(reversed(found))] == [
+        ("b=1", 1),
+        ("b=1", 3),
+        ("a=1", 1),
+        ("a=1", 3),
+        ("c=1", 1),
+        ("c=1", 3),
     ]

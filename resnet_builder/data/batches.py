@@ -1,0 +1,102 @@
+"""From a split to batches: the order of training, and every image once for evaluation."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from resnet_builder.data.contract import Batch, ImageSource
+from resnet_builder.data.hashing import permutation
+from resnet_builder.data.pipeline import Pipeline, normalise
+from resnet_builder.errors import DataError
+
+
+class TrainBatches:
+    """Training batches by step: batch ``step`` is the same however it is reached.
+
+    An epoch is as many full batches as the split has; the images left over, fewer than a batch,
+    are others in each epoch.
+
+    Args:
+        source: The training images.
+        batch_size: Images in every batch.
+        seed: The recipe's.
+        pipeline: Augments and normalises.
+        device: Where the batches are wanted.
+
+    Raises:
+        DataError: There are fewer images than a batch has.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        batch_size: int,
+        seed: int,
+        pipeline: Pipeline,
+        device: torch.device,
+    ) -> None:
+        if len(source) < batch_size:
+            raise DataError(
+                f"{len(source):,} training images are fewer than one batch of {batch_size:,}; "
+                "lower train.batch_size"
+            )
+        self.steps_per_epoch = len(source) // batch_size
+        self._source = source
+        self._batch_size = batch_size
+        self._seed = seed
+        self._pipeline = pipeline
+        self._device = device
+
+    def starting_at(self, step: int) -> Iterator[Batch]:
+        """Yield the batches of this step and those after it, for ever.
+
+        Args:
+            step: Of the whole training, counted from 0.
+        """
+        epoch, first = divmod(step, self.steps_per_epoch)
+        while True:
+            yield from self._epoch(epoch, first)
+            epoch, first = epoch + 1, 0
+
+    def _epoch(self, epoch: int, first: int) -> Iterator[Batch]:
+        size = self._batch_size
+        order = permutation(self._seed, epoch, len(self._source))
+        batches = order[first * size : self.steps_per_epoch * size].split(size)
+        read = self._source.read(batches, self._pipeline.crop(epoch))
+        for number, (images, samples) in enumerate(zip(read, batches, strict=True)):
+            yield self._pipeline(
+                images.to(self._device, non_blocking=True),
+                self._source.labels[samples].to(self._device, non_blocking=True),
+                samples,
+                epoch=epoch,
+                step=epoch * self.steps_per_epoch + first + number,
+            )
+
+
+def evaluation_batches(
+    source: ImageSource,
+    *,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every image of a split once, in order, without augmentation.
+
+    Args:
+        source: The images.
+        batch_size: Images in every batch but the last, which may have fewer.
+        mean: Of each channel, in units where white is 1.
+        std: Of each channel, in units where white is 1.
+        device: Where the batches are wanted.
+
+    Yields:
+        ``(B, C, H, W)`` float32 normalised images and ``(B,)`` int64 labels.
+    """
+    means, deviations = (torch.tensor(values, device=device) for values in (mean, std))
+    batches = torch.arange(len(source)).split(batch_size)
+    for images, indices in zip(source.read(batches), batches, strict=True):
+        labels = source.labels[indices].to(device)
+        yield normalise(images.to(device), means, deviations), labels

@@ -1,0 +1,150 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from their binary archives: no pickle is read."""
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resnet_builder.data.contract import DATASETS, Facts, Loaded, Surroundings
+from resnet_builder.data.download import Archive, fetch
+from resnet_builder.data.memory import MemorySource, preprocessed
+from resnet_builder.errors import DataError
+
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one of the two archives is laid out.
+
+    Attributes:
+        archive: The published file.
+        folder: Its one folder.
+        train: Files of training images.
+        test: Files of test images.
+        names: File of class names.
+        label_bytes: Bytes before an image's pixels; the last one is its label.
+        num_classes: Number of classes.
+    """
+
+    archive: Archive
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    names: str
+    label_bytes: int
+    num_classes: int
+
+
+CIFAR10 = Layout(
+    archive=Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "c32a1d4ab5d03f1284b67883e8d87530",
+    ),
+    folder="cifar-10-batches-bin",
+    train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    test=("test_batch.bin",),
+    names="batches.meta.txt",
+    label_bytes=1,
+    num_classes=10,
+)
+
+CIFAR100 = Layout(
+    archive=Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        "03b5dce01913d631647c71ecec9e9cb8",
+    ),
+    folder="cifar-100-binary",
+    train=("train.bin",),
+    test=("test.bin",),
+    names="fine_label_names.txt",
+    label_bytes=2,
+    num_classes=100,
+)
+
+
+@DATASETS.register("cifar10")
+class Cifar10:
+    """60,000 colour images of 32x32 pixels in 10 classes, 10,000 of them for the test."""
+
+    layout = CIFAR10
+    facts = Facts(num_classes=10, channels=3, image_size=SIDE, own_validation=False)
+
+    def load(self, surroundings: Surroundings) -> Loaded:
+        """Read the folder, or the archive, which is downloaded if neither is there.
+
+        Raises:
+            DataError: It is missing, broken or not the published one.
+        """
+        return _load(self.layout, surroundings)
+
+
+@DATASETS.register("cifar100")
+class Cifar100(Cifar10):
+    """60,000 colour images of 32x32 pixels in 100 classes, 10,000 of them for the test."""
+
+    layout = CIFAR100
+    facts = Facts(num_classes=100, channels=3, image_size=SIDE, own_validation=False)
+
+
+def _load(layout: Layout, surroundings: Surroundings) -> Loaded:
+    digest = hashlib.sha256()
+    files = dict(_contents(layout, surroundings))
+    for name in sorted(files):
+        digest.update(files[name])
+    classes = tuple(files[layout.names].decode("utf-8").split())
+    if len(classes) != layout.num_classes:
+        raise DataError(f"{layout.names} names {len(classes)} classes, not {layout.num_classes}")
+    sources = []
+    for split in (layout.train, layout.test):
+        images, labels = _parse(b"".join(files[name] for name in split), layout, split[0])
+        sources.append(MemorySource(preprocessed(images, surroundings.preprocess), labels))
+    return Loaded(sources[0], None, sources[1], classes, digest.hexdigest())
+
+
+def _contents(layout: Layout, surroundings: Surroundings) -> Iterator[tuple[str, bytes]]:
+    """Yield the files' bytes, from the folder if it is there, else from the archive."""
+    wanted = (*layout.train, *layout.test, layout.names)
+    folder = surroundings.data_dir / layout.folder
+    if folder.is_dir():
+        for name in wanted:
+            yield name, _read(folder / name)
+        return
+    path = fetch(
+        layout.archive,
+        surroundings.data_dir,
+        stop=surroundings.stop,
+        report=surroundings.report,
+    )
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for name in wanted:
+                member = archive.extractfile(f"{layout.folder}/{name}")
+                if member is None:
+                    raise DataError(f"{path}: {name} in it is not a file")
+                yield name, member.read()
+    except (tarfile.TarError, KeyError, EOFError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def _parse(content: bytes, layout: Layout, name: str) -> tuple[Tensor, Tensor]:
+    """Split records of labels and pixels; each colour's plane is in row-major order."""
+    record = layout.label_bytes + PIXELS
+    if not content or len(content) % record:
+        raise DataError(f"{name}: {len(content):,} bytes are not records of {record:,}")
+    records = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(-1, record)
+    labels = records[:, layout.label_bytes - 1].to(torch.int64)
+    pixels = records[:, layout.label_bytes :].reshape(-1, 3, SIDE, SIDE).contiguous()
+    return pixels, labels

@@ -1,0 +1,101 @@
+"""Fashion-MNIST (Xiao et al. 2017), from its four compressed IDX files."""
+
+import gzip
+import hashlib
+import struct
+import zlib
+
+import torch
+from torch import Tensor
+
+from resnet_builder.data.contract import DATASETS, Facts, Loaded, Surroundings
+from resnet_builder.data.download import Archive, fetch
+from resnet_builder.data.memory import MemorySource, preprocessed
+from resnet_builder.errors import DataError
+
+_MIRROR = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
+
+ARCHIVES = {
+    "train-images": Archive(
+        f"{_MIRROR}/train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"
+    ),
+    "train-labels": Archive(
+        f"{_MIRROR}/train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"
+    ),
+    "t10k-images": Archive(
+        f"{_MIRROR}/t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"
+    ),
+    "t10k-labels": Archive(
+        f"{_MIRROR}/t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"
+    ),
+}
+
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+_UNSIGNED_BYTES = 8  # the IDX format's code for its elements' type
+
+
+@DATASETS.register("fashion_mnist")
+class FashionMnist:
+    """70,000 grey images of 28x28 pixels in 10 classes of clothing, 10,000 of them for the test."""
+
+    facts = Facts(num_classes=10, channels=1, image_size=28, own_validation=False)
+
+    def load(self, surroundings: Surroundings) -> Loaded:
+        """Read the four files, downloading those that are not there.
+
+        Raises:
+            DataError: One is missing, broken or not the published one.
+        """
+        digest = hashlib.sha256()
+        tensors = {}
+        for name, archive in ARCHIVES.items():
+            content = _content(archive, surroundings)
+            digest.update(content)
+            tensors[name] = _parse_idx(content, archive.name)
+        sources = []
+        for split in ("train", "t10k"):
+            images, labels = tensors[f"{split}-images"], tensors[f"{split}-labels"]
+            if len(images) != len(labels):
+                raise DataError(f"fashion_mnist: {len(images)} images, {len(labels)} labels")
+            ready = preprocessed(images[:, None], surroundings.preprocess)
+            sources.append(MemorySource(ready, labels.to(torch.int64)))
+        return Loaded(sources[0], None, sources[1], CLASSES, digest.hexdigest())
+
+
+def _content(archive: Archive, surroundings: Surroundings) -> bytes:
+    """Return a file's bytes, uncompressed."""
+    folder = surroundings.data_dir / "fashion_mnist"
+    plain = folder / archive.name.removesuffix(".gz")
+    if plain.is_file():
+        return plain.read_bytes()
+    path = fetch(archive, folder, stop=surroundings.stop, report=surroundings.report)
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _parse_idx(content: bytes, name: str) -> Tensor:
+    """Read an IDX file: two zero bytes, a type, the number of sides, the sides, the elements."""
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTES:
+        raise DataError(f"{name} is not an IDX file of bytes")
+    start = 4 + 4 * content[3]
+    if len(content) < start:
+        raise DataError(f"{name} ends in its header")
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    elements = torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8)
+    if elements.numel() != torch.Size(shape).numel():
+        raise DataError(f"{name} has {elements.numel():,} elements, its header says {shape}")
+    return elements.view(*shape)

@@ -1,0 +1,252 @@
+"""The splits that an experiment trains, chooses and reports on."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resnet_builder.data.contract import (
+    DATASETS,
+    ImageSource,
+    Loaded,
+    Report,
+    Stop,
+    Surroundings,
+    never,
+    silent,
+)
+from resnet_builder.data.hashing import mix, tag
+from resnet_builder.data.pipeline import WHITE
+from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.errors import DataError, SpecError, Stopped
+from resnet_builder.problems import Problem
+from resnet_builder.spec.schema import DataSpec, Normalize, Spec
+
+DATA_VARIABLE = "RESNET_BUILDER_DATA"
+
+STATISTICS_IMAGES = 10_000
+"""Pictures that are streamed are not all read for their mean: this many, evenly spaced, are."""
+
+_CHUNK = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """What an experiment trains, chooses and reports on.
+
+    Attributes:
+        train: Training images.
+        validation: What the best weights are chosen on, if anything.
+        test: What is reported, if there is any.
+        classes: Class names; a label is an index into them.
+        mean: Of each channel of the training images, in units where white is 1.
+        std: Standard deviation of each channel over all their pixels, in the same units.
+        fingerprint: A digest that changes when any image, label or class does.
+        validation_indices: Which of the data set's training images were set aside.
+        notices: What a user should know, one line each.
+    """
+
+    train: ImageSource
+    validation: ImageSource | None
+    test: ImageSource | None
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    validation_indices: tuple[int, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+def load_splits(
+    spec: Spec, *, data_dir: Path | None = None, stop: Stop = never, report: Report = silent
+) -> Splits:
+    """Read a spec's data set and divide it.
+
+    Args:
+        spec: The experiment, resolved, with data.
+        data_dir: Where data sets live; by default ``$RESNET_BUILDER_DATA``, else the user's
+            cache folder.
+        stop: Polled in every loop.
+        report: Told of downloads and scans.
+
+    Raises:
+        DataError: The data set is missing, broken or too small.
+        SpecError: It is not what the network is for.
+        Stopped: ``stop`` became true.
+    """
+    assert spec.data is not None, "the spec has data"
+    data = spec.data
+    dataset = DATASETS.get(data.dataset.type)(**data.dataset.options)
+    preprocess = Preprocessing(data.preprocess)
+    folder = data_dir or default_data_dir()
+    loaded = dataset.load(Surroundings(folder, preprocess, stop, report))
+    _refuse_other_classes(spec, loaded)
+    train, validation, indices = _divide(loaded, data)
+    _refuse_other_images(spec, train)
+    mean, std = _statistics(train, data, stop)
+    return Splits(
+        train=train,
+        validation=validation,
+        test=loaded.test,
+        classes=loaded.classes,
+        mean=mean,
+        std=std,
+        fingerprint=loaded.fingerprint,
+        validation_indices=indices,
+        notices=loaded.notices,
+    )
+
+
+def default_data_dir() -> Path:
+    """Return ``$RESNET_BUILDER_DATA``, else this program's folder in the user's cache."""
+    if given := os.environ.get(DATA_VARIABLE):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "resnet-builder"
+
+
+def _divide(
+    loaded: Loaded, data: DataSpec
+) -> tuple[ImageSource, ImageSource | None, tuple[int, ...]]:
+    """Set the validation images aside.
+
+    Raises:
+        SpecError: The data set brings its own, or training images are asked for more than once.
+    """
+    if data.validation == 0:
+        return loaded.train, loaded.validation, ()
+    if loaded.validation is not None:
+        raise _spec_error(
+            "exclusive",
+            "data.validation",
+            f"{data.dataset.type} has validation images of its own; set it to 0",
+        )
+    count = len(loaded.train)
+    amount = data.validation if isinstance(data.validation, int) else round(data.validation * count)
+    if not len(loaded.classes) <= amount < count:
+        raise DataError(
+            f"data.validation: {amount:,} of {count:,} training images cannot be set aside; at "
+            f"least one for each of the {len(loaded.classes)} classes, and not all, must be"
+        )
+    aside = stratified(loaded.train.labels, amount, data.split_seed)
+    kept = torch.ones(count, dtype=torch.bool).index_fill(0, aside, value=False).nonzero()[:, 0]
+    return loaded.train.take(kept), loaded.train.take(aside), tuple(aside.tolist())
+
+
+def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
+    """Choose images so that every class has its share.
+
+    Args:
+        labels: ``(N,)`` int64.
+        amount: How many to choose.
+        seed: Chooses them.
+
+    Returns:
+        ``(amount,)`` int64 indices, ascending.
+    """
+    from sklearn.model_selection import train_test_split
+
+    try:
+        _, chosen = train_test_split(
+            range(len(labels)),
+            test_size=amount,
+            stratify=labels.numpy(),
+            random_state=mix(seed, tag("split")) & 0xFFFFFFFF,
+        )
+    except ValueError as error:
+        raise DataError(f"data.validation: {error}") from error
+    return torch.tensor(sorted(chosen))
+
+
+def _refuse_other_classes(spec: Spec, loaded: Loaded) -> None:
+    wanted, found = spec.model.num_classes, len(loaded.classes)
+    if found != wanted:
+        raise _spec_error(
+            "mismatch",
+            "model.num_classes",
+            f"the network is for {wanted} classes, the data has {found}",
+        )
+    for source in (loaded.train, loaded.validation, loaded.test):
+        if source is None:
+            continue
+        wrong = ((source.labels < 0) | (source.labels >= found)).nonzero()[:, 0]
+        if len(wrong):
+            index = int(wrong[0])
+            label = int(source.labels[index])
+            raise DataError(f"image {index} has label {label}, beyond the {found} classes")
+
+
+def _refuse_other_images(spec: Spec, train: ImageSource) -> None:
+    if not len(train):
+        raise DataError("there are no training images")
+    images = next(iter(train.read([torch.tensor([0])])))
+    channels, height, width = images.shape[1:]
+    if channels != spec.model.in_channels:
+        raise _spec_error(
+            "mismatch",
+            "model.in_channels",
+            f"the network takes {spec.model.in_channels} channels, the images have {channels}",
+        )
+    if (height, width) != (spec.model.image_size,) * 2:
+        raise _spec_error(
+            "mismatch",
+            "model.image_size",
+            f"the network is for images of {spec.model.image_size} pixels a side, they are "
+            f"{width}x{height}; `resize` and `center_crop` under data.preprocess change it",
+        )
+
+
+def _spec_error(code: str, path: str, message: str) -> SpecError:
+    return SpecError([Problem(code, path, message, file="<data>")])
+
+
+def _statistics(
+    train: ImageSource, data: DataSpec, stop: Stop
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what images are normalised by: the spec's numbers, or the training images' own."""
+    if isinstance(data.normalize, Normalize):
+        return data.normalize.mean, data.normalize.std
+    return channel_statistics(train, stop)
+
+
+def channel_statistics(
+    source: ImageSource, stop: Stop = never
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, over all pixels of all images.
+
+    Not the mean of each image's deviation, which is smaller, though it is often quoted. Of
+    streamed pictures at most 10,000, evenly spaced, are looked at.
+
+    Args:
+        source: The images.
+        stop: Polled at every thousand images.
+
+    Raises:
+        DataError: A channel is the same everywhere.
+        Stopped: ``stop`` became true.
+    """
+    count = len(source)
+    chosen = torch.arange(count)
+    if not hasattr(source, "images") and count > STATISTICS_IMAGES:
+        chosen = torch.linspace(0, count - 1, STATISTICS_IMAGES).long()
+    total, squares, pixels = torch.zeros(()), torch.zeros(()), 0
+    for images in source.read(chosen.split(_CHUNK)):
+        if stop():
+            raise Stopped("stopped while computing the images' statistics")
+        values = images.double()
+        total = total + values.sum((0, 2, 3))
+        squares = squares + values.square().sum((0, 2, 3))
+        pixels += values.numel() // values.shape[1]
+    mean = total / pixels
+    std = (squares / pixels - mean.square()).clamp(min=0).sqrt()
+    if not bool((std > 0).all()):
+        raise DataError("all training images are the same everywhere; there is nothing to learn")
+    return tuple((mean / WHITE).tolist()), tuple((std / WHITE).tolist())
