@@ -35,6 +35,7 @@ SpecPath = tuple[str | int, ...]
 """Where something is in a spec: keys, and indices into lists."""
 
 _SNIPPET_WIDTH = 160
+_SHORTEST_START = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,13 @@ def dotted(path: SpecPath) -> str:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """Find the allowed name that ``name`` was probably meant to be."""
+    """Find the allowed name that ``name`` was probably meant to be, misspelt or cut short."""
     plain = _latin(name).casefold()
-    matches = difflib.get_close_matches(plain, sorted(allowed), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    names = sorted(allowed)
+    matches = difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
+    if not matches and len(plain) >= _SHORTEST_START:
+        matches = [name for name in names if name.startswith(plain)]
+    return min(matches, key=len, default=None)
 
 
 def visible(text: str) -> str:

@@ -94,6 +94,7 @@ def _option_problems(
                 "unknown-name",
                 path,
                 str(error),
+                at="name",
                 allowed=error.allowed,
                 suggestion=error.suggestion,
             )

@@ -52,10 +52,11 @@ _THEIRS = {
     "test_top1": ("acc", "accuracy", "top1"),
 }
 
-_OURS: dict[str, list[str]] = {}
-for _our, _names in _THEIRS.items():
-    for _name in _names:
-        _OURS.setdefault(_name, []).append(_our)
+_OURS = {
+    name: tuple(ours for ours, theirs in _THEIRS.items() if name in theirs)
+    for names in _THEIRS.values()
+    for name in names
+}
 
 _OPTIONS = {
     "groups": "model.block.groups",

@@ -195,11 +195,12 @@ class _Reporter:
         is_closed = all(member.choices for member in one.admitted)
         if one.kind == "literal_error" and isinstance(one.given, str) and is_closed:
             return self._unknown_name(one, one.given, ranges(one.admitted))
-        if one.kind in {"value_error", "assertion_error"}:
-            return self.positions.problem("out-of-range", one.path, _plain(one.message))
         if one.is_of_range:
             return self._out_of_range(one)
-        return self._wrong_type(one)
+        if one.kind.endswith("_type") or one.kind == "literal_error":
+            return self._wrong_type(one)
+        # A validator of a part's own; what it says is all that is known.
+        return self.positions.problem("out-of-range", one.path, _plain(one.message))
 
     def _of_ours(self, one: _Found) -> Problem:
         """Report what a validator of the schema raised, with its own code."""

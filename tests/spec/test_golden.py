@@ -18,6 +18,7 @@ CASES = sorted(path.name for path in BAD.glob("*.yaml") if path.name != "base.ya
 
 def test_there_are_bad_specs() -> None:
     assert len(CASES) > 100
+    assert {path.stem for path in BAD.glob("*.txt")} == {Path(name).stem for name in CASES}
 
 
 def test_base_of_the_bad_specs_is_good() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from resnet_builder.problems import Problem
 from resnet_builder.registry import Registry
@@ -23,6 +24,12 @@ def _is_even(value: int) -> int:
     return value
 
 
+def _is_odd(value: int) -> int:
+    if not value % 2:
+        raise PydanticCustomError("plugin_own", "{value} is not odd", {"value": value})
+    return value
+
+
 @THINGS.register("thing")
 def thing(
     channels: int,
@@ -37,6 +44,7 @@ def thing(
     limit: Annotated[int, Field(gt=0, le=8)] | None = None,
     triple: Annotated[int, Field(multiple_of=3)] = 3,
     even: Annotated[int, AfterValidator(_is_even)] = 2,
+    odd: Annotated[int, AfterValidator(_is_odd)] = 1,
     table: dict[str, int] | None = None,
 ) -> None:
     """Have options of every kind."""
@@ -52,7 +60,7 @@ def strict_thing(*, size: int) -> None:
     """Need an option."""
 
 
-def wrong(name: str = "thing", **options: object) -> list[Problem]:
+def wrong(name: str = "thing", /, **options: object) -> list[Problem]:
     """Return what is wrong with the options of a part."""
     positions = Positions(node_from_mapping({"part": {"type": name, **options}}).root)
     part = Part.model_validate({"type": name, **options})
@@ -88,6 +96,7 @@ def only(found: list[Problem]) -> tuple[str, str, str, tuple[str, ...], str | No
         ("limit", 9, ("out-of-range", "9 is out of range", ("more than 0 and at most 8",), None)),
         ("triple", 4, ("out-of-range", "must be a multiple of 3, not 4", (), None)),
         ("even", 3, ("out-of-range", "must be even", (), None)),
+        ("odd", 2, ("out-of-range", "2 is not odd", (), None)),
         ("table", [1], ("wrong-type", "must be a mapping, not a list", (), None)),
     ],
 )

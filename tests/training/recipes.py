@@ -65,4 +65,6 @@ def batch(step: int, size: int = 8, *, mixed: bool = False) -> Batch:
     if mixed:
         first, second = (nn.functional.one_hot(t, CLASSES) for t in (targets, targets.flip(0)))
         targets = 0.7 * first + 0.3 * second
-    return Batch(images(size, seed=2000 + step), targets, CLASSES, fill=torch.zeros(3), black=torch.zeros(3))
+    return Batch(
+        images(size, seed=2000 + step), targets, CLASSES, fill=torch.zeros(3), black=torch.zeros(3)
+    )

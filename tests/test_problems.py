@@ -1,0 +1,133 @@
+"""How problems are shown, and what protects the terminal they are shown on."""
+
+import pytest
+
+from resnet_builder.problems import CODES, Problem, SpecPath, dotted, nearest, render, visible
+
+
+def test_problem_is_shown_with_its_place_line_choices_and_suggestion() -> None:
+    problem = Problem(
+        "unknown-name",
+        "model.stages[1].shortcut",
+        "no shortcut is named 'proj'",
+        file="specs/resnet32.yaml",
+        line=7,
+        col=43,
+        snippet="    - {channels: 32, blocks: 5, shortcut: proj}",
+        allowed=("none", "pad", "projection"),
+        suggestion="projection",
+    )
+    assert str(problem) == (
+        "specs/resnet32.yaml:7:43: error[unknown-name]: model.stages[1].shortcut: "
+        "no shortcut is named 'proj'\n"
+        "    7 |     - {channels: 32, blocks: 5, shortcut: proj}\n"
+        "      |                                           ^\n"
+        "allowed: none, pad, projection\n"
+        "did you mean: projection"
+    )
+
+
+def test_problem_without_lines_is_one_line() -> None:
+    assert str(Problem("shape", "", "wrong")) == "<mapping>: error[shape]: wrong"
+
+
+def test_problem_in_an_argument_shows_the_argument() -> None:
+    problem = Problem("shape", "a", "wrong", file="<command line>:--set", col=3, snippet="a=5")
+    assert str(problem) == (
+        "<command line>:--set: error[shape]: a: wrong\n      | a=5\n      |   ^"
+    )
+
+
+def test_code_must_be_one_of_ours() -> None:
+    with pytest.raises(AssertionError):
+        Problem("nonsense", "", "wrong")
+    assert len(set(CODES)) == len(CODES)
+
+
+def test_twenty_problems_are_shown_and_the_rest_counted() -> None:
+    problems = [Problem("shape", "", str(number)) for number in range(23)]
+    blocks = render(problems).split("\n\n")
+    assert blocks[:20] == [str(problem) for problem in problems[:20]]
+    assert blocks[20:] == ["and 3 more"]
+    assert "more" not in render(problems[:20])
+    assert render([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ((), ""),
+        (("model",), "model"),
+        (("model", "stages", 1, "block"), "model.stages[1].block"),
+        ((0, 1), "[0][1]"),
+        (("a", 0, "b"), "a[0].b"),
+    ],
+)
+def test_path_is_written_with_dots_and_brackets(path: SpecPath, text: str) -> None:
+    assert dotted(path) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("projecton", "projection"),
+        ("Projection", "projection"),
+        ("pr\u043ejection", "projection"),
+        ("pro\u200bjection", "projection"),
+        ("\u0440ad", "pad"),
+        ("proj", "projection"),
+        ("pr", None),
+        ("", None),
+        ("C", None),
+    ],
+)
+def test_nearest_name_is_found_in_spite_of_spelling(name: str, meant: str | None) -> None:
+    assert nearest(name, ["pad", "projection_all", "projection", "none"]) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, text!", "plain, text!"),
+        ("caf\xe9 \u4e2d \u0444", "caf\xe9 \u4e2d \u0444"),
+        pytest.param("m\u043edel", "m\u043e<U+043E>del", id="row14-cyrillic"),
+        pytest.param("a\u200bb", "a<U+200B>b", id="row14-zero-width"),
+        pytest.param("a\u202eb", "a<U+202E>b", id="row14-override"),
+        pytest.param("\x1b[2J", "\\x1b[2J", id="row34-escape"),
+        ("a\nb\rc\td\x7f", "a\\x0ab\\x0dc\\x09d\\x7f"),
+        ("\x9b\ud800\ue000\u2028", "<U+009B><U+D800><U+E000><U+2028>"),
+    ],
+)
+def test_what_cannot_be_seen_is_spelt_out(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_message_is_escaped_everywhere() -> None:
+    evil = "\x1b[2J\n"
+    problem = Problem(
+        "shape", evil, evil, file=evil, snippet=evil, allowed=(evil,), suggestion=evil
+    )
+    lines = str(problem).split("\n")
+    assert len(lines) == 5
+    assert all(line.isprintable() for line in lines)
+
+
+def test_caret_stands_below_its_column() -> None:
+    def caret(snippet: str, col: int) -> tuple[str, str]:
+        _, line, below = str(Problem("shape", "", "", col=col, snippet=snippet)).split("\n")
+        return line[8:], below[8:]
+
+    assert caret("abc", 2) == ("abc", " ^")
+    assert caret("\tabc", 2) == (" abc", " ^")
+    assert caret("\x1bab", 2) == ("\\x1bab", "    ^")
+    assert caret("\u4e2db", 2) == ("\u4e2db", "  ^"), "a wide letter takes two columns"
+    assert caret("e\u0301b", 3) == ("e\u0301b", " ^"), "an accent takes none"
+    assert caret("abc", 4) == ("abc", "   ^")
+    assert caret("", 1) == ("", "^")
+
+
+def test_long_line_is_cut_around_its_column() -> None:
+    snippet = "x" * 500 + "HERE" + "y" * 500
+    _, line, below = str(Problem("shape", "", "", line=1, col=501, snippet=snippet)).split("\n")
+    assert len(line) == 8 + 160
+    assert line[below.index("^") :].startswith("HERE")

@@ -1,0 +1,169 @@
+"""Names to parts, and signatures to options."""
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import pytest
+from pydantic import Field, ValidationError
+
+from resnet_builder.errors import PartError, RegistryError
+from resnet_builder.registry import Registry
+
+
+@pytest.fixture
+def registry() -> Registry[Callable[..., Any]]:
+    """Make a registry with a class and a function in it."""
+    things: Registry[Callable[..., Any]] = Registry(
+        "thing", contract=("stride", "norm"), hints={"C": "write `large`"}
+    )
+
+    @things.register("large")
+    class Large:
+        """A class with options."""
+
+        def __init__(
+            self,
+            channels: int,
+            *,
+            stride: int,
+            ratio: Annotated[float, Field(gt=0)] = 0.5,
+            shape: tuple[int, int] = (1, 2),
+        ) -> None:
+            self.given = (channels, stride, ratio, shape)
+
+    @things.register("a_little")
+    def little(*, norm: object, model_size: int) -> int:
+        return model_size
+
+    return things
+
+
+def test_names_are_sorted(registry: Registry[Callable[..., Any]]) -> None:
+    assert registry.names() == ("a_little", "large")
+    assert "large" in registry
+    assert "small" not in registry
+
+
+def test_registering_returns_the_part(registry: Registry[Callable[..., Any]]) -> None:
+    def part() -> None:
+        """Do nothing."""
+
+    assert registry.register("third")(part) is part
+    assert registry.get("third") is part
+
+
+def test_unknown_name_gets_choices_and_a_suggestion(
+    registry: Registry[Callable[..., Any]],
+) -> None:
+    for ask in (registry.get, registry.options, registry.accepts):
+        with pytest.raises(RegistryError, match=r"^no thing is named 'larg'$") as raised:
+            ask("larg")
+        assert raised.value.allowed == ("a_little", "large")
+        assert raised.value.suggestion == "large"
+
+
+def test_expected_name_gets_its_explanation(registry: Registry[Callable[..., Any]]) -> None:
+    with pytest.raises(RegistryError) as raised:
+        registry.get("C")
+    assert str(raised.value) == "no thing is named 'C': write `large`"
+    assert (raised.value.allowed, raised.value.suggestion) == (("a_little", "large"), None)
+
+
+def test_name_taken_names_both_parts(registry: Registry[Callable[..., Any]]) -> None:
+    with pytest.raises(RegistryError) as raised:
+        registry.register("large")(functools.wraps)
+    message = str(raised.value)
+    assert message.startswith(f"thing 'large' is registered twice: in {__name__} ({__file__}:")
+    assert "and in functools (" in message
+
+
+@pytest.mark.parametrize("name", ["", "Large", "a-b", "a.b", "1a", "x" * 65, "a\n"])
+def test_name_no_spec_can_write_is_refused(
+    name: str, registry: Registry[Callable[..., Any]]
+) -> None:
+    with pytest.raises(RegistryError, match="cannot be registered"):
+        registry.register(name)
+
+
+def test_options_are_the_keyword_only_parameters_but_the_contracts(
+    registry: Registry[Callable[..., Any]],
+) -> None:
+    options = registry.options("large")
+    assert list(options.model_fields) == ["ratio", "shape"]
+    assert options.model_validate({}).model_dump() == {"ratio": 0.5, "shape": (1, 2)}
+    assert registry.options("large") is options
+    assert list(registry.options("a_little").model_fields) == ["model_size"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({"ratio": 0}, "greater_than"),
+        ({"ratio": "1"}, "float_type"),
+        ({"ratio": float("inf")}, "finite_number"),
+        ({"shape": (1, "2")}, "int_type"),
+        ({"rati": 1}, "extra_forbidden"),
+    ],
+)
+def test_options_are_checked_strictly(
+    given: dict[str, object], kind: str, registry: Registry[Callable[..., Any]]
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        registry.options("large").model_validate(given)
+    assert [error["type"] for error in raised.value.errors()] == [kind]
+
+
+def test_contract_parameters_are_those_the_signature_names(
+    registry: Registry[Callable[..., Any]],
+) -> None:
+    assert registry.accepts("large") == {"stride"}
+    assert registry.accepts("a_little") == {"norm"}
+
+
+def test_part_that_does_not_type_its_options_is_named(
+    registry: Registry[Callable[..., Any]],
+) -> None:
+    def untyped(*, size=3):  # type: ignore[no-untyped-def]
+        """Leave the type out."""
+
+    def unresolved(*, size: "Missing") -> None:  # type: ignore[name-defined]  # noqa: F821
+        """Name a type that does not exist."""
+
+    registry.register("untyped")(untyped)
+    registry.register("unresolved")(unresolved)
+    registry.register("partial")(functools.partial(print))
+    with pytest.raises(RegistryError, match=r"thing 'untyped' in .* `size` has no type"):
+        registry.options("untyped")
+    with pytest.raises(RegistryError, match=r"thing 'unresolved' in .* 'Missing' is not defined"):
+        registry.options("unresolved")
+    with pytest.raises(RegistryError, match=r"thing 'partial' in .*"):
+        registry.options("partial")
+
+
+def test_temporary_part_leaves_no_trace(registry: Registry[Callable[..., Any]]) -> None:
+    def other(*, x: int) -> None:
+        """Take the place of another part."""
+
+    before, options = registry.get("large"), registry.options("large")
+    with registry.temporary("large", other), registry.temporary("new", other):
+        assert registry.get("large") is other
+        assert list(registry.options("large").model_fields) == ["x"]
+        assert "new" in registry
+    assert registry.get("large") is before
+    assert registry.options("large") is options
+    assert "new" not in registry
+
+
+def test_temporary_part_leaves_no_trace_after_an_error(
+    registry: Registry[Callable[..., Any]],
+) -> None:
+    with pytest.raises(KeyError), registry.temporary("new", print):
+        raise KeyError
+    assert "new" not in registry
+
+
+def test_part_error_has_a_code_of_ours() -> None:
+    assert (PartError("x").code, PartError("x", code="limit", option="n").option) == ("shape", "n")
+    with pytest.raises(ValueError, match="no problem has the code 'nonsense'"):
+        PartError("x", code="nonsense")
