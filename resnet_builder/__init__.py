@@ -1,0 +1,55 @@
+"""ResNets as data: one YAML file is a whole experiment, checked, built, trained and compared.
+
+The public names are imported when they are first used, so that what needs no torch imports none.
+"""
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from resnet_builder.builder import build, build_from_spec
+    from resnet_builder.errors import ResnetBuilderError, SpecError
+    from resnet_builder.model import ResNet
+    from resnet_builder.spec.loading import load_spec
+    from resnet_builder.spec.schema import Spec
+    from resnet_builder.training.fit import fit
+
+    __version__: str
+
+__all__ = [
+    "ResNet",
+    "ResnetBuilderError",
+    "Spec",
+    "SpecError",
+    "__version__",
+    "build",
+    "build_from_spec",
+    "fit",
+    "load_spec",
+]
+
+_HOMES = {
+    "ResNet": "resnet_builder.model",
+    "ResnetBuilderError": "resnet_builder.errors",
+    "Spec": "resnet_builder.spec.schema",
+    "SpecError": "resnet_builder.errors",
+    "build": "resnet_builder.builder",
+    "build_from_spec": "resnet_builder.builder",
+    "fit": "resnet_builder.training.fit",
+    "load_spec": "resnet_builder.spec.loading",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name (PEP 562)."""
+    if name == "__version__":
+        environment = importlib.import_module("resnet_builder.runs.environment")
+        return environment.package_version()
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List what is public, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -85,7 +85,17 @@ BLOCKS: Registry[Callable[..., Any]] = Registry(
         "downsample_filter",
     ),
 )
-SHORTCUTS: Registry[Callable[..., nn.Module | None]] = Registry("shortcut", contract=("norm",))
+_HINTS = {
+    "A": "option A of He et al. 2015 is `pad`",
+    "B": "option B of He et al. 2015 is `projection`",
+    "C": "option C of He et al. 2015 is `projection_all`; KellerJordan's C is `pad` with "
+    "`subsample: average`",
+    "D": "the shortcut of ResNet-D is `average_projection`",
+    "identity": "where nothing changes every shortcut is one; `pad` needs no parameters anywhere",
+}
+SHORTCUTS: Registry[Callable[..., nn.Module | None]] = Registry(
+    "shortcut", contract=("norm",), hints=_HINTS
+)
 STEMS: Registry[Callable[..., Stem]] = Registry("stem", contract=("norm", "activation"))
 HEADS: Registry[Callable[..., Head]] = Registry("head", contract=("norm", "activation"))
 NORMS: Registry[Callable[..., nn.Module]] = Registry("norm")

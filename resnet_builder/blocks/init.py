@@ -52,8 +52,8 @@ def initialise(model: nn.Module, scheme: Scheme | None) -> None:
                 scheme(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif hasattr(type(module), "reset_parameters"):
-                module.reset_parameters()
+            elif (reset := getattr(type(module), "reset_parameters", None)) is not None:
+                reset(module)
 
 
 def _is_foreign(module: nn.Module) -> bool:

@@ -62,15 +62,15 @@ def check(draft: Draft, *, with_macs: bool = False) -> Checked:
     network = None
     if not found:
         found += _data_problems(draft)
-        if draft.model is not None:
+        if draft.model is not None and not draft.is_wrong("data"):
             model = resolve_model(draft.model, draft.data)
             network, problems = _build_on_meta(model, draft.positions)
             found += problems
             if network is not None and draft.expect is not None:
                 found += _expect_problems(network, model, draft, with_macs=with_macs)
-    problems = draft.positions.ordered([*draft.problems, *found])
-    spec = resolve(draft.spec) if draft.spec is not None and not problems else None
-    return Checked(tuple(problems), spec, network)
+    everything = draft.positions.ordered([*draft.problems, *found])
+    spec = resolve(draft.spec) if draft.spec is not None and not everything else None
+    return Checked(everything, spec, network)
 
 
 def _part_problems(draft: Draft) -> Iterator[Problem]:

@@ -45,10 +45,8 @@ class Pipeline:
         seed: int,
     ) -> None:
         named = [(op, f"{number}:{type(op).__name__}") for number, op in enumerate(augmentations)]
-        first = augmentations[0] if augmentations else None
-        self._crop: RandomResizedCrop | None = None
-        if isinstance(first, RandomResizedCrop):
-            self._crop = first
+        crops = [op for op in augmentations[:1] if isinstance(op, RandomResizedCrop)]
+        self._crop = crops[0] if crops else None
         self._named = named[1:] if self._crop is not None else named
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)
         self._num_classes = num_classes

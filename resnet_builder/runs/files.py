@@ -29,9 +29,7 @@ _CHUNK = 8 * 2**20
 
 # Flags that a platform lacks are zero there: Windows has no links to be led astray by, and
 # would otherwise turn line ends.
-_COMMON = (
-    getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-)
+_COMMON = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def unheard(message: str) -> None:

@@ -68,7 +68,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name, tensor in on_host.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise NonFiniteError(f"{path} is not written: '{name}' holds a value that is not finite")
+            raise NonFiniteError(
+                f"{path} is not written: '{name}' holds a value that is not finite"
+            )
     write_atomically(path, _seal(safetensors.torch.save(on_host), metadata))
 
 

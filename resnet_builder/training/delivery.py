@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -43,6 +44,10 @@ class Delivery:
     state: State
     plan: Plan
     choices: Choices
+
+    @cached_property
+    def _spec_text(self) -> str:
+        return dump_spec(self.spec)
 
     def validate(self, stop: Stop) -> Evaluation:
         """Evaluate the present weights on the validation images, in training's precision.
@@ -123,7 +128,7 @@ class Delivery:
     ) -> None:
         assert self.spec.data is not None, "a spec to train has data"
         header = WeightsHeader(
-            spec=dump_spec(self.spec),
+            spec=self._spec_text,
             classes=self.splits.classes,
             mean=self.splits.mean,
             std=self.splits.std,

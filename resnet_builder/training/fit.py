@@ -57,7 +57,8 @@ def fit(
 
     Raises:
         CheckpointError: There are checkpoints, but none that can be used.
-        DataError: There are fewer training images than a batch has.
+        DataError: There are fewer training images than a batch has, or others than the run
+            began with.
         NonFiniteError: A loss, a gradient or a weight is not finite.
         ResourceError: There is not memory enough.
         StorageError: What is written at the end cannot be.
@@ -73,7 +74,13 @@ def fit(
     plan = make_plan(train, batches.steps_per_epoch)
     schedule = make_schedule(train, batches.steps_per_epoch)
     learner = make_learner(model, train, schedule, choices)
-    state = State(model, learner.optimizer, None if train.ema is None else Ema(model, train.ema))
+    state = State(
+        model,
+        learner.optimizer,
+        None if train.ema is None else Ema(model, train.ema),
+        fingerprint=splits.fingerprint,
+        validation_indices=splits.validation_indices,
+    )
     saver = Saver(run, state, plan, train.keep, observer)
     delivery = Delivery(run, spec, splits, state, plan, choices)
     loop = Loop(

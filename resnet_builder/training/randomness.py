@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 import torch
 
+from resnet_builder.data.hashing import mix, tag
+
 _MASK = 0xFFFFFFFF
-_DOMAIN = int.from_bytes(b"step")  # keeps these seeds apart from others made of the same numbers
 
 
 @contextmanager
@@ -42,11 +43,11 @@ def step_seed(seed: int, step: int) -> int:
 
     For one ``seed`` it is a bijection of the step's 32 bits: no two steps of a run share a seed.
     """
-    key = _mix(_mix(seed & _MASK ^ _DOMAIN) ^ (seed >> 32))
-    return _mix(_mix(step & _MASK) ^ key)
+    key = mix(seed, tag("network")) & _MASK
+    return _scramble(_scramble(step & _MASK) ^ key)
 
 
-def _mix(number: int) -> int:
+def _scramble(number: int) -> int:
     """Scramble 32 bits reversibly (the finalizer of MurmurHash3)."""
     number ^= number >> 16
     number = number * 0x85EBCA6B & _MASK

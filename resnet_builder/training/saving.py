@@ -39,6 +39,7 @@ class Saver:
 
         Raises:
             CheckpointError: There are checkpoints, but none that can be used.
+            DataError: It is of other images.
             StorageError: One cannot be read, or ``metrics.jsonl`` cannot be shortened.
             UsageError: It is of another network or a newer release.
         """

@@ -1,14 +1,15 @@
 """Everything that changes while training, and how it goes into a checkpoint and comes back."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import DataError, UsageError
 from resnet_builder.runs.checkpoint import Checkpoint
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.metrics import Evaluation
@@ -54,16 +55,30 @@ class State:
         model: The network, on its device and in its memory format.
         optimizer: What changes its weights.
         ema: The average of its weights, if one is kept.
+        fingerprint: Of the data that it learns from.
+        validation_indices: Which of the training images were set aside.
 
     Attributes:
         counters: The plain numbers.
         best_weights: The state dict that did best on validation, on the CPU; empty until one did.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, ema: Ema | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        ema: Ema | None,
+        *,
+        fingerprint: str,
+        validation_indices: Sequence[int] = (),
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.ema = ema
+        self._data: dict[str, Any] = {
+            "fingerprint": fingerprint,
+            "validation": list(validation_indices),
+        }
         self.counters = Counters()
         self.best_weights: dict[str, Tensor] = {}
 
@@ -112,6 +127,7 @@ class State:
         state = {
             "counters": asdict(self.counters),
             "optimizer": type(self.optimizer).__name__,
+            "data": self._data,
             "metrics_bytes": metrics_bytes,
         }
         return Checkpoint(self.counters.step, tensors, state)
@@ -126,8 +142,10 @@ class State:
             The size of ``metrics.jsonl`` to go back to.
 
         Raises:
+            DataError: It is of other images.
             UsageError: It is of another network.
         """
+        self._refuse_other_data(checkpoint.state["data"])
         weights = _below("model", checkpoint.tensors)
         load_weights(self.model, weights)
         if self.ema is not None:
@@ -138,6 +156,16 @@ class State:
         self.counters = Counters(**checkpoint.state["counters"])
         metrics_bytes: int = checkpoint.state["metrics_bytes"]
         return metrics_bytes
+
+    def _refuse_other_data(self, saved: Mapping[str, Any]) -> None:
+        names = {"fingerprint": "the data set is", "validation": "the validation images are"}
+        for name, what in names.items():
+            if saved[name] != self._data[name]:
+                raise DataError(
+                    f"{what} not the run's: {_short(saved[name])} when it began, "
+                    f"{_short(self._data[name])} now; go back to the data as it was, "
+                    "or begin a new run"
+                )
 
 
 def host_copy(model: nn.Module) -> dict[str, Tensor]:
@@ -163,6 +191,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             )
     for name, tensor in own.items():
         tensor.copy_(weights[name])
+
+
+def _short(value: str | list[int]) -> str:
+    return value if isinstance(value, str) else f"{len(value)} images from {value[:3]}"
 
 
 def _shape(tensor: Tensor | None) -> str:

@@ -1,1 +1,1 @@
-"""Trained weights as a deliverable: one file that evaluation and prediction need nothing beside."""
+"""Weights as files: what a run delivers."""

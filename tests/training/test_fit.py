@@ -399,7 +399,7 @@ def test_a_killed_run_goes_back_to_its_checkpoint(saved_every: int, tmp_path: Pa
 
 
 def test_how_often_a_run_is_saved_does_not_matter(tmp_path: Path) -> None:
-    found = []
+    found: list[Any] = []
     for steps in (1, 50):
         path = tmp_path / str(steps)
         train(path, experiment(checkpoint_every={"steps": steps}))

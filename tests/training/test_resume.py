@@ -24,15 +24,11 @@ EVERYTHING: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "everything": EVERYTHING,
     "adamw": {
-        "optimizer": {"type": "adamw", "lr": 0.01},
+        "optimizer": {"type": "adamw", "lr": 0.03},
         "schedule": {"type": "one_cycle"},
-        "evaluate_every": {"steps": 3},
         "augment": [{"type": "random_crop", "padding": 1}],
-    },
-    "early_stop": {
-        "optimizer": {"type": "sgd", "lr": 0.5},
-        "evaluate_every": {"steps": 1},
-        "early_stop": {"patience": 3},
+        "evaluate_every": {"steps": 2},
+        "early_stop": {"patience": 2},
     },
 }
 

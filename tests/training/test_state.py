@@ -1,5 +1,6 @@
 """A training's state in a checkpoint and back, also where the recipe changed in between."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,19 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_builder.errors import Stopped, UsageError
+from resnet_builder.errors import DataError, Stopped, UsageError
 from resnet_builder.runs.checkpoint import Checkpoint, load_newest
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.optim import build_optimizer
 from resnet_builder.training.state import State
 from tests.training.recipes import recipe, small_net, weight
-from tests.training.runs import after, experiment, train
+from tests.training.runs import after, experiment, small_splits, train
 
 
 def state_of(model: nn.Module) -> State:
     optimizer = build_optimizer(model, recipe().optimizer, spare_norm_and_bias=False, fused=True)
-    return State(model, optimizer, None)
+    return State(model, optimizer, None, fingerprint="small")
 
 
 def evaluation(top1: float, loss: float = 1.0) -> Evaluation:
@@ -63,6 +64,24 @@ def test_a_checkpoint_with_other_names_is_refused() -> None:
     checkpoint = state_of(small_net()).checkpoint(0)
     with pytest.raises(UsageError, match=r"'1\.bias' has shape \[8\] there, no tensor here"):
         state_of(small_net(norm=False)).restore(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fingerprint": "other"}, "the data set is not the run's: small when it began, other now"),
+        (
+            {"validation_indices": (3, 4)},
+            r"the validation images are not the run's: 0 images from \[\] when it began, "
+            r"2 images from \[3, 4\] now",
+        ),
+    ],
+    ids=["row50-fingerprint", "row50-validation"],
+)
+def test_a_run_does_not_go_on_with_other_images(change: Any, message: str, tmp_path: Path) -> None:
+    stopped(tmp_path / "run")
+    with pytest.raises(DataError, match=message):
+        train(tmp_path / "run", experiment(), splits=replace(small_splits(), **change))
 
 
 def test_a_new_average_starts_from_the_weights(tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Settings of the whole process, which only the command line makes; each can be undone."""
+
+import ctypes
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+_KEPT = 2**31 - 1
+_DEFAULT_THRESHOLD = 128 * 1024
+
+
+def configure(*, threads: int | None) -> Callable[[], None]:
+    """Set the process up for training.
+
+    Besides the threads: matrix products of fp32 may use TF32 where the hardware has it, and
+    glibc keeps the memory that a step frees for the next one, instead of giving it back to the
+    system and asking for it again.
+
+    Args:
+        threads: Threads that an operation may use; ``None`` leaves them as they are.
+
+    Returns:
+        A function that undoes it.
+    """
+    undo = ExitStack()
+    if threads is not None:
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(threads)
+    undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    torch.set_float32_matmul_precision("high")
+    if _keep_memory(_KEPT):
+        undo.callback(_keep_memory, _DEFAULT_THRESHOLD)
+    return undo.close
+
+
+def _keep_memory(threshold: int) -> bool:
+    """Have glibc give back or map blocks only above a size; tell whether this is glibc."""
+    if not sys.platform.startswith("linux"):
+        return False
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        return bool(
+            mallopt(_M_MMAP_THRESHOLD, min(threshold, 2**30))
+            and mallopt(_M_TRIM_THRESHOLD, threshold)
+        )
+    return False
