@@ -13,8 +13,9 @@ from resnet_builder.runs.lock import refuse_locked
 _CHECKPOINTS = "checkpoints"
 _LOCK = "run.lock"
 _ENV = "env.json"
+_DATA = "data.json"
 _LOG = "train.log"
-_SETUP = frozenset({_CHECKPOINTS, _LOCK, _ENV, _LOG})
+_SETUP = frozenset({_CHECKPOINTS, _LOCK, _ENV, _DATA, _LOG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,16 @@ class RunDirectory:
     def env(self) -> Path:
         """What the run is computed with: versions, device, and choices to be repeated."""
         return self.path / _ENV
+
+    @property
+    def data(self) -> Path:
+        """What the images were, and which of them are for validation."""
+        return self.path / _DATA
+
+    @property
+    def changes(self) -> Path:
+        """A line of JSON for each value of the spec that was changed on the way."""
+        return self.path / "changes.jsonl"
 
     @property
     def metrics(self) -> Path:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from resnet_builder.weights.file import read_weights
 from torch import Tensor, nn
 
 from resnet_builder.errors import (
@@ -29,6 +28,7 @@ from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.training import delivery, loop, saving
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.metrics import Evaluation
+from resnet_builder.weights.file import read_weights
 from tests.training.recipes import small_net, weight
 from tests.training.runs import Recorder, after, experiment, outcome, small_splits, train
 
@@ -385,7 +385,7 @@ def test_a_run_goes_on_where_it_was_left(tmp_path: Path) -> None:
     assert [row.lr for row in rows if row.event == "train"] == pytest.approx(rates)
 
 
-@pytest.mark.parametrize("saved_every", [2, 5])
+@pytest.mark.parametrize("saved_every", [2, 5], ids=["row63-2", "row63-5"])
 def test_a_killed_run_goes_back_to_its_checkpoint(saved_every: int, tmp_path: Path) -> None:
     spec = experiment(checkpoint_every={"steps": saved_every}, evaluate_every={"steps": 3})
     expected = tmp_path / "expected"
@@ -396,6 +396,21 @@ def test_a_killed_run_goes_back_to_its_checkpoint(saved_every: int, tmp_path: Pa
             train(path, spec, model=losing(step, exception=KeyboardInterrupt()))  # type: ignore[arg-type]
     train(path, spec)
     assert outcome(path) == outcome(expected)
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    """row65, from the training's side: the same bits in the end, and a warning."""
+    spec = experiment(checkpoint_every={"steps": 3}, ema={"decay": 0.9})
+    train(tmp_path / "expected", spec)
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", spec, stop=after(9))
+    newest = sorted(RunDirectory(tmp_path / "run").checkpoints.iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    recorder = Recorder()
+    train(tmp_path / "run", spec, observer=recorder)
+    assert newest.name in recorder.warnings[0]
+    assert recorder.starts[0].step == 6
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "expected")
 
 
 def test_how_often_a_run_is_saved_does_not_matter(tmp_path: Path) -> None:

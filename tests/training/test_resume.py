@@ -1,12 +1,15 @@
 """A run that was interrupted, wherever and however often, ends in the bits of one that was not."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
 
+from resnet_builder.builder import build
 from resnet_builder.errors import Stopped
+from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.schema import Spec
 from tests.training.runs import after, experiment, outcome, train
 
@@ -83,3 +86,14 @@ def test_resumed_again_and_again_equals_uninterrupted(
         assert processes < 100
     assert processes > 2
     assert outcome(path) == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_built_network_goes_on_to_the_same_bits(precision: str, tmp_path: Path) -> None:
+    spec = experiment(**EVERYTHING, run={"precision": precision})
+    for path, polls in ((tmp_path / "whole", 10_000), (tmp_path / "resumed", 6)):
+        with contextlib.suppress(Stopped):
+            train(path, spec, model=build(spec, seed=3), stop=after(polls))
+    assert not RunDirectory(tmp_path / "resumed").is_finished
+    train(tmp_path / "resumed", spec, model=build(spec, seed=3))
+    assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole")

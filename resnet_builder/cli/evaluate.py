@@ -1,0 +1,5 @@
+"""x."""
+import click
+@click.command("evaluate")
+def evaluate() -> None:
+    """X."""

@@ -1,0 +1,5 @@
+"""x."""
+import click
+@click.command("list")
+def list_() -> None:
+    """X."""

@@ -1,0 +1,5 @@
+"""x."""
+import click
+@click.command("predict")
+def predict() -> None:
+    """X."""

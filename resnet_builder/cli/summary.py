@@ -1,0 +1,80 @@
+"""``resnet-build summary``: what a network looks like."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from resnet_builder.cli.messages import note, show, show_json, table
+from resnet_builder.cli.options import SPEC, debug_option, json_option, layer_options
+
+if TYPE_CHECKING:
+    from resnet_builder.summary import Row, Summary
+
+_HEADER = ("", "kind", "output", "parameters", "MACs", "field", "depth")
+
+
+@click.command()
+@click.argument("spec", type=SPEC, metavar="SPEC")
+@click.option("--depth", is_flag=True, help="Show every layer, not only stages.")
+@layer_options
+@json_option
+@debug_option
+def summary(
+    spec: str,
+    depth: bool,
+    overrides: tuple[str, ...],
+    with_: tuple[str, ...],
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show a network: shapes, parameters, MACs, receptive field, depth.
+
+    \b
+    Examples:
+      resnet-build summary resnet32
+      resnet-build summary my_net.yaml --depth
+      resnet-build summary resnet50 --set model.image_size=160 --json
+    """
+    from resnet_builder.cli.specs import read_spec
+    from resnet_builder.summary import summarize
+
+    resolved = read_spec(spec, overrides=overrides, with_=with_, plugins=plugins, warn=note)
+    found = summarize(resolved)
+    if as_json:
+        from resnet_builder.runs.records import SummaryRecord
+
+        show_json(SummaryRecord.model_validate(found))
+        return
+    rows = found.layers if depth else found.rows
+    show(f"{found.name}: images of {_shape(found.image)}\n")
+    show(table(_HEADER, [*map(_cells, rows), _totals(found)], left=2))
+    show(f"\ndepth {found.depth_arithmetic}")
+    show(f"a training step keeps {_size(found.activation_bytes)} of activations an image, in fp32")
+
+
+def _cells(row: "Row") -> tuple[str, ...]:
+    field = "all" if row.receptive_field is None else str(row.receptive_field)
+    depth = str(row.depth) if row.depth else ""
+    return (
+        row.name,
+        row.kind,
+        _shape(row.output),
+        f"{row.parameters:,}",
+        f"{row.macs:,}",
+        field,
+        depth,
+    )
+
+
+def _totals(found: "Summary") -> tuple[str, ...]:
+    return ("total", "", "", f"{found.parameters:,}", f"{found.macs:,}", "", str(found.depth))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _size(count: int) -> str:
+    from resnet_builder.summary import BYTES_PER_MIB
+
+    return f"{count / BYTES_PER_MIB:.1f} MiB"

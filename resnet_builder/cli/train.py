@@ -1,0 +1,5 @@
+"""x."""
+import click
+@click.command("train")
+def train() -> None:
+    """X."""

@@ -1,0 +1,109 @@
+"""``resnet-build validate``: check specs without training them."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from resnet_builder.cli.messages import note, show, show_json
+from resnet_builder.cli.options import SPEC, debug_option, json_option, layer_options
+from resnet_builder.errors import ResnetBuilderError, SpecError
+from resnet_builder.problems import render
+
+if TYPE_CHECKING:
+    from resnet_builder.runs.records import CheckRecord
+
+
+@click.command()
+@click.argument("specs", nargs=-1, required=True, type=SPEC, metavar="SPEC...")
+@layer_options
+@json_option
+@debug_option
+@click.pass_context
+def validate(
+    ctx: click.Context,
+    specs: tuple[str, ...],
+    overrides: tuple[str, ...],
+    with_: tuple[str, ...],
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Check specs in full: values, parts, shapes and expected counts.
+
+    All problems of all specs are reported. Nothing is computed or downloaded.
+
+    \b
+    Examples:
+      resnet-build validate my_net.yaml
+      resnet-build validate specs/*.yaml
+      resnet-build validate resnet56 --set model.shortcut=projection
+    """
+    records, codes = [], [0]
+    for source in specs:
+        try:
+            record = _check(source, overrides, with_, plugins)
+        except ResnetBuilderError as error:
+            record = _failed(source, error)
+            codes.append(error.exit_code)
+            if not as_json:
+                note(render(error.errors) if isinstance(error, SpecError) else f"error: {error}")
+        else:
+            if not as_json:
+                _show(record)
+        records.append(record)
+    if as_json:
+        from resnet_builder.runs.records import ValidationRecord
+
+        show_json(ValidationRecord(specs=tuple(records)))
+    ctx.exit(max(codes))
+
+
+def _check(
+    source: str, overrides: tuple[str, ...], with_: tuple[str, ...], plugins: tuple[str, ...]
+) -> "CheckRecord":
+    """Check one spec.
+
+    Raises:
+        SpecError: Everything that is wrong with it.
+        StorageError: A file cannot be read.
+    """
+    from resnet_builder.spec.loading import read_draft
+
+    notices = read_draft(source, overrides=overrides, with_=with_).notices
+
+    # Only now: what is no YAML is refused without torch.
+    from resnet_builder.builder import check_source
+    from resnet_builder.runs.records import CheckRecord
+    from resnet_builder.summary import summarize
+
+    checked = check_source(
+        source, overrides=overrides, with_=with_, plugins=plugins, with_macs=True
+    )
+    if checked.spec is None:
+        raise SpecError(checked.problems)
+    found = summarize(checked.spec)
+    return CheckRecord(
+        source=source,
+        name=found.name,
+        parameters=found.parameters,
+        depth=found.depth,
+        macs=found.macs,
+        notices=notices,
+    )
+
+
+def _failed(source: str, error: ResnetBuilderError) -> "CheckRecord":
+    from resnet_builder.runs.records import CheckRecord, ProblemRecord
+
+    if not isinstance(error, SpecError):
+        return CheckRecord(source=source, error=str(error))
+    problems = tuple(ProblemRecord.model_validate(problem) for problem in error.errors)
+    return CheckRecord(source=source, problems=problems)
+
+
+def _show(record: "CheckRecord") -> None:
+    for notice in record.notices:
+        note(f"{record.source}: {notice}")
+    show(
+        f"{record.source}: {record.parameters:,} parameters, depth {record.depth}, "
+        f"{record.macs:,} MACs"
+    )

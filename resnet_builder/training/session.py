@@ -1,0 +1,157 @@
+"""A run around its training: begun, or found again with the same spec and the same data."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from resnet_builder.data.splits import Splits
+from resnet_builder.errors import DataError, UsageError
+from resnet_builder.runs.changes import Change, compare_specs
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.files import Warn, append_line, unheard
+from resnet_builder.runs.lock import locked
+from resnet_builder.runs.records import ChangeRow, DataRecord
+from resnet_builder.spec.loading import dump_spec
+from resnet_builder.spec.schema import Spec
+
+RUNS = Path("runs")
+"""Where runs are made that were given no directory."""
+
+
+@contextmanager
+def begun(spec: Spec, splits: Splits, out: Path | None) -> Iterator[RunDirectory]:
+    """Make a run, and hold its lock.
+
+    Args:
+        spec: The experiment, resolved.
+        splits: Its images.
+        out: Exactly this directory; by default the next ``runs/<name>-NNN``.
+
+    Raises:
+        UsageError: ``out`` exists.
+        BusyError: It exists, and a process is using it.
+        StorageError: The disk is full, read-only or failing.
+    """
+    run = RunDirectory.create_numbered(RUNS, spec.name) if out is None else RunDirectory.create(out)
+    with locked(run):
+        publish(run, spec, splits)
+        yield run
+
+
+def publish(run: RunDirectory, spec: Spec, splits: Splits) -> None:
+    """Write down what a run trains on, then its spec: from then on, resuming finishes it.
+
+    Raises:
+        StorageError: The disk is full, read-only or failing.
+    """
+    describe_data(splits).write(run.data)
+    run.publish(dump_spec(spec))
+
+
+@contextmanager
+def found(
+    spec: Spec, path: Path, *, allow_spec_change: bool = False, warn: Warn = unheard
+) -> Iterator[RunDirectory]:
+    """Find a run, or a directory that may become one, and hold its lock.
+
+    Args:
+        spec: The experiment to go on with, resolved.
+        path: The directory; it is made if it is not there.
+        allow_spec_change: Whether a run may go on although that changes what comes of it; what
+            changes is recorded.
+        warn: Told of what changes, and of a lock that was left behind.
+
+    Raises:
+        UsageError: The spec is not the run's, or the directory holds something else.
+        BusyError: A process is using it.
+        StorageError: The disk is full, read-only or failing.
+    """
+    run = RunDirectory.open_or_create(path)
+    with locked(run, warn=warn):
+        if run.is_published:
+            _settle_spec(run, spec, allow_spec_change=allow_spec_change, warn=warn)
+        yield run
+
+
+def settle_data(run: RunDirectory, splits: Splits, *, allow_spec_change: bool = False) -> None:
+    """Compare the images with those that a run was begun with.
+
+    Args:
+        run: A run that is published.
+        splits: The images to go on with.
+        allow_spec_change: Whether other images may be set aside for validation.
+
+    Raises:
+        DataError: They are others.
+        StorageError: What they were cannot be read or written.
+    """
+    before, after = DataRecord.read(run.data), describe_data(splits)
+    if before == after:
+        return
+    if before.fingerprint == after.fingerprint and allow_spec_change:
+        after.write(run.data)
+        return
+    differing = [
+        f"{split}: {before.images.get(split, 0):,} images, now {after.images.get(split, 0):,}"
+        for split in {**before.images, **after.images}
+        if before.images.get(split) != after.images.get(split)
+    ]
+    differing += [f"{name}: a new class" for name in after.classes if name not in before.classes]
+    differing += [f"{name}: no class now" for name in before.classes if name not in after.classes]
+    what = "\n  ".join(differing or ["as many as before, but not the same"])
+    raise DataError(
+        f"{run.path} cannot go on, as its images have changed:\n  {what}\n"
+        "bring them back, or start another run"
+    )
+
+
+def describe_data(splits: Splits) -> DataRecord:
+    """Record what a run trains on."""
+    sources = {"train": splits.train, "val": splits.validation, "test": splits.test}
+    return DataRecord(
+        fingerprint=splits.fingerprint,
+        classes=splits.classes,
+        images={split: len(source) for split, source in sources.items() if source is not None},
+        validation=splits.validation_indices,
+    )
+
+
+def _settle_spec(run: RunDirectory, spec: Spec, *, allow_spec_change: bool, warn: Warn) -> None:
+    """Refuse a spec that is not the run's, or record what it changes and write it down."""
+    changes = compare_specs(load_published(run), spec)
+    if not changes:
+        return
+    _refuse(run, changes, allow_spec_change=allow_spec_change)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for change in changes:
+        warn(f"changed: {change}")
+        row = ChangeRow(
+            time=now, path=change.path, before=change.before, after=change.after, kind=change.kind
+        )
+        append_line(run.changes, row.to_json())
+    run.publish(dump_spec(spec))
+
+
+def _refuse(run: RunDirectory, changes: Sequence[Change], *, allow_spec_change: bool) -> None:
+    """Raise an error if the changes are more than may be.
+
+    Raises:
+        UsageError: They are.
+    """
+    others = [str(change) for change in changes if change.kind == "architecture"]
+    if others:
+        raise UsageError(_listed(f"{run.path} is of another network", others, "start another run"))
+    shifts = [str(change) for change in changes if change.kind == "trajectory"]
+    if shifts and not allow_spec_change:
+        raise UsageError(
+            _listed(
+                f"{run.path} was begun with another recipe or other data",
+                shifts,
+                "add --allow-spec-change to go on all the same, or start another run",
+            )
+        )
+
+
+def _listed(what: str, lines: Sequence[str], mend: str) -> str:
+    return "\n".join([f"{what}:", *(f"  {line}" for line in lines), mend])

@@ -1,0 +1,255 @@
+import os
+import struct
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnet_builder.data import image_folder
+from resnet_builder.data.contract import Loaded, Surroundings
+from resnet_builder.data.image_folder import ImageFolder
+from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.pictures import decode
+from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.data.streamed import StreamedSource
+from resnet_builder.errors import DataError, Stopped
+from resnet_builder.spec.schema import CenterCrop, Resize
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (6, 5)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three classes, with four training and two test pictures each."""
+    root = tmp_path / "pets"
+    for split, count in (("train", 4), ("test", 2)):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            for number in range(count):
+                picture(root / split / name / f"{number}.png", 100 * label + number + count)
+    return root
+
+
+def load(folder: Path, steps: Any = (), channels: Any = 3, **how: Any) -> Loaded:
+    dataset = ImageFolder(path=folder.name, channels=channels)
+    return dataset.load(Surroundings(folder.parent, Preprocessing(tuple(steps)), **how))
+
+
+def everything(source: Any) -> torch.Tensor:
+    return torch.cat(list(source.read(torch.arange(len(source)).split(3))))
+
+
+def test_pictures_and_labels_are_read_in_order(folder: Path) -> None:
+    loaded = load(folder)
+    assert loaded.classes == ("ant", "bee", "cat")
+    assert loaded.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    pixels = np.array(Image.open(folder / "train" / "bee" / "2.png"))
+    assert np.array_equal(everything(loaded.train)[6].permute(1, 2, 0).numpy(), pixels)
+    assert loaded.validation is None
+    assert loaded.notices == ()
+
+
+def test_small_pictures_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(folder)
+    decoded: list[Path] = []
+    monkeypatch.setattr(
+        image_folder,
+        "decode",
+        lambda path, channels: decoded.append(path) or decode(path, channels),
+    )
+    second = load(folder)
+    assert isinstance(second.train, MemorySource)
+    assert len(decoded) == 1  # the one whose size is looked at
+    assert torch.equal(everything(first.train), everything(second.train))
+    assert first.fingerprint == second.fingerprint
+
+
+def test_a_picture_that_changes_is_decoded_again(folder: Path) -> None:
+    before = load(folder)
+    picture(folder / "train" / "bee" / "2.png", seed=999)
+    after = load(folder)
+    assert not torch.equal(everything(before.train)[6], everything(after.train)[6])
+    assert before.fingerprint != after.fingerprint
+
+
+def test_streamed_and_cached_pictures_are_the_same_bits(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = load(folder)
+    monkeypatch.setattr(image_folder, "SMALL_PIXELS", 0)
+    streamed = load(folder)
+    assert isinstance(streamed.train, StreamedSource)
+    assert torch.equal(everything(cached.train), everything(streamed.train))
+    assert cached.train.labels.tolist() == streamed.train.labels.tolist()
+    part = torch.tensor([7, 2])
+    assert torch.equal(everything(cached.train.take(part)), everything(streamed.train.take(part)))
+
+
+def test_streaming_draws_nothing_from_the_global_generator(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "SMALL_PIXELS", 0)
+    streamed = load(folder)
+    before = torch.get_rng_state()
+    everything(streamed.train)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.timeout(100)
+def test_worker_processes_give_the_same_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_folder, "SMALL_PIXELS", 0)
+    streamed = load(folder)
+    alone = everything(streamed.train)
+    monkeypatch.setattr(StreamedSource, "_workers", lambda self: 2)
+    assert torch.equal(everything(streamed.train), alone)
+
+
+def test_pictures_of_several_sizes_need_preprocessing(folder: Path) -> None:
+    picture(folder / "train" / "cat" / "3.png", seed=1, size=(9, 7))
+    with pytest.raises(DataError, match=r"most are 5x6, train/cat/3\.png is 7x9; add `resize`"):
+        load(folder)
+    steps = (Resize(type="resize", size=4), CenterCrop(type="center_crop", size=4))
+    assert everything(load(folder, steps).train).shape == (12, 3, 4, 4)
+
+
+def test_row42_hidden_and_foreign_entries_are_ignored_with_a_notice(folder: Path) -> None:
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    (folder / "train" / "__MACOSX").mkdir()
+    (folder / "train" / "ant" / ".DS_Store").write_text("x")
+    (folder / "train" / "ant" / "notes.txt").write_text("x")
+    loaded = load(folder)
+    assert loaded.classes == ("ant", "bee", "cat")
+    assert len(loaded.train) == 12
+    assert loaded.notices == (f"ignored 4 hidden or foreign entries in {folder}",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: _remove(root / "test" / "bee"), "test has no folder for bee"),
+        (lambda root: (root / "test" / "dog").mkdir(), "test has folders that train has not: dog"),
+        (lambda root: _empty(root / "train" / "bee"), "train has no pictures in bee"),
+        (lambda root: root.joinpath("train").rename(root / "training"), "train is no folder"),
+    ],
+    ids=["missing", "extra", "empty", "no-train"],
+)
+def test_row42_classes_that_differ_are_named(change: Any, message: str, folder: Path) -> None:
+    change(folder)
+    with pytest.raises(DataError, match=message):
+        load(folder)
+
+
+def _empty(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+
+
+def _remove(path: Path) -> None:
+    _empty(path)
+    path.rmdir()
+
+
+def test_row43_broken_pictures_are_all_named_before_training(folder: Path) -> None:
+    good = (folder / "train" / "ant" / "1.png").read_bytes()
+    (folder / "train" / "ant" / "1.png").write_bytes(good[: len(good) // 2])
+    (folder / "train" / "bee" / "1.png").write_bytes(b"")
+    (folder / "train" / "cat" / "1.png").write_text("I am no picture")
+    with pytest.raises(DataError, match="3 pictures cannot be decoded") as caught:
+        load(folder)
+    assert all(f"{name}{os.sep}1.png" in str(caught.value) for name in ("ant", "bee", "cat"))
+
+
+def test_row43_a_folder_named_like_a_picture_is_no_picture(folder: Path) -> None:
+    (folder / "train" / "ant" / "x.png").mkdir()
+    assert len(load(folder).train) == 12
+
+
+def test_row44_every_mode_is_converted(tmp_path: Path) -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    rgb = np.stack([grey, grey // 2, 255 - grey], axis=2)
+    deep = (grey.astype(np.uint16) * 257).astype(np.uint16)
+    rgba = np.dstack([rgb, np.full((3, 4), 128, np.uint8)])
+    cases: dict[str, tuple[Any, np.ndarray]] = {
+        "grey": (Image.fromarray(grey), np.dstack([grey] * 3)),
+        "grey-alpha": (Image.fromarray(np.dstack([grey, grey])), np.dstack([grey] * 3)),
+        "rgba": (Image.fromarray(rgba), rgb),
+        "palette": (Image.fromarray(rgb).quantize(12), rgb),
+        "deep": (Image.fromarray(deep), np.dstack([grey] * 3)),
+        "one-bit": (
+            Image.fromarray(grey > 100),
+            np.dstack([np.where(grey > 100, 255, 0).astype(np.uint8)] * 3),
+        ),
+    }
+    for name, (image, wanted) in cases.items():
+        path = tmp_path / f"{name}.png"
+        image.save(path)
+        found = decode(path, 3).permute(1, 2, 0).numpy()
+        assert np.array_equal(found, wanted), name
+    assert torch.equal(decode(tmp_path / "deep.png", 1)[0], torch.from_numpy(grey))
+
+
+def test_row44_a_picture_is_turned_upright(tmp_path: Path) -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    wanted = torch.from_numpy(np.rot90(pixels, -1).copy()).permute(2, 0, 1)
+    assert torch.equal(decode(tmp_path / "x.png", 3), wanted)
+
+
+def test_row44_the_first_frame_of_an_animation_is_taken(tmp_path: Path) -> None:
+    frames = [Image.new("L", (3, 3), value) for value in (40, 200)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert decode(tmp_path / "x.gif", 1).unique().tolist() == [40]
+
+
+def test_row45_a_bomb_is_refused_unopened(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    body = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in body))
+    with pytest.raises(DataError, match="decompression bomb"):
+        decode(path, 3)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_row47_a_loop_of_links_ends(folder: Path) -> None:
+    (folder / "train" / "ant" / "again").symlink_to(folder / "train" / "ant")
+    (folder / "train" / "ant" / "up").symlink_to(folder / "train")
+    started = time.monotonic()
+    assert len(load(folder).train) >= 12
+    assert time.monotonic() - started < 10
+
+
+def test_listing_and_decoding_can_be_stopped(folder: Path) -> None:
+    with pytest.raises(Stopped):
+        load(folder, stop=lambda: True)
+
+
+def test_a_data_folder_that_cannot_be_written_only_costs_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(image_folder, "save_file", fail)
+    loaded = load(folder)
+    assert len(loaded.train) == 12
+    assert "not kept for the next run" in loaded.notices[0]
+
+
+def test_grey_can_be_asked_for(folder: Path) -> None:
+    assert everything(load(folder, channels=1).train).shape == (12, 1, 6, 5)

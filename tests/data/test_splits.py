@@ -1,0 +1,173 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from resnet_builder.builder import resolve
+from resnet_builder.data import DATASETS
+from resnet_builder.data.contract import Facts, Loaded, Surroundings
+from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.splits import (
+    channel_statistics,
+    default_data_dir,
+    load_splits,
+    stratified,
+)
+from resnet_builder.errors import DataError, SpecError
+from resnet_builder.spec.schema import Spec
+from tests.networks import cifar_spec
+
+
+def experiment(data: Any, **model: Any) -> Spec:
+    described = cifar_spec(1, **model).model_dump(exclude_none=True)
+    return resolve(Spec.model_validate({**described, "data": data}))
+
+
+def test_validation_is_stratified_disjoint_and_chosen_by_its_own_seed() -> None:
+    spec = experiment({"dataset": "digits", "validation": 300})
+    splits = load_splits(spec)
+    assert splits.validation is not None
+    assert (len(splits.train), len(splits.validation)) == (1137, 300)
+    shares = splits.validation.labels.bincount() / splits.train.labels.bincount()
+    assert (shares - 300 / 1137).abs().max() < 0.02
+    everything = load_splits(experiment({"dataset": "digits"})).train
+    aside = torch.tensor(splits.validation_indices)
+    assert torch.equal(everything.labels[aside], splits.validation.labels)
+    kept = set(range(1437)) - set(splits.validation_indices)
+    assert torch.equal(everything.labels[sorted(kept)], splits.train.labels)
+    again = load_splits(experiment({"dataset": "digits", "validation": 300, "split_seed": 1}))
+    assert again.validation_indices != splits.validation_indices
+
+
+def test_validation_can_be_a_fraction() -> None:
+    splits = load_splits(experiment({"dataset": "digits", "validation": 0.2}))
+    assert splits.validation is not None
+    assert len(splits.validation) == round(0.2 * 1437)
+
+
+def test_the_choice_of_validation_images_is_fixed_for_ever() -> None:
+    labels = torch.arange(40) % 4
+    assert stratified(labels, 8, seed=0).tolist() == [11, 16, 17, 18, 31, 32, 33, 38]
+
+
+@pytest.mark.parametrize("amount", [5, 1437, 2000])
+def test_a_split_that_cannot_be_made_is_refused(amount: int) -> None:
+    with pytest.raises(DataError, match="cannot be set aside"):
+        load_splits(experiment({"dataset": "digits", "validation": amount}))
+
+
+def test_statistics_are_numpy_s_and_not_the_mean_of_images_deviations() -> None:
+    """kuangliu's `get_mean_and_std` averages the deviation of each image."""
+    splits = load_splits(experiment({"dataset": "digits", "validation": 300}))
+    pixels = splits.train.images.numpy() / 255  # type: ignore[attr-defined]
+    assert splits.mean == pytest.approx([pixels.mean()], rel=1e-6)
+    assert splits.std == pytest.approx([pixels.std()], rel=1e-6)
+    wrong = np.mean([image.std() for image in pixels])
+    assert abs(splits.std[0] - wrong) > 0.001
+
+
+def test_statistics_are_of_each_channel() -> None:
+    images = torch.randint(0, 256, (50, 3, 4, 4)).byte()
+    images[:, 1] //= 2
+    mean, std = channel_statistics(MemorySource(images, torch.zeros(50)))
+    flat = images.transpose(0, 1).flatten(1).double() / 255
+    assert mean == pytest.approx(flat.mean(1).tolist())
+    assert std == pytest.approx(flat.std(1, correction=0).tolist())
+
+
+def test_given_statistics_are_used() -> None:
+    given = {"mean": [0.5], "std": [0.25]}
+    splits = load_splits(experiment({"dataset": "digits", "normalize": given}))
+    assert (splits.mean, splits.std) == ((0.5,), (0.25,))
+
+
+def test_images_that_say_nothing_are_refused() -> None:
+    black = MemorySource(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4))
+    with pytest.raises(DataError, match="the same everywhere"):
+        channel_statistics(black)
+
+
+class Told:
+    """A data set made of what a test says."""
+
+    facts = Facts()
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+
+    def load(self, surroundings: Surroundings) -> Loaded:
+        return self._loaded
+
+
+def source(count: int = 40, channels: int = 3, size: int = 32, labels: Any = None) -> MemorySource:
+    images = torch.randint(0, 256, (count, channels, size, size)).byte()
+    return MemorySource(images, torch.arange(count) % 10 if labels is None else labels)
+
+
+def told(train: MemorySource, own: Any = None, classes: int = 10, **data: Any) -> Any:
+    names = tuple(str(number) for number in range(classes))
+    loaded = Loaded(train, own, None, names, "x")
+    with DATASETS.temporary("told", lambda: Told(loaded)):
+        return load_splits(experiment({"dataset": "told", **data}))
+
+
+@pytest.mark.parametrize(
+    ("train", "classes", "message"),
+    [
+        (source(), 7, "the network is for 10 classes, the data has 7"),
+        (source(channels=1), 10, "takes 3 channels, the images have 1"),
+        (source(size=28), 10, "images of 32 pixels a side, they are 28x28"),
+    ],
+    ids=["row24-classes", "row24-channels", "row24-size"],
+)
+def test_images_the_network_is_not_for_are_refused(
+    train: MemorySource, classes: int, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        told(train, classes=classes)
+    assert caught.value.errors[0].code == "mismatch"
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_row46_labels_beyond_the_classes_are_named(label: int) -> None:
+    labels = torch.arange(40) % 10
+    labels[17] = label
+    with pytest.raises(DataError, match=f"image 17 has label {label}"):
+        told(source(labels=labels))
+
+
+def test_a_data_set_s_own_validation_images_are_used() -> None:
+    own = source(20)
+    assert told(source(), own).validation is own
+    with pytest.raises(SpecError, match="has validation images of its own"):
+        told(source(), own, validation=10)
+
+
+def test_validation_images_are_never_augmented() -> None:
+    """KellerJordan's validation loader wrapped the augmented training set."""
+    splits = load_splits(
+        experiment({"dataset": "digits", "validation": 300, "augment": ["horizontal_flip"]})
+    )
+    assert splits.validation is not None
+    everything = load_splits(experiment({"dataset": "digits"})).train
+    wanted = next(iter(everything.read([torch.tensor(splits.validation_indices)])))
+    assert torch.equal(_all(splits.validation), wanted)
+
+
+def _all(made: Any) -> Tensor:
+    batches: Iterator[Tensor] = made.read([torch.arange(len(made))])
+    return next(iter(batches))
+
+
+def test_data_live_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RESNET_BUILDER_DATA", str(tmp_path))
+    assert default_data_dir() == tmp_path
+    monkeypatch.delenv("RESNET_BUILDER_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert default_data_dir().name == "resnet-builder"
