@@ -42,8 +42,9 @@ def import_plugins(
             cannot be found or fails while it is imported.
     """
     paths = [_located(name, positions.base_dir(("plugins", i))) for i, name in enumerate(declared)]
-    consent = {_located(name, Path.cwd()) for name in consented_plugins(named)} | set(named)
-    consent |= consented_plugins(())
+    undeclared = [name for name in named if name not in declared]
+    added = [_located(name, Path.cwd()) for name in undeclared]
+    consent = {*consented_plugins(named), *added}
     refused = [
         positions.problem(
             "plugin",
@@ -55,7 +56,7 @@ def import_plugins(
     ]
     if refused:
         raise SpecError(refused)
-    wanted = dict.fromkeys([*paths, *(_located(name, Path.cwd()) for name in named)])
+    wanted = dict.fromkeys([*paths, *added])
     for plugin in wanted:
         number = paths.index(plugin) if plugin in paths else None
         _import(plugin, positions, number)

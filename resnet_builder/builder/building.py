@@ -92,7 +92,7 @@ def build(spec: Spec, *, device: str = "cpu", seed: int | None = None) -> ResNet
         spec = resolve(spec)
         network = construct_on_meta(spec.model)
         if spec.expect is not None:
-            differing = unexpected(network, spec.model, spec.expect, with_macs=False)
+            differing = unexpected(network, spec.expect)
             problems = [Problem("expect", f"expect.{key}", text) for key, text in differing]
             if problems:
                 raise SpecError(problems)

@@ -66,8 +66,12 @@ def check(draft: Draft, *, with_macs: bool = False) -> Checked:
             model = resolve_model(draft.model, draft.data)
             network, problems = _build_on_meta(model, draft.positions)
             found += problems
-            if network is not None and draft.expect is not None:
-                found += _expect_problems(network, model, draft, with_macs=with_macs)
+            if network is not None:
+                macs = None
+                if with_macs:
+                    macs, problems = _forward_problems(network, model, draft.positions)
+                    found += problems
+                found += _expect_problems(network, draft, macs)
     everything = draft.positions.ordered([*draft.problems, *found])
     spec = resolve(draft.spec) if draft.spec is not None and not everything else None
     return Checked(everything, spec, network)
@@ -108,13 +112,26 @@ def _option_problems(
 
 def _build_on_meta(model: ModelSpec, positions: Positions) -> tuple[ResNet | None, list[Problem]]:
     """Build the network without memory, which finds every shape that does not fit."""
-    problems = [*_size_problems(model, positions), *_effect_problems(model, positions)]
+    problems = [
+        *_size_problems(model, positions),
+        *_effect_problems(model, positions),
+        *_plain_problems(model, positions),
+    ]
     if problems:
         return None, problems
     try:
         return construct_on_meta(model), []
     except MisplacedPartError as error:
-        return None, [_part_problem(error, error.path, positions)]
+        return None, [_part_problem(error, _given_at(error, model), positions)]
+
+
+def _given_at(error: MisplacedPartError, model: ModelSpec) -> Path:
+    """Return where the option that an error names was given: not in the stage, if it inherits."""
+    match error.path:
+        case ("model", "stages", int(number)) if error.option is not None:
+            own = model.stages[number].block is not None
+            return (*error.path, "block") if own else ("model", "block")
+    return error.path
 
 
 def _part_problem(error: PartError, path: Path, positions: Positions) -> Problem:
@@ -152,7 +169,6 @@ def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem
     """Check that whatever the spec asks of a block, the block takes."""
     for number, stage in enumerate(model.stages):
         block = stage.block or model.block
-        shortcut = stage.shortcut or model.shortcut
         attention = stage.attention or model.attention
         asked = {
             "norm": model.norm.type != "batch_norm",
@@ -167,12 +183,14 @@ def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem
             yield positions.problem(
                 "no-effect", path, f"block '{block.type}' in stages[{number}] takes no `{key}`"
             )
-        if shortcut.type == "none":
-            yield from _plain_problems(model, number, positions)
 
 
-def _plain_problems(model: ModelSpec, number: int, positions: Positions) -> Iterator[Problem]:
+def _plain_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
     """Check that a stage without shortcuts keeps its residual path: it is all there is."""
+    shortcuts = [(stage.shortcut or model.shortcut).type for stage in model.stages]
+    if "none" not in shortcuts:
+        return
+    number = shortcuts.index("none")
     for key, is_asked in (
         ("zero_init_residual", model.zero_init_residual),
         ("drop_path", model.drop_path > 0),
@@ -230,7 +248,9 @@ def _augment_problems(data: DataSpec, positions: Positions) -> Iterator[Problem]
         except PartError as error:
             yield _part_problem(error, path, positions)
             continue
-        if works_on == "pixels" and floats_since is not None:
+        if part.type == "random_resized_crop" and number:
+            yield positions.problem("exclusive", path, f"`{part.type}` must stand first")
+        elif works_on == "pixels" and floats_since is not None:
             yield positions.problem(
                 "exclusive",
                 path,
@@ -251,34 +271,42 @@ def _validation_problems(train: TrainSpec, positions: Positions) -> Iterator[Pro
             )
 
 
-def _expect_problems(
-    network: ResNet, model: ModelSpec, draft: Draft, *, with_macs: bool
-) -> list[Problem]:
-    assert draft.expect is not None
+def _forward_problems(
+    network: ResNet, model: ModelSpec, positions: Positions
+) -> tuple[int | None, list[Problem]]:
+    """Run one image through the network, on meta, and count its MACs."""
+    assert model.in_channels is not None
+    assert model.image_size is not None
+    try:
+        return count_macs(network, model.in_channels, model.image_size), []
+    except (RuntimeError, TypeError, ValueError) as error:  # raised by torch, or by a plugin
+        reason = str(error).strip().partition("\n")[0]
+        problem = positions.problem("shape", ("model",), f"a forward pass fails: {reason}")
+        return None, [problem]
+
+
+def _expect_problems(network: ResNet, draft: Draft, macs: int | None) -> list[Problem]:
+    if draft.expect is None:
+        return []
     return [
         draft.positions.problem("expect", ("expect", key), message)
-        for key, message in unexpected(network, model, draft.expect, with_macs=with_macs)
+        for key, message in unexpected(network, draft.expect, macs=macs)
     ]
 
 
 def unexpected(
-    network: ResNet, model: ModelSpec, expect: ExpectSpec, *, with_macs: bool
+    network: ResNet, expect: ExpectSpec, *, macs: int | None = None
 ) -> Iterator[tuple[str, str]]:
     """Compare a network with what its spec expects; yield what differs, by key.
 
     Args:
-        network: The network, on any device; on meta if ``with_macs``.
-        model: Its resolved spec.
+        network: The network, on any device.
         expect: The counts expected.
-        with_macs: Compare MACs too, which takes a forward pass.
+        macs: Of one image, if they were counted.
     """
     if expect.parameters is not None and (count := count_parameters(network)) != expect.parameters:
         yield "parameters", f"the network has {count:,} parameters, not {expect.parameters:,}"
     if expect.depth is not None and network.depth != expect.depth:
         yield "depth", f"the network is {network.depth} layers deep, not {expect.depth}"
-    if with_macs and expect.macs is not None:
-        assert model.in_channels is not None
-        assert model.image_size is not None
-        macs = count_macs(network, model.in_channels, model.image_size)
-        if macs != expect.macs:
-            yield "macs", f"the network takes {macs:,} MACs an image, not {expect.macs:,}"
+    if macs is not None and expect.macs is not None and macs != expect.macs:
+        yield "macs", f"the network takes {macs:,} MACs an image, not {expect.macs:,}"

@@ -78,7 +78,7 @@ def give_weights(network: ResNet, model: ModelSpec, *, seed: int | None) -> ResN
 def _construct(model: ModelSpec, *, device: str) -> ResNet:
     assert model.in_channels is not None, "the spec is resolved"
     layer_makers = {
-        "norm": bind(NORMS, model.norm),
+        "norm": partial(_make_norm, bind(NORMS, model.norm)),
         "activation": bind(ACTIVATIONS, model.activation),
     }
     with _place("model", "stem"), torch.device(device):
@@ -96,6 +96,12 @@ def _construct(model: ModelSpec, *, device: str) -> ResNet:
     with _place("model", "head"), torch.device(device):
         layers.update(bind(HEADS, model.head, **layer_makers)(channels, model.num_classes))
     return ResNet(layers)
+
+
+def _make_norm(make: Callable[[int], nn.Module], channels: int) -> nn.Module:
+    """Make a norm; what is wrong with it is wrong at its own place, whichever part asks for it."""
+    with _place("model", "norm"):
+        return make(channels)
 
 
 def drop_path_rates(model: ModelSpec) -> list[float]:
@@ -173,6 +179,8 @@ def _place(*path: str | int) -> Iterator[None]:
     """Let errors of a part say where in the spec it stands."""
     try:
         yield
+    except MisplacedPartError:
+        raise  # by a part inside, which knows its place better
     except PartError as error:
         raise MisplacedPartError(error, path) from error
 

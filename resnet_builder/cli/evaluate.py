@@ -1,5 +1,111 @@
-"""x."""
+"""``resnet-build evaluate``: how trained weights do on a split."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
-@click.command("evaluate")
-def evaluate() -> None:
-    """X."""
+
+from resnet_builder.cli.invocation import Invocation, pass_invocation
+from resnet_builder.cli.messages import examples, note, percent, show, show_json, table
+from resnet_builder.cli.options import (
+    EXISTING,
+    data_dir_option,
+    debug_option,
+    json_option,
+    plugin_option,
+)
+
+if TYPE_CHECKING:
+    from resnet_builder.runs.records import EvaluationRecord
+    from resnet_builder.training.metrics import Evaluation
+    from resnet_builder.weights.network import Trained
+
+MOST_COLUMNS = 20
+"""A confusion matrix of more classes is not drawn."""
+
+
+@click.command(
+    epilog=examples(
+        "resnet-build evaluate runs/resnet20_digits-001",
+        "resnet-build evaluate best.safetensors --split val --json",
+    )
+)
+@click.argument("weights", type=EXISTING, metavar="RUN|WEIGHTS")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val", "train"]),
+    default="test",
+    show_default=True,
+    help="The images.",
+)
+@data_dir_option
+@plugin_option
+@json_option
+@debug_option
+@pass_invocation
+def evaluate(
+    invocation: Invocation,
+    weights: Path,
+    split: str,
+    data_dir: Path | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Evaluate the weights that a run selected, or a file of weights, on a split.
+
+    Top-1, top-5, each class, and what is mistaken for what.
+    """
+    from resnet_builder.cli.devices import device_for
+    from resnet_builder.cli.progress import display
+    from resnet_builder.training.inference import evaluate_split, load_own_splits
+    from resnet_builder.weights.network import load_trained
+
+    trained = load_trained(weights, plugins=plugins)
+    device = device_for(trained.spec, warn=note)
+    with invocation.signals.polled() as stop, display() as shown:
+        splits = load_own_splits(trained, data_dir=data_dir, stop=stop, report=shown.report)
+        for notice in splits.notices:
+            shown.say(notice)
+        found = evaluate_split(trained, splits, split, device=device, stop=stop)
+    record = _record(trained, split, found)
+    if as_json:
+        show_json(record)
+    else:
+        _show(record)
+
+
+def _record(trained: "Trained", split: str, found: "Evaluation") -> "EvaluationRecord":
+    from resnet_builder.runs.records import EvaluationRecord
+
+    return EvaluationRecord.model_validate(
+        {
+            "weights": str(trained.path),
+            "split": split,
+            "images": found.images,
+            "metrics": found.metrics(split),
+            "classes": trained.header.classes,
+            "top1_by_class": found.per_class,
+            "confusion": found.confusion().tolist(),
+        }
+    )
+
+
+def _show(record: "EvaluationRecord") -> None:
+    metrics = record.metrics
+    loss, top1, top5 = (metrics.get(f"{record.split}.{name}") for name in ("loss", "top1", "top5"))
+    written = "not finite" if loss is None else f"{loss:.4f}"
+    show(
+        f"{record.split}, {record.images:,} images: top-1 {percent(top1)}, "
+        f"top-5 {percent(top5)}, loss {written}\n"
+    )
+    pairs = zip(record.classes, record.top1_by_class, strict=True)
+    show(table(("class", "top-1"), [(name, percent(top1)) for name, top1 in pairs]))
+    if len(record.classes) > MOST_COLUMNS:
+        return
+    labels = [str(number) for number in range(len(record.classes))]
+    rows = [
+        (name, label, *(str(count) if count else "." for count in counts))
+        for name, label, counts in zip(record.classes, labels, record.confusion, strict=True)
+    ]
+    show("\nimages by class (row) and what they were taken for (column)")
+    show(table(("", "", *labels), rows))

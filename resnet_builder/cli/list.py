@@ -1,5 +1,7 @@
 """x."""
 import click
+
+
 @click.command("list")
 def list_() -> None:
     """X."""

@@ -16,7 +16,7 @@ import resnet_builder
 from resnet_builder.cli.evaluate import evaluate
 from resnet_builder.cli.invocation import Invocation
 from resnet_builder.cli.list import list_
-from resnet_builder.cli.messages import note, show, show_error
+from resnet_builder.cli.messages import examples, note, show, show_error
 from resnet_builder.cli.predict import predict
 from resnet_builder.cli.signals import Interrupted, Signals
 from resnet_builder.cli.summary import summary
@@ -142,6 +142,11 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
     PROGRAM,
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        f"{PROGRAM} list specs",
+        f"{PROGRAM} summary resnet32",
+        f"{PROGRAM} train resnet20_digits",
+    ),
 )
 @click.option(
     "--version",
@@ -154,11 +159,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 def main() -> None:
     """Build, train and compare ResNets that are described by one YAML file each.
 
-    \b
-    A SPEC is a YAML file, or the name of a bundled one:
-      resnet-build list specs
-      resnet-build summary resnet32
-      resnet-build train resnet20_digits
+    A SPEC is such a file, or the name of a bundled one.
     """
 
 

@@ -62,6 +62,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
     )
 
 
+def examples(*lines: str) -> str:
+    """Write the examples below a command's help; click leaves their lines as they are."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
 def percent(fraction: float | None) -> str:
     """Write an accuracy as papers do; nothing for what is not known."""
     return "" if fraction is None else f"{100 * fraction:.2f} %"

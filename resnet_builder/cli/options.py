@@ -13,14 +13,12 @@ from resnet_builder.spec.bundled import bundled_names, is_path, recipe_names
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class SpecSource(click.ParamType):
+class SpecSource(click.types.StringParamType):
     """A file, or the name of something bundled.
 
     Args:
         names: What is bundled, for completion.
     """
-
-    name = "text"
 
     def __init__(self, names: Callable[[], tuple[str, ...]]) -> None:
         self._names = names

@@ -27,6 +27,9 @@ LINE_SECONDS = 10.0
 class Display(Observer, Protocol):
     """Shows a training, and the work on data before it."""
 
+    def say(self, text: str) -> None:
+        """Show a line that stays."""
+
     def report(self, what: str, done: int, total: int) -> None:
         """Show how far slow work on data is; ``total`` is 0 where it is not known."""
 
@@ -57,7 +60,7 @@ class Lines:
     def __init__(
         self, say: Callable[[str], None], *, clock: Callable[[], float] = monotonic
     ) -> None:
-        self._say = say
+        self.say = say
         self._clock = clock
         self._last: dict[str, float] = {}
         self._steps_per_epoch = 1
@@ -67,7 +70,7 @@ class Lines:
         """Say what is about to be trained, and how."""
         self._steps_per_epoch = start.steps_per_epoch
         self._pace = Pace(start, self._clock)
-        self._say(started_text(start))
+        self.say(started_text(start))
         self._is_due("training")
 
     def progressed(self, progress: Progress) -> None:
@@ -75,19 +78,19 @@ class Lines:
         if self._is_due("training"):
             assert self._pace is not None, "it has started"
             done = f"step {progress.step:,} of {progress.total_steps:,}"
-            self._say(f"{done}: {figures(progress)}, {self._pace.left(progress.step)} left")
+            self.say(f"{done}: {figures(progress)}, {self._pace.left(progress.step)} left")
 
     def evaluated(self, step: int, split: str, evaluation: Evaluation, *, best: bool) -> None:
         """Say how the weights did on the validation images."""
         self._is_due("training")
-        self._say(evaluated_text(step, self._steps_per_epoch, split, evaluation, best=best))
+        self.say(evaluated_text(step, self._steps_per_epoch, split, evaluation, best=best))
 
     def saved(self, step: int, path: Path) -> None:
         """Say nothing: the run's log does."""
 
     def warned(self, message: str) -> None:
         """Say what went wrong."""
-        self._say(f"warning: {message}")
+        self.say(f"warning: {message}")
 
     def finished(self, result: Result) -> None:
         """Say nothing: the command does."""
@@ -95,7 +98,7 @@ class Lines:
     def report(self, what: str, done: int, total: int) -> None:
         """Say how far the work on data is, now and then."""
         if self._is_due(what):
-            self._say(f"{what}: {done / total:.0%}" if total else f"{what}: {done:,}")
+            self.say(f"{what}: {done / total:.0%}" if total else f"{what}: {done:,}")
 
     def _is_due(self, what: str) -> bool:
         """Tell whether something was not said for a while, and take it as said."""
@@ -123,7 +126,7 @@ class Screen:
     def started(self, start: Start) -> None:
         """Say how it is computed, and draw the bars."""
         self._start, self._pace = start, Pace(start)
-        self._say(started_text(start))
+        self.say(started_text(start))
         for task in self._tasks.values():
             self._bars.remove_task(task)
         self._tasks = {}
@@ -140,14 +143,14 @@ class Screen:
         """Say above the bars how the weights did."""
         assert self._start is not None, "it has started"
         text = evaluated_text(step, self._start.steps_per_epoch, split, evaluation, best=best)
-        self._say(text)
+        self.say(text)
 
     def saved(self, step: int, path: Path) -> None:
         """Say nothing: the run's log does."""
 
     def warned(self, message: str) -> None:
         """Say above the bars what went wrong."""
-        self._say(f"warning: {message}")
+        self.say(f"warning: {message}")
 
     def finished(self, result: Result) -> None:
         """Say nothing: the command does."""
@@ -178,7 +181,8 @@ class Screen:
             count=count,
         )
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Show a line that stays, above the bars."""
         self._live.console.print(Text(escaped(text)), soft_wrap=True)
 
 
@@ -216,10 +220,11 @@ class Pace:
 
 def started_text(start: Start) -> str:
     """Say what is about to be trained, and how."""
-    steps = f"{start.total_steps:,} steps, {start.steps_per_epoch:,} an epoch"
-    begin = f"after step {start.step:,} of {steps}" if start.step else steps
-    how = f"{start.choices.precision}, {start.choices.threads} threads"
-    return f"{begin}; {start.device}, {how}"
+    how = f"{start.device}, {start.choices.precision}, {start.choices.threads} threads"
+    return (
+        f"training from step {start.step:,} of {start.total_steps:,}, "
+        f"{start.steps_per_epoch:,} an epoch, on {how}"
+    )
 
 
 def figures(progress: Progress) -> str:

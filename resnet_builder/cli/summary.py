@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.messages import note, show, show_json, table
+from resnet_builder.cli.messages import examples, note, show, show_json, table
 from resnet_builder.cli.options import SPEC, debug_option, json_option, layer_options
 
 if TYPE_CHECKING:
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 _HEADER = ("", "kind", "output", "parameters", "MACs", "field", "depth")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "resnet-build summary resnet32",
+        "resnet-build summary my_net.yaml --depth",
+        "resnet-build summary resnet56 --set model.shortcut=projection --json",
+    )
+)
 @click.argument("spec", type=SPEC, metavar="SPEC")
 @click.option("--depth", is_flag=True, help="Show every layer, not only stages.")
 @layer_options
@@ -27,14 +33,7 @@ def summary(
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show a network: shapes, parameters, MACs, receptive field, depth.
-
-    \b
-    Examples:
-      resnet-build summary resnet32
-      resnet-build summary my_net.yaml --depth
-      resnet-build summary resnet50 --set model.image_size=160 --json
-    """
+    """Show a network: shapes, parameters, MACs, receptive field, depth."""
     from resnet_builder.cli.specs import read_spec
     from resnet_builder.summary import summarize
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.messages import note, show, show_json
+from resnet_builder.cli.messages import examples, note, show, show_json
 from resnet_builder.cli.options import SPEC, debug_option, json_option, layer_options
 from resnet_builder.errors import ResnetBuilderError, SpecError
 from resnet_builder.problems import render
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from resnet_builder.runs.records import CheckRecord
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "resnet-build validate my_net.yaml",
+        "resnet-build validate specs/*.yaml",
+        "resnet-build validate resnet56 --set model.shortcut=projection",
+    )
+)
 @click.argument("specs", nargs=-1, required=True, type=SPEC, metavar="SPEC...")
 @layer_options
 @json_option
@@ -30,12 +36,6 @@ def validate(
     """Check specs in full: values, parts, shapes and expected counts.
 
     All problems of all specs are reported. Nothing is computed or downloaded.
-
-    \b
-    Examples:
-      resnet-build validate my_net.yaml
-      resnet-build validate specs/*.yaml
-      resnet-build validate resnet56 --set model.shortcut=projection
     """
     records, codes = [], [0]
     for source in specs:

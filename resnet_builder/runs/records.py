@@ -1,9 +1,9 @@
 """What is written for programs to read: a model, with a ``schema`` number, for each record.
 
 ``metrics.jsonl``, ``changes.jsonl``, ``result.json``, ``env.json``, ``data.json``, and what
-commands print for ``--json``. A field
-may be added under the same number, and readers ignore fields that they do not know; whatever
-else changes raises the number, and a reader refuses a number above its own.
+commands print for ``--json``. A field may be added under the same number, and readers ignore
+fields that they do not know; whatever else changes raises the number, and a reader refuses a
+number above its own.
 """
 
 from pathlib import Path
@@ -369,6 +369,7 @@ class PictureRecord(BaseModel):
         path: The file.
         answers: The likeliest classes, the likeliest first.
         fitted: Whether it was resized and cropped to what the network is fed.
+        error: Why there are no answers.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -376,6 +377,7 @@ class PictureRecord(BaseModel):
     path: str
     answers: tuple[Answer, ...]
     fitted: bool
+    error: str | None = None
 
 
 class PredictionRecord(Record):

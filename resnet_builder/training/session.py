@@ -5,14 +5,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from resnet_builder.builder import resolve
 from resnet_builder.data.splits import Splits
 from resnet_builder.errors import DataError, UsageError
 from resnet_builder.runs.changes import Change, compare_specs
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, unheard
 from resnet_builder.runs.lock import locked
-from resnet_builder.runs.records import ChangeRow, DataRecord
-from resnet_builder.spec.loading import dump_spec
+from resnet_builder.runs.records import ChangeRow, DataRecord, EnvRecord
+from resnet_builder.spec.loading import dump_spec, load_spec
 from resnet_builder.spec.schema import Spec
 
 RUNS = Path("runs")
@@ -106,6 +107,24 @@ def settle_data(run: RunDirectory, splits: Splits, *, allow_spec_change: bool = 
     )
 
 
+def threads(spec: Spec, run: RunDirectory) -> int | None:
+    """Return how many threads to compute with: what a run has used before, if it is left open.
+
+    Args:
+        spec: The experiment.
+        run: Its directory.
+
+    Returns:
+        The number, or ``None`` for torch's own choice.
+
+    Raises:
+        CheckpointError: What the run has used is damaged.
+    """
+    if spec.run.threads != "auto":
+        return spec.run.threads
+    return EnvRecord.read(run.env).choices.threads if run.env.exists() else None
+
+
 def describe_data(splits: Splits) -> DataRecord:
     """Record what a run trains on."""
     sources = {"train": splits.train, "val": splits.validation, "test": splits.test}
@@ -119,7 +138,7 @@ def describe_data(splits: Splits) -> DataRecord:
 
 def _settle_spec(run: RunDirectory, spec: Spec, *, allow_spec_change: bool, warn: Warn) -> None:
     """Refuse a spec that is not the run's, or record what it changes and write it down."""
-    changes = compare_specs(load_published(run), spec)
+    changes = compare_specs(resolve(load_spec(run.spec)), spec)
     if not changes:
         return
     _refuse(run, changes, allow_spec_change=allow_spec_change)

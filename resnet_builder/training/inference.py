@@ -1,0 +1,220 @@
+"""Using a trained network: on a split of its data set, or on pictures."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resnet_builder.data.batches import evaluation_batches
+from resnet_builder.data.contract import Report, Stop, never, silent
+from resnet_builder.data.pictures import ENDINGS, decode
+from resnet_builder.data.pipeline import normalise
+from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.data.splits import Splits, load_splits
+from resnet_builder.errors import DataError, Stopped, UsageError
+from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
+from resnet_builder.training.evaluation import evaluate
+from resnet_builder.training.metrics import Evaluation
+from resnet_builder.weights.file import WeightsHeader
+from resnet_builder.weights.network import Trained
+
+BATCH_SIZE = 128
+"""Images that are computed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a picture was taken for.
+
+    Attributes:
+        path: The file.
+        answers: The likeliest classes and their probabilities, the likeliest first.
+        fitted: Whether it was resized and cropped to what the network is fed.
+        error: Why there are no answers.
+    """
+
+    path: Path
+    answers: tuple[tuple[str, float], ...] = ()
+    fitted: bool = False
+    error: str | None = None
+
+
+def load_own_splits(
+    trained: Trained,
+    *,
+    data_dir: Path | None = None,
+    stop: Stop = never,
+    report: Report = silent,
+) -> Splits:
+    """Read the data that a network was trained on, to be normalised as it was then.
+
+    Args:
+        trained: The network.
+        data_dir: Where data sets live.
+        stop: Polled in every loop.
+        report: Told of downloads and scans.
+
+    Raises:
+        DataError: The data set is missing, broken or too small.
+        SpecError: It is not what the network is for.
+        Stopped: ``stop`` became true.
+        UsageError: The spec of the weights names none.
+    """
+    spec, header = trained.spec, trained.header
+    if spec.data is None:
+        raise UsageError(f"{trained.path}: its spec has no `data` to evaluate on")
+    own = Normalize(mean=header.mean, std=header.std)
+    data = spec.data.model_copy(update={"normalize": own, "preprocess": header.preprocess})
+    own_spec = spec.model_copy(update={"data": data})
+    return load_splits(own_spec, data_dir=data_dir, stop=stop, report=report)
+
+
+def evaluate_split(
+    trained: Trained, splits: Splits, split: str, *, device: torch.device, stop: Stop = never
+) -> Evaluation:
+    """Evaluate a network on one split, in fp32.
+
+    Args:
+        trained: The network; it is moved to the device.
+        splits: Its data.
+        split: ``test``, ``val`` or ``train``.
+        device: Where to compute.
+        stop: Polled at every batch.
+
+    Raises:
+        Stopped: ``stop`` became true.
+        UsageError: There is no such split.
+    """
+    sources = {"train": splits.train, "val": splits.validation, "test": splits.test}
+    source = sources[split]
+    if source is None:
+        present = ", ".join(name for name, source in sources.items() if source is not None)
+        raise UsageError(f"there are no {split} images; there are {present}")
+    batches = evaluation_batches(
+        source, batch_size=BATCH_SIZE, mean=splits.mean, std=splits.std, device=device
+    )
+    return evaluate(trained.network.to(device), batches, stop=stop)
+
+
+def find_pictures(paths: Iterable[Path], *, stop: Stop = never) -> list[Path]:
+    """List files, and all pictures in folders, in order; what is hidden is left out.
+
+    Raises:
+        DataError: There are none.
+        Stopped: ``stop`` became true.
+    """
+    found: list[Path] = []
+    for path in paths:
+        found += _pictures_in(path, stop) if path.is_dir() else [path]
+    if not found:
+        raise DataError(f"no pictures in {', '.join(map(str, paths))}")
+    return found
+
+
+def _pictures_in(folder: Path, stop: Stop) -> list[Path]:
+    found: list[Path] = []
+    for here, folders, files in os.walk(folder):
+        if stop():
+            raise Stopped(f"stopped while listing {folder}")
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(here, name)
+            for name in sorted(files)
+            if Path(name).suffix.lower() in ENDINGS and not name.startswith(".")
+        ]
+    return found
+
+
+def predict(
+    trained: Trained,
+    paths: Sequence[Path],
+    *,
+    top: int,
+    device: torch.device,
+    stop: Stop = never,
+    report: Report = silent,
+) -> Iterator[Prediction]:
+    """Say what pictures show, in their order.
+
+    A picture that preprocessing leaves in another size than the network was trained for is
+    resized and cropped to that size.
+
+    Args:
+        trained: The network; it is moved to the device.
+        paths: Picture files.
+        top: Answers for each.
+        device: Where to compute.
+        stop: Polled at every picture.
+        report: Told how many are done.
+
+    Raises:
+        Stopped: ``stop`` became true.
+        UsageError: The network is fed neither grey nor colour pictures.
+    """
+    trained.network.to(device)
+    reader = _Reader(trained.spec, trained.header)
+    for first in range(0, len(paths), BATCH_SIZE):
+        chunk = paths[first : first + BATCH_SIZE]
+        read: list[tuple[Tensor, bool] | str] = []
+        for path in chunk:
+            if stop():
+                raise Stopped("stopped while predicting")
+            read.append(reader.read(path))
+        yield from _answer(trained, chunk, read, top, device)
+        report("predicting", first + len(chunk), len(paths))
+
+
+class _Reader:
+    """Reads pictures as the network is fed them."""
+
+    def __init__(self, spec: Spec, header: WeightsHeader) -> None:
+        channels, size = spec.model.in_channels, spec.model.image_size
+        assert channels is not None, "the spec is resolved"
+        assert size is not None, "the spec is resolved"
+        if channels not in {1, 3}:
+            raise UsageError(f"pictures have 1 or 3 channels, the network takes {channels}")
+        is_grey = any(isinstance(step, ToRgb) for step in header.preprocess)
+        self._channels = 1 if is_grey else channels
+        self._size = size
+        self._preprocess = Preprocessing(header.preprocess)
+        self._fit = Preprocessing(
+            (Resize(type="resize", size=size), CenterCrop(type="center_crop", size=size))
+        )
+
+    def read(self, path: Path) -> tuple[Tensor, bool] | str:
+        """Return ``(C, H, W)`` uint8 and whether it had to be made to fit, or what is wrong."""
+        try:
+            picture = self._preprocess(decode(path, self._channels)[None])
+        except DataError as error:
+            return str(error)
+        fits = picture.shape[-2:] == (self._size, self._size)
+        return (picture if fits else self._fit(picture))[0], not fits
+
+
+@torch.inference_mode()
+def _answer(
+    trained: Trained,
+    paths: Sequence[Path],
+    read: Sequence[tuple[Tensor, bool] | str],
+    top: int,
+    device: torch.device,
+) -> Iterator[Prediction]:
+    """Compute the pictures that could be read."""
+    classes, header = trained.header.classes, trained.header
+    pictures = [one[0] for one in read if not isinstance(one, str)]
+    answers = iter(())
+    if pictures:
+        mean, std = (torch.tensor(v, device=device) for v in (header.mean, header.std))
+        images = normalise(torch.stack(pictures).to(device), mean, std)
+        likeliest = trained.network(images).float().softmax(1).topk(min(top, len(classes)))
+        answers = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+    for path, one in zip(paths, read, strict=True):
+        if isinstance(one, str):
+            yield Prediction(path, error=one)
+        else:
+            labels, probabilities = next(answers)
+            named = zip((classes[label] for label in labels), probabilities, strict=True)
+            yield Prediction(path, tuple(named), fitted=one[1])

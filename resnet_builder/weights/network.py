@@ -1,0 +1,72 @@
+"""From a run, or a file of weights, to a network that can be used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_builder.builder import build, read_spec
+from resnet_builder.errors import CheckpointError, UsageError
+from resnet_builder.model import ResNet
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.spec.plain import plain
+from resnet_builder.spec.reading import checked
+from resnet_builder.spec.schema import Spec
+from resnet_builder.spec.tree import parse_yaml
+from resnet_builder.weights.file import WeightsHeader, read_weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """A network with its weights, and what one must know to use it.
+
+    Attributes:
+        path: The file of the weights.
+        network: On the CPU, for evaluation.
+        spec: The experiment, resolved.
+        header: Classes, statistics, preprocessing and metrics.
+    """
+
+    path: Path
+    network: ResNet
+    spec: Spec
+    header: WeightsHeader
+
+
+def load_trained(path: Path, *, plugins: Sequence[str] = ()) -> Trained:
+    """Load the weights that a run selected, or those in a file.
+
+    Args:
+        path: A run directory or a file of weights.
+        plugins: The plugins that may be imported.
+
+    Raises:
+        CheckpointError: The file is damaged, another program's, or not of its own spec.
+        SpecError: Its spec cannot be used here; a plugin without consent, for example.
+        StorageError: It cannot be read.
+        UsageError: The run has no weights yet, or a newer release wrote them.
+    """
+    file = _weights_file(path)
+    weights, header = read_weights(file)
+    spec = _read_header_spec(file, header, plugins)
+    network = build(spec)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{file}: the weights are not of its spec: {error}") from error
+    return Trained(file, network.eval(), spec, header)
+
+
+def _weights_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    run = RunDirectory.open(path)
+    if not run.best.is_file():
+        raise UsageError(
+            f"{path} has no weights yet; go on with it by: resnet-build train --resume {path}"
+        )
+    return run.best
+
+
+def _read_header_spec(file: Path, header: WeightsHeader, plugins: Sequence[str]) -> Spec:
+    document = parse_yaml(checked(header.spec, str(file)))
+    return read_spec(plain(document.root), plugins=plugins)

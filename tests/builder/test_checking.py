@@ -1,0 +1,284 @@
+"""The second half of checking: exact messages for what needs the parts themselves."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+from resnet_builder.blocks import BLOCKS, SHORTCUTS
+from resnet_builder.builder import check_source, read_spec, resolve
+from resnet_builder.errors import SpecError
+from resnet_builder.spec.loading import dump_spec, load_spec_text
+
+SPEC = """\
+name: small
+model:
+  num_classes: 10
+  stem: {type: conv3x3, channels: 16}
+  block: basic
+  shortcut: pad
+  stages:
+    - {channels: 16, blocks: 1}
+    - {channels: 32, blocks: 1, stride: 2}
+data:
+  dataset: cifar10
+train:
+  epochs: 2
+  batch_size: 8
+  optimizer: {type: sgd, lr: 0.1}
+"""
+
+SHORTCUT_NAMES = ", ".join(SHORTCUTS.names())
+
+
+def problems(tmp_path: Path, *changes: tuple[str, str]) -> list[str]:
+    """Return the problems of the spec with some of its text changed, one string each."""
+    text = SPEC
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    found = check_source(path, with_macs=True).problems
+    return [str(problem).replace(str(tmp_path), "") for problem in found]
+
+
+def caret(line: int, text: str, col: int) -> str:
+    return f"{line:>5} | {text}\n      | {' ' * (col - 1)}^"
+
+
+def test_a_sound_spec_has_no_problems(tmp_path: Path) -> None:
+    assert problems(tmp_path) == []
+
+
+CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
+    "row17-shortcut": (
+        [("shortcut: pad", "shortcut: projecton")],
+        [
+            "/s.yaml:6:13: error[unknown-name]: model.shortcut: no shortcut is named 'projecton'\n"
+            + caret(6, "  shortcut: projecton", 13)
+            + f"\nallowed: {SHORTCUT_NAMES}\ndid you mean: projection"
+        ],
+    ),
+    "row17-letter": (
+        [("shortcut: pad", "shortcut: C")],
+        [
+            "/s.yaml:6:13: error[unknown-name]: model.shortcut: no shortcut is named 'C': "
+            "option C of He et al. 2015 is `projection_all`; KellerJordan's C is `pad` with "
+            "`subsample: average`\n"
+            + caret(6, "  shortcut: C", 13)
+            + f"\nallowed: {SHORTCUT_NAMES}"
+        ],
+    ),
+    "row17-block": (
+        [("block: basic", "block: botleneck")],
+        [
+            "/s.yaml:5:10: error[unknown-name]: model.block: no block is named 'botleneck'\n"
+            + caret(5, "  block: botleneck", 10)
+            + "\nallowed: basic, bottleneck\ndid you mean: bottleneck"
+        ],
+    ),
+    "row21-identity": (
+        [("shortcut: pad", "shortcut: identity")],
+        [
+            "/s.yaml:6:13: error[unknown-name]: model.shortcut: no shortcut is named 'identity': "
+            "where nothing changes every shortcut is one; `pad` needs no parameters anywhere\n"
+            + caret(6, "  shortcut: identity", 13)
+            + f"\nallowed: {SHORTCUT_NAMES}"
+        ],
+    ),
+    "row21-narrowing": (
+        [("channels: 32", "channels: 8")],
+        [
+            "/s.yaml:9:7: error[shape]: model.stages[1]: `pad` cannot narrow 16 channels to 8\n"
+            + caret(9, "    - {channels: 8, blocks: 1, stride: 2}", 7)
+        ],
+    ),
+    "row22-strides": (
+        [
+            ("stride: 2", "stride: 8"),
+            ("channels: 16, blocks: 1}", "channels: 16, blocks: 1, stride: 8}"),
+        ],
+        [
+            "/s.yaml:8:5: error[shape]: model.stages: strides shrink 32 pixels below one: "
+            "stem 32, layer1 4, layer2 below 1\n"
+            + caret(8, "    - {channels: 16, blocks: 1, stride: 8}", 5)
+        ],
+    ),
+    "row23-bottleneck": (
+        [("block: basic", "block: {type: bottleneck, width_per_group: 5}")],
+        [
+            "/s.yaml:5:46: error[shape]: model.block.width_per_group: "
+            "16 channels at 5 per 64 are not a whole number\n"
+            + caret(5, "  block: {type: bottleneck, width_per_group: 5}", 46)
+        ],
+    ),
+    "row23-groups": (
+        [("block: basic", "block: basic\n  norm: {type: group_norm, groups: 5}")],
+        [
+            "/s.yaml:6:36: error[shape]: model.norm.groups: 5 groups do not divide 16 channels\n"
+            + caret(6, "  norm: {type: group_norm, groups: 5}", 36)
+        ],
+    ),
+    "row23-even-kernel": (
+        [("channels: 16}\n  block", "channels: 16, kernel: 4}\n  block")],
+        [
+            "/s.yaml:4:39: error[unknown-option]: model.stem.kernel: there is no such option\n"
+            + caret(4, "  stem: {type: conv3x3, channels: 16, kernel: 4}", 39)
+            + "\nallowed: channels"
+        ],
+    ),
+    "row24-classes": (
+        [("dataset: cifar10", "dataset: cifar100")],
+        [
+            "/s.yaml:3:16: error[mismatch]: model.num_classes: "
+            "the network is for 10 classes, cifar100 has 100\n" + caret(3, "  num_classes: 10", 16)
+        ],
+    ),
+    "row24-channels": (
+        [("num_classes: 10", "num_classes: 10\n  in_channels: 1")],
+        [
+            "/s.yaml:4:16: error[mismatch]: model.in_channels: the network is for 1 channels, "
+            "cifar10 has 3; `to_rgb` under data.preprocess makes three of one\n"
+            + caret(4, "  in_channels: 1", 16)
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_message_is_exact(name: str, tmp_path: Path) -> None:
+    changes, wanted = CASES[name]
+    assert problems(tmp_path, *changes) == wanted
+
+
+def test_both_halves_report_together_in_file_order(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        ("block: basic", "block: basik"),
+        ("epochs: 2", "epochs: two"),
+        ("lr: 0.1", "lr: 0"),
+    )
+    assert [text.split(": ")[1] for text in found] == [
+        "error[unknown-name]",
+        "error[wrong-type]",
+        "error[out-of-range]",
+    ]
+
+
+MODEL, DATA, TRAIN = "shortcut: pad", "dataset: cifar10", "epochs: 2"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "code"),
+    [
+        (MODEL, "shortcut: none\n  zero_init_residual: true", "zero_init_residual", "exclusive"),
+        (MODEL, "shortcut: none\n  drop_path: 0.1", "drop_path", "exclusive"),
+        (TRAIN, f"{TRAIN}\n  early_stop: {{patience: 3}}", "early_stop", "no-effect"),
+        (TRAIN, f"{TRAIN}\n  evaluate_every: {{steps: 3}}", "evaluate_every", "no-effect"),
+        (DATA, f"{DATA}\n  augment: [mixup, trivial_augment]", "augment[1]", "exclusive"),
+        (
+            DATA,
+            f"{DATA}\n  augment: [mixup, {{type: random_resized_crop, size: 32}}]",
+            "augment[1]",
+            "exclusive",
+        ),
+        ("name: small", "name: small\nexpect: {parameters: 1}", "parameters", "expect"),
+        ("name: small", "name: small\nexpect: {depth: 1}", "depth", "expect"),
+        ("name: small", "name: small\nexpect: {macs: 1}", "macs", "expect"),
+    ],
+)
+def test_what_cannot_work_together_is_refused(
+    old: str, new: str, path: str, code: str, tmp_path: Path
+) -> None:
+    found = problems(tmp_path, (old, new))
+    assert len(found) == 1
+    assert f"error[{code}]" in found[0]
+    assert path in found[0].split("\n")[0]
+
+
+class Bare(nn.Module):
+    """A block that takes nothing but what is compulsory."""
+
+    def __init__(self, in_channels: int, channels: int, *, stride: int, shortcut: Any) -> None:
+        super().__init__()
+        self.out_channels = channels
+        self.conv = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.downsample = shortcut(in_channels, channels, stride)
+
+    def zero_residual(self) -> None:
+        nn.init.zeros_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.downsample(x)
+
+
+class Broken(Bare):
+    """A block that builds, but cannot compute."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    "asked", ["norm: {type: group_norm, groups: 8}", "drop_path: 0.1"], ids=["norm", "drop_path"]
+)
+def test_what_a_block_does_not_take_is_refused(asked: str, tmp_path: Path) -> None:
+    with BLOCKS.temporary("bare", Bare):
+        found = problems(tmp_path, ("block: basic", f"block: bare\n  {asked}"))
+    assert "no-effect" in found[0]
+    assert f"block 'bare' in stages[0] takes no `{asked.split(':')[0]}`" in found[0]
+
+
+def test_a_block_that_cannot_compute_is_a_message_not_a_torch_error(tmp_path: Path) -> None:
+    with BLOCKS.temporary("broken", Broken):
+        found = problems(tmp_path, ("block: basic", "block: broken"))
+    assert len(found) == 1
+    assert "error[shape]: model: a forward pass fails: " in found[0]
+
+
+def test_a_typo_under_data_hides_no_network_problem_and_makes_none(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path, ("dataset: cifar10", "datasett: cifar10"), ("epochs: 2", "epochs: 0")
+    )
+    assert {text.split("error[")[1].split("]")[0] for text in found} == {
+        "unknown-key",
+        "out-of-range",
+    }
+
+
+def test_a_resolved_spec_writes_everything_out_and_loads_as_itself(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC)
+    spec = read_spec(path)
+    assert (spec.model.in_channels, spec.model.image_size) == (3, 32)
+    assert spec.model.block.options == {"dropout": 0.0}
+    assert spec.model.shortcut.options == {"position": "both", "subsample": "stride"}
+    assert spec.model.norm.options == {"eps": 1e-5, "momentum": 0.1}
+    text = dump_spec(spec)
+    assert load_spec_text(text) == spec
+    assert resolve(load_spec_text(text)) == spec
+
+
+def test_facts_of_the_data_set_are_the_network_s_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC.replace("cifar10", "digits"))
+    spec = read_spec(path)
+    assert (spec.model.in_channels, spec.model.image_size) == (1, 8)
+    path.write_text(
+        SPEC.replace(
+            "dataset: cifar10",
+            "dataset: digits\n  preprocess: [{type: resize, size: 16}, to_rgb]",
+        )
+    )
+    spec = read_spec(path)
+    assert (spec.model.in_channels, spec.model.image_size) == (3, 16)
+
+
+def test_read_spec_raises_every_problem(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC.replace("basic", "basik").replace("lr: 0.1", "lr: 0"))
+    with pytest.raises(SpecError) as caught:
+        read_spec(path)
+    assert [error.line for error in caught.value.errors] == [5, 15]

@@ -1,0 +1,116 @@
+"""Code from outside the package runs only if the user says so."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_builder.blocks import BLOCKS
+from resnet_builder.builder import build_from_spec, read_spec
+from resnet_builder.errors import SpecError
+from resnet_builder.testing import check_block
+
+PLUGIN = '''
+from pathlib import Path
+
+from torch import nn
+
+from resnet_builder.blocks.contract import BLOCKS
+
+Path(__file__).with_name("canary").write_text("imported")
+
+
+@BLOCKS.register("{name}")
+class Mine(nn.Module):
+    """One convolution."""
+
+    def __init__(self, in_channels, channels, *, stride, shortcut, gain: float = 1.0):
+        super().__init__()
+        self.out_channels = channels
+        self.gain = gain
+        self.conv = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.downsample = shortcut(in_channels, channels, stride)
+
+    def zero_residual(self):
+        nn.init.zeros_(self.bn.weight)
+
+    def forward(self, x):
+        residual = self.bn(self.conv(x)) * self.gain
+        return residual if self.downsample is None else residual + self.downsample(x)
+'''
+
+SPEC = """\
+name: mine
+plugins: [{plugin}]
+model:
+  num_classes: 10
+  stem: {{type: conv3x3, channels: 8}}
+  block: {{type: {name}, gain: 0.5}}
+  shortcut: projection
+  stages: [{{channels: 8, blocks: 2}}, {{channels: 16, blocks: 2, stride: 2}}]
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A spec that declares a plugin beside it, under a name of its own for each test."""
+    name = f"mine_{abs(hash(request.node.name)) % 10**8}"
+    (tmp_path / "my_blocks.py").write_text(PLUGIN.format(name=name))
+    path = tmp_path / "mine.yaml"
+    path.write_text(SPEC.format(plugin="my_blocks.py", name=name))
+    yield path
+    BLOCKS._parts.pop(name, None)
+
+
+def test_a_declared_plugin_is_refused_without_consent(spec: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        read_spec(spec)
+    (problem,) = caught.value.errors
+    assert problem.code == "plugin"
+    assert problem.line == 2
+    assert problem.message.endswith("if you trust it, add --plugin my_blocks.py")
+    assert not spec.with_name("canary").exists()
+
+
+@pytest.mark.parametrize("how", ["as declared", "by path", "by environment"])
+def test_consent_imports_it(spec: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins: list[str] = []
+    if how == "by environment":
+        monkeypatch.setenv("RESNET_BUILDER_PLUGINS", "other, my_blocks.py")
+    else:
+        plugins = ["my_blocks.py" if how == "as declared" else str(spec.with_name("my_blocks.py"))]
+    network = build_from_spec(spec, seed=0, plugins=plugins)
+    assert network.depth == 6
+    assert network(torch.ones(2, 3, 32, 32)).shape == (2, 10)
+    assert spec.with_name("canary").exists()
+    block = type(network.stages[0][0])
+    check_block(block)
+
+
+def test_a_resolved_spec_declares_the_plugin_by_its_whole_path(spec: Path) -> None:
+    resolved = read_spec(spec, plugins=["my_blocks.py"])
+    assert resolved.plugins == (str(spec.with_name("my_blocks.py").resolve()),)
+
+
+def test_a_plugin_that_is_not_declared_is_recorded(
+    spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec.write_text(spec.read_text().replace("plugins: [my_blocks.py]\n", ""))
+    monkeypatch.chdir(spec.parent)
+    assert read_spec(spec, plugins=["my_blocks.py"]).plugins == (
+        str(spec.with_name("my_blocks.py").resolve()),
+    )
+
+
+def test_a_plugin_that_fails_is_a_message(spec: Path) -> None:
+    spec.with_name("my_blocks.py").write_text("raise RuntimeError('no')")
+    with pytest.raises(SpecError, match="RuntimeError: no"):
+        read_spec(spec, plugins=["my_blocks.py"])
+
+
+def test_a_plugin_that_is_not_there_is_a_message(spec: Path) -> None:
+    spec.with_name("my_blocks.py").unlink()
+    with pytest.raises(SpecError, match="cannot import"):
+        read_spec(spec, plugins=["my_blocks.py"])
