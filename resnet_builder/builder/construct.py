@@ -77,7 +77,7 @@ def give_weights(network: ResNet, model: ModelSpec, *, seed: int | None) -> ResN
 
 def _construct(model: ModelSpec, *, device: str) -> ResNet:
     assert model.in_channels is not None, "the spec is resolved"
-    layer_makers = {
+    layer_makers: dict[str, Callable[..., nn.Module]] = {
         "norm": partial(_make_norm, bind(NORMS, model.norm)),
         "activation": bind(ACTIVATIONS, model.activation),
     }

@@ -51,9 +51,10 @@ def evaluate(
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Evaluate the weights that a run selected, or a file of weights, on a split.
+    """Evaluate trained weights on a split.
 
-    Top-1, top-5, each class, and what is mistaken for what.
+    The weights are those that a run selected, or a file's. Shown are top-1, top-5, the top-1 of
+    each class, and what is mistaken for what.
     """
     from resnet_builder.cli.devices import device_for
     from resnet_builder.cli.progress import display
@@ -104,8 +105,8 @@ def _show(record: "EvaluationRecord") -> None:
         return
     labels = [str(number) for number in range(len(record.classes))]
     rows = [
-        (name, label, *(str(count) if count else "." for count in counts))
+        (label if name == label else f"{label} {name}", *(str(n) if n else "." for n in counts))
         for name, label, counts in zip(record.classes, labels, record.confusion, strict=True)
     ]
     show("\nimages by class (row) and what they were taken for (column)")
-    show(table(("", "", *labels), rows))
+    show(table(("", *labels), rows))

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import click
 
-from resnet_builder.errors import SpecError
+from resnet_builder.errors import SpecError, Stopped
 from resnet_builder.problems import visible
 
 
@@ -34,8 +34,9 @@ def note(text: str) -> None:
 
 
 def show_error(error: BaseException) -> None:
-    """Print what went wrong."""
-    note(str(error) if isinstance(error, SpecError) else f"error: {error}")
+    """Print why the program ends; a spec's problems have their own form, and a stop is no error."""
+    is_plain = isinstance(error, SpecError | Stopped)
+    note(str(error) if is_plain else f"error: {error}")
 
 
 def escaped(text: str) -> str:
@@ -70,3 +71,8 @@ def examples(*lines: str) -> str:
 def percent(fraction: float | None) -> str:
     """Write an accuracy as papers do; nothing for what is not known."""
     return "" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def points(difference: float | None) -> str:
+    """Write a difference of accuracies in percentage points; nothing for what is not known."""
+    return "" if difference is None else f"{100 * difference:+.2f}"

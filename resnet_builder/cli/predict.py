@@ -38,7 +38,7 @@ def predict(
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Say which class each picture is of, and how likely.
+    """Say what pictures show, and how surely.
 
     A PICTURE is a file, or a folder of them. One of another size than the network was trained for
     is resized and cropped.

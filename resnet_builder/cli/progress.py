@@ -97,7 +97,8 @@ class Lines:
 
     def report(self, what: str, done: int, total: int) -> None:
         """Say how far the work on data is, now and then."""
-        if self._is_due(what):
+        is_over = 0 < total <= done  # and was so fast that it need not be mentioned
+        if not is_over and self._is_due(what):
             self.say(f"{what}: {done / total:.0%}" if total else f"{what}: {done:,}")
 
     def _is_due(self, what: str) -> bool:
@@ -183,7 +184,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Show a line that stays, above the bars."""
-        self._live.console.print(Text(escaped(text)), soft_wrap=True)
+        self._live.console.print(Text(escaped(text)))
 
 
 def _make_bars(console: Console) -> Bars:

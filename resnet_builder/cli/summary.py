@@ -33,7 +33,10 @@ def summary(
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show a network: shapes, parameters, MACs, receptive field, depth."""
+    """Show a network, stage by stage.
+
+    Shapes, parameters, MACs (multiply-adds for one image), receptive field and depth.
+    """
     from resnet_builder.cli.specs import read_spec
     from resnet_builder.summary import summarize
 

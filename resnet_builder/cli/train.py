@@ -1,15 +1,16 @@
 """``resnet-build train``: train a spec's network, or go on with a run."""
 
 import shlex
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import click
 
 from resnet_builder.cli.invocation import Invocation, pass_invocation
-from resnet_builder.cli.messages import examples, note, percent, show, show_json, table
+from resnet_builder.cli.messages import examples, note, percent, points, show, show_json, table
 from resnet_builder.cli.options import (
     SPEC,
     data_dir_option,
@@ -17,12 +18,9 @@ from resnet_builder.cli.options import (
     json_option,
     layer_options,
 )
-from resnet_builder.errors import Stopped, UsageError
+from resnet_builder.errors import Stopped
 
 if TYPE_CHECKING:
-    from resnet_builder.cli.progress import Display
-    from resnet_builder.data.contract import Stop
-    from resnet_builder.data.splits import Splits
     from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.runs.records import ResultRecord
     from resnet_builder.spec.schema import Spec
@@ -81,25 +79,36 @@ def train(
     allow_inexact: bool,
     as_json: bool,
 ) -> None:
-    """Train a spec's network, test the weights that validation chose, and compare with the source.
+    """Train a network, test it, and compare it with its source.
 
-    Nothing is ever overwritten. Press Ctrl-C once to save and stop; --resume goes on to the same
+    Tested are the weights that did best on validation images. Nothing is ever overwritten. Press Ctrl-C once to save and stop; --resume goes on to the same
     bits. With --out and --resume the same line can be given again until the run is complete.
     """
     directory = _directory(spec, out, resume)
 
     from resnet_builder.cli.progress import display
     from resnet_builder.cli.specs import read_spec
+    from resnet_builder.training.session import Session
 
     source = _run_spec(directory) if spec is None else spec
     resolved = read_spec(source, overrides=overrides, with_=with_, plugins=plugins, warn=note)
-    if resolved.data is None or resolved.train is None:
-        raise UsageError(f"{resolved.name}: a spec to train needs `data` and `train`")
-    with invocation.signals.polled() as stop, display() as shown:
-        job = _Job(
-            invocation, resolved, shown, stop, data_dir, allow_spec_change, allow_inexact
+    with invocation.signals.polled() as stop, display() as shown, _Opened(invocation) as opened:
+        session = Session(
+            spec=resolved,
+            data_dir=data_dir,
+            allow_spec_change=allow_spec_change,
+            allow_inexact=allow_inexact,
+            observer=shown,
+            report=shown.report,
+            say=shown.say,
+            opened=lambda run: opened(run, resolved, shown.say),
+            stop=stop,
         )
-        record = job.begin(out) if resume is None else job.go_on(directory)
+        if resume is None:
+            record = session.begin(out)
+        else:
+            assert directory is not None, "checked before"
+            record = session.go_on(directory)
     if as_json:
         show_json(record)
     else:
@@ -132,128 +141,56 @@ def _run_spec(directory: Path | None) -> Path:
     return RunDirectory.open(directory).spec
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What is to be trained, and what both ways of doing it need.
+class _Opened(AbstractContextManager["_Opened"]):
+    """What the process does for a run, once there is one, until the run is left."""
 
-    Attributes:
-        invocation: Learns where a crash log would go.
-        spec: The experiment, resolved.
-        shown: What the user sees.
-        stop: Polled everywhere.
-        data_dir: Where data sets live.
-        allow_spec_change: Whether a run may go on with another recipe.
-        allow_inexact: Whether it may go on on another machine.
-    """
+    def __init__(self, invocation: Invocation) -> None:
+        self._invocation = invocation
+        self._stack = ExitStack()
+        self._run: RunDirectory | None = None
 
-    invocation: Invocation
-    spec: "Spec"
-    shown: "Display"
-    stop: "Stop"
-    data_dir: Path | None
-    allow_spec_change: bool
-    allow_inexact: bool
-
-    def begin(self, out: Path | None) -> "ResultRecord":
-        """Train in a directory of its own; data come first, so that no empty one is left."""
-        from resnet_builder.runs.directory import RunDirectory
-        from resnet_builder.training.session import begun
-
-        if out is not None and out.exists():
-            RunDirectory.create(out)  # says why it cannot be made
-        splits = self._load()
-        with begun(self.spec, splits, out) as run:
-            return self._fit(run, splits)
-
-    def go_on(self, directory: Path | None) -> "ResultRecord":
-        """Train to the end whatever a directory holds, if anything."""
-        from resnet_builder.runs.records import ResultRecord
-        from resnet_builder.training.session import publish, settle_data
-
-        assert directory is not None, "--resume names one"
-        with self._found(directory) as run:
-            if run.is_finished:
-                self.shown.say(f"{run.path} is already complete")
-                return ResultRecord.read(run.result)
-            splits = self._load()
-            if run.is_published:
-                settle_data(run, splits, allow_spec_change=self.allow_spec_change)
-            else:
-                publish(run, self.spec, splits)
-            return self._fit(run, splits)
-
-    def _found(self, directory: Path) -> "AbstractContextManager[RunDirectory]":
-        from resnet_builder.training.session import found
-
-        return found(
-            self.spec,
-            directory,
-            allow_spec_change=self.allow_spec_change,
-            warn=self.shown.warned,
-        )
-
-    def _load(self) -> "Splits":
-        from resnet_builder.data.splits import load_splits
-
-        splits = load_splits(
-            self.spec, data_dir=self.data_dir, stop=self.stop, report=self.shown.report
-        )
-        for notice in splits.notices:
-            self.shown.say(notice)
-        return splits
-
-    def _fit(self, run: "RunDirectory", splits: "Splits") -> "ResultRecord":
-        from resnet_builder.builder import build
-        from resnet_builder.training.fit import fit
+    def __call__(self, run: "RunDirectory", spec: "Spec", say: Callable[[str], None]) -> None:
+        """Say where the run is, and make the settings of the process."""
         from resnet_builder.training.process import configure
         from resnet_builder.training.session import threads
 
-        assert self.spec.train is not None, "checked before"
-        self.invocation.crash_log = run.crash_log
-        self.shown.say(f"run directory: {run.path}")
-        undo = configure(threads=threads(self.spec, run))
-        try:
-            result = fit(
-                build(self.spec, seed=self.spec.train.seed),
-                splits,
-                self.spec,
-                run,
-                observer=self.shown,
-                stop=self.stop,
-                allow_inexact=self.allow_inexact,
-            )
-        except Stopped as error:
-            command = shlex.join(["resnet-build", "train", "--resume", str(run.path)])
+        self._run = run
+        self._invocation.crash_log = run.crash_log
+        say(f"run directory: {run.path}")
+        self._stack.callback(configure(threads=threads(spec, run)))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Undo the settings; say how to go on with a run that was stopped."""
+        self._stack.close()
+        if isinstance(error, Stopped) and self._run is not None:
+            command = shlex.join(["resnet-build", "train", "--resume", str(self._run.path)])
             raise Stopped(f"{error}; to go on: {command}") from error
-        finally:
-            undo()
-        return result.record
 
 
 def _show(record: "ResultRecord") -> None:
+    """Print ours, theirs and the difference, and where ours comes from."""
+    ours = {"top-1": record.test_top1, "top-5": record.test_top5}
     published = record.published
-    rows = []
-    for name, ours, theirs, difference in (
-        (
-            "test top-1",
-            record.test_top1,
-            published and published.test_top1,
-            published and published.test_top1_difference,
-        ),
-        (
-            "test top-5",
-            record.test_top5,
-            published and published.test_top5,
-            published and published.test_top5_difference,
-        ),
-    ):
-        if ours is not None:
-            points = "" if difference is None else f"{100 * difference:+.2f}"
-            rows.append((name, percent(ours), percent(theirs), points))
-    show(table(("", "ours", "published", "difference"), rows) if rows else "no test images")
-    if published is not None:
-        show(f"published: {published.source}")
-    chosen = "the last weights" if record.selected_on == "none" else "chosen on validation images"
-    val = f", validation top-1 {percent(record.val_top1)}" if record.val_top1 is not None else ""
+    if published is None:
+        found = ", ".join(f"{name} {percent(top)}" for name, top in ours.items() if top is not None)
+        show(f"test {found}" if found else "no test images")
+    else:
+        theirs = {
+            "top-1": (published.test_top1, published.test_top1_difference),
+            "top-5": (published.test_top5, published.test_top5_difference),
+        }
+        rows = [
+            (f"test {name}", percent(ours[name]), percent(top), points(difference))
+            for name, (top, difference) in theirs.items()
+        ]
+        show(table(("", "ours", "published", "difference"), rows))
+        show(f"published in {published.source}")
+    chosen = "the last" if record.selected_on == "none" else "chosen on validation images"
+    val = "" if record.val_top1 is None else f", top-1 {percent(record.val_top1)} there"
     show(f"weights of step {record.selected_step:,} of {record.steps:,}: {chosen}{val}")
     show(f"{record.seconds:,.0f} s of training, {record.images_per_second:,.0f} images/s")

@@ -33,9 +33,10 @@ def validate(
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check specs in full: values, parts, shapes and expected counts.
+    """Check specs in full, without training them.
 
-    All problems of all specs are reported. Nothing is computed or downloaded.
+    Values, parts, shapes and expected counts are checked, and all problems of all specs reported.
+    Nothing is downloaded.
     """
     records, codes = [], [0]
     for source in specs:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -87,12 +87,15 @@ class Surroundings:
         preprocess: The spec's preprocessing, to be applied to every image.
         stop: Polled in every loop.
         report: Told of downloads and scans.
+        whole_pictures: Whether training cuts its images from whole pictures (see
+            :class:`CropsPictures`), so that holding the preprocessed ones will not do.
     """
 
     data_dir: Path
     preprocess: Preprocess
     stop: Stop = never
     report: Report = silent
+    whole_pictures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +166,22 @@ class Draws(Protocol):
 
 
 class Augmentation(Protocol):
-    """A registered augmentation: a class whose keyword-only arguments are its options.
+    """A registered augmentation: a class whose keyword-only arguments are its options."""
 
-    Attributes:
-        works_on: ``"pixels"`` needs uint8, ``"normalised"`` needs float32, ``"any"`` takes both.
-    """
-
-    works_on: Literal["pixels", "normalised", "any"]
+    @property
+    def works_on(self) -> Literal["pixels", "normalised", "any"]:
+        """``"pixels"`` needs uint8, ``"normalised"`` needs float32, ``"any"`` takes both."""
 
     def __call__(self, batch: Batch, draws: Draws) -> Batch:
         """Return the batch, changed; never in place."""
+
+
+@runtime_checkable
+class CropsPictures(Protocol):
+    """An augmentation that, where it stands first, crops pictures while they are read."""
+
+    def for_epoch(self, seed: int, epoch: int, operation: str) -> SampleCrop:
+        """Return the crop of single pictures in one epoch; it can be sent to other processes."""
 
 
 DATASETS: Registry[Callable[..., Dataset]] = Registry("dataset")

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,7 +14,16 @@ from resnet_builder.data.contract import Report, Stop
 from resnet_builder.errors import DataError, Stopped, StorageError
 
 _BLOCK = 1 << 18
-_TIMEOUT_SECONDS = 60.0
+
+# A server that says nothing keeps `stop` from being polled for so long, and no longer.
+_TIMEOUT_SECONDS = 10.0
+
+_NETWORK_ERRORS = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    TimeoutError,
+    ConnectionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +32,13 @@ class Archive:
 
     Attributes:
         url: Where it is.
-        md5: Digest that its publisher gives.
+        size: Its bytes.
+        sha256: Its digest, in hexadecimal.
     """
 
     url: str
-    md5: str
+    size: int
+    sha256: str
 
     @property
     def name(self) -> str:
@@ -37,56 +49,67 @@ class Archive:
 def fetch(archive: Archive, folder: Path, *, stop: Stop, report: Report) -> Path:
     """Return the archive's path in ``folder``, downloading it if it is not there.
 
-    A file that is not the published one is kept aside with the ending ``.bad``.
+    A file that is not the published one is kept aside with the ending ``.bad``. Processes that
+    fetch the same file at once do not disturb each other.
 
     Raises:
         DataError: It cannot be had, or what came is not it.
-        StorageError: It cannot be written.
+        StorageError: It cannot be written or read.
         Stopped: ``stop`` became true; nothing is left behind.
     """
     path = folder / archive.name
-    if path.exists():
-        _verify(path, archive, stop)
-        return path
-    partial = folder / f"{archive.name}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _download(archive, partial, stop, report)
-        _verify(partial, archive, stop)
-        partial.replace(path)
-    except Stopped:
-        partial.unlink(missing_ok=True)
-        raise
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+        if path.exists():
+            _verify(path, archive, stop)
+        else:
+            _fetch(archive, path, stop, report)
+    except _NETWORK_ERRORS as error:
         raise DataError(
             f"cannot download {archive.url}: {error}; you can put the file into {folder} yourself"
         ) from error
     except OSError as error:
-        raise StorageError(f"{partial}: {error.strerror or error}") from error
+        raise StorageError(f"{path}: {error.strerror or error}") from error
     return path
+
+
+def _fetch(archive: Archive, path: Path, stop: Stop, report: Report) -> None:
+    """Download to a name of this process's own, which a verified file then exchanges."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{archive.name}.{os.getpid()}.part")
+    try:
+        _download(archive, partial, stop, report)
+        _verify(partial, archive, stop)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _download(archive: Archive, partial: Path, stop: Stop, report: Report) -> None:
     opener = urllib.request.build_opener(_SameSchemeOnly)
     with opener.open(archive.url, timeout=_TIMEOUT_SECONDS) as answer, partial.open("wb") as file:
-        total = int(answer.headers.get("Content-Length") or 0)
-        _copy(answer, file, archive.name, total, stop, report)
+        _copy(answer, file, archive, stop, report)
 
 
 def _copy(
-    answer: BinaryIO, file: BinaryIO, name: str, total: int, stop: Stop, report: Report
+    answer: BinaryIO, file: BinaryIO, archive: Archive, stop: Stop, report: Report
 ) -> None:
+    """Copy until the end, or until there is more than the published file has."""
     done = 0
-    while block := answer.read(_BLOCK):
+    while done <= archive.size and (block := answer.read(_BLOCK)):
         if stop():
-            raise Stopped(f"stopped while downloading {name}")
+            raise Stopped(f"stopped while downloading {archive.name}")
         file.write(block)
         done += len(block)
-        report(f"downloading {name}", done, total)
+        report(f"downloading {archive.name}", done, archive.size)
 
 
 def _verify(path: Path, archive: Archive, stop: Stop) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
+    """Compare size and digest; what differs is renamed.
+
+    Raises:
+        DataError: They differ.
+    """
+    digest = hashlib.sha256()
     size = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -94,12 +117,13 @@ def _verify(path: Path, archive: Archive, stop: Stop) -> None:
                 raise Stopped(f"stopped while verifying {archive.name}")
             digest.update(block)
             size += len(block)
-    if digest.hexdigest() != archive.md5:
+    if digest.hexdigest() != archive.sha256:
         bad = path.with_name(f"{archive.name}.bad")
         path.replace(bad)
         raise DataError(
-            f"{archive.name} is not the published file: {size:,} bytes with MD5 "
-            f"{digest.hexdigest()}, not {archive.md5}; kept as {bad}, run again to fetch it anew"
+            f"{archive.name} is not the published file: it has {size:,} bytes and SHA-256 "
+            f"{digest.hexdigest()}, not {archive.size:,} bytes and {archive.sha256}; "
+            f"it is kept as {bad}, run again to fetch it anew"
         )
 
 

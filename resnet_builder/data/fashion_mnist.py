@@ -17,16 +17,24 @@ _MIRROR = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/maste
 
 ARCHIVES = {
     "train-images": Archive(
-        f"{_MIRROR}/train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"
+        f"{_MIRROR}/train-images-idx3-ubyte.gz",
+        26_421_880,
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
     ),
     "train-labels": Archive(
-        f"{_MIRROR}/train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"
+        f"{_MIRROR}/train-labels-idx1-ubyte.gz",
+        29_515,
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
     ),
     "t10k-images": Archive(
-        f"{_MIRROR}/t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"
+        f"{_MIRROR}/t10k-images-idx3-ubyte.gz",
+        4_422_102,
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
     ),
     "t10k-labels": Archive(
-        f"{_MIRROR}/t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"
+        f"{_MIRROR}/t10k-labels-idx1-ubyte.gz",
+        5_148,
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     ),
 }
 

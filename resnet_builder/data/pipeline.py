@@ -6,8 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from resnet_builder.data.augment.geometry import EpochCrop, RandomResizedCrop
-from resnet_builder.data.contract import Augmentation, Batch
+from resnet_builder.data.contract import Augmentation, Batch, CropsPictures, SampleCrop
 from resnet_builder.data.hashing import HashedDraws
 
 WHITE = 255.0
@@ -45,14 +44,14 @@ class Pipeline:
         seed: int,
     ) -> None:
         named = [(op, f"{number}:{type(op).__name__}") for number, op in enumerate(augmentations)]
-        crops = [op for op in augmentations[:1] if isinstance(op, RandomResizedCrop)]
-        self._crop = crops[0] if crops else None
+        first = augmentations[0] if augmentations else None
+        self._crop: CropsPictures | None = first if isinstance(first, CropsPictures) else None
         self._named = named[1:] if self._crop is not None else named
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)
         self._num_classes = num_classes
         self._seed = seed
 
-    def crop(self, epoch: int) -> EpochCrop | None:
+    def crop(self, epoch: int) -> SampleCrop | None:
         """Return the crop to take of pictures while they are read, if the spec begins with one."""
         if self._crop is None:
             return None

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
+from resnet_builder.data.vision import functional
 from resnet_builder.spec.schema import CenterCrop, Resize, ToRgb
 
 Step = Resize | CenterCrop | ToRgb
@@ -30,9 +30,9 @@ class Preprocessing:
 
 def _apply(step: Step, images: Tensor) -> Tensor:
     if isinstance(step, Resize):
-        return F.resize(images, [step.size], antialias=True)
+        return functional().resize(images, [step.size], antialias=True)
     if isinstance(step, CenterCrop):
-        return F.center_crop(images, [step.size])
+        return functional().center_crop(images, [step.size])
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 

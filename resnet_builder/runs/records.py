@@ -253,7 +253,7 @@ class ResultRecord(Record):
 
 
 class ProblemRecord(BaseModel):
-    """Something wrong in a spec; the fields are those of :class:`resnet_builder.problems.Problem`."""
+    """Something wrong in a spec; the fields are those of :class:`problems.Problem`."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -300,7 +300,7 @@ class ValidationRecord(Record):
 
 
 class LayerRecord(BaseModel):
-    """A row of a summary; the fields are those of :class:`resnet_builder.summary.Row`."""
+    """A row of a summary; the fields are those of :class:`summary.Row`."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -314,7 +314,7 @@ class LayerRecord(BaseModel):
 
 
 class SummaryRecord(Record):
-    """``summary --json``; the fields are those of :class:`resnet_builder.summary.Summary`."""
+    """``summary --json``; the fields are those of :class:`summary.Summary`."""
 
     model_config = ConfigDict(from_attributes=True)
 

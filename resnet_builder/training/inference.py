@@ -202,19 +202,23 @@ def _answer(
     top: int,
     device: torch.device,
 ) -> Iterator[Prediction]:
-    """Compute the pictures that could be read."""
-    classes, header = trained.header.classes, trained.header
+    """Compute the pictures that could be read, all at once."""
     pictures = [one[0] for one in read if not isinstance(one, str)]
-    answers = iter(())
-    if pictures:
-        mean, std = (torch.tensor(v, device=device) for v in (header.mean, header.std))
-        images = normalise(torch.stack(pictures).to(device), mean, std)
-        likeliest = trained.network(images).float().softmax(1).topk(min(top, len(classes)))
-        answers = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+    answers = iter(_likeliest(trained, torch.stack(pictures), top, device) if pictures else ())
     for path, one in zip(paths, read, strict=True):
         if isinstance(one, str):
             yield Prediction(path, error=one)
         else:
-            labels, probabilities = next(answers)
-            named = zip((classes[label] for label in labels), probabilities, strict=True)
-            yield Prediction(path, tuple(named), fitted=one[1])
+            yield Prediction(path, next(answers), fitted=one[1])
+
+
+def _likeliest(
+    trained: Trained, pictures: Tensor, top: int, device: torch.device
+) -> Iterator[tuple[tuple[str, float], ...]]:
+    """Yield the likeliest classes of ``(B, C, H, W)`` uint8 pictures, with probabilities."""
+    header = trained.header
+    mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
+    logits = trained.network(normalise(pictures.to(device), mean, std)).float()
+    likeliest = logits.softmax(1).topk(min(top, len(header.classes)))
+    for labels, found in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True):
+        yield tuple((header.classes[label], p) for label, p in zip(labels, found, strict=True))

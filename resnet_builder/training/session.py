@@ -1,23 +1,125 @@
 """A run around its training: begun, or found again with the same spec and the same data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from resnet_builder.builder import resolve
-from resnet_builder.data.splits import Splits
+from resnet_builder.builder import build, resolve
+from resnet_builder.data.contract import Report, Stop, never, silent
+from resnet_builder.data.splits import Splits, load_splits
 from resnet_builder.errors import DataError, UsageError
 from resnet_builder.runs.changes import Change, compare_specs
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, unheard
 from resnet_builder.runs.lock import locked
-from resnet_builder.runs.records import ChangeRow, DataRecord, EnvRecord
+from resnet_builder.runs.records import ChangeRow, DataRecord, EnvRecord, ResultRecord
 from resnet_builder.spec.loading import dump_spec, load_spec
 from resnet_builder.spec.schema import Spec
+from resnet_builder.training.fit import fit
+from resnet_builder.training.observer import SILENT, Observer
 
 RUNS = Path("runs")
 """Where runs are made that were given no directory."""
+
+
+def ignore_run(run: RunDirectory) -> None:
+    """Do nothing with a run that was opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An experiment that is to be trained, from nothing or from where it was interrupted.
+
+    Attributes:
+        spec: The experiment, resolved.
+        data_dir: Where data sets live; ``None`` for the user's own place.
+        allow_spec_change: Whether a run may go on although recipe or data have changed.
+        allow_inexact: Whether it may go on where it cannot be to the same bits.
+        observer: Told what happens.
+        report: Told of downloads and scans.
+        say: Told what else the user should know, in one line.
+        opened: Given the run once it is locked, before anything is computed.
+        stop: Polled in every loop.
+    """
+
+    spec: Spec
+    data_dir: Path | None = None
+    allow_spec_change: bool = False
+    allow_inexact: bool = False
+    observer: Observer = SILENT
+    report: Report = silent
+    say: Warn = unheard
+    opened: Callable[[RunDirectory], None] = ignore_run
+    stop: Stop = never
+
+    def begin(self, out: Path | None = None) -> ResultRecord:
+        """Train in a directory that is made for it.
+
+        The images are read first, so that no directory is left behind if they cannot be.
+
+        Args:
+            out: Exactly this directory; by default the next ``runs/<name>-NNN``.
+
+        Raises:
+            UsageError: ``out`` exists, or there is nothing to train.
+            ResnetBuilderError: What :func:`data.splits.load_splits`, :func:`begun` and
+                :func:`training.fit.fit` raise.
+        """
+        self._refuse_untrainable()
+        if out is not None and out.exists():
+            RunDirectory.create(out)  # says why it cannot be made
+        splits = self._load()
+        with begun(self.spec, splits, out) as run:
+            return self._fit(run, splits)
+
+    def go_on(self, directory: Path) -> ResultRecord:
+        """Train to the end whatever a directory holds, be it nothing or a finished run.
+
+        Raises:
+            UsageError: The directory holds another experiment, or there is nothing to train.
+            ResnetBuilderError: What :func:`found`, :func:`data.splits.load_splits`,
+                :func:`settle_data` and :func:`training.fit.fit` raise.
+        """
+        self._refuse_untrainable()
+        changing = self.allow_spec_change
+        warn = self.observer.warned
+        with found(self.spec, directory, allow_spec_change=changing, warn=warn) as run:
+            if run.is_finished:
+                self.say(f"{run.path} is already complete")
+                return ResultRecord.read(run.result)
+            splits = self._load()
+            if run.is_published:
+                settle_data(run, splits, allow_spec_change=changing)
+            else:
+                publish(run, self.spec, splits)
+            return self._fit(run, splits)
+
+    def _refuse_untrainable(self) -> None:
+        if self.spec.data is None or self.spec.train is None:
+            raise UsageError(f"{self.spec.name}: a spec to train needs `data` and `train`")
+
+    def _load(self) -> Splits:
+        splits = load_splits(self.spec, data_dir=self.data_dir, stop=self.stop, report=self.report)
+        for notice in splits.notices:
+            self.say(notice)
+        return splits
+
+    def _fit(self, run: RunDirectory, splits: Splits) -> ResultRecord:
+        self.opened(run)
+        assert self.spec.train is not None, "refused before"
+        network = build(self.spec, seed=self.spec.train.seed)
+        result = fit(
+            network,
+            splits,
+            self.spec,
+            run,
+            observer=self.observer,
+            stop=self.stop,
+            allow_inexact=self.allow_inexact,
+        )
+        return result.record
 
 
 @contextmanager

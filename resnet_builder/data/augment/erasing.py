@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from resnet_builder.data.augment.geometry import Range
+from resnet_builder.data.augment.geometry import Proportions, Shares, ascending
 from resnet_builder.data.contract import AUGMENTATIONS, Batch, Draws
 
 _ATTEMPTS = 10
@@ -53,6 +53,9 @@ class RandomErasing:
         p: Probability.
         scale: Smallest and largest share of the area.
         ratio: Smallest and largest height over width.
+
+    Raises:
+        PartError: A range is upside down.
     """
 
     works_on: Literal["any"] = "any"
@@ -61,12 +64,12 @@ class RandomErasing:
         self,
         *,
         p: Annotated[float, Field(gt=0, le=1)] = 0.5,
-        scale: Range = (0.02, 0.33),
-        ratio: Range = (0.3, 3.3),
+        scale: Shares = (0.02, 0.33),
+        ratio: Proportions = (0.3, 3.3),
     ) -> None:
         self._p = p
-        self._scale = scale
-        self._ratio = ratio
+        self._scale = ascending("scale", scale)
+        self._ratio = ascending("ratio", ratio)
 
     def __call__(self, batch: Batch, draws: Draws) -> Batch:
         """Fill a rectangle of those images whose number is below the probability."""

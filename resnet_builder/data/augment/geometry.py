@@ -7,15 +7,18 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import pad
 
 from resnet_builder.data.contract import AUGMENTATIONS, Batch, Draws
 from resnet_builder.data.hashing import HashedDraws
+from resnet_builder.data.vision import functional
+from resnet_builder.errors import PartError
 
-Range = Annotated[
-    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], Field(strict=False)
-]
+_Share = Annotated[float, Field(gt=0, le=1)]
+_Proportion = Annotated[float, Field(gt=0, le=100)]
+
+Shares = Annotated[tuple[_Share, _Share], Field(strict=False)]
+Proportions = Annotated[tuple[_Proportion, _Proportion], Field(strict=False)]
 
 _ATTEMPTS = 10
 
@@ -64,11 +67,11 @@ def crop_batch(
     """
     height, width = images.shape[-2:]
     if mode == "zero":
-        padded = functional.pad(images, (padding,) * 4)
+        padded = pad(images, (padding,) * 4)
     else:
         rows = _reflected(height, padding, images.device)
         columns = _reflected(width, padding, images.device)
-        padded = images[:, :, rows[:, None], columns]
+        padded = images.index_select(2, rows).index_select(3, columns)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
@@ -108,12 +111,16 @@ def flip_batch(images: Tensor, flipped: Tensor) -> Tensor:
 class RandomResizedCrop:
     """Cut out a part of random area and proportions and resize it (Szegedy et al. 2014).
 
-    It stands first, and where pictures are streamed it cuts from the whole picture.
+    Where it stands first, it cuts training images from whole pictures, instead of from what
+    preprocessing leaves of them, if these are larger; see :class:`data.contract.CropsPictures`.
 
     Args:
         size: Height and width of the result.
         scale: Smallest and largest share of the area.
         ratio: Smallest and largest width over height.
+
+    Raises:
+        PartError: A range is upside down.
     """
 
     works_on: Literal["pixels"] = "pixels"
@@ -122,12 +129,12 @@ class RandomResizedCrop:
         self,
         *,
         size: Annotated[int, Field(ge=1, le=4_096)],
-        scale: Range = (0.08, 1.0),
-        ratio: Range = (3 / 4, 4 / 3),
+        scale: Shares = (0.08, 1.0),
+        ratio: Proportions = (3 / 4, 4 / 3),
     ) -> None:
         self._size = size
-        self._scale = scale
-        self._ratio = ratio
+        self._scale = ascending("scale", scale)
+        self._ratio = ascending("ratio", ratio)
 
     def __call__(self, batch: Batch, draws: Draws) -> Batch:
         """Cut every image by its own numbers."""
@@ -145,7 +152,7 @@ class RandomResizedCrop:
         height, width = image.shape[-2:]
         top, left, rows, columns = window(height, width, self._scale, self._ratio, numbers)
         size = [self._size, self._size]
-        return F.resized_crop(image, top, left, rows, columns, size, antialias=True)
+        return functional().resized_crop(image, top, left, rows, columns, size, antialias=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,21 @@ class EpochCrop:
         """Cut ``(C, H, W)`` to ``(C, size, size)``."""
         draws = HashedDraws(self.seed, self.epoch, 0, torch.tensor([sample]), self.operation)
         return self.augmentation.cut(picture, draws.per_sample(2 * _ATTEMPTS + 2)[0].tolist())
+
+
+def ascending(option: str, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Check that an option's two numbers stand in their order.
+
+    Raises:
+        PartError: They do not.
+    """
+    if bounds[0] > bounds[1]:
+        raise PartError(
+            f"`{option}` is [smallest, largest], not [{bounds[0]}, {bounds[1]}]",
+            code="out-of-range",
+            option=option,
+        )
+    return bounds
 
 
 def window(

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from resnet_builder.data.contract import AUGMENTATIONS, Batch, Draws
+from resnet_builder.data.vision import functional
 
 BINS = 31
 """Magnitudes are numbered from 0 to 30."""
@@ -45,58 +45,58 @@ def _unchanged(image: Tensor, magnitude: float) -> Tensor:
     return image
 
 
-def _affine(image: Tensor, translate: tuple[int, int], shear: tuple[float, float]) -> Tensor:
-    return F.affine(image, 0.0, list(translate), 1.0, list(shear))
-
-
 def _shear_x(image: Tensor, magnitude: float) -> Tensor:
     degrees = math.degrees(math.atan(magnitude))
-    return F.affine(image, 0.0, [0, 0], 1.0, [degrees, 0.0], center=[0, 0])
+    return functional().affine(image, 0.0, [0, 0], 1.0, [degrees, 0.0], center=[0, 0])
 
 
 def _shear_y(image: Tensor, magnitude: float) -> Tensor:
     degrees = math.degrees(math.atan(magnitude))
-    return F.affine(image, 0.0, [0, 0], 1.0, [0.0, degrees], center=[0, 0])
+    return functional().affine(image, 0.0, [0, 0], 1.0, [0.0, degrees], center=[0, 0])
 
 
 def _translate_x(image: Tensor, magnitude: float) -> Tensor:
-    return _affine(image, (int(magnitude), 0), (0.0, 0.0))
+    return functional().affine(image, 0.0, [int(magnitude), 0], 1.0, [0.0, 0.0])
 
 
 def _translate_y(image: Tensor, magnitude: float) -> Tensor:
-    return _affine(image, (0, int(magnitude)), (0.0, 0.0))
+    return functional().affine(image, 0.0, [0, int(magnitude)], 1.0, [0.0, 0.0])
+
+
+def _rotate(image: Tensor, magnitude: float) -> Tensor:
+    return functional().rotate(image, magnitude)
 
 
 def _brightness(image: Tensor, magnitude: float) -> Tensor:
-    return F.adjust_brightness(image, 1.0 + magnitude)
+    return functional().adjust_brightness(image, 1.0 + magnitude)
 
 
 def _color(image: Tensor, magnitude: float) -> Tensor:
-    return F.adjust_saturation(image, 1.0 + magnitude)
+    return functional().adjust_saturation(image, 1.0 + magnitude)
 
 
 def _contrast(image: Tensor, magnitude: float) -> Tensor:
-    return F.adjust_contrast(image, 1.0 + magnitude)
+    return functional().adjust_contrast(image, 1.0 + magnitude)
 
 
 def _sharpness(image: Tensor, magnitude: float) -> Tensor:
-    return F.adjust_sharpness(image, 1.0 + magnitude)
+    return functional().adjust_sharpness(image, 1.0 + magnitude)
 
 
 def _posterize(image: Tensor, magnitude: float) -> Tensor:
-    return F.posterize(image, int(magnitude))
+    return functional().posterize(image, int(magnitude))
 
 
 def _solarize(image: Tensor, magnitude: float) -> Tensor:
-    return F.solarize(image, 255 * magnitude)
+    return functional().solarize(image, 255 * magnitude)
 
 
 def _autocontrast(image: Tensor, magnitude: float) -> Tensor:
-    return F.autocontrast(image)
+    return functional().autocontrast(image)
 
 
 def _equalize(image: Tensor, magnitude: float) -> Tensor:
-    return F.equalize(image)
+    return functional().equalize(image)
 
 
 _NEUTRAL = (Change(_autocontrast), Change(_equalize))
@@ -107,7 +107,7 @@ TRIVIAL = (
     Change(_shear_y, _even(0.0, 0.99), signed=True),
     Change(_translate_x, _even(0.0, 32.0), signed=True),
     Change(_translate_y, _even(0.0, 32.0), signed=True),
-    Change(F.rotate, _even(0.0, 135.0), signed=True),
+    Change(_rotate, _even(0.0, 135.0), signed=True),
     Change(_brightness, _even(0.0, 0.99), signed=True),
     Change(_color, _even(0.0, 0.99), signed=True),
     Change(_contrast, _even(0.0, 0.99), signed=True),
@@ -127,7 +127,7 @@ def rand_space(height: int, width: int) -> tuple[Change, ...]:
         Change(_shear_y, _even(0.0, 0.3), signed=True),
         Change(_translate_x, _even(0.0, 150 / 331 * width), signed=True),
         Change(_translate_y, _even(0.0, 150 / 331 * height), signed=True),
-        Change(F.rotate, _even(0.0, 30.0), signed=True),
+        Change(_rotate, _even(0.0, 30.0), signed=True),
         Change(_brightness, _even(0.0, 0.9), signed=True),
         Change(_color, _even(0.0, 0.9), signed=True),
         Change(_contrast, _even(0.0, 0.9), signed=True),

@@ -1,0 +1,23 @@
+"""What many tests of the command line share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.experiments import call, write_tiny
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train the experiment once; tests only read the run."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = call("train", write_tiny(folder), "--out", folder / "run")
+    assert result.exit_code == 0, result.stderr
+    return folder / "run"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,108 @@
+"""``resnet-build list``."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from resnet_builder.blocks import BLOCKS
+from resnet_builder.spec.bundled import bundled_names, recipe_names
+from tests.cli.experiments import call
+
+
+def test_specs_are_listed_with_their_numbers() -> None:
+    lines = call("list", "specs").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(bundled_names())
+    assert "resnet20             269,722      40,551,040    91.25 %" in lines
+    found = json.loads(call("list", "specs", "--json").stdout)["bundled"]
+    by_name = {one["name"]: one for one in found}
+    assert by_name["resnet56"]["published.test.top1"] == 0.9303
+    assert by_name["plain20"]["what"].startswith("Plain-20 for CIFAR-10")
+    assert "published.test.top1" not in by_name["plain20"]
+
+
+def test_recipes_are_listed_with_what_they_are() -> None:
+    lines = call("list", "recipes").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(recipe_names())
+    assert "Ten epochs" in lines[5]
+
+
+def test_parts_are_listed_with_options_ranges_and_defaults() -> None:
+    result = call("list", "parts")
+    assert result.exit_code == 0
+    for line in (
+        "block",
+        "    dropout: a number, at least 0 and less than 1 (default 0)",
+        "    position: `both` or `end` (default both)",
+        "    size: a whole number, 1 to 4096 (required)",
+        "    betas: a list (default [0.9, 0.999])",
+        "    nesterov: true or false (default false)",
+    ):
+        assert line in result.stdout.splitlines()
+
+
+def test_every_set_is_listed_once() -> None:
+    parts = json.loads(call("list", "parts", "--json").stdout)["parts"]
+    sets = [part["set"] for part in parts]
+    assert list(dict.fromkeys(sets)) == sorted(set(sets), key=sets.index)
+    assert {"block", "shortcut", "dataset", "augmentation", "optimizer", "warmup"} <= set(sets)
+    keys = [(part["set"], part["name"]) for part in parts]
+    assert len(keys) == len(set(keys))
+    assert all(sets.index(name) + sets.count(name) - 1 == _last(sets, name) for name in set(sets))
+    [pad] = [part for part in parts if part["name"] == "pad"]
+    assert pad["options"][0] == {
+        "name": "position",
+        "kind": "`both` or `end`",
+        "allowed": ["both", "end"],
+        "required": False,
+        "default": "both",
+    }
+
+
+def _last(items: list[str], item: str) -> int:
+    return len(items) - 1 - items[::-1].index(item)
+
+
+def test_plugin_s_parts_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BLOCKS, "_parts", dict(BLOCKS._parts))
+    (folder / "more.py").write_text(
+        "from resnet_builder.blocks import BLOCKS\n"
+        "@BLOCKS.register('mine')\n"
+        "def mine(in_channels, channels, *, stride, shortcut, twist: int = 3):\n"
+        "    '''Twist.'''\n"
+    )
+    assert "mine" not in call("list", "parts").stdout
+    lines = call("list", "parts", "--plugin", "more.py").stdout.splitlines()
+    assert "  mine: Twist." in lines
+    assert "    twist: a whole number (default 3)" in lines
+
+
+def test_runs_are_listed_with_what_became_of_them(finished_run: Path) -> None:
+    lines = call("list", "runs", finished_run.parent).stdout.splitlines()
+    assert lines[1].split()[:2] == [str(finished_run), "finished"]
+    [run] = json.loads(call("list", "runs", finished_run.parent, "--json").stdout)["runs"]
+    assert run["result"]["steps"] == 12
+    assert run["result"]["published"]["test.top1.difference"] == pytest.approx(
+        run["result"]["test.top1"] - 0.5
+    )
+
+
+def test_runs_that_are_damaged_or_begun_are_listed(folder: Path) -> None:
+    for name, result in (("a-001", None), ("b-001", "{")):
+        run = folder / "runs" / name
+        run.mkdir(parents=True)
+        (run / "spec.yaml").write_text("name: a\n")
+        if result is not None:
+            (run / "result.json").write_text(result)
+    (folder / "runs" / "none").mkdir()
+    found = json.loads(call("list", "runs", "--json").stdout)["runs"]
+    assert [(Path(run["path"]).name, run["state"]) for run in found] == [
+        ("a-001", "started"),
+        ("b-001", "unreadable"),
+    ]
+    assert "is damaged" in found[1]["error"]
+
+
+def test_no_runs_are_said_to_be_none(folder: Path) -> None:
+    result = call("list", "runs")
+    assert (result.exit_code, result.stdout) == (0, "no runs in runs\n")

@@ -1,0 +1,193 @@
+"""What is seen of a training."""
+
+import io
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from rich.console import Console
+from rich.live import Live
+
+from resnet_builder.cli.progress import Lines, Pace, Screen, display
+from resnet_builder.runs.records import Choices
+from resnet_builder.training.metrics import Evaluation
+from resnet_builder.training.observer import Progress, Start
+
+CHOICES = Choices(
+    device="cpu",
+    precision="fp32",
+    memory_format="contiguous",
+    compile=False,
+    fused=True,
+    threads=2,
+    accumulate=1,
+    world_size=1,
+)
+START = Start(
+    step=0, total_steps=1000, steps_per_epoch=100, device="a computer", choices=CHOICES
+)
+PROGRESS = Progress(
+    step=150,
+    total_steps=1000,
+    epoch=1.5,
+    lr=0.1,
+    loss=0.5,
+    top1=0.875,
+    images_per_second=1234.0,
+)
+EVALUATION = Evaluation(
+    loss=0.25,
+    top1=0.9,
+    top5=1.0,
+    predicted=torch.zeros(10, dtype=torch.int64),
+    labels=torch.zeros(10, dtype=torch.int64),
+    num_classes=2,
+)
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_lines_are_few() -> None:
+    lines: list[str] = []
+    clock = Clock()
+    shown = Lines(lines.append, clock=clock)
+    shown.started(START)
+    for second in range(25):
+        clock.now = 100.0 + second
+        shown.progressed(replace(PROGRESS, step=10 * (second + 1)))
+    assert [line.partition(":")[0] for line in lines] == [
+        "training from step 0 of 1,000, 100 an epoch, on a computer, fp32, 2 threads",
+        "step 110 of 1,000",
+        "step 210 of 1,000",
+    ]
+    assert lines[1] == (
+        "step 110 of 1,000: loss 0.5000, top-1 87.50 %, lr 0.1, 1,234 images/s, 0:01:21 left"
+    )
+
+
+def test_lines_say_every_evaluation_and_warning() -> None:
+    lines: list[str] = []
+    shown = Lines(lines.append, clock=Clock())
+    shown.started(START)
+    shown.evaluated(150, "val", EVALUATION, best=True)
+    shown.evaluated(200, "val", EVALUATION, best=False)
+    shown.warned("not saved")
+    assert lines[1:] == [
+        "epoch 1.5, step 150: val loss 0.2500, top-1 90.00 %, the best so far",
+        "epoch 2, step 200: val loss 0.2500, top-1 90.00 %",
+        "warning: not saved",
+    ]
+
+
+def test_lines_say_slow_work_on_data_only() -> None:
+    lines: list[str] = []
+    clock = Clock()
+    shown = Lines(lines.append, clock=clock)
+    shown.report("quick", 5, 5)
+    for second in range(12):
+        clock.now = 100.0 + second
+        shown.report("downloading", 10 * second, 200)
+        shown.report("scanning", second, 0)
+    assert lines == ["downloading: 0%", "scanning: 0", "downloading: 50%", "scanning: 10"]
+
+
+def test_pace_is_the_average_since_the_start() -> None:
+    clock = Clock()
+    pace = Pace(replace(START, step=100), clock)
+    clock.now = 160.0
+    assert pace.left(200) == "0:08:00"
+    assert pace.left(1000) == "0:00:00"
+
+
+def draw(width: int, **how: Any) -> str:
+    """Draw a training on a terminal and return all that was written."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=width, **how)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        screen = Screen(live)
+        screen.report("downloading x", 1, 4)
+        screen.started(START)
+        screen.progressed(PROGRESS)
+        screen.evaluated(150, "val", EVALUATION, best=True)
+        screen.warned("\x1b[2J[red]careful")
+    return stream.getvalue()
+
+
+def plain(text: str) -> list[str]:
+    """Return the lines that were drawn, without colours; each redrawing starts new ones."""
+    drawn = re.sub(r"\r|\x1b\[\d*[AK]", "\n", text)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn).split("\n")
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_screen_fits_the_terminal(width: int) -> None:
+    lines = plain(draw(width))
+    assert len([line for line in lines if "━" in line]) >= 5
+    assert all(len(line) <= width for line in lines)
+    text = re.sub(" +", " ", " ".join(lines))
+    assert "downloading x" in text
+    assert "epoch 2/10" in text
+    assert "150/1,000" in text
+    assert "loss 0.5000" in text
+    assert "epoch 1.5, step 150: val loss 0.2500, top-1 90.00 %, the best so far" in text
+
+
+def test_screen_escapes_what_it_is_told() -> None:
+    assert "warning: \\x1b[2J[red]careful" in draw(80)
+
+
+def test_screen_without_colour_has_none() -> None:
+    assert re.findall(r"\x1b\[[0-9;]*3[0-9]m", draw(80, no_color=True)) == []
+
+
+class Broken(io.StringIO):
+    """A terminal that nobody reads any more."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def test_row62_training_goes_on_when_the_terminal_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Broken())
+    monkeypatch.setenv("TERM", "xterm")
+    with display() as shown:
+        assert isinstance(shown, Screen)
+        shown.started(START)
+        shown.progressed(PROGRESS)
+        shown.saved(150, Path("x"))
+        shown.finished(cast(Any, None))
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [("dumb", Lines), ("xterm", Screen)])
+def test_dumb_terminal_gets_lines(
+    terminal: str, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Broken())
+    monkeypatch.setenv("TERM", terminal)
+    with display() as shown:
+        assert isinstance(shown, kind)
+
+
+def test_what_is_no_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with display() as shown:
+        assert isinstance(shown, Lines)

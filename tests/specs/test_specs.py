@@ -1,0 +1,141 @@
+"""Every bundled spec: what its header says, that it loads, and that it counts to what it expects."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from resnet_builder.builder import Checked, check_source
+from resnet_builder.spec.bundled import bundled_file, bundled_names, recipe_names
+from resnet_builder.spec.loading import dump_spec, load_spec, load_spec_text
+from resnet_builder.spec.schema import Spec
+
+NAMES = (
+    *("kj20", "kj32", "kj56", "kj56_average", "kj56_dropout", "kj56_projection"),
+    *("plain20", "plain56"),
+    *("resnet18", "resnet18_cifar", "resnet20", "resnet20_digits", "resnet32"),
+    *("resnet34", "resnet34_cifar", "resnet44", "resnet50", "resnet50_cifar", "resnet56"),
+    *("resnet101", "resnet101_cifar", "resnet110", "resnet152", "resnet152_cifar", "resnet1202"),
+)
+
+RECIPES = ("he2015", "he2015_warmup", "kj60", "kuangliu200", "one_cycle10", "torchvision_v1")
+
+# He et al. 2015, table 6: test errors in per cent.
+PAPER = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
+
+
+@cache
+def checked(name: str) -> Checked:
+    """Check a spec in full, once for all tests."""
+    return check_source(name, with_macs=True)
+
+
+def header(file: Path) -> list[str]:
+    """Return the lines of the comment that a file begins with."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    count = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return [line.removeprefix("#").strip() for line in lines[:count]]
+
+
+def test_there_are_the_specs_there_should_be() -> None:
+    assert bundled_names() == NAMES
+    assert recipe_names() == RECIPES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_says_source_command_and_result(name: str) -> None:
+    what, *lines = header(bundled_file(name))
+    assert what.endswith(".")
+    assert f"Train: resnet-build train {name}" in " ".join(lines)
+    assert any(re.match(r"Source: .*https://", line) for line in lines)
+    [published] = [line for line in lines if line.startswith("Published:")]
+    spec = load_spec(name)
+    if spec.published is not None:
+        assert spec.published.test_top1 is not None
+        percents = {f"{100 * top:.{n}f}" for top in (spec.published.test_top1,) for n in (2, 3)}
+        percents |= {f"{100 - 100 * spec.published.test_top1:.2f}"}  # papers give errors
+        assert any(percent in published for percent in percents)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spec_counts_to_what_it_expects(name: str) -> None:
+    spec = load_spec(name)
+    assert spec.name == name
+    assert spec.expect is not None
+    assert None not in (spec.expect.parameters, spec.expect.depth, spec.expect.macs)
+    assert f"{spec.expect.depth}" in name
+    assert checked(name).problems == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spec_can_be_trained_and_written_out(name: str) -> None:
+    spec = checked(name).spec
+    assert spec is not None
+    assert spec.data is not None
+    assert spec.train is not None
+    assert load_spec_text(dump_spec(spec)) == spec
+
+
+@pytest.mark.parametrize("depth", PAPER)
+def test_paper_s_networks_claim_the_paper_s_errors(depth: int) -> None:
+    published = load_spec(f"resnet{depth}").published
+    assert published is not None
+    assert published.test_top1 == pytest.approx(1 - PAPER[depth] / 100, abs=1e-12)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_fits_other_networks(recipe: str) -> None:
+    first, *rest = header(bundled_file(recipe))
+    assert first.endswith(".")
+    [use] = [line for line in rest if line.startswith("Use:")]
+    assert f"--with {recipe}" in use
+    for name in ("resnet110", "resnet34_cifar", "resnet50"):
+        base, laid = load_spec(name), load_spec(name, with_=[recipe])
+        assert laid.model == base.model
+        assert laid.expect == base.expect
+        assert laid.train is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("resnet20", "he2015"),
+        ("resnet110", "he2015_warmup"),
+        ("resnet18_cifar", "kuangliu200"),
+        ("kj32", "kj60"),
+        ("resnet50", "torchvision_v1"),
+    ],
+)
+def test_recipe_is_that_of_its_networks(name: str, recipe: str) -> None:
+    assert load_spec(name, with_=[recipe]) == load_spec(name)
+
+
+def test_variants_differ_from_their_base_in_one_thing() -> None:
+    def changed(name: str, base: str) -> set[str]:
+        ours, theirs = load_spec(name).model, load_spec(base).model
+        return {key for key in type(ours).model_fields if getattr(ours, key) != getattr(theirs, key)}
+
+    assert changed("plain20", "resnet20") == {"shortcut"}
+    assert changed("plain56", "resnet56") == {"shortcut"}
+    assert changed("kj56", "resnet56") == {"shortcut"}
+    assert changed("kj56_average", "kj56") == {"shortcut"}
+    assert changed("kj56_projection", "kj56") == {"shortcut"}
+    assert changed("kj56_dropout", "kj56") == {"block"}
+
+
+def test_spec_of_a_paper_is_the_paper_s_recipe() -> None:
+    spec: Spec = load_spec("resnet110")
+    assert spec.train is not None
+    recipe = spec.train.model_dump()
+    assert (recipe["steps"], recipe["batch_size"]) == (64_000, 128)
+    assert recipe["optimizer"] == {
+        "type": "sgd",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "nesterov": False,
+    }
+    assert recipe["schedule"]["milestones"] == (32_000, 48_000)
+    assert recipe["schedule"]["warmup"]["steps"] == 400
+    assert recipe["schedule"]["warmup"]["lr"] == 0.01
