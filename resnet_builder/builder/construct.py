@@ -48,6 +48,15 @@ def construct_on_meta(model: ModelSpec) -> ResNet:
     return _construct(model, device="meta")
 
 
+def construct_ordinarily(model: ModelSpec) -> ResNet:
+    """Build a network on the CPU by its layers' own constructors, which also initialise it.
+
+    Raises:
+        PartError: Options or shapes do not go together.
+    """
+    return _construct(model, device="cpu")
+
+
 def give_weights(network: ResNet, model: ModelSpec, *, seed: int | None) -> ResNet:
     """Give a network built on meta its first weights, each drawn once.
 
@@ -67,7 +76,7 @@ def give_weights(network: ResNet, model: ModelSpec, *, seed: int | None) -> ResN
         foreign = empty_from_meta(network)
         initialise(network, scheme)
         if any(is_unwritten(module) for module in foreign):
-            network = _construct(model, device="cpu")
+            network = construct_ordinarily(model)
             initialise(network, scheme)
     if model.zero_init_residual:
         for block in _blocks(network):

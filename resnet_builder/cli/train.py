@@ -81,8 +81,10 @@ def train(
 ) -> None:
     """Train a network, test it, and compare it with its source.
 
-    Tested are the weights that did best on validation images. Nothing is ever overwritten. Press Ctrl-C once to save and stop; --resume goes on to the same
-    bits. With --out and --resume the same line can be given again until the run is complete.
+    Tested are the weights that did best on validation images. Nothing is ever overwritten.
+
+    Press Ctrl-C once to save and stop; --resume goes on to the same bits. With --out and --resume
+    the same line can be given again until the run is complete.
     """
     directory = _directory(spec, out, resume)
 

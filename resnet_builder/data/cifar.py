@@ -2,17 +2,18 @@
 
 import hashlib
 import tarfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from resnet_builder.data.contract import DATASETS, Facts, Loaded, Surroundings
-from resnet_builder.data.download import Archive, fetch
+from resnet_builder.data.contract import DATASETS, Facts, Loaded, Stop, Surroundings
+from resnet_builder.data.download import Archive, fetch, read_bytes
 from resnet_builder.data.memory import MemorySource, preprocessed
-from resnet_builder.errors import DataError
+from resnet_builder.errors import DataError, Stopped
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
@@ -95,28 +96,27 @@ class Cifar100(Cifar10):
 
 
 def _load(layout: Layout, surroundings: Surroundings) -> Loaded:
+    files = _contents(layout, surroundings)
     digest = hashlib.sha256()
-    files = dict(_contents(layout, surroundings))
     for name in sorted(files):
         digest.update(files[name])
-    classes = tuple(files[layout.names].decode("utf-8").split())
+    classes = tuple(files[layout.names].decode("utf-8", "replace").split())
     if len(classes) != layout.num_classes:
         raise DataError(f"{layout.names} names {len(classes)} classes, not {layout.num_classes}")
     sources = []
     for split in (layout.train, layout.test):
-        images, labels = _parse(b"".join(files[name] for name in split), layout, split[0])
+        parts = [_parse(files[name], layout, name) for name in split]
+        images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         sources.append(MemorySource(preprocessed(images, surroundings.preprocess), labels))
     return Loaded(sources[0], None, sources[1], classes, digest.hexdigest())
 
 
-def _contents(layout: Layout, surroundings: Surroundings) -> Iterator[tuple[str, bytes]]:
-    """Yield the files' bytes, from the folder if it is there, else from the archive."""
+def _contents(layout: Layout, surroundings: Surroundings) -> dict[str, bytes]:
+    """Return the files' bytes, from the folder if it is there, else from the archive."""
     wanted = (*layout.train, *layout.test, layout.names)
     folder = surroundings.data_dir / layout.folder
     if folder.is_dir():
-        for name in wanted:
-            yield name, _read(folder / name)
-        return
+        return {name: read_bytes(folder / name) for name in wanted}
     path = fetch(
         layout.archive,
         surroundings.data_dir,
@@ -124,25 +124,33 @@ def _contents(layout: Layout, surroundings: Surroundings) -> Iterator[tuple[str,
         report=surroundings.report,
     )
     try:
-        with tarfile.open(path, "r:gz") as archive:
-            for name in wanted:
-                member = archive.extractfile(f"{layout.folder}/{name}")
-                if member is None:
-                    raise DataError(f"{path}: {name} in it is not a file")
-                yield name, member.read()
-    except (tarfile.TarError, KeyError, EOFError, OSError) as error:
+        files = dict(_members(path, layout.folder, wanted, surroundings.stop))
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if missing := set(wanted) - files.keys():
+        raise DataError(f"{path} does not hold {', '.join(sorted(missing))}")
+    return files
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
+def _members(
+    path: Path, folder: str, wanted: Collection[str], stop: Stop
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the wanted files of an archive in its own order: going back would unpack it anew.
+
+    Nothing is written to the disk, and other members are passed over, whatever they are.
+    """
+    names = {f"{folder}/{name}": name for name in wanted}
+    with tarfile.open(path, "r|gz") as archive:
+        for member in archive:
+            if stop():
+                raise Stopped(f"stopped while reading {path.name}")
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is not None and member.name in names:
+                yield names[member.name], content.read()
 
 
 def _parse(content: bytes, layout: Layout, name: str) -> tuple[Tensor, Tensor]:
-    """Split records of labels and pixels; each colour's plane is in row-major order."""
+    """Split a file's records of labels and pixels; each colour's plane is in row-major order."""
     record = layout.label_bytes + PIXELS
     if not content or len(content) % record:
         raise DataError(f"{name}: {len(content):,} bytes are not records of {record:,}")

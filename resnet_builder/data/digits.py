@@ -1,6 +1,5 @@
 """The 1,797 handwritten digits inside scikit-learn: real images that need no network."""
 
-import hashlib
 from importlib.resources import files
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from resnet_builder.data.contract import DATASETS, Facts, Loaded, Surroundings
-from resnet_builder.data.memory import MemorySource, preprocessed
+from resnet_builder.data.memory import MemorySource, fingerprint, preprocessed
 
 TEST_LIST = "digits_test.txt"
 """360 indices, one a line: scikit-learn's ``train_test_split(range(1797), test_size=360,
@@ -45,12 +44,3 @@ class Digits:
 def _test_indices() -> Tensor:
     text = (files("resnet_builder.data") / TEST_LIST).read_text(encoding="utf-8")
     return torch.tensor([int(line) for line in text.split()])
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """Return a digest of tensors' bytes and shapes."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -90,9 +90,7 @@ def _download(archive: Archive, partial: Path, stop: Stop, report: Report) -> No
         _copy(answer, file, archive, stop, report)
 
 
-def _copy(
-    answer: BinaryIO, file: BinaryIO, archive: Archive, stop: Stop, report: Report
-) -> None:
+def _copy(answer: BinaryIO, file: BinaryIO, archive: Archive, stop: Stop, report: Report) -> None:
     """Copy until the end, or until there is more than the published file has."""
     done = 0
     while done <= archive.size and (block := answer.read(_BLOCK)):
@@ -125,6 +123,18 @@ def _verify(path: Path, archive: Archive, stop: Stop) -> None:
             f"{digest.hexdigest()}, not {archive.size:,} bytes and {archive.sha256}; "
             f"it is kept as {bad}, run again to fetch it anew"
         )
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
 
 
 class _SameSchemeOnly(urllib.request.HTTPRedirectHandler):

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from resnet_builder.data.contract import DATASETS, Facts, Loaded, Surroundings
-from resnet_builder.data.download import Archive, fetch
+from resnet_builder.data.download import Archive, fetch, read_bytes
 from resnet_builder.data.memory import MemorySource, preprocessed
 from resnet_builder.errors import DataError
 
 _MIRROR = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
+
+_FOLDERS = ("fashion_mnist", "FashionMNIST/raw")
+"""Where unpacked files are looked for: in this program's own folder, and in torchvision's."""
 
 ARCHIVES = {
     "train-images": Archive(
@@ -84,13 +87,18 @@ class FashionMnist:
 
 def _content(archive: Archive, surroundings: Surroundings) -> bytes:
     """Return a file's bytes, uncompressed."""
-    folder = surroundings.data_dir / "fashion_mnist"
-    plain = folder / archive.name.removesuffix(".gz")
-    if plain.is_file():
-        return plain.read_bytes()
-    path = fetch(archive, folder, stop=surroundings.stop, report=surroundings.report)
+    for folder in _FOLDERS:
+        plain = surroundings.data_dir / folder / archive.name.removesuffix(".gz")
+        if plain.is_file():
+            return read_bytes(plain)
+    path = fetch(
+        archive,
+        surroundings.data_dir / _FOLDERS[0],
+        stop=surroundings.stop,
+        report=surroundings.report,
+    )
     try:
-        return gzip.decompress(path.read_bytes())
+        return gzip.decompress(read_bytes(path))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 

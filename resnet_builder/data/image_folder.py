@@ -1,52 +1,44 @@
-"""Pictures in folders: ``train/CLASS/...``, ``test/CLASS/...`` and maybe ``val/CLASS/...``."""
+"""Your own pictures, in folders: ``train/CLASS/...``, ``test/CLASS/...``, maybe ``val/CLASS/...``.
+
+They are decoded once and held in memory if they fit, else streamed from their files.
+"""
 
 import hashlib
-import json
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from resnet_builder.data.contract import DATASETS, Facts, ImageSource, Loaded, Surroundings
-from resnet_builder.data.digits import fingerprint
-from resnet_builder.data.memory import MemorySource
-from resnet_builder.data.pictures import ENDINGS, decode
+from resnet_builder.data.decoded import read_decoded, write_decoded
+from resnet_builder.data.listing import Files, Listing, list_pictures
+from resnet_builder.data.memory import MemorySource, fingerprint
+from resnet_builder.data.pictures import Reader, decode
 from resnet_builder.data.streamed import StreamedSource
 from resnet_builder.errors import DataError, Stopped
 
-SMALL_PIXELS = 128 * 128
-"""Pictures of at most this many pixels are decoded once and held in memory."""
-
 MEMORY_BYTES = 4 * 1024**3
-"""Unless they would take more than this."""
+"""Data sets that take more than this after preprocessing are streamed."""
 
 _SHOWN = 20
-_SPLITS = ("train", "val", "test")
-_JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The files of one split: relative paths in order, and their labels."""
-
-    paths: tuple[str, ...]
-    labels: tuple[int, ...]
+_CHUNK = 256
 
 
 @DATASETS.register("image_folder")
 class ImageFolder:
     """Your own pictures, one folder for each class.
 
-    Small pictures are decoded once and kept in the data folder as one tensor; large ones are
-    streamed from their files by worker processes.
+    Pictures are decoded and preprocessed once, kept in the data folder and held in memory, unless
+    that takes more than 4 GiB, or training cuts its images from whole pictures that are larger
+    than the preprocessed ones: then worker processes decode them each time. The fingerprint is of
+    what was decoded; of pictures that are streamed, it is of their names and sizes.
 
     Args:
         path: The folder that holds ``train``, ``test`` and maybe ``val``; relative to the data
@@ -62,241 +54,156 @@ class ImageFolder:
         self.facts = Facts(channels=channels)
 
     def load(self, surroundings: Surroundings) -> Loaded:
-        """List the folder, and decode what is small.
+        """List the folder, and decode what is to be held in memory.
 
         Raises:
             DataError: A folder is missing or empty, classes differ between splits, or pictures
                 are broken or of several sizes.
+            Stopped: ``surroundings.stop`` became true.
         """
         root = surroundings.data_dir / self._path
-        classes, listings, ignored = _list(root, surroundings)
-        notices: tuple[str, ...] = ()
-        if ignored:
-            notices = (f"ignored {ignored:,} hidden or foreign entries in {root}",)
-        if self._is_small(root, listings, surroundings):
-            sources, digest, more = self._cached(root, classes, listings, surroundings)
-            notices += more
+        listing = list_pictures(root, surroundings.stop)
+        first = decode(root / listing.splits["train"].names[0], self._channels)
+        fed = surroundings.preprocess(first[None])[0]
+        reader = Reader(self._channels, surroundings.preprocess, tuple(fed.shape))
+        folder = _Folder(root, listing, reader, surroundings)
+        notices: list[str] = []
+        if listing.ignored:
+            notices.append(f"ignored {listing.ignored:,} hidden or foreign entries in {root}")
+        count = sum(len(files.names) for files in listing.splits.values())
+        crops_more = surroundings.whole_pictures and first.numel() > fed.numel()
+        if crops_more or count * fed.numel() > MEMORY_BYTES:
+            sources, digest = folder.streamed()
         else:
-            sources, digest = self._streamed(root, classes, listings, surroundings)
+            sources, digest, more = folder.held()
+            notices += more
         return Loaded(
             train=sources["train"],
             validation=sources.get("val"),
             test=sources.get("test"),
-            classes=classes,
+            classes=listing.classes,
             fingerprint=digest,
-            notices=notices,
+            notices=tuple(notices),
         )
 
-    def _is_small(
-        self, root: Path, listings: dict[str, Listing], surroundings: Surroundings
-    ) -> bool:
-        first = decode(root / listings["train"].paths[0], self._channels)
-        count = sum(len(listing.paths) for listing in listings.values())
-        fed = surroundings.preprocess(first[None])
-        return first[0].numel() <= SMALL_PIXELS and count * fed.numel() <= MEMORY_BYTES
 
-    def _streamed(
-        self,
-        root: Path,
-        classes: tuple[str, ...],
-        listings: dict[str, Listing],
-        surroundings: Surroundings,
-    ) -> tuple[dict[str, ImageSource], str]:
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """Everything that the two ways to read a folder need."""
+
+    root: Path
+    listing: Listing
+    reader: Reader
+    surroundings: Surroundings
+
+    def streamed(self) -> tuple[dict[str, ImageSource], str]:
+        """Return sources that decode pictures when they are read, and a fingerprint."""
         sources: dict[str, ImageSource] = {}
-        for split, listing in listings.items():
-            paths = [root / path for path in listing.paths]
-            labels = torch.tensor(listing.labels)
-            sources[split] = StreamedSource(paths, labels, self._channels, surroundings.preprocess)
-        sizes = {split: _sizes(root, listing) for split, listing in listings.items()}
-        return sources, _digest(classes, listings, sizes)
+        for split, files in self.listing.splits.items():
+            paths = [str(self.root / name) for name in files.names]
+            sources[split] = StreamedSource(paths, torch.tensor(files.labels), self.reader)
+        sizes = [size for size, _ in self._stamps()]
+        return sources, _digest(self.listing.classes, self.listing.splits, sizes)
 
-    def _cached(
-        self,
-        root: Path,
-        classes: tuple[str, ...],
-        listings: dict[str, Listing],
-        surroundings: Surroundings,
-    ) -> tuple[dict[str, ImageSource], str, tuple[str, ...]]:
-        """Decode every picture, or take what an earlier run decoded of the same files."""
-        stamps = {split: _stamps(root, listing) for split, listing in listings.items()}
-        what = [str(root.resolve()), self._channels, repr(surroundings.preprocess)]
-        key = _digest(classes, listings, stamps, what)
-        path = surroundings.data_dir / "decoded" / f"{key[:32]}.safetensors"
-        notices: tuple[str, ...] = ()
-        images = _read_cache(path, listings)
-        if images is None:
-            images = {
-                split: self._decode(root, listing, split, surroundings)
-                for split, listing in listings.items()
-            }
-            notices = _write_cache(path, images)
-        sources: dict[str, ImageSource] = {
-            split: MemorySource(images[split], torch.tensor(listing.labels))
-            for split, listing in listings.items()
-        }
-        tensors = [
-            tensor
-            for split, listing in listings.items()
-            for tensor in (images[split], torch.tensor(listing.labels))
-        ]
-        names = hashlib.sha256(json.dumps(classes).encode()).hexdigest()
-        return sources, f"{fingerprint(*tensors)}-{names[:16]}", notices
+    def held(self) -> tuple[dict[str, ImageSource], str, list[str]]:
+        """Return sources in memory, a fingerprint, and what a user should know."""
+        images, problem = self._decoded()
+        sources: dict[str, ImageSource] = {}
+        tensors: list[Tensor] = []
+        for split, files in self.listing.splits.items():
+            labels = torch.tensor(files.labels)
+            sources[split] = MemorySource(images[split], labels)
+            tensors += [images[split], labels]
+        notices = [*([] if problem is None else [problem]), *_repetitions(images)]
+        return sources, _digest(self.listing.classes, fingerprint(*tensors)), notices
 
-    def _decode(
-        self, root: Path, listing: Listing, split: str, surroundings: Surroundings
-    ) -> Tensor:
-        """Decode a split; every broken picture is named before any training."""
-        images: list[Tensor] = []
+    def _decoded(self) -> tuple[dict[str, Tensor], str | None]:
+        """Decode every picture, or take what an earlier run decoded of the same files.
+
+        Returns:
+            Images by split, and why they could not be kept for later runs, if so.
+        """
+        splits = self.listing.splits
+        place = (str(self.root.resolve()), self.reader.channels, repr(self.reader.preprocess))
+        key = _digest(place, self.listing.classes, splits, self._stamps())
+        path = self.surroundings.data_dir / "decoded" / f"{key[:32]}.safetensors"
+        images = read_decoded(path, {split: len(files.names) for split, files in splits.items()})
+        if images is not None:
+            return images, None
+        images = {split: self._decode(split, files) for split, files in splits.items()}
+        return images, write_decoded(path, images)
+
+    def _decode(self, split: str, files: Files) -> Tensor:
+        """Decode a split; every broken picture is named before any training.
+
+        Raises:
+            DataError: Pictures are broken, or of several sizes.
+        """
+        count = len(files.names)
+        images = torch.empty((count, *self.reader.shape), dtype=torch.uint8)
         broken: list[str] = []
-        count = len(listing.paths)
-        for number, path in enumerate(listing.paths):
-            if surroundings.stop():
-                raise Stopped(f"stopped while decoding {root}")
-            try:
-                picture = decode(root / path, self._channels)
-                images.append(surroundings.preprocess(picture[None])[0])
-            except DataError as error:
-                broken.append(str(error))
-            surroundings.report(f"decoding {split}", number + 1, count)
+        for number, (name, picture) in enumerate(self._pictures(files.names)):
+            if isinstance(picture, DataError):
+                broken.append(str(picture))
+            else:
+                images[number] = self.reader.fit(picture, name)
+            self.surroundings.report(f"decoding {split}", number + 1, count)
         if broken:
-            raise DataError(_several(f"{len(broken)} pictures cannot be decoded", broken))
-        _refuse_several_sizes(images, listing)
-        return torch.stack(images)
+            raise DataError(_several(f"{len(broken):,} pictures cannot be decoded", broken))
+        return images
+
+    def _pictures(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor | DataError]]:
+        """Yield every picture, or why there is none, in order; a few threads decode ahead."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            waiting = iter(names)
+            while chunk := list(islice(waiting, _CHUNK)):
+                if self.surroundings.stop():
+                    raise Stopped(f"stopped while decoding {self.root}")
+                yield from zip(chunk, pool.map(self._try_to_decode, chunk), strict=True)
+
+    def _try_to_decode(self, name: str) -> Tensor | DataError:
+        try:
+            return decode(self.root / name, self.reader.channels)
+        except DataError as error:
+            return error
+
+    def _stamps(self) -> list[tuple[int, int]]:
+        """Return size and time of every file.
+
+        Raises:
+            DataError: A link leads nowhere.
+        """
+        stamps = []
+        for files in self.listing.splits.values():
+            for name in files.names:
+                if self.surroundings.stop():
+                    raise Stopped(f"stopped while listing {self.root}")
+                try:
+                    stat = (self.root / name).stat()
+                except OSError as error:
+                    raise DataError(f"{self.root / name}: {error.strerror or error}") from error
+                stamps.append((stat.st_size, stat.st_mtime_ns))
+        return stamps
 
 
-def _list(
-    root: Path, surroundings: Surroundings
-) -> tuple[tuple[str, ...], dict[str, Listing], int]:
-    """List every split, with the training split's classes for all."""
-    if not (root / "train").is_dir():
-        raise DataError(
-            f"{root / 'train'} is no folder; image_folder needs train/CLASS/... and "
-            "test/CLASS/... under data.dataset.path, which is relative to --data-dir"
-        )
-    ignored = 0
-    found: dict[str, dict[str, list[str]]] = {}
-    for split in _SPLITS:
-        if (root / split).is_dir():
-            found[split], passed = _classes(root, split, surroundings)
-            ignored += passed
-    classes = tuple(sorted(found["train"]))
-    for split, folders in found.items():
-        _refuse_other_classes(root / split, classes, folders)
-    listings = {
-        split: Listing(
-            paths=tuple(path for name in classes for path in folders[name]),
-            labels=tuple(label for label, name in enumerate(classes) for _ in folders[name]),
-        )
-        for split, folders in found.items()
-    }
-    return classes, listings, ignored
+def _repetitions(images: dict[str, Tensor]) -> Iterator[str]:
+    """Say how many pictures to test on are, bit for bit, pictures to train on."""
+    known = set(_hashes(images["train"]))
+    for split in [split for split in images if split != "train"]:
+        again = sum(each in known for each in _hashes(images[split]))
+        if again:
+            yield f"{again:,} of {len(images[split]):,} {split} pictures are training pictures too"
 
 
-def _classes(
-    root: Path, split: str, surroundings: Surroundings
-) -> tuple[dict[str, list[str]], int]:
-    """Return the pictures of each class of a split, relative to the root, and what was ignored."""
-    folders: dict[str, list[str]] = {}
-    ignored = 0
-    for entry in sorted((root / split).iterdir()):
-        if _is_junk(entry.name) or not entry.is_dir():
-            ignored += 1
-            continue
-        pictures, others = [], 0
-        for path in _files(entry, surroundings):
-            if path.suffix.lower() in ENDINGS and not _is_junk(path.name):
-                pictures.append(path.relative_to(root).as_posix())
-            else:
-                others += 1
-        folders[entry.name] = sorted(pictures)
-        ignored += others
-    return folders, ignored
-
-
-def _files(folder: Path, surroundings: Surroundings) -> Iterator[Path]:
-    """Walk a folder, following links, but entering each real folder once."""
-    waiting, seen = [folder], set()
-    while waiting:
-        if surroundings.stop():
-            raise Stopped(f"stopped while listing {folder}")
-        here = waiting.pop()
-        real = os.path.realpath(here)
-        if real in seen:
-            continue
-        seen.add(real)
-        for entry in os.scandir(here):
-            if entry.is_dir():
-                if not _is_junk(entry.name) and Path(entry.name).suffix.lower() not in ENDINGS:
-                    waiting.append(Path(entry.path))
-            else:
-                yield Path(entry.path)
-
-
-def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name in _JUNK
-
-
-def _refuse_other_classes(
-    folder: Path, classes: tuple[str, ...], folders: dict[str, list[str]]
-) -> None:
-    for what, names in (
-        ("has no folder for", set(classes) - set(folders)),
-        ("has folders that train has not:", set(folders) - set(classes)),
-        ("has no pictures in", {name for name in folders if not folders[name]}),
-    ):
-        if names:
-            raise DataError(f"{folder} {what} {', '.join(sorted(names)[:_SHOWN])}")
-
-
-def _refuse_several_sizes(images: list[Tensor], listing: Listing) -> None:
-    shapes = Counter(tuple(image.shape[1:]) for image in images)
-    if len(shapes) > 1:
-        (usual, _), (other, _) = shapes.most_common(2)
-        odd = next(i for i, image in enumerate(images) if tuple(image.shape[1:]) == other)
-        raise DataError(
-            f"pictures have several sizes: most are {usual[1]}x{usual[0]}, "
-            f"{listing.paths[odd]} is {other[1]}x{other[0]}; add `resize` and `center_crop` "
-            "under data.preprocess"
-        )
+def _hashes(images: Tensor) -> Iterator[int]:
+    return (hash(pixels.tobytes()) for pixels in images.numpy())
 
 
 def _several(what: str, lines: list[str]) -> str:
     more = len(lines) - _SHOWN
-    shown = [what, *lines[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    shown = [what, *lines[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])]
     return "\n  ".join(shown)
-
-
-def _sizes(root: Path, listing: Listing) -> list[int]:
-    return [(root / path).stat().st_size for path in listing.paths]
-
-
-def _stamps(root: Path, listing: Listing) -> list[tuple[int, int]]:
-    stats = ((root / path).stat() for path in listing.paths)
-    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _digest(*what: object) -> str:
     return hashlib.sha256(repr(what).encode()).hexdigest()
-
-
-def _read_cache(path: Path, listings: dict[str, Listing]) -> dict[str, Tensor] | None:
-    """Read what was decoded before, unless it is not there or not whole."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            images = {split: file.get_tensor(split) for split in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return None
-    counts = {split: len(listing.paths) for split, listing in listings.items()}
-    return images if {s: len(tensor) for s, tensor in images.items()} == counts else None
-
-
-def _write_cache(path: Path, images: dict[str, Tensor]) -> tuple[str, ...]:
-    """Keep what was decoded, if the data folder can be written to."""
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(images, partial)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        return (f"decoded pictures are not kept for the next run: {error}",)
-    return ()

@@ -1,11 +1,13 @@
 """Images that are held in memory, as one tensor."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from resnet_builder.data.contract import Preprocess, SampleCrop
+from resnet_builder.errors import DataError
 
 _CHUNK = 1024
 
@@ -15,7 +17,10 @@ class MemorySource:
 
     Args:
         images: ``(N, C, H, W)`` uint8.
-        labels: ``(N,)`` int64.
+        labels: ``(N,)`` whole numbers.
+
+    Raises:
+        DataError: A label is no whole number.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -23,7 +28,7 @@ class MemorySource:
         assert images.dim() == 4
         assert len(images) == len(labels)
         self.images = images
-        self._labels = labels.to(torch.int64)
+        self._labels = whole(labels)
 
     @property
     def labels(self) -> Tensor:
@@ -41,15 +46,37 @@ class MemorySource:
         """Yield the images of each batch of indices, ``(B, C, H, W)`` uint8."""
         for indices in batches:
             images = self.images[indices]
-            yield images if crop is None else crop_each(images, indices, crop)
+            yield images if crop is None else _cropped(images, indices, crop)
 
 
-def crop_each(images: Tensor, indices: Tensor, crop: SampleCrop) -> Tensor:
-    """Crop every image by its own index."""
-    pairs = zip(images, indices.tolist(), strict=True)
-    return torch.stack([crop(image, index) for image, index in pairs])
+def whole(labels: Tensor) -> Tensor:
+    """Return labels as ``(N,)`` int64.
+
+    Raises:
+        DataError: One is no whole number.
+    """
+    numbers = labels.to(torch.int64)
+    wrong = (numbers != labels).nonzero()[:, 0]
+    if len(wrong):
+        index = int(wrong[0])
+        raise DataError(f"image {index} has label {labels[index].item()}, which is no whole number")
+    return numbers
 
 
 def preprocessed(images: Tensor, preprocess: Preprocess) -> Tensor:
     """Preprocess a whole split, some images at a time, so that memory holds it only twice."""
     return torch.cat([preprocess(chunk) for chunk in images.split(_CHUNK)])
+
+
+def fingerprint(*tensors: Tensor) -> str:
+    """Return a digest of tensors' bytes, shapes and types."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.contiguous().view(-1).numpy().data)
+    return digest.hexdigest()
+
+
+def _cropped(images: Tensor, indices: Tensor, crop: SampleCrop) -> Tensor:
+    pairs = zip(images, indices.tolist(), strict=True)
+    return torch.stack([crop(image, index) for image, index in pairs])

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from resnet_builder.data.contract import (
+    AUGMENTATIONS,
     DATASETS,
+    CropsPictures,
     ImageSource,
     Loaded,
     Report,
@@ -19,6 +22,7 @@ from resnet_builder.data.contract import (
     silent,
 )
 from resnet_builder.data.hashing import mix, tag
+from resnet_builder.data.memory import MemorySource
 from resnet_builder.data.pipeline import WHITE
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.errors import DataError, SpecError, Stopped
@@ -30,7 +34,8 @@ DATA_VARIABLE = "RESNET_BUILDER_DATA"
 STATISTICS_IMAGES = 10_000
 """Pictures that are streamed are not all read for their mean: this many, evenly spaced, are."""
 
-_CHUNK = 1_000
+_CHUNK = 100
+_LEVELS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,11 @@ def load_splits(
     dataset = DATASETS.get(data.dataset.type)(**data.dataset.options)
     preprocess = Preprocessing(data.preprocess)
     folder = data_dir or default_data_dir()
-    loaded = dataset.load(Surroundings(folder, preprocess, stop, report))
+    whole_pictures = _crops_pictures(data)
+    loaded = dataset.load(Surroundings(folder, preprocess, stop, report, whole_pictures))
     _refuse_other_classes(spec, loaded)
+    _refuse_other_images(spec, loaded)
     train, validation, indices = _divide(loaded, data)
-    _refuse_other_images(spec, train)
     mean, std = _statistics(train, data, stop)
     return Splits(
         train=train,
@@ -111,6 +117,13 @@ def default_data_dir() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "resnet-builder"
+
+
+def _crops_pictures(data: DataSpec) -> bool:
+    """Tell whether the first augmentation crops pictures while they are read."""
+    first = data.augment[:1]
+    made = [AUGMENTATIONS.get(part.type)(**part.options) for part in first]
+    return any(isinstance(augmentation, CropsPictures) for augmentation in made)
 
 
 def _divide(
@@ -174,34 +187,44 @@ def _refuse_other_classes(spec: Spec, loaded: Loaded) -> None:
             "model.num_classes",
             f"the network is for {wanted} classes, the data has {found}",
         )
-    for source in (loaded.train, loaded.validation, loaded.test):
-        if source is None:
-            continue
+    for split, source in _sources(loaded):
         wrong = ((source.labels < 0) | (source.labels >= found)).nonzero()[:, 0]
         if len(wrong):
             index = int(wrong[0])
             label = int(source.labels[index])
-            raise DataError(f"image {index} has label {label}, beyond the {found} classes")
+            raise DataError(f"{split} image {index} has label {label}, beyond the {found} classes")
 
 
-def _refuse_other_images(spec: Spec, train: ImageSource) -> None:
-    if not len(train):
-        raise DataError("there are no training images")
-    images = next(iter(train.read([torch.tensor([0])])))
-    channels, height, width = images.shape[1:]
-    if channels != spec.model.in_channels:
-        raise _spec_error(
-            "mismatch",
-            "model.in_channels",
-            f"the network takes {spec.model.in_channels} channels, the images have {channels}",
-        )
-    if (height, width) != (spec.model.image_size,) * 2:
-        raise _spec_error(
-            "mismatch",
-            "model.image_size",
-            f"the network is for images of {spec.model.image_size} pixels a side, they are "
-            f"{width}x{height}; `resize` and `center_crop` under data.preprocess change it",
-        )
+def _refuse_other_images(spec: Spec, loaded: Loaded) -> None:
+    """Compare the first image of each split with what the network is for."""
+    model = spec.model
+    for split, source in _sources(loaded):
+        if not len(source):
+            raise DataError(f"there are no {split} images")
+        first = next(iter(source.take(torch.tensor([0])).read([torch.tensor([0])])))
+        channels, height, width = first.shape[1:]
+        if channels != model.in_channels:
+            raise _spec_error(
+                "mismatch",
+                "model.in_channels",
+                f"the network takes {model.in_channels} channels, {split} images have {channels}",
+            )
+        if (height, width) != (model.image_size,) * 2:
+            raise _spec_error(
+                "mismatch",
+                "model.image_size",
+                f"the network is for images of {model.image_size} pixels a side, {split} images "
+                f"are {width}x{height}; `resize` and `center_crop` under data.preprocess change it",
+            )
+
+
+def _sources(loaded: Loaded) -> Iterator[tuple[str, ImageSource]]:
+    """Yield the splits that there are, by the names that users know them by."""
+    yield "training", loaded.train
+    if loaded.validation is not None:
+        yield "validation", loaded.validation
+    if loaded.test is not None:
+        yield "test", loaded.test
 
 
 def _spec_error(code: str, path: str, message: str) -> SpecError:
@@ -227,7 +250,7 @@ def channel_statistics(
 
     Args:
         source: The images.
-        stop: Polled at every thousand images.
+        stop: Polled at every hundred images.
 
     Raises:
         DataError: A channel is the same everywhere.
@@ -235,18 +258,25 @@ def channel_statistics(
     """
     count = len(source)
     chosen = torch.arange(count)
-    if not hasattr(source, "images") and count > STATISTICS_IMAGES:
-        chosen = torch.linspace(0, count - 1, STATISTICS_IMAGES).long()
-    total, squares, pixels = torch.zeros(()), torch.zeros(()), 0
+    if not isinstance(source, MemorySource) and count > STATISTICS_IMAGES:
+        chosen = torch.linspace(0, count - 1, STATISTICS_IMAGES, dtype=torch.float64).long()
+    levels = _levels(source, chosen, stop).double()
+    pixels = levels.sum(1)
+    values = torch.arange(_LEVELS, dtype=torch.float64)
+    mean = levels @ values / pixels
+    variance = (levels * (values - mean[:, None]).square()).sum(1) / pixels
+    if not bool((variance > 0).all()):
+        raise DataError("all training images are the same everywhere; there is nothing to learn")
+    return tuple((mean / WHITE).tolist()), tuple((variance.sqrt() / WHITE).tolist())
+
+
+def _levels(source: ImageSource, chosen: Tensor, stop: Stop) -> Tensor:
+    """Count, exactly, how many pixels of each channel have each of 256 levels: ``(C, 256)``."""
+    counted = torch.zeros((), dtype=torch.int64)
     for images in source.read(chosen.split(_CHUNK)):
         if stop():
             raise Stopped("stopped while computing the images' statistics")
-        values = images.double()
-        total = total + values.sum((0, 2, 3))
-        squares = squares + values.square().sum((0, 2, 3))
-        pixels += values.numel() // values.shape[1]
-    mean = total / pixels
-    std = (squares / pixels - mean.square()).clamp(min=0).sqrt()
-    if not bool((std > 0).all()):
-        raise DataError("all training images are the same everywhere; there is nothing to learn")
-    return tuple((mean / WHITE).tolist()), tuple((std / WHITE).tolist())
+        counted = counted + torch.stack(
+            [torch.bincount(channel.flatten(), minlength=_LEVELS) for channel in images.unbind(1)]
+        )
+    return counted

@@ -2,16 +2,20 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from multiprocessing.context import BaseContext
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from resnet_builder.data.contract import Preprocess, SampleCrop
-from resnet_builder.data.pictures import decode
+from resnet_builder.data.contract import SampleCrop
+from resnet_builder.data.memory import whole
+from resnet_builder.data.pictures import Reader, decode
+from resnet_builder.errors import DataError
 
 FEW = 2_048
 """A split of fewer pictures is decoded in this process: starting others would take longer."""
@@ -23,23 +27,23 @@ class StreamedSource:
     """A split whose pictures stay in their files.
 
     Worker processes decode ahead, one for each core but one, at most eight; what they give does
-    not depend on how many there are.
+    not depend on how many there are. They are not forked, so that a script that trains must
+    stand below ``if __name__ == "__main__":``.
 
     Args:
         paths: The files, N of them.
-        labels: ``(N,)`` int64.
-        channels: Of the decoded pictures.
-        preprocess: Gives every picture the one size that the network is fed.
+        labels: ``(N,)`` whole numbers.
+        reader: Makes images of them.
+
+    Raises:
+        DataError: A label is no whole number.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], labels: Tensor, channels: int, preprocess: Preprocess
-    ) -> None:
+    def __init__(self, paths: Sequence[str], labels: Tensor, reader: Reader) -> None:
         assert len(paths) == len(labels)
         self._paths = tuple(paths)
-        self._labels = labels.to(torch.int64)
-        self._channels = channels
-        self._preprocess = preprocess
+        self._labels = whole(labels)
+        self._reader = reader
 
     @property
     def labels(self) -> Tensor:
@@ -52,43 +56,49 @@ class StreamedSource:
     def take(self, indices: Tensor) -> "StreamedSource":
         """Return a source of these pictures alone, in this order."""
         paths = [self._paths[index] for index in indices.tolist()]
-        return StreamedSource(paths, self._labels[indices], self._channels, self._preprocess)
+        return StreamedSource(paths, self._labels[indices], self._reader)
 
     def read(self, batches: Iterable[Tensor], crop: SampleCrop | None = None) -> Iterator[Tensor]:
         """Yield the pictures of each batch of indices, ``(B, C, H, W)`` uint8.
 
         Raises:
-            DataError: A picture cannot be decoded.
+            DataError: A picture cannot be decoded, or is not of the others' size.
         """
-        pictures = _Pictures(self._paths, self._channels, self._preprocess, crop)
-        workers = self._workers()
-        yield from DataLoader(
-            pictures,
+        workers = _workers(len(self))
+        for batch in DataLoader(
+            _Pictures(self._paths, self._reader, crop),
             batch_sampler=_AsLists(batches),
             num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_leave_interrupts_to_the_parent,
             multiprocessing_context=_context() if workers else None,
             generator=torch.Generator(),  # or a draw from the global one would be made
-        )
-
-    def _workers(self) -> int:
-        cores = os.cpu_count() or 1
-        return 0 if len(self) < FEW else min(MOST_WORKERS, cores - 1)
+        ):
+            if isinstance(batch, str):
+                raise DataError(batch)
+            yield batch
 
 
 @dataclass(frozen=True)
 class _Pictures(Dataset[Tensor]):
     """What a worker process is sent."""
 
-    paths: tuple[Path, ...]
-    channels: int
-    preprocess: Preprocess
+    paths: tuple[str, ...]
+    reader: Reader
     crop: SampleCrop | None
 
-    def __getitem__(self, index: int) -> Tensor:
-        picture = decode(self.paths[index], self.channels)
+    def __getitems__(self, indices: list[int]) -> Tensor | str:
+        """Return a batch, or what is wrong: an error would bring the worker's traceback along."""
+        try:
+            return torch.stack([self._picture(index) for index in indices])
+        except DataError as error:
+            return str(error)
+
+    def _picture(self, index: int) -> Tensor:
+        picture = decode(self.paths[index], self.reader.channels)
         if self.crop is not None:
             return self.crop(picture, index)
-        return self.preprocess(picture[None])[0]
+        return self.reader.fit(picture, self.paths[index])
 
 
 class _AsLists:
@@ -101,7 +111,21 @@ class _AsLists:
         return (indices.tolist() for indices in self._batches)
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Go on when the terminal interrupts every process at once: the parent finishes its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _workers(pictures: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 0 if pictures < FEW else min(MOST_WORKERS, (cores or 1) - 1)
+
+
+def _context() -> BaseContext:
     """Start workers without forking: a fork copies locks that other threads hold."""
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")

@@ -7,9 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from resnet_builder.data.contract import DATASETS, Facts, Loaded, Surroundings
-from resnet_builder.data.digits import fingerprint
 from resnet_builder.data.hashing import mix, tag
-from resnet_builder.data.memory import MemorySource, preprocessed
+from resnet_builder.data.memory import MemorySource, fingerprint, preprocessed
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 

@@ -13,7 +13,7 @@ import pytest
 
 from resnet_builder import errors
 from resnet_builder.cli.main import main
-from tests.cli.experiments import TINY, call, write_tiny
+from tests.cli.experiments import call, write_tiny
 
 COMMANDS = ("evaluate", "list", "predict", "summary", "train", "validate")
 HEAVY = ("torch", "numpy", "sklearn")
@@ -23,6 +23,15 @@ def run(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     """Call the program in a process of its own."""
     command = [sys.executable, "-m", "resnet_builder", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **more)
+
+
+def every_command() -> list[click.Command]:
+    """Return the commands, and those below them."""
+    found = list(main.commands.values())
+    for command in main.commands.values():
+        if isinstance(command, click.Group):
+            found += command.commands.values()
+    return found
 
 
 def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
@@ -82,9 +91,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Traceback" in result.stderr
 
 
-def test_bug_is_one_line_and_a_crash_log(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_bug_is_one_line_and_a_crash_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     result = failing(ZeroDivisionError("oh"), monkeypatch)
     assert result.exit_code == 1
@@ -147,7 +154,7 @@ def test_flags_are_few() -> None:
     """The spec is the interface: a new flag should be a decision."""
     flags = {
         flag
-        for command in (*main.commands.values(), *getattr(main.commands["list"], "commands").values())
+        for command in every_command()
         for parameter in command.params
         if isinstance(parameter, click.Option)
         for flag in parameter.opts
@@ -231,13 +238,11 @@ def test_row58_full_disk_behind_stdout_is_7() -> None:
 
 
 def test_row62_terminal_of_ascii_only_is_served(tmp_path: Path) -> None:
-    name = tmp_path / "tiny.yaml"
-    name.write_text(TINY.replace("source: nobody", "source: Nobody, täble 6"), encoding="utf-8")
+    (tmp_path / "spec.yaml").write_text("name: [täble\n", encoding="utf-8")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    done = run("validate", str(name), "--set", "model.stëm=3", env=environment)
+    done = run("validate", str(tmp_path / "spec.yaml"), env=environment)
     assert done.returncode == 2
-    assert "model.st" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "    1 | name: [t\\xe4ble" in done.stderr
 
 
 def test_json_is_one_document(folder: Path) -> None:

@@ -27,9 +27,7 @@ CHOICES = Choices(
     accumulate=1,
     world_size=1,
 )
-START = Start(
-    step=0, total_steps=1000, steps_per_epoch=100, device="a computer", choices=CHOICES
-)
+START = Start(step=0, total_steps=1000, steps_per_epoch=100, device="a computer", choices=CHOICES)
 PROGRESS = Progress(
     step=150,
     total_steps=1000,

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_builder.cli import signals
 from resnet_builder.cli.signals import Interrupted, Signals
 from resnet_builder.data.contract import AUGMENTATIONS
 from resnet_builder.runs.directory import RunDirectory
@@ -45,7 +44,7 @@ def test_row53_row55_signal_is_noticed_by_polling(name: str) -> None:
 
 def test_row54_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(signals.os, "_exit", ended.append)
+    monkeypatch.setattr("os._exit", ended.append)
     with Signals() as handled, handled.polled():
         send("SIGTERM")
         assert ended == []

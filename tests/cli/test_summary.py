@@ -28,7 +28,15 @@ def test_summary_is_a_table() -> None:
 
 def test_depth_shows_every_layer() -> None:
     lines = call("summary", "resnet20", "--depth").stdout.splitlines()
-    assert lines[3].split() == ["conv1", "Conv2d", *"16 x 32 x 32".split(), "432", "442,368", "3", "1"]
+    assert lines[3].split() == [
+        "conv1",
+        "Conv2d",
+        *["16", "x", "32", "x", "32"],
+        "432",
+        "442,368",
+        "3",
+        "1",
+    ]
     assert len([line for line in lines if " Conv2d " in line]) == 19
 
 

@@ -25,8 +25,8 @@ def test_problems_of_all_specs_are_reported_together(folder: Path) -> None:
     result = call("validate", one, "resnet20", two)
     assert result.exit_code == 2
     assert result.stdout == "resnet20: 269,722 parameters, depth 20, 40,551,040 MACs\n"
-    assert f"{one}:17:10: error[expect]: expect.parameters: the network has" in result.stderr
-    assert f"{two}:17:1: error[unknown-key]: trian: there is no such key" in result.stderr
+    assert f"{one}:18:22: error[expect]: expect.parameters: the network has" in result.stderr
+    assert f"{two}:18:1: error[unknown-key]: trian: there is no such key" in result.stderr
     assert "did you mean: train" in result.stderr
 
 
@@ -66,7 +66,7 @@ def test_json_has_counts_and_problems(folder: Path) -> None:
     }
     [problem] = bad["problems"]
     assert problem["code"] == "unknown-key"
-    assert (problem["file"], problem["line"], problem["col"]) == (str(path), 17, 1)
+    assert (problem["file"], problem["line"], problem["col"]) == (str(path), 18, 1)
     assert problem["suggestion"] == "train"
 
 

@@ -114,7 +114,9 @@ def test_recipe_is_that_of_its_networks(name: str, recipe: str) -> None:
 def test_variants_differ_from_their_base_in_one_thing() -> None:
     def changed(name: str, base: str) -> set[str]:
         ours, theirs = load_spec(name).model, load_spec(base).model
-        return {key for key in type(ours).model_fields if getattr(ours, key) != getattr(theirs, key)}
+        return {
+            key for key in type(ours).model_fields if getattr(ours, key) != getattr(theirs, key)
+        }
 
     assert changed("plain20", "resnet20") == {"shortcut"}
     assert changed("plain56", "resnet56") == {"shortcut"}

@@ -1,0 +1,196 @@
+"""``resnet-build train``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.lock import locked
+from tests.cli.experiments import call, write_tiny
+
+
+def result_of(run: Path) -> Any:
+    return json.loads((run / "result.json").read_text())
+
+
+def test_run_ends_with_ours_theirs_and_the_difference(folder: Path) -> None:
+    result = call("train", write_tiny(folder))
+    assert result.exit_code == 0, result.stderr
+    run = folder / "runs" / "tiny-001"
+    top1 = result_of(run)["test.top1"]
+    header, row, *rest = result.stdout.splitlines()
+    assert header.split() == ["ours", "published", "difference"]
+    assert row.split() == [
+        *("test", "top-1", f"{100 * top1:.2f}", "%", "50.00", "%"),
+        f"{100 * (top1 - 0.5):+.2f}",
+    ]
+    assert "published in nobody" in rest
+    assert "run directory: runs/tiny-001" in result.stderr
+    assert "epoch 3, step 12: val loss" in result.stderr
+    for name in ("spec.yaml", "env.json", "data.json", "metrics.jsonl", "train.log"):
+        assert (run / name).is_file()
+
+
+def test_runs_are_numbered_and_never_overwritten(folder: Path, finished_run: Path) -> None:
+    spec = write_tiny(folder)
+    for _ in range(2):
+        assert call("train", spec, "--set", "train.epochs=1").exit_code == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["tiny-001", "tiny-002"]
+    result = call("train", spec, "--out", finished_run)
+    assert result.exit_code == 2
+    assert f"{finished_run} exists" in result.stderr
+
+
+def test_json_is_the_result_and_nothing_else_is_on_stdout(folder: Path) -> None:
+    result = call("train", write_tiny(folder), "--out", "run", "--set", "train.epochs=1", "--json")
+    assert json.loads(result.stdout) == result_of(folder / "run")
+
+
+def test_spec_without_published_result_is_not_compared(folder: Path) -> None:
+    result = call("train", write_tiny(folder), "--set", "published=null", "--set", "train.epochs=1")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("test top-1 ")
+    assert "difference" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a SPEC to train, or --resume DIR"),
+        (["resnet20", "--resume"], "--resume needs a directory"),
+        (["--out", "x", "--resume", "y"], "--out names one directory, --resume another ('y')"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_2(arguments: list[str], message: str) -> None:
+    result = call("train", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_spec_that_is_only_a_network_cannot_be_trained(folder: Path) -> None:
+    result = call("train", write_tiny(folder), "--set", "train=null")
+    assert result.exit_code == 2
+    assert "tiny: a spec to train needs `data` and `train`" in result.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_row71_finished_run_is_already_complete(finished_run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished_run.iterdir() if path.is_file()}
+    before.pop(finished_run / "run.lock")
+    result = call("train", "--resume", finished_run, "--json")
+    assert result.exit_code == 0
+    assert result.stderr == f"{finished_run} is already complete\n"
+    assert json.loads(result.stdout) == result_of(finished_run)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_same_line_can_be_given_again_and_again(folder: Path) -> None:
+    line = ("train", write_tiny(folder), "--out", "run", "--resume", "--set", "train.epochs=1")
+    first, second = call(*line), call(*line)
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "training from step 0 of 4" in first.stderr
+    assert second.stderr == "run is already complete\n"
+    assert first.stdout == second.stdout
+
+
+def test_row71_run_without_a_checkpoint_starts_from_step_0(
+    folder: Path, finished_run: Path
+) -> None:
+    run = folder / "run"
+    run.mkdir()
+    for name in ("spec.yaml", "data.json"):
+        (run / name).write_bytes((finished_run / name).read_bytes())
+    result = call("train", "--resume", run)
+    assert result.exit_code == 0, result.stderr
+    assert "training from step 0 of 12" in result.stderr
+    assert (run / "last.safetensors").read_bytes() == (
+        finished_run / "last.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["missing", "other"])
+def test_row71_directory_that_is_no_run_is_2(name: str, folder: Path) -> None:
+    (folder / "other").mkdir()
+    (folder / "other" / "thesis.tex").write_text("")
+    result = call("train", "--resume", name)
+    assert result.exit_code == 2
+    assert f"{name} is no run" in result.stderr
+    assert call("train", write_tiny(folder), "--out", "other", "--resume").exit_code == 2
+    assert [path.name for path in (folder / "other").iterdir()] == ["thesis.tex"]
+
+
+def test_row73_directory_in_use_is_8(folder: Path, finished_run: Path) -> None:
+    with locked(RunDirectory(finished_run)):
+        for arguments in (("--resume", finished_run), (write_tiny(folder), "--out", finished_run)):
+            result = call("train", *arguments)
+            assert result.exit_code == 8
+            assert "is in use by process" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "consent", "code", "message"),
+    [
+        ("model.stages.0.blocks=2", True, 2, "is of another network"),
+        ("train.optimizer.lr=0.2", False, 2, "train.optimizer.lr: 0.1 in the run, 0.2 in the spec"),
+        ("data.validation=16", False, 2, "add --allow-spec-change"),
+        ("train.keep=5", False, 0, "changed: train.keep"),
+    ],
+    ids=["row70-architecture", "row70-trajectory", "row70-data", "row70-cosmetic"],
+)
+def test_spec_of_a_run_may_change_in_some_ways_only(
+    override: str, consent: bool, code: int, message: str, folder: Path, finished_run: Path
+) -> None:
+    run = copied(finished_run, folder / "run")
+    flags = ["--allow-spec-change"] if consent else []
+    result = call("train", "--resume", run, "--set", override, *flags)
+    assert result.exit_code == code, result.stderr
+    assert message in result.stderr
+
+
+def test_allowed_change_is_recorded(folder: Path, finished_run: Path) -> None:
+    run = copied(finished_run, folder / "run")
+    (run / "result.json").unlink()
+    change = ["--set", "train.optimizer.lr=0.2"]
+    result = call("train", "--resume", run, *change, "--allow-spec-change")
+    assert result.exit_code == 0, result.stderr
+    [row] = [json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines()]
+    assert (row["path"], row["before"], row["after"]) == ("train.optimizer.lr", 0.1, 0.2)
+    assert row["kind"] == "trajectory"
+    assert call("train", "--resume", run, *change).exit_code == 0
+
+
+def test_row50_other_images_are_refused(folder: Path, finished_run: Path) -> None:
+    run = copied(finished_run, folder / "run")
+    (run / "result.json").unlink()
+    data = json.loads((run / "data.json").read_text())
+    data["fingerprint"] = "0"
+    data["images"]["train"] += 1
+    (run / "data.json").write_text(json.dumps(data))
+    result = call("train", "--resume", run)
+    assert result.exit_code == 3
+    assert "train: 129 images, now 128" in result.stderr
+
+
+def test_missing_data_leave_nothing_behind(folder: Path) -> None:
+    spec = write_tiny(folder)
+    change = "data.dataset={type: image_folder, path: nowhere}"
+    result = call("train", spec, "--set", change, "--data-dir", folder)
+    assert result.exit_code == 3
+    assert not (folder / "runs").exists()
+
+
+def test_plugin_without_consent_is_2_and_names_the_flag(folder: Path) -> None:
+    (folder / "mine.py").write_text("raise SystemExit(99)\n")
+    result = call("train", write_tiny(folder, "plugins: [mine.py]"))
+    assert result.exit_code == 2
+    assert "--plugin mine.py" in result.stderr
+
+
+def copied(run: Path, path: Path) -> Path:
+    """Copy a finished run."""
+    path.mkdir()
+    for name in ("spec.yaml", "data.json", "env.json", "result.json"):
+        (path / name).write_bytes((run / name).read_bytes())
+    return path

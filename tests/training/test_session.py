@@ -1,0 +1,118 @@
+"""A run around its training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet_builder.builder import read_spec
+from resnet_builder.data.splits import load_splits
+from resnet_builder.errors import BusyError, DataError, Stopped, UsageError
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.environment import describe_environment
+from resnet_builder.runs.lock import locked
+from resnet_builder.runs.records import Choices, DataRecord, ResultRecord
+from resnet_builder.spec.schema import Spec
+from resnet_builder.training.session import Session, settle_data, threads
+from tests.cli.experiments import write_tiny
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tiny(folder: Path, *overrides: str) -> Spec:
+    return read_spec(write_tiny(folder), overrides=["train.epochs=1", *overrides])
+
+
+def test_session_trains_from_python(folder: Path) -> None:
+    opened: list[RunDirectory] = []
+    record = Session(tiny(folder), opened=opened.append).begin()
+    [run] = opened
+    assert run.path == Path("runs/tiny-001")
+    assert record == ResultRecord.read(run.result)
+    again: list[str] = []
+    assert Session(tiny(folder), say=again.append).go_on(run.path) == record
+    assert again == ["runs/tiny-001 is already complete"]
+
+
+def test_run_is_locked_while_it_is_open(folder: Path) -> None:
+    def refuse(run: RunDirectory) -> None:
+        with pytest.raises(BusyError), locked(run):
+            pass
+
+    Session(tiny(folder), opened=refuse).begin(folder / "run")
+
+
+def test_existing_directory_is_refused_before_data_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("data were read")
+
+    monkeypatch.setattr("resnet_builder.training.session.load_splits", fail)
+    (folder / "run").mkdir()
+    with pytest.raises(UsageError, match="exists"):
+        Session(tiny(folder)).begin(folder / "run")
+
+
+@pytest.mark.parametrize("way", ["begin", "go_on"])
+def test_directory_whose_set_up_failed_can_be_used_again(way: str, folder: Path) -> None:
+    wrong = Session(
+        tiny(folder, "data.dataset={type: image_folder, path: nowhere}"), data_dir=folder
+    )
+    with pytest.raises(DataError):
+        getattr(wrong, way)(folder / "run")
+    record = Session(tiny(folder)).go_on(folder / "run")
+    assert record.steps == 4
+
+
+def test_stop_before_the_first_step_leaves_a_run_to_go_on_with(folder: Path) -> None:
+    polls = iter([False] * 3)
+    spec = tiny(folder)
+    with pytest.raises(Stopped):
+        Session(spec, stop=lambda: next(polls, True)).go_on(folder / "run")
+    assert Session(spec).go_on(folder / "run").steps == 4
+
+
+def test_data_are_described(folder: Path) -> None:
+    Session(tiny(folder)).begin(folder / "run")
+    record = DataRecord.read(RunDirectory(folder / "run").data)
+    assert record.images == {"train": 128, "val": 32, "test": 40}
+    assert len(record.classes) == 4
+    assert len(set(record.validation)) == 32
+    assert max(record.validation) < 160
+
+
+def test_row50_each_difference_of_data_is_named(folder: Path) -> None:
+    Session(tiny(folder)).begin(folder / "run")
+    run = RunDirectory(folder / "run")
+    other = load_splits(tiny(folder, "data.validation=16"))
+    with pytest.raises(DataError, match=r"train: 128 images, now 144\n  val: 32 images, now 16"):
+        settle_data(run, other)
+    settle_data(run, other, allow_spec_change=True)
+    assert DataRecord.read(run.data).images["val"] == 16
+    changed = load_splits(tiny(folder, "data.dataset.seed=1", "data.validation=16"))
+    with pytest.raises(DataError, match="as many as before, but not the same"):
+        settle_data(run, changed, allow_spec_change=True)
+
+
+def test_threads_are_those_the_run_has_used(folder: Path) -> None:
+    run = RunDirectory(folder)
+    assert threads(tiny(folder), run) is None
+    assert threads(tiny(folder, "run.threads=3"), run) == 3
+    choices = Choices(
+        device="cpu",
+        precision="fp32",
+        memory_format="contiguous",
+        compile=False,
+        fused=True,
+        threads=7,
+        accumulate=1,
+        world_size=1,
+    )
+    describe_environment("a computer", choices).write(run.env)
+    assert threads(tiny(folder), run) == 7
+    assert threads(tiny(folder, "run.threads=3"), run) == 3

@@ -1,0 +1,69 @@
+"""From a run, or a file of weights, to a network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_builder.builder import build, read_spec
+from resnet_builder.errors import CheckpointError, SpecError, UsageError
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.spec.loading import dump_spec
+from resnet_builder.spec.schema import Spec
+from resnet_builder.weights.file import WeightsHeader, save_weights
+from resnet_builder.weights.network import load_trained
+from tests.cli.experiments import write_tiny
+
+
+def header(spec: Spec) -> WeightsHeader:
+    return WeightsHeader(
+        spec=dump_spec(spec),
+        classes=("a", "b", "c", "d"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        step=3,
+    )
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Spec:
+    return read_spec(write_tiny(tmp_path))
+
+
+def test_network_is_the_one_that_was_saved(tmp_path: Path, spec: Spec) -> None:
+    network = build(spec, seed=5)
+    save_weights(tmp_path / "x.safetensors", network.state_dict(), header(spec))
+    trained = load_trained(tmp_path / "x.safetensors")
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(trained.network(images), network.eval()(images))
+    assert not trained.network.training
+    assert trained.spec == spec
+    assert trained.header.step == 3
+
+
+def test_run_without_weights_says_how_to_go_on(tmp_path: Path, spec: Spec) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run.publish(dump_spec(spec))
+    with pytest.raises(UsageError, match="has no weights yet"):
+        load_trained(tmp_path / "run")
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path, spec: Spec) -> None:
+    other = build(read_spec("resnet20_digits"))
+    save_weights(tmp_path / "x.safetensors", other.state_dict(), header(spec))
+    with pytest.raises(CheckpointError, match="the weights are not of its spec"):
+        load_trained(tmp_path / "x.safetensors")
+
+
+def test_plugin_named_in_weights_needs_consent(tmp_path: Path, spec: Spec) -> None:
+    canary = tmp_path / "canary"
+    plugin = tmp_path / "mine.py"
+    code = f"from pathlib import Path\nPath({str(canary)!r}).touch()\n"
+    plugin.write_text(code, encoding="utf-8")
+    needs = spec.model_copy(update={"plugins": (str(plugin),)})
+    save_weights(tmp_path / "x.safetensors", build(spec).state_dict(), header(needs))
+    with pytest.raises(SpecError, match="--plugin"):
+        load_trained(tmp_path / "x.safetensors")
+    assert not canary.exists()
+    load_trained(tmp_path / "x.safetensors", plugins=[str(plugin)])
+    assert canary.exists()
