@@ -92,7 +92,7 @@ class _Walk:
 
 def _walked(split: Path, stop: Stop) -> _Walk:
     walk = _Walk(split)
-    for entry in os.scandir(split):
+    for entry in _entries(split):
         if _is_junk(entry.name) or not entry.is_dir():
             walk.ignored += 1
         else:
@@ -111,22 +111,28 @@ def _pictures(folder: Path, walk: _Walk, stop: Stop) -> Iterator[Path]:
         if real in walk.entered:
             continue
         walk.entered.add(real)
-        for entry in os.scandir(here):
-            is_folder, named_as_picture = entry.is_dir(), _is_picture(entry.name)
-            if _is_junk(entry.name) or is_folder is named_as_picture:
+        for entry in _entries(here):
+            if _is_junk(entry.name):
                 walk.ignored += 1
-            elif not is_folder:
+            elif _is_picture(entry.name) and not entry.is_dir():
                 yield Path(entry.path)
-            elif entry.is_symlink() and _leads_back(entry, walk.split):
-                walk.ignored += 1
-            else:
+            elif _is_to_be_entered(entry, walk.split):
                 waiting.append(Path(entry.path))
+            else:
+                walk.ignored += 1
 
 
-def _leads_back(link: os.DirEntry[str], split: Path) -> bool:
-    """Tell links into a split's own folder: their pictures have a class already."""
-    home = Path(os.path.realpath(split))
-    return Path(os.path.realpath(link.path)).is_relative_to(home)
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _is_to_be_entered(entry: os.DirEntry[str], split: Path) -> bool:
+    """Tell folders, but for links back into the split: pictures there have a class already."""
+    if not entry.is_dir() or _is_picture(entry.name):
+        return False
+    target, home = (Path(os.path.realpath(path)) for path in (entry.path, split))
+    return not (entry.is_symlink() and target.is_relative_to(home))
 
 
 def _is_junk(name: str) -> bool:

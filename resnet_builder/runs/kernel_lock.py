@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PATIENCE = 0.25
-"""Seconds that a lock is waited for: another process may look, for an instant, whether it is held."""
+"""Seconds that a lock is waited for: another process may, for an instant, see if it is held."""
 
 _PAUSE = 0.01
 

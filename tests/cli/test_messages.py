@@ -1,8 +1,11 @@
 """How results are set out and errors shown."""
 
+import io
+import sys
+
 import pytest
 
-from resnet_builder.cli.messages import escaped, percent, points, show_error, table
+from resnet_builder.cli.messages import escaped, note, percent, points, show_error, table
 from resnet_builder.errors import DataError, SpecError, Stopped
 from resnet_builder.problems import Problem
 
@@ -21,6 +24,15 @@ def test_table_shows_no_control_characters() -> None:
 
 def test_escaped_keeps_lines() -> None:
     assert escaped("a\nb\rc") == "a\nb\\x0dc"
+
+
+def test_row62_notes_need_no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    note("nobody hears this")
 
 
 def test_numbers_are_written_as_in_papers() -> None:

@@ -17,6 +17,7 @@ from resnet_builder.data.augment.mixing import beta, cutmix_batch, mixup_batch
 from resnet_builder.data.augment.policies import BINS, TRIVIAL, change_image, rand_space
 from resnet_builder.data.contract import Batch
 from resnet_builder.data.hashing import HashedDraws
+from resnet_builder.errors import PartError
 from resnet_builder.testing import check_augmentation
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -45,6 +46,27 @@ def draws(count: int, operation: str = "op") -> HashedDraws:
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
 def test_registered_augmentation_keeps_the_contract(name: str) -> None:
     check_augmentation(AUGMENTATIONS.get(name), **OPTIONS.get(name, {}))
+
+
+def test_an_augmentation_that_works_in_place_breaks_the_contract() -> None:
+    class InPlace:
+        works_on = "any"
+
+        def __call__(self, batch: Batch, draws: Any) -> Batch:
+            batch.images.zero_()
+            return batch
+
+    with pytest.raises(AssertionError, match="changed in place"):
+        check_augmentation(InPlace)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["random_erasing", "random_resized_crop"])
+@pytest.mark.parametrize("option", ["scale", "ratio"])
+def test_a_range_that_is_upside_down_is_refused(name: str, option: str) -> None:
+    options = {**OPTIONS[name], option: (0.9, 0.1)}
+    with pytest.raises(PartError, match=r"is \[smallest, largest\], not \[0\.9, 0\.1\]") as caught:
+        AUGMENTATIONS.get(name)(**options)
+    assert (caught.value.code, caught.value.option) == ("out-of-range", option)
 
 
 @pytest.mark.parametrize(("mode", "torchs"), [("zero", "constant"), ("reflect", "reflect")])
@@ -114,6 +136,29 @@ def test_random_erasing_s_rectangles_keep_area_and_proportions() -> None:
         assert 0.04 <= rows * columns / 1200 <= 0.33
         assert 0.4 <= rows / columns <= 2.5
     assert len({box[:2] for box in found}) > 300
+
+
+@pytest.mark.parametrize("name", ["erasing", "crop"])
+def test_boxes_are_distributed_as_torchvision_s(name: str) -> None:
+    scale, ratio = (0.05, 0.6), (0.4, 2.5)
+    reference: Any
+    if name == "crop":
+        ours = [window(40, 30, scale, ratio, row) for row in draws(3_000).per_sample(22).tolist()]
+        reference = v2.RandomResizedCrop(8, scale=scale, ratio=ratio)
+        keys = ("top", "left", "height", "width")
+    else:
+        ours = [
+            rectangle(40, 30, scale, ratio, row) for row in draws(3_000).per_sample(22).tolist()
+        ]
+        reference = v2.RandomErasing(1.0, scale=scale, ratio=ratio)
+        keys = ("i", "j", "h", "w")
+    image = torch.zeros(3, 40, 30)
+    made = (reference.make_params([image]) for _ in range(3_000))
+    theirs = [[params[key] for key in keys] for params in made]
+    found, wanted = (torch.tensor(boxes, dtype=torch.float64) for boxes in (ours, theirs))
+    error = (found.var(0) / 3_000 + wanted.var(0) / 3_000).sqrt()
+    assert ((found.mean(0) - wanted.mean(0)).abs() < 4.5 * error).all()
+    assert torch.allclose(found.std(0), wanted.std(0), rtol=0.08)
 
 
 def test_resized_crop_is_torchvision_s() -> None:

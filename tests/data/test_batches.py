@@ -73,7 +73,7 @@ def test_augmentation_changes_with_the_epoch() -> None:
     assert not torch.allclose(one, other)
 
 
-def test_fewer_images_than_a_batch_are_refused() -> None:
+def test_row48_fewer_images_than_a_batch_are_refused() -> None:
     with pytest.raises(DataError, match="34 training images are fewer than one batch of 35"):
         batches(size=35)
 
@@ -87,7 +87,7 @@ def test_normalised_training_images_have_mean_zero_and_deviation_one() -> None:
     assert result.flatten(2).transpose(0, 1).flatten(1).std(1).sub(1).abs().max() < 1e-3
 
 
-def test_evaluation_sees_every_image_once_in_order_and_unchanged() -> None:
+def test_row48_evaluation_sees_every_image_once_in_order_and_unchanged() -> None:
     data = source()
     found = list(evaluation_batches(data, batch_size=8, mean=MEAN, std=STD, device=CPU))
     assert [len(images) for images, _ in found] == [8, 8, 8, 8, 2]

@@ -1,10 +1,19 @@
 """Readers of published data sets, on archives made here in the published layouts."""
 
 import gzip
+import hashlib
 import io
+import os
+import pickle
+import socket
 import struct
+import subprocess
+import sys
 import tarfile
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,21 +24,21 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torchvision.transforms.v2 import functional as F
 
-from resnet_builder.data import DATASETS, cifar, download, fashion_mnist
+from resnet_builder.data import DATASETS, download, fashion_mnist
 from resnet_builder.data.cifar import CIFAR10, CIFAR100, Cifar10, Cifar100, Layout
-from resnet_builder.data.contract import Loaded, Surroundings
+from resnet_builder.data.contract import Facts, Loaded, Surroundings
 from resnet_builder.data.download import Archive, fetch
 from resnet_builder.data.preprocess import Preprocessing, preprocess_shape
-from resnet_builder.errors import DataError, Stopped
+from resnet_builder.data.synthetic import Synthetic
+from resnet_builder.errors import DataError, Stopped, StorageError
 from resnet_builder.spec.schema import CenterCrop, Resize, ToRgb
 from resnet_builder.testing import check_dataset
 
 
-def md5(content: bytes) -> str:
-    import hashlib
-
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def published(url: str, content: bytes) -> Archive:
+    return Archive(url, len(content), hashlib.sha256(content).hexdigest())
 
 
 def load(name: str, folder: Path, **options: Any) -> Loaded:
@@ -47,7 +56,9 @@ def records(layout: Layout, count: int, seed: int) -> tuple[bytes, np.ndarray, n
     return rows.tobytes(), images, labels
 
 
-def cifar_archive(layout: Layout) -> tuple[bytes, dict[str, Any]]:
+def cifar_archive(
+    layout: Layout, more: Callable[[tarfile.TarFile], None] = lambda archive: None
+) -> tuple[bytes, dict[str, Any]]:
     names = "".join(f"name_{number}\n" for number in range(layout.num_classes)) + "\n"
     files, made = {layout.names: names.encode()}, {}
     for seed, name in enumerate((*layout.train, *layout.test)):
@@ -58,6 +69,7 @@ def cifar_archive(layout: Layout) -> tuple[bytes, dict[str, Any]]:
             member = tarfile.TarInfo(f"{layout.folder}/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
+        more(archive)
     return buffer.getvalue(), made
 
 
@@ -67,11 +79,16 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     folder = tmp_path / "served"
     folder.mkdir()
     handler = partial(QuietHandler, directory=folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    server = QuietServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield folder, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+class QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that hang up."""
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -90,8 +107,8 @@ def test_cifar_archive_is_read(
     name: str, kind: Any, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content, made = cifar_archive(layout)
-    archive = Archive(layout.archive.url, md5(content))
-    monkeypatch.setattr(kind, "layout", _with_archive(layout, archive))
+    archive = published(layout.archive.url, content)
+    monkeypatch.setattr(kind, "layout", replace(layout, archive=archive))
     (tmp_path / archive.name).write_bytes(content)
     loaded = load(name, tmp_path)
     assert loaded.classes == tuple(f"name_{number}" for number in range(layout.num_classes))
@@ -103,10 +120,65 @@ def test_cifar_archive_is_read(
         assert source.labels.tolist() == labels.tolist()
 
 
-def _with_archive(layout: Layout, archive: Archive) -> Layout:
-    from dataclasses import replace
+def _evil(archive: tarfile.TarFile) -> None:
+    """Add what would harm whoever extracted everything."""
+    for name, kind, target in (
+        ("../evil", tarfile.REGTYPE, ""),
+        ("/tmp/evil", tarfile.REGTYPE, ""),
+        ("link", tarfile.SYMTYPE, "/etc"),
+        ("hard", tarfile.LNKTYPE, "/etc/passwd"),
+        ("device", tarfile.CHRTYPE, ""),
+        ("pipe", tarfile.FIFOTYPE, ""),
+    ):
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, target
+        archive.addfile(member)
 
-    return replace(layout, archive=archive)
+
+def test_row39_nothing_of_an_archive_reaches_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, _ = cifar_archive(CIFAR10, _evil)
+    archive = published(CIFAR10.archive.url, content)
+    monkeypatch.setattr(Cifar10, "layout", replace(CIFAR10, archive=archive))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / archive.name).write_bytes(content)
+    assert len(load("cifar10", folder).train) == 20
+    assert sorted(tmp_path.rglob("*")) == [folder, folder / archive.name]
+
+
+def test_row39_a_link_in_the_place_of_a_file_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        member = tarfile.TarInfo(f"{CIFAR10.folder}/test_batch.bin")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(member)
+    made = published(CIFAR10.archive.url, buffer.getvalue())
+    monkeypatch.setattr(Cifar10, "layout", replace(CIFAR10, archive=made))
+    (tmp_path / made.name).write_bytes(buffer.getvalue())
+    with pytest.raises(DataError, match=r"does not hold .*test_batch\.bin"):
+        load("cifar10", tmp_path)
+
+
+class Payload:
+    def __init__(self, canary: Path) -> None:
+        self._canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._canary),)
+
+
+def test_row40_a_pickle_is_never_run(tmp_path: Path) -> None:
+    canary, folder = tmp_path / "canary", tmp_path / CIFAR10.folder
+    folder.mkdir()
+    for name in (*CIFAR10.train, *CIFAR10.test, CIFAR10.names):
+        (folder / name).write_bytes(pickle.dumps(Payload(canary)))
+    with pytest.raises(DataError):
+        load("cifar10", tmp_path)
+    assert not canary.exists()
 
 
 def test_cifar_folder_that_was_extracted_is_read(tmp_path: Path) -> None:
@@ -145,13 +217,41 @@ def test_fashion_mnist_files_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
         archive = fashion_mnist.ARCHIVES[name]
         content = idx(array)
         (folder / archive.name).write_bytes(content)
-        monkeypatch.setitem(fashion_mnist.ARCHIVES, name, Archive(archive.url, md5(content)))
+        monkeypatch.setitem(fashion_mnist.ARCHIVES, name, published(archive.url, content))
     loaded = load("fashion_mnist", tmp_path)
     assert loaded.test is not None
     images = next(iter(loaded.test.read([torch.arange(3)])))
     assert np.array_equal(images[:, 0].numpy(), arrays["t10k-images"])
     assert loaded.train.labels.tolist() == arrays["train-labels"].tolist()
     assert loaded.classes[9] == "Ankle boot"
+
+
+@pytest.mark.parametrize("place", ["fashion_mnist", "FashionMNIST/raw"])
+def test_fashion_mnist_files_that_were_unpacked_are_read(place: str, tmp_path: Path) -> None:
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    for name, archive in fashion_mnist.ARCHIVES.items():
+        array = np.zeros((2, 28, 28) if "images" in name else 2, dtype=np.uint8)
+        (folder / archive.name[:-3]).write_bytes(gzip.decompress(idx(array)))
+    assert len(load("fashion_mnist", tmp_path).train) == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-1], "has 1,567 elements, its header says"),
+        (lambda content: content[:10], "ends in its header"),
+        (lambda content: b"<html>", "is not an IDX file"),
+    ],
+    ids=["short", "header", "page"],
+)
+def test_an_idx_file_that_is_damaged_is_named(damage: Any, message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "fashion_mnist"
+    folder.mkdir()
+    content = gzip.decompress(idx(np.zeros((2, 28, 28), dtype=np.uint8)))
+    (folder / "train-images-idx3-ubyte").write_bytes(damage(content))
+    with pytest.raises(DataError, match=message):
+        load("fashion_mnist", tmp_path)
 
 
 def test_digits_are_scikit_learn_s(tmp_path: Path) -> None:
@@ -172,6 +272,46 @@ def test_registered_dataset_keeps_the_contract(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     check_dataset(DATASETS.get(name), tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (Facts(num_classes=3), "facts.num_classes is not the truth"),
+        (Facts(channels=1), "facts.channels is not the truth"),
+    ],
+    ids=["classes", "channels"],
+)
+def test_a_dataset_that_is_not_what_it_says_breaks_the_contract(
+    facts: Facts, message: str, tmp_path: Path
+) -> None:
+    class Lying(Synthetic):
+        def __init__(self) -> None:
+            super().__init__()
+            self.facts = facts
+
+    with pytest.raises(AssertionError, match=message):
+        check_dataset(Lying, tmp_path)
+
+
+def test_registering_imports_neither_torchvision_nor_scikit_learn() -> None:
+    """They take longer than everything else; no spec needs them to be checked."""
+    code = "import sys, resnet_builder.data; print({'sklearn', 'torchvision'} & sys.modules.keys())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "set()"
+
+
+def test_synthetic_images_can_be_learned() -> None:
+    """The nearest class mean of the training images tells the test images."""
+    loaded = load("synthetic", Path(), train=200, test=100)
+    assert loaded.test is not None
+    train, test = (
+        next(iter(source.read([torch.arange(len(source))]))).float().flatten(1)
+        for source in (loaded.train, loaded.test)
+    )
+    means = torch.stack([train[loaded.train.labels == label].mean(0) for label in range(10)])
+    answers = torch.cdist(test, means).argmin(1)
+    assert torch.equal(answers, loaded.test.labels)
 
 
 def test_synthetic_images_follow_their_options() -> None:
@@ -196,50 +336,98 @@ def test_row37_a_download_is_verified_named_and_reported(
     content = bytes(range(256)) * 4096
     (served[0] / "x.gz").write_bytes(content)
     told: list[tuple[str, int, int]] = []
-    archive = Archive(f"{served[1]}/x.gz", md5(content))
-    path = fetched(tmp_path, archive, report=lambda *what: told.append(what))
+    archive = published(f"{served[1]}/x.gz", content)
+    path = fetched(tmp_path / "data", archive, report=lambda *what: told.append(what))
     assert path.read_bytes() == content
     assert told[-1] == ("downloading x.gz", len(content), len(content))
     (served[0] / "x.gz").unlink()
-    assert fetched(tmp_path, archive) == path
+    assert fetched(tmp_path / "data", archive) == path
+    assert list((tmp_path / "data").iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda c: c[: len(c) // 2], lambda c: b"\0" + c[1:], lambda c: b"", lambda c: b"<html>no"],
-    ids=["truncated", "flipped", "empty", "page"],
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"\0" + content[1:],
+        lambda content: content[::-1],
+        lambda content: b"",
+        lambda content: b"<html>Service unavailable</html>",
+    ],
+    ids=["row37-truncated", "row37-flipped", "row37-other", "row37-empty", "row37-page"],
 )
-def test_row37_what_is_not_the_published_file_is_kept_aside_and_fetched_again(
-    damage: Any, served: tuple[Path, str], tmp_path: Path
+@pytest.mark.parametrize("downloaded", [True, False], ids=["downloaded", "found"])
+def test_what_is_not_the_published_file_is_kept_aside_and_fetched_again(
+    damage: Any, downloaded: bool, served: tuple[Path, str], tmp_path: Path
 ) -> None:
     content = bytes(range(1, 256)) * 100
-    archive = Archive(f"{served[1]}/x.gz", md5(content))
-    (served[0] / "x.gz").write_bytes(damage(content))
-    with pytest.raises(DataError, match=r"x\.gz is not the published file"):
-        fetched(tmp_path, archive)
-    assert (tmp_path / "x.gz.part.bad").exists() or (tmp_path / "x.gz.bad").exists()
-    assert not (tmp_path / "x.gz").exists()
+    archive = published(f"{served[1]}/x.gz", content)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    damaged = damage(content)
+    (served[0] / "x.gz" if downloaded else folder / "x.gz").write_bytes(damaged)
+    with pytest.raises(DataError) as caught:
+        fetched(folder, archive)
+    for part in (f"{len(damaged):,} bytes", "25,500 bytes", archive.sha256):
+        assert part in str(caught.value)
+    assert [path.name for path in folder.iterdir()] == ["x.gz.bad"]
+    assert (folder / "x.gz.bad").read_bytes() == damaged
     (served[0] / "x.gz").write_bytes(content)
-    assert fetched(tmp_path, archive).read_bytes() == content
+    assert fetched(folder, archive).read_bytes() == content
+
+
+def test_row37_an_endless_answer_is_cut_off(served: tuple[Path, str], tmp_path: Path) -> None:
+    (served[0] / "x.gz").write_bytes(b"x" * 10_000_000)
+    with pytest.raises(DataError, match="not the published file"):
+        fetched(tmp_path, published(f"{served[1]}/x.gz", b"x" * 1000))
+    assert (tmp_path / "x.gz.bad").stat().st_size < 1_000_000
 
 
 def test_row37_a_file_that_is_not_there_is_named(served: tuple[Path, str], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot download http://127"):
-        fetched(tmp_path, Archive(f"{served[1]}/none.gz", "0" * 32))
+    with pytest.raises(DataError, match=r"cannot download http://127.*404.*yourself"):
+        fetched(tmp_path, published(f"{served[1]}/none.gz", b""))
+
+
+def test_row37_a_connection_that_breaks_is_no_failing_disk(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            connection, _ = server.accept()
+            connection.recv(1)
+            at_once = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            connection.close()
+
+        Thread(target=hang_up, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/x.gz"
+        with pytest.raises(DataError, match="cannot download"):
+            fetched(tmp_path, published(url, b"x"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_failing_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match=r"x\.gz"):
+        fetched(tmp_path / "file", published("http://127.0.0.1:1/x.gz", b"x"))
 
 
 def test_row38_a_stopped_download_leaves_nothing(served: tuple[Path, str], tmp_path: Path) -> None:
     (served[0] / "x.gz").write_bytes(b"x" * 1_000_000)
     folder = tmp_path / "data"
     with pytest.raises(Stopped):
-        fetched(folder, Archive(f"{served[1]}/x.gz", "0" * 32), stop=lambda: True)
+        fetched(folder, published(f"{served[1]}/x.gz", b"x" * 1_000_000), stop=lambda: True)
     assert list(folder.iterdir()) == []
 
 
-def test_row41_a_redirection_to_another_scheme_is_refused() -> None:
-    import urllib.error
-    import urllib.request
+def test_row38_what_a_killed_download_left_does_no_harm(
+    served: tuple[Path, str], tmp_path: Path
+) -> None:
+    (tmp_path / "x.gz.123.part").write_bytes(b"half")
+    (served[0] / "x.gz").write_bytes(b"whole")
+    assert fetched(tmp_path, published(f"{served[1]}/x.gz", b"whole")).read_bytes() == b"whole"
 
+
+def test_row41_a_redirection_to_another_scheme_is_refused() -> None:
     handler = download._SameSchemeOnly()
     request = urllib.request.Request("https://example.org/x")
     with pytest.raises(urllib.error.URLError, match="redirected from https"):
@@ -249,7 +437,6 @@ def test_row41_a_redirection_to_another_scheme_is_refused() -> None:
 def test_every_published_archive_is_fetched_over_https() -> None:
     archives = [CIFAR10.archive, CIFAR100.archive, *fashion_mnist.ARCHIVES.values()]
     assert all(archive.url.startswith("https://") for archive in archives)
-    assert cifar.PIXELS == 3072
 
 
 # Preprocessing
@@ -269,8 +456,6 @@ def test_preprocessing_makes_the_shape_it_promises() -> None:
 
 
 def test_preprocessing_is_torchvision_s() -> None:
-    from torchvision.transforms.v2 import functional as F
-
     image = torch.randint(0, 256, (1, 3, 20, 30)).byte()
     steps = (Resize(type="resize", size=12), CenterCrop(type="center_crop", size=10))
     wanted = F.center_crop(F.resize(image, [12], antialias=True), [10])

@@ -10,16 +10,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional as F
 
-from resnet_builder.data import image_folder
+from resnet_builder.data import decoded, image_folder, streamed
+from resnet_builder.data.augment.geometry import RandomResizedCrop, window
+from resnet_builder.data.batches import TrainBatches
 from resnet_builder.data.contract import Loaded, Surroundings
+from resnet_builder.data.hashing import HashedDraws, permutation
 from resnet_builder.data.image_folder import ImageFolder
 from resnet_builder.data.memory import MemorySource
 from resnet_builder.data.pictures import decode
+from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.streamed import StreamedSource
 from resnet_builder.errors import DataError, Stopped
 from resnet_builder.spec.schema import CenterCrop, Resize
+from resnet_builder.testing import check_dataset
+
+NEEDS_LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+
+SMALLER = (Resize(type="resize", size=4), CenterCrop(type="center_crop", size=4))
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (6, 5)) -> None:
@@ -58,14 +68,23 @@ def test_pictures_and_labels_are_read_in_order(folder: Path) -> None:
     assert loaded.notices == ()
 
 
-def test_small_pictures_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("memory", [0, 10**9], ids=["streamed", "held"])
+def test_image_folder_keeps_the_contract(
+    memory: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "MEMORY_BYTES", memory)
+    check_dataset(ImageFolder, folder.parent, path=folder.name)
+
+
+def test_pictures_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(folder)
     decoded: list[Path] = []
-    monkeypatch.setattr(
-        image_folder,
-        "decode",
-        lambda path, channels: decoded.append(path) or decode(path, channels),
-    )
+
+    def counted(path: Path, channels: int) -> torch.Tensor:
+        decoded.append(path)
+        return decode(path, channels)
+
+    monkeypatch.setattr(image_folder, "decode", counted)
     second = load(folder)
     assert isinstance(second.train, MemorySource)
     assert len(decoded) == 1  # the one whose size is looked at
@@ -73,7 +92,7 @@ def test_small_pictures_are_decoded_once(folder: Path, monkeypatch: pytest.Monke
     assert first.fingerprint == second.fingerprint
 
 
-def test_a_picture_that_changes_is_decoded_again(folder: Path) -> None:
+def test_row50_a_picture_that_changes_is_decoded_again(folder: Path) -> None:
     before = load(folder)
     picture(folder / "train" / "bee" / "2.png", seed=999)
     after = load(folder)
@@ -85,40 +104,118 @@ def test_streamed_and_cached_pictures_are_the_same_bits(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = load(folder)
-    monkeypatch.setattr(image_folder, "SMALL_PIXELS", 0)
-    streamed = load(folder)
-    assert isinstance(streamed.train, StreamedSource)
-    assert torch.equal(everything(cached.train), everything(streamed.train))
-    assert cached.train.labels.tolist() == streamed.train.labels.tolist()
+    monkeypatch.setattr(image_folder, "MEMORY_BYTES", 0)
+    read = load(folder)
+    assert isinstance(read.train, StreamedSource)
+    assert torch.equal(everything(cached.train), everything(read.train))
+    assert cached.train.labels.tolist() == read.train.labels.tolist()
     part = torch.tensor([7, 2])
-    assert torch.equal(everything(cached.train.take(part)), everything(streamed.train.take(part)))
+    assert torch.equal(everything(cached.train.take(part)), everything(read.train.take(part)))
+
+
+def test_row50_a_streamed_picture_of_another_size_changes_the_fingerprint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "MEMORY_BYTES", 0)
+    before = load(folder).fingerprint
+    assert load(folder).fingerprint == before
+    with (folder / "train" / "bee" / "2.png").open("ab") as file:
+        file.write(b"x")
+    assert load(folder).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("steps", "whole_pictures", "kind"),
+    [
+        ((), False, MemorySource),
+        ((), True, MemorySource),
+        (SMALLER, False, MemorySource),
+        (SMALLER, True, StreamedSource),
+    ],
+    ids=["plain", "plain-cropped", "smaller", "smaller-cropped"],
+)
+def test_pictures_are_streamed_where_crops_need_more_than_preprocessing_leaves(
+    steps: Any, whole_pictures: bool, kind: type, folder: Path
+) -> None:
+    assert isinstance(load(folder, steps, whole_pictures=whole_pictures).train, kind)
+
+
+def test_a_damaged_file_of_decoded_pictures_is_made_anew(folder: Path) -> None:
+    first = load(folder)
+    (kept,) = (folder.parent / "decoded").iterdir()
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    again = load(folder)
+    assert torch.equal(everything(again.test), everything(first.test))
+    assert again.fingerprint == first.fingerprint
+    assert kept.read_bytes() != content
 
 
 def test_streaming_draws_nothing_from_the_global_generator(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_folder, "SMALL_PIXELS", 0)
-    streamed = load(folder)
+    monkeypatch.setattr(image_folder, "MEMORY_BYTES", 0)
+    source = load(folder).train
     before = torch.get_rng_state()
-    everything(streamed.train)
+    everything(source)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.timeout(100)
-def test_worker_processes_give_the_same_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_folder, "SMALL_PIXELS", 0)
-    streamed = load(folder)
-    alone = everything(streamed.train)
-    monkeypatch.setattr(StreamedSource, "_workers", lambda self: 2)
-    assert torch.equal(everything(streamed.train), alone)
+def test_worker_processes_give_the_same_bits_and_plain_messages(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "MEMORY_BYTES", 0)
+    source = load(folder).train
+    alone = everything(source)
+    (folder / "train" / "cat" / "2.png").write_bytes(b"")  # number 10
+    before = torch.get_rng_state()
+    monkeypatch.setattr(streamed, "_workers", lambda pictures: 2)
+    read = source.read(torch.arange(12).split(3))
+    assert torch.equal(torch.cat([next(read) for _ in range(3)]), alone[:9])
+    with pytest.raises(DataError, match=r"^\S+2\.png: cannot be decoded: [^\n]+$"):
+        next(read)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_pictures_of_several_sizes_need_preprocessing(folder: Path) -> None:
+def test_row43_a_broken_picture_is_named_when_it_is_streamed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "MEMORY_BYTES", 0)
+    (folder / "train" / "ant" / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1\.png: cannot be decoded"):
+        everything(load(folder).train)
+
+
+def test_a_first_augmentation_crops_streamed_pictures_before_preprocessing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "MEMORY_BYTES", 0)
+    source = load(folder, SMALLER).train
+    pipeline = Pipeline([RandomResizedCrop(size=5)], (0.0,) * 3, (1.0,) * 3, 3, seed=0)
+    made = TrainBatches(
+        source, batch_size=12, seed=0, pipeline=pipeline, device=torch.device("cpu")
+    )
+    batch = next(made.starting_at(0))
+    for row, sample in enumerate(permutation(0, 0, 12).tolist()):
+        numbers = HashedDraws(0, 0, 0, torch.tensor([sample]), "0:RandomResizedCrop")
+        picture = decode(sorted((folder / "train").rglob("*.png"))[sample], 3)
+        box = window(6, 5, (0.08, 1.0), (3 / 4, 4 / 3), numbers.per_sample(22)[0].tolist())
+        wanted = F.resized_crop(picture, *box, [5, 5], antialias=True)
+        assert torch.equal((batch.images[row] * 255).round().byte(), wanted)
+
+
+@pytest.mark.parametrize("memory", [0, 10**9], ids=["streamed", "held"])
+def test_pictures_of_several_sizes_need_preprocessing(
+    memory: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "MEMORY_BYTES", memory)
     picture(folder / "train" / "cat" / "3.png", seed=1, size=(9, 7))
-    with pytest.raises(DataError, match=r"most are 5x6, train/cat/3\.png is 7x9; add `resize`"):
-        load(folder)
-    steps = (Resize(type="resize", size=4), CenterCrop(type="center_crop", size=4))
-    assert everything(load(folder, steps).train).shape == (12, 3, 4, 4)
+    message = r"cat/3\.png is 7x9, others are 5x6; add `resize`"
+    with pytest.raises(DataError, match=message):
+        everything(load(folder).train)
+    assert everything(load(folder, SMALLER).train).shape == (12, 3, 4, 4)
 
 
 def test_row42_hidden_and_foreign_entries_are_ignored_with_a_notice(folder: Path) -> None:
@@ -132,22 +229,6 @@ def test_row42_hidden_and_foreign_entries_are_ignored_with_a_notice(folder: Path
     assert loaded.notices == (f"ignored 4 hidden or foreign entries in {folder}",)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda root: _remove(root / "test" / "bee"), "test has no folder for bee"),
-        (lambda root: (root / "test" / "dog").mkdir(), "test has folders that train has not: dog"),
-        (lambda root: _empty(root / "train" / "bee"), "train has no pictures in bee"),
-        (lambda root: root.joinpath("train").rename(root / "training"), "train is no folder"),
-    ],
-    ids=["missing", "extra", "empty", "no-train"],
-)
-def test_row42_classes_that_differ_are_named(change: Any, message: str, folder: Path) -> None:
-    change(folder)
-    with pytest.raises(DataError, match=message):
-        load(folder)
-
-
 def _empty(path: Path) -> None:
     for file in path.iterdir():
         file.unlink()
@@ -156,6 +237,31 @@ def _empty(path: Path) -> None:
 def _remove(path: Path) -> None:
     _empty(path)
     path.rmdir()
+
+
+def _flatten(root: Path) -> None:
+    for path in sorted((root / "train").rglob("*.png")):
+        path.rename(root / "train" / f"{path.parent.name}{path.name}")
+    for path in list((root / "train").iterdir()):
+        if path.is_dir():
+            path.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: _remove(root / "test" / "bee"), "test has no folder for bee"),
+        (lambda root: (root / "test" / "dog").mkdir(), "test has folders that train has not: dog"),
+        (lambda root: _empty(root / "train" / "bee"), "train has no pictures in bee"),
+        (lambda root: root.joinpath("train").rename(root / "training"), "train is no folder"),
+        (_flatten, "train has no folders"),
+    ],
+    ids=["missing", "extra", "empty", "no-train", "flat"],
+)
+def test_row42_classes_that_differ_are_named(change: Any, message: str, folder: Path) -> None:
+    change(folder)
+    with pytest.raises(DataError, match=message):
+        load(folder)
 
 
 def test_row43_broken_pictures_are_all_named_before_training(folder: Path) -> None:
@@ -170,7 +276,9 @@ def test_row43_broken_pictures_are_all_named_before_training(folder: Path) -> No
 
 def test_row43_a_folder_named_like_a_picture_is_no_picture(folder: Path) -> None:
     (folder / "train" / "ant" / "x.png").mkdir()
-    assert len(load(folder).train) == 12
+    loaded = load(folder)
+    assert len(loaded.train) == 12
+    assert loaded.notices == (f"ignored 1 hidden or foreign entries in {folder}",)
 
 
 def test_row44_every_mode_is_converted(tmp_path: Path) -> None:
@@ -183,6 +291,7 @@ def test_row44_every_mode_is_converted(tmp_path: Path) -> None:
         "grey-alpha": (Image.fromarray(np.dstack([grey, grey])), np.dstack([grey] * 3)),
         "rgba": (Image.fromarray(rgba), rgb),
         "palette": (Image.fromarray(rgb).quantize(12), rgb),
+        "palette-transparent": (_transparent(Image.fromarray(rgb).quantize(12)), rgb),
         "deep": (Image.fromarray(deep), np.dstack([grey] * 3)),
         "one-bit": (
             Image.fromarray(grey > 100),
@@ -195,6 +304,24 @@ def test_row44_every_mode_is_converted(tmp_path: Path) -> None:
         found = decode(path, 3).permute(1, 2, 0).numpy()
         assert np.array_equal(found, wanted), name
     assert torch.equal(decode(tmp_path / "deep.png", 1)[0], torch.from_numpy(grey))
+
+
+def _transparent(palette: Image.Image) -> Image.Image:
+    palette.info["transparency"] = bytes(range(0, 240, 20))
+    return palette
+
+
+def test_row44_cmyk_is_converted_without_a_profile(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (255, 0, 0, 51)).save(tmp_path / "x.tif")
+    found = decode(tmp_path / "x.tif", 3)
+    assert found[:, 0, 0].tolist() == [0, 204, 204]
+    assert (found == found[:, :1, :1]).all()
+
+
+def test_row44_pixels_without_a_white_are_refused(tmp_path: Path) -> None:
+    Image.new("F", (2, 2), 0.5).save(tmp_path / "x.tif")
+    with pytest.raises(DataError, match="floating-point"):
+        decode(tmp_path / "x.tif", 3)
 
 
 def test_row44_a_picture_is_turned_upright(tmp_path: Path) -> None:
@@ -225,13 +352,37 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
-def test_row47_a_loop_of_links_ends(folder: Path) -> None:
+@NEEDS_LINKS
+def test_row47_a_loop_of_links_ends_and_labels_no_picture_twice(folder: Path) -> None:
     (folder / "train" / "ant" / "again").symlink_to(folder / "train" / "ant")
     (folder / "train" / "ant" / "up").symlink_to(folder / "train")
     started = time.monotonic()
-    assert len(load(folder).train) >= 12
+    loaded = load(folder)
     assert time.monotonic() - started < 10
+    assert len(loaded.train) == 12
+    assert loaded.notices == (f"ignored 2 hidden or foreign entries in {folder}",)
+
+
+@NEEDS_LINKS
+def test_row47_links_out_of_the_folder_are_followed_once(folder: Path) -> None:
+    elsewhere = folder.parent / "more"
+    picture(elsewhere / "x.png", seed=5)
+    (elsewhere / "loop").symlink_to(elsewhere)
+    (folder / "train" / "ant" / "more").symlink_to(elsewhere)
+    assert load(folder).train.labels.tolist() == [0] * 5 + [1] * 4 + [2] * 4
+
+
+@NEEDS_LINKS
+def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
+    (folder / "train" / "ant" / "x.png").symlink_to(folder / "gone.png")
+    with pytest.raises(DataError, match=r"x\.png: No such file"):
+        load(folder)
+
+
+def test_row49_pictures_in_two_splits_are_counted(folder: Path) -> None:
+    same = (folder / "train" / "ant" / "1.png").read_bytes()
+    (folder / "test" / "bee" / "copy.png").write_bytes(same)
+    assert load(folder).notices == ("1 of 7 test pictures are training pictures too",)
 
 
 def test_listing_and_decoding_can_be_stopped(folder: Path) -> None:
@@ -245,7 +396,7 @@ def test_a_data_folder_that_cannot_be_written_only_costs_time(
     def fail(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(image_folder, "save_file", fail)
+    monkeypatch.setattr(decoded, "save_file", fail)
     loaded = load(folder)
     assert len(loaded.train) == 12
     assert "not kept for the next run" in loaded.notices[0]

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from resnet_builder.builder import resolve
 from resnet_builder.data import DATASETS
+from resnet_builder.data import splits as splits_module
 from resnet_builder.data.contract import Facts, Loaded, Surroundings
 from resnet_builder.data.memory import MemorySource
 from resnet_builder.data.splits import (
@@ -17,7 +18,7 @@ from resnet_builder.data.splits import (
     load_splits,
     stratified,
 )
-from resnet_builder.errors import DataError, SpecError
+from resnet_builder.errors import DataError, SpecError, Stopped
 from resnet_builder.spec.schema import Spec
 from tests.networks import cifar_spec
 
@@ -79,6 +80,41 @@ def test_statistics_are_of_each_channel() -> None:
     assert std == pytest.approx(flat.std(1, correction=0).tolist())
 
 
+class Elsewhere:
+    """Images that are not held in memory, and remember which of them were read."""
+
+    def __init__(self, held: MemorySource) -> None:
+        self._held, self.labels, self.seen = held, held.labels, list[int]()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def take(self, indices: Tensor) -> "Elsewhere":
+        return Elsewhere(self._held.take(indices))
+
+    def read(self, batches: Iterable[Tensor], crop: Any = None) -> Iterator[Tensor]:
+        for indices in batches:
+            self.seen += indices.tolist()
+            yield from self._held.read([indices])
+
+
+def test_statistics_of_streamed_pictures_are_of_evenly_spaced_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(splits_module, "STATISTICS_IMAGES", 5)
+    held = source(41)
+    streamed = Elsewhere(held)
+    assert channel_statistics(streamed) == channel_statistics(
+        held.take(torch.tensor([0, 10, 20, 30, 40]))
+    )
+    assert streamed.seen == [0, 10, 20, 30, 40]
+
+
+def test_statistics_can_be_stopped() -> None:
+    with pytest.raises(Stopped):
+        channel_statistics(source(), lambda: True)
+
+
 def test_given_statistics_are_used() -> None:
     given = {"mean": [0.5], "std": [0.25]}
     splits = load_splits(experiment({"dataset": "digits", "normalize": given}))
@@ -119,8 +155,8 @@ def told(train: MemorySource, own: Any = None, classes: int = 10, **data: Any) -
     ("train", "classes", "message"),
     [
         (source(), 7, "the network is for 10 classes, the data has 7"),
-        (source(channels=1), 10, "takes 3 channels, the images have 1"),
-        (source(size=28), 10, "images of 32 pixels a side, they are 28x28"),
+        (source(channels=1), 10, "takes 3 channels, training images have 1"),
+        (source(size=28), 10, "images of 32 pixels a side, training images are 28x28"),
     ],
     ids=["row24-classes", "row24-channels", "row24-size"],
 )
@@ -136,8 +172,54 @@ def test_images_the_network_is_not_for_are_refused(
 def test_row46_labels_beyond_the_classes_are_named(label: int) -> None:
     labels = torch.arange(40) % 10
     labels[17] = label
-    with pytest.raises(DataError, match=f"image 17 has label {label}"):
+    with pytest.raises(DataError, match=f"training image 17 has label {label}"):
         told(source(labels=labels))
+
+
+@pytest.mark.parametrize("label", [2.5, float("nan")], ids=["row46-float", "row46-nan"])
+def test_labels_that_are_no_whole_numbers_are_named(label: float) -> None:
+    labels = torch.zeros(40)
+    labels[17] = label
+    with pytest.raises(DataError, match=f"image 17 has label {label}, which is no whole number"):
+        source(labels=labels)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_row24_every_split_s_images_are_compared_with_the_network(split: str) -> None:
+    others = {split: source(20, size=28)}
+    names = tuple("0123456789")
+    loaded = Loaded(source(), others.get("validation"), others.get("test"), names, "x")
+    with (
+        DATASETS.temporary("told", lambda: Told(loaded)),
+        pytest.raises(SpecError, match=f"{split} images are 28x28"),
+    ):
+        load_splits(experiment({"dataset": "told"}))
+
+
+@pytest.mark.parametrize(
+    ("augment", "wanted"),
+    [
+        ([], False),
+        (["horizontal_flip"], False),
+        ([{"type": "random_resized_crop", "size": 8}], True),
+        (["horizontal_flip", {"type": "random_resized_crop", "size": 8}], False),
+    ],
+    ids=["none", "flip", "crop", "crop-second"],
+)
+def test_a_data_set_is_told_whether_training_crops_whole_pictures(
+    augment: Any, wanted: bool
+) -> None:
+    told_of: list[bool] = []
+
+    class Listening(Told):
+        def load(self, surroundings: Surroundings) -> Loaded:
+            told_of.append(surroundings.whole_pictures)
+            return super().load(surroundings)
+
+    loaded = Loaded(source(), None, None, tuple("0123456789"), "x")
+    with DATASETS.temporary("told", lambda: Listening(loaded)):
+        load_splits(experiment({"dataset": "told", "augment": augment}))
+    assert told_of == [wanted]
 
 
 def test_a_data_set_s_own_validation_images_are_used() -> None:

@@ -1,0 +1,54 @@
+"""The form of what ``--json`` prints, against stored examples: programs rely on it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.experiments import call, write_tiny
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def form(value: Any) -> Any:
+    """Reduce a document to its form: keys, and kinds of values; of a list, its first item."""
+    if isinstance(value, dict):
+        return {key: form(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [form(item) for item in value[:1]]
+    if isinstance(value, bool) or value is None:
+        return "true or false" if value is not None else "null"
+    return "number" if isinstance(value, int | float) else "text"
+
+
+@pytest.fixture
+def arguments(folder: Path, finished_run: Path) -> dict[str, list[object]]:
+    """Return a command line for each kind of document."""
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(folder / "black.png")
+    return {
+        "validate": ["validate", write_tiny(folder, "trian: {}"), "resnet20"],
+        "summary": ["summary", "resnet20"],
+        "train": ["train", "--resume", finished_run],
+        "evaluate": ["evaluate", finished_run],
+        "predict": ["predict", finished_run, "black.png"],
+        "list-specs": ["list", "specs"],
+        "list-recipes": ["list", "recipes"],
+        "list-parts": ["list", "parts"],
+        "list-runs": ["list", "runs", finished_run.parent],
+    }
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.json")))
+def test_document_keeps_its_form(name: str, arguments: dict[str, list[object]]) -> None:
+    """A key may be added under the same schema number; then the stored form is changed with it."""
+    document = json.loads(call(*arguments[name], "--json").stdout)
+    stored = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    assert form(document) == stored
+    assert document["schema"] == 1
+
+
+def test_every_document_has_a_stored_form(arguments: dict[str, list[object]]) -> None:
+    assert set(arguments) == {path.stem for path in GOLDEN.glob("*.json")}
