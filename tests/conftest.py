@@ -6,6 +6,12 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Compute on one thread: networks this small spend longer on sharing work than on it."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _own_randomness() -> Iterator[None]:
     """Give every test the same random numbers, whatever ran before it."""

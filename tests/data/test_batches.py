@@ -121,6 +121,22 @@ def test_a_pixel_operation_works_before_normalisation_and_a_mix_after() -> None:
     assert result.images.dtype == torch.float32
 
 
+@pytest.mark.parametrize("after_mixing", [False, True], ids=["pixels", "normalised"])
+@pytest.mark.parametrize("fill", ["mean", "zero"])
+def test_holes_have_the_same_colour_before_and_after_normalisation(
+    fill: str, after_mixing: bool
+) -> None:
+    hole = AUGMENTATIONS.get("cutout")(size=4_096, fill=fill)
+    mixup = [AUGMENTATIONS.get("mixup")()] if after_mixing else []
+    pipeline = Pipeline([*mixup, hole], MEAN, STD, 5, 0)
+    images, labels = source(4).images, source(4).labels
+    result = pipeline(images, labels, torch.arange(4), epoch=0, step=0).images
+    black = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
+    wanted = torch.tensor([0.0] * 3 if fill == "mean" else black)[:, None, None]
+    half_a_level = 0.5 / 255 / min(STD)
+    assert (result - wanted).abs().max() <= half_a_level
+
+
 def test_resized_crops_do_not_depend_on_where_they_are_cut() -> None:
     """A crop cut while reading and one cut from a batch draw the same numbers."""
     made = batches(augment=[("random_resized_crop", {"size": 6})])

@@ -32,7 +32,7 @@ class RandomCrop:
         mode: Pad with zeros (black), or with the image reflected at its edge.
     """
 
-    works_on: Literal["any"] = "any"
+    works_on: Literal["pixels"] = "pixels"  # zero is black only before normalisation
 
     def __init__(
         self,
