@@ -34,8 +34,9 @@ DATA_VARIABLE = "RESNET_BUILDER_DATA"
 STATISTICS_IMAGES = 10_000
 """Pictures that are streamed are not all read for their mean: this many, evenly spaced, are."""
 
-_CHUNK = 100
 _LEVELS = 256
+_BYTES = 2**24
+_STREAMED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,17 +251,13 @@ def channel_statistics(
 
     Args:
         source: The images.
-        stop: Polled at every hundred images.
+        stop: Polled at every batch of them.
 
     Raises:
         DataError: A channel is the same everywhere.
         Stopped: ``stop`` became true.
     """
-    count = len(source)
-    chosen = torch.arange(count)
-    if not isinstance(source, MemorySource) and count > STATISTICS_IMAGES:
-        chosen = torch.linspace(0, count - 1, STATISTICS_IMAGES, dtype=torch.float64).long()
-    levels = _levels(source, chosen, stop).double()
+    levels = _levels(source, stop).double()
     pixels = levels.sum(1)
     values = torch.arange(_LEVELS, dtype=torch.float64)
     mean = levels @ values / pixels
@@ -270,13 +267,24 @@ def channel_statistics(
     return tuple((mean / WHITE).tolist()), tuple((variance.sqrt() / WHITE).tolist())
 
 
-def _levels(source: ImageSource, chosen: Tensor, stop: Stop) -> Tensor:
+def _levels(source: ImageSource, stop: Stop) -> Tensor:
     """Count, exactly, how many pixels of each channel have each of 256 levels: ``(C, 256)``."""
     counted = torch.zeros((), dtype=torch.int64)
-    for images in source.read(chosen.split(_CHUNK)):
+    for images in source.read(_looked_at(source)):
         if stop():
             raise Stopped("stopped while computing the images' statistics")
         counted = counted + torch.stack(
             [torch.bincount(channel.flatten(), minlength=_LEVELS) for channel in images.unbind(1)]
         )
     return counted
+
+
+def _looked_at(source: ImageSource) -> tuple[Tensor, ...]:
+    """Choose the images whose pixels are counted, in batches that take little memory."""
+    count = len(source)
+    chosen = torch.arange(count)
+    if isinstance(source, MemorySource):
+        return chosen.split(max(1, _BYTES // source.images[0].numel()))
+    if count > STATISTICS_IMAGES:
+        chosen = torch.linspace(0, count - 1, STATISTICS_IMAGES, dtype=torch.float64).long()
+    return chosen.split(_STREAMED)

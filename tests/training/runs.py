@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resnet_builder.data.memory import MemorySource
-from resnet_builder.data.splits import Splits
-from resnet_builder.spec.loading import dump_spec
 
 from resnet_builder.data.contract import Stop
+from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.splits import Splits
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.tensor_files import read_tensors
+from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.fit import fit
 from resnet_builder.training.metrics import Evaluation
