@@ -4,11 +4,8 @@ They are decoded once and held in memory if they fit, else streamed from their f
 """
 
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,7 +25,6 @@ MEMORY_BYTES = 4 * 1024**3
 """Data sets that take more than this after preprocessing are streamed."""
 
 _SHOWN = 20
-_CHUNK = 256
 
 
 @DATASETS.register("image_folder")
@@ -142,30 +138,19 @@ class _Folder:
         count = len(files.names)
         images = torch.empty((count, *self.reader.shape), dtype=torch.uint8)
         broken: list[str] = []
-        for number, (name, picture) in enumerate(self._pictures(files.names)):
-            if isinstance(picture, DataError):
-                broken.append(str(picture))
+        for number, name in enumerate(files.names):
+            if self.surroundings.stop():
+                raise Stopped(f"stopped while decoding {self.root}")
+            try:
+                picture = decode(self.root / name, self.reader.channels)
+            except DataError as error:
+                broken.append(str(error))
             else:
                 images[number] = self.reader.fit(picture, name)
             self.surroundings.report(f"decoding {split}", number + 1, count)
         if broken:
             raise DataError(_several(f"{len(broken):,} pictures cannot be decoded", broken))
         return images
-
-    def _pictures(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor | DataError]]:
-        """Yield every picture, or why there is none, in order; a few threads decode ahead."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            waiting = iter(names)
-            while chunk := list(islice(waiting, _CHUNK)):
-                if self.surroundings.stop():
-                    raise Stopped(f"stopped while decoding {self.root}")
-                yield from zip(chunk, pool.map(self._try_to_decode, chunk), strict=True)
-
-    def _try_to_decode(self, name: str) -> Tensor | DataError:
-        try:
-            return decode(self.root / name, self.reader.channels)
-        except DataError as error:
-            return error
 
     def _stamps(self) -> list[tuple[int, int]]:
         """Return size and time of every file.

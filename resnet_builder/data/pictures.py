@@ -54,8 +54,9 @@ def decode(path: str | Path, channels: int) -> Tensor:
             pixels = np.array(picture.convert("RGB" if channels == 3 else "L"))
     except _BROKEN as error:
         raise DataError(f"{path}: cannot be decoded: {error}") from error
-    tensor = torch.from_numpy(pixels)
-    return tensor.permute(2, 0, 1).contiguous() if channels == 3 else tensor[None]
+    # numpy's copy stays in this thread; torch's would wait for others at every picture
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)) if channels == 3 else pixels[None]
+    return torch.from_numpy(planes)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
