@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from resnet_builder.errors import CheckpointError, StorageError
@@ -20,17 +21,23 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import package_version
 from resnet_builder.runs.failpoints import failpoint
 from resnet_builder.runs.files import Warn, storage_errors, unheard
-from resnet_builder.runs.records import refuse_newer
+from resnet_builder.runs.records import Count, Record
 from resnet_builder.runs.tensor_files import read_tensors, write_tensors
-
-SCHEMA = 1
-"""Number of the form of checkpoints that is written."""
 
 CORRUPT = ".corrupt"
 """Put behind the name of a checkpoint that does not hold."""
 
 _ENTRY = "checkpoint"
 _NAME = re.compile(r"step-(\d{1,18})\.safetensors")
+
+
+class _Entry(Record):
+    """What a checkpoint holds besides tensors."""
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    package: str
+    step: Count
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ def save_checkpoint(
     if keep < 2:
         raise ValueError(f"keep is {keep}, but at least 2 checkpoints are kept")
     entry = {
-        "schema": SCHEMA,
+        "schema": _Entry.present(),
         "package": package_version(),
         "step": checkpoint.step,
         "state": checkpoint.state,
@@ -120,12 +127,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     tensors, metadata = read_tensors(path)
     if _ENTRY not in metadata:
         raise CheckpointError(f"{path}: it is no checkpoint of a run")
-    entry = json.loads(metadata[_ENTRY])
-    refuse_newer(entry["schema"], SCHEMA, str(path))
-    checkpoint = Checkpoint(step=entry["step"], tensors=tensors, state=entry["state"])
-    if checkpoint.step != _step(path):
-        raise CheckpointError(f"{path}: it is of step {checkpoint.step}, whatever its name says")
-    return checkpoint
+    entry = _Entry.from_json(metadata[_ENTRY], str(path))
+    if entry.step != _step(path):
+        raise CheckpointError(f"{path}: it is of step {entry.step}, whatever its name says")
+    return Checkpoint(step=entry.step, tensors=tensors, state=entry.state)
 
 
 def _checkpoints(run: RunDirectory) -> list[Path]:

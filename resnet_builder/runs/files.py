@@ -161,9 +161,10 @@ def prepare_directory(directory: Path) -> None:
     """
     with storage_errors("write in", directory):
         directory.mkdir(exist_ok=True)
-        for entry in os.scandir(directory):
-            if entry.name.startswith(TEMPORARY) and entry.is_file(follow_symlinks=False):
-                os.unlink(entry.path)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.startswith(TEMPORARY) and entry.is_file(follow_symlinks=False):
+                    os.unlink(entry.path)
         probe, descriptor = _create_temporary(directory)
         os.close(descriptor)
         os.unlink(probe)

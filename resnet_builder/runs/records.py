@@ -52,10 +52,7 @@ class Record(BaseModel):
             refuse_newer(_Numbered.model_validate_json(text).number, cls.present(), where)
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            reason = f"{place}: {first['msg']}" if place else first["msg"]
-            raise CheckpointError(f"{where} is damaged: {reason}") from error
+            raise CheckpointError(f"{where} is damaged: {first_problem(error)}") from error
 
     @classmethod
     def present(cls) -> int:
@@ -100,6 +97,13 @@ def refuse_newer(found: int, known: int, where: str) -> None:
             f"{where} was written by a newer resnet-builder (schema {found}; "
             f"this one reads up to {known}): upgrade resnet-builder"
         )
+
+
+def first_problem(error: ValidationError) -> str:
+    """Say in a line what is wrong with a record that does not have its form."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 class Choices(BaseModel):
@@ -157,7 +161,7 @@ class ChangeRow(Record):
     Attributes:
         time: When, in UTC.
         path: Where in the spec.
-        before: What it was; null if it was absent.
+        before: What it was; left out if there was nothing, like ``after``.
         after: What it is.
         kind: ``cosmetic``, or ``trajectory``: then the run is not what either spec alone gives.
     """

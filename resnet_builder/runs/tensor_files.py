@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import safetensors.torch
 import torch
@@ -114,24 +114,30 @@ def _digest_entry(digest: str) -> bytes:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    # Opening a pipe would otherwise wait for a writer.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with open(os.open(path, flags), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise _Unsound("it is not a file")
+    with _open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
         prefix = file.read(_PREFIX)
-        header = file.read(_header_length(prefix, status.st_size))
+        header = file.read(_header_length(prefix, size))
         entries = _parse(header)
         metadata = _check_metadata(entries.pop(_METADATA, {}))
-        _check_layout(entries, status.st_size - _PREFIX - len(header))
+        _check_layout(entries, size - _PREFIX - len(header))
         _check_header_digest(header, metadata)
         file.seek(0)
-        blob = file.read(status.st_size)
+        blob = file.read(size)
     body = memoryview(blob)[_PREFIX + len(header) :]
     if hashlib.sha256(body).hexdigest() != metadata.pop(_BODY_DIGEST, None):
         raise _Unsound("the tensors do not match their SHA-256 digest: it is damaged")
     return _load(blob), metadata
+
+
+def _open_file(path: Path) -> BinaryIO:
+    # Opening a pipe would otherwise wait for a writer.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _Unsound("it is not a file")
+    return open(descriptor, "rb")
 
 
 def _load(blob: bytes) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resnet_builder.errors import CheckpointError
 from resnet_builder.runs.environment import package_version
-from resnet_builder.runs.records import refuse_newer
+from resnet_builder.runs.records import first_problem, refuse_newer
 from resnet_builder.runs.tensor_files import read_tensors, write_tensors
 from resnet_builder.spec.schema import PreprocessSpec
 
@@ -36,7 +36,7 @@ class WeightsHeader(BaseModel):
         format: Of the header.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)  # JSON has no such numbers
 
     spec: str
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -81,6 +81,4 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:
         refuse_newer(_Format.model_validate_json(metadata[_KEY]).format, _FORMAT, str(path))
         return tensors, WeightsHeader.model_validate_json(metadata[_KEY])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{path}: its header is damaged: {where}: {first['msg']}") from error
+        raise CheckpointError(f"{path}: its header is damaged: {first_problem(error)}") from error

@@ -1,0 +1,132 @@
+"""What is asked of the hardware, on hardware that is made up."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from resnet_builder.device import (
+    describe,
+    fast_bf16,
+    memory_format,
+    pick_device,
+    pick_precision,
+)
+from resnet_builder.errors import UsageError
+
+Machine = Callable[..., None]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Return a function that makes this another machine."""
+
+    def make(
+        *,
+        cuda: int = 0,
+        capability: tuple[int, int] = (8, 0),
+        mps: bool = False,
+        avx512_bf16: bool = False,
+        amx: bool = False,
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "NVIDIA A100")
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "picked"),
+    [(2, False, "cuda"), (1, True, "cuda"), (0, True, "mps"), (0, False, "cpu")],
+)
+def test_auto_is_cuda_then_mps_then_cpu(
+    cuda: int, mps: bool, picked: str, machine: Machine
+) -> None:
+    machine(cuda=cuda, mps=mps)
+    assert pick_device("auto") == torch.device(picked)
+
+
+@pytest.mark.parametrize("name", ["cpu", "mps", "cuda", "cuda:0", "cuda:1"])
+def test_device_that_is_there_is_picked(name: str, machine: Machine) -> None:
+    machine(cuda=2, mps=True)
+    assert pick_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "mps", "present"),
+    [
+        ("cuda", 0, False, "cpu"),
+        ("mps", 0, False, "cpu"),
+        ("cuda:2", 2, False, "cpu, cuda:0, cuda:1"),
+        ("cuda", 0, True, "cpu, mps"),
+        ("xpu", 1, True, "cpu, cuda:0, mps"),
+    ],
+)
+def test_absent_device_is_told_with_those_that_are_there(
+    name: str, cuda: int, mps: bool, present: str, machine: Machine
+) -> None:
+    machine(cuda=cuda, mps=mps)
+    with pytest.raises(UsageError) as error:
+        pick_device(name)
+    assert str(error.value) == f"there is no device '{name}' here; there is {present}"
+
+
+def test_name_that_means_nothing_is_an_error_of_usage(machine: Machine) -> None:
+    machine()
+    with pytest.raises(UsageError, match="no device is named 'gpu'; there is cpu"):
+        pick_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "fast"), [((7, 5), False), ((8, 0), True), ((8, 9), True), ((12, 0), True)]
+)
+def test_cuda_is_fast_in_bf16_from_ampere_on(
+    capability: tuple[int, int], fast: bool, machine: Machine
+) -> None:
+    machine(cuda=1, capability=capability)
+    assert fast_bf16(torch.device("cuda")) is fast
+
+
+@pytest.mark.parametrize(
+    ("avx512_bf16", "amx", "fast"),
+    [(False, False, False), (True, False, True), (False, True, True)],
+)
+def test_cpu_is_fast_in_bf16_if_it_multiplies_it(
+    avx512_bf16: bool, amx: bool, fast: bool, machine: Machine
+) -> None:
+    machine(avx512_bf16=avx512_bf16, amx=amx)
+    assert fast_bf16(torch.device("cpu")) is fast
+
+
+def test_precision_is_auto_by_speed_and_otherwise_as_asked(machine: Machine) -> None:
+    machine(mps=True, avx512_bf16=True)
+    assert pick_precision("auto", torch.device("cpu")) == "bf16"
+    assert pick_precision("auto", torch.device("mps")) == "fp32"
+    assert pick_precision("fp32", torch.device("cpu")) == "fp32"
+    assert pick_precision("bf16", torch.device("mps")) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("cpu", "channels_last"), ("cuda", "channels_last"), ("mps", "contiguous")]
+)
+def test_convolutions_have_their_fastest_order(name: str, order: str) -> None:
+    assert memory_format(torch.device(name)) == order
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("cpu", "CPU ("), ("cuda", "NVIDIA A100"), ("mps", "Apple GPU (")]
+)
+def test_hardware_has_a_name(name: str, start: str, machine: Machine) -> None:
+    machine(cuda=1, mps=True)
+    assert describe(torch.device(name)).startswith(start)
+
+
+def test_this_machine_is_asked_without_an_error() -> None:
+    device = pick_device("auto")
+    assert fast_bf16(device) in {True, False}
+    assert describe(device)
