@@ -1,0 +1,252 @@
+"""No dead options: a second legal value of every leaf of the schema changes something.
+
+What counts: the resolved network, its first weights, what a few steps of training come to, the
+files of the run and what they hold.
+"""
+
+import hashlib
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from resnet_builder.builder import build, read_spec
+from resnet_builder.data.splits import load_splits
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.spec.loading import dump_spec
+from resnet_builder.spec.schema import Part, Spec
+from resnet_builder.training.fit import fit
+
+BASE: dict[str, Any] = {
+    "name": "base",
+    "model": {
+        "num_classes": 4,
+        "stem": {"type": "conv3x3", "channels": 4},
+        "block": "basic",
+        "shortcut": "pad",
+        "stages": [{"channels": 4, "blocks": 2}],
+    },
+    "data": {
+        "dataset": {
+            "type": "synthetic",
+            "num_classes": 4,
+            "image_size": 8,
+            "train": 48,
+            "test": 8,
+        },
+        "validation": 16,
+    },
+    "train": {
+        "epochs": 2,
+        "batch_size": 8,
+        "optimizer": {"type": "sgd", "lr": 0.1, "weight_decay": 0.1},
+    },
+    "run": {"device": "cpu", "precision": "fp32"},
+}
+
+ADAMW = "train.optimizer={type: adamw, lr: 0.01"
+STEPS = ("train.steps=8",)
+
+LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
+    # leaf: (what both runs have in common, the second value)
+    "name": ((), "name=other"),
+    "model.num_classes": ((), "model.num_classes=5"),
+    "model.in_channels": ((), "model.in_channels=1"),
+    "model.image_size": ((), "model.image_size=9"),
+    "model.stem": ((), "model.stem.channels=2"),
+    "model.block": ((), "model.block=bottleneck"),
+    "model.shortcut": ((), "model.shortcut=projection_all"),
+    "model.stages.channels": ((), "model.stages.0.channels=6"),
+    "model.stages.blocks": ((), "model.stages.0.blocks=1"),
+    "model.stages.stride": ((), "model.stages.0.stride=2"),
+    "model.stages.block": ((), "model.stages.0.block=bottleneck"),
+    "model.stages.shortcut": ((), "model.stages.0.shortcut=projection_all"),
+    "model.norm": ((), "model.norm={type: group_norm, groups: 2}"),
+    "model.drop_path": ((), "model.drop_path=0.5"),
+    "model.init.type": ((), "model.init=default"),
+    "model.init.mode": ((), "model.init={mode: fan_in}"),
+    "model.init.std": (("model.init={type: normal}",), "model.init.std=0.1"),
+    "model.zero_init_residual": ((), "model.zero_init_residual=true"),
+    "model.head": ((), "model.head.dropout=0.5"),
+    "data.dataset": ((), "data.dataset.seed=1"),
+    "data.validation": ((), "data.validation=12"),
+    "data.split_seed": ((), "data.split_seed=1"),
+    "data.preprocess.type": ((), "data.preprocess=[{type: center_crop, size: 6}]"),
+    "data.preprocess.size": (
+        ("data.preprocess=[{type: resize, size: 6}]",),
+        "data.preprocess=[{type: resize, size: 7}]",
+    ),
+    "data.augment": ((), "data.augment=[horizontal_flip]"),
+    "data.normalize.mean": (
+        ("data.normalize={mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}",),
+        "data.normalize.mean=[0.4, 0.5, 0.5]",
+    ),
+    "data.normalize.std": (
+        ("data.normalize={mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}",),
+        "data.normalize.std=[0.3, 0.2, 0.2]",
+    ),
+    "train.steps": (STEPS, "train.steps=6"),
+    "train.epochs": ((), "train.epochs=1"),
+    "train.batch_size": ((), "train.batch_size=16"),
+    "train.optimizer.type": ((), f"{ADAMW}}}"),
+    "train.optimizer.lr": ((), "train.optimizer.lr=0.2"),
+    "train.optimizer.momentum": ((), "train.optimizer.momentum=0.5"),
+    "train.optimizer.weight_decay": ((), "train.optimizer.weight_decay=0.2"),
+    "train.optimizer.nesterov": ((), "train.optimizer.nesterov=true"),
+    "train.optimizer.betas": ((f"{ADAMW}}}",), "train.optimizer.betas=[0.5, 0.9]"),
+    "train.optimizer.eps": ((f"{ADAMW}}}",), "train.optimizer.eps=0.1"),
+    "train.schedule.type": ((), "train.schedule=cosine"),
+    "train.schedule.milestones": (
+        ("train.schedule={type: multistep, milestones: [1], unit: steps}",),
+        "train.schedule.milestones=[3]",
+    ),
+    "train.schedule.gamma": (
+        ("train.schedule={type: multistep, milestones: [1]}",),
+        "train.schedule.gamma=0.5",
+    ),
+    "train.schedule.unit": (
+        ("train.schedule={type: multistep, milestones: [1]}",),
+        "train.schedule.unit=steps",
+    ),
+    "train.schedule.end": (("train.schedule=linear",), "train.schedule.end=0.05"),
+    "train.schedule.pct_start": (("train.schedule=one_cycle",), "train.schedule.pct_start=0.6"),
+    "train.schedule.anneal": (("train.schedule=one_cycle",), "train.schedule.anneal=linear"),
+    "train.schedule.div_factor": (("train.schedule=one_cycle",), "train.schedule.div_factor=2.0"),
+    "train.schedule.final_div_factor": (
+        ("train.schedule=one_cycle",),
+        "train.schedule.final_div_factor=1.0",
+    ),
+    "train.schedule.warmup.type": (
+        ("train.schedule={type: constant, warmup: {type: linear, steps: 3}}",),
+        "train.schedule.warmup={type: constant, lr: 0.01, steps: 3}",
+    ),
+    "train.schedule.warmup.lr": (
+        ("train.schedule={type: constant, warmup: {type: constant, lr: 0.01, steps: 3}}",),
+        "train.schedule.warmup.lr=0.02",
+    ),
+    "train.schedule.warmup.start": (
+        ("train.schedule={type: constant, warmup: {type: linear, steps: 3}}",),
+        "train.schedule.warmup.start=0.05",
+    ),
+    "train.schedule.warmup.steps": (
+        ("train.schedule={type: constant, warmup: {type: linear, steps: 3}}",),
+        "train.schedule.warmup.steps=5",
+    ),
+    "train.schedule.warmup.epochs": (
+        ("train.schedule={type: constant, warmup: {type: linear, steps: 3}}",),
+        "train.schedule.warmup.epochs=1",
+    ),
+    "train.loss.label_smoothing": ((), "train.loss.label_smoothing=0.1"),
+    "train.seed": ((), "train.seed=1"),
+    "train.spare_norm_and_bias": ((), "train.spare_norm_and_bias=true"),
+    "train.ema.decay": (("train.ema={decay: 0.5}",), "train.ema.decay=0.9"),
+    "train.ema.every": (("train.ema={decay: 0.5}",), "train.ema.every=2"),
+    "train.clip_norm": ((), "train.clip_norm=0.01"),
+    "train.accumulate": ((), "train.accumulate=2"),
+    "train.evaluate_every.steps": ((), "train.evaluate_every.steps=1"),
+    "train.evaluate_every.epochs": ((), "train.evaluate_every.epochs=2"),
+    "train.checkpoint_every.steps": ((), "train.checkpoint_every={steps: 3}"),
+    "train.checkpoint_every.epochs": ((), "train.checkpoint_every={epochs: 1}"),
+    "train.checkpoint_every.seconds": ((), "train.checkpoint_every={seconds: 1e-6}"),
+    "train.keep": (("train.checkpoint_every={steps: 1}",), "train.keep=3"),
+    "train.early_stop.patience": (
+        ("train.epochs=6", "train.early_stop={patience: 1, min_delta: 1.0}"),
+        "train.early_stop.patience=3",
+    ),
+    "train.early_stop.min_delta": (
+        (
+            "train.epochs=6",
+            "data.dataset.train=160",
+            "train.optimizer={type: sgd, lr: 0.02}",
+            "train.early_stop={patience: 2, min_delta: 1.0}",
+        ),
+        "train.early_stop.min_delta=0.0",
+    ),
+    "run.precision": ((), "run.precision=bf16"),
+    "published.test_top1": (("published={test_top1: 0.5, source: x}",), "published.test_top1=0.6"),
+    "published.test_top5": (("published={test_top5: 0.5, source: x}",), "published.test_top5=0.6"),
+    "published.source": (("published={test_top1: 0.5, source: x}",), "published.source=y"),
+}
+
+ALSO = {
+    "model.num_classes": ("data.dataset.num_classes=5",),
+    "model.in_channels": ("data.dataset.channels=1",),
+    "model.image_size": ("data.dataset.image_size=9",),
+}
+"""What must change with a leaf for the second value to be legal."""
+
+EXCEPTIONS = {
+    "version": "there is only one",
+    "plugins": "tests/test_plugins.py",
+    "model.activation": "only one is registered so far",
+    "model.attention": "only `none` is registered so far",
+    "model.stages.attention": "only `none` is registered so far",
+    "train.loss.type": "there is only one",
+    "train.evaluate_every.seconds": "refused: no run would repeat another",
+    "run.device": "tests have one device; tests/test_device.py",
+    "run.compile": "a minute each; tests/training/test_choices.py",
+    "run.threads": "the command line sets them; tests/training/test_session.py",
+    "expect.parameters": "a wrong one is refused: tests/builder/test_checking.py",
+    "expect.depth": "a wrong one is refused: tests/builder/test_checking.py",
+    "expect.macs": "a wrong one is refused: tests/builder/test_checking.py",
+}
+
+
+def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Yield the path of every value that a spec can hold, list indices left out."""
+    for name, field in model.model_fields.items():
+        inner = [kind for kind in _models(field.annotation) if not issubclass(kind, Part)]
+        if not inner:
+            yield path + name
+        for kind in inner:
+            yield from leaves(kind, f"{path}{name}.")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
+        for argument in typing.get_args(annotation):
+            yield from _models(argument)
+
+
+def outcome(folder: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Build, train, and return all that a value could have changed."""
+    spec = read_spec(BASE, overrides=overrides)
+    run = RunDirectory.create(folder)
+    run.checkpoints.mkdir()
+    run.publish(dump_spec(spec))
+    assert spec.train is not None
+    network = build(spec, seed=spec.train.seed)
+    result = fit(network, load_splits(spec), spec, run)
+    seen = re.sub(r'"(seconds|images_per_second)": ?[-+.e0-9]+', "", run.metrics.read_text())
+    record = result.record.model_dump(exclude={"seconds", "images_per_second", "spec_sha256"})
+    return {
+        "weights": hashlib.sha256(
+            b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+        ).hexdigest(),
+        "network": str(network),
+        "metrics": seen,
+        "result": record,
+        "checkpoints": sorted(path.name for path in run.checkpoints.iterdir()),
+        "name": spec.name,
+    }
+
+
+def test_every_leaf_is_here_once() -> None:
+    known = set(leaves(Spec))
+    assert not set(LEAVES) & set(EXCEPTIONS)
+    assert known == set(LEAVES) | set(EXCEPTIONS)
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_another_value_changes_something(leaf: str, tmp_path: Path) -> None:
+    common, change = LEAVES[leaf]
+    before = outcome(tmp_path / "before", common)
+    after = outcome(tmp_path / "after", (*common, *ALSO.get(leaf, ()), change))
+    assert before != after
