@@ -22,17 +22,13 @@ from resnet_builder.errors import PartError, RegistryError
 from resnet_builder.model import ResNet, count_macs, count_parameters
 from resnet_builder.problems import Problem
 from resnet_builder.registry import Registry
+from resnet_builder.spec.data_section import DataSpec
 from resnet_builder.spec.loading import Draft
+from resnet_builder.spec.model_section import ModelSpec
 from resnet_builder.spec.positions import Positions
-from resnet_builder.spec.schema import (
-    DataSpec,
-    ExpectSpec,
-    Interval,
-    ModelSpec,
-    Part,
-    Spec,
-    TrainSpec,
-)
+from resnet_builder.spec.schema import ExpectSpec, Spec
+from resnet_builder.spec.section import Part
+from resnet_builder.spec.train_section import Interval, TrainSpec
 from resnet_builder.spec.validation import problems_from
 
 

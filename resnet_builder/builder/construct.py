@@ -25,7 +25,7 @@ from resnet_builder.blocks.init import Scheme, empty_from_meta, initialise, is_u
 from resnet_builder.builder.parts import bind
 from resnet_builder.errors import PartError
 from resnet_builder.model import ResNet
-from resnet_builder.spec.schema import DefaultInit, FanInit, ModelSpec, NormalInit, StageSpec
+from resnet_builder.spec.model_section import DefaultInit, FanInit, ModelSpec, NormalInit, StageSpec
 
 
 class MisplacedPartError(PartError):

@@ -6,7 +6,10 @@ from resnet_builder.builder.parts import MODEL_PARTS, STAGE_PARTS, bind, part_op
 from resnet_builder.data.contract import AUGMENTATIONS, DATASETS, Facts
 from resnet_builder.data.preprocess import preprocess_shape
 from resnet_builder.registry import Registry
-from resnet_builder.spec.schema import DataSpec, ModelSpec, Part, Spec, StageSpec
+from resnet_builder.spec.data_section import DataSpec
+from resnet_builder.spec.model_section import ModelSpec, StageSpec
+from resnet_builder.spec.schema import Spec
+from resnet_builder.spec.section import Part
 
 DEFAULT_CHANNELS = 3
 DEFAULT_IMAGE_SIZE = 32

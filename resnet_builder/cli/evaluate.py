@@ -16,9 +16,9 @@ from resnet_builder.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from resnet_builder.runs.records import EvaluationRecord
+    from resnet_builder.runs.answers import EvaluationRecord
+    from resnet_builder.trained import Trained
     from resnet_builder.training.metrics import Evaluation
-    from resnet_builder.weights.network import Trained
 
 MOST_COLUMNS = 20
 """A confusion matrix of more classes is not drawn."""
@@ -58,8 +58,8 @@ def evaluate(
     """
     from resnet_builder.cli.devices import device_for
     from resnet_builder.cli.progress import display
+    from resnet_builder.trained import load_trained
     from resnet_builder.training.inference import evaluate_split, load_own_splits
-    from resnet_builder.weights.network import load_trained
 
     trained = load_trained(weights, plugins=plugins)
     device = device_for(trained.spec, warn=note)
@@ -76,7 +76,7 @@ def evaluate(
 
 
 def _record(trained: "Trained", split: str, found: "Evaluation") -> "EvaluationRecord":
-    from resnet_builder.runs.records import EvaluationRecord
+    from resnet_builder.runs.answers import EvaluationRecord
 
     return EvaluationRecord.model_validate(
         {

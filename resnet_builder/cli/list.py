@@ -10,7 +10,7 @@ from resnet_builder.cli.messages import examples, percent, points, show, show_js
 from resnet_builder.cli.options import FOLDER, debug_option, json_option, plugin_option
 
 if TYPE_CHECKING:
-    from resnet_builder.runs.records import BundledRecord, OptionRecord, PartRecord, RunRecord
+    from resnet_builder.runs.answers import BundledRecord, OptionRecord, PartRecord, RunRecord
 
 
 @click.group(
@@ -46,7 +46,7 @@ def recipes(as_json: bool) -> None:
 
 
 def _bundled(file: Path) -> "BundledRecord":
-    from resnet_builder.runs.records import BundledRecord
+    from resnet_builder.runs.answers import BundledRecord
     from resnet_builder.spec.plain import plain
     from resnet_builder.spec.reading import read_yaml
 
@@ -66,7 +66,7 @@ def _bundled(file: Path) -> "BundledRecord":
 
 def _show_bundled(found: "list[BundledRecord]", as_json: bool) -> None:
     if as_json:
-        from resnet_builder.runs.records import BundledListRecord
+        from resnet_builder.runs.answers import BundledListRecord
 
         show_json(BundledListRecord(bundled=tuple(found)))
     elif all(one.parameters is None for one in found):
@@ -88,7 +88,7 @@ def _counts(one: "BundledRecord") -> tuple[str, ...]:
 def parts(plugins: tuple[str, ...], as_json: bool) -> None:
     """List every part a spec can name, with its options, their ranges and defaults."""
     from resnet_builder.plugins import import_plugins
-    from resnet_builder.runs.records import PartListRecord
+    from resnet_builder.runs.answers import PartListRecord
     from resnet_builder.spec.plain import node_from_mapping
     from resnet_builder.spec.positions import Positions
 
@@ -111,7 +111,7 @@ def _registered() -> "Iterator[PartRecord]":
     """Describe the parts of the open sets: what is registered."""
     from resnet_builder.builder.parts import MODEL_PARTS
     from resnet_builder.data.contract import AUGMENTATIONS, DATASETS
-    from resnet_builder.runs.records import PartRecord
+    from resnet_builder.runs.answers import PartRecord
 
     for registry in (*MODEL_PARTS.values(), DATASETS, AUGMENTATIONS):
         for name in registry.names():
@@ -125,8 +125,8 @@ def _registered() -> "Iterator[PartRecord]":
 
 def _closed() -> "Iterator[PartRecord]":
     """Describe the parts of the closed sets: what the schema names."""
-    from resnet_builder.runs.records import PartRecord
-    from resnet_builder.spec.schema import Part
+    from resnet_builder.runs.answers import PartRecord
+    from resnet_builder.spec.section import Part
     from resnet_builder.spec.structure import slots
 
     seen = set()
@@ -141,7 +141,7 @@ def _closed() -> "Iterator[PartRecord]":
 
 
 def _options(model: Any) -> "Iterator[OptionRecord]":
-    from resnet_builder.runs.records import OptionRecord
+    from resnet_builder.runs.answers import OptionRecord
     from resnet_builder.spec.structure import field_members
     from resnet_builder.spec.words import kinds, ranges
 
@@ -187,7 +187,7 @@ def _first_line(part: object) -> str:
 @debug_option
 def runs(folder: Path, as_json: bool) -> None:
     """List the runs in a folder, by default runs/, and what became of them."""
-    from resnet_builder.runs.records import RunListRecord
+    from resnet_builder.runs.answers import RunListRecord
 
     found = [_run(path) for path in sorted(folder.glob("*/spec.yaml"))]
     if as_json:
@@ -201,8 +201,9 @@ def runs(folder: Path, as_json: bool) -> None:
 
 def _run(spec: Path) -> "RunRecord":
     from resnet_builder.errors import ResnetBuilderError
+    from resnet_builder.runs.answers import RunRecord
     from resnet_builder.runs.directory import RunDirectory
-    from resnet_builder.runs.records import ResultRecord, RunRecord
+    from resnet_builder.runs.records import ResultRecord
 
     run = RunDirectory(spec.parent)
     if not run.is_finished:

@@ -11,7 +11,7 @@ from resnet_builder.cli.options import EXISTING, debug_option, json_option, plug
 from resnet_builder.errors import DataError
 
 if TYPE_CHECKING:
-    from resnet_builder.runs.records import PredictionRecord
+    from resnet_builder.runs.answers import PredictionRecord
     from resnet_builder.training.inference import Prediction
 
 
@@ -45,8 +45,8 @@ def predict(
     """
     from resnet_builder.cli.devices import device_for
     from resnet_builder.cli.progress import display
+    from resnet_builder.trained import load_trained
     from resnet_builder.training import inference
-    from resnet_builder.weights.network import load_trained
 
     trained = load_trained(weights, plugins=plugins)
     device = device_for(trained.spec, warn=note)
@@ -65,7 +65,7 @@ def predict(
 
 
 def _record(weights: Path, found: "list[Prediction]") -> "PredictionRecord":
-    from resnet_builder.runs.records import Answer, PictureRecord, PredictionRecord
+    from resnet_builder.runs.answers import Answer, PictureRecord, PredictionRecord
 
     pictures = tuple(
         PictureRecord(

@@ -43,7 +43,7 @@ def summary(
     resolved = read_spec(spec, overrides=overrides, with_=with_, plugins=plugins, warn=note)
     found = summarize(resolved)
     if as_json:
-        from resnet_builder.runs.records import SummaryRecord
+        from resnet_builder.runs.answers import SummaryRecord
 
         show_json(SummaryRecord.model_validate(found))
         return

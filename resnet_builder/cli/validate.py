@@ -10,7 +10,7 @@ from resnet_builder.errors import ResnetBuilderError, SpecError
 from resnet_builder.problems import render
 
 if TYPE_CHECKING:
-    from resnet_builder.runs.records import CheckRecord
+    from resnet_builder.runs.answers import CheckRecord
 
 
 @click.command(
@@ -52,7 +52,7 @@ def validate(
                 _show(record)
         records.append(record)
     if as_json:
-        from resnet_builder.runs.records import ValidationRecord
+        from resnet_builder.runs.answers import ValidationRecord
 
         show_json(ValidationRecord(specs=tuple(records)))
     ctx.exit(max(codes))
@@ -73,7 +73,7 @@ def _check(
 
     # Only now: what is no YAML is refused without torch.
     from resnet_builder.builder import check_source
-    from resnet_builder.runs.records import CheckRecord
+    from resnet_builder.runs.answers import CheckRecord
     from resnet_builder.summary import summarize
 
     checked = check_source(
@@ -93,7 +93,7 @@ def _check(
 
 
 def _failed(source: str, error: ResnetBuilderError) -> "CheckRecord":
-    from resnet_builder.runs.records import CheckRecord, ProblemRecord
+    from resnet_builder.runs.answers import CheckRecord, ProblemRecord
 
     if not isinstance(error, SpecError):
         return CheckRecord(source=source, error=str(error))

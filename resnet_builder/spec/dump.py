@@ -5,7 +5,8 @@ from typing import Any
 import yaml
 
 from resnet_builder.spec.scalars import is_text
-from resnet_builder.spec.schema import Part, Section, Spec
+from resnet_builder.spec.schema import Spec
+from resnet_builder.spec.section import Part, Section
 
 
 def dump_spec(spec: Spec) -> str:

@@ -10,23 +10,16 @@ from pydantic import ValidationError, create_model
 
 from resnet_builder.errors import SpecError
 from resnet_builder.problems import Problem
+from resnet_builder.spec.data_section import DataSpec
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.layers import Layers, layers_of, read_layers
+from resnet_builder.spec.model_section import ModelSpec
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.positions import Positions
 from resnet_builder.spec.reading import checked
-from resnet_builder.spec.schema import (
-    DataSpec,
-    ExpectSpec,
-    ModelSpec,
-    Name,
-    PublishedSpec,
-    RunSpec,
-    Spec,
-    SpecFile,
-    TrainSpec,
-    is_name,
-)
+from resnet_builder.spec.schema import ExpectSpec, PublishedSpec, RunSpec, Spec, SpecFile
+from resnet_builder.spec.section import Name, is_name
+from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.spec.tree import parse_yaml
 from resnet_builder.spec.validation import problems_from
 

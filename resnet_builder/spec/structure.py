@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from resnet_builder.problems import SpecPath
-from resnet_builder.spec.schema import Part, Spec
+from resnet_builder.spec.schema import Spec
+from resnet_builder.spec.section import Part
 
 Slot = tuple[str, ...]
 """Where a value can stand: keys, and ``*`` for any index."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from resnet_builder.problems import CODES, Problem, SpecPath, dotted, nearest
 from resnet_builder.spec.foreign import our_home, our_name
 from resnet_builder.spec.positions import At, Positions
-from resnet_builder.spec.schema import PATTERN_WORDS
+from resnet_builder.spec.section import PATTERN_WORDS
 from resnet_builder.spec.structure import Member, field_members, homes, members
 from resnet_builder.spec.words import kinds, mended, missing_space, quoted, ranges, shown
 

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.spec.schema import EmaSpec
+from resnet_builder.spec.train_section import EmaSpec
 
 
 class Ema:

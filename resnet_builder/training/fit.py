@@ -16,7 +16,8 @@ from resnet_builder.errors import ResourceError, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import Choices
-from resnet_builder.spec.schema import Spec, TrainSpec
+from resnet_builder.spec.schema import Spec
+from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS, settle_choices
 from resnet_builder.training.delivery import Delivery
 from resnet_builder.training.ema import Ema

@@ -15,11 +15,12 @@ from resnet_builder.data.pipeline import normalise
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.splits import Splits, load_splits
 from resnet_builder.errors import DataError, Stopped, UsageError
-from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
+from resnet_builder.spec.data_section import CenterCrop, Normalize, Resize, ToRgb
+from resnet_builder.spec.schema import Spec
+from resnet_builder.trained import Trained
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.weights.file import WeightsHeader
-from resnet_builder.weights.network import Trained
 
 BATCH_SIZE = 128
 """Images that are computed at a time."""

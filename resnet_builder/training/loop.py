@@ -10,7 +10,7 @@ from typing import Protocol
 from resnet_builder.data.contract import Batch, Stop
 from resnet_builder.errors import NonFiniteError, Stopped, StorageError
 from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.spec.schema import EarlyStopSpec
+from resnet_builder.spec.train_section import EarlyStopSpec
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.observer import Observer, Progress
 from resnet_builder.training.plan import Plan

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from resnet_builder.spec.schema import AdamW, OptimizerSpec, Sgd
+from resnet_builder.spec.train_section import AdamW, OptimizerSpec, Sgd
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,

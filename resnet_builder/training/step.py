@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from resnet_builder.data.contract import Batch
 from resnet_builder.runs.records import Choices
-from resnet_builder.spec.schema import TrainSpec
+from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS, compiled
 from resnet_builder.training.losses import Loss, make_loss
 from resnet_builder.training.optim import build_optimizer, set_rate

@@ -6,7 +6,8 @@ import pytest
 
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.loading import load_spec_text
-from resnet_builder.spec.schema import Part, Spec
+from resnet_builder.spec.schema import Spec
+from resnet_builder.spec.section import Part
 from tests.spec.texts import FULL, MINIMAL
 
 ODD = [

@@ -10,7 +10,8 @@ import pytest
 from resnet_builder.errors import SpecError
 from resnet_builder.problems import render
 from resnet_builder.spec.loading import load_spec, load_spec_text, read_draft
-from resnet_builder.spec.schema import CosineSchedule, Part, Sgd
+from resnet_builder.spec.section import Part
+from resnet_builder.spec.train_section import CosineSchedule, Sgd
 from tests.spec.texts import FULL, MINIMAL, draft, problems, write
 
 

@@ -5,14 +5,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from resnet_builder.spec.schema import (
-    PATTERN_WORDS,
-    Part,
-    RunSpec,
-    Section,
-    SpecFile,
-    is_name,
-)
+from resnet_builder.spec.schema import RunSpec, SpecFile
+from resnet_builder.spec.section import PATTERN_WORDS, Part, Section, is_name
 from resnet_builder.spec.structure import slots
 
 

@@ -9,9 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from resnet_builder.problems import Problem
 from resnet_builder.registry import Registry
+from resnet_builder.spec.data_section import DataSpec
 from resnet_builder.spec.plain import node_from_mapping
 from resnet_builder.spec.positions import Positions
-from resnet_builder.spec.schema import DataSpec, Part
+from resnet_builder.spec.section import Part
 from resnet_builder.spec.validation import problems_from
 from tests.spec.texts import FULL, problems
 

@@ -10,8 +10,8 @@ from resnet_builder.errors import CheckpointError, SpecError, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
+from resnet_builder.trained import load_trained
 from resnet_builder.weights.file import WeightsHeader, save_weights
-from resnet_builder.weights.network import load_trained
 from tests.cli.experiments import write_tiny
 
 

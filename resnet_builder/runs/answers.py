@@ -1,0 +1,236 @@
+"""What commands print for ``--json``: a model for each, with the rules of the records."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from resnet_builder.runs.records import Count, Fraction, Record, ResultRecord
+
+
+class ProblemRecord(BaseModel):
+    """Something wrong in a spec; the fields are those of :class:`problems.Problem`."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    code: str
+    path: str
+    message: str
+    file: str
+    line: int | None = None
+    col: int | None = None
+    allowed: tuple[str, ...] = ()
+    suggestion: str | None = None
+
+
+class CheckRecord(BaseModel):
+    """A spec that was checked.
+
+    Attributes:
+        source: What the user called it.
+        name: Its own; ``None`` like the counts below if something is wrong with it.
+        depth: As in the names of He et al. 2015.
+        macs: Multiply-adds for one image.
+        problems: What is wrong with it, in file order.
+        notices: What the user should know.
+        error: What keeps it from being read at all.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    name: str | None = None
+    parameters: Count | None = None
+    depth: Count | None = None
+    macs: Count | None = None
+    problems: tuple[ProblemRecord, ...] = ()
+    notices: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class ValidationRecord(Record):
+    """``validate --json``: every spec that was checked, in the order given."""
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    specs: tuple[CheckRecord, ...]
+
+
+class LayerRecord(BaseModel):
+    """A row of a summary; the fields are those of :class:`summary.Row`."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: Count
+    macs: Count
+    receptive_field: int | None
+    depth: Count
+
+
+class SummaryRecord(Record):
+    """``summary --json``; the fields are those of :class:`summary.Summary`."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    name: str
+    image: tuple[int, int, int]
+    parameters: Count
+    macs: Count
+    depth: Count
+    depth_arithmetic: str
+    activation_bytes: Count
+    rows: tuple[LayerRecord, ...]
+    layers: tuple[LayerRecord, ...]
+
+
+class EvaluationRecord(Record):
+    """``evaluate --json``: how weights did on a split.
+
+    Attributes:
+        weights: The file.
+        split: ``test``, ``val`` or ``train``.
+        images: How many were evaluated.
+        metrics: Loss, top-1 and top-5, by names like ``test.top1``.
+        classes: Names, by label.
+        top1_by_class: Of the images of each class, those named right; null where it has none.
+        confusion: Images by label (row) and predicted class (column).
+    """
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    weights: str
+    split: Literal["test", "val", "train"]
+    images: Count
+    metrics: dict[str, float]
+    classes: tuple[str, ...]
+    top1_by_class: tuple[Fraction | None, ...]
+    confusion: tuple[tuple[Count, ...], ...]
+
+
+class Answer(BaseModel):
+    """A class that an image may be of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    probability: Fraction
+
+
+class PictureRecord(BaseModel):
+    """What a picture was taken for.
+
+    Attributes:
+        path: The file.
+        answers: The likeliest classes, the likeliest first.
+        fitted: Whether it was resized and cropped to what the network is fed.
+        error: Why there are no answers.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    answers: tuple[Answer, ...]
+    fitted: bool
+    error: str | None = None
+
+
+class PredictionRecord(Record):
+    """``predict --json``: a row for each picture.
+
+    Attributes:
+        weights: The file.
+    """
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    weights: str
+    pictures: tuple[PictureRecord, ...]
+
+
+class BundledRecord(BaseModel):
+    """A bundled spec or recipe.
+
+    Attributes:
+        what: The first line of its header.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    what: str
+    parameters: Count | None = None
+    depth: Count | None = None
+    macs: Count | None = None
+    published_test_top1: Fraction | None = Field(None, serialization_alias="published.test.top1")
+
+
+class BundledListRecord(Record):
+    """``list specs --json`` and ``list recipes --json``."""
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    bundled: tuple[BundledRecord, ...]
+
+
+class OptionRecord(BaseModel):
+    """An option of a part.
+
+    Attributes:
+        kind: What it takes, in words.
+        allowed: Its range, or its choices.
+        default: As JSON; absent where it has to be given.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: str
+    allowed: tuple[str, ...]
+    required: bool
+    default: Any = None
+
+
+class PartRecord(BaseModel):
+    """A registered part, or a member of a closed set.
+
+    Attributes:
+        set: What it is one of: ``block``, ``shortcut``, ``optimizer``.
+        what: The first line of its description.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    set: str
+    name: str
+    what: str
+    options: tuple[OptionRecord, ...]
+
+
+class PartListRecord(Record):
+    """``list parts --json``."""
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    parts: tuple[PartRecord, ...]
+
+
+class RunRecord(BaseModel):
+    """A run directory.
+
+    Attributes:
+        state: ``finished``, ``started`` or ``unreadable``.
+        result: The outcome of a finished run.
+        error: Why it cannot be read.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    state: Literal["finished", "started", "unreadable"]
+    result: ResultRecord | None = None
+    error: str | None = None
+
+
+class RunListRecord(Record):
+    """``list runs --json``."""
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    runs: tuple[RunRecord, ...]

@@ -1,0 +1,279 @@
+"""The ``train`` section: a recipe."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from resnet_builder.spec.section import Count, Fraction, Section, Seed, part_rule, problem
+
+Rate = Annotated[float, Field(gt=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Field(ge=0)]
+
+
+class Sgd(Section):
+    """Stochastic gradient descent, plain or Nesterov's."""
+
+    type: Literal["sgd"]
+    lr: Rate = Field(description="The rate that the schedule multiplies.")
+    momentum: Momentum = Field(0.9, description="Kept of the last update.")
+    weight_decay: Decay = Field(0.0, description="Of the weights, added to the gradient.")
+    nesterov: bool = Field(False, description="Nesterov's momentum.")
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise problem("no-effect", "has no effect without momentum", at="nesterov")
+        return self
+
+
+class AdamW(Section):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    type: Literal["adamw"]
+    lr: Rate = Field(description="The rate that the schedule multiplies.")
+    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = Field(
+        (0.9, 0.999), description="Kept of the first and second moments."
+    )
+    eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Added to the divisor.")
+    weight_decay: Decay = Field(0.01, description="Of the weights, beside the gradient.")
+
+
+OptimizerSpec = Annotated[Sgd | AdamW, Field(discriminator="type"), part_rule()]
+
+Unit = Literal["steps", "epochs"]
+
+
+def _exactly_one(section: Section, keys: tuple[str, ...]) -> None:
+    given = [key for key in keys if getattr(section, key) is not None]
+    if len(given) != 1:
+        names = ", ".join(f"`{key}`" for key in given or keys)
+        raise (
+            problem("exclusive", "give only one of {names}", at=given[-1], names=names)
+            if given
+            else problem("missing-key", "give one of {names}", names=names)
+        )
+
+
+class Duration(Section):
+    """A length, in steps or in epochs."""
+
+    steps: Count | None = Field(None, description="In optimizer steps.")
+    epochs: Count | None = Field(None, description="In passes over the training images.")
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        _exactly_one(self, ("steps", "epochs"))
+        return self
+
+
+class Interval(Section):
+    """Every so many steps, epochs or seconds."""
+
+    steps: Count | None = Field(None, description="In optimizer steps.")
+    epochs: Count | None = Field(None, description="In passes over the training images.")
+    seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="By the clock.")
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        _exactly_one(self, ("steps", "epochs", "seconds"))
+        return self
+
+
+class ConstantWarmup(Duration):
+    """A lower, constant rate first."""
+
+    type: Literal["constant"]
+    lr: Rate = Field(description="The rate until then.")
+
+
+class LinearWarmup(Duration):
+    """A rate that rises in equal steps to the optimizer's."""
+
+    type: Literal["linear"]
+    start: Annotated[float, Field(ge=0)] = Field(0.0, description="The first rate.")
+
+
+WarmupSpec = Annotated[
+    ConstantWarmup | LinearWarmup, Field(discriminator="type"), part_rule("linear")
+]
+
+
+class Warmed(Section):
+    """Base of the schedules that a warm-up can come before."""
+
+    warmup: WarmupSpec | None = Field(None, description="What comes before the schedule.")
+
+
+class ConstantSchedule(Warmed):
+    """The optimizer's rate throughout."""
+
+    type: Literal["constant"]
+
+
+class MultistepSchedule(Warmed):
+    """The rate times ``gamma`` at each milestone."""
+
+    type: Literal["multistep"]
+    milestones: Annotated[tuple[Count, ...], Field(min_length=1, max_length=64, strict=False)] = (
+        Field(description="When the rate changes, counted from the start of training.")
+    )
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="The factor.")
+    unit: Unit | None = Field(None, description="Of the milestones; default: the recipe's own.")
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise problem("out-of-range", "must ascend", at="milestones")
+        return self
+
+
+class CosineSchedule(Warmed):
+    """Half a cosine from the optimizer's rate to ``end`` (Loshchilov and Hutter 2017)."""
+
+    type: Literal["cosine"]
+    end: Annotated[float, Field(ge=0)] = Field(0.0, description="The last rate.")
+
+
+class LinearSchedule(Warmed):
+    """A straight line from the optimizer's rate to ``end``."""
+
+    type: Literal["linear"]
+    end: Annotated[float, Field(ge=0)] = Field(0.0, description="The last rate.")
+
+
+class OneCycleSchedule(Section):
+    """Up to the optimizer's rate, then down (Smith and Topin 2018), as PyTorch's OneCycleLR."""
+
+    type: Literal["one_cycle"]
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.3, description="Fraction of the steps that the rate rises for."
+    )
+    anneal: Literal["cos", "linear"] = Field("cos", description="The shape of both slopes.")
+    div_factor: Annotated[float, Field(ge=1)] = Field(
+        25.0, description="First rate: the optimizer's over this."
+    )
+    final_div_factor: Annotated[float, Field(ge=1)] = Field(
+        1e4, description="Last rate: the first over this."
+    )
+
+
+ScheduleSpec = Annotated[
+    ConstantSchedule | MultistepSchedule | CosineSchedule | LinearSchedule | OneCycleSchedule,
+    Field(discriminator="type"),
+    part_rule(),
+]
+
+
+class CrossEntropy(Section):
+    """Cross entropy, of smoothed labels if asked for (Szegedy et al. 2016)."""
+
+    type: Literal["cross_entropy"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Shared out among all classes."
+    )
+
+
+LossSpec = Annotated[CrossEntropy, part_rule("cross_entropy")]
+
+
+class EmaSpec(Section):
+    """An exponential moving average of the weights, which is then what is evaluated."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = Field(description="Kept at each update.")
+    every: Count = Field(1, description="Steps between updates.")
+
+
+class EarlyStopSpec(Section):
+    """Stop when validation top-1 has not risen for a while."""
+
+    patience: Count = Field(description="Evaluations without a rise.")
+    min_delta: Fraction = Field(0.0, description="The smallest rise that counts.")
+
+
+class TrainSpec(Duration):
+    """A recipe."""
+
+    batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = Field(
+        description="Images per optimizer step, over all processes."
+    )
+    optimizer: OptimizerSpec = Field(description="What makes updates of gradients.")
+    schedule: ScheduleSpec = Field(
+        ConstantSchedule(type="constant"), description="The rate at each step."
+    )
+    loss: LossSpec = Field(CrossEntropy(type="cross_entropy"), description="What is minimised.")
+    seed: Seed = Field(0, description="Of first weights, order, augmentation and dropout.")
+    spare_norm_and_bias: bool = Field(
+        False, description="No weight decay for normalisation layers and biases."
+    )
+    ema: EmaSpec | None = Field(None, description="A moving average of the weights.")
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest norm of the whole gradient."
+    )
+    accumulate: Count = Field(1, description="Parts that a batch is computed in.")
+    evaluate_every: Interval = Field(
+        Interval(epochs=1), description="When the validation images are evaluated."
+    )
+    checkpoint_every: Interval = Field(
+        Interval(seconds=300.0), description="When all that resuming needs is saved."
+    )
+    keep: Annotated[int, Field(ge=2, le=1_000)] = Field(2, description="Checkpoints kept.")
+    early_stop: EarlyStopSpec | None = Field(None, description="When to give up.")
+
+    @property
+    def unit(self) -> Unit:
+        """What the recipe's length is given in."""
+        return "steps" if self.steps is not None else "epochs"
+
+    @field_validator("evaluate_every")
+    @classmethod
+    def _reproducible(cls, value: Interval) -> Interval:
+        if value.seconds is not None:
+            raise problem(
+                "exclusive",
+                "give `steps` or `epochs`: by the clock, no run repeats another",
+                at="seconds",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise problem(
+                "out-of-range",
+                "a batch of {batch} cannot be computed in {parts} equal parts",
+                at="accumulate",
+                batch=self.batch_size,
+                parts=self.accumulate,
+            )
+        if self.spare_norm_and_bias and self.optimizer.weight_decay == 0:
+            raise problem(
+                "no-effect", "has no effect without weight_decay", at="spare_norm_and_bias"
+            )
+        self._schedule_ends_in_time()
+        return self
+
+    def _schedule_ends_in_time(self) -> None:
+        """Check what needs no data: lengths in the recipe's own unit."""
+        length = self.steps or self.epochs or 0
+        schedule = self.schedule
+        warmup = getattr(schedule, "warmup", None)
+        if warmup is not None and (getattr(warmup, self.unit) or 0) >= length:
+            raise problem(
+                "out-of-range",
+                "the warm-up lasts as long as the training, {length} {unit}, or longer",
+                at="schedule.warmup",
+                length=length,
+                unit=self.unit,
+            )
+        if isinstance(schedule, MultistepSchedule) and schedule.unit in {None, self.unit}:
+            last = schedule.milestones[-1]
+            if last >= length:
+                raise problem(
+                    "out-of-range",
+                    "milestone {last} is not before the end, {length} {unit}",
+                    at="schedule.milestones",
+                    last=last,
+                    length=length,
+                    unit=self.unit,
+                )
