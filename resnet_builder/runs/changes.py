@@ -1,9 +1,11 @@
 """What may change in a spec between a run and its resumption."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from resnet_builder.problems import dotted
+from resnet_builder.spec.differences import Difference, spec_differences
+from resnet_builder.spec.dump import dump_value, plain_data
 from resnet_builder.spec.schema import Spec
 
 Kind = Literal["cosmetic", "trajectory", "architecture"]
@@ -26,8 +28,8 @@ class Change:
 
     Attributes:
         path: Where, as ``train.optimizer.lr``.
-        before: In the run.
-        after: In the spec it is to be resumed with.
+        before: In the run, as plain data; ``None`` if it is absent there.
+        after: In the spec it is to be resumed with, likewise.
         kind: ``cosmetic`` goes on, ``trajectory`` needs consent, ``architecture`` is refused.
     """
 
@@ -37,25 +39,21 @@ class Change:
     kind: Kind
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.before} in the run, {self.after} in the spec"
+        before, after = (
+            "nothing" if value is None else dump_value(value) for value in (self.before, self.after)
+        )
+        return f"{self.path}: {before} in the run, {after} in the spec"
 
 
 def compare_specs(before: Spec, after: Spec) -> list[Change]:
     """List what differs between a run's spec and another, both resolved."""
-    pairs = _differing("", before.model_dump(), after.model_dump())
-    return [Change(path, old, new, _kind(path)) for path, old, new in pairs]
+    return [_change(difference) for difference in spec_differences(before, after)]
 
 
-def _differing(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in {**before, **after}:
-            inner = f"{path}.{key}" if path else key
-            yield from _differing(inner, before.get(key), after.get(key))
-    elif isinstance(before, tuple | list) and len(before) == len(after or ()):
-        for index, (old, new) in enumerate(zip(before, after, strict=True)):
-            yield from _differing(f"{path}[{index}]", old, new)
-    elif before != after:
-        yield path, before, after
+def _change(difference: Difference) -> Change:
+    path = dotted(difference.path)
+    before, after = plain_data(difference.before), plain_data(difference.after)
+    return Change(path, before, after, _kind(path))
 
 
 def _kind(path: str) -> Kind:

@@ -1,5 +1,6 @@
 """From a spec back to YAML text."""
 
+import math
 from typing import Any
 
 import yaml
@@ -15,14 +16,25 @@ def dump_spec(spec: Spec) -> str:
     A section or an option that is absent is left out; whatever has a value is written, defaults
     included.
     """
-    return yaml.dump(
-        _plain(spec),
+    return _dump(plain_data(spec), flow=None, width=100)
+
+
+def dump_value(value: Any) -> str:
+    """Write a value of a spec in one line, as it could stand behind a key."""
+    text = _dump(plain_data(value), flow=True, width=math.inf)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _dump(data: Any, *, flow: bool | None, width: float) -> str:
+    text: str = yaml.dump(
+        data,
         Dumper=_Dumper,
-        default_flow_style=None,
+        default_flow_style=flow,
         sort_keys=False,
         allow_unicode=True,
-        width=100,
+        width=width,
     )
+    return text
 
 
 class _Dumper(yaml.SafeDumper):
@@ -41,16 +53,16 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.write_text)
 
 
-def _plain(value: Any) -> Any:
-    """Make plain data of a section: parts without options are names, and tuples are lists."""
+def plain_data(value: Any) -> Any:
+    """Make plain data of a section or what is in one: as YAML has it, without what is absent."""
     if isinstance(value, Part):
-        options = {key: _plain(option) for key, option in value.options.items()}
+        options = {key: plain_data(option) for key, option in value.options.items()}
         return {"type": value.type, **options} if options else value.type
     if isinstance(value, Section):
         given = {key: getattr(value, key) for key in type(value).model_fields}
-        return {key: _plain(item) for key, item in given.items() if item is not None}
+        return {key: plain_data(item) for key, item in given.items() if item is not None}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain_data(item) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_data(item) for key, item in value.items()}
     return value

@@ -1,0 +1,66 @@
+"""Where two specs differ, value by value."""
+
+from typing import Any
+
+import pytest
+
+from resnet_builder.problems import dotted
+from resnet_builder.spec.differences import spec_differences
+from resnet_builder.spec.dump import plain_data
+from resnet_builder.spec.loading import load_spec
+from resnet_builder.spec.plain import plain
+from resnet_builder.spec.reading import checked
+from resnet_builder.spec.tree import parse_yaml
+from tests.spec.texts import FULL
+
+BASE = plain(parse_yaml(checked(FULL.partition("expect:")[0], "full")).root)
+
+TOLD = [
+    ("name=other", [("name", "full", "other")]),
+    ("model.block=bottleneck", [("model.block", "basic", "bottleneck")]),
+    ("model.shortcut.position=both", [("model.shortcut.position", "end", "both")]),
+    (
+        "model.shortcut=projection",
+        [("model.shortcut", {"type": "pad", "position": "end"}, "projection")],
+    ),
+    ("model.shortcut={type: pad}", [("model.shortcut.position", "end", None)]),
+    ("model.stages.1.blocks=5", [("model.stages[1].blocks", 2, 5)]),
+    ("model.stages.1.block=basic", [("model.stages[1].block", None, "basic")]),
+    (
+        "model.stages=[{channels: 16, blocks: 1}]",
+        [("model.stages[1]", {"channels": 32, "blocks": 2, "stride": 2}, None)],
+    ),
+    (
+        "data.augment=[horizontal_flip, random_crop]",
+        [("data.augment[1]", None, "random_crop")],
+    ),
+    ("data.augment=[random_crop]", [("data.augment[0]", "horizontal_flip", "random_crop")]),
+    ("data.augment=[]", [("data.augment[0]", "horizontal_flip", None)]),
+    ("train.schedule.milestones=[5, 50]", [("train.schedule.milestones", [500], [5, 50])]),
+    (
+        "train.schedule.warmup=null",
+        [("train.schedule.warmup", {"steps": 10, "type": "linear", "start": 0.0}, None)],
+    ),
+    ("train.ema={decay: 0.9}", [("train.ema", None, {"decay": 0.9, "every": 1})]),
+    ("train.batch_size=32", []),
+]
+
+
+@pytest.mark.parametrize(("override", "told"), TOLD, ids=[row[0] for row in TOLD])
+def test_difference_is_told_where_it_is(override: str, told: list[tuple[str, Any, Any]]) -> None:
+    found = [
+        (dotted(one.path), plain_data(one.before), plain_data(one.after))
+        for one in spec_differences(load_spec(BASE), load_spec(BASE, overrides=[override]))
+    ]
+    assert found == told
+
+
+def test_differences_are_in_the_order_of_the_keys() -> None:
+    overrides = ["train.seed=1", "model.norm=batch_norm", "name=other", "model.block=bottleneck"]
+    found = spec_differences(load_spec(BASE), load_spec(BASE, overrides=overrides))
+    paths = [dotted(one.path) for one in found]
+    assert paths == ["name", "model.block", "model.norm", "train.seed"]
+
+
+def test_equal_specs_do_not_differ() -> None:
+    assert spec_differences(load_spec(BASE), load_spec(BASE)) == []
