@@ -17,7 +17,7 @@ LAYERS = (
     {"plugins", "weights"},
     {"builder"},
     {"summary", "testing", "trained"},
-    {"training"},
+    {"comparison", "training"},
     {"reports"},
     {"cli"},
 )

@@ -13,6 +13,7 @@ import click
 from click.shell_completion import shell_complete
 
 import resnet_builder
+from resnet_builder.cli.diff import diff
 from resnet_builder.cli.evaluate import evaluate
 from resnet_builder.cli.invocation import Invocation
 from resnet_builder.cli.list import list_
@@ -163,5 +164,5 @@ def main() -> None:
     """
 
 
-for _command in (validate, summary, train, evaluate, predict, list_):
+for _command in (validate, summary, diff, train, evaluate, predict, list_):
     main.add_command(_command)

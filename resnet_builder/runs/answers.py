@@ -234,3 +234,72 @@ class RunListRecord(Record):
 
     schema_number: Literal[1] = Field(1, alias="schema")
     runs: tuple[RunRecord, ...]
+
+
+class SubjectRecord(BaseModel):
+    """One of two experiments that were compared.
+
+    Attributes:
+        source: What the user called it.
+        kind: What it is.
+        name: Its spec's.
+        macs: Multiply-adds for one image.
+        activation_bytes: What a training step keeps for each image, in fp32.
+        depth: As in the names of He et al. 2015.
+        metrics: Of its weights, by names like ``test.top1``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    kind: Literal["spec", "run", "weights"]
+    name: str
+    parameters: Count
+    macs: Count
+    activation_bytes: Count
+    depth: Count
+    metrics: dict[str, float]
+
+
+class DifferenceRecord(BaseModel):
+    """A value of the specs that differs; it is left out on the side where it is absent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    before: Any = None
+    after: Any = None
+
+
+class WeightsDiffRecord(BaseModel):
+    """How many tensors differ, and how; see :class:`comparison.WeightsDiff`.
+
+    Attributes:
+        are_equal: Whether both networks have the same tensors, bit for bit.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    are_equal: bool
+    equal: Count
+    differing: Count
+    reshaped: Count
+    only_a: Count
+    only_b: Count
+    largest: float
+    largest_in: str | None = None
+
+
+class DiffRecord(Record):
+    """``diff --json``.
+
+    Attributes:
+        differences: Of the specs.
+        weights: Of the weights, if both have some.
+    """
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    a: SubjectRecord
+    b: SubjectRecord
+    differences: tuple[DifferenceRecord, ...]
+    weights: WeightsDiffRecord | None = None

@@ -16,6 +16,15 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="session")
+def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train the experiment once more, with another seed."""
+    folder = tmp_path_factory.mktemp("other")
+    result = call("train", write_tiny(folder), "--out", folder / "run", "--set", "train.seed=1")
+    assert result.exit_code == 0, result.stderr
+    return folder / "run"
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in a folder of its own."""

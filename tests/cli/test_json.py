@@ -25,12 +25,13 @@ def form(value: Any) -> Any:
 
 
 @pytest.fixture
-def arguments(folder: Path, finished_run: Path) -> dict[str, list[object]]:
+def arguments(folder: Path, finished_run: Path, other_run: Path) -> dict[str, list[object]]:
     """Return a command line for each kind of document."""
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(folder / "black.png")
     return {
         "validate": ["validate", write_tiny(folder, "trian: {}"), "resnet20"],
         "summary": ["summary", "resnet20"],
+        "diff": ["diff", finished_run, other_run],
         "train": ["train", "--resume", finished_run],
         "evaluate": ["evaluate", finished_run],
         "predict": ["predict", finished_run, "black.png"],

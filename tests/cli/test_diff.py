@@ -1,0 +1,202 @@
+"""``resnet-build diff``."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.experiments import call, write_tiny
+
+RESNET20_AND_32 = """\
+A: the spec resnet20
+B: the spec resnet32
+
+name: resnet20 -> resnet32
+model.stages[0].blocks: 3 -> 5
+model.stages[1].blocks: 3 -> 5
+model.stages[2].blocks: 3 -> 5
+expect.parameters: 269722 -> 464154
+expect.depth: 20 -> 32
+expect.macs: 40551040 -> 68862592
+published.test_top1: 0.9125 -> 0.9249
+
+                                    A           B   difference
+parameters                    269,722     464,154     +194,432
+MACs                       40,551,040  68,862,592  +28,311,552
+depth                              20          32          +12
+activations an image, MiB        1.45        2.33        +0.88
+"""
+
+OF_OTHER_SIZES = """\
+A: the spec resnet20
+B: the spec other.yaml
+
+name: resnet20 -> other
+model.num_classes: 10 -> 1000
+model.image_size: 32 -> 64
+model.block: basic -> {type: bottleneck, stride_in: conv1x1}
+model.shortcut: pad -> projection
+model.stages[0].blocks: 3 -> 1
+model.stages[1]: only in A: {channels: 32, blocks: 3, stride: 2}
+model.stages[2]: only in A: {channels: 64, blocks: 3, stride: 2}
+data: only in A: {dataset: cifar10, validation: 5000, augment: [random_crop, horizontal_flip]}
+train: only in A: {steps: 64000, batch_size: 128, optimizer: {type: sgd, lr: 0.1, \
+weight_decay: 0.0001}, schedule: {type: multistep, milestones: [32000, 48000]}}
+expect: only in A: {parameters: 269722, depth: 20, macs: 40551040}
+published: only in A: {test_top1: 0.9125, source: 'He et al. 2015, table 6'}
+
+                                    A           B   difference
+parameters                    269,722      70,392     -199,330
+MACs                       40,551,040  20,707,840  -19,843,200
+depth                              20           5          -15
+activations an image, MiB        1.45        4.55        +3.10
+"""
+
+OTHER = """\
+model:
+  num_classes: 1000
+  image_size: 64
+  stem: {type: conv3x3, channels: 16}
+  block: {type: bottleneck, stride_in: conv1x1}
+  shortcut: projection
+  stages: [{channels: 16, blocks: 1}]
+"""
+
+TINY_TABLE = """\
+                                A       B  difference
+parameters                    440     440          +0
+MACs                       25,360  25,360          +0
+depth                           4       4          +0
+activations an image, MiB    0.01    0.01       +0.00
+"""
+
+
+def test_values_that_differ_come_before_the_networks_in_numbers() -> None:
+    result = call("diff", "resnet20", "resnet32")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == RESNET20_AND_32
+
+
+def test_networks_of_other_sizes_are_compared(folder: Path) -> None:
+    (folder / "other.yaml").write_text(OTHER)
+    result = call("diff", "resnet20", "other.yaml")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == OF_OTHER_SIZES
+
+
+def test_output_is_the_same_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert call("diff", "resnet20", "resnet32").stdout == RESNET20_AND_32
+
+
+def test_equal_specs_are_said_to_be_equal() -> None:
+    result = call("diff", "resnet20", "resnet20")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(
+        "A: the spec resnet20\nB: the spec resnet20\n\nthe specs are equal\n\n"
+    )
+    assert result.stdout.count(" +0\n") == 3
+
+
+def test_long_values_stand_below_each_other() -> None:
+    lines = call("diff", "resnet20", "resnet50").stdout.splitlines()
+    at = lines.index("data.normalize: auto")
+    assert lines[at + 1] == "  -> {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}"
+
+
+def test_trained_networks_are_compared_by_accuracy_and_weights(
+    finished_run: Path, other_run: Path
+) -> None:
+    result = call("diff", finished_run, other_run)
+    assert (result.exit_code, result.stderr) == (0, "")
+    head, specs, table, weights = result.stdout.split("\n\n")
+    assert head == f"A: the run {finished_run}\nB: the run {other_run}"
+    assert specs == "train.seed: 0 -> 1"
+    a, b = (json.loads((run / "result.json").read_text()) for run in (finished_run, other_run))
+    rows = {" ".join(row.split()[:2]): row.split()[2:] for row in table.splitlines()}
+    for name, key in (("val top-1", "val.top1"), ("test top-1", "test.top1")):
+        old, new = (f"{100 * result[key]:.2f}" for result in (a, b))
+        difference = f"{100 * (b[key] - a[key]):+.2f}"
+        assert rows[name] == [old, "%", new, "%", difference]
+    assert list(rows)[-4:] == ["val top-1", "val top-5", "test top-1", "test top-5"]
+    assert weights.startswith("of 20 tensors in both, 0 are equal, bit for bit; 20 differ, by at ")
+
+
+def test_weights_of_a_run_are_those_in_its_file(finished_run: Path) -> None:
+    result = call("diff", finished_run, finished_run / "best.safetensors")
+    head, specs, _, weights = result.stdout.split("\n\n")
+    assert head.endswith(f"B: the weights {finished_run / 'best.safetensors'}")
+    assert specs == "the specs are equal"
+    assert weights == "the weights are equal, bit for bit: 20 tensors\n"
+
+
+def test_run_is_compared_with_a_spec_by_its_network_alone(folder: Path, finished_run: Path) -> None:
+    result = call("diff", write_tiny(folder), finished_run)
+    assert result.stdout.endswith(f"the specs are equal\n\n{TINY_TABLE}")
+
+
+def test_run_without_weights_yet_is_compared_by_its_network_alone(
+    folder: Path, finished_run: Path
+) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "spec.yaml").write_bytes((finished_run / "spec.yaml").read_bytes())
+    result = call("diff", "run", finished_run)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.endswith(f"the specs are equal\n\n{TINY_TABLE}")
+
+
+def test_json_has_both_and_their_differences(finished_run: Path, other_run: Path) -> None:
+    result = call("diff", finished_run, other_run, "--json")
+    found = json.loads(result.stdout)
+    assert (found["schema"], found["a"]["kind"], found["b"]["kind"]) == (1, "run", "run")
+    assert found["a"]["parameters"] == found["b"]["parameters"] == 440
+    assert found["differences"] == [{"path": "train.seed", "before": 0, "after": 1}]
+    told = json.loads((other_run / "result.json").read_text())
+    assert found["b"]["metrics"]["test.top1"] == told["test.top1"]
+    counts = [found["weights"][key] for key in ("equal", "differing", "reshaped", "only_a")]
+    assert (found["weights"]["are_equal"], counts) == (False, [0, 20, 0, 0])
+
+
+def test_value_of_one_side_alone_is_left_out_on_the_other() -> None:
+    found = json.loads(call("diff", "resnet20", "resnet18", "--json").stdout)
+    stage = {"path": "model.stages[3]", "after": {"channels": 512, "blocks": 2, "stride": 2}}
+    assert stage in found["differences"]
+    assert "weights" not in found
+
+
+def test_bundled_name_is_not_a_directory_of_that_name(folder: Path) -> None:
+    (folder / "resnet20").mkdir()
+    assert call("diff", "resnet20", "resnet20").exit_code == 0
+    result = call("diff", "resnet20", "./resnet20")
+    assert result.exit_code == 2
+    assert "resnet20 is no run: it has no spec.yaml" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("other", "code", "message"),
+    [
+        ("resnet200", 2, "no bundled spec is named 'resnet200'"),
+        ("missing.yaml", 2, "missing.yaml"),
+        ("missing.safetensors", 4, "missing.safetensors: there is no such file"),
+    ],
+)
+def test_what_is_not_there_is_named(other: str, code: int, message: str, folder: Path) -> None:
+    result = call("diff", "resnet20", other)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr
+
+
+def test_damaged_weights_are_4(folder: Path, finished_run: Path) -> None:
+    data = bytearray((finished_run / "best.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "broken.safetensors").write_bytes(data)
+    result = call("diff", finished_run, "broken.safetensors")
+    assert result.exit_code == 4
+    assert "broken.safetensors" in result.stderr
+
+
+def test_plugin_without_consent_is_2_and_is_not_imported(folder: Path) -> None:
+    (folder / "mine.py").write_text("raise SystemExit(99)\n")
+    result = call("diff", "resnet20", write_tiny(folder, "plugins: [mine.py]"))
+    assert result.exit_code == 2
+    assert "--plugin mine.py" in result.stderr
