@@ -27,6 +27,22 @@ WITH = "<command line>:--with"
 OWN = ("name", "expect", "published")
 """What belongs to the file it stands in and is never inherited."""
 
+_SECTIONS = {"model": "the network", "data": "the data", "train": "the recipe"}
+
+_CLAIMS = {"expect": {"model"}, "published": {"model", "data", "train"}}
+"""What a file says of itself, and the sections that it says it of."""
+
+_INCIDENTAL = frozenset(
+    {
+        "data.split_seed",
+        "train.seed",
+        "train.evaluate_every",
+        "train.checkpoint_every",
+        "train.keep",
+    }
+)
+"""With another value of these, an experiment is repeated, and its published result still holds."""
+
 _MAX_FILES = 64
 
 
@@ -213,30 +229,35 @@ def _without_own(root: Node) -> Node:
 
 
 def _without_stale_claims(root: Node, written: Node) -> tuple[Node, tuple[str, ...]]:
-    """Drop what a file says of a network that fragments or overrides have changed.
+    """Drop what a file says of itself that fragments or overrides have made another.
 
     Args:
         root: The spec with all its layers.
         written: The spec as its file has it.
     """
     assert isinstance(root.value, dict)
-    if _network(root) == _network(written):
-        return root, ()
+    changed = [key for key in _SECTIONS if _experiment(root, key) != _experiment(written, key)]
     entries = dict(root.value)
     dropped = []
-    for key in ("expect", "published"):
-        if key in entries and (kept := _set_part(entries.pop(key))) is not None:
+    for key, sections in _CLAIMS.items():
+        if key not in entries or not sections & set(changed):
+            continue
+        if (kept := _set_part(entries.pop(key))) is not None:
             entries[key] = kept
-        elif key in root.value:
+        else:
             dropped.append(f"`{key}`")
-    notice = f"{' and '.join(dropped)} left out, as --set or --with changes the network"
+    what = " and ".join(_SECTIONS[key] for key in changed)
+    notice = f"{' and '.join(dropped)} left out, as --set or --with changes {what}"
     return Node(entries, root.place, root.key_place), (notice,) if dropped else ()
 
 
-def _network(root: Node) -> object:
+def _experiment(root: Node, section: str) -> object:
+    """Return a section, without what leaves the experiment the same."""
     assert isinstance(root.value, dict)
-    model = root.value.get("model")
-    return None if model is None else plain(model)
+    values = plain(root.value[section]) if section in root.value else None
+    if isinstance(values, dict):
+        return {key: values[key] for key in values if f"{section}.{key}" not in _INCIDENTAL}
+    return values
 
 
 def _set_part(claims: Node) -> Node | None:

@@ -48,6 +48,20 @@ def test_json_is_the_result_and_nothing_else_is_on_stdout(folder: Path) -> None:
     assert json.loads(result.stdout) == result_of(folder / "run")
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [("data.dataset.test=20", "the data"), ("train.epochs=1", "the recipe")],
+)
+def test_other_experiment_is_not_compared_with_the_published_one(
+    change: str, what: str, folder: Path
+) -> None:
+    result = call("train", write_tiny(folder), "--set", change)
+    assert result.exit_code == 0
+    assert f"`published` left out, as --set or --with changes {what}\n" in result.stderr
+    assert "published" not in result.stdout
+    assert "published" not in result_of(folder / "runs" / "tiny-001")
+
+
 def test_spec_without_published_result_is_not_compared(folder: Path) -> None:
     result = call("train", write_tiny(folder), "--set", "published=null", "--set", "train.epochs=1")
     assert result.exit_code == 0
@@ -91,7 +105,8 @@ def test_same_line_can_be_given_again_and_again(folder: Path) -> None:
     first, second = call(*line), call(*line)
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "training from step 0 of 4" in first.stderr
-    assert second.stderr == "run is already complete\n"
+    notice = "`published` left out, as --set or --with changes the recipe\n"
+    assert second.stderr == f"{notice}run is already complete\n"
     assert first.stdout == second.stdout
 
 
@@ -155,9 +170,12 @@ def test_allowed_change_is_recorded(folder: Path, finished_run: Path) -> None:
     change = ["--set", "train.optimizer.lr=0.2"]
     result = call("train", "--resume", run, *change, "--allow-spec-change")
     assert result.exit_code == 0, result.stderr
-    [row] = [json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines()]
-    assert (row["path"], row["before"], row["after"]) == ("train.optimizer.lr", 0.1, 0.2)
-    assert row["kind"] == "trajectory"
+    rows = [json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines()]
+    rate, published = ({key: row.get(key) for key in ("path", "before", "kind")} for row in rows)
+    assert rate == {"path": "train.optimizer.lr", "before": 0.1, "kind": "trajectory"}
+    assert rows[0]["after"] == 0.2
+    said = {"test_top1": 0.5, "source": "nobody"}
+    assert published == {"path": "published", "before": said, "kind": "cosmetic"}
     assert call("train", "--resume", run, *change).exit_code == 0
 
 

@@ -113,10 +113,70 @@ def test_fragment_that_changes_the_network_drops_what_is_said_of_it(tmp_path: Pa
     assert (draft.expect, draft.published) == (None, None)
 
 
-@pytest.mark.parametrize("argument", ["train.seed=3", "model.num_classes=10", "data.augment=[]"])
-def test_unchanged_network_keeps_what_is_said_of_it(argument: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "train.seed=3",
+        "train.keep=4",
+        "train.evaluate_every={epochs: 5}",
+        "train.checkpoint_every.seconds=5",
+        "data.split_seed=3",
+        "run.threads=1",
+        "name=again",
+        "model.num_classes=10",
+        "data.validation=0.1",
+    ],
+)
+def test_same_experiment_keeps_what_is_said_of_it(argument: str, tmp_path: Path) -> None:
     draft = read_draft(write(tmp_path, FULL), overrides=[argument])
     assert draft.expect is not None
+    assert draft.published is not None
+    assert draft.notices == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["data.dataset=cifar10"], "the data"),
+        (["data.dataset={type: image_folder, path: mine}"], "the data"),
+        (["data.augment=[]"], "the data"),
+        (["data.validation=0"], "the data"),
+        (["data=null"], "the data"),
+        (["train.steps=600"], "the recipe"),
+        (["train.epochs=1", "train.schedule=cosine"], "the recipe"),
+        (["train.optimizer.lr=0.2"], "the recipe"),
+        (["train.steps=600", "data.augment=[]"], "the data and the recipe"),
+    ],
+)
+def test_other_data_or_recipe_drop_the_published_result(
+    arguments: list[str], what: str, tmp_path: Path
+) -> None:
+    draft = read_draft(write(tmp_path, FULL), overrides=arguments)
+    assert draft.published is None
+    assert draft.expect is not None
+    assert draft.notices == (f"`published` left out, as --set or --with changes {what}",)
+
+
+def test_recipe_laid_over_drops_the_published_result(tmp_path: Path) -> None:
+    write(tmp_path, "train: {optimizer: {type: adamw, lr: 0.001}}\n", "fragment.yaml")
+    draft = read_draft(write(tmp_path, FULL), with_=[tmp_path / "fragment.yaml"])
+    assert draft.published is None
+    assert draft.expect is not None
+
+
+def test_result_published_for_the_other_recipe_stays(tmp_path: Path) -> None:
+    arguments = ["train.steps=600", "published={test_top1: 0.5, source: me}"]
+    draft = read_draft(write(tmp_path, FULL), overrides=arguments)
+    assert draft.published is not None
+    assert (draft.published.test_top1, draft.published.source) == (0.5, "me")
+    assert draft.notices == ()
+
+
+def test_file_that_was_extended_says_its_own_of_the_whole(tmp_path: Path) -> None:
+    write(tmp_path, FULL, "base.yaml")
+    more = "published: {test_top1: 0.5, source: me}\n"
+    path = write(tmp_path, f"extends: base.yaml\ntrain: {{steps: 600}}\n{more}", "mine.yaml")
+    draft = read_draft(path)
     assert draft.published is not None
     assert draft.notices == ()
 
