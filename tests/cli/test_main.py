@@ -15,7 +15,7 @@ from resnet_builder import errors
 from resnet_builder.cli.main import main
 from tests.cli.experiments import call, write_tiny
 
-COMMANDS = ("evaluate", "list", "predict", "summary", "train", "validate")
+COMMANDS = ("diff", "evaluate", "list", "predict", "summary", "train", "validate")
 HEAVY = ("torch", "numpy", "sklearn")
 
 
