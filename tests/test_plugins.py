@@ -10,6 +10,7 @@ from resnet_builder.blocks import BLOCKS
 from resnet_builder.builder import build_from_spec, read_spec
 from resnet_builder.errors import SpecError
 from resnet_builder.testing import check_block
+from tests.cli.experiments import call
 
 PLUGIN = '''
 from pathlib import Path
@@ -40,6 +41,16 @@ class Mine(nn.Module):
         residual = self.bn(self.conv(x)) * self.gain
         return residual if self.downsample is None else residual + self.downsample(x)
 '''
+
+TRAINING = """\
+data:
+  dataset: {type: synthetic, image_size: 8, train: 64, test: 20}
+train:
+  steps: 3
+  batch_size: 16
+  optimizer: {type: sgd, lr: 0.1}
+run: {device: cpu, precision: fp32}
+"""
 
 SPEC = """\
 name: mine
@@ -114,3 +125,25 @@ def test_a_plugin_that_is_not_there_is_a_message(spec: Path) -> None:
     spec.with_name("my_blocks.py").unlink()
     with pytest.raises(SpecError, match="cannot import"):
         read_spec(spec, plugins=["my_blocks.py"])
+
+
+def test_a_network_of_a_plugin_s_blocks_is_trained_and_used_by_consent_alone(spec: Path) -> None:
+    spec.write_text(spec.read_text() + TRAINING)
+    run, canary = spec.with_name("run"), spec.with_name("canary")
+    refused = call("train", spec, "--out", run)
+    assert refused.exit_code == 2
+    assert "if you trust it, add --plugin my_blocks.py" in refused.stderr
+    assert not canary.exists()
+    assert not run.exists()
+
+    trained = call("train", spec, "--out", run, "--plugin", "my_blocks.py")
+    assert trained.exit_code == 0, trained.stderr
+    assert canary.exists()
+    assert "block: {type: mine_" in (run / "spec.yaml").read_text()
+
+    refused = call("evaluate", run)
+    assert refused.exit_code == 2
+    flag = refused.stderr.rpartition("add ")[2].split()[:2]
+    evaluated = call("evaluate", run, *flag)
+    assert evaluated.exit_code == 0, evaluated.stderr
+    assert evaluated.stdout.startswith("test, 20 images: top-1 ")
