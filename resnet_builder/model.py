@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -36,12 +36,7 @@ class ResNet(nn.Sequential):
     @property
     def stages(self) -> tuple[nn.Sequential, ...]:
         """The stages, first to last."""
-        layers = ((name, layer) for name, layer in self.named_children())
-        return tuple(
-            layer
-            for name, layer in layers
-            if name.startswith("layer") and isinstance(layer, nn.Sequential)
-        )
+        return tuple(layer for name, layer in self.named_children() if _is_stage(layer, name))
 
     @property
     def stage_depths(self) -> tuple[int, ...]:
@@ -56,6 +51,27 @@ class ResNet(nn.Sequential):
         of the stem are left out.
         """
         return 1 + sum(self.stage_depths) + 1
+
+
+def sections(network: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Name a network's layers as specs do: ``stem``, each stage by its own name, ``head``.
+
+    Returns:
+        The names of the layers of each section, in order.
+    """
+    stem: list[str] = []
+    head: list[str] = []
+    stages: dict[str, tuple[str, ...]] = {}
+    for name, layer in network.named_children():
+        if _is_stage(layer, name):
+            stages[name] = (name,)
+        else:
+            (head if stages else stem).append(name)
+    return {"stem": tuple(stem), **stages, "head": tuple(head)}
+
+
+def _is_stage(layer: nn.Module, name: str) -> TypeGuard[nn.Sequential]:
+    return name.startswith("layer") and isinstance(layer, nn.Sequential)
 
 
 def on_residual_path(name: str) -> bool:

@@ -206,6 +206,14 @@ class TrainSpec(Duration):
     spare_norm_and_bias: bool = Field(
         False, description="No weight decay for normalisation layers and biases."
     )
+    freeze: Annotated[tuple[str, ...], Field(max_length=18, strict=False)] = Field(
+        (),
+        description="Layers that stay exactly as they are, statistics included: `stem`, stages "
+        "(`layer1` and so on), `head`.",
+    )
+    head_lr_multiplier: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="The head's learning rate over that of all other layers."
+    )
     ema: EmaSpec | None = Field(None, description="A moving average of the weights.")
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Largest norm of the whole gradient."

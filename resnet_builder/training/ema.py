@@ -1,6 +1,8 @@
 """An exponential moving average of a network's weights."""
 
 import copy
+from collections.abc import Collection
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +15,25 @@ class Ema:
 
     It starts as a copy. Each update moves parameters and floating-point buffers (running
     statistics, so that they fit the averaged weights) by ``1 - decay`` of the way to the
-    network's, and copies whole-number buffers. When it was last updated follows from the step:
-    there is no counter to lose.
+    network's, and copies whole-number buffers and what is frozen. When it was last updated follows
+    from the step: there is no counter to lose.
 
     Args:
         model: The network that is trained, on its device and in its memory format.
         spec: Decay and interval.
+        frozen: Names of parameters and buffers that training does not change.
 
     Attributes:
         model: The averaged network, in evaluation mode.
     """
 
-    def __init__(self, model: nn.Module, spec: EmaSpec) -> None:
+    def __init__(
+        self, model: nn.Module, spec: EmaSpec, *, frozen: Collection[str] = frozenset()
+    ) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self._spec = spec
-        self._averaged, self._copied = _divide(self.model)
-        self._averaged_from, self._copied_from = _divide(model)
+        self._averaged, self._copied = _divide(self.model, frozen)
+        self._averaged_from, self._copied_from = _divide(model, frozen)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -40,10 +45,11 @@ class Ema:
             torch._foreach_copy_(self._copied, self._copied_from)
 
 
-def _divide(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Return a network's floating-point tensors and its others, in one order for all copies."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return (
-        [tensor.detach() for tensor in tensors if tensor.is_floating_point()],
-        [tensor.detach() for tensor in tensors if not tensor.is_floating_point()],
-    )
+def _divide(model: nn.Module, frozen: Collection[str]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the tensors to average and those to copy, in one order for all copies of a network."""
+    averaged: list[Tensor] = []
+    copied: list[Tensor] = []
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        moves = tensor.is_floating_point() and name not in frozen
+        (averaged if moves else copied).append(tensor.detach())
+    return averaged, copied

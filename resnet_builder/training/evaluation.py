@@ -19,7 +19,7 @@ def evaluate(
     bf16: bool = False,
     stop: Stop = never,
 ) -> Evaluation:
-    """Evaluate ``model`` on every image of ``batches``; its training mode is left as it was.
+    """Evaluate ``model`` on every image of ``batches``; each layer's mode is left as it was.
 
     Args:
         model: The network, on the batches' device.
@@ -48,9 +48,10 @@ def evaluate(
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
+    training = [layer for layer in model.modules() if layer.training]  # frozen ones are not
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for layer in training:
+            layer.training = True

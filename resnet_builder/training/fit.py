@@ -21,6 +21,7 @@ from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS, settle_choices
 from resnet_builder.training.delivery import Delivery
 from resnet_builder.training.ema import Ema
+from resnet_builder.training.freezing import frozen_tensors
 from resnet_builder.training.log import Logged
 from resnet_builder.training.loop import Loop
 from resnet_builder.training.observer import SILENT, Observer, Start
@@ -47,7 +48,7 @@ def fit(
 
     Args:
         model: The network as built with the recipe's seed; it is moved to the device, and holds
-            the selected weights afterwards.
+            the selected weights afterwards. What the recipe freezes of it stays frozen.
         splits: The images.
         spec: The experiment, resolved.
         run: Where everything is written; the caller holds its lock.
@@ -78,7 +79,7 @@ def fit(
     state = State(
         model,
         learner.optimizer,
-        None if train.ema is None else Ema(model, train.ema),
+        _average(model, train),
         fingerprint=splits.fingerprint,
         validation_indices=splits.validation_indices,
     )
@@ -118,6 +119,12 @@ def _recipe(spec: Spec, splits: Splits, run: RunDirectory) -> TrainSpec:
     if spec.train.early_stop is not None and splits.validation is None:
         raise UsageError("train.early_stop: it needs validation images; set data.validation")
     return spec.train
+
+
+def _average(model: nn.Module, train: TrainSpec) -> Ema | None:
+    if train.ema is None:
+        return None
+    return Ema(model, train.ema, frozen=frozen_tensors(model, train.freeze))
 
 
 def _training_batches(spec: Spec, splits: Splits, device: torch.device) -> TrainBatches:

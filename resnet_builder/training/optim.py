@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from resnet_builder.model import sections
 from resnet_builder.spec.train_section import AdamW, OptimizerSpec, Sgd
 
 _NORMS = (
@@ -17,8 +18,17 @@ _NORMS = (
 )
 
 
+_MULTIPLIER = "lr_multiplier"
+"""What a parameter group calls its learning rate over the scheduled one."""
+
+
 def build_optimizer(
-    model: nn.Module, spec: OptimizerSpec, *, spare_norm_and_bias: bool, fused: bool
+    model: nn.Module,
+    spec: OptimizerSpec,
+    *,
+    spare_norm_and_bias: bool,
+    fused: bool,
+    head_lr_multiplier: float = 1.0,
 ) -> Optimizer:
     """Make an optimizer for the parameters of ``model`` that need gradients.
 
@@ -27,8 +37,11 @@ def build_optimizer(
         spec: Which optimizer, and its options.
         spare_norm_and_bias: Whether norms and biases keep out of weight decay.
         fused: Whether one kernel updates all weights.
+        head_lr_multiplier: The head's learning rate over that of all else.
     """
-    groups = _groups(model, spec.weight_decay, spare=spare_norm_and_bias)
+    groups = _groups(
+        model, spec.weight_decay, spare=spare_norm_and_bias, head_lr_multiplier=head_lr_multiplier
+    )
     match spec:
         case Sgd(lr=lr, momentum=momentum, nesterov=nesterov):
             return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
@@ -37,9 +50,9 @@ def build_optimizer(
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of the next update."""
+    """Set the learning rate of the next update; a group's own multiplier comes on top."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group[_MULTIPLIER]
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -55,6 +68,7 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]
 def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give an optimizer the state that :func:`optimizer_state` returned.
 
+    State of parameters that it does not change, because they have been frozen since, is dropped.
     Tensors of a parameter's shape get its device and memory format: fused kernels walk through
     both in the order they lie in memory.
     """
@@ -65,7 +79,8 @@ def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str
     for key, value in state.items():
         name, _, what = key.rpartition("/")
         parameter = parameters[name]
-        entries[index[parameter]][what] = _like(value, parameter)
+        if parameter in index:
+            entries[index[parameter]][what] = _like(value, parameter)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": dict(entries), "param_groups": groups})
 
@@ -76,15 +91,25 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
-def _groups(model: nn.Module, weight_decay: float, *, spare: bool) -> list[dict[str, object]]:
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+def _groups(
+    model: nn.Module, weight_decay: float, *, spare: bool, head_lr_multiplier: float
+) -> list[dict[str, object]]:
+    """Put parameters together that share their weight decay and their learning rate."""
+    head = frozenset[nn.Parameter]() if head_lr_multiplier == 1 else _head_parameters(model)
+    members: defaultdict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for parameter, is_spared in _parameters(model):
-        (spared if spare and is_spared else decayed).append(parameter)
-    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": weight_decay}]
-    if spared:
-        groups.append({"params": spared, "weight_decay": 0.0})
-    return groups
+        decay = 0.0 if spare and is_spared else weight_decay
+        multiplier = head_lr_multiplier if parameter in head else 1.0
+        members[decay, multiplier].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, _MULTIPLIER: multiplier}
+        for (decay, multiplier), parameters in members.items()
+    ]
+
+
+def _head_parameters(model: nn.Module) -> frozenset[nn.Parameter]:
+    layers = map(model.get_submodule, sections(model)["head"])
+    return frozenset(parameter for layer in layers for parameter in layer.parameters())
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:

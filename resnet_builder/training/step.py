@@ -10,6 +10,7 @@ from resnet_builder.data.contract import Batch
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS, compiled
+from resnet_builder.training.freezing import freeze
 from resnet_builder.training.losses import Loss, make_loss
 from resnet_builder.training.optim import build_optimizer, set_rate
 from resnet_builder.training.randomness import seed_step
@@ -26,7 +27,7 @@ class Learner:
     others the host has to look at the flag before each update.
 
     Args:
-        model: The network, in training mode.
+        model: The network, in training mode but for what is frozen.
         forward: How to compute it: itself, or compiled.
         loss: What is minimised.
         optimizer: What changes the weights.
@@ -118,12 +119,16 @@ def make_learner(
     """Put a recipe's loss and optimizer together for a network.
 
     Args:
-        model: The network, on its device and in its memory format; it is put in training mode.
+        model: The network, on its device and in its memory format; what the recipe freezes of it
+            is frozen, and the rest put in training mode.
         train: The recipe.
         schedule: Its learning rate.
         choices: How to compute.
+
+    Raises:
+        UsageError: The recipe freezes what the network does not have, or all of it.
     """
-    model.train()
+    freeze(model.train(), train.freeze)
     return Learner(
         model,
         compiled(model) if choices.compile else model,
@@ -133,6 +138,7 @@ def make_learner(
             train.optimizer,
             spare_norm_and_bias=train.spare_norm_and_bias,
             fused=choices.fused,
+            head_lr_multiplier=train.head_lr_multiplier,
         ),
         schedule,
         seed=train.seed,

@@ -1,0 +1,309 @@
+"""What is frozen stays as it is, to the bit; the head may learn faster than the rest."""
+
+import contextlib
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from resnet_builder.builder import build, resolve
+from resnet_builder.data.contract import Batch
+from resnet_builder.errors import Stopped, UsageError
+from resnet_builder.model import ResNet, sections
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.runs.records import Choices
+from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.training.ema import Ema
+from resnet_builder.training.evaluation import evaluate
+from resnet_builder.training.freezing import freeze, frozen_tensors
+from resnet_builder.training.optim import optimizer_state, restore_optimizer
+from resnet_builder.training.schedule import make_schedule
+from resnet_builder.training.step import Learner, make_learner
+from tests.networks import cifar_spec
+from tests.training.recipes import CLASSES, batch, images, recipe
+from tests.training.runs import after, experiment, outcome, train
+from tests.training.test_step import OPTIMIZERS, SCHEDULES, STEPS, reference_rate
+
+CHOICES = Choices(
+    device="cpu",
+    precision="fp32",
+    memory_format="contiguous",
+    compile=False,
+    fused=True,
+    threads=1,
+    accumulate=1,
+    world_size=1,
+)
+SGD = {"type": "sgd", "lr": 0.1, "weight_decay": 1e-2, "nesterov": True}
+ADAMW = {"type": "adamw", "lr": 0.01, "eps": 1e-3, "weight_decay": 0.1}
+
+
+def network(seed: int = 0, **model: Any) -> ResNet:
+    """Build a network of three stages, with statistics that a training has moved."""
+    built = build(cifar_spec(widths=(4, 6, 8), classes=CLASSES, **model), seed=seed)
+    built.train()
+    with torch.no_grad():
+        built(images(8, seed=9))
+    return built
+
+
+def learner(model: nn.Module, **changes: Any) -> Learner:
+    given = recipe(**changes)
+    return make_learner(model, given, make_schedule(given, 5), CHOICES)
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    """Return the names of the tensors whose bytes differ from those before."""
+    return {
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.numpy().tobytes() != before[name].numpy().tobytes()
+    }
+
+
+def test_sections_are_stem_stages_and_head() -> None:
+    assert sections(network()) == {
+        "stem": ("conv1", "bn1", "relu"),
+        "layer1": ("layer1",),
+        "layer2": ("layer2",),
+        "layer3": ("layer3",),
+        "head": ("avgpool", "flatten", "fc"),
+    }
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "frozen", [("stem", "layer1", "layer2"), ("layer2",), ("head",), ("stem", "head", "layer3")]
+)
+def test_frozen_tensors_keep_their_bytes_and_all_others_change(
+    frozen: tuple[str, ...], optimizer: dict[str, Any]
+) -> None:
+    model = network()
+    before = state(model)
+    learn = learner(model, optimizer=optimizer, freeze=frozen, clip_norm=1.0)
+    for step in range(3):
+        learn(step, batch(step))
+
+    layers = {layer for name in frozen for layer in sections(model)[name]}
+    expected = {name for name in before if name.split(".")[0] not in layers}
+    assert changed(model, before) == expected
+    assert frozen_tensors(model, frozen) == before.keys() - expected
+
+
+def test_frozen_layers_stay_in_evaluation_mode_after_an_evaluation() -> None:
+    model = network()
+    learner(model, freeze=["stem", "layer1"])
+    modes = {name: module.training for name, module in model.named_modules()}
+    assert modes["layer2"]
+    assert not any(mode for name, mode in modes.items() if name.startswith(("bn1", "layer1")))
+
+    evaluate(model, [(images(4), torch.zeros(4, dtype=torch.int64))])
+
+    assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+def test_dropout_and_drop_path_are_off_where_frozen() -> None:
+    model = network(block={"type": "basic", "dropout": 0.5}, drop_path=0.5)
+    assert any(isinstance(module, StochasticDepth) for module in model.modules())
+    learner(model, freeze=["stem", "layer1", "layer2", "layer3"])
+    once, again = (model[:-1](images(4)) for _ in range(2))
+    assert torch.equal(once, again)
+
+
+def test_no_backward_pass_goes_through_leading_frozen_layers() -> None:
+    model = network()
+    learn = learner(model, freeze=["stem", "layer1"])
+    needed: dict[str, bool] = {}
+    for name, layer in model.named_children():
+        layer.register_forward_hook(
+            lambda _module, _inputs, output, name=name: needed.update({name: output.requires_grad})
+        )
+    learn(0, batch(0))
+    assert [name for name, needs in needed.items() if not needs] == [
+        *("conv1", "bn1", "relu", "layer1"),
+    ]
+
+
+def test_gradients_go_through_frozen_layers_that_something_trains_before() -> None:
+    model = network()
+    before = state(model)
+    learner(model, freeze=["layer2"])(0, batch(0))
+    assert "conv1.weight" in changed(model, before)
+
+
+def test_norm_of_the_gradient_is_of_what_is_trained() -> None:
+    """A clipped step is as long as the rate, whatever the frozen layers' gradients would be."""
+    model = network()
+    plain = {"type": "sgd", "lr": 0.5, "momentum": 0.0}
+    learn = learner(model, optimizer=plain, freeze=["stem", "layer1", "layer2"], clip_norm=1e-3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    learn(0, batch(0))
+    moved = [(p.detach() - before[name]).flatten() for name, p in model.named_parameters()]
+    assert torch.cat(moved).norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-3)
+
+
+def test_average_of_frozen_tensors_is_an_exact_copy() -> None:
+    model = network()
+    with torch.no_grad():
+        model.get_parameter("layer1.0.bn1.bias").fill_(-0.0)  # a sum with 0.0 would lose the sign
+    before = state(model)
+    frozen = ["stem", "layer1"]
+    learn = learner(model, freeze=frozen)
+    given = recipe(ema={"decay": 0.9})
+    assert given.ema is not None
+    average = Ema(model, given.ema, frozen=frozen_tensors(model, frozen))
+    for step in range(3):
+        learn(step, batch(step))
+        average.update(step + 1)
+    layers = ("conv1.", "bn1.", "layer1.")
+    assert changed(average.model, before) == {k for k in before if not k.startswith(layers)}
+
+
+def test_unknown_section_is_named_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match="no 'layer4'; it has stem, layer1, layer2, layer3, head"):
+        freeze(network(), ["layer4"])
+
+
+def test_freezing_everything_is_refused() -> None:
+    model = network()
+    with pytest.raises(UsageError, match="nothing to train"):
+        freeze(model, sections(model))
+
+
+CASES = [
+    (optimizer, schedule, frozen)
+    for optimizer in OPTIMIZERS
+    for schedule in SCHEDULES
+    for frozen in ((), ("stem", "layer1"))
+    if frozen or schedule == "cosine"
+]
+
+
+@pytest.mark.parametrize(("optimizer", "schedule", "frozen"), CASES)
+def test_twenty_steps_equal_a_plain_loop(
+    optimizer: str, schedule: str, frozen: tuple[str, ...]
+) -> None:
+    given = recipe(
+        optimizer={**OPTIMIZERS[optimizer], "weight_decay": 0.01},
+        schedule=SCHEDULES[schedule],
+        spare_norm_and_bias=True,
+        clip_norm=0.5,
+        ema={"decay": 0.8},
+        freeze=frozen,
+        head_lr_multiplier=10.0,
+    )
+    batches = [batch(step) for step in range(STEPS)]
+    expected = reference(network(), given, batches)
+
+    model = network()
+    learn = make_learner(model, given, make_schedule(given, 5), CHOICES)
+    assert given.ema is not None
+    average = Ema(model, given.ema, frozen=frozen_tensors(model, frozen))
+    for step, one in enumerate(batches):
+        learn(step, one)
+        average.update(step + 1)
+
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(average.model.state_dict()[name], tensor, rtol=0, atol=1e-6)
+
+
+def reference(model: nn.Module, given: TrainSpec, batches: list[Batch]) -> nn.Module:
+    """Fine-tune in PyTorch's plainest terms, and return the averaged network.
+
+    Stem and first stage are frozen if anything is; each parameter has a group of its own.
+    """
+    frozen = ("conv1.", "bn1.", "layer1.") if given.freeze else ()
+    trained = {n: p for n, p in model.named_parameters() if not n.startswith(frozen)}
+    groups = [{"params": [p], "weight_decay": 0.01 if p.ndim > 1 else 0} for p in trained.values()]
+    kind: Any = torch.optim.SGD if given.optimizer.type == "sgd" else torch.optim.AdamW
+    plain = kind(groups, **given.optimizer.model_dump(exclude={"type"}), foreach=False)
+    average = copy.deepcopy(model)
+    for step, one in enumerate(batches):
+        for name, group in zip(trained, plain.param_groups, strict=True):
+            group["lr"] = reference_rate(given, step) * (10 if name.startswith("fc.") else 1)
+        for name, layer in model.named_children():
+            layer.train(not f"{name}.".startswith(frozen))
+        plain.zero_grad()
+        nn.functional.cross_entropy(model(one.images), one.targets).backward()
+        nn.utils.clip_grad_norm_(trained.values(), 0.5)
+        plain.step()
+        for old, new in zip(
+            average.state_dict().values(), model.state_dict().values(), strict=True
+        ):
+            old.copy_(0.8 * old + 0.2 * new if new.is_floating_point() else new)
+    return average
+
+
+@pytest.mark.parametrize("spare", [False, True])
+def test_rate_of_the_head_is_a_multiple_of_the_scheduled_one(spare: bool) -> None:
+    model = network()
+    given = recipe(
+        optimizer=SGD, schedule="linear", head_lr_multiplier=4.0, spare_norm_and_bias=spare
+    )
+    schedule = make_schedule(given, 5)
+    learn = make_learner(model, given, schedule, CHOICES)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for step in (0, 7):
+        learn(step, batch(step))
+        rates = {
+            names[parameter]: group["lr"]
+            for group in learn.optimizer.param_groups
+            for parameter in group["params"]
+        }
+        assert rates.keys() == set(names.values())
+        for name, rate in rates.items():
+            assert rate == schedule(step) * (4 if name.startswith("fc.") else 1)
+
+
+def test_state_of_what_is_frozen_later_is_dropped() -> None:
+    model = network()
+    learn = learner(model, optimizer=ADAMW)
+    learn(0, batch(0))
+    saved = optimizer_state(learn.optimizer, model)
+    later = learner(model, optimizer=ADAMW, freeze=["stem", "layer1"])
+    restore_optimizer(later.optimizer, model, saved)
+    kept = optimizer_state(later.optimizer, model)
+    assert kept.keys() == {
+        key for key in saved if not key.startswith(("conv1.", "bn1.", "layer1."))
+    }
+
+
+EVERYTHING: dict[str, Any] = {
+    "optimizer": SGD,
+    "schedule": "cosine",
+    "spare_norm_and_bias": True,
+    "ema": {"decay": 0.9},
+    "clip_norm": 1.0,
+    "freeze": ["stem"],
+    "head_lr_multiplier": 3.0,
+}
+
+
+def test_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    spec = resolve(experiment(**EVERYTHING))
+    for folder, polls in ((tmp_path / "whole", 10_000), (tmp_path / "resumed", 6)):
+        with contextlib.suppress(Stopped):
+            train(folder, spec, model=build(spec, seed=3), stop=after(polls))
+    assert not RunDirectory(tmp_path / "resumed").is_finished
+    train(tmp_path / "resumed", spec, model=build(spec, seed=3))
+    assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole")
+
+
+def test_metrics_give_the_rate_of_the_body(tmp_path: Path) -> None:
+    rates = []
+    for name, multiplier in (("one", 1.0), ("five", 5.0)):
+        spec = resolve(experiment(schedule="cosine", head_lr_multiplier=multiplier))
+        train(tmp_path / name, spec, model=build(spec, seed=3))
+        rows = MetricsLog(RunDirectory(tmp_path / name)).read()
+        rates.append([row.lr for row in rows if row.event == "train"])
+    assert rates[0] == rates[1]
+    assert None not in rates[0]
