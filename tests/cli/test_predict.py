@@ -1,12 +1,16 @@
 """``resnet-build predict``."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_builder.data.contract import DATASETS, Surroundings
+from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.preprocess import Preprocessing
 from tests.cli.experiments import call
 
 
@@ -78,3 +82,29 @@ def test_folder_without_pictures_is_3(folder: Path, finished_run: Path) -> None:
 
 def test_missing_picture_is_2(finished_run: Path, folder: Path) -> None:
     assert call("predict", finished_run, "missing.png").exit_code == 2
+
+
+def test_test_images_as_files_are_taken_for_what_evaluation_counts(folder: Path) -> None:
+    small = ("model.stages=[{channels: 16, blocks: 1}]", "train.epochs=4", "train.ema=null")
+    flags = [word for value in small for word in ("--set", value)]
+    assert call("train", "resnet20_digits", "--out", "run", *flags).exit_code == 0
+    write_digits(folder / "digits")
+    counted = json.loads(call("evaluate", "run", "--json").stdout)["confusion"]
+    pictures = json.loads(call("predict", "run", "digits", "--json").stdout)["pictures"]
+    answers = Counter(
+        (int(Path(one["path"]).parent.name), int(one["answers"][0]["name"])) for one in pictures
+    )
+    assert len(pictures) == 360
+    assert [[answers[label, answer] for answer in range(10)] for label in range(10)] == counted
+    assert 100 < sum(counted[label][label] for label in range(10)) < 360, "some right, some wrong"
+
+
+def write_digits(folder: Path) -> None:
+    """Write the digits' test images as files, in a folder for each class."""
+    loaded = DATASETS.get("digits")().load(Surroundings(folder, Preprocessing(())))
+    test = loaded.test
+    assert isinstance(test, MemorySource)
+    for number, (image, label) in enumerate(zip(test.images, test.labels.tolist(), strict=True)):
+        path = folder / str(label) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(path)

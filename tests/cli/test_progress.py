@@ -145,8 +145,17 @@ def test_screen_escapes_what_it_is_told() -> None:
     assert "warning: \\x1b[2J[red]careful" in draw(80)
 
 
-def test_screen_without_colour_has_none() -> None:
-    assert re.findall(r"\x1b\[[0-9;]*3[0-9]m", draw(80, no_color=True)) == []
+def colours(drawn: str) -> list[str]:
+    """Return what sets a colour."""
+    return re.findall(r"\x1b\[(?:3|9)[0-7]m", drawn)
+
+
+def test_screen_without_colour_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert colours(draw(80, color_system="standard"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert colours(draw(80, color_system="standard")) == []
+    assert plain(draw(80, color_system="standard")) == plain(draw(80, color_system=None))
 
 
 class Broken(io.StringIO):

@@ -1,0 +1,96 @@
+"""What pipes, logs and narrow terminals get: the same plain lines."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from resnet_builder.cli.main import main
+from tests.cli.experiments import call, write_tiny
+
+NARROW = {"COLUMNS": "40", "LINES": "10", "NO_COLOR": "1"}
+COLOURED = {"COLUMNS": "40", "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-256color"}
+
+TRAINING = """\
+run directory: run
+training from step 0 of 12, 4 an epoch, on DEVICE
+epoch 1, step 4: val FIGURES
+epoch 2, step 8: val FIGURES
+epoch 3, step 12: val FIGURES
+epoch N, step N: test FIGURES
+ ours published difference
+test top-1 N 50.00 % N
+test top-5 N
+published in nobody
+weights of step N of 12: chosen on validation images, top-1 N there
+N s of training, N images/s
+"""
+
+COMMANDS = (
+    ("summary", "resnet20"),
+    ("diff", "resnet20", "resnet32"),
+    ("validate", "resnet20", "resnet1"),
+    ("list", "recipes"),
+    ("list", "runs", "RUNS"),
+    ("evaluate", "RUN"),
+)
+
+
+def masked(text: str) -> str:
+    """Leave out of what a training says whatever differs between machines."""
+    for pattern, instead in (
+        (r"on .*, fp32, \d+ threads", "on DEVICE"),
+        (r"loss [\d.]+, top-1 [\d.]+ %(, the best so far)?", "FIGURES"),
+        (r"epoch [\d.]+, step \d+: test", "epoch N, step N: test"),
+        (r"(top-[15]) +[\d.]+ %", r"\1 N"),
+        (r" [+-][\d.]+$", " N"),
+        (r"step \d+ of 12: chosen", "step N of 12: chosen"),
+        (r"[\d,]+ (s of training|images/s)", r"N \1"),
+        (r" +", " "),
+    ):
+        text = re.sub(pattern, instead, text, flags=re.MULTILINE)
+    return text
+
+
+def test_training_is_told_to_a_pipe_in_plain_lines(folder: Path) -> None:
+    """In a process of its own, both streams of which are a pipe, as in ``train 2>&1 | cat``."""
+    command = [sys.executable, "-m", "resnet_builder", "train", write_tiny(folder), "--out", "run"]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=True,
+        env={**os.environ, **COLOURED},
+    )
+    assert masked(done.stdout) == TRAINING
+
+
+def test_training_is_told_in_the_same_lines_on_a_narrow_terminal(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in NARROW.items():
+        monkeypatch.setenv(variable, value)
+    result = call("train", write_tiny(folder), "--out", "run")
+    assert masked(result.stderr + result.stdout) == TRAINING
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_results_are_the_same_on_any_terminal(
+    command: tuple[str, ...], finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"RUN": str(finished_run), "RUNS": str(finished_run.parent)}
+    line = [named.get(argument, argument) for argument in command]
+    plain = call(*line).output
+    assert plain
+    assert not set("\x1b\r\b") & set(plain)
+    for surroundings in (NARROW, COLOURED):
+        with monkeypatch.context() as patched:
+            for variable, value in surroundings.items():
+                patched.setenv(variable, value)
+            assert CliRunner().invoke(main, line, color=True).output == plain
