@@ -1,11 +1,116 @@
-"""Files of ``torch.save``, read without running anything in them."""
+"""Files of ``torch.save``, read without running anything in them.
 
-from pathlib import Path
-from typing import Any
+There are two formats. Since torch 1.6 a file is a zip archive, with the pickle ``data.pkl`` and
+an entry for each piece of memory that tensors have their values in. Before, it was five pickles
+(a magic number, a version, the machine's sizes, the object, the keys of the memory), and then the
+memory.
+"""
+
+import io
+import os
+import zipfile
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
 
 import torch
 
+from resnet_builder.weights.pickle_rules import PickleRules
+from resnet_builder.weights.pickle_walk import walk_pickle
+from resnet_builder.weights.refusal import Refused
+from resnet_builder.weights.stand_ins import STAND_INS
 
-def read_torch_file(path: Path) -> Any:
-    """Read what ``torch.save`` wrote."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+_PICKLE = "data.pkl"
+_TORCHSCRIPT = "constants.pkl"
+_PICKLES = 5
+_CHUNK = 2**20
+
+
+def read_torch_zip(file: BinaryIO) -> Any:
+    """Read a file of torch 1.6 or newer.
+
+    Raises:
+        OSError: The disk is failing.
+        Refused: It is damaged, or holds what cannot be read safely.
+    """
+    size = os.fstat(file.fileno()).st_size
+    try:
+        with zipfile.ZipFile(file) as archive:
+            pickle = _open_archive(archive, size)
+    # Damaged archives make zipfile raise errors of all kinds, even NotImplementedError.
+    except (zipfile.BadZipFile, EOFError, RuntimeError, UnicodeError, ValueError) as error:
+        raise Refused(f"it is cut short or damaged: {error}") from error
+    rules = PickleRules(size, STAND_INS)
+    _follow(io.BytesIO(pickle), rules)
+    return _load(file)
+
+
+def read_torch_pickles(file: BinaryIO) -> Any:
+    """Read a file of torch before 1.6.
+
+    Raises:
+        OSError: The disk is failing.
+        Refused: It is damaged, or holds what cannot be read safely.
+    """
+    rules = PickleRules(os.fstat(file.fileno()).st_size, STAND_INS)
+    if _follow(file, rules) != torch.serialization.MAGIC_NUMBER:
+        raise Refused("it is a pickle, but not of torch.save; save it again, by torch.save")
+    for _ in range(_PICKLES - 1):
+        _follow(file, rules)
+    return _load(file)
+
+
+def _open_archive(archive: zipfile.ZipFile, size: int) -> bytes:
+    """Return an archive's pickle once every entry is sound: torch does not compare checksums."""
+    entries = {PurePosixPath(entry.filename).name: entry for entry in archive.infolist()}
+    if _TORCHSCRIPT in entries:
+        raise Refused("it is a TorchScript archive, code and all; save model.state_dict() instead")
+    if _PICKLE not in entries:
+        raise Refused("it is a zip archive, but not of torch.save; unpack it first")
+    _check_entries(archive.infolist(), size)
+    for entry in archive.infolist():
+        if not entry.CRC:
+            del entry.CRC  # torch.serialization.set_crc32_options(False) wrote it
+        with archive.open(entry) as stored:
+            while stored.read(_CHUNK):
+                pass
+    return archive.read(entries[_PICKLE])
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Check that the entries lie in the file as they are, each once."""
+    ((name, count),) = Counter(entry.filename for entry in entries).most_common(1)
+    if count > 1:
+        raise Refused(f"it is made to deceive: it has {count} entries '{name}'")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise Refused("its entries are compressed, unlike torch.save's; save it again")
+    if sum(entry.file_size for entry in entries) > size:
+        raise Refused("it is made to deceive: its entries are larger than the file")
+
+
+def _follow(file: BinaryIO, rules: PickleRules) -> object:
+    try:
+        result = walk_pickle(file, rules)
+    except Refused:
+        rules.refuse_unknown()
+        raise
+    rules.refuse_unknown()
+    return result
+
+
+def _load(file: BinaryIO) -> Any:
+    file.seek(0)
+    known = torch.serialization.get_safe_globals()
+    ours = [(made, name) for name, made in STAND_INS.items() if (made, name) not in known]
+    try:
+        with torch.serialization.safe_globals(ours):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch has no error of its own for what does not hold together
+        raise Refused(f"it is cut short or damaged: torch says {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
