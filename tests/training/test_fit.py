@@ -160,7 +160,7 @@ def test_the_network_holds_the_selected_weights_afterwards(tmp_path: Path) -> No
 def test_best_is_the_highest_on_validation_and_the_earlier_of_equals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kuangliu and akamaster keep what is best on the test images (reference.md 4.3, 8)."""
+    """kuangliu and akamaster keep what is best on the test images."""
     recorder = Recorder()
     scripted(monkeypatch, [0.25, 0.5, 0.5, 0.25, 0.1], loss=None)
     spec = experiment(steps=4, evaluate_every={"steps": 1})
@@ -371,7 +371,7 @@ def test_stop_saves_at_a_step_and_says_which(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_where_it_was_left(tmp_path: Path) -> None:
-    """kuangliu's repeats the epoch, adds 200 more and begins its cosine again (4.3, 7)."""
+    """kuangliu's repeats the epoch, adds 200 more and begins its cosine again."""
     spec = experiment(schedule="cosine")
     with pytest.raises(Stopped):
         train(tmp_path / "run", spec, stop=after(6 + BATCHES - 1))

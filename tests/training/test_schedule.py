@@ -58,7 +58,7 @@ def test_multistep_equals_torchs() -> None:
 
 
 def test_a_warm_up_returns_to_the_full_rate() -> None:
-    """akamaster's ResNet-110 stays at 0.01 for ever (reference.md 4.2, 5)."""
+    """akamaster's ResNet-110 stays at 0.01 for ever."""
     schedule = {**PAPER, "warmup": {"steps": 400, "type": "constant", "lr": 0.01}}
     rate = make_schedule(
         recipe(steps=64_000, batch_size=128, optimizer=PAPER_OPTIMIZER, schedule=schedule), 351
@@ -139,7 +139,7 @@ def test_the_shortest_trainings_have_rates(schedule: Any, steps: int) -> None:
 
 
 def test_milestones_are_in_the_recipes_unit() -> None:
-    """akamaster's epochs are not the paper's iterations (reference.md 4.2, 6)."""
+    """akamaster's epochs are not the paper's iterations."""
     schedule = {"type": "multistep", "milestones": [2, 3]}
     in_epochs = make_plan(recipe(epochs=4, schedule=schedule), 351)
     in_steps = make_plan(recipe(steps=4, schedule=schedule), 351)
