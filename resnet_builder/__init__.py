@@ -13,6 +13,7 @@ if typing.TYPE_CHECKING:
     from resnet_builder.spec.loading import load_spec
     from resnet_builder.spec.schema import Spec
     from resnet_builder.training.fit import fit
+    from resnet_builder.weights.loading import load_weights
 
     __version__: str
 
@@ -26,6 +27,7 @@ __all__ = [
     "build_from_spec",
     "fit",
     "load_spec",
+    "load_weights",
 ]
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "build_from_spec": "resnet_builder.builder",
     "fit": "resnet_builder.training.fit",
     "load_spec": "resnet_builder.spec.loading",
+    "load_weights": "resnet_builder.weights.loading",
 }
 
 

@@ -1,0 +1,295 @@
+"""Loading weights, whoever wrote them: the report, the refusals, and that nothing is half done."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from resnet_builder import build_from_spec, load_weights
+from resnet_builder.errors import CheckpointError, UsageError
+from resnet_builder.spec.schema import Spec
+from resnet_builder.weights.file import WeightsHeader, save_weights
+from tests.networks import built, cifar_spec, imagenet_spec, random_images, randomise
+from tests.weights.others import SPECS, read_facts
+
+RESNET8 = cifar_spec(1, shortcut="projection")
+KELLERJORDAN = "kellerjordan-resnet20-a"
+
+
+def randomised(spec: Spec, seed: int = 0) -> Any:
+    network = built(spec)
+    randomise(network, seed)
+    return network
+
+
+def state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "weights.pth"
+
+
+def test_weights_go_from_torchvision_to_ours_and_back_unchanged(path: Path) -> None:
+    theirs = torchvision.models.resnet18()
+    randomise(theirs)
+    torch.save(theirs.state_dict(), path)
+    ours = built(imagenet_spec((2, 2, 2, 2), "basic"))
+    report = load_weights(ours, path)
+    assert (report.layout, len(report.matched), report.renamed) == ("torchvision", 122, {})
+    assert_equal(state(ours), state(theirs))
+    again = torchvision.models.resnet18()
+    again.load_state_dict(ours.state_dict())
+    images = random_images(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(images), theirs.eval()(images))
+
+
+def test_old_file_in_wrappers_is_read_and_what_it_lacks_is_told(path: Path) -> None:
+    theirs = read_facts("akamaster-resnet20").tensors()
+    old = {
+        f"module.{name}": tensor
+        for name, tensor in theirs.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    torch.save({"state_dict": old, "best_prec1": 91.7}, path)
+    network = build_from_spec("resnet20")
+    report = load_weights(network, path)
+    assert (report.layout, report.wrappers) == ("akamaster", ("state_dict", "module."))
+    assert report.ignored == ("best_prec1",)
+    assert report.renamed == {"linear.weight": "fc.weight", "linear.bias": "fc.bias"}
+    assert len(report.matched) == 95
+    assert len(report.uncounted) == 19
+    assert "bn1.num_batches_tracked" in report.uncounted
+    assert torch.equal(network.state_dict()["fc.bias"], theirs["linear.bias"])
+
+
+def test_bias_before_a_batch_norm_is_taken_from_its_mean(path: Path) -> None:
+    theirs = read_facts(KELLERJORDAN).tensors()
+    torch.save(theirs, path)
+    network = built(SPECS[KELLERJORDAN])
+    report = load_weights(network, path)
+    assert len(report.folded) == 19
+    assert report.folded["conv1.bias"] == "bn1.running_mean"
+    assert report.folded["layers3.2.conv2.bias"] == "layer3.2.bn2.running_mean"
+    mean = theirs["norm1.running_mean"] - theirs["conv1.bias"]
+    assert torch.equal(network.bn1.running_mean, mean)
+    assert torch.equal(network.bn1.running_var, theirs["norm1.running_var"])
+
+
+def test_networks_with_the_same_tensors_are_told_apart_by_the_spec_alone(path: Path) -> None:
+    for a, c in (
+        ("kellerjordan-resnet20-a", "kellerjordan-resnet20-c"),
+        ("hysts-resnet_preact-basic20", "hysts-resnet_preact-basic20-pff"),
+    ):
+        facts = read_facts(a)
+        torch.save(facts.tensors(), path)
+        logits = []
+        for name in (a, c):
+            network = built(SPECS[name])
+            load_weights(network, path)
+            with torch.no_grad():
+                logits.append(network.eval()(facts.images()))
+        assert not torch.allclose(logits[0], logits[1], rtol=1e-2)
+
+
+def test_other_network_is_refused_with_the_first_differences_of_both_sides(path: Path) -> None:
+    torch.save(randomised(cifar_spec(2, widths=(8, 16, 32))).state_dict(), path)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(built(RESNET8), path)
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"{path}: these tensors are not the network's (by torchvision's names):"
+    assert lines[:2] == [
+        "  conv1.weight: 16 x 3 x 3 x 3 in the network, 8 x 3 x 3 x 3 in the file",
+        "  bn1.weight: 16 in the network, 8 in the file",
+    ]
+    assert lines[5:] == [
+        "  layer1.1.conv1.weight: nothing in the network, 8 x 8 x 3 x 3 in the file",
+        "  layer1.1.bn1.weight: nothing in the network, 8 in the file",
+        "  layer1.1.bn1.bias: nothing in the network, 8 in the file",
+        "  layer1.1.bn1.running_mean: nothing in the network, 8 in the file",
+        "  layer1.1.bn1.running_var: nothing in the network, 8 in the file",
+        "  and 72 more",
+    ]
+
+
+def test_differences_have_their_names_beside_ours(path: Path) -> None:
+    facts = read_facts("pycls-resnet20")
+    torch.save(facts.tensors(), path)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(built(cifar_spec(3, shortcut="pad", widths=(16, 32, 128))), path)
+    text = str(caught.value)
+    assert "by pycls's names" in text
+    assert (
+        "layer3.0.conv1.weight: 128 x 32 x 3 x 3 in the network, "
+        "64 x 32 x 3 x 3 in the file (s3.b1.f.a.weight)" in text
+    )
+    assert "s2.b1.proj.weight: nothing in the network, 32 x 16 x 1 x 1 in the file" in text
+
+
+def test_file_of_something_else_is_told_where_names_are_listed(path: Path) -> None:
+    torch.save({"features.0.weight": torch.ones(8, 3, 3, 3)}, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(built(RESNET8), path)
+    lines = str(caught.value).splitlines()
+    assert lines[-3:] == [
+        "  features.0.weight: nothing in the network, 8 x 3 x 3 x 3 in the file",
+        "  and 38 more",
+        "  docs/layouts.md lists whose names are understood",
+    ]
+
+
+def test_nothing_is_changed_by_a_file_that_does_not_fit(path: Path) -> None:
+    tensors = randomised(RESNET8, seed=1).state_dict()
+    tensors["fc.bias"] = tensors["fc.bias"][:-1].clone()
+    torch.save(tensors, path)
+    network = randomised(RESNET8)
+    before = state(network)
+    with pytest.raises(CheckpointError, match=r"fc\.bias: 10 in the network, 9 in the file"):
+        load_weights(network, path)
+    assert_equal(state(network), before)
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_new_head_is_the_network_s_own(classes: int, path: Path) -> None:
+    theirs = randomised(cifar_spec(1, shortcut="projection", classes=classes), seed=1)
+    torch.save(theirs.state_dict(), path)
+    network = randomised(RESNET8)
+    before = state(network)
+    report = load_weights(network, path, new_head=True)
+    assert report.fresh == ("fc.weight", "fc.bias")
+    after = state(network)
+    for name, tensor in theirs.state_dict().items():
+        wanted = before[name] if name.startswith("fc.") else tensor
+        assert torch.equal(after[name], wanted), name
+
+
+def test_other_classes_are_refused_and_the_flag_is_named(path: Path) -> None:
+    torch.save(randomised(cifar_spec(1, shortcut="projection", classes=100)).state_dict(), path)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(built(RESNET8), path)
+    assert str(caught.value).splitlines() == [
+        f"{path}: these tensors are not the network's (by torchvision's names):",
+        "  fc.weight: 10 x 64 in the network, 100 x 64 in the file",
+        "  fc.bias: 10 in the network, 100 in the file",
+        "  --new-head (new_head=True) keeps the network's own head instead",
+    ]
+
+
+def test_new_head_needs_a_head(path: Path) -> None:
+    network = randomised(RESNET8)
+    torch.save(network.state_dict(), path)
+    with pytest.raises(UsageError, match="the network has no `fc`"):
+        load_weights(network[:-1], path, new_head=True)
+
+
+def test_missing_tensors_are_kept_only_if_that_is_allowed(path: Path) -> None:
+    tensors = randomised(RESNET8, seed=1).state_dict()
+    del tensors["layer2.0.conv1.weight"]
+    torch.save(tensors, path)
+    network = randomised(RESNET8)
+    own = network.layer2[0].conv1.weight.clone()
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(network, path, allow_unexpected=True)
+    assert str(caught.value).splitlines()[1:] == [
+        "  layer2.0.conv1.weight: 32 x 16 x 3 x 3 in the network, nothing in the file"
+    ]
+    report = load_weights(network, path, allow_missing=True)
+    assert report.missing == ("layer2.0.conv1.weight",)
+    assert torch.equal(network.layer2[0].conv1.weight, own)
+    assert torch.equal(network.conv1.weight, tensors["conv1.weight"])
+
+
+def test_unexpected_tensors_are_left_out_only_if_that_is_allowed(path: Path) -> None:
+    tensors = randomised(RESNET8, seed=1).state_dict()
+    torch.save({**tensors, "aux.weight": torch.ones(2, 3)}, path)
+    network = randomised(RESNET8)
+    with pytest.raises(CheckpointError, match=r"aux\.weight: nothing in the network"):
+        load_weights(network, path, allow_missing=True)
+    report = load_weights(network, path, allow_unexpected=True)
+    assert report.unexpected == ("aux.weight",)
+    assert_equal(state(network), tensors)
+
+
+def test_bias_that_no_batch_norm_follows_is_refused(path: Path) -> None:
+    torch.save(read_facts(KELLERJORDAN).tensors(), path)
+    spec = cifar_spec(3, shortcut="pad", norm={"type": "group_norm", "groups": 4})
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(built(spec), path, allow_unexpected=True)
+    text = str(caught.value)
+    assert "no part has a biased convolution, and no batch norm follows that could take" in text
+    assert text.count("conv") - 1 == 19
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (
+            "weiaicunzai-preactresnet18",
+            r"no part has a biased convolution, .* bias of stage1\.0\.residual\.5\.bias, ",
+        ),
+        (
+            "weiaicunzai-seresnet18",
+            "its blocks have an activation before squeeze-and-excitation, which no part has",
+        ),
+    ],
+)
+def test_what_no_part_computes_is_refused(name: str, reason: str, path: Path) -> None:
+    torch.save(read_facts(name).tensors(), path)
+    with pytest.raises(CheckpointError, match=reason):
+        load_weights(built(SPECS[name]), path, allow_missing=True, allow_unexpected=True)
+
+
+def test_own_file_is_loaded_and_damage_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    wanted = randomised(RESNET8, seed=1).state_dict()
+    header = WeightsHeader(
+        spec="name: x\n", classes=("a", "b"), mean=(0.5,), std=(0.5,), step=1, metrics={}
+    )
+    save_weights(path, wanted, header)
+    network = randomised(RESNET8)
+    assert load_weights(network, path).layout == "torchvision"
+    assert_equal(state(network), wanted)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_weights(network, path)
+    assert_equal(state(network), wanted)
+
+
+def test_memory_format_and_precision_are_the_network_s(path: Path) -> None:
+    wanted = randomised(RESNET8, seed=1).state_dict()
+    torch.save(wanted, path)
+    network = randomised(RESNET8).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    weight = network.layer1[0].conv1.weight
+    load_weights(network, str(path))
+    assert network.layer1[0].conv1.weight is weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(weight, wanted["layer1.0.conv1.weight"].bfloat16())
+
+
+def test_network_on_meta_is_refused(path: Path) -> None:
+    torch.save(randomised(RESNET8).state_dict(), path)
+    with pytest.raises(UsageError, match="no memory"):
+        load_weights(built(RESNET8).to("meta"), path)
+
+
+def test_averaged_weights_are_taken_if_asked_for(path: Path) -> None:
+    trained, averaged = (randomised(RESNET8, seed).state_dict() for seed in (1, 2))
+    torch.save({"state_dict": trained, "state_dict_ema": averaged}, path)
+    network = randomised(RESNET8)
+    load_weights(network, path)
+    assert_equal(state(network), trained)
+    load_weights(network, path, ema=True)
+    assert_equal(state(network), averaged)
