@@ -29,7 +29,7 @@ def check_block(block: Callable[..., Any], **options: object) -> None:
         AssertionError: It does not; the message says in what.
     """
     for in_channels, stride in ((8, 1), (8, 2), (4, 1), (4, 2)):
-        for name, shortcut in _shortcuts():
+        for name, shortcut in _shortcuts(block):
             made = partial(block, in_channels, 8, stride=stride, shortcut=shortcut, **options)
             what = f"{in_channels} to 8 channels, stride {stride}, shortcut {name}"
             _check_shapes(made(), in_channels, stride, what)
@@ -41,9 +41,12 @@ def check_block(block: Callable[..., Any], **options: object) -> None:
                 _check_zero_residual(made(), in_channels, what)
 
 
-def _shortcuts() -> Iterator[tuple[str, Callable[..., nn.Module | None]]]:
+def _shortcuts(
+    block: Callable[..., Any],
+) -> Iterator[tuple[str, Callable[..., nn.Module | None]]]:
+    norm = nn.Identity if getattr(block, "preactivated", False) else nn.BatchNorm2d
     for name in SHORTCUTS.names():
-        given = {"norm": nn.BatchNorm2d} if "norm" in SHORTCUTS.accepts(name) else {}
+        given = {"norm": norm} if "norm" in SHORTCUTS.accepts(name) else {}
         yield name, partial(SHORTCUTS.get(name), **given)
 
 

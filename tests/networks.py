@@ -35,17 +35,17 @@ def cifar_spec(
     return Spec.model_validate({"name": "test", "model": given})
 
 
-def imagenet_spec(blocks: Sequence[int], block: Any, *, shortcut: Any = "projection") -> Spec:
+def imagenet_spec(blocks: Sequence[int], block: Any, **model: Any) -> Spec:
     """Describe the network of He et al. 2015, table 1."""
-    return cifar_spec(
-        blocks,
-        shortcut=shortcut,
-        classes=1000,
-        widths=(64, 128, 256, 512),
-        block=block,
-        stem="conv7x7_maxpool",
-        image_size=224,
-    )
+    given = {
+        "shortcut": "projection",
+        "classes": 1000,
+        "widths": (64, 128, 256, 512),
+        "stem": "conv7x7_maxpool",
+        "image_size": 224,
+        **model,
+    }
+    return cifar_spec(blocks, block=block, **given)
 
 
 def built(spec: Spec, *, seed: int | None = None) -> Any:
@@ -54,7 +54,7 @@ def built(spec: Spec, *, seed: int | None = None) -> Any:
 
 
 def randomise(network: nn.Module, seed: int = 0) -> None:
-    """Draw every parameter and buffer, so that nothing is neutral by chance.
+    """Draw every parameter and buffer of a state dict, so that nothing is neutral by chance.
 
     Scales and variances are in [0.5, 2], shifts and means in [-0.5, 0.5].
     """
@@ -68,7 +68,7 @@ def randomise(network: nn.Module, seed: int = 0) -> None:
         if tensor is not None
     }
     with torch.no_grad():
-        for tensor in (*network.parameters(), *network.buffers()):
+        for tensor in network.state_dict(keep_vars=True).values():
             if not tensor.dtype.is_floating_point:
                 continue
             if id(tensor) in scales:

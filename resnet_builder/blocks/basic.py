@@ -9,9 +9,11 @@ from resnet_builder.blocks.contract import (
     BLOCKS,
     ActivationFactory,
     AttentionFactory,
+    FilterFactory,
     NormFactory,
     ShortcutFactory,
 )
+from resnet_builder.blocks.filters import no_filter, split_stride
 from resnet_builder.blocks.layers import (
     conv3x3,
     drop_path_layer,
@@ -30,12 +32,14 @@ class BasicBlock(nn.Module):
         in_channels: Width of the input.
         channels: Width of both convolutions.
         stride: Stride of the first convolution and of the shortcut.
-        dilation: Dilation of both convolutions.
+        first_dilation: Dilation of the first convolution.
+        dilation: Dilation of the second.
         shortcut: Makes the skip path.
         norm: Makes a normalisation layer.
         activation: Makes an activation.
         attention: Makes an attention layer, which ends the residual path.
         drop_path: Probability that an image's residual is dropped while training.
+        downsample_filter: Makes what subsamples in place of the first convolution.
         dropout: Probability that an element is zeroed between the convolutions.
 
     Shape:
@@ -51,16 +55,19 @@ class BasicBlock(nn.Module):
         *,
         stride: int,
         shortcut: ShortcutFactory,
+        first_dilation: int = 1,
         dilation: int = 1,
         norm: NormFactory = nn.BatchNorm2d,
         activation: ActivationFactory = nn.ReLU,
         attention: AttentionFactory = nn.Identity,
         drop_path: float = 0.0,
+        downsample_filter: FilterFactory = no_filter,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__()
         self.out_channels = channels * self.expansion
-        self.conv1 = conv3x3(in_channels, channels, stride=stride, dilation=dilation)
+        first_stride, self.blur = split_stride(downsample_filter, channels, stride)
+        self.conv1 = conv3x3(in_channels, channels, stride=first_stride, dilation=first_dilation)
         self.bn1 = norm(channels)
         self.dropout = dropout_layer(dropout)
         self.conv2 = conv3x3(channels, self.out_channels, dilation=dilation)
@@ -76,7 +83,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block."""
-        residual = self.dropout(self.relu(self.bn1(self.conv1(x))))
+        residual = self.dropout(self.blur(self.relu(self.bn1(self.conv1(x)))))
         residual = self.drop_path(self.se(self.bn2(self.conv2(residual))))
         if self.downsample is not None:
             residual += self.downsample(x)

@@ -9,9 +9,11 @@ from resnet_builder.blocks.contract import (
     BLOCKS,
     ActivationFactory,
     AttentionFactory,
+    FilterFactory,
     NormFactory,
     ShortcutFactory,
 )
+from resnet_builder.blocks.filters import no_filter, split_stride
 from resnet_builder.blocks.layers import (
     conv1x1,
     conv3x3,
@@ -35,12 +37,14 @@ class BottleneckBlock(nn.Module):
         in_channels: Width of the input.
         channels: Inner width; the output is four times as wide.
         stride: Stride of one convolution and of the shortcut.
-        dilation: Dilation of the 3x3 convolution.
+        first_dilation: Dilation of the 3x3 convolution if it is the one that strides.
+        dilation: Its dilation otherwise.
         shortcut: Makes the skip path.
         norm: Makes a normalisation layer.
         activation: Makes an activation.
         attention: Makes an attention layer, which ends the residual path.
         drop_path: Probability that an image's residual is dropped while training.
+        downsample_filter: Makes what subsamples in place of the strided convolution.
         groups: Groups of the 3x3 convolution (ResNeXt's cardinality).
         width_per_group: Width of a group where ``channels`` is 64; scales with ``channels``.
         stride_in: The convolution that strides: the 3x3 ("v1.5": torchvision, timm), or the
@@ -63,23 +67,28 @@ class BottleneckBlock(nn.Module):
         *,
         stride: int,
         shortcut: ShortcutFactory,
+        first_dilation: int = 1,
         dilation: int = 1,
         norm: NormFactory = nn.BatchNorm2d,
         activation: ActivationFactory = nn.ReLU,
         attention: AttentionFactory = nn.Identity,
         drop_path: float = 0.0,
+        downsample_filter: FilterFactory = no_filter,
         groups: Amount = 1,
         width_per_group: Amount = 64,
         stride_in: Literal["conv3x3", "conv1x1"] = "conv3x3",
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__()
-        width = _inner_width(channels, groups, width_per_group)
-        strides = (1, stride) if stride_in == "conv3x3" else (stride, 1)
+        width = inner_width(channels, groups, width_per_group)
+        in_conv1 = stride_in == "conv1x1"
+        stride1, self.blur1 = split_stride(downsample_filter, width, stride if in_conv1 else 1)
+        stride2, self.blur2 = split_stride(downsample_filter, width, 1 if in_conv1 else stride)
+        dilation2 = dilation if in_conv1 else first_dilation
         self.out_channels = channels * self.expansion
-        self.conv1 = conv1x1(in_channels, width, stride=strides[0])
+        self.conv1 = conv1x1(in_channels, width, stride=stride1)
         self.bn1 = norm(width)
-        self.conv2 = conv3x3(width, width, stride=strides[1], dilation=dilation, groups=groups)
+        self.conv2 = conv3x3(width, width, stride=stride2, dilation=dilation2, groups=groups)
         self.bn2 = norm(width)
         self.dropout = dropout_layer(dropout)
         self.conv3 = conv1x1(width, self.out_channels)
@@ -95,16 +104,20 @@ class BottleneckBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block."""
-        residual = self.relu(self.bn1(self.conv1(x)))
-        residual = self.dropout(self.relu(self.bn2(self.conv2(residual))))
+        residual = self.blur1(self.relu(self.bn1(self.conv1(x))))
+        residual = self.dropout(self.blur2(self.relu(self.bn2(self.conv2(residual)))))
         residual = self.drop_path(self.se(self.bn3(self.conv3(residual))))
         if self.downsample is not None:
             residual += self.downsample(x)
         return self.relu(residual)
 
 
-def _inner_width(channels: int, groups: int, width_per_group: int) -> int:
-    """Return the width of the 3x3 convolution (Xie et al. 2016, table 1)."""
+def inner_width(channels: int, groups: int, width_per_group: int) -> int:
+    """Return the width of the 3x3 convolution (Xie et al. 2016, table 1).
+
+    Raises:
+        PartError: It is not a whole number.
+    """
     if channels * width_per_group % 64:
         raise PartError(
             f"{channels} channels at {width_per_group} per 64 are not a whole number",

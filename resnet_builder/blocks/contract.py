@@ -23,6 +23,9 @@ ShortcutFactory = Callable[[int, int, int], nn.Module | None]
 AttentionFactory = Callable[[int], nn.Module]
 """Makes an attention layer from a width; ``nn.Identity()`` is none."""
 
+FilterFactory = Callable[[int, int], nn.Module | None]
+"""Makes what subsamples, from ``(channels, stride)``; ``None`` leaves that to a convolution."""
+
 SHORTCUT_ATTRIBUTE = "downsample"
 ATTENTION_ATTRIBUTE = "se"
 """Where every block keeps the two, after torchvision's and timm's keys.
@@ -38,8 +41,14 @@ class Block(Protocol):
     ``shortcut``; of the other parameters in :data:`BLOCKS`' contract it is given those that its
     signature names. Any further keyword-only parameters are its options in a spec.
 
+    ``first_dilation`` is that of convolutions up to the one that strides, ``dilation`` that of
+    those after it; they differ where dilation stands in for the block's stride, which is 1 then.
+    ``begins_stage`` tells the first block of a stage.
+
     Attributes:
         out_channels: Width of the output; only the block knows its expansion.
+        preactivated: Set on the class of a block whose output is a bare sum: the next block, or
+            the head, begins by normalising it. The shortcuts it is given have no norm either.
 
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, out_channels, ceil(H / stride), ceil(W / stride))``.
@@ -76,7 +85,9 @@ BLOCKS: Registry[Callable[..., Any]] = Registry(
     "block",
     contract=(
         "stride",
+        "first_dilation",
         "dilation",
+        "begins_stage",
         "shortcut",
         "norm",
         "activation",
@@ -94,10 +105,13 @@ _HINTS = {
     "identity": "where nothing changes every shortcut is one; `pad` needs no parameters anywhere",
 }
 SHORTCUTS: Registry[Callable[..., nn.Module | None]] = Registry(
-    "shortcut", contract=("norm",), hints=_HINTS
+    "shortcut", contract=("norm", "undone_stride", "dilation"), hints=_HINTS
 )
-STEMS: Registry[Callable[..., Stem]] = Registry("stem", contract=("norm", "activation"))
+STEMS: Registry[Callable[..., Stem]] = Registry(
+    "stem", contract=("norm", "activation", "downsample_filter")
+)
 HEADS: Registry[Callable[..., Head]] = Registry("head", contract=("norm", "activation"))
 NORMS: Registry[Callable[..., nn.Module]] = Registry("norm")
 ACTIVATIONS: Registry[Callable[..., nn.Module]] = Registry("activation")
 ATTENTIONS: Registry[Callable[..., nn.Module]] = Registry("attention")
+DOWNSAMPLE_FILTERS: Registry[Callable[..., nn.Module | None]] = Registry("downsample filter")

@@ -5,15 +5,32 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from resnet_builder.blocks.contract import HEADS, Head
+from resnet_builder.blocks.contract import HEADS, ActivationFactory, Head, NormFactory
+
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 @HEADS.register("linear")
-def linear_head(
-    in_channels: int, num_classes: int, *, dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-) -> Head:
+def linear_head(in_channels: int, num_classes: int, *, dropout: Dropout = 0.0) -> Head:
     """Average over all pixels, however many, and classify (He et al. 2015, table 1)."""
     layers: dict[str, nn.Module] = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(1)}
     if dropout:
         layers["dropout"] = nn.Dropout(dropout)
     return {**layers, "fc": nn.Linear(in_channels, num_classes)}
+
+
+@HEADS.register("preact_linear")
+def preact_linear_head(
+    in_channels: int,
+    num_classes: int,
+    *,
+    dropout: Dropout = 0.0,
+    norm: NormFactory,
+    activation: ActivationFactory,
+) -> Head:
+    """Normalise and activate the last sum of pre-activated blocks first (He et al. 2016, app.)."""
+    return {
+        "norm": norm(in_channels),  # timm's name for it
+        "relu": activation(),
+        **linear_head(in_channels, num_classes, dropout=dropout),
+    }

@@ -1,6 +1,6 @@
 """The convolutions and regularising layers that blocks are made of."""
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.ops import StochasticDepth
 
 from resnet_builder.errors import PartError
@@ -55,6 +55,6 @@ def zero_scale(norm: nn.Module) -> None:
         PartError: The layer has no scale.
     """
     scale = getattr(norm, "weight", None)
-    if not isinstance(scale, Tensor):
-        raise PartError(f"{type(norm).__name__} has no scale to zero", code="no-effect")
+    if not isinstance(scale, nn.Parameter):
+        raise PartError(f"{type(norm).__name__} has no scale that is learnt", code="no-effect")
     nn.init.zeros_(scale)

@@ -1,11 +1,12 @@
-"""Normalisation layers, activations and attention by name."""
+"""Normalisation layers by name."""
 
 from typing import Annotated
 
 from pydantic import Field
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
-from resnet_builder.blocks.contract import ACTIVATIONS, ATTENTIONS, NORMS
+from resnet_builder.blocks.contract import NORMS
 from resnet_builder.errors import PartError
 
 Epsilon = Annotated[float, Field(gt=0)]
@@ -17,6 +18,12 @@ def batch_norm(
 ) -> nn.Module:
     """Normalise each channel over the batch (Ioffe and Szegedy 2015)."""
     return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
+
+
+@NORMS.register("frozen_batch_norm")
+def frozen_batch_norm(channels: int, *, eps: Epsilon = 1e-5) -> nn.Module:
+    """Normalise by the statistics and scales that weights bring, and never change them."""
+    return FrozenBatchNorm2d(channels, eps=eps)
 
 
 @NORMS.register("group_norm")
@@ -37,15 +44,3 @@ def group_norm(
 def instance_norm(channels: int, *, eps: Epsilon = 1e-5) -> nn.Module:
     """Normalise each channel of each image (Ulyanov et al. 2016), with a scale and a shift."""
     return nn.InstanceNorm2d(channels, eps=eps, affine=True)
-
-
-@ACTIVATIONS.register("relu")
-def relu() -> nn.Module:
-    """Rectify, in place: what a norm or a sum gives is needed by nobody else."""
-    return nn.ReLU(inplace=True)
-
-
-@ATTENTIONS.register("none")
-def no_attention(channels: int) -> nn.Module:
-    """Leave the residual as it is."""
-    return nn.Identity()

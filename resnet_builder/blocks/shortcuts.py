@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +24,8 @@ def pad(
     *,
     position: Literal["both", "end"] = "both",
     subsample: Literal["stride", "average"] = "stride",
+    undone_stride: int = 1,
+    dilation: int = 1,
 ) -> nn.Module:
     """Subsample, then add channels of zeros: option A, without parameters.
 
@@ -32,23 +35,30 @@ def pad(
         stride: Of the block.
         position: Zeros on both sides of the channels, or all at their end (as in Torch7).
         subsample: Take every stride-th pixel, or average over stride x stride pixels.
+        undone_stride: The stride that dilation stands in for.
+        dilation: Distance between the pixels to average over.
 
     Raises:
         PartError: The output is narrower than the input.
     """
     if out_channels < in_channels:
         raise PartError(f"`pad` cannot narrow {in_channels} channels to {out_channels}")
-    if not changes_shape(in_channels, out_channels, stride):
+    if not changes_shape(in_channels, out_channels, stride * undone_stride):
         return nn.Identity()
     added = out_channels - in_channels
     before = added // 2 if position == "both" else 0
-    return PadShortcut(stride, before, added - before, average=subsample == "average")
+    if subsample == "average":
+        pool = average_pool(stride, undone_stride, dilation)
+        return PadShortcut(1, before, added - before, pool)
+    return PadShortcut(stride, before, added - before)
 
 
 @SHORTCUTS.register("projection")
-def projection(in_channels: int, out_channels: int, stride: int, *, norm: NormFactory) -> nn.Module:
+def projection(
+    in_channels: int, out_channels: int, stride: int, *, norm: NormFactory, undone_stride: int = 1
+) -> nn.Module:
     """Project by a 1x1 convolution where the shape changes: option B, and torchvision's."""
-    if not changes_shape(in_channels, out_channels, stride):
+    if not changes_shape(in_channels, out_channels, stride * undone_stride):
         return nn.Identity()
     return projection_all(in_channels, out_channels, stride, norm=norm)
 
@@ -63,12 +73,18 @@ def projection_all(
 
 @SHORTCUTS.register("average_projection")
 def average_projection(
-    in_channels: int, out_channels: int, stride: int, *, norm: NormFactory
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    *,
+    norm: NormFactory,
+    undone_stride: int = 1,
+    dilation: int = 1,
 ) -> nn.Module:
     """Average, then project where the shape changes: ResNet-D (He et al. 2018, figure 2c)."""
-    if not changes_shape(in_channels, out_channels, stride):
+    if not changes_shape(in_channels, out_channels, stride * undone_stride):
         return nn.Identity()
-    pool = average_pool(stride) if stride != 1 else nn.Identity()
+    pool = average_pool(stride, undone_stride, dilation)
     return nn.Sequential(pool, conv1x1(in_channels, out_channels), norm(out_channels))
 
 
@@ -77,33 +93,78 @@ def none(in_channels: int, out_channels: int, stride: int) -> None:
     """Add nothing: the plain networks of He et al. 2015, section 3.3."""
 
 
-def average_pool(stride: int) -> nn.AvgPool2d:
+def average_pool(stride: int, undone_stride: int, dilation: int) -> nn.Module:
     """Average over stride x stride pixels, fewer at the edge, as large as a strided convolution.
+
+    Args:
+        stride: Of the pool, and its size.
+        undone_stride: The stride that dilation stands in for; only one of the two is not 1.
+        dilation: Distance between the pixels to average over, if it does.
 
     Shape:
         ``(N, C, H, W)`` to ``(N, C, ceil(H / stride), ceil(W / stride))``.
     """
-    return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+    if undone_stride != 1:
+        return DilatedAverage(undone_stride, dilation)
+    if stride != 1:
+        return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+    return nn.Identity()
+
+
+class DilatedAverage(nn.Module):
+    """Average over size x size pixels that lie ``dilation`` apart, fewer at the edge.
+
+    Every ``size``-th pixel of every ``dilation``-th is what pooling gives on those.
+
+    Args:
+        size: Pixels a side.
+        dilation: Their distance.
+
+    Shape:
+        ``(N, C, H, W)`` to the same.
+    """
+
+    def __init__(self, size: int, dilation: int) -> None:
+        super().__init__()
+        self.size = size
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer."""
+        return self._sum(x) / self._sum(torch.ones_like(x[:1, :1]))
+
+    def _sum(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        reach = (self.size - 1) * self.dilation
+        padded = F.pad(x, (0, reach, 0, reach))
+        starts = range(0, reach + 1, self.dilation)
+        return torch.stack(
+            [padded[..., y : y + height, z : z + width] for y in starts for z in starts]
+        ).sum(0)
+
+    def extra_repr(self) -> str:
+        """Show what the layer does when it is printed."""
+        return f"size={self.size}, dilation={self.dilation}"
 
 
 class PadShortcut(nn.Module):
     """Subsample, then put channels of zeros before and after the input's.
 
     Args:
-        stride: Of the subsampling.
+        stride: Take every stride-th pixel.
         before: Channels of zeros in front.
         after: Channels of zeros behind.
-        average: Average over the pixels instead of taking the first of each.
+        pool: What subsamples instead.
 
     Shape:
         ``(N, C, H, W)`` to ``(N, before + C + after, ceil(H / stride), ceil(W / stride))``.
     """
 
-    def __init__(self, stride: int, before: int, after: int, *, average: bool) -> None:
+    def __init__(self, stride: int, before: int, after: int, pool: nn.Module | None = None) -> None:
         super().__init__()
         self.stride = stride
         self.zeros = (before, after)
-        self.pool = average_pool(stride) if average and stride != 1 else None
+        self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the shortcut."""

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from resnet_builder.blocks.contract import BLOCKS, STEMS
 from resnet_builder.builder.construct import MisplacedPartError, construct_on_meta
+from resnet_builder.builder.fine_tuning import fine_tuning_problems, weights_problems
 from resnet_builder.builder.parts import (
     Path,
     bind,
@@ -47,12 +48,16 @@ class Checked:
     network: ResNet | None
 
 
-def check(draft: Draft, *, with_macs: bool = False) -> Checked:
+def check(draft: Draft, *, with_macs: bool = False, with_weights: bool = False) -> Checked:
     """Check names, options, shapes and expected counts of whatever sections are well-formed.
 
     Args:
         draft: A spec after the first half of checking.
         with_macs: Also run the network once, on meta, and compare its MACs with ``expect``.
+        with_weights: Also check that the weights it starts from are there.
+
+    Raises:
+        StorageError: The weights may not be read.
     """
     found = list(_part_problems(draft))
     network = None
@@ -68,6 +73,9 @@ def check(draft: Draft, *, with_macs: bool = False) -> Checked:
                     macs, problems = _forward_problems(network, model, draft.positions)
                     found += problems
                 found += _expect_problems(network, draft, macs)
+    found += fine_tuning_problems(draft)
+    if with_weights and draft.model is not None and draft.model.weights is not None:
+        found += weights_problems(draft.model.weights, draft.positions)
     everything = draft.positions.ordered([*draft.problems, *found])
     spec = resolve(draft.spec) if draft.spec is not None and not everything else None
     return Checked(everything, spec, network)
@@ -170,6 +178,7 @@ def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem
             "norm": model.norm.type != "batch_norm",
             "activation": model.activation.type != "relu",
             "attention": attention.type != "none",
+            "downsample_filter": model.downsample_filter.type != "none",
             "drop_path": model.drop_path > 0,
         }
         wanted = {key for key, is_asked in asked.items() if is_asked}

@@ -15,6 +15,7 @@ from resnet_builder.blocks.contract import (
     ACTIVATIONS,
     ATTENTIONS,
     BLOCKS,
+    DOWNSAMPLE_FILTERS,
     HEADS,
     NORMS,
     SHORTCUTS,
@@ -22,7 +23,8 @@ from resnet_builder.blocks.contract import (
     Block,
 )
 from resnet_builder.blocks.init import Scheme, empty_from_meta, initialise, is_unwritten
-from resnet_builder.builder.parts import bind
+from resnet_builder.builder.grid import Grid, stage_grids
+from resnet_builder.builder.parts import bind, is_preactivated
 from resnet_builder.errors import PartError
 from resnet_builder.model import ResNet
 from resnet_builder.spec.model_section import DefaultInit, FanInit, ModelSpec, NormalInit, StageSpec
@@ -36,28 +38,33 @@ class MisplacedPartError(PartError):
         self.path = path
 
 
-def construct_on_meta(model: ModelSpec) -> ResNet:
+def construct_on_meta(model: ModelSpec, *, output_stride: int | None = None) -> ResNet:
     """Build a network's layers without memory for their weights.
 
     Args:
         model: Resolved: with its input's channels.
+        output_stride: Of the last stage; dilation stands in for strides beyond it.
 
     Raises:
         PartError: Options or shapes do not go together.
+        UsageError: The network's strides do not reach ``output_stride``.
     """
-    return _construct(model, device="meta")
+    return _construct(model, output_stride, device="meta")
 
 
-def construct_ordinarily(model: ModelSpec) -> ResNet:
+def construct_ordinarily(model: ModelSpec, *, output_stride: int | None = None) -> ResNet:
     """Build a network on the CPU by its layers' own constructors, which also initialise it.
 
     Raises:
         PartError: Options or shapes do not go together.
+        UsageError: The network's strides do not reach ``output_stride``.
     """
-    return _construct(model, device="cpu")
+    return _construct(model, output_stride, device="cpu")
 
 
-def give_weights(network: ResNet, model: ModelSpec, *, seed: int | None) -> ResNet:
+def give_weights(
+    network: ResNet, model: ModelSpec, *, seed: int | None, output_stride: int | None = None
+) -> ResNet:
     """Give a network built on meta its first weights, each drawn once.
 
     A network with a tensor that neither the scheme nor its module's ``reset_parameters`` writes
@@ -67,6 +74,7 @@ def give_weights(network: ResNet, model: ModelSpec, *, seed: int | None) -> ResN
         network: From :func:`construct_on_meta`; used up.
         model: The spec it was built from.
         seed: Of a generator of its own; ``None`` draws from torch's global one.
+        output_stride: That it was built with.
 
     Returns:
         The network, on the CPU.
@@ -76,7 +84,7 @@ def give_weights(network: ResNet, model: ModelSpec, *, seed: int | None) -> ResN
         foreign = empty_from_meta(network)
         initialise(network, scheme)
         if any(is_unwritten(module) for module in foreign):
-            network = construct_ordinarily(model)
+            network = construct_ordinarily(model, output_stride=output_stride)
             initialise(network, scheme)
     if model.zero_init_residual:
         for block in _blocks(network):
@@ -84,19 +92,22 @@ def give_weights(network: ResNet, model: ModelSpec, *, seed: int | None) -> ResN
     return network
 
 
-def _construct(model: ModelSpec, *, device: str) -> ResNet:
+def _construct(model: ModelSpec, output_stride: int | None, *, device: str) -> ResNet:
     assert model.in_channels is not None, "the spec is resolved"
+    assert model.head is not None, "the spec is resolved"
     layer_makers: dict[str, Callable[..., nn.Module]] = {
         "norm": partial(_make_norm, bind(NORMS, model.norm)),
         "activation": bind(ACTIVATIONS, model.activation),
+        "downsample_filter": bind(DOWNSAMPLE_FILTERS, model.downsample_filter),
     }
     with _place("model", "stem"), torch.device(device):
         stem = bind(STEMS, model.stem, **layer_makers)(model.in_channels)
     layers = dict(stem.layers)
     channels = stem.out_channels
     rates = iter(drop_path_rates(model))
-    for number, stage in enumerate(model.stages):
-        make = _block_maker(model, stage, **layer_makers)
+    grids = stage_grids(stem.stride, model.stages, output_stride)
+    for number, (stage, grid) in enumerate(zip(model.stages, grids, strict=True)):
+        make = _block_maker(model, stage, grid, **layer_makers)
         stage_rates = list(islice(rates, stage.blocks))
         with _place("model", "stages", number):
             blocks = _stage(make, channels, stage, stage_rates, device=device)
@@ -122,25 +133,49 @@ def drop_path_rates(model: ModelSpec) -> list[float]:
 
 
 def _block_maker(
-    model: ModelSpec,
-    stage: StageSpec,
-    *,
-    norm: Callable[..., nn.Module],
-    activation: Callable[..., nn.Module],
+    model: ModelSpec, stage: StageSpec, grid: Grid, **layer_makers: Callable[..., nn.Module]
 ) -> Callable[..., nn.Module]:
-    shortcut = bind(SHORTCUTS, stage.shortcut or model.shortcut, norm=norm)
-    attention = bind(ATTENTIONS, stage.attention or model.attention)
+    """Return what makes a stage's blocks; its arguments are what differs between them."""
     block = stage.block or model.block
     accepted = BLOCKS.accepts(block.type)
+    if grid.dilation != 1 and not accepted >= {"first_dilation", "dilation"}:
+        raise PartError(f"block '{block.type}' takes no dilation, which `output_stride` needs")
+    shortcut_norm = _no_norm if is_preactivated(block) else layer_makers["norm"]
+    shortcut = stage.shortcut or model.shortcut
     made = bind(
-        BLOCKS, block, shortcut=shortcut, norm=norm, activation=activation, attention=attention
+        BLOCKS,
+        block,
+        **layer_makers,
+        attention=bind(ATTENTIONS, stage.attention or model.attention),
+        dilation=grid.dilation,
     )
 
-    def make(in_channels: int, channels: int, stride: int, drop_path: float) -> nn.Module:
-        extra = {"drop_path": drop_path} if "drop_path" in accepted else {}
-        return made(in_channels, channels, stride=stride, **extra)
+    def make(in_channels: int, channels: int, *, begins: bool, drop_path: float) -> nn.Module:
+        undone = grid.undone_stride if begins else 1
+        differing = {
+            "first_dilation": grid.first_dilation if begins else grid.dilation,
+            "begins_stage": begins,
+            "drop_path": drop_path,
+        }
+        return made(
+            in_channels,
+            channels,
+            stride=grid.stride if begins else 1,
+            shortcut=bind(
+                SHORTCUTS,
+                shortcut,
+                norm=shortcut_norm,
+                undone_stride=undone,
+                dilation=grid.first_dilation,
+            ),
+            **{key: value for key, value in differing.items() if key in accepted},
+        )
 
     return make
+
+
+def _no_norm(channels: int) -> nn.Module:
+    return nn.Identity()
 
 
 def _stage(
@@ -153,10 +188,10 @@ def _stage(
 ) -> list[nn.Module]:
     """Make a stage's blocks; only the first strides and changes the width."""
     with torch.device(device):
-        first = make(in_channels, stage.channels, stage.stride, rates[0])
+        first = make(in_channels, stage.channels, begins=True, drop_path=rates[0])
     blocks = [first]
     for rate, run in groupby(rates[1:]):
-        make_next = partial(make, first.out_channels, stage.channels, 1, rate)
+        make_next = partial(make, first.out_channels, stage.channels, begins=False, drop_path=rate)
         blocks += _alike(make_next, len(list(run)), device)
     return blocks
 

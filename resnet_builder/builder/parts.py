@@ -8,6 +8,7 @@ from resnet_builder.blocks import (
     ACTIVATIONS,
     ATTENTIONS,
     BLOCKS,
+    DOWNSAMPLE_FILTERS,
     HEADS,
     NORMS,
     SHORTCUTS,
@@ -28,6 +29,7 @@ MODEL_PARTS: dict[str, Registry[Any]] = {
     "norm": NORMS,
     "activation": ACTIVATIONS,
     "attention": ATTENTIONS,
+    "downsample_filter": DOWNSAMPLE_FILTERS,
     "head": HEADS,
 }
 """The registry behind each key of ``model`` that names a part; stages have some of the keys."""
@@ -38,7 +40,8 @@ STAGE_PARTS = ("block", "shortcut", "attention")
 def model_parts(model: ModelSpec) -> Iterator[tuple[Path, Part, Registry[Any]]]:
     """Yield every part named under ``model``, with its path in the spec and its registry."""
     for key, registry in MODEL_PARTS.items():
-        yield ("model", key), getattr(model, key), registry
+        if (part := getattr(model, key)) is not None:
+            yield ("model", key), part, registry
     for number, stage in enumerate(model.stages):
         for key in STAGE_PARTS:
             if (part := getattr(stage, key)) is not None:
@@ -50,6 +53,15 @@ def data_parts(data: DataSpec) -> Iterator[tuple[Path, Part, Registry[Any]]]:
     yield ("data", "dataset"), data.dataset, DATASETS
     for number, part in enumerate(data.augment):
         yield ("data", "augment", number), part, AUGMENTATIONS
+
+
+def is_preactivated(block: Part) -> bool:
+    """Tell whether a block gives a bare sum, which the head is to normalise.
+
+    Raises:
+        RegistryError: No block of that name is registered.
+    """
+    return getattr(BLOCKS.get(block.type), "preactivated", False)
 
 
 def part_options(registry: Registry[Any], part: Part) -> dict[str, Any]:

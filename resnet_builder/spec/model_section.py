@@ -1,10 +1,20 @@
 """The ``model`` section: a network."""
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from resnet_builder.spec.section import AnyPart, Part, Section, Side, Width, part_rule, problem
+from resnet_builder.spec.section import (
+    PATH_PATTERN,
+    AnyPart,
+    Part,
+    Section,
+    Side,
+    Width,
+    part_rule,
+    problem,
+)
 
 
 class StageSpec(Section):
@@ -51,6 +61,50 @@ InitSpec = Annotated[
 ]
 
 
+_TORCHVISION = "torchvision:"
+
+
+class WeightsSpec(Section):
+    """First weights that are read instead of drawn."""
+
+    short_key: ClassVar[str | None] = "path"
+
+    path: Annotated[str, Field(pattern=PATH_PATTERN)] = Field(
+        description="A file, relative to the one that names it; or torchvision's published "
+        "weights, as `torchvision:ResNet50_Weights.IMAGENET1K_V2`."
+    )
+    new_head: bool = Field(
+        False, description="Draw the classifier as usual, for classes other than the file's."
+    )
+    ema: bool = Field(False, description="Of a file that has both, the averaged weights.")
+
+    @property
+    def published_name(self) -> str | None:
+        """What torchvision calls these weights, if they are torchvision's."""
+        is_published = self.path.startswith(_TORCHVISION)
+        return self.path.removeprefix(_TORCHVISION) if is_published else None
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if self.ema and self.published_name is not None:
+            raise problem("no-effect", "has no effect on torchvision's weights", at="ema")
+        return self
+
+
+def is_file_name(path: str) -> bool:
+    """Tell whether a path of weights is that of a file, and not torchvision's name for them."""
+    return re.fullmatch(PATH_PATTERN, path) is not None and not path.startswith(_TORCHVISION)
+
+
+def _path_rule(value: object) -> object:
+    """Read a path alone as a mapping with nothing but `path`."""
+    if isinstance(value, str):
+        return {"path": value}
+    if isinstance(value, dict | WeightsSpec):
+        return value
+    raise problem("wrong-type", "must be a path, or a mapping with `path`")
+
+
 class ModelSpec(Section):
     """A network: stem, stages of blocks, head."""
 
@@ -76,6 +130,9 @@ class ModelSpec(Section):
     attention: Annotated[Part, part_rule("none")] = Field(
         Part(type="none"), description="What reweights each block's residual."
     )
+    downsample_filter: Annotated[Part, part_rule("none")] = Field(
+        Part(type="none"), description="What subsamples in place of strided convolutions."
+    )
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Probability at the last block; linear from 0 at the first."
     )
@@ -85,8 +142,13 @@ class ModelSpec(Section):
     zero_init_residual: bool = Field(
         False, description="Start every block as its shortcut (Goyal et al. 2017)."
     )
-    head: Annotated[Part, part_rule("linear")] = Field(
-        Part(type="linear"), description="The layers after the last stage."
+    head: AnyPart | None = Field(
+        None,
+        description="The layers after the last stage; default: `linear`, or `preact_linear` after "
+        "pre-activated blocks.",
+    )
+    weights: Annotated[WeightsSpec, BeforeValidator(_path_rule)] | None = Field(
+        None, description="A file of weights to start from."
     )
 
     @model_validator(mode="after")

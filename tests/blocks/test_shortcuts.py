@@ -26,7 +26,7 @@ def test_pad_takes_every_second_pixel_and_zeros_on_both_sides(size: tuple[int, i
 
 def test_pad_puts_an_odd_zero_at_the_end() -> None:
     images = random_images(1, 2, 3, 3)
-    output = PadShortcut(1, 1, 2, average=False)(images)
+    output = PadShortcut(1, 1, 2)(images)
     assert torch.equal(pad(2, 5, 1)(images), output)
     assert torch.equal(output[:, 1:3], images)
 

@@ -76,7 +76,8 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
         [
             "/s.yaml:5:10: error[unknown-name]: model.block: no block is named 'botleneck'\n"
             + caret(5, "  block: botleneck", 10)
-            + "\nallowed: basic, bottleneck\ndid you mean: bottleneck"
+            + "\nallowed: basic, bottleneck, preact_basic, preact_bottleneck"
+            + "\ndid you mean: bottleneck"
         ],
     ),
     "row21-identity": (
@@ -126,7 +127,7 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
         [
             "/s.yaml:4:39: error[unknown-option]: model.stem.kernel: there is no such option\n"
             + caret(4, "  stem: {type: conv3x3, channels: 16, kernel: 4}", 39)
-            + "\nallowed: channels"
+            + "\nallowed: channels, bare"
         ],
     ),
     "row24-classes": (

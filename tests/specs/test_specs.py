@@ -12,14 +12,23 @@ from resnet_builder.spec.loading import dump_spec, load_spec, load_spec_text
 from resnet_builder.spec.schema import Spec
 
 NAMES = (
+    "ecaresnet50d",
     *("kj20", "kj32", "kj56", "kj56_average", "kj56_dropout", "kj56_projection"),
     *("plain20", "plain56"),
-    *("resnet18", "resnet18_cifar", "resnet20", "resnet20_digits", "resnet32"),
-    *("resnet34", "resnet34_cifar", "resnet44", "resnet50", "resnet50_cifar", "resnet56"),
-    *("resnet101", "resnet101_cifar", "resnet110", "resnet152", "resnet152_cifar", "resnet1202"),
+    *("preact110", "preact164", "preact1001"),
+    *("resnet18", "resnet18_cifar", "resnet20", "resnet20_digits", "resnet26", "resnet26d"),
+    *("resnet32", "resnet34", "resnet34_cifar", "resnet44", "resnet50", "resnet50_cifar"),
+    *("resnet50d", "resnet56", "resnet101", "resnet101_cifar", "resnet101d", "resnet110"),
+    *("resnet152", "resnet152_cifar", "resnet1202", "resnetv2_50"),
+    *("resnext29_8x64d", "resnext29_16x64d", "resnext50_32x4d", "resnext101_32x8d"),
+    *("seresnet50", "seresnet110", "wide_resnet50_2", "wide_resnet101_2"),
+    *("wrn16_8", "wrn28_10", "wrn40_4"),
 )
 
-RECIPES = ("he2015", "he2015_warmup", "kj60", "kuangliu200", "one_cycle10", "torchvision_v1")
+RECIPES = (
+    *("he2015", "he2015_warmup", "kj60", "kuangliu200", "one_cycle10"),
+    *("resnext300", "torchvision_v1", "wrn200"),
+)
 
 # He et al. 2015, table 6: test errors in per cent.
 PAPER = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
@@ -64,7 +73,8 @@ def test_spec_counts_to_what_it_expects(name: str) -> None:
     assert spec.name == name
     assert spec.expect is not None
     assert None not in (spec.expect.parameters, spec.expect.depth, spec.expect.macs)
-    assert f"{spec.expect.depth}" in name
+    named = spec.expect.depth if "wrn" not in name else spec.expect.depth + 2  # as its paper counts
+    assert f"{named}" in name
     assert checked(name).problems == ()
 
 
@@ -105,10 +115,13 @@ def test_recipe_fits_other_networks(recipe: str) -> None:
         ("resnet18_cifar", "kuangliu200"),
         ("kj32", "kj60"),
         ("resnet50", "torchvision_v1"),
+        ("wrn16_8", "wrn200"),
+        ("resnext29_8x64d", "resnext300"),
     ],
 )
 def test_recipe_is_that_of_its_networks(name: str, recipe: str) -> None:
-    assert load_spec(name, with_=[recipe]) == load_spec(name)
+    with_recipe, spec = load_spec(name, with_=[recipe]), load_spec(name)
+    assert (with_recipe.data, with_recipe.train) == (spec.data, spec.train)
 
 
 def test_variants_differ_from_their_base_in_one_thing() -> None:

@@ -1,0 +1,111 @@
+"""Attention: what reweights the channels of a residual by the image as a whole."""
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from resnet_builder.blocks.contract import ATTENTIONS
+from resnet_builder.errors import PartError
+
+
+@ATTENTIONS.register("none")
+def no_attention(channels: int) -> nn.Module:
+    """Leave the residual as it is."""
+    return nn.Identity()
+
+
+@ATTENTIONS.register("se")
+def squeeze_excitation(
+    channels: int,
+    *,
+    reduction: Annotated[int, Field(ge=1, le=1_024)] = 16,
+    divisor: Annotated[int, Field(ge=1, le=1_024)] = 1,
+) -> nn.Module:
+    """Weigh channels by two layers over their means (Hu et al. 2018).
+
+    https://arxiv.org/abs/1709.01507
+
+    Args:
+        channels: Width of the residual.
+        reduction: How many times fewer channels there are between the layers.
+        divisor: Round their number to a multiple of it; timm rounds to 8.
+
+    Raises:
+        PartError: The channels cannot be reduced so.
+    """
+    if divisor == 1 and channels % reduction:
+        raise PartError(
+            f"{channels} channels cannot be reduced {reduction} times; a `divisor` rounds",
+            option="reduction",
+        )
+    rounded = int(channels / reduction + divisor / 2) // divisor * divisor
+    return SqueezeExcitation(channels, max(divisor, rounded))
+
+
+@ATTENTIONS.register("eca")
+def efficient_channel_attention(
+    channels: int, *, kernel: Annotated[int, Field(ge=1, le=63)] | None = None
+) -> nn.Module:
+    """Weigh channels by a convolution along their means (Wang et al. 2020).
+
+    https://arxiv.org/abs/1910.03151
+
+    Args:
+        channels: Width of the residual.
+        kernel: Channels that a weight is computed from; by default the odd number nearest to
+            ``(log2(channels) + 1) / 2`` by the paper's equation 12.
+
+    Raises:
+        PartError: The kernel is even.
+    """
+    if kernel is None:
+        half = int((math.log2(channels) + 1) / 2)
+        kernel = max(3, half + 1 - half % 2)
+    if kernel % 2 == 0:
+        raise PartError(f"a kernel of {kernel} has no middle", code="out-of-range", option="kernel")
+    return EfficientChannelAttention(kernel)
+
+
+class SqueezeExcitation(nn.Module):
+    """Multiply each channel by ``sigmoid(fc2(relu(fc1(mean))))``.
+
+    Args:
+        channels: Width of the input.
+        squeezed: Width between the two layers.
+
+    Shape:
+        ``(N, channels, H, W)`` to the same.
+    """
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)  # timm's names and shapes
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer."""
+        mean = x.mean((2, 3), keepdim=True)
+        return x * self.fc2(self.relu(self.fc1(mean))).sigmoid()
+
+
+class EfficientChannelAttention(nn.Module):
+    """Multiply each channel by the sigmoid of a convolution over its neighbours' means.
+
+    Args:
+        kernel: Number of neighbours, itself included.
+
+    Shape:
+        ``(N, C, H, W)`` to the same.
+    """
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer."""
+        means = x.mean((2, 3)).unsqueeze(1)
+        return x * self.conv(means).sigmoid().transpose(1, 2).unsqueeze(-1)

@@ -1,0 +1,51 @@
+"""Blurring before subsampling (Zhang 2019)."""
+
+import math
+
+import pytest
+import torch
+
+from resnet_builder.blocks.filters import Blur, blur, no_filter, split_stride
+from tests.networks import built, cifar_spec, random_images
+
+
+def test_filter_of_three_is_the_paper_s() -> None:
+    rows = torch.tensor([1.0, 2.0, 1.0]) / 4
+    assert torch.equal(Blur(2, 2, 3).filter, torch.outer(rows, rows).expand(2, 1, 3, 3))
+
+
+@pytest.mark.parametrize("size", range(2, 8))
+def test_filter_is_binomial(size: int) -> None:
+    row = torch.tensor([float(math.comb(size - 1, k)) for k in range(size)]) / 2 ** (size - 1)
+    assert torch.equal(Blur(1, 2, size).filter[0, 0], torch.outer(row, row))
+
+
+@pytest.mark.parametrize("size", range(2, 8))
+@pytest.mark.parametrize("shape", [(9, 8), (4, 3), (1, 1), (2, 1)])
+def test_blur_leaves_what_is_even_and_the_size_of_a_strided_convolution(
+    size: int, shape: tuple[int, int]
+) -> None:
+    output = blur(2, 2, size=size)(torch.full((1, 2, *shape), 3.0))
+    wanted = (1, 2, *(math.ceil(side / 2) for side in shape))
+    torch.testing.assert_close(output, torch.full(wanted, 3.0))
+
+
+def test_blur_is_symmetric() -> None:
+    images = random_images(1, 3, 9, 9)
+    flipped = Blur(3, 2, 3)(images.flip(-1)).flip(-1)
+    torch.testing.assert_close(Blur(3, 2, 3)(images), flipped)
+
+
+def test_stride_is_left_to_the_convolution_without_a_filter() -> None:
+    stride, after = split_stride(no_filter, 8, 2)
+    assert (stride, type(after)) == (2, torch.nn.Identity)
+    stride, after = split_stride(blur, 8, 2)
+    assert (stride, type(after)) == (1, Blur)
+    stride, after = split_stride(blur, 8, 1)
+    assert (stride, type(after)) == (1, torch.nn.Identity)
+
+
+def test_filter_survives_a_build_and_is_in_no_state_dict() -> None:
+    network = built(cifar_spec(1, downsample_filter="blur"))
+    assert torch.equal(network.layer2[0].blur.filter, Blur(32, 2, 3).filter)
+    assert not [key for key in network.state_dict() if "blur" in key]
