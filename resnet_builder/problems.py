@@ -102,11 +102,11 @@ def dotted(path: SpecPath) -> str:
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """Find the allowed name that ``name`` was probably meant to be, misspelt or cut short."""
     plain = _latin(name).casefold()
-    names = sorted(allowed)
+    names = {name.casefold(): name for name in sorted(allowed)}
     matches = difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
     if not matches and len(plain) >= _SHORTEST_START:
         matches = [name for name in names if name.startswith(plain)]
-    return min(matches, key=len, default=None)
+    return names[min(matches, key=len)] if matches else None
 
 
 def visible(text: str) -> str:

@@ -48,7 +48,7 @@ def load_trained(path: Path, *, plugins: Sequence[str] = ()) -> Trained:
     file = _weights_file(path)
     weights, header = read_weights(file)
     spec = _read_header_spec(file, header, plugins)
-    network = build(spec)
+    network = build(spec, first_weights=False)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

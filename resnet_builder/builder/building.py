@@ -5,6 +5,7 @@ from pathlib import Path
 
 from resnet_builder.builder.checking import Checked, check, unexpected
 from resnet_builder.builder.construct import collector_paused, construct_on_meta, give_weights
+from resnet_builder.builder.first_weights import load_first_weights
 from resnet_builder.builder.resolving import resolve
 from resnet_builder.device import pick_device
 from resnet_builder.errors import SpecError
@@ -23,6 +24,7 @@ def read_spec(
     overrides: Sequence[str] = (),
     with_: Sequence[str | Path] = (),
     plugins: Sequence[str] = (),
+    with_weights: bool = False,
 ) -> Spec:
     """Read a spec, check it in full, and write out its defaults.
 
@@ -31,6 +33,7 @@ def read_spec(
         overrides: ``path.to.key=value``, as ``--set``.
         with_: Fragments to lay over the spec, as ``--with``.
         plugins: The plugins that may be imported.
+        with_weights: Whether to check that the weights it starts from are there.
 
     Returns:
         The spec, resolved.
@@ -39,7 +42,7 @@ def read_spec(
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
-    spec = _read(source, overrides, with_, plugins).spec
+    spec = _read(source, overrides, with_, plugins, with_weights=with_weights).spec
     assert spec is not None, "a spec without problems"
     return spec
 
@@ -52,7 +55,7 @@ def build_from_spec(
     overrides: Sequence[str] = (),
     plugins: Sequence[str] = (),
 ) -> ResNet:
-    """Read a spec, check it in full, and build its network.
+    """Read a spec, check it in full, and build its network, as :func:`build` does.
 
     Args:
         source: A path, a bundled spec's name, or a mapping.
@@ -62,30 +65,39 @@ def build_from_spec(
         plugins: The plugins that may be imported.
 
     Raises:
+        CheckpointError: The weights that it starts from are damaged, or not the network's.
+        DataError: They cannot be downloaded.
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
         UsageError: There is no such device.
     """
     with collector_paused():
-        checked = _read(source, overrides, (), plugins)
+        checked = _read(source, overrides, (), plugins, with_weights=True)
         assert checked.spec is not None, "a spec without problems"
         assert checked.network is not None, "a spec without problems"
         return _on_device(checked.network, checked.spec, device, seed)
 
 
-def build(spec: Spec, *, device: str = "cpu", seed: int | None = None) -> ResNet:
-    """Build a spec's network and draw its first weights.
+def build(
+    spec: Spec, *, device: str = "cpu", seed: int | None = None, first_weights: bool = True
+) -> ResNet:
+    """Build a spec's network, draw its first weights, and read those that it starts from.
 
     Args:
         spec: A spec; resolved or not.
         device: A torch device, or ``"auto"``: CUDA, then MPS, then CPU.
         seed: Of a generator of its own, so that weights are the same on every device and no
             global state is touched; ``None`` draws from torch's global generator.
+        first_weights: Whether to read what ``model.weights`` names; needless, and the file with
+            it, where other weights are put in afterwards.
 
     Raises:
+        CheckpointError: Those weights are missing, damaged, or not the network's.
+        DataError: They cannot be downloaded.
         SpecError: The network is not what the spec expects.
         PartError: Options or shapes do not go together.
         RegistryError: A part is not registered.
+        StorageError: A file cannot be read.
         UsageError: There is no such device.
     """
     with collector_paused():
@@ -96,7 +108,7 @@ def build(spec: Spec, *, device: str = "cpu", seed: int | None = None) -> ResNet
             problems = [Problem("expect", f"expect.{key}", text) for key, text in differing]
             if problems:
                 raise SpecError(problems)
-        return _on_device(network, spec, device, seed)
+        return _on_device(network, spec, device, seed, first_weights=first_weights)
 
 
 def check_source(
@@ -106,6 +118,7 @@ def check_source(
     with_: Sequence[str | Path] = (),
     plugins: Sequence[str] = (),
     with_macs: bool = False,
+    with_weights: bool = False,
 ) -> Checked:
     """Read and check a spec without raising for what is wrong in it; see :func:`read_spec`.
 
@@ -115,7 +128,7 @@ def check_source(
     """
     draft = read_draft(source, overrides=overrides, with_=with_)
     imported = import_plugins(draft.plugins or (), plugins, draft.positions)
-    checked = check(draft, with_macs=with_macs)
+    checked = check(draft, with_macs=with_macs, with_weights=with_weights)
     if checked.spec is None:
         return checked
     spec = checked.spec.model_copy(update={"plugins": imported})
@@ -127,14 +140,22 @@ def _read(
     overrides: Sequence[str],
     with_: Sequence[str | Path],
     plugins: Sequence[str],
+    *,
+    with_weights: bool,
 ) -> Checked:
-    checked = check_source(source, overrides=overrides, with_=with_, plugins=plugins)
+    checked = check_source(
+        source, overrides=overrides, with_=with_, plugins=plugins, with_weights=with_weights
+    )
     if checked.problems:
         raise SpecError(checked.problems)
     return checked
 
 
-def _on_device(network: ResNet, spec: Spec, device: str, seed: int | None) -> ResNet:
+def _on_device(
+    network: ResNet, spec: Spec, device: str, seed: int | None, *, first_weights: bool = True
+) -> ResNet:
     place = pick_device(device)
     network = give_weights(network, spec.model, seed=seed)
+    if first_weights and spec.model.weights is not None:
+        load_first_weights(network, spec.model.weights)
     return network if place.type == "cpu" else network.to(place)

@@ -15,6 +15,7 @@ def read_spec(
     with_: tuple[str, ...],
     plugins: tuple[str, ...],
     warn: Callable[[str], None],
+    with_weights: bool = False,
 ) -> "Spec":
     """Read a spec, check it in full, and write out its defaults.
 
@@ -26,6 +27,7 @@ def read_spec(
         with_: What ``--with`` gave.
         plugins: What ``--plugin`` gave.
         warn: Told what the user should know of the spec.
+        with_weights: Whether to check that the weights it starts from are there.
 
     Raises:
         SpecError: Everything that is wrong with it.
@@ -38,4 +40,6 @@ def read_spec(
 
     from resnet_builder import builder
 
-    return builder.read_spec(source, overrides=overrides, with_=with_, plugins=plugins)
+    return builder.read_spec(
+        source, overrides=overrides, with_=with_, plugins=plugins, with_weights=with_weights
+    )

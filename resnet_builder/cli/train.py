@@ -93,7 +93,14 @@ def train(
     from resnet_builder.training.session import Session
 
     source = _run_spec(directory) if spec is None else spec
-    resolved = read_spec(source, overrides=overrides, with_=with_, plugins=plugins, warn=note)
+    resolved = read_spec(
+        source,
+        overrides=overrides,
+        with_=with_,
+        plugins=plugins,
+        warn=note,
+        with_weights=resume is None,  # a run with a checkpoint needs them no more
+    )
     with invocation.signals.polled() as stop, display() as shown, _Opened(invocation) as opened:
         session = Session(
             spec=resolved,

@@ -77,7 +77,12 @@ def _check(
     from resnet_builder.summary import summarize
 
     checked = check_source(
-        source, overrides=overrides, with_=with_, plugins=plugins, with_macs=True
+        source,
+        overrides=overrides,
+        with_=with_,
+        plugins=plugins,
+        with_macs=True,
+        with_weights=True,
     )
     if checked.spec is None:
         raise SpecError(checked.problems)

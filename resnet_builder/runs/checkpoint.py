@@ -88,6 +88,15 @@ def save_checkpoint(
     _rotate(run, keep, warn)
 
 
+def has_checkpoints(run: RunDirectory) -> bool:
+    """Tell whether there are checkpoints, be they such as hold or not.
+
+    Raises:
+        StorageError: The disk is failing.
+    """
+    return bool(_checkpoints(run) or _set_aside_before(run))
+
+
 def load_newest(run: RunDirectory, *, warn: Warn = unheard) -> Checkpoint | None:
     """Return the newest checkpoint that holds, or ``None`` if there are none at all.
 

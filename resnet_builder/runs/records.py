@@ -146,6 +146,7 @@ class DataRecord(Record):
         classes: Names, by label.
         images: By split, after validation images were set aside.
         validation: Which of the data set's training images those are.
+        first_weights_sha256: Of the file that the network started from, if it did.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
@@ -153,6 +154,7 @@ class DataRecord(Record):
     classes: tuple[str, ...]
     images: dict[str, Count]
     validation: tuple[Count, ...]
+    first_weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 class ChangeRow(Record):

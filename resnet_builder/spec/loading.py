@@ -1,5 +1,6 @@
 """From a source to a checked spec: the first half of checking, which needs no torch."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from resnet_builder.problems import Problem
 from resnet_builder.spec.data_section import DataSpec
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.layers import Layers, layers_of, read_layers
-from resnet_builder.spec.model_section import ModelSpec
+from resnet_builder.spec.model_section import ModelSpec, is_file_name
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.positions import Positions
 from resnet_builder.spec.reading import checked
@@ -130,6 +131,7 @@ def _whole(draft: Draft) -> Spec:
 def _draft(layers: Layers) -> Draft:
     positions = Positions(layers.root, layers.sources)
     data = plain(layers.root)
+    _locate_weights(data, positions)
     main = layers.sources[0].path
     if data.get("name") is None and (main is None or is_name(main.stem)):
         data["name"] = UNNAMED if main is None else main.stem
@@ -145,6 +147,20 @@ def _draft(layers: Layers) -> Draft:
         problems=problems,
         notices=layers.notices,
     )
+
+
+def _locate_weights(data: dict[str, Any], positions: Positions) -> None:
+    """Make the path of first weights absolute: it counts from whatever it is written in."""
+    model = data.get("model")
+    weights = model.get("weights") if isinstance(model, dict) else None
+    path = weights.get("path") if isinstance(weights, dict) else weights
+    if not isinstance(path, str) or not is_file_name(path):
+        return
+    absolute = os.path.realpath(positions.base_dir(("model", "weights", "path")) / path)
+    if isinstance(weights, dict):
+        weights["path"] = absolute
+    else:
+        data["model"]["weights"] = absolute
 
 
 def _validate(data: dict[str, Any], positions: Positions) -> tuple[Spec | None, list[Problem]]:

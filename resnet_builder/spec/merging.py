@@ -2,7 +2,7 @@
 
 from resnet_builder.problems import SpecPath
 from resnet_builder.spec.source import Node, Source
-from resnet_builder.spec.structure import is_option, is_part
+from resnet_builder.spec.structure import is_option, is_part, short_key
 
 _UNITS = frozenset({"steps", "epochs", "seconds"})
 
@@ -11,7 +11,7 @@ def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ())
     """Lay ``above`` over ``below``: mappings deeply, all else whole; null takes away.
 
     Where a part stands, a name or a mapping with ``type`` replaces it, and a mapping without
-    changes its options. A length given in one unit takes away that in another.
+    changes its options. A scalar that stands for a mapping is taken as that mapping. A length given in one unit takes away that in another.
 
     A null stays in the tree, so that errors can point at it, except where null may be the value
     of an option.
@@ -25,12 +25,12 @@ def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ())
     """
     if below is None or not isinstance(above.value, dict):
         return above
-    if is_part(path):
-        if "type" in above.value:
-            return above
-        if isinstance(below.value, str):
-            name = Node(below.value, below.place, below.key_place)
-            below = Node({"type": name}, below.place, below.key_place)
+    if is_part(path) and "type" in above.value:
+        return above
+    key = short_key(path)
+    if key is not None and isinstance(below.value, str):
+        name = Node(below.value, below.place, below.key_place)
+        below = Node({key: name}, below.place, below.key_place)
     if not isinstance(below.value, dict):
         return above
     entries = _without_rivals(below.value, above.value, path)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from resnet_builder.problems import Problem, SpecPath
 from resnet_builder.spec.source import Node, Place, Source
+from resnet_builder.spec.structure import short_key
 
 At = Literal["value", "key", "name"]
 
@@ -30,14 +31,13 @@ class Positions:
 
         Args:
             path: The value's path.
-            at: The value itself, its key, or, of a part, its name.
+            at: The value itself, its key, or, of a part or a file of weights, its name.
         """
         node, rest = self._nearest(path)
         if at == "key" or rest:
             return node.key_place or node.place
-        if at == "name" and isinstance(node.value, dict) and "type" in node.value:
-            return node.value["type"].place
-        return node.place
+        name = node.value.get(short_key(path) or "type") if isinstance(node.value, dict) else None
+        return node.place if at == "value" or name is None else name.place
 
     def problem(
         self,
@@ -55,7 +55,7 @@ class Positions:
             code: One of :data:`resnet_builder.problems.CODES`.
             path: The value's path, of which as much is followed as is written.
             message: What is wrong.
-            at: What to point at: the value itself, its key, or, of a part, its name.
+            at: What to point at, as in :meth:`place`.
             allowed: What could stand there instead.
             suggestion: What was probably meant.
         """

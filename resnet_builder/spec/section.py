@@ -4,7 +4,7 @@ What a validator here raises is a problem with its code; ``at`` names the key to
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -12,11 +12,13 @@ from pydantic_core import PydanticCustomError
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 PART_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
 DEVICE_PATTERN = r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$"
+PATH_PATTERN = r"^[^\x00-\x1f]+$"
 
 PATTERN_WORDS = {
     NAME_PATTERN: "at most 64 letters, digits, `.`, `_` and `-`, the first a letter or a digit",
     PART_PATTERN: "at most 64 letters, digits and `_`, the first a letter",
     DEVICE_PATTERN: "auto, cpu, mps, cuda or cuda:N",
+    PATH_PATTERN: "a path, without control characters",
 }
 """What each pattern says, in words."""
 
@@ -62,7 +64,12 @@ class Section(BaseModel):
     """Base of every part of a spec: unknown keys are errors and values never change.
 
     A key whose value is null is as good as absent.
+
+    Attributes:
+        short_key: The key that a scalar in the section's place stands for, if it may stand there.
     """
+
+    short_key: ClassVar[str | None] = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 

@@ -41,6 +41,11 @@ class Member:
         return self.model is not None and "type" in self.model.model_fields
 
     @property
+    def short_key(self) -> str | None:
+        """The key that a scalar stands for where a mapping of this kind may stand, if it may."""
+        return "type" if self.is_part else getattr(self.model, "short_key", None)
+
+    @property
     def choices(self) -> tuple[object, ...]:
         """The values of a ``Literal``."""
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
@@ -98,6 +103,11 @@ def is_part(path: SpecPath) -> bool:
     return _slot(path) in _part_slots()
 
 
+def short_key(path: SpecPath) -> str | None:
+    """Return the key that a scalar at this path stands for, as a part's name does for ``type``."""
+    return _short_keys().get(_slot(path))
+
+
 def is_option(path: SpecPath) -> bool:
     """Tell whether this path lies inside a registered part, whose options are its own."""
     slot = _slot(path)
@@ -116,6 +126,11 @@ def _slot(path: SpecPath) -> Slot:
 @cache
 def _part_slots() -> frozenset[Slot]:
     return frozenset(slot for slot, member in slots() if member.is_part)
+
+
+@cache
+def _short_keys() -> dict[Slot, str]:
+    return {slot: member.short_key for slot, member in slots() if member.short_key is not None}
 
 
 @cache

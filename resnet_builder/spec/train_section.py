@@ -1,6 +1,6 @@
 """The ``train`` section: a recipe."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -56,19 +56,31 @@ def _exactly_one(section: Section, keys: tuple[str, ...]) -> None:
 
 
 class Duration(Section):
-    """A length, in steps or in epochs."""
+    """A length, in steps or in epochs.
+
+    Attributes:
+        units: The keys of which one is given, and only one.
+    """
+
+    units: ClassVar[tuple[str, ...]] = ("steps", "epochs")
 
     steps: Count | None = Field(None, description="In optimizer steps.")
     epochs: Count | None = Field(None, description="In passes over the training images.")
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
-        _exactly_one(self, ("steps", "epochs"))
+        _exactly_one(self, self.units)
         return self
 
 
 class Interval(Section):
-    """Every so many steps, epochs or seconds."""
+    """Every so many steps, epochs or seconds.
+
+    Attributes:
+        units: The keys of which one is given, and only one.
+    """
+
+    units: ClassVar[tuple[str, ...]] = ("steps", "epochs", "seconds")
 
     steps: Count | None = Field(None, description="In optimizer steps.")
     epochs: Count | None = Field(None, description="In passes over the training images.")
@@ -76,7 +88,7 @@ class Interval(Section):
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
-        _exactly_one(self, ("steps", "epochs", "seconds"))
+        _exactly_one(self, self.units)
         return self
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from resnet_builder.builder import build, resolve
+from resnet_builder.builder import build, first_weights_digest, resolve
 from resnet_builder.data.contract import Report, Stop, never, silent
 from resnet_builder.data.splits import Splits, load_splits
 from resnet_builder.errors import DataError, UsageError
+from resnet_builder.model import ResNet
 from resnet_builder.runs.changes import Change, compare_specs
+from resnet_builder.runs.checkpoint import has_checkpoints
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, unheard
 from resnet_builder.runs.lock import locked
@@ -57,21 +59,22 @@ class Session:
     def begin(self, out: Path | None = None) -> ResultRecord:
         """Train in a directory that is made for it.
 
-        The images are read first, so that no directory is left behind if they cannot be.
+        Images and first weights are read first, so that no directory is left behind if they
+        cannot be.
 
         Args:
             out: Exactly this directory; by default the next ``runs/<name>-NNN``.
 
         Raises:
             UsageError: ``out`` exists, or there is nothing to train.
-            ResnetBuilderError: What :func:`data.splits.load_splits`, :func:`begun` and
-                :func:`training.fit.fit` raise.
+            ResnetBuilderError: What :func:`data.splits.load_splits`, :func:`builder.build`,
+                :func:`begun` and :func:`training.fit.fit` raise.
         """
         self._refuse_untrainable()
         if out is not None and out.exists():
             RunDirectory.create(out)  # says why it cannot be made
         splits = self._load()
-        with begun(self.spec, splits, out) as run:
+        with begun(self.spec, self._describe(splits), out) as run:
             return self._fit(run, splits)
 
     def go_on(self, directory: Path) -> ResultRecord:
@@ -80,7 +83,8 @@ class Session:
         Raises:
             UsageError: The directory holds another experiment, or there is nothing to train.
             ResnetBuilderError: What :func:`found`, :func:`data.splits.load_splits`,
-                :func:`settle_data` and :func:`training.fit.fit` raise.
+                :func:`settle_data`, :func:`settle_first_weights`, :func:`builder.build` and
+                :func:`training.fit.fit` raise.
         """
         self._refuse_untrainable()
         changing = self.allow_spec_change
@@ -92,8 +96,9 @@ class Session:
             splits = self._load()
             if run.is_published:
                 settle_data(run, splits, allow_spec_change=changing)
+                settle_first_weights(run, self.spec)
             else:
-                publish(run, self.spec, splits)
+                publish(run, self.spec, self._describe(splits))
             return self._fit(run, splits)
 
     def _refuse_untrainable(self) -> None:
@@ -106,12 +111,22 @@ class Session:
             self.say(notice)
         return splits
 
+    def _describe(self, splits: Splits) -> DataRecord:
+        """Record what is trained on, once it is known that the first weights fit."""
+        weights = self.spec.model.weights
+        if weights is None:
+            return describe_data(splits)
+        self._build()
+        return describe_data(splits, first_weights_digest(weights))
+
+    def _build(self, *, first_weights: bool = True) -> ResNet:
+        assert self.spec.train is not None, "refused before"
+        return build(self.spec, seed=self.spec.train.seed, first_weights=first_weights)
+
     def _fit(self, run: RunDirectory, splits: Splits) -> ResultRecord:
         self.opened(run)
-        assert self.spec.train is not None, "refused before"
-        network = build(self.spec, seed=self.spec.train.seed)
         result = fit(
-            network,
+            self._build(first_weights=not has_checkpoints(run)),
             splits,
             self.spec,
             run,
@@ -123,12 +138,12 @@ class Session:
 
 
 @contextmanager
-def begun(spec: Spec, splits: Splits, out: Path | None) -> Iterator[RunDirectory]:
+def begun(spec: Spec, data: DataRecord, out: Path | None) -> Iterator[RunDirectory]:
     """Make a run, and hold its lock.
 
     Args:
         spec: The experiment, resolved.
-        splits: Its images.
+        data: What it trains on.
         out: Exactly this directory; by default the next ``runs/<name>-NNN``.
 
     Raises:
@@ -138,17 +153,17 @@ def begun(spec: Spec, splits: Splits, out: Path | None) -> Iterator[RunDirectory
     """
     run = RunDirectory.create_numbered(RUNS, spec.name) if out is None else RunDirectory.create(out)
     with locked(run):
-        publish(run, spec, splits)
+        publish(run, spec, data)
         yield run
 
 
-def publish(run: RunDirectory, spec: Spec, splits: Splits) -> None:
+def publish(run: RunDirectory, spec: Spec, data: DataRecord) -> None:
     """Write down what a run trains on, then its spec: from then on, resuming finishes it.
 
     Raises:
         StorageError: The disk is full, read-only or failing.
     """
-    describe_data(splits).write(run.data)
+    data.write(run.data)
     run.publish(dump_spec(spec))
 
 
@@ -189,7 +204,8 @@ def settle_data(run: RunDirectory, splits: Splits, *, allow_spec_change: bool = 
         DataError: They are others.
         StorageError: What they were cannot be read or written.
     """
-    before, after = DataRecord.read(run.data), describe_data(splits)
+    before = DataRecord.read(run.data)
+    after = describe_data(splits, before.first_weights_sha256)
     if before == after:
         return
     if before.fingerprint == after.fingerprint and allow_spec_change:
@@ -207,6 +223,26 @@ def settle_data(run: RunDirectory, splits: Splits, *, allow_spec_change: bool = 
         f"{run.path} cannot go on, as its images have changed:\n  {what}\n"
         "bring them back, or start another run"
     )
+
+
+def settle_first_weights(run: RunDirectory, spec: Spec) -> None:
+    """Compare the weights that a run starts from with those that it began with.
+
+    From its first checkpoint on, a run needs them no more.
+
+    Raises:
+        CheckpointError: The file is missing.
+        DataError: It is another, or cannot be downloaded.
+        StorageError: It, or what it was, cannot be read.
+    """
+    if spec.model.weights is None or has_checkpoints(run):
+        return
+    before, now = DataRecord.read(run.data), first_weights_digest(spec.model.weights)
+    if now != before.first_weights_sha256:
+        raise DataError(
+            f"{run.path} cannot go on, as {spec.model.weights.path} has changed: its SHA-256 was "
+            f"{before.first_weights_sha256} and is {now}; bring the file back, or start another run"
+        )
 
 
 def threads(spec: Spec, run: RunDirectory) -> int | None:
@@ -227,14 +263,20 @@ def threads(spec: Spec, run: RunDirectory) -> int | None:
     return EnvRecord.read(run.env).choices.threads if run.env.exists() else None
 
 
-def describe_data(splits: Splits) -> DataRecord:
-    """Record what a run trains on."""
+def describe_data(splits: Splits, first_weights_sha256: str | None = None) -> DataRecord:
+    """Record what a run trains on.
+
+    Args:
+        splits: The images.
+        first_weights_sha256: Of the file that it starts from, if it does.
+    """
     sources = {"train": splits.train, "val": splits.validation, "test": splits.test}
     return DataRecord(
         fingerprint=splits.fingerprint,
         classes=splits.classes,
         images={split: len(source) for split, source in sources.items() if source is not None},
         validation=splits.validation_indices,
+        first_weights_sha256=first_weights_sha256,
     )
 
 
@@ -262,7 +304,8 @@ def _refuse(run: RunDirectory, changes: Sequence[Change], *, allow_spec_change: 
     """
     others = [str(change) for change in changes if change.kind == "architecture"]
     if others:
-        raise UsageError(_listed(f"{run.path} is of another network", others, "start another run"))
+        mend = "start another run; `model.weights` can start it from the weights of this one"
+        raise UsageError(_listed(f"{run.path} is of another network", others, mend))
     shifts = [str(change) for change in changes if change.kind == "trajectory"]
     if shifts and not allow_spec_change:
         raise UsageError(

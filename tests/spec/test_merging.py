@@ -51,6 +51,16 @@ def test_mapping_without_type_gives_options_to_a_name() -> None:
     }
 
 
+def test_mapping_gives_options_to_a_path() -> None:
+    below: dict[str, Any] = {"model": {"weights": "a.pth"}}
+    with_option = {"model": {"weights": {"path": "a.pth", "new_head": True}}}
+    assert merged(below, {"model": {"weights": {"new_head": True}}}) == with_option
+    assert merged(with_option, {"model": {"weights": {"path": "b.pth"}}}) == {
+        "model": {"weights": {"path": "b.pth", "new_head": True}}
+    }
+    assert merged(with_option, below) == below
+
+
 @pytest.mark.parametrize(
     ("below", "above", "wanted"),
     [

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from resnet_builder.problems import SpecPath
-from resnet_builder.spec.structure import homes, is_option, is_part, members
+from resnet_builder.spec.structure import homes, is_option, is_part, members, short_key
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,12 @@ def test_parts_are_found(path: SpecPath) -> None:
 )
 def test_other_sections_are_no_parts(path: SpecPath) -> None:
     assert not is_part(path)
+
+
+def test_scalars_stand_for_a_type_or_a_path() -> None:
+    assert short_key(("model", "stem")) == "type"
+    assert short_key(("model", "weights")) == "path"
+    assert short_key(("train", "ema")) is None
 
 
 def test_options_are_inside_registered_parts_only() -> None:

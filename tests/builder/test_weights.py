@@ -1,0 +1,259 @@
+"""Networks that start from a file of weights."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.hub
+from torch import Tensor
+
+from resnet_builder.builder import (
+    build,
+    build_from_spec,
+    check_source,
+    first_weights,
+    first_weights_digest,
+    read_spec,
+)
+from resnet_builder.builder.first_weights import published_weights
+from resnet_builder.errors import CheckpointError, DataError, SpecError, UsageError
+from resnet_builder.spec.loading import dump_spec, load_spec, load_spec_text
+from resnet_builder.spec.model_section import WeightsSpec
+from tests.cli.experiments import call, write_tiny
+
+TINY_RESNET18 = "model.weights=torchvision:ResNet18_Weights.IMAGENET1K_V1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is worked in, with the weights of ``tiny.yaml``'s network of seed 5."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(tiny_weights(tmp_path, 5), tmp_path / "five.pth")
+    return tmp_path
+
+
+def tiny_weights(folder: Path, seed: int, *overrides: str) -> dict[str, Tensor]:
+    spec = read_spec(write_tiny(folder), overrides=overrides)
+    return {name: tensor.clone() for name, tensor in build(spec, seed=seed).state_dict().items()}
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def refused(folder: Path, *overrides: str) -> list[str]:
+    """Return the messages of a spec that starts from something that is not there."""
+    with pytest.raises(SpecError) as raised:
+        build_from_spec(write_tiny(folder), overrides=overrides)
+    return [str(problem) for problem in raised.value.errors]
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_network_has_the_weights_of_the_file(folder: Path, seed: int | None) -> None:
+    path = write_tiny(folder)
+    network = build_from_spec(path, seed=seed, overrides=["model.weights=five.pth"])
+    assert_equal(network.state_dict(), tiny_weights(folder, 5))
+
+
+def test_weights_that_a_run_delivered_are_read(folder: Path) -> None:
+    path = write_tiny(folder)
+    assert call("train", path, "--out", "run", "--set", "train.epochs=1").exit_code == 0
+    best = "model.weights=run/best.safetensors"
+    network, other = (build_from_spec(path, overrides=[best], seed=seed) for seed in (1, 2))
+    assert_equal(network.state_dict(), other.state_dict())
+
+
+def test_new_head_is_drawn_as_without_a_file(folder: Path) -> None:
+    three = ("model.num_classes=3", "data.dataset.num_classes=3")
+    drawn = tiny_weights(folder, 8, *three)
+    found = tiny_weights(folder, 8, *three, "model.weights={path: five.pth, new_head: true}")
+    expected = {
+        name: drawn[name] if name.startswith("fc.") else tensor
+        for name, tensor in tiny_weights(folder, 5).items()
+    }
+    assert_equal(found, expected)
+
+
+def test_averaged_weights_are_read_if_asked_for(folder: Path) -> None:
+    model, average = tiny_weights(folder, 1), tiny_weights(folder, 2)
+    torch.save({"model": model, "model_ema": average}, folder / "both.pth")
+    path = write_tiny(folder)
+    for ema, expected in (("false", model), ("true", average)):
+        overrides = [f"model.weights={{path: both.pth, ema: {ema}}}"]
+        assert_equal(build_from_spec(path, overrides=overrides).state_dict(), expected)
+
+
+def test_weights_of_another_network_are_refused(folder: Path) -> None:
+    overrides = ["model.weights=five.pth", "model.stages.0.channels=6"]
+    with pytest.raises(CheckpointError, match=r"model\.weights: .*five\.pth.*\n.*layer1\.0\.conv1"):
+        build_from_spec(write_tiny(folder), overrides=overrides)
+
+
+def test_path_counts_from_what_it_is_written_in(folder: Path) -> None:
+    inner = folder / "specs"
+    inner.mkdir()
+    write_tiny(inner)
+    above = inner / "above.yaml"
+    above.write_text("extends: tiny.yaml\nmodel: {weights: one.pth}\n", encoding="utf-8")
+    fragment = folder / "fragment.yaml"
+    fragment.write_text("model: {weights: {ema: true}}\n", encoding="utf-8")
+    cwd = Path.cwd()
+
+    def path(source: Any, *overrides: str, with_: list[Path] | None = None) -> str:
+        weights = load_spec(source, overrides=overrides, with_=with_ or []).model.weights
+        assert weights is not None
+        return weights.path
+
+    assert path(above) == str(inner / "one.pth")
+    assert path(Path("specs/above.yaml")) == str(inner / "one.pth")
+    assert path(above, "model.weights.new_head=true") == str(inner / "one.pth")
+    assert path(above, with_=[fragment]) == str(inner / "one.pth")
+    assert path(above, "model.weights=one.pth") == str(cwd / "one.pth")
+    assert path(above, "model.weights.path=one.pth") == str(cwd / "one.pth")
+    assert path({"extends": str(above), "model": {"weights": "two.pth"}}) == str(cwd / "two.pth")
+    assert path(above, "model.weights=/one.pth") == os.path.realpath("/one.pth")
+
+
+def test_path_alone_is_short_for_a_mapping(folder: Path) -> None:
+    short, long = (
+        load_spec(write_tiny(folder), overrides=[f"model.weights={text}"])
+        for text in ("five.pth", "{path: five.pth}")
+    )
+    assert short == long
+    assert short.model.weights == WeightsSpec(path=str(folder / "five.pth"))
+    assert load_spec_text(dump_spec(short)) == short
+
+
+def test_null_takes_the_weights_of_a_layer_below_away(folder: Path) -> None:
+    path = folder / "above.yaml"
+    write_tiny(folder)
+    path.write_text("extends: tiny.yaml\nmodel: {weights: five.pth}\n", encoding="utf-8")
+    assert load_spec(path, overrides=["model.weights=null"]).model.weights is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("5", "error[wrong-type]: model.weights: must be a path, or a mapping with `path`, not 5"),
+        ("[a.pth]", "must be a path, or a mapping with `path`, not a list"),
+        ('""', "model.weights.path: must be a path, without control characters, not ''"),
+        (r'"a\0.pth"', "model.weights.path: must be a path, without control characters"),
+        ("{new_head: true}", "error[missing-key]: model.weights.path: is missing"),
+        ("{path: a.pth, new_head: 1}", "model.weights.new_head: must be true or false, not 1"),
+        (
+            '{path: "torchvision:ResNet50_Weights.IMAGENET1K_V2", ema: true}',
+            "error[no-effect]: model.weights.ema: has no effect on torchvision's weights",
+        ),
+    ],
+)
+def test_wrong_value_is_refused(folder: Path, value: str, message: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        load_spec(write_tiny(folder), overrides=[f"model.weights={value}"])
+    assert message in str(raised.value)
+
+
+def test_missing_file_is_refused_where_it_is_named(folder: Path) -> None:
+    [message] = refused(folder, "model.weights=fve.pth")
+    assert message == (
+        "<command line>:--set: error[unknown-name]: model.weights: "
+        f"{folder / 'fve.pth'}: there is no such file\n"
+        "      | model.weights=fve.pth\n"
+        "      |               ^"
+    )
+
+
+def test_directory_is_refused_with_what_to_name(folder: Path) -> None:
+    [message] = refused(folder, "model.weights={new_head: true, path: .}")
+    assert "this is a directory; a run's weights are its best.safetensors" in message
+    assert message.endswith(f"\n      | {' ' * 37}^")
+
+
+def test_file_is_looked_for_only_where_it_is_needed(folder: Path) -> None:
+    path = write_tiny(folder)
+    overrides = ["model.weights=nowhere.pth"]
+    assert check_source(path, overrides=overrides).problems == ()
+    assert len(check_source(path, overrides=overrides, with_weights=True).problems) == 1
+    build(read_spec(path, overrides=overrides), first_weights=False)
+    assert call("summary", path, "--set", *overrides).exit_code == 0
+    result = call("validate", path, "--set", *overrides)
+    assert result.exit_code == 2
+    assert "there is no such file" in result.stderr
+
+
+def test_digest_is_of_the_bytes(folder: Path) -> None:
+    (folder / "x").write_bytes(b"abc")
+    expected = hashlib.sha256(b"abc").hexdigest()
+    assert first_weights_digest(WeightsSpec(path=str(folder / "x"))) == expected
+    with pytest.raises(CheckpointError, match=r"model\.weights: nowhere: there is no such file"):
+        first_weights_digest(WeightsSpec(path="nowhere"))
+
+
+def test_published_names_are_those_of_torchvisions_resnets() -> None:
+    published = published_weights()
+    assert published["ResNet50_Weights.IMAGENET1K_V2"].endswith("/resnet50-11ad3fa6.pth")
+    assert {name.partition("_")[0] for name in published} >= {"ResNet18", "ResNeXt50", "Wide"}
+    assert not any(name.endswith(".DEFAULT") for name in published)
+
+
+def test_published_weights_are_kept_where_torch_keeps_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, bool]] = []
+
+    def download(url: str, path: str, digest: str | None, *, progress: bool) -> None:
+        asked.append((url, digest, progress))
+        Path(path).write_bytes((folder / "five.pth").read_bytes())
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    for _ in range(2):
+        network = build_from_spec(write_tiny(folder), overrides=[TINY_RESNET18])
+        assert_equal(network.state_dict(), tiny_weights(folder, 5))
+    url = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert asked == [(url, "f37072fd", False)]
+    assert (folder / "hub" / "checkpoints" / "resnet18-f37072fd.pth").is_file()
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_download_has_the_digest_of_its_name(
+    is_right: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch's own download, from a file that is named as torchvision names its files."""
+    digest = hashlib.sha256((folder / "five.pth").read_bytes()).hexdigest()
+    url = (folder / f"tiny-{digest[:8] if is_right else '0' * 8}.pth").as_uri()
+    (folder / "five.pth").rename(folder / url.rpartition("/")[2])
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder / "hub"))
+    monkeypatch.setattr(first_weights, "published_weights", lambda: {"Tiny_Weights.V1": url})
+    weights = WeightsSpec(path="torchvision:Tiny_Weights.V1")
+    if is_right:
+        assert first_weights_digest(weights) == digest
+    else:
+        with pytest.raises(DataError, match="invalid hash value"):
+            first_weights_digest(weights)
+        assert list((folder / "hub" / "checkpoints").iterdir()) == []
+
+
+def test_download_that_fails_says_where_to_put_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionResetError("nobody there")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(DataError, match=r"nobody there; you can put the file into .*checkpoints"):
+        build_from_spec(write_tiny(folder), overrides=[TINY_RESNET18])
+
+
+def test_unknown_published_name_gets_the_nearest(folder: Path) -> None:
+    [message] = refused(folder, "model.weights=torchvision:ResNet50_Weights.IMAGENET1K_V3")
+    assert "torchvision has no weights of a ResNet named 'ResNet50_Weights.IMAG" in message
+    assert message.endswith("did you mean: ResNet50_Weights.IMAGENET1K_V2")
+    spec = read_spec(write_tiny(folder), overrides=["model.weights=torchvision:ResNet18"])
+    with pytest.raises(UsageError, match="no weights named 'ResNet18'; did you mean ResNet18_W"):
+        build(spec)
