@@ -31,6 +31,6 @@ def preact_linear_head(
     """Normalise and activate the last sum of pre-activated blocks first (He et al. 2016, app.)."""
     return {
         "norm": norm(in_channels),  # timm's name for it
-        "relu": activation(),
+        "norm_relu": activation(),  # `relu` is the stem's
         **linear_head(in_channels, num_classes, dropout=dropout),
     }

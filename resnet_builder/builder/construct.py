@@ -92,6 +92,20 @@ def give_weights(
     return network
 
 
+def network_grids(model: ModelSpec, output_stride: int | None = None) -> list[Grid]:
+    """Return the grid of each stage of a network.
+
+    Args:
+        model: Resolved: with its input's channels.
+        output_stride: Of the last stage; dilation stands in for strides beyond it.
+
+    Raises:
+        UsageError: The network's strides do not reach ``output_stride``.
+    """
+    stem = bind(STEMS, model.stem, norm=_no_layer, activation=_no_layer)(model.in_channels)
+    return stage_grids(stem.stride, model.stages, output_stride)
+
+
 def _construct(model: ModelSpec, output_stride: int | None, *, device: str) -> ResNet:
     assert model.in_channels is not None, "the spec is resolved"
     assert model.head is not None, "the spec is resolved"
@@ -114,8 +128,10 @@ def _construct(model: ModelSpec, output_stride: int | None, *, device: str) -> R
         layers[f"layer{number + 1}"] = nn.Sequential(*blocks)
         channels = blocks[-1].out_channels
     with _place("model", "head"), torch.device(device):
-        layers.update(bind(HEADS, model.head, **layer_makers)(channels, model.num_classes))
-    return ResNet(layers)
+        head = bind(HEADS, model.head, **layer_makers)(channels, model.num_classes)
+        if taken := layers.keys() & head.keys():
+            raise PartError(f"its layer '{min(taken)}' has the name of one before it")
+    return ResNet({**layers, **head})
 
 
 def _make_norm(make: Callable[[int], nn.Module], channels: int) -> nn.Module:
@@ -140,7 +156,7 @@ def _block_maker(
     accepted = BLOCKS.accepts(block.type)
     if grid.dilation != 1 and not accepted >= {"first_dilation", "dilation"}:
         raise PartError(f"block '{block.type}' takes no dilation, which `output_stride` needs")
-    shortcut_norm = _no_norm if is_preactivated(block) else layer_makers["norm"]
+    shortcut_norm = _no_layer if is_preactivated(block) else layer_makers["norm"]
     shortcut = stage.shortcut or model.shortcut
     made = bind(
         BLOCKS,
@@ -174,7 +190,8 @@ def _block_maker(
     return make
 
 
-def _no_norm(channels: int) -> nn.Module:
+def _no_layer(*args: int) -> nn.Module:
+    """Stand in for a layer that is not there, or that nobody asks for."""
     return nn.Identity()
 
 

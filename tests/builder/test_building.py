@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.blocks import BLOCKS, NORMS
+from resnet_builder.blocks import BLOCKS, HEADS, NORMS
 from resnet_builder.blocks.basic import BasicBlock
 from resnet_builder.builder.construct import drop_path_rates
 from resnet_builder.errors import PartError, RegistryError, SpecError
@@ -232,6 +232,24 @@ def test_every_norm_trains_and_is_deterministic(norm: str) -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
     with torch.no_grad():
         assert torch.equal(network.eval()(images), network(images))
+
+
+def test_head_after_a_stem_with_an_activation_has_one_of_its_own() -> None:
+    network = built(cifar_spec(block="preact_basic", head="preact_linear"))
+    names = [name for name, _ in network.named_children()]
+    assert names[:3] == ["conv1", "bn1", "relu"]
+    assert names[-5:] == ["norm", "norm_relu", "avgpool", "flatten", "fc"]
+
+
+def test_head_may_not_replace_an_earlier_layer() -> None:
+    def clashing(in_channels: int, num_classes: int) -> dict[str, nn.Module]:
+        return {"bn1": nn.Flatten(1), "fc": nn.Linear(in_channels, num_classes)}
+
+    with (
+        HEADS.temporary("clashing", clashing),
+        pytest.raises(PartError, match="its layer 'bn1' has the name of one before it"),
+    ):
+        built(cifar_spec(head="clashing"))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
