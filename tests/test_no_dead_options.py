@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import BaseModel
 
 from resnet_builder.builder import build, read_spec
@@ -74,6 +75,9 @@ LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.init.std": (("model.init={type: normal}",), "model.init.std=0.1"),
     "model.zero_init_residual": ((), "model.zero_init_residual=true"),
     "model.head": ((), "model.head.dropout=0.5"),
+    "model.weights.path": (("model.weights=one.pth",), "model.weights=other.pth"),
+    "model.weights.new_head": (("model.weights=one.pth",), "model.weights.new_head=true"),
+    "model.weights.ema": (("model.weights=one.pth",), "model.weights.ema=true"),
     "data.dataset": ((), "data.dataset.seed=1"),
     "data.validation": ((), "data.validation=12"),
     "data.split_seed": ((), "data.split_seed=1"),
@@ -145,6 +149,8 @@ LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
     "train.loss.label_smoothing": ((), "train.loss.label_smoothing=0.1"),
     "train.seed": ((), "train.seed=1"),
     "train.spare_norm_and_bias": ((), "train.spare_norm_and_bias=true"),
+    "train.freeze": (("model.weights=one.pth",), "train.freeze=[layer1]"),
+    "train.head_lr_multiplier": ((), "train.head_lr_multiplier=2.0"),
     "train.ema.decay": (("train.ema={decay: 0.5}",), "train.ema.decay=0.9"),
     "train.ema.every": (("train.ema={decay: 0.5}",), "train.ema.every=2"),
     "train.clip_norm": ((), "train.clip_norm=0.01"),
@@ -216,6 +222,15 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models(argument)
 
 
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write files of weights to start from into the folder that is worked in."""
+    monkeypatch.chdir(tmp_path)
+    first, second, third = (build(read_spec(BASE), seed=n).state_dict() for n in (1, 2, 3))
+    torch.save({"model": first, "model_ema": second}, "one.pth")
+    torch.save(third, "other.pth")
+
+
 def outcome(folder: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Build, train, and return all that a value could have changed."""
     spec = read_spec(BASE, overrides=overrides)
@@ -245,6 +260,7 @@ def test_every_leaf_is_here_once() -> None:
     assert known == set(LEAVES) | set(EXCEPTIONS)
 
 
+@pytest.mark.usefixtures("weights")
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_another_value_changes_something(leaf: str, tmp_path: Path) -> None:
     common, change = LEAVES[leaf]
