@@ -9,6 +9,7 @@ import typing
 if typing.TYPE_CHECKING:
     from resnet_builder.builder import build, build_from_spec
     from resnet_builder.errors import ResnetBuilderError, SpecError
+    from resnet_builder.features import Features
     from resnet_builder.model import ResNet
     from resnet_builder.spec.loading import load_spec
     from resnet_builder.spec.schema import Spec
@@ -18,6 +19,7 @@ if typing.TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Features",
     "ResNet",
     "ResnetBuilderError",
     "Spec",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Features": "resnet_builder.features",
     "ResNet": "resnet_builder.model",
     "ResnetBuilderError": "resnet_builder.errors",
     "Spec": "resnet_builder.spec.schema",

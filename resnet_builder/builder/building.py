@@ -2,13 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import overload
 
 from resnet_builder.builder.checking import Checked, check, unexpected
-from resnet_builder.builder.construct import collector_paused, construct_on_meta, give_weights
+from resnet_builder.builder.construct import (
+    collector_paused,
+    construct_on_meta,
+    give_weights,
+    network_grids,
+)
 from resnet_builder.builder.first_weights import load_first_weights
 from resnet_builder.builder.resolving import resolve
 from resnet_builder.device import pick_device
 from resnet_builder.errors import SpecError
+from resnet_builder.features import Features
 from resnet_builder.model import ResNet
 from resnet_builder.plugins import import_plugins
 from resnet_builder.problems import Problem
@@ -47,6 +54,7 @@ def read_spec(
     return spec
 
 
+@overload
 def build_from_spec(
     source: Source,
     *,
@@ -54,7 +62,34 @@ def build_from_spec(
     seed: int | None = None,
     overrides: Sequence[str] = (),
     plugins: Sequence[str] = (),
-) -> ResNet:
+    features: None = None,
+    output_stride: int | None = None,
+) -> ResNet: ...
+
+
+@overload
+def build_from_spec(
+    source: Source,
+    *,
+    device: str = "cpu",
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    features: Sequence[str],
+    output_stride: int | None = None,
+) -> Features: ...
+
+
+def build_from_spec(
+    source: Source,
+    *,
+    device: str = "cpu",
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    features: Sequence[str] | None = None,
+    output_stride: int | None = None,
+) -> ResNet | Features:
     """Read a spec, check it in full, and build its network, as :func:`build` does.
 
     Args:
@@ -63,19 +98,31 @@ def build_from_spec(
         seed: As for :func:`build`.
         overrides: ``path.to.key=value``, as ``--set``.
         plugins: The plugins that may be imported.
+        features: Stages, as ``["layer2", "layer4"]``, whose outputs are wanted instead of logits.
+        output_stride: By how much an image has shrunk behind the last stage; dilation stands in
+            for strides beyond it, and the weights stay the same.
 
     Raises:
         CheckpointError: The weights that it starts from are damaged, or not the network's.
         DataError: They cannot be downloaded.
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
-        UsageError: There is no such device.
+        UsageError: There is no such device or stage, or the strides do not reach
+            ``output_stride``.
     """
     with collector_paused():
         checked = _read(source, overrides, (), plugins, with_weights=True)
         assert checked.spec is not None, "a spec without problems"
         assert checked.network is not None, "a spec without problems"
-        return _on_device(checked.network, checked.spec, device, seed)
+        spec, network = checked.spec, checked.network
+        if output_stride is not None:
+            network = construct_on_meta(spec.model, output_stride=output_stride)
+        network = _on_device(network, spec, device, seed, output_stride=output_stride)
+        if features is None:
+            return network
+        grids = network_grids(spec.model, output_stride)
+        strides = {f"layer{number}": grid.output_stride for number, grid in enumerate(grids, 1)}
+        return Features(network, features, strides=strides)
 
 
 def build(
@@ -152,10 +199,16 @@ def _read(
 
 
 def _on_device(
-    network: ResNet, spec: Spec, device: str, seed: int | None, *, first_weights: bool = True
+    network: ResNet,
+    spec: Spec,
+    device: str,
+    seed: int | None,
+    *,
+    first_weights: bool = True,
+    output_stride: int | None = None,
 ) -> ResNet:
     place = pick_device(device)
-    network = give_weights(network, spec.model, seed=seed)
+    network = give_weights(network, spec.model, seed=seed, output_stride=output_stride)
     if first_weights and spec.model.weights is not None:
         load_first_weights(network, spec.model.weights)
     return network if place.type == "cpu" else network.to(place)

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
 
-from resnet_builder.blocks.contract import BLOCKS, STEMS
-from resnet_builder.builder.construct import MisplacedPartError, construct_on_meta
+from resnet_builder.blocks.contract import BLOCKS
+from resnet_builder.builder.construct import (
+    MisplacedPartError,
+    construct_on_meta,
+    network_grids,
+)
 from resnet_builder.builder.fine_tuning import fine_tuning_problems, weights_problems
 from resnet_builder.builder.parts import (
     Path,
@@ -145,28 +149,21 @@ def _part_problem(error: PartError, path: Path, positions: Positions) -> Problem
 
 def _size_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
     """Check that the strides leave at least one pixel."""
-    assert model.in_channels is not None
     assert model.image_size is not None
-    stem = bind(STEMS, model.stem, norm=_no_layer, activation=_no_layer)(model.in_channels)
-    strides = [stem.stride, *(stage.stride for stage in model.stages)]
-    shrunk = list(accumulate(strides, lambda total, stride: total * stride))
-    if shrunk[-1] <= model.image_size:
+    grids = network_grids(model)
+    if grids[-1].output_stride <= model.image_size:
         return
-    names = ["stem", *(f"layer{number + 1}" for number in range(len(model.stages)))]
+    shrunk = {"stem": grids[0].output_stride // model.stages[0].stride}
+    shrunk |= {f"layer{number}": grid.output_stride for number, grid in enumerate(grids, 1)}
     sizes = (
         f"{name} {-(-model.image_size // total) if total <= model.image_size else 'below 1'}"
-        for name, total in zip(names, shrunk, strict=True)
+        for name, total in shrunk.items()
     )
     yield positions.problem(
         "shape",
         ("model", "stages"),
         f"strides shrink {model.image_size} pixels below one: {', '.join(sizes)}",
     )
-
-
-def _no_layer(*args: object) -> Any:
-    """Stand in for a layer where only a stem's stride is asked for."""
-    return None
 
 
 def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:

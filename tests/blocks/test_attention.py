@@ -13,12 +13,11 @@ from tests.networks import random_images, randomise
 def test_squeeze_and_excitation_weighs_channels_by_their_means() -> None:
     layer = squeeze_excitation(8, reduction=4)
     randomise(layer)
-    fc1, fc2 = layer.get_submodule("fc1"), layer.get_submodule("fc2")
-    assert isinstance(fc1, nn.Conv2d)
-    assert isinstance(fc2, nn.Conv2d)
+    fc1, fc2 = (layer.get_parameter(f"{name}.weight").flatten(1) for name in ("fc1", "fc2"))
+    bias1, bias2 = (layer.get_parameter(f"{name}.bias") for name in ("fc1", "fc2"))
     images = random_images(2, 8, 5, 3)
-    hidden = (images.mean((2, 3)) @ fc1.weight.flatten(1).T + fc1.bias).relu()
-    gate = (hidden @ fc2.weight.flatten(1).T + fc2.bias).sigmoid()
+    hidden = nn.functional.linear(images.mean((2, 3)), fc1, bias1).relu()
+    gate = nn.functional.linear(hidden, fc2, bias2).sigmoid()
     torch.testing.assert_close(layer(images), images * gate[:, :, None, None])
 
 

@@ -52,9 +52,8 @@ def test_a_projection_that_shares_nothing_sees_the_input(block: Any) -> None:
 def test_an_identity_sees_the_input_unless_the_first_block_shares(
     shared: str, begins_stage: bool
 ) -> None:
-    network = PreactBasicBlock(
-        4, 4, stride=1, shortcut=bare, shared=shared, begins_stage=begins_stage
-    )
+    options: dict[str, Any] = {"shared": shared, "begins_stage": begins_stage}
+    network = PreactBasicBlock(4, 4, stride=1, shortcut=bare, **options)
     randomise(network)
     network.eval()
     images = random_images(2, 4, 6, 6)

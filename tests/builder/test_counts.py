@@ -7,6 +7,7 @@ import pytest
 from resnet_builder.builder import resolve
 from resnet_builder.builder.construct import construct_on_meta
 from resnet_builder.model import count_macs, count_parameters
+from resnet_builder.spec.loading import load_spec
 from resnet_builder.spec.schema import Spec
 from tests.networks import cifar_spec, imagenet_spec
 
@@ -110,3 +111,68 @@ def test_kuangliu_network_has_its_counts(depth: str) -> None:
     assert (found[0], found[2]) == (parameters, int(depth))
     if depth == "18":
         assert found[1] == 555_422_720
+
+
+# Of the specs' papers, and by arithmetic where they round: what is changed, parameters, MACs.
+DESCENDANTS: list[tuple[str, dict[str, object], int, int | None]] = [
+    ("preact110", {"shortcut": "pad"}, 1_727_962, 252_887_680),
+    ("preact110", {}, 1_730_522, 253_149_824),
+    ("preact110", {"shortcut": "projection_all"}, 1_822_170, None),
+    ("preact164", {}, 1_703_258, 247_646_720),
+    ("preact164", {"shortcut": "pad"}, 1_661_274, None),
+    ("preact164", {"num_classes": 100}, 1_726_388, None),
+    ("preact1001", {}, 10_327_706, 1_490_995_712),
+    ("preact1001", {"shortcut": "pad"}, 10_285_722, None),
+    ("preact1001", {"num_classes": 100}, 10_350_836, None),
+    ("wrn16_8", {}, 10_961_370, 1_548_145_664),
+    ("wrn16_8", {"num_classes": 100}, 11_007_540, None),
+    ("wrn28_10", {}, 36_479_194, 5_243_328_768),
+    ("wrn28_10", {"num_classes": 100}, 36_536_884, None),
+    ("wrn40_4", {}, 8_949_210, 1_298_582_016),
+    ("wrn40_4", {"num_classes": 100}, 8_972_340, None),
+    ("resnext29_8x64d", {}, 34_426_698, 5_387_266_048),
+    ("resnext29_8x64d", {"num_classes": 100}, 34_518_948, None),
+    ("resnext29_16x64d", {}, 68_155_210, 10_688_866_304),
+    ("resnext29_16x64d", {"num_classes": 100}, 68_247_460, None),
+    ("resnext29_8x64d", {"block.groups": 32, "block.width_per_group": 4}, 4_775_754, None),
+    ("seresnet110", {}, 1_742_200, 252_899_776),
+    ("seresnet110", {"shortcut": "projection"}, 1_744_952, 253_161_920),
+    ("resnext50_32x4d", {}, 25_028_904, 4_230_479_872),
+    ("resnext101_32x8d", {}, 88_791_336, 16_414_015_488),
+    ("wide_resnet50_2", {}, 68_883_240, 11_398_021_120),
+    ("wide_resnet101_2", {}, 126_886_696, 22_753_050_624),
+    ("resnet50d", {}, 25_576_264, 4_328_824_832),
+    ("resnet101d", {}, 44_568_392, None),
+    ("resnet101d", {"stages.1.blocks": 8, "stages.2.blocks": 36}, 60_212_040, None),
+    ("resnet18", {"stem": "deep", "shortcut": "average_projection"}, 11_708_744, None),
+    ("seresnet50", {}, 28_088_024, None),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "parameters", "macs"), DESCENDANTS)
+def test_descendant_has_the_published_counts(
+    name: str, changes: dict[str, object], parameters: int, macs: int | None
+) -> None:
+    # The data set says how many classes there are; without it the network may have any number.
+    overrides = ["data=null", *(f"model.{key}={value}" for key, value in changes.items())]
+    found = counts(load_spec(name, overrides=[*overrides, "train=null"]))
+    assert found[0] == parameters
+    assert macs in (None, found[1])
+
+
+def test_wide_network_follows_the_closed_form() -> None:
+    draw = random.Random(0)
+    for _ in range(4):
+        n, k, classes = draw.randint(1, 4), draw.randint(2, 8), draw.randint(2, 200)
+        spec = cifar_spec(
+            n,
+            shortcut="projection",
+            classes=classes,
+            widths=(16 * k, 32 * k, 64 * k),
+            stem={"type": "conv3x3", "channels": 16, "bare": True},
+            block="preact_basic",
+        )
+        a = 16 * k
+        wanted = 464 + (378 * (n - 1) + 289) * a**2 + (28 * (n - 1) + 188) * a
+        wanted += 4 * a * classes + classes
+        assert counts(spec)[::2] == (wanted, 6 * n + 2), (n, k, classes)
