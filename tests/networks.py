@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from resnet_builder.builder import build
 from resnet_builder.spec.schema import Spec
@@ -59,7 +60,7 @@ def randomise(network: nn.Module, seed: int = 0) -> None:
     Scales and variances are in [0.5, 2], shifts and means in [-0.5, 0.5].
     """
     generator = torch.Generator().manual_seed(seed)
-    norms = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
+    norms = (nn.BatchNorm2d, FrozenBatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
     scales = {
         id(tensor)
         for module in network.modules()

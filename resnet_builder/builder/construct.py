@@ -49,7 +49,12 @@ def construct_on_meta(model: ModelSpec, *, output_stride: int | None = None) -> 
         PartError: Options or shapes do not go together.
         UsageError: The network's strides do not reach ``output_stride``.
     """
-    return _construct(model, output_stride, device="meta")
+    network = _construct(model, output_stride, device="meta")
+    if model.zero_init_residual:
+        with _place("model", "zero_init_residual"):
+            for stage in network.stages:
+                cast(Block, stage[0]).zero_residual()  # raises where it cannot be
+    return network
 
 
 def construct_ordinarily(model: ModelSpec, *, output_stride: int | None = None) -> ResNet:
