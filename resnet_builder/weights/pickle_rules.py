@@ -90,7 +90,7 @@ class PickleRules:
         self._is_network = False
         self._file_size = file_size
         self._harmless = harmless
-        self._memories: dict[Any, _Memory] = {}
+        self._memories: dict[str, _Memory] = {}
         self._memory_bytes = 0
         self._tensor_bytes = 0
 
@@ -117,7 +117,7 @@ class PickleRules:
     def memory(self, identity: Any) -> object:
         """Check that what all tensors keep their values in has place in the file."""
         match identity:
-            case ("storage", Name(path), key, _, int(items), *view) if path in _ITEM_SIZES:
+            case ("storage", Name(path), str(key), _, int(items), *view) if path in _ITEM_SIZES:
                 memory = self._memory(key, _Memory(items, _ITEM_SIZES[path]))
             case ("module", Name() as network, *_):  # torch before 1.6 kept its source beside it
                 self._is_network = True
@@ -127,7 +127,9 @@ class PickleRules:
         match view:
             case [] | [None]:
                 return memory
-            case [(key, int(start), int(items))] if 0 <= start <= start + items <= memory.items:
+            case [(str(key), int(start), int(items))] if (
+                0 <= start <= start + items <= memory.items
+            ):
                 return self._memories.setdefault(key, _Memory(items, memory.item_size))
         raise Refused("it is damaged: its tensors' memory is not described")
 
@@ -143,10 +145,10 @@ class PickleRules:
         if len(self._unknown) > _SHOWN:
             names += f" and {len(self._unknown) - _SHOWN} more"
         if self._is_network:
-            raise Refused(f"it is a whole network, code and all ({names}); {_SAVE_WEIGHTS}")
+            raise Refused(f"it holds a whole nn.Module, code and all ({names}); {_SAVE_WEIGHTS}")
         raise Refused(f"it asks for code that is not run from files ({names}); {_SAVE_WEIGHTS}")
 
-    def _memory(self, key: Any, asked: _Memory) -> _Memory:
+    def _memory(self, key: str, asked: _Memory) -> _Memory:
         if key not in self._memories:
             self._memory_bytes += asked.items * asked.item_size
             self._memories[key] = asked

@@ -5,15 +5,18 @@ texts and names only: it looks no name up and makes no object. Whoever follows i
 name, call and piece of memory, and refuses what it will not have.
 """
 
+import io
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from resnet_builder.weights.refusal import Refused
 
 _PROTOCOL = 2
 _SAVE_AGAIN = "save it again, by torch.save without a pickle_protocol"
+_MAX_DEPTH = 64
+"""Of tuples in tuples; to hash a million of them, Python runs out of stack and crashes."""
 
 OBJECT = object()
 """What a call gives, or a list or dictionary: nothing is known about it."""
@@ -45,8 +48,12 @@ class Follower(Protocol):
         """Hear of memory that tensors share, and say what stands for it."""
 
 
-def walk_pickle(file: BinaryIO, follower: Follower) -> object:
+def walk_pickle(data: io.BytesIO, follower: Follower) -> object:
     """Follow one pickle, up to the byte behind it.
+
+    Args:
+        data: What is read; in memory, since a file would make room for lengths that are untrue.
+        follower: Is told of each step.
 
     Returns:
         What it would give, if that is a number, a text or a tuple of them.
@@ -56,11 +63,24 @@ def walk_pickle(file: BinaryIO, follower: Follower) -> object:
     """
     walk = _Walk(follower)
     try:
-        for opcode, argument, _ in pickletools.genops(file):
+        for opcode, argument, _ in pickletools.genops(data):
             walk.step(opcode.name, argument)
         return walk.stack[-1]
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise Refused(f"it is cut short or damaged: {error}") from error
+
+
+class _Tuple(tuple[Any, ...]):
+    """A tuple that knows how deep it is."""
+
+    depth: int
+
+    def __new__(cls, items: Iterable[Any]) -> "_Tuple":
+        made = super().__new__(cls, items)
+        made.depth = 1 + max((item.depth for item in made if isinstance(item, cls)), default=0)
+        if made.depth > _MAX_DEPTH:
+            raise Refused("it is made to deceive: it nests tuples without end")
+        return made
 
 
 class _Walk:
@@ -106,9 +126,9 @@ class _Walk:
         self.stack = self._below_marks.pop()
 
     def tuple_from_mark(self, _: None) -> None:
-        items = tuple(self.stack)
+        items = self.stack
         self.stack = self._below_marks.pop()
-        self.stack.append(items)
+        self.stack.append(_Tuple(items))
 
     def name(self, argument: str) -> None:
         path = argument.replace(" ", ".").replace("__builtin__.", "builtins.")  # Python 2's
@@ -133,7 +153,7 @@ class _Walk:
         self.stack.append(self._follower.memory(identity))
 
     def tuple_of(self, count: int) -> None:
-        self.stack.append(self._pop(count))
+        self.stack.append(_Tuple(self._pop(count)))
 
     def _pop(self, count: int) -> tuple[Any, ...]:
         return tuple(self.stack.pop() for _ in range(count))[::-1]

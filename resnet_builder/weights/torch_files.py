@@ -6,10 +6,12 @@ an entry for each piece of memory that tensors have their values in. Before, it 
 memory.
 """
 
+import contextlib
 import io
 import os
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -52,12 +54,13 @@ def read_torch_pickles(file: BinaryIO) -> Any:
         OSError: The disk is failing.
         Refused: It is damaged, or holds what cannot be read safely.
     """
-    rules = PickleRules(os.fstat(file.fileno()).st_size, STAND_INS)
-    if _follow(file, rules) != torch.serialization.MAGIC_NUMBER:
+    data = io.BytesIO(file.read())
+    rules = PickleRules(len(data.getbuffer()), STAND_INS)
+    if _follow(data, rules) != torch.serialization.MAGIC_NUMBER:
         raise Refused("it is a pickle, but not of torch.save; save it again, by torch.save")
     for _ in range(_PICKLES - 1):
-        _follow(file, rules)
-    return _load(file)
+        _follow(data, rules)
+    return _load(data)
 
 
 def _open_archive(archive: zipfile.ZipFile, size: int) -> bytes:
@@ -88,9 +91,9 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
         raise Refused("it is made to deceive: its entries are larger than the file")
 
 
-def _follow(file: BinaryIO, rules: PickleRules) -> object:
+def _follow(data: io.BytesIO, rules: PickleRules) -> object:
     try:
-        result = walk_pickle(file, rules)
+        result = walk_pickle(data, rules)
     except Refused:
         rules.refuse_unknown()
         raise
@@ -100,15 +103,25 @@ def _follow(file: BinaryIO, rules: PickleRules) -> object:
 
 def _load(file: BinaryIO) -> Any:
     file.seek(0)
-    known = torch.serialization.get_safe_globals()
-    ours = [(made, name) for name, made in STAND_INS.items() if (made, name) not in known]
     try:
-        with torch.serialization.safe_globals(ours):
+        with _only_stand_ins():
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch has no error of its own for what does not hold together
-        raise Refused(f"it is cut short or damaged: torch says {_first_line(error)}") from error
+        raise Refused(f"it is cut short or damaged: torch says: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _only_stand_ins() -> Iterator[None]:
+    """Let torch call the stand-ins, and none of what others in this process have allowed."""
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals([(made, name) for name, made in STAND_INS.items()]):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(others)
 
 
 def _first_line(error: Exception) -> str:

@@ -67,7 +67,7 @@ def unwrap(content: object, *, averaged: bool = False) -> Unwrapped:
     """
     if not isinstance(content, Mapping):
         raise Refused(
-            f"it holds a {type(content).__name__}, not weights by name; save model.state_dict()"
+            f"it holds one {type(content).__name__}, not weights by name; save model.state_dict()"
         )
     if not _holds_weights(content):
         raise Refused(f"it holds no weights; its entries are: {_shown(content)}")
