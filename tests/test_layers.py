@@ -16,7 +16,7 @@ LAYERS = (
     {"data", "model", "device", "runs"},
     {"plugins", "weights", "features"},
     {"builder"},
-    {"importing", "summary", "testing", "trained"},
+    {"importing", "json_schema", "summary", "testing", "trained"},
     {"comparison", "training"},
     {"reports"},
     {"cli"},

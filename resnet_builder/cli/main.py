@@ -19,6 +19,7 @@ from resnet_builder.cli.invocation import Invocation
 from resnet_builder.cli.list import list_
 from resnet_builder.cli.messages import examples, note, show, show_error
 from resnet_builder.cli.predict import predict
+from resnet_builder.cli.schema import schema
 from resnet_builder.cli.signals import Interrupted, Signals
 from resnet_builder.cli.summary import summary
 from resnet_builder.cli.train import train
@@ -164,5 +165,5 @@ def main() -> None:
     """
 
 
-for _command in (validate, summary, diff, train, evaluate, predict, list_):
+for _command in (validate, summary, diff, train, evaluate, predict, list_, schema):
     main.add_command(_command)

@@ -1,0 +1,58 @@
+"""``resnet-build schema``: what editors need to complete and check specs."""
+
+from pathlib import Path
+
+import click
+
+from resnet_builder.cli.messages import examples, note, show
+from resnet_builder.cli.options import debug_option, plugin_option
+
+FILE = "resnet-builder.schema.json"
+
+_FIRST_LINES = "\n".join(
+    [
+        "\b",
+        "First line of a spec beside the file:",
+        f"  # yaml-language-server: $schema={FILE}   (VS Code, Neovim and others)",
+        f"  # $schema: {FILE}                        (JetBrains)",
+    ]
+)
+
+
+@click.command(
+    epilog=f"{_FIRST_LINES}\n\n"
+    + examples(
+        f"resnet-build schema -o {FILE}",
+        f"resnet-build schema --plugin my_blocks.py -o {FILE}",
+    )
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write to this file, or over it, instead of printing.",
+)
+@plugin_option
+@debug_option
+def schema(out: Path | None, plugins: tuple[str, ...]) -> None:
+    """Print the JSON Schema of specs, for editors.
+
+    Editors complete and check a spec by the schema that its first line names, relative to the spec.
+    """
+    from resnet_builder.json_schema import json_schema_text
+    from resnet_builder.plugins import import_plugins
+    from resnet_builder.runs.files import write_atomically
+    from resnet_builder.spec.plain import node_from_mapping
+    from resnet_builder.spec.positions import Positions
+
+    import_plugins((), plugins, Positions(node_from_mapping({}).root))
+    text = json_schema_text()
+    if out is None:
+        show(text.removesuffix("\n"))
+        return
+    write_atomically(out, [text.encode()])
+    note(
+        f"wrote {out}: a spec beside it begins with `# yaml-language-server: $schema={out.name}`, "
+        f"or, for the JetBrains editors, with `# $schema: {out.name}`"
+    )
