@@ -23,13 +23,18 @@ class Trained:
         path: The file of the weights.
         network: On the CPU, for evaluation.
         spec: The experiment, resolved.
-        header: Classes, statistics, preprocessing and metrics.
+        header: Statistics, preprocessing and metrics, as far as they are known.
     """
 
     path: Path
     network: ResNet
     spec: Spec
     header: WeightsHeader
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the logits; numbers where they are not known."""
+        return self.header.classes or tuple(map(str, range(self.spec.model.num_classes)))
 
 
 def load_trained(path: Path, *, plugins: Sequence[str] = ()) -> Trained:

@@ -68,14 +68,16 @@ def evaluate(
         for notice in splits.notices:
             shown.say(notice)
         found = evaluate_split(trained, splits, split, device=device, stop=stop)
-    record = _record(trained, split, found)
+    record = _record(trained, splits.classes, split, found)
     if as_json:
         show_json(record)
     else:
         _show(record)
 
 
-def _record(trained: "Trained", split: str, found: "Evaluation") -> "EvaluationRecord":
+def _record(
+    trained: "Trained", classes: tuple[str, ...], split: str, found: "Evaluation"
+) -> "EvaluationRecord":
     from resnet_builder.runs.answers import EvaluationRecord
 
     return EvaluationRecord.model_validate(
@@ -84,7 +86,7 @@ def _record(trained: "Trained", split: str, found: "Evaluation") -> "EvaluationR
             "split": split,
             "images": found.images,
             "metrics": found.metrics(split),
-            "classes": trained.header.classes,
+            "classes": trained.header.classes or classes,
             "top1_by_class": found.per_class,
             "confusion": found.confusion().tolist(),
         }

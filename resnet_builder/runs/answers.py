@@ -303,3 +303,39 @@ class DiffRecord(Record):
     b: SubjectRecord
     differences: tuple[DifferenceRecord, ...]
     weights: WeightsDiffRecord | None = None
+
+
+class PlaceRecord(BaseModel):
+    """A tensor of a file, and where it went in the network."""
+
+    model_config = ConfigDict(frozen=True)
+
+    theirs: str
+    ours: str
+
+
+class ImportRecord(Record):
+    """``import --json``; the fields but the first two are those of :class:`loading.LoadReport`.
+
+    Attributes:
+        checkpoint: The file that was read.
+        weights: The file that was written.
+    """
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    checkpoint: str
+    weights: str
+    layout: str
+    wrappers: tuple[str, ...]
+    ignored: tuple[str, ...]
+    averaged: bool
+    has_other: bool
+    converted: tuple[str, ...]
+    matched: tuple[str, ...]
+    renamed: tuple[PlaceRecord, ...]
+    reshaped: tuple[str, ...]
+    folded: tuple[PlaceRecord, ...]
+    fresh: tuple[str, ...]
+    uncounted: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]

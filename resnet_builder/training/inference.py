@@ -1,8 +1,8 @@
 """Using a trained network: on a split of its data set, or on pictures."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,6 +52,8 @@ def load_own_splits(
 ) -> Splits:
     """Read the data that a network was trained on, to be normalised as it was then.
 
+    Where the weights do not say how that was, the spec does, and a notice is given.
+
     Args:
         trained: The network.
         data_dir: Where data sets live.
@@ -67,10 +69,15 @@ def load_own_splits(
     spec, header = trained.spec, trained.header
     if spec.data is None:
         raise UsageError(f"{trained.path}: its spec has no `data` to evaluate on")
-    own = Normalize(mean=header.mean, std=header.std)
-    data = spec.data.model_copy(update={"normalize": own, "preprocess": header.preprocess})
-    own_spec = spec.model_copy(update={"data": data})
-    return load_splits(own_spec, data_dir=data_dir, stop=stop, report=report)
+    own: dict[str, object] = {"preprocess": header.preprocess}
+    if header.mean is not None and header.std is not None:
+        own["normalize"] = Normalize(mean=header.mean, std=header.std)
+    own_spec = spec.model_copy(update={"data": spec.data.model_copy(update=own)})
+    splits = load_splits(own_spec, data_dir=data_dir, stop=stop, report=report)
+    if header.mean is not None:
+        return splits
+    notice = f"{trained.path} does not say how images are normalised; here, by their own statistics"
+    return replace(splits, notices=(*splits.notices, notice))
 
 
 def evaluate_split(
@@ -153,10 +160,12 @@ def predict(
 
     Raises:
         Stopped: ``stop`` became true.
-        UsageError: The network is fed neither grey nor colour pictures.
+        UsageError: The network is fed neither grey nor colour pictures, or its weights do not
+            say how they are normalised.
     """
     trained.network.to(device)
     reader = _Reader(trained.spec, trained.header)
+    fed = _feeder(trained, device)
     for first in range(0, len(paths), BATCH_SIZE):
         chunk = paths[first : first + BATCH_SIZE]
         read: list[tuple[Tensor, bool] | str] = []
@@ -164,7 +173,7 @@ def predict(
             if stop():
                 raise Stopped("stopped while predicting")
             read.append(reader.read(path))
-        yield from _answer(trained, chunk, read, top, device)
+        yield from _answer(trained, chunk, read, top, fed)
         report("predicting", first + len(chunk), len(paths))
 
 
@@ -201,11 +210,11 @@ def _answer(
     paths: Sequence[Path],
     read: Sequence[tuple[Tensor, bool] | str],
     top: int,
-    device: torch.device,
+    fed: Callable[[Tensor], Tensor],
 ) -> Iterator[Prediction]:
     """Compute the pictures that could be read, all at once."""
     pictures = [one[0] for one in read if not isinstance(one, str)]
-    answers = iter(_likeliest(trained, torch.stack(pictures), top, device) if pictures else ())
+    answers = iter(_likeliest(trained, fed(torch.stack(pictures)), top) if pictures else ())
     for path, one in zip(paths, read, strict=True):
         if isinstance(one, str):
             yield Prediction(path, error=one)
@@ -213,13 +222,27 @@ def _answer(
             yield Prediction(path, next(answers), fitted=one[1])
 
 
-def _likeliest(
-    trained: Trained, pictures: Tensor, top: int, device: torch.device
-) -> Iterator[tuple[tuple[str, float], ...]]:
-    """Yield the likeliest classes of ``(B, C, H, W)`` uint8 pictures, with probabilities."""
+def _feeder(trained: Trained, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return what makes of ``(B, C, H, W)`` uint8 pictures the input of a network.
+
+    Raises:
+        UsageError: Its weights do not say how pictures are normalised.
+    """
     header = trained.header
+    if header.mean is None or header.std is None:
+        raise UsageError(
+            f"{trained.path} does not say how pictures are normalised: import it again with "
+            "--set data.normalize='{mean: [...], std: [...]}'"
+        )
     mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
-    logits = trained.network(normalise(pictures.to(device), mean, std)).float()
-    likeliest = logits.softmax(1).topk(min(top, len(header.classes)))
+    return lambda pictures: normalise(pictures.to(device), mean, std)
+
+
+def _likeliest(
+    trained: Trained, images: Tensor, top: int
+) -> Iterator[tuple[tuple[str, float], ...]]:
+    """Yield the likeliest classes of normalised images, with probabilities."""
+    classes = trained.classes
+    likeliest = trained.network(images).float().softmax(1).topk(min(top, len(classes)))
     for labels, found in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True):
-        yield tuple((header.classes[label], p) for label, p in zip(labels, found, strict=True))
+        yield tuple((classes[label], p) for label, p in zip(labels, found, strict=True))

@@ -6,9 +6,10 @@ the resolved spec, the classes, the statistics, the preprocessing and the metric
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from resnet_builder.errors import CheckpointError
@@ -19,10 +20,28 @@ from resnet_builder.spec.data_section import PreprocessSpec
 
 _KEY = "resnet_builder"
 _FORMAT = 1
+_KNOWN_TO_RUNS = ("classes", "mean", "std", "step")
+
+
+class Origin(BaseModel):
+    """Where weights are from that another program made.
+
+    Attributes:
+        file: The name of its file.
+        layout: Whose names that has, as listed in ``docs/layouts.md``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    layout: str
 
 
 class WeightsHeader(BaseModel):
     """What stands beside the weights.
+
+    A run knows all of it. Where weights are another program's, what is not known of them is
+    ``None``.
 
     Attributes:
         spec: The resolved spec, as YAML.
@@ -32,6 +51,7 @@ class WeightsHeader(BaseModel):
         preprocess: What is done to an image before it is normalised.
         metrics: By ``<split>.<name>``, as fractions.
         step: The optimizer step that they are from.
+        source: Where they are from, if another program made them.
         version: Of the package that wrote them.
         format: Of the header.
     """
@@ -39,14 +59,25 @@ class WeightsHeader(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)  # JSON has no such numbers
 
     spec: str
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     preprocess: tuple[PreprocessSpec, ...] = ()
     metrics: Mapping[str, float] = {}
-    step: Annotated[int, Field(ge=0)]
+    step: Annotated[int, Field(ge=0)] | None = None
+    source: Origin | None = None
     version: str = Field(default_factory=package_version)
     format: Literal[1] = 1
+
+    @model_validator(mode="after")
+    def _says_what_is_known(self) -> Self:
+        required = _KNOWN_TO_RUNS if self.source is None else ()
+        if self.mean is not None or self.std is not None:
+            required = (*required, "mean", "std")
+        for key in required:
+            if getattr(self, key) is None:
+                raise PydanticCustomError("missing", "{key}: Field required", {"key": key})
+        return self
 
 
 class _Format(BaseModel):

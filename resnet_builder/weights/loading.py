@@ -23,6 +23,9 @@ class LoadReport:
         layout: Whose names the file has, as listed in ``docs/layouts.md``.
         wrappers: What was taken off to get at the tensors, outermost first.
         ignored: What else is in the file.
+        averaged: Whether they are averaged weights.
+        has_other: Whether the file has the others too: averaged, or as trained.
+        converted: Types of numbers that were made float32.
         matched: Tensors that have the same name on both sides.
         renamed: Our names of the others, by theirs.
         reshaped: Our names of those whose layer is linear on one side and a 1x1 convolution on
@@ -38,6 +41,9 @@ class LoadReport:
     layout: str
     wrappers: tuple[str, ...]
     ignored: tuple[str, ...]
+    averaged: bool
+    has_other: bool
+    converted: tuple[str, ...]
     matched: tuple[str, ...]
     renamed: Mapping[str, str]
     reshaped: tuple[str, ...]
@@ -144,6 +150,9 @@ def _report(foreign: ForeignWeights, matching: Matching) -> LoadReport:
         layout=matching.layout.name,
         wrappers=foreign.wrappers,
         ignored=foreign.ignored,
+        averaged=foreign.averaged,
+        has_other=foreign.has_other,
+        converted=foreign.converted,
         matched=tuple(name for name, key in sources if name == key),
         renamed={key: name for name, key in sources if name != key},
         reshaped=tuple(matching.reshaped),

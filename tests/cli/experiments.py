@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import torch
 from click.testing import CliRunner, Result
 
 from resnet_builder.cli.main import main
+from resnet_builder.weights.file import read_weights
 
 TINY = """\
 name: tiny
@@ -31,6 +33,15 @@ def write_tiny(folder: Path, *more: str, name: str = "tiny.yaml") -> Path:
     """Write the experiment, and further lines, into a file."""
     path = folder / name
     path.write_text(TINY + "".join(f"{line}\n" for line in more), encoding="utf-8")
+    return path
+
+
+def write_checkpoint(path: Path, run: Path) -> Path:
+    """Write the weights that a run selected as another program would, with a bias that is zero."""
+    weights, _ = read_weights(run / "best.safetensors")
+    theirs = {f"module.{name.replace('fc.', 'linear.')}": one for name, one in weights.items()}
+    theirs["module.conv1.bias"] = torch.zeros_like(weights["bn1.bias"])
+    torch.save({"net": theirs, "acc": 71.5, "epoch": 3}, path)
     return path
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.experiments import call, write_tiny
+from tests.cli.experiments import call, write_checkpoint, write_tiny
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -35,6 +35,11 @@ def arguments(folder: Path, finished_run: Path, other_run: Path) -> dict[str, li
         "train": ["train", "--resume", finished_run],
         "evaluate": ["evaluate", finished_run],
         "predict": ["predict", finished_run, "black.png"],
+        "import": [
+            "import",
+            write_checkpoint(folder / "theirs.pth", finished_run),
+            *("--spec", write_tiny(folder, name="theirs.yaml"), "-o", "ours.safetensors"),
+        ],
         "list-specs": ["list", "specs"],
         "list-recipes": ["list", "recipes"],
         "list-parts": ["list", "parts"],

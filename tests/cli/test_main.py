@@ -15,7 +15,17 @@ from resnet_builder import errors
 from resnet_builder.cli.main import main
 from tests.cli.experiments import call, write_tiny
 
-COMMANDS = ("diff", "evaluate", "list", "predict", "schema", "summary", "train", "validate")
+COMMANDS = (
+    "diff",
+    "evaluate",
+    "import",
+    "list",
+    "predict",
+    "schema",
+    "summary",
+    "train",
+    "validate",
+)
 HEAVY = ("torch", "numpy", "sklearn")
 
 
@@ -162,7 +172,7 @@ def test_flags_are_few() -> None:
     assert flags == {
         *("--set", "--with", "--plugin", "--out", "--resume", "--data-dir", "--json", "--debug"),
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact"),
-        *("-o"),
+        *("--spec", "-o", "--new-head", "--ema", "--allow-missing", "--allow-unexpected"),
     }
 
 

@@ -15,7 +15,7 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import package_version
 from resnet_builder.runs.tensor_files import write_tensors
 from resnet_builder.spec.data_section import CenterCrop, Resize, ToRgb
-from resnet_builder.weights.file import WeightsHeader, read_weights, save_weights
+from resnet_builder.weights.file import Origin, WeightsHeader, read_weights, save_weights
 
 HEADER = WeightsHeader(
     spec='name: "tiny"\n',
@@ -29,6 +29,13 @@ HEADER = WeightsHeader(
     ),
     metrics={"val.top1": 0.9251, "test.top1": 1 / 3},
     step=64_000,
+)
+
+IMPORTED = WeightsHeader(
+    spec='name: "tiny"\n',
+    mean=(0.1,),
+    std=(0.2,),
+    source=Origin(file="model.th", layout="akamaster"),
 )
 
 
@@ -55,6 +62,15 @@ def test_weights_and_header_are_read_as_they_were_saved(path: Path) -> None:
     for name, tensor in saved.items():
         assert read[name].dtype == tensor.dtype
         assert torch.equal(read[name], tensor)
+
+
+def test_what_is_not_known_of_another_program_s_weights_is_left_out(path: Path) -> None:
+    header = IMPORTED.model_copy(update={"mean": None, "std": None})
+    save_weights(path, weights(), header)
+    _, read = read_weights(path)
+    assert read == header
+    assert (read.classes, read.mean, read.std, read.step) == (None, None, None, None)
+    assert read.source == Origin(file="model.th", layout="akamaster")
 
 
 def test_equal_weights_make_equal_files(path: Path) -> None:
@@ -147,6 +163,9 @@ def test_row69_newer_header_asks_to_upgrade(path: Path) -> None:
         ('{"format": 1}', "spec: Field required"),
         (HEADER.model_dump_json().replace("to_rgb", "to_cmyk"), r"preprocess\.0: .*'to_cmyk'"),
         (HEADER.model_dump_json(exclude={"classes"}), "classes: Field required"),
+        (HEADER.model_dump_json(exclude={"step"}), "step: Field required"),
+        (IMPORTED.model_dump_json(exclude={"std"}), "std: Field required"),
+        (IMPORTED.model_dump_json(exclude={"mean"}), "mean: Field required"),
     ],
 )
 def test_header_that_says_too_little_is_named(text: str, reason: str, path: Path) -> None:

@@ -1,0 +1,130 @@
+"""``resnet-build import``: other programs' weights."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from resnet_builder.cli.messages import escaped, examples, note, show, show_json, table
+from resnet_builder.cli.options import EXISTING, SPEC, debug_option, json_option, layer_options
+
+if TYPE_CHECKING:
+    from resnet_builder.runs.answers import ImportRecord
+    from resnet_builder.weights.loading import LoadReport
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command(
+    "import",
+    epilog=examples(
+        "resnet-build import resnet20-12fca82f.th --spec resnet20 -o akamaster20.safetensors",
+        "resnet-build import resnet50.pth --spec my_flowers.yaml --new-head -o start.safetensors",
+    ),
+)
+@click.argument("checkpoint", type=EXISTING, metavar="CHECKPOINT")
+@click.option(
+    "--spec", type=SPEC, required=True, metavar="SPEC", help="Describes the checkpoint's network."
+)
+@click.option(
+    "-o", "--out", type=_FILE, required=True, metavar="FILE", help="The file of weights to write."
+)
+@click.option(
+    "--new-head", is_flag=True, help="Draw a new classifier, for classes other than its own."
+)
+@click.option("--ema", is_flag=True, help="Take the averaged weights, not those last trained.")
+@click.option(
+    "--allow-missing", is_flag=True, help="Draw what the checkpoint lacks of the network."
+)
+@click.option(
+    "--allow-unexpected", is_flag=True, help="Leave out what the network has no place for."
+)
+@layer_options
+@json_option
+@debug_option
+def import_(
+    checkpoint: Path,
+    spec: str,
+    out: Path,
+    new_head: bool,
+    ema: bool,
+    allow_missing: bool,
+    allow_unexpected: bool,
+    overrides: tuple[str, ...],
+    with_: tuple[str, ...],
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Make a file of weights from another program's checkpoint.
+
+    The names of torchvision, timm, mmpretrain, pycls and the known CIFAR repositories are
+    understood, whatever their training scripts saved beside the weights. Every tensor has to find
+    its place in the spec's network.
+
+    A checkpoint does not say how images are normalised. If the spec does not either, add --set
+    data.normalize='{mean: [...], std: [...]}', which `predict` needs.
+    """
+    from resnet_builder.cli.specs import read_spec
+    from resnet_builder.importing import import_weights
+
+    resolved = read_spec(spec, overrides=overrides, with_=with_, plugins=plugins, warn=note)
+    report = import_weights(
+        checkpoint,
+        resolved,
+        out,
+        new_head=new_head,
+        ema=ema,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+    )
+    if as_json:
+        show_json(_record(checkpoint, out, report))
+    else:
+        _show(checkpoint, out, report)
+    if report.converted:
+        note(f"numbers of type {', '.join(report.converted)} became float32")
+    if report.has_other and not ema:
+        note("the checkpoint has averaged weights too, which --ema takes")
+    if resolved.data is None or resolved.data.normalize == "auto":
+        note(
+            "the spec does not say how images are normalised, so that predict will refuse; "
+            "--set data.normalize=... says it"
+        )
+
+
+def _record(checkpoint: Path, out: Path, report: "LoadReport") -> "ImportRecord":
+    from resnet_builder.runs.answers import ImportRecord
+
+    places = {
+        key: [{"theirs": theirs, "ours": ours} for theirs, ours in getattr(report, key).items()]
+        for key in ("renamed", "folded")
+    }
+    files = {"checkpoint": str(checkpoint), "weights": str(out)}
+    return ImportRecord.model_validate({**asdict(report), **places, **files})
+
+
+def _show(checkpoint: Path, out: Path, report: "LoadReport") -> None:
+    wrapped = f", in {' '.join(report.wrappers)}" if report.wrappers else ""
+    show(escaped(f"{checkpoint}: {report.layout}'s names{wrapped}\n"))
+    show(table(("", "tensors", ""), _rows(report), left=3))
+    show(escaped(f"\nwrote {out}"))
+
+
+def _rows(report: "LoadReport") -> Iterator[tuple[str, str, str]]:
+    """Yield a row for each thing that became of tensors: what, of how many, of which first."""
+    renamed = [f"{theirs} is {ours}" for theirs, ours in report.renamed.items()]
+    folded = [f"{bias} in {mean}" for bias, mean in report.folded.items()]
+    for what, names in (
+        ("matched", report.matched),
+        ("renamed", renamed),
+        ("reshaped", report.reshaped),
+        ("folded", folded),
+        ("fresh", report.fresh),
+        ("uncounted", report.uncounted),
+        ("missing", report.missing),
+        ("unexpected", report.unexpected),
+    ):
+        if names:
+            yield what, f"{len(names):,}", names[0] + (", ..." if len(names) > 1 else "")
