@@ -14,7 +14,7 @@ from resnet_builder.problems import visible
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.runs.tensor_files import MAX_HEADER
 from resnet_builder.weights.file import WeightsHeader, read_weights
-from resnet_builder.weights.refusal import Refused
+from resnet_builder.weights.refusal import Refused, damaged
 from resnet_builder.weights.torch_files import read_torch_pickles, read_torch_zip
 from resnet_builder.weights.unwrapping import unwrap
 
@@ -154,7 +154,7 @@ def _read_safetensors(path: Path) -> tuple[object, str, WeightsHeader | None]:
                     None,
                 )
     except SafetensorError as error:
-        raise Refused(f"it is cut short or damaged: {error}") from error
+        raise damaged(error) from error
     weights, header = read_weights(path)
     return weights, _OURS, header
 

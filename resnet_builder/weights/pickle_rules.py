@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from resnet_builder.weights.pickle_walk import OBJECT, Name
-from resnet_builder.weights.refusal import Refused
+from resnet_builder.weights.refusal import Refused, damaged
 
 _SAVE_WEIGHTS = "where that code is trusted, save model.state_dict() alone"
 _SHOWN = 3
@@ -123,7 +123,7 @@ class PickleRules:
                 self._is_network = True
                 return network
             case _:
-                raise Refused("it is damaged: its tensors' memory is not described")
+                raise damaged("its tensors' memory is not described")
         match view:
             case [] | [None]:
                 return memory
@@ -131,7 +131,7 @@ class PickleRules:
                 0 <= start <= start + items <= memory.items
             ):
                 return self._memories.setdefault(key, _Memory(items, memory.item_size))
-        raise Refused("it is damaged: its tensors' memory is not described")
+        raise damaged("its tensors' memory is not described")
 
     def refuse_unknown(self) -> None:
         """Name what is not allowed: all of it, which says more than the first of it.
@@ -153,7 +153,7 @@ class PickleRules:
             self._memory_bytes += asked.items * asked.item_size
             self._memories[key] = asked
         if asked.items < 0 or self._memory_bytes > self._file_size:
-            raise Refused("it is cut short or damaged: its tensors are larger than the file")
+            raise damaged("its tensors are larger than the file")
         return self._memories[key]
 
     def _count_tensor(self, arguments: tuple[Any, ...]) -> None:
@@ -162,14 +162,14 @@ class PickleRules:
             case (_Memory() as memory, int(start), tuple(shape), tuple(strides), *_):
                 pass
             case _:
-                raise Refused("it is damaged: a tensor is not described")
+                raise damaged("a tensor is not described")
         numbers = (start, *shape, *strides)
         if not all(type(number) is int and number >= 0 for number in numbers):
-            raise Refused("it is damaged: a tensor's sizes are no whole numbers from 0")
+            raise damaged("a tensor's sizes are no whole numbers from 0")
         steps = zip(shape, strides, strict=True)
         end = start + 1 + sum((size - 1) * stride for size, stride in steps)
         if math.prod(shape) and end > memory.items:
-            raise Refused("it is damaged: a tensor is larger than its memory")
+            raise damaged("a tensor is larger than its memory")
         self._tensor_bytes += math.prod(shape) * memory.item_size
         if self._tensor_bytes > _MAX_GROWTH * self._file_size:
             raise Refused("it is made to deceive: its tensors are far larger than the file")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from resnet_builder.weights.refusal import Refused
+from resnet_builder.weights.refusal import Refused, damaged
 
 _PROTOCOL = 2
 _SAVE_AGAIN = "save it again, by torch.save without a pickle_protocol"
@@ -67,7 +67,7 @@ def walk_pickle(data: io.BytesIO, follower: Follower) -> object:
             walk.step(opcode.name, argument)
         return walk.stack[-1]
     except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise Refused(f"it is cut short or damaged: {error}") from error
+        raise damaged(error) from error
 
 
 class _Tuple(tuple[Any, ...]):
@@ -138,7 +138,7 @@ class _Walk:
     def call(self, _: None) -> None:
         called, arguments = self._pop(2)
         if not isinstance(called, Name) or not isinstance(arguments, tuple):
-            raise Refused("it is damaged: it calls what is no function")
+            raise damaged("it calls what is no function")
         entry = next((item for item in reversed(self.stack) if isinstance(item, str)), None)
         self.stack.append(self._follower.call(called.path, arguments, entry))
 
@@ -146,7 +146,7 @@ class _Walk:
         """Set an object's state; a tensor's could be memory of any size."""
         self._pop(1)
         if self.stack[-1] is not OBJECT:
-            raise Refused("it is damaged: it sets the state of what has none")
+            raise damaged("it sets the state of what has none")
 
     def memory(self, _: None) -> None:
         (identity,) = self._pop(1)

@@ -7,10 +7,10 @@ memory.
 """
 
 import contextlib
+import errno
 import io
 import os
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ import torch
 
 from resnet_builder.weights.pickle_rules import PickleRules
 from resnet_builder.weights.pickle_walk import walk_pickle
-from resnet_builder.weights.refusal import Refused
+from resnet_builder.weights.refusal import Refused, damaged
 from resnet_builder.weights.stand_ins import STAND_INS
 
 _PICKLE = "data.pkl"
@@ -39,9 +39,12 @@ def read_torch_zip(file: BinaryIO) -> Any:
     try:
         with zipfile.ZipFile(file) as archive:
             pickle = _open_archive(archive, size)
-    # Damaged archives make zipfile raise errors of all kinds, even NotImplementedError.
-    except (zipfile.BadZipFile, EOFError, RuntimeError, UnicodeError, ValueError) as error:
-        raise Refused(f"it is cut short or damaged: {error}") from error
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
+        raise damaged(error) from error
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # zipfile looked before the file's start
+            raise damaged(error) from error
+        raise
     rules = PickleRules(size, STAND_INS)
     _follow(io.BytesIO(pickle), rules)
     return _load(file)
@@ -64,31 +67,35 @@ def read_torch_pickles(file: BinaryIO) -> Any:
 
 
 def _open_archive(archive: zipfile.ZipFile, size: int) -> bytes:
-    """Return an archive's pickle once every entry is sound: torch does not compare checksums."""
-    entries = {PurePosixPath(entry.filename).name: entry for entry in archive.infolist()}
-    if _TORCHSCRIPT in entries:
+    """Return an archive's pickle, once every entry is found sound: torch would not look."""
+    entries = archive.infolist()
+    if any(_has_name(entry, _TORCHSCRIPT) for entry in entries):
         raise Refused("it is a TorchScript archive, code and all; save model.state_dict() instead")
-    if _PICKLE not in entries:
+    pickles = [entry for entry in entries if _has_name(entry, _PICKLE)]
+    if not pickles:
         raise Refused("it is a zip archive, but not of torch.save; unpack it first")
-    _check_entries(archive.infolist(), size)
-    for entry in archive.infolist():
-        if not entry.CRC:
-            del entry.CRC  # torch.serialization.set_crc32_options(False) wrote it
-        with archive.open(entry) as stored:
-            while stored.read(_CHUNK):
-                pass
-    return archive.read(entries[_PICKLE])
-
-
-def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Check that the entries lie in the file as they are, each once."""
-    ((name, count),) = Counter(entry.filename for entry in entries).most_common(1)
-    if count > 1:
-        raise Refused(f"it is made to deceive: it has {count} entries '{name}'")
+    if len(pickles) > 1 or len({entry.filename.lower() for entry in entries}) < len(entries):
+        raise Refused("it is made to deceive: it has two entries of one name")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise Refused("its entries are compressed, unlike torch.save's; save it again")
     if sum(entry.file_size for entry in entries) > size:
         raise Refused("it is made to deceive: its entries are larger than the file")
+    for entry in entries:
+        _check_sum(archive, entry)
+    return archive.read(pickles[0])
+
+
+def _has_name(entry: zipfile.ZipInfo, name: str) -> bool:
+    """Compare names as torch does when it looks for one."""
+    return PurePosixPath(entry.filename).name.lower() == name
+
+
+def _check_sum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    if entry.CRC == 0:
+        del entry.CRC  # so torch leaves it after set_crc32_options(False)
+    with archive.open(entry) as stored:
+        while stored.read(_CHUNK):
+            pass
 
 
 def _follow(data: io.BytesIO, rules: PickleRules) -> object:
@@ -109,7 +116,7 @@ def _load(file: BinaryIO) -> Any:
     except OSError:
         raise
     except Exception as error:  # torch has no error of its own for what does not hold together
-        raise Refused(f"it is cut short or damaged: torch says: {_first_line(error)}") from error
+        raise damaged(error) from error
 
 
 @contextlib.contextmanager
@@ -122,8 +129,3 @@ def _only_stand_ins() -> Iterator[None]:
             yield
     finally:
         torch.serialization.add_safe_globals(others)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
