@@ -127,14 +127,16 @@ def _told(difference: "DifferenceRecord") -> str:
 
 
 def _rows(a: "SubjectRecord", b: "SubjectRecord") -> Iterator[tuple[str, ...]]:
+    from resnet_builder.summary import BYTES_PER_MIB
+
     for name, old, new in (
         ("parameters", a.parameters, b.parameters),
         ("MACs", a.macs, b.macs),
         ("depth", a.depth, b.depth),
     ):
         yield name, f"{old:,}", f"{new:,}", f"{new - old:+,}"
-    old, new = (one.activation_bytes / 2**20 for one in (a, b))
-    yield "activations an image, MiB", f"{old:.2f}", f"{new:.2f}", f"{new - old:+.2f}"
+    before, after = (one.activation_bytes / BYTES_PER_MIB for one in (a, b))
+    yield "activations an image, MiB", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"
     yield from _accuracies(a.metrics, b.metrics)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from resnet_builder.builder import build, first_weights_digest, resolve
 from resnet_builder.data.contract import Report, Stop, never, silent
 from resnet_builder.data.splits import Splits, load_splits
+from resnet_builder.device import pick_device
 from resnet_builder.errors import DataError, UsageError
 from resnet_builder.model import ResNet
 from resnet_builder.runs.changes import Change, compare_specs
@@ -106,6 +107,7 @@ class Session:
             raise UsageError(f"{self.spec.name}: a spec to train needs `data` and `train`")
 
     def _load(self) -> Splits:
+        pick_device(self.spec.run.device)  # one that is missing is told before any download
         splits = load_splits(self.spec, data_dir=self.data_dir, stop=self.stop, report=self.report)
         for notice in splits.notices:
             self.say(notice)

@@ -58,9 +58,9 @@ def masked(text: str) -> str:
 
 def test_training_is_told_to_a_pipe_in_plain_lines(folder: Path) -> None:
     """In a process of its own, both streams of which are a pipe, as in ``train 2>&1 | cat``."""
-    command = [sys.executable, "-m", "resnet_builder", "train", write_tiny(folder), "--out", "run"]
+    write_tiny(folder)
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "resnet_builder", "train", "tiny.yaml", "--out", "run"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
