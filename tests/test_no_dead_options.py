@@ -68,7 +68,14 @@ LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.stages.stride": ((), "model.stages.0.stride=2"),
     "model.stages.block": ((), "model.stages.0.block=bottleneck"),
     "model.stages.shortcut": ((), "model.stages.0.shortcut=projection_all"),
+    "model.stages.attention": ((), "model.stages.0.attention={type: se, reduction: 2}"),
     "model.norm": ((), "model.norm={type: group_norm, groups: 2}"),
+    "model.activation": ((), "model.activation=gelu"),
+    "model.attention": ((), "model.attention=eca"),
+    "model.downsample_filter": (
+        ("model.stages.0.stride=2",),
+        "model.downsample_filter=blur",
+    ),
     "model.drop_path": ((), "model.drop_path=0.5"),
     "model.init.type": ((), "model.init=default"),
     "model.init.mode": ((), "model.init={mode: fan_in}"),
@@ -190,9 +197,6 @@ ALSO = {
 EXCEPTIONS = {
     "version": "there is only one",
     "plugins": "tests/test_plugins.py",
-    "model.activation": "only one is registered so far",
-    "model.attention": "only `none` is registered so far",
-    "model.stages.attention": "only `none` is registered so far",
     "train.loss.type": "there is only one",
     "train.evaluate_every.seconds": "refused: no run would repeat another",
     "run.device": "tests have one device; tests/test_device.py",
@@ -222,13 +226,14 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models(argument)
 
 
-@pytest.fixture
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write files of weights to start from into the folder that is worked in."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with files of weights to start from."""
+    folder = tmp_path_factory.mktemp("weights")
     first, second, third = (build(read_spec(BASE), seed=n).state_dict() for n in (1, 2, 3))
-    torch.save({"model": first, "model_ema": second}, "one.pth")
-    torch.save(third, "other.pth")
+    torch.save({"model": first, "model_ema": second}, folder / "one.pth")
+    torch.save(third, folder / "other.pth")
+    return folder
 
 
 def outcome(folder: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -260,9 +265,11 @@ def test_every_leaf_is_here_once() -> None:
     assert known == set(LEAVES) | set(EXCEPTIONS)
 
 
-@pytest.mark.usefixtures("weights")
 @pytest.mark.parametrize("leaf", LEAVES)
-def test_another_value_changes_something(leaf: str, tmp_path: Path) -> None:
+def test_another_value_changes_something(
+    leaf: str, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(weights)
     common, change = LEAVES[leaf]
     before = outcome(tmp_path / "before", common)
     after = outcome(tmp_path / "after", (*common, *ALSO.get(leaf, ()), change))

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from resnet_builder.blocks.contract import BLOCKS
+from resnet_builder.blocks.contract import BLOCKS, STEMS
 from resnet_builder.builder.construct import (
     MisplacedPartError,
     construct_on_meta,
@@ -167,7 +167,13 @@ def _size_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
 
 
 def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
-    """Check that whatever the spec asks of a block, the block takes."""
+    """Check that whatever the spec asks of a block, the block takes, and has a use for."""
+    if (
+        model.downsample_filter.type != "none"
+        and "downsample_filter" not in STEMS.accepts(model.stem.type)
+        and all(stage.stride == 1 for stage in model.stages)
+    ):
+        yield positions.problem("no-effect", ("model", "downsample_filter"), "no block strides")
     for number, stage in enumerate(model.stages):
         block = stage.block or model.block
         attention = stage.attention or model.attention

@@ -113,7 +113,6 @@ def network_grids(model: ModelSpec, output_stride: int | None = None) -> list[Gr
 
 def _construct(model: ModelSpec, output_stride: int | None, *, device: str) -> ResNet:
     assert model.in_channels is not None, "the spec is resolved"
-    assert model.head is not None, "the spec is resolved"
     layer_makers: dict[str, Callable[..., nn.Module]] = {
         "norm": partial(_make_norm, bind(NORMS, model.norm)),
         "activation": bind(ACTIVATIONS, model.activation),

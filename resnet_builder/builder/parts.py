@@ -40,8 +40,8 @@ STAGE_PARTS = ("block", "shortcut", "attention")
 def model_parts(model: ModelSpec) -> Iterator[tuple[Path, Part, Registry[Any]]]:
     """Yield every part named under ``model``, with its path in the spec and its registry."""
     for key, registry in MODEL_PARTS.items():
-        if (part := getattr(model, key)) is not None:
-            yield ("model", key), part, registry
+        part = head_of(model) if key == "head" else getattr(model, key)
+        yield ("model", key), part, registry
     for number, stage in enumerate(model.stages):
         for key in STAGE_PARTS:
             if (part := getattr(stage, key)) is not None:
@@ -55,13 +55,18 @@ def data_parts(data: DataSpec) -> Iterator[tuple[Path, Part, Registry[Any]]]:
         yield ("data", "augment", number), part, AUGMENTATIONS
 
 
-def is_preactivated(block: Part) -> bool:
-    """Tell whether a block gives a bare sum, which the head is to normalise.
+def head_of(model: ModelSpec) -> Part:
+    """Return a network's head; ``auto`` is the one that belongs to the last stage's blocks."""
+    if model.head.type != "auto":
+        return model.head
+    last = model.stages[-1].block or model.block
+    name = "preact_linear" if is_preactivated(last) else "linear"
+    return Part(type=name, **model.head.options)
 
-    Raises:
-        RegistryError: No block of that name is registered.
-    """
-    return getattr(BLOCKS.get(block.type), "preactivated", False)
+
+def is_preactivated(block: Part) -> bool:
+    """Tell whether a block gives a bare sum, which the head is to normalise."""
+    return block.type in BLOCKS and getattr(BLOCKS.get(block.type), "preactivated", False)
 
 
 def part_options(registry: Registry[Any], part: Part) -> dict[str, Any]:

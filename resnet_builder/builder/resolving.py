@@ -6,7 +6,7 @@ from resnet_builder.builder.parts import (
     MODEL_PARTS,
     STAGE_PARTS,
     bind,
-    is_preactivated,
+    head_of,
     part_options,
 )
 from resnet_builder.data.contract import AUGMENTATIONS, DATASETS, Facts
@@ -39,7 +39,7 @@ def resolve(spec: Spec) -> Spec:
 def resolve_model(model: ModelSpec, data: DataSpec | None) -> ModelSpec:
     """Write out a network's defaults; channels and size are the data set's where not given."""
     facts = Facts() if data is None else fed_facts(data)
-    model = model.model_copy(update={"head": model.head or _default_head(model)})
+    model = model.model_copy(update={"head": head_of(model)})
     parts = {key: _resolve_part(MODEL_PARTS[key], getattr(model, key)) for key in MODEL_PARTS}
     return model.model_copy(
         update={
@@ -66,12 +66,6 @@ def fed_facts(data: DataSpec) -> Facts:
     facts: Facts = bind(DATASETS, data.dataset)().facts
     channels, size = preprocess_shape(data.preprocess, facts.channels, facts.image_size)
     return Facts(facts.num_classes, channels, size, facts.own_validation)
-
-
-def _default_head(model: ModelSpec) -> Part:
-    """Return the head that belongs to the last blocks: sums that are bare are normalised first."""
-    last = model.stages[-1].block or model.block
-    return Part(type="preact_linear" if is_preactivated(last) else "linear")
 
 
 def _resolve_stage(stage: StageSpec) -> StageSpec:

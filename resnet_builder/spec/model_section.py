@@ -142,9 +142,9 @@ class ModelSpec(Section):
     zero_init_residual: bool = Field(
         False, description="Start every block as its shortcut (Goyal et al. 2017)."
     )
-    head: AnyPart | None = Field(
-        None,
-        description="The layers after the last stage; default: `linear`, or `preact_linear` after "
+    head: Annotated[Part, part_rule("auto")] = Field(
+        Part(type="auto"),
+        description="The layers after the last stage; `auto` is `linear`, or `preact_linear` after "
         "pre-activated blocks.",
     )
     weights: Annotated[WeightsSpec, BeforeValidator(_path_rule)] | None = Field(

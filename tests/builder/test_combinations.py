@@ -195,6 +195,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"block": "preact_basic", "downsample_filter": "blur"},
         "block 'preact_basic' in stages[0] takes no `downsample_filter`",
     ),
+    "blur where nothing strides": (
+        {"stages": [{"channels": 16, "blocks": 1}], "downsample_filter": "blur"},
+        "model.downsample_filter: no block strides",
+    ),
     "a frozen norm that would have to learn": (
         {"norm": "frozen_batch_norm", "zero_init_residual": True},
         "FrozenBatchNorm2d has no scale that is learnt",
