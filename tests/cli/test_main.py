@@ -173,13 +173,20 @@ def test_flags_are_few() -> None:
         *("--set", "--with", "--plugin", "--out", "--resume", "--data-dir", "--json", "--debug"),
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact"),
         *("--spec", "-o", "--new-head", "--ema", "--allow-missing", "--allow-unexpected"),
+        "--expect",
     }
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["list", "specs"], ["validate", "broken.yaml"]],
-    ids=["help", "command help", "list", "row03 yaml-syntax"],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["import", "--help"],
+        ["list", "specs"],
+        ["validate", "broken.yaml"],
+    ],
+    ids=["help", "command help", "import's help", "list", "row03 yaml-syntax"],
 )
 def test_what_needs_no_torch_imports_none(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("model:\n\t- 1\n", encoding="utf-8")

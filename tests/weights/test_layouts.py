@@ -1,9 +1,13 @@
 """Networks of ten codebases, from their own files: the names, and the logits they gave there."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from resnet_builder.builder import build
+from resnet_builder.weights.layouts import LAYOUTS
 from resnet_builder.weights.matching import match
 from tests.weights.others import NAMES, SPECS, read_facts
 
@@ -28,6 +32,12 @@ OTHERWISE_NAMED = {
     "weiaicunzai-seresnet50": "weiaicunzai senet",
 }
 """Layouts, where they are not simply called after the codebase."""
+
+
+def test_every_layout_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "layouts.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| \S", text, re.MULTILINE)
+    assert tuple(rows[: len(LAYOUTS)]) == tuple(layout.name for layout in LAYOUTS)
 
 
 def test_every_network_has_a_spec() -> None:
