@@ -16,7 +16,7 @@ LAYERS = (
     {"data", "model", "device", "runs"},
     {"plugins", "weights", "features"},
     {"builder"},
-    {"importing", "json_schema", "summary", "testing", "trained"},
+    {"expectations", "importing", "json_schema", "summary", "testing", "trained"},
     {"comparison", "training"},
     {"reports"},
     {"cli"},

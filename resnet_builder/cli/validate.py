@@ -1,16 +1,18 @@
 """``resnet-build validate``: check specs without training them."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from resnet_builder.cli.messages import examples, note, show, show_json
 from resnet_builder.cli.options import SPEC, debug_option, json_option, layer_options
-from resnet_builder.errors import ResnetBuilderError, SpecError
+from resnet_builder.errors import ResnetBuilderError, SpecError, UsageError
 from resnet_builder.problems import render
+from resnet_builder.spec.bundled import find_spec, is_path
 
 if TYPE_CHECKING:
-    from resnet_builder.runs.answers import CheckRecord
+    from resnet_builder.runs.answers import ChangedCount, CheckRecord
 
 
 @click.command(
@@ -18,9 +20,13 @@ if TYPE_CHECKING:
         "resnet-build validate my_net.yaml",
         "resnet-build validate specs/*.yaml",
         "resnet-build validate resnet56 --set model.shortcut=projection",
+        "resnet-build validate --expect my_net.yaml",
     )
 )
 @click.argument("specs", nargs=-1, required=True, type=SPEC, metavar="SPEC...")
+@click.option(
+    "--expect", is_flag=True, help="Write what the networks count to into the files' `expect`."
+)
 @layer_options
 @json_option
 @debug_option
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 def validate(
     ctx: click.Context,
     specs: tuple[str, ...],
+    expect: bool,
     overrides: tuple[str, ...],
     with_: tuple[str, ...],
     plugins: tuple[str, ...],
@@ -38,10 +45,14 @@ def validate(
     Values, parts, shapes and expected counts are checked, and all problems of all specs reported.
     Nothing is downloaded.
     """
+    if expect and (overrides or with_):
+        raise UsageError("--expect writes what a file alone counts to: leave out --set and --with")
     records, codes = [], [0]
     for source in specs:
         try:
+            changed = _renew(source, plugins) if expect else None
             record = _check(source, overrides, with_, plugins)
+            record = record.model_copy(update={"changed": changed})
         except ResnetBuilderError as error:
             record = _failed(source, error)
             codes.append(error.exit_code)
@@ -97,6 +108,27 @@ def _check(
     )
 
 
+def _renew(source: str, plugins: tuple[str, ...]) -> "tuple[ChangedCount, ...]":
+    """Write what a spec's network counts to into its file.
+
+    Raises:
+        SpecError: What is wrong with the spec, but for what it expects.
+        StorageError: The file cannot be read or written.
+        UsageError: It is bundled, or laid out so that nothing can be added to it.
+    """
+    if not is_path(source):
+        find_spec(source)
+        raise UsageError(
+            f"{source} comes with the program and is not changed: `resnet-build init --from "
+            f"{source}` makes a copy of your own"
+        )
+    from resnet_builder.expectations import renew_expectations
+    from resnet_builder.runs.answers import ChangedCount
+
+    changes = renew_expectations(Path(source), plugins=plugins)
+    return tuple(ChangedCount.model_validate(change) for change in changes)
+
+
 def _failed(source: str, error: ResnetBuilderError) -> "CheckRecord":
     from resnet_builder.runs.answers import CheckRecord, ProblemRecord
 
@@ -109,6 +141,9 @@ def _failed(source: str, error: ResnetBuilderError) -> "CheckRecord":
 def _show(record: "CheckRecord") -> None:
     for notice in record.notices:
         note(f"{record.source}: {notice}")
+    for count in record.changed or ():
+        before = "none" if count.before is None else f"{count.before:,}"
+        show(f"{record.source}: expect.{count.key}: {before} -> {count.after:,}")
     show(
         f"{record.source}: {record.parameters:,} parameters, depth {record.depth}, "
         f"{record.macs:,} MACs"

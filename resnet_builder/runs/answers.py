@@ -22,6 +22,16 @@ class ProblemRecord(BaseModel):
     suggestion: str | None = None
 
 
+class ChangedCount(BaseModel):
+    """A count that ``validate --expect`` wrote anew; see :class:`spec.expectations.Change`."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    key: str
+    before: Count | None
+    after: Count
+
+
 class CheckRecord(BaseModel):
     """A spec that was checked.
 
@@ -30,6 +40,7 @@ class CheckRecord(BaseModel):
         name: Its own; ``None`` like the counts below if something is wrong with it.
         depth: As in the names of He et al. 2015.
         macs: Multiply-adds for one image.
+        changed: Counts written into its file, if that was asked for.
         problems: What is wrong with it, in file order.
         notices: What the user should know.
         error: What keeps it from being read at all.
@@ -42,6 +53,7 @@ class CheckRecord(BaseModel):
     parameters: Count | None = None
     depth: Count | None = None
     macs: Count | None = None
+    changed: tuple[ChangedCount, ...] | None = None
     problems: tuple[ProblemRecord, ...] = ()
     notices: tuple[str, ...] = ()
     error: str | None = None
