@@ -32,7 +32,9 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 _COUNTERS = {"n_averaged", "steps"}
 """How often torch's and mmengine's averages were updated."""
 
-_MAX_DEPTH = 4
+_MAX_DEPTH = 8
+"""Of containers, and of prefixes; a file can say that it contains itself."""
+
 _SHOWN = 12
 
 
@@ -69,10 +71,10 @@ def unwrap(content: object, *, averaged: bool = False) -> Unwrapped:
         raise Refused(
             f"it holds one {type(content).__name__}, not weights by name; save model.state_dict()"
         )
-    if not _holds_weights(content):
-        raise Refused(f"it holds no weights; its entries are: {_shown(content)}")
     opened = _open(content, averaged)
     tensors = _named_tensors(opened.entries)
+    if not tensors:
+        raise Refused(f"it holds no weights; its entries are: {_shown(content)}")
     ignored = [*opened.ignored, *(str(name) for name in opened.entries if name not in tensors)]
     tensors, prefixes = _strip_prefixes(tensors)
     return Unwrapped(
@@ -98,7 +100,7 @@ class _Opened:
 def _open(content: Mapping[Any, Any], averaged: bool) -> _Opened:
     """Open one container after the other."""
     opened = _Opened(content, [], [])
-    for _ in range(_MAX_DEPTH):  # a file can say that it contains itself
+    for _ in range(_MAX_DEPTH):
         trained, average = _containers(opened.entries)
         name = (average if averaged else trained) or trained or average
         if name is None:
@@ -130,13 +132,17 @@ def _container(entries: Mapping[Any, Any], names: Iterable[str]) -> str | None:
     return None
 
 
-def _holds_weights(entries: Mapping[Any, Any], depth: int = _MAX_DEPTH) -> bool:
+def _holds_weights(entries: Mapping[Any, Any]) -> bool:
     """Whether a tensor is here, or in a container inside."""
-    if any(isinstance(value, Tensor) for value in entries.values()):
-        return True
-    inside = (entries.get(name) for name in (*_TRAINED, *_AVERAGED))
-    mappings = (value for value in inside if isinstance(value, Mapping))
-    return depth > 0 and any(_holds_weights(value, depth - 1) for value in mappings)
+    waiting, seen = [entries], set()
+    while waiting:
+        entries = waiting.pop()
+        if any(isinstance(value, Tensor) for value in entries.values()):
+            return True
+        seen.add(id(entries))
+        inside = (entries.get(name) for name in (*_TRAINED, *_AVERAGED))
+        waiting += [each for each in inside if isinstance(each, Mapping) and id(each) not in seen]
+    return False
 
 
 def _named_tensors(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -151,7 +157,7 @@ def _named_tensors(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     prefixes: list[str] = []
-    while prefix := _common_prefix(tensors):
+    while len(prefixes) < _MAX_DEPTH and (prefix := _common_prefix(tensors)):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
         prefixes.append(prefix)
     return tensors, prefixes

@@ -207,6 +207,13 @@ def test_tensor_of_another_kind_is_named(kind: str, new: bool, path: Path) -> No
         read_foreign(path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16])
+def test_tensor_of_another_dtype_is_named_in_safetensors(dtype: torch.dtype, path: Path) -> None:
+    safetensors.torch.save_file({"fc.weight": torch.ones(2).to(dtype)}, path)
+    with pytest.raises(CheckpointError, match=rf"'fc\.weight' is a tensor of {dtype}; save it as"):
+        read_foreign(path)
+
+
 def test_own_file_is_verified(path: Path) -> None:
     save_weights(path, weights(), HEADER)
     read = read_foreign(path)

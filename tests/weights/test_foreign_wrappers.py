@@ -266,10 +266,17 @@ def test_entries_of_a_state_dict_that_are_not_tensors_are_ignored(tmp_path: Path
     assert weights.ignored == ("bn1._extra_state", "name")
 
 
-def test_container_that_holds_itself_is_read_once(tmp_path: Path) -> None:
+def test_container_that_holds_itself_is_read(tmp_path: Path) -> None:
     content: dict[str, Any] = state_dict()
     content["model"] = content
     check(read(tmp_path, content))
+
+
+def test_container_that_only_holds_itself_holds_no_weights(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    with pytest.raises(CheckpointError, match="it holds no weights; its entries are: 'model'"):
+        read(tmp_path, content)
 
 
 @pytest.fixture
