@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from resnet_builder.blocks.filters import Blur
 from resnet_builder.builder import resolve
 from resnet_builder.builder.construct import construct_on_meta
 from resnet_builder.model import ResNet, count_parameters, on_residual_path
@@ -142,11 +143,15 @@ def _trace(network: ResNet, image: tuple[int, int, int]) -> Iterator[Row]:
         hook.remove()
     flops = counter.get_flop_counts()
     field, jump = 1, 1
+    stem_is_counted = False  # as one layer, however many convolutions it has
     for name, shape in shapes.items():
         module = named[name]
         on_path = all(on_residual_path(step) for step in name.split("."))
         if on_path:
             field, jump = _seen(module, field, jump)
+        counts = on_path and isinstance(module, nn.Conv2d | nn.Linear)
+        if counts and isinstance(module, nn.Conv2d) and not name.startswith("layer"):
+            counts, stem_is_counted = not stem_is_counted, True
         macs = sum(flops.get(f"{type(network).__name__}.{name}", {}).values()) // 2
         yield Row(
             name=name,
@@ -155,7 +160,7 @@ def _trace(network: ResNet, image: tuple[int, int, int]) -> Iterator[Row]:
             parameters=count_parameters(module),
             macs=macs,
             receptive_field=field if len(shape) == 4 and shape[-2:] != (1, 1) else None,
-            depth=int(on_path and isinstance(module, nn.Conv2d | nn.Linear)),
+            depth=int(counts),
         )
 
 
@@ -166,7 +171,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 def _seen(module: nn.Module, field: int, jump: int) -> tuple[int, int]:
     """Widen the receptive field by one layer; ``jump`` is the distance of neighbours in pixels."""
-    if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+    if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | Blur):
         return field, jump
     kernel, stride = _side(module.kernel_size), _side(module.stride)
     dilation = _side(getattr(module, "dilation", 1))

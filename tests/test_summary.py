@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from resnet_builder.builder import build
+from resnet_builder.spec.loading import load_spec
 from resnet_builder.summary import activation_bytes, summarize
 from tests.networks import cifar_spec, imagenet_spec
 
@@ -95,3 +96,18 @@ def test_summary_leaves_the_spec_s_own_network_alone() -> None:
     summarize(spec)
     after = build(spec, seed=0).state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_stem_of_three_convolutions_counts_as_one_layer() -> None:
+    found = summarize(load_spec("resnet26d"))
+    assert sum(layer.depth for layer in found.layers) == found.depth == 26
+    assert found.rows[0].depth == 1
+
+
+def test_receptive_field_sees_a_blur() -> None:
+    """By hand: 3, 5, 7, 9; then 2 more for the blur, whose stride doubles what follows."""
+    spec = cifar_spec(1, widths=(8, 16), downsample_filter="blur", shortcut="projection")
+    fields = {layer.name: layer.receptive_field for layer in summarize(spec).layers}
+    assert fields["layer2.0.conv1"] == 9
+    assert fields["layer2.0.blur"] == 11
+    assert fields["layer2.0.conv2"] == 15

@@ -58,8 +58,8 @@ class Blur(nn.Module):
 
     def __init__(self, channels: int, stride: int, size: int) -> None:
         super().__init__()
+        self.kernel_size = size
         self.stride = stride
-        self.before, self.after = (size - 1) // 2, size // 2
         empty = torch.empty(channels, 1, size, size)
         self.register_buffer("filter", empty, persistent=False)
         self.reset_parameters()
@@ -67,7 +67,7 @@ class Blur(nn.Module):
     def reset_parameters(self) -> None:
         """Compute the filter, which no state dict holds."""
         row = torch.ones(1)
-        for _ in range(self.before + self.after):
+        for _ in range(self.kernel_size - 1):
             row = F.pad(row, (1, 0)) + F.pad(row, (0, 1))
         row = row / row.sum()
         with torch.no_grad():
@@ -75,11 +75,12 @@ class Blur(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer."""
-        sides = (self.before, self.after)
-        mirrored = min(x.shape[-2:]) > self.after  # one pixel has nothing to mirror
-        x = F.pad(x, (*sides, *sides), mode="reflect" if mirrored else "replicate")
+        before, after = (self.kernel_size - 1) // 2, self.kernel_size // 2
+        mirrored = min(x.shape[-2:]) > after  # one pixel has nothing to mirror
+        mode = "reflect" if mirrored else "replicate"
+        x = F.pad(x, (before, after, before, after), mode=mode)
         return F.conv2d(x, self.filter.to(x.dtype), stride=self.stride, groups=x.shape[1])
 
     def extra_repr(self) -> str:
         """Show what the layer does when it is printed."""
-        return f"size={self.before + self.after + 1}, stride={self.stride}"
+        return f"size={self.kernel_size}, stride={self.stride}"
