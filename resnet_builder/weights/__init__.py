@@ -1,1 +1,1 @@
-"""Weights as files: what a run delivers."""
+"""Weights as files: what a run delivers, and what other programs wrote."""
