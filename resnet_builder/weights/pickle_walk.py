@@ -139,7 +139,8 @@ class _Walk:
         called, arguments = self._pop(2)
         if not isinstance(called, Name) or not isinstance(arguments, tuple):
             raise damaged("it calls what is no function")
-        entry = next((item for item in reversed(self.stack) if isinstance(item, str)), None)
+        # The key of a dictionary's entry; between a parameter's and its tensor is one more call.
+        entry = next((item for item in self.stack[:-3:-1] if isinstance(item, str)), None)
         self.stack.append(self._follower.call(called.path, arguments, entry))
 
     def build(self, _: None) -> None:

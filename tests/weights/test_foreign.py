@@ -194,7 +194,10 @@ TENSORS: dict[str, Any] = {
     "is a tensor without values": lambda: torch.ones(2, device="meta"),
     "is a tensor of torch.complex64": lambda: torch.ones(2, dtype=torch.complex64),
     "is a tensor of a dtype that": lambda: torch.ones(2).to(torch.float8_e4m3fn),
-    "is a quantised tensor": lambda: Call(torch._utils._rebuild_qtensor, torch.per_tensor_affine),
+    "is a quantised tensor": lambda: Call(
+        torch._utils._rebuild_parameter,
+        Call(torch._utils._rebuild_qtensor, torch.per_tensor_affine),
+    ),
 }
 
 
