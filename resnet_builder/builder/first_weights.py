@@ -68,13 +68,12 @@ def published_weights() -> dict[str, str]:
 
     ``DEFAULT`` is left out: it means others in another release.
     """
-    from torchvision.models import WeightsEnum, resnet  # slow, and seldom needed
+    from torchvision import models  # slow, and seldom needed
 
     return {
-        f"{kind.__name__}.{member.name}": member.url
-        for kind in vars(resnet).values()
-        if isinstance(kind, type) and issubclass(kind, WeightsEnum)
-        for member in kind
+        f"{type(weights).__name__}.{weights.name}": weights.url
+        for name in models.list_models(module=models, include="*resne*")
+        for weights in models.get_model_weights(name)
     }
 
 
