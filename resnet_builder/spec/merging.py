@@ -11,7 +11,8 @@ def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ())
     """Lay ``above`` over ``below``: mappings deeply, all else whole; null takes away.
 
     Where a part stands, a name or a mapping with ``type`` replaces it, and a mapping without
-    changes its options. A scalar that stands for a mapping is taken as that mapping. A length given in one unit takes away that in another.
+    changes its options. A scalar that stands for a mapping is taken as that mapping. A length given
+    in one unit takes away that in another.
 
     A null stays in the tree, so that errors can point at it, except where null may be the value
     of an option.
