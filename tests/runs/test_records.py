@@ -39,6 +39,13 @@ EXAMPLES: dict[str, Record] = {
     "data": DataRecord(
         fingerprint="0123", classes=("cat", "dog"), images={"train": 3, "val": 1}, validation=(2,)
     ),
+    "data-fine-tuning": DataRecord(
+        fingerprint="0123",
+        classes=("cat", "dog"),
+        images={"train": 3},
+        validation=(),
+        first_weights_sha256="0" * 63 + "f",
+    ),
     "change": ChangeRow(
         time="2026-01-02T03:04:05+00:00",
         path="train.optimizer.lr",
