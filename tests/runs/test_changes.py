@@ -67,6 +67,9 @@ TABLE = [
     ("model.stages.1.channels", 32, "architecture", "model.stages[1].channels"),
     ("model.stages", BASE["model"]["stages"][:1], "architecture", "model.stages[1]"),
     ("model.stem.channels", 16, "architecture", "model.stem.channels"),
+    ("train.freeze", ["stem"], "trajectory", "train.freeze"),
+    ("train.head_lr_multiplier", 10.0, "trajectory", "train.head_lr_multiplier"),
+    ("model.weights", "/body.pth", "architecture", "model.weights"),
     ("model.zero_init_residual", True, "architecture", "model.zero_init_residual"),
 ]
 
