@@ -1,9 +1,11 @@
 """The stages of a network as a backbone: what detectors and segmenters take."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
+from resnet_builder.blocks.contract import Block
 from resnet_builder.errors import UsageError
 from resnet_builder.model import ResNet
 from resnet_builder.problems import nearest
@@ -55,8 +57,7 @@ class Features(nn.ModuleDict):
 def _width(stage: nn.Module) -> int:
     """Return the width of a stage's output, which its last block knows."""
     *_, last = stage.children()
-    width: int = last.out_channels
-    return width
+    return cast(Block, last).out_channels
 
 
 def _refuse_others(stages: Sequence[str], known: Mapping[str, int]) -> None:
