@@ -1,7 +1,6 @@
 """From a checked spec to a network: its layers, then its weights."""
 
 import gc
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +23,7 @@ from resnet_builder.blocks.contract import (
 )
 from resnet_builder.blocks.init import Scheme, empty_from_meta, initialise, is_unwritten
 from resnet_builder.builder.grid import Grid, stage_grids
+from resnet_builder.builder.moulds import mould_of
 from resnet_builder.builder.parts import bind, is_preactivated
 from resnet_builder.errors import PartError
 from resnet_builder.model import ResNet
@@ -225,18 +225,10 @@ def _alike(make: Callable[[], nn.Module], count: int, device: str) -> list[nn.Mo
     """
     with torch.device(device):
         first = make()
-        pickled = _pickled(first) if device == "meta" and count > 1 else None
-        if pickled is None:
+        mould = mould_of(first) if device == "meta" and count > 1 else None
+        if mould is None:
             return [first, *(make() for _ in range(count - 1))]
-    return [first, *(pickle.loads(pickled) for _ in range(count - 1))]
-
-
-def _pickled(block: nn.Module) -> bytes | None:
-    """Pickle a block, if it can be: a plugin's may hold what cannot. No file is involved."""
-    try:
-        return pickle.dumps(block, pickle.HIGHEST_PROTOCOL)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return None
+    return [first, *(mould.cast() for _ in range(count - 1))]
 
 
 @contextmanager
@@ -284,11 +276,18 @@ def _in_32_bits(seed: int) -> int:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Pause the garbage collector: it would walk ten thousand new modules again and again."""
+    """Pause the garbage collector: it would walk ten thousand new modules again and again.
+
+    Afterwards it takes them for old: freezing and thawing moves what there is to the oldest
+    generation, without a walk.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
+            if gc.get_freeze_count() == 0:  # else the caller keeps something frozen
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
