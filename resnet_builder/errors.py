@@ -1,6 +1,7 @@
 """Every error a user can meet, and the exit code that the command line ends with.
 
 ResnetBuilderError            1
+├── ExportError               1  an exported file that is not its network
 ├── UsageError                2  a command or call that cannot be meant
 ├── SpecError                 2  a spec; lists every problem with its place
 ├── RegistryError             2  a part that is unknown or registered twice
@@ -24,6 +25,10 @@ class ResnetBuilderError(Exception):
     """Base of this package's errors."""
 
     exit_code: ClassVar[int] = 1
+
+
+class ExportError(ResnetBuilderError):
+    """A network that cannot be exported, or an exported file that computes something else."""
 
 
 class UsageError(ResnetBuilderError):

@@ -17,7 +17,7 @@ LAYERS = (
     {"plugins", "weights", "features"},
     {"builder"},
     {"expectations", "importing", "json_schema", "summary", "testing", "trained"},
-    {"comparison", "training"},
+    {"comparison", "export", "training"},
     {"reports"},
     {"cli"},
 )

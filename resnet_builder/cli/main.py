@@ -15,6 +15,7 @@ from click.shell_completion import shell_complete
 import resnet_builder
 from resnet_builder.cli.diff import diff
 from resnet_builder.cli.evaluate import evaluate
+from resnet_builder.cli.export import export
 from resnet_builder.cli.import_ import import_
 from resnet_builder.cli.invocation import Invocation
 from resnet_builder.cli.list import list_
@@ -166,5 +167,5 @@ def main() -> None:
     """
 
 
-for _command in (validate, summary, diff, train, evaluate, predict, import_, list_, schema):
+for _command in (validate, summary, diff, train, evaluate, predict, import_, export, list_, schema):
     main.add_command(_command)

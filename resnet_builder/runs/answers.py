@@ -351,3 +351,30 @@ class ImportRecord(Record):
     uncounted: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+
+
+class ExportRecord(Record):
+    """``export --json``.
+
+    Attributes:
+        weights: The file that was read.
+        files: What was written; the first is the one that was asked for.
+        bytes: Of all files.
+        image: Shape of one image, ``(C, H, W)``.
+        input: What the network is fed, in words.
+        mean: Of each channel, in units where white is 1; absent where the weights do not say.
+        std: Standard deviation of each channel, likewise.
+        difference: By how much the file's logits of random images differ from the network's at
+            most, as a fraction of the largest.
+    """
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    weights: str
+    files: tuple[str, ...]
+    format: Literal["safetensors", "pt2", "onnx"]
+    bytes: Count
+    image: tuple[int, int, int]
+    input: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    difference: Fraction

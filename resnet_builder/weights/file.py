@@ -84,14 +84,26 @@ class _Format(BaseModel):
     format: int
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor], header: WeightsHeader) -> None:
+def save_weights(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    header: WeightsHeader,
+    *,
+    text: Mapping[str, str] | None = None,
+) -> None:
     """Write weights, atomically.
 
+    Args:
+        path: The file to make or replace.
+        weights: A state dict.
+        header: What stands beside it, for this program.
+        text: What else does, by name, for others.
+
     Raises:
-        NonFiniteError: One of them is not finite.
+        NonFiniteError: One of the weights is not finite.
         StorageError: The disk is full, read-only or failing.
     """
-    write_tensors(path, weights, {_KEY: header.model_dump_json()})
+    write_tensors(path, weights, {**(text or {}), _KEY: header.model_dump_json()})
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:

@@ -18,6 +18,7 @@ from tests.cli.experiments import call, write_tiny
 COMMANDS = (
     "diff",
     "evaluate",
+    "export",
     "import",
     "list",
     "predict",
@@ -174,6 +175,7 @@ def test_flags_are_few() -> None:
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact"),
         *("--spec", "-o", "--new-head", "--ema", "--allow-missing", "--allow-unexpected"),
         "--expect",
+        "--format",
     }
 
 

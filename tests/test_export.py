@@ -1,0 +1,504 @@
+"""Exported files: what they compute, what they say of themselves, and when there are none."""
+
+import errno
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+import resnet_builder
+from resnet_builder.blocks.contract import BLOCKS
+from resnet_builder.builder import build, resolve
+from resnet_builder.errors import ExportError, NonFiniteError, StorageError, UsageError
+from resnet_builder.export import FormatName, export
+from resnet_builder.export.formats import FORMATS
+from resnet_builder.spec.data_section import Resize
+from resnet_builder.spec.loading import dump_spec
+from resnet_builder.spec.schema import Spec
+from resnet_builder.trained import Trained, load_trained
+from resnet_builder.weights.file import Origin, WeightsHeader
+from tests.networks import cifar_spec, imagenet_spec, random_images, randomise
+
+CLASSES = tuple(f"class {number}" for number in range(10))
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+FILES: tuple[FormatName, ...] = ("safetensors", "pt2", "onnx")
+TOLERANCE = 1e-4
+NAMES = ("classes", "mean", "std", "preprocess", "image_size", "input", "spec", "exported_by")
+
+SMALL: dict[str, Any] = {"widths": (8, 16), "image_size": 12}
+GROUPED = {"type": "bottleneck", "groups": 4, "width_per_group": 32}
+BARE = {"type": "conv3x3", "channels": 8, "bare": True}
+
+MIXED = cifar_spec(
+    block="preact_basic",
+    stem=BARE,
+    image_size=12,
+    stages=[
+        {"channels": 8, "blocks": 1, "attention": {"type": "se", "reduction": 4}},
+        {"channels": 16, "blocks": 1, "stride": 2},
+        {
+            "channels": 16,
+            "blocks": 1,
+            "stride": 2,
+            "block": {**GROUPED, "type": "preact_bottleneck"},
+            "attention": "eca",
+            "shortcut": "projection",
+        },
+    ],
+)
+"""Much of what there is, in one small network."""
+
+SEVERAL: dict[str, Spec] = {
+    "pre-activation": cifar_spec(block="preact_basic", stem=BARE, **SMALL),
+    "squeeze and excitation": cifar_spec(attention={"type": "se", "reduction": 4}, **SMALL),
+    "efficient channel attention": cifar_spec(attention="eca", **SMALL),
+    "groups": cifar_spec(block=GROUPED, shortcut="projection", **SMALL),
+    "padded at the end": cifar_spec(shortcut={"type": "pad", "position": "end"}, **SMALL),
+    "padded averages": cifar_spec(shortcut={"type": "pad", "subsample": "average"}, **SMALL),
+    "average projection": cifar_spec(shortcut="average_projection", **{**SMALL, "image_size": 13}),
+    "no shortcuts": cifar_spec(shortcut="none", **SMALL),
+    "group norm": cifar_spec(norm={"type": "group_norm", "groups": 4}, **SMALL),
+    "instance norm": cifar_spec(norm="instance_norm", **SMALL),
+    "frozen batch norm": cifar_spec(norm="frozen_batch_norm", **SMALL),
+    "blur": cifar_spec(shortcut="projection", downsample_filter="blur", **SMALL),
+    "drop path and gelu": cifar_spec(2, activation="gelu", drop_path=0.3, **SMALL),
+    "grey": cifar_spec(in_channels=1, **SMALL),
+    "deep stem": imagenet_spec(
+        (1, 1), "bottleneck", stem="deep", widths=(8, 16), classes=10, image_size=32
+    ),
+    "resnet20": cifar_spec(3),
+}
+
+REAL: dict[str, Spec] = {
+    "resnet50 at 64 pixels": imagenet_spec((3, 4, 6, 3), "bottleneck", image_size=64),
+    "preact110": cifar_spec(18, block="preact_basic", stem={**BARE, "channels": 16}),
+    "seresnet50 at 64 pixels": imagenet_spec(
+        (3, 4, 6, 3), "bottleneck", attention="se", image_size=64
+    ),
+    "resnext50_32x4d at 64 pixels": imagenet_spec(
+        (3, 4, 6, 3),
+        {"type": "bottleneck", "groups": 32, "width_per_group": 4},
+        image_size=64,
+    ),
+}
+
+
+def header(spec: Spec, **more: Any) -> WeightsHeader:
+    given = {"classes": CLASSES, "mean": MEAN, "std": STD, "step": 3}
+    return WeightsHeader.model_validate({"spec": dump_spec(spec), **given, **more})
+
+
+def trained(spec: Spec) -> Trained:
+    """Build a network in which nothing is neutral by chance."""
+    spec = resolve(spec)
+    network = build(spec, seed=0)
+    randomise(network)
+    return Trained(Path("best.safetensors"), network.eval(), spec, header(spec))
+
+
+def logits_of(path: Path, spec: Spec) -> Callable[[Tensor], Tensor]:
+    """Use an exported file as its readers would, with nothing of this package."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()
+    network = build(spec)
+    network.load_state_dict(safetensors.torch.load_file(path))
+    return network.eval()
+
+
+def texts_of(path: Path) -> dict[str, str]:
+    """Return what an exported file says of itself."""
+    if path.suffix == ".onnx":
+        return {text.key: text.value for text in onnx.load(path).metadata_props}
+    if path.suffix == ".pt2":
+        texts: dict[str, Any] = dict.fromkeys(NAMES, "")
+        torch.export.load(path, extra_files=texts)
+        return texts
+    with safetensors.safe_open(path, "pt") as file:
+        return dict(file.metadata())
+
+
+@torch.no_grad()
+def assert_computes(path: Path, subject: Trained, tolerance: float) -> None:
+    """Check that a file computes what a network does, for several sizes of the batch."""
+    compute = logits_of(path, subject.spec)
+    model = subject.spec.model
+    assert model.in_channels is not None
+    assert model.image_size is not None
+    for batch in (1, 7, 3):
+        images = random_images(batch, model.in_channels, model.image_size, model.image_size)
+        expected = subject.network(images)
+        difference = (compute(images) - expected).abs().max() / expected.abs().max()
+        assert difference <= tolerance, batch
+
+
+@pytest.fixture(scope="module")
+def subject() -> Trained:
+    return trained(cifar_spec(widths=(4, 8), image_size=8))
+
+
+@pytest.fixture(scope="module")
+def exported(subject: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[FormatName, Path]:
+    """Export a network in every format; tests only read the files."""
+    folder = tmp_path_factory.mktemp("exported")
+    return {name: export(subject, folder / f"net.{name}").files[0] for name in FILES}
+
+
+@pytest.mark.parametrize("format", FILES)
+def test_file_computes_the_network_s_logits(format: FormatName, tmp_path: Path) -> None:
+    check_export(MIXED, format, tmp_path)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("format", FILES)
+def test_every_part_can_be_exported(name: str, format: FormatName, tmp_path: Path) -> None:
+    check_export(SEVERAL[name], format, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("format", FILES)
+def test_real_network_can_be_exported(name: str, format: FormatName, tmp_path: Path) -> None:
+    check_export(REAL[name], format, tmp_path)
+
+
+def check_export(spec: Spec, format: FormatName, folder: Path) -> None:
+    subject = trained(spec)
+    report = export(subject, folder / f"net.{format}")
+    tolerance = 0.0 if format == "safetensors" else TOLERANCE
+    assert report.difference <= tolerance
+    assert_computes(folder / f"net.{format}", subject, tolerance)
+    assert [path.name for path in folder.iterdir()] == [f"net.{format}"]
+    assert report.size == (folder / f"net.{format}").stat().st_size
+
+
+def test_onnx_names_what_goes_in_and_out_and_leaves_the_batch_open(
+    exported: dict[FormatName, Path],
+) -> None:
+    model = onnx.load(exported["onnx"])
+    onnx.checker.check_model(model, full_check=True)
+    found = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert found == {"images": ["batch", 3, 8, 8], "logits": ["batch", 10]}
+
+
+@pytest.mark.parametrize("format", FILES)
+def test_file_says_how_it_is_used(
+    format: FormatName, exported: dict[FormatName, Path], subject: Trained
+) -> None:
+    texts = texts_of(exported[format])
+    assert json.loads(texts["classes"]) == list(CLASSES)
+    assert json.loads(texts["mean"]) == list(MEAN)
+    assert json.loads(texts["std"]) == list(STD)
+    assert json.loads(texts["preprocess"]) == []
+    assert json.loads(texts["image_size"]) == 8
+    assert texts["spec"] == subject.header.spec
+    assert texts["input"] == (
+        "float32 (batch, 3, 8, 8): pixels from 0 to 1, minus mean, divided by std"
+    )
+    assert texts["exported_by"] == f"resnet-builder {resnet_builder.__version__}"
+
+
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
+def test_file_tells_nothing_of_the_machine(
+    format: FormatName, exported: dict[FormatName, Path]
+) -> None:
+    places = (Path(resnet_builder.__file__).parent, Path(torch.__file__).parent)
+    content = exported[format].read_bytes()
+    assert not zipfile.is_zipfile(exported[format]) or b"graph_module" in content  # not compressed
+    assert not any(str(place).encode() in content for place in places)
+
+
+def test_statistics_that_are_not_known_are_left_out(subject: Trained, tmp_path: Path) -> None:
+    source = Origin(file="theirs.pth", layout="torchvision")
+    unknown = header(subject.spec, classes=None, mean=None, std=None, step=None, source=source)
+    report = export(replace(subject, header=unknown), tmp_path / "net.safetensors")
+    assert report.input.endswith("normalised as for training; its weights do not say how")
+    assert not {"classes", "mean", "std"} & set(texts_of(tmp_path / "net.safetensors"))
+
+
+def test_preprocessing_is_told_in_the_words_of_specs(subject: Trained, tmp_path: Path) -> None:
+    known = header(subject.spec, preprocess=(Resize(type="resize", size=8),))
+    export(replace(subject, header=known), tmp_path / "net.safetensors")
+    told = texts_of(tmp_path / "net.safetensors")["preprocess"]
+    assert json.loads(told) == [{"type": "resize", "size": 8}]
+
+
+def test_safetensors_load_into_torchvision_s_network(tmp_path: Path) -> None:
+    spec = imagenet_spec((1, 1, 1, 1), "basic", classes=10, image_size=32)
+    subject = trained(spec)
+    export(subject, tmp_path / "net.safetensors")
+    theirs = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=10)
+    theirs.load_state_dict(safetensors.torch.load_file(tmp_path / "net.safetensors"))
+    images = random_images(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(theirs.eval()(images), subject.network(images))
+
+
+def test_safetensors_are_weights_for_this_program_too(
+    exported: dict[FormatName, Path], subject: Trained
+) -> None:
+    again = load_trained(exported["safetensors"])
+    assert again.header == subject.header
+    images = random_images(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(again.network(images), subject.network(images))
+
+
+def test_weights_of_any_type_and_layout_are_exported_in_fp32(
+    subject: Trained, exported: dict[FormatName, Path], tmp_path: Path
+) -> None:
+    network: Any = build(subject.spec)
+    network.load_state_dict(subject.network.state_dict())
+    network.double().to(memory_format=torch.channels_last).train()
+    report = export(replace(subject, network=network), tmp_path / "net.safetensors")
+    assert report.difference == 0
+    assert (tmp_path / "net.safetensors").read_bytes() == exported["safetensors"].read_bytes()
+    assert network.training
+    assert network.conv1.weight.dtype == torch.float64
+
+
+def test_exporting_draws_no_global_random_numbers(subject: Trained, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    export(subject, tmp_path / "net.pt2")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_format_may_be_another_than_the_name_s(subject: Trained, tmp_path: Path) -> None:
+    assert export(subject, tmp_path / "net.bin", format="pt2").format == "pt2"
+    with (tmp_path / "net.bin").open("rb") as file:
+        assert torch.export.load(file).module() is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("net.pth", None, r"net.pth ends in none of .safetensors, .pt2, .onnx"),
+        ("net.onnx", "tflite", "there is no format 'tflite'; there are safetensors, pt2, onnx"),
+    ],
+)
+def test_unknown_format_is_refused(
+    name: str, format: Any, message: str, subject: Trained, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        export(subject, tmp_path / name, format=format)
+
+
+def test_existing_file_is_not_overwritten(subject: Trained, tmp_path: Path) -> None:
+    (tmp_path / "net.pt2").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"net.pt2 exists, and is not overwritten"):
+        export(subject, tmp_path / "net.pt2")
+    assert (tmp_path / "net.pt2").read_bytes() == b"mine"
+
+
+def test_link_that_leads_nowhere_is_not_overwritten(subject: Trained, tmp_path: Path) -> None:
+    (tmp_path / "net.pt2").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"net.pt2 exists"):
+        export(subject, tmp_path / "net.pt2")
+
+
+def test_file_that_comes_meanwhile_is_not_overwritten(
+    subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.safetensors"
+    replace_loader(monkeypatch, lambda images: path.write_bytes(b"theirs"))
+    with pytest.raises(UsageError, match=r"net.safetensors exists"):
+        export(subject, path)
+    assert path.read_bytes() == b"theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_system_without_links_gets_the_file(
+    subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    export(subject, tmp_path / "net.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def replace_loader(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Any], format: FormatName = FILES[0]
+) -> None:
+    """Let a format's files compute logits that ``change``, if it returns any, made of the right."""
+    load = FORMATS[format].load
+
+    def loaded(path: Path, spec: Spec) -> Callable[[Tensor], Tensor]:
+        compute = load(path, spec)
+
+        def changed(images: Tensor) -> Tensor:
+            right = compute(images)
+            wrong = change(right)
+            return wrong if isinstance(wrong, Tensor) else right
+
+        return changed
+
+    monkeypatch.setitem(FORMATS, format, replace(FORMATS[format], load=loaded))
+
+
+@pytest.mark.parametrize(
+    ("format", "change"),
+    [
+        ("safetensors", lambda logits: logits * (1 + 1e-6)),
+        ("pt2", lambda logits: logits * (1 + 1.1e-4)),
+        ("safetensors", lambda logits: logits * math.nan),
+        ("safetensors", lambda logits: logits[:1]),
+        ("safetensors", lambda logits: logits[:, :9]),
+    ],
+    ids=["a trifle", "a little", "NaN", "one image", "fewer classes"],
+)
+def test_file_that_computes_something_else_is_not_published(
+    format: FormatName,
+    change: Callable[[Tensor], Tensor],
+    subject: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replace_loader(monkeypatch, change, format)
+    with pytest.raises(ExportError, match="its logits differ from the network's by"):
+        export(subject, tmp_path / f"net.{format}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_difference_is_told_as_a_fraction_of_the_largest_logit(
+    subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_loader(monkeypatch, lambda logits: logits * (1 + 2**-14), "pt2")
+    assert export(subject, tmp_path / "net.pt2").difference == pytest.approx(2**-14, rel=1e-2)
+
+
+def test_network_whose_logits_are_zero_is_exported(subject: Trained, tmp_path: Path) -> None:
+    network: Any = build(subject.spec)
+    nn.init.zeros_(network.fc.weight)
+    nn.init.zeros_(network.fc.bias)
+    report = export(replace(subject, network=network), tmp_path / "net.pt2")
+    assert report.difference == 0
+
+
+def test_logits_that_are_not_finite_are_an_error(subject: Trained, tmp_path: Path) -> None:
+    network: Any = build(subject.spec)
+    nn.init.constant_(network.fc.bias, math.inf)
+    with pytest.raises(NonFiniteError, match=r"best.safetensors: its logits of random images"):
+        export(replace(subject, network=network), tmp_path / "net.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Branching(nn.Module):
+    """A block whose computation depends on the images."""
+
+    def __init__(self, in_channels: int, channels: int, *, stride: int, shortcut: Any) -> None:
+        super().__init__()
+        self.out_channels = in_channels
+
+    def zero_residual(self) -> None:
+        """Do nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_block_that_cannot_be_exported_is_an_error_in_a_line(tmp_path: Path) -> None:
+    with BLOCKS.temporary("branching", Branching):
+        spec = resolve(cifar_spec(block="branching", widths=(4,), image_size=8))
+        network = build(spec, seed=0).eval()
+        with pytest.raises(ExportError, match="the network cannot be exported to pt2: ") as caught:
+            export(
+                Trained(Path("best.safetensors"), network, spec, header(spec)),
+                tmp_path / "net.pt2",
+            )
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
+def test_missing_package_is_told_with_its_remedy(
+    package: str, subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=rf"{package}.*pip install --upgrade 'resnet-builder\[exp"):
+        export(subject, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_torch_says_to_programmers_is_not_shown(
+    subject: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    save = torch.export.save
+
+    def noisy(*arguments: Any, **more: Any) -> None:
+        print("Applied 17 of general pattern rewrite rules.")
+        warnings.warn("LeafSpec is deprecated", FutureWarning, stacklevel=1)
+        warnings.warn("TreeSpec is deprecated", DeprecationWarning, stacklevel=1)
+        logging.getLogger("torch.onnx").warning("Skipping")
+        save(*arguments, **more)
+
+    monkeypatch.setattr(torch.export, "save", noisy)
+    export(subject, tmp_path / "net.pt2")
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("torch.onnx").isEnabledFor(logging.WARNING)
+
+
+def test_missing_folder_is_an_error_of_storage(subject: Trained, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot write .*net.pt2: No such file or directory"):
+        export(subject, tmp_path / "nowhere" / "net.pt2")
+
+
+def test_weights_too_large_for_one_file_are_beside_it(
+    subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX does so by itself with more than 1.5 GB of them; here it is made to."""
+    save = torch.onnx.ONNXProgram.save
+
+    def save_apart(program: torch.onnx.ONNXProgram, path: Path) -> None:
+        save(program, path, external_data=True)
+
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", save_apart)
+    report = export(subject, tmp_path / "net.onnx")
+    assert [path.name for path in report.files] == ["net.onnx", "net.onnx.data"]
+    assert sorted(tmp_path.iterdir()) == sorted(report.files)
+    assert report.size == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert_computes(tmp_path / "net.onnx", subject, TOLERANCE)
+
+
+def test_second_of_two_files_that_finds_its_name_taken_takes_the_first_back(
+    subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.safetensors"
+    write = FORMATS["safetensors"].write
+
+    def write_two(draft: Path, *arguments: Any) -> None:
+        write(draft, *arguments)
+        draft.with_name(f"{draft.name}.data").write_bytes(b"weights")
+        path.write_bytes(b"theirs")
+
+    monkeypatch.setitem(FORMATS, "safetensors", replace(FORMATS["safetensors"], write=write_two))
+    with pytest.raises(UsageError, match=r"net.safetensors exists"):
+        export(subject, path)
+    assert path.read_bytes() == b"theirs"
+    assert list(tmp_path.iterdir()) == [path]
