@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from resnet_builder.builder import read_spec
 from resnet_builder.builder.parts import MODEL_PARTS
 from resnet_builder.data.contract import AUGMENTATIONS, DATASETS
+from resnet_builder.problems import SpecPath
 from resnet_builder.registry import Registry
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.bundled import bundled_names
@@ -163,22 +165,28 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (a, b)))
 
 
-def _brief(path: tuple[str | int, ...], value: Any) -> Any:
+def _brief(path: SpecPath, value: Any) -> Any:
     """Make plain data of a value, as somebody would write it: without what is at its default."""
-    key = next(step for step in reversed(path) if isinstance(step, str))
     if isinstance(value, tuple):
         return [_brief(path, item) for item in value]
     if isinstance(value, Part):
-        fields = _REGISTRIES[key].options(value.type).model_fields
-        given = {name: o for name, o in value.options.items() if o != fields[name].default}
-        return {"type": value.type, **given} if given else value.type
+        key = next(step for step in reversed(path) if isinstance(step, str))
+        return _given(path, value.options, _REGISTRIES[key].options(value.type), value.type)
     if isinstance(value, Section):
-        items = {name: getattr(value, name) for name in type(value).model_fields}
-        defaults = {name: field.default for name, field in type(value).model_fields.items()}
-        given = {
-            name: _brief((*path, name), item)
-            for name, item in items.items()
-            if item != defaults[name]
-        }
-        return given["type"] if given.keys() == {"type"} else given
+        options = {name: getattr(value, name) for name in type(value).model_fields}
+        return _given(path, options, type(value), options.pop("type", None))
     return value
+
+
+def _given(
+    path: SpecPath, options: Mapping[str, Any], model: type[BaseModel], name: str | None
+) -> Any:
+    """Leave out of a section's or a part's options those at their defaults."""
+    given = {
+        key: _brief((*path, key), option)
+        for key, option in options.items()
+        if option != model.model_fields[key].default
+    }
+    if name is None:
+        return given
+    return {"type": name, **given} if given else name
