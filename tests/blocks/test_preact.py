@@ -79,7 +79,7 @@ def test_first_activation_can_be_left_out_where_it_is_not_shared() -> None:
     torch.testing.assert_close(network(images), wanted)
 
 
-@pytest.mark.parametrize(("block", "last"), zip(BLOCKS, ["bn3", "bn4"], strict=True))
+@pytest.mark.parametrize(("block", "last"), list(zip(BLOCKS, ["bn3", "bn4"], strict=True)))
 def test_last_norm_ends_the_residual(block: Any, last: str) -> None:
     network = made(block, shared="never", last_norm=True)
     images = random_images(2, 4, 6, 6)
