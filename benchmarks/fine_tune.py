@@ -55,8 +55,10 @@ def main() -> None:
     """Train everything, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--note", default="")
+    given = parser.parse_args()
     # Other seeds than the body's, whose first head would begin with the same numbers.
-    seeds = range(1, parser.parse_args().seeds + 1)
+    seeds = range(1, given.seeds + 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         body = train(folder, BODY, folder / "body")
@@ -64,7 +66,9 @@ def main() -> None:
         (folder / "five.yaml").write_text(SPEC)
         report = {
             "what": f"{BODY}, fine-tuned for the digits below five",
+            "note": given.note,
             "machine": describe(),
+            "threads": torch.get_num_threads(),
             "pictures": counts,
             "body": {key: body[key] for key in ("test.top1", "seconds")},
             "seeds": list(seeds),
@@ -138,9 +142,6 @@ def fine_tune(folder: Path, way: str, seeds: Iterable[int]) -> dict[str, object]
         "test.top1": [round(value, 5) for value in top1],
         "test.top1.mean": round(statistics.mean(top1), 5),
         "seconds.median": round(statistics.median(record["seconds"] for record in records), 2),
-        "images_per_second.median": round(
-            statistics.median(record["images_per_second"] for record in records)
-        ),
         "tensors": compare(folder, way),
     }
 
