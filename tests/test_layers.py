@@ -16,7 +16,7 @@ LAYERS = (
     {"data", "model", "device", "runs"},
     {"plugins", "weights", "features"},
     {"builder"},
-    {"expectations", "importing", "json_schema", "summary", "testing", "trained"},
+    {"expectations", "families", "importing", "json_schema", "summary", "testing", "trained"},
     {"comparison", "export", "training"},
     {"reports"},
     {"cli"},

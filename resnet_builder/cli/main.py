@@ -17,6 +17,7 @@ from resnet_builder.cli.diff import diff
 from resnet_builder.cli.evaluate import evaluate
 from resnet_builder.cli.export import export
 from resnet_builder.cli.import_ import import_
+from resnet_builder.cli.init import init
 from resnet_builder.cli.invocation import Invocation
 from resnet_builder.cli.list import list_
 from resnet_builder.cli.messages import examples, note, show, show_error
@@ -167,5 +168,17 @@ def main() -> None:
     """
 
 
-for _command in (validate, summary, diff, train, evaluate, predict, import_, export, list_, schema):
+for _command in (
+    validate,
+    summary,
+    diff,
+    train,
+    evaluate,
+    predict,
+    import_,
+    export,
+    list_,
+    schema,
+    init,
+):
     main.add_command(_command)

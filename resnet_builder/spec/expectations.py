@@ -1,21 +1,24 @@
 """Writing counts into the text of a spec: the numbers change, and all else stays as it is."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import yaml
 
 from resnet_builder.errors import UsageError
+from resnet_builder.spec.editing import (
+    BYTE_ORDER_MARK,
+    compose,
+    document_end,
+    entries,
+    line_end,
+    put,
+)
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.reading import checked
 from resnet_builder.spec.tree import parse_yaml
 
 EXPECT = "expect"
-
-BYTE_ORDER_MARK = "\ufeff"
-
-_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +76,16 @@ def _read(text: str) -> dict[str, dict[str, int]]:
 
 
 def _replaced(text: str, counts: Mapping[str, int]) -> str:
-    root = yaml.compose(text, Loader=yaml.SafeLoader)  # a tree of places; nothing is constructed
-    assert isinstance(root, yaml.MappingNode)
-    section = _entries(root).get(EXPECT)
+    root = compose(text)
+    section = entries(root).get(EXPECT)
     if section is None:
         return _appended(text, root, _section(counts))
     if not isinstance(section, yaml.MappingNode) or not section.value:
-        return _put(text, section, _section(counts).removeprefix(f"{EXPECT}: "))
-    numbers = _entries(section)
+        return put(text, section, _section(counts).removeprefix(f"{EXPECT}: "))
+    numbers = entries(section)
     for key in sorted(counts, key=lambda key: numbers[key].start_mark.index, reverse=True):
-        text = _put(text, numbers[key], str(counts[key]))
+        text = put(text, numbers[key], str(counts[key]))
     return text
-
-
-def _put(text: str, node: yaml.Node, value: str) -> str:
-    """Write a value in the place of another; in that of none, behind its key's colon."""
-    start, end = node.start_mark.index, node.end_mark.index
-    return text[:start] + (" " if start == end else "") + value + text[end:]
 
 
 def _appended(text: str, root: yaml.MappingNode, section: str) -> str:
@@ -97,21 +93,12 @@ def _appended(text: str, root: yaml.MappingNode, section: str) -> str:
     if root.flow_style:
         last = root.value[-1][1].end_mark.index
         return f"{text[:last]}, {section}{text[last:]}"
-    events = yaml.parse(text, Loader=yaml.SafeLoader)
-    mark = next(one.start_mark for one in events if isinstance(one, yaml.DocumentEndEvent))
-    assert mark is not None, "the text was read, so it has marks"
-    end = mark.index
-    found = _LINE_END.search(text)
-    line_end = found[0] if found else "\n"
+    end = document_end(text)
     line = " " * root.start_mark.column + section
     is_line_whole = text[:end].endswith(("\n", "\r"))
-    line = line + line_end if is_line_whole else line_end + line
+    line = line + line_end(text) if is_line_whole else line_end(text) + line
     return text[:end] + line + text[end:]
 
 
 def _section(counts: Mapping[str, int]) -> str:
     return f"{EXPECT}: {{{', '.join(f'{key}: {count}' for key, count in counts.items())}}}"
-
-
-def _entries(node: yaml.MappingNode) -> dict[str, yaml.Node]:
-    return {key.value: value for key, value in node.value}

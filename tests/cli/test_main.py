@@ -20,6 +20,7 @@ COMMANDS = (
     "evaluate",
     "export",
     "import",
+    "init",
     "list",
     "predict",
     "schema",
@@ -174,7 +175,8 @@ def test_flags_are_few() -> None:
         *("--set", "--with", "--plugin", "--out", "--resume", "--data-dir", "--json", "--debug"),
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact"),
         *("--spec", "-o", "--new-head", "--ema", "--allow-missing", "--allow-unexpected"),
-        "--expect",
+        *("--expect", "--from", "--width", "--groups", "--width-per-group", "--dataset"),
+        *("--shortcut", "--block"),
         "--format",
     }
 

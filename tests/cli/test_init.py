@@ -1,0 +1,176 @@
+"""``resnet-build init``."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from resnet_builder.families import FAMILIES
+from resnet_builder.spec.bundled import bundled_file
+from resnet_builder.spec.loading import load_spec
+from tests.cli.experiments import call, write_tiny
+
+RESNET8 = """\
+# ResNet-8 for digits.
+#
+# Source: He et al. 2015, https://arxiv.org/abs/1512.03385.
+# Train: resnet-build train resnet8_digits.yaml
+# Written by: resnet-build init resnet --depth 8 --dataset digits
+name: resnet8_digits
+model:
+  num_classes: 10
+  stem: {type: conv3x3, channels: 16}
+  block: basic # Two 3x3 convolutions and a shortcut: `y = relu(F(x) + shortcut(x))`.
+  shortcut: pad # Subsample, then add channels of zeros: option A, without parameters.
+  stages: # 8 = 6 * 1 + 2
+    - {channels: 16, blocks: 1}
+    - {channels: 32, blocks: 1, stride: 2}
+    - {channels: 64, blocks: 1, stride: 2}
+data:
+  dataset: digits
+  validation: 287 # training images held out, by which the best weights are chosen
+  augment:
+    - {type: random_crop, padding: 1}
+train:
+  epochs: 30
+  batch_size: 64
+  optimizer: {type: sgd, lr: 0.1, momentum: 0.9, nesterov: true, weight_decay: 0.0005}
+  schedule: {type: one_cycle, pct_start: 0.25}
+  loss: {type: cross_entropy, label_smoothing: 0.1}
+  ema: {decay: 0.98}
+# Checked at each build; `resnet-build validate --expect` measures it anew.
+expect: {parameters: 75002, depth: 8, macs: 747136}
+"""
+
+
+def test_spec_is_written_with_what_it_counts_to(folder: Path) -> None:
+    result = call("init", "resnet", "--depth", 8, "--dataset", "digits")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "wrote resnet8_digits.yaml: 75,002 parameters, depth 8, 747,136 MACs\n"
+    assert (folder / "resnet8_digits.yaml").read_text(encoding="utf-8") == RESNET8
+    assert [path.name for path in folder.iterdir()] == ["resnet8_digits.yaml"]
+    result = call("validate", "resnet8_digits.yaml")
+    assert result.stdout == ("resnet8_digits.yaml: 75,002 parameters, depth 8, 747,136 MACs\n")
+
+
+def test_spec_is_printed_and_no_file_written(folder: Path) -> None:
+    result = call("init", "resnet", "--depth", 8, "--dataset", "digits", "-o", "-")
+    assert (result.exit_code, result.stderr, result.stdout) == (0, "", RESNET8)
+    assert list(folder.iterdir()) == []
+
+
+def test_spec_is_called_like_its_file(folder: Path) -> None:
+    arguments = ("--depth", 28, "--width", 10, "--shortcut", "projection_all")
+    assert call("init", "wrn", *arguments, "-o", "my_net.yaml").exit_code == 0
+    text = (folder / "my_net.yaml").read_text(encoding="utf-8")
+    assert "# Train: resnet-build train my_net.yaml\n" in text
+    assert "--depth 28 --width 10 --shortcut projection_all\n" in text
+    spec = load_spec("./my_net.yaml")
+    assert spec.name == "my_net"
+    assert spec.model.shortcut.type == "projection_all"
+
+
+def test_command_for_large_pictures_says_where_they_are(folder: Path) -> None:
+    result = call("init", "resnet", "--depth", 18, "--dataset", "image_folder", "-o", "-")
+    assert "# Train: resnet-build train resnet18.yaml --data-dir DIR\n" in result.stdout
+    assert "expect: {parameters: 11689512, depth: 18, macs: 1814073344}\n" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to begin with: a family and its --depth, or --from a spec"),
+        (["resnet"], "say what to begin with"),
+        (["resnet", "--depth", "30"], "depths are 6n + 2, the nearest 26 and 32"),
+        (["resnet", "--depth", "0"], "0 is not in the range x>=1"),
+        (["resnet", "--depth", "8", "--shortcut", "pda"], "did you mean: pad"),
+        (["--from", "resnet20", "--depth", "20"], "leave out all but -o"),
+        (["resnet", "--from", "resnet20"], "leave out all but -o"),
+        (["--from", "resnet19"], "no bundled spec is named 'resnet19'"),
+    ],
+)
+def test_what_cannot_be_meant_is_2_and_nothing_is_written(
+    arguments: list[str], message: str, folder: Path
+) -> None:
+    result = call("init", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["resnet", "--depth", "20"], ["--from", "resnet20"]])
+def test_no_file_is_overwritten(arguments: list[str], folder: Path) -> None:
+    (folder / "resnet20.yaml").write_text("mine", encoding="utf-8")
+    result = call("init", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: resnet20.yaml is there already, and is not overwritten: name another file by -o\n"
+    )
+    assert (folder / "resnet20.yaml").read_text(encoding="utf-8") == "mine"
+
+
+def test_folder_that_is_not_there_is_7(folder: Path) -> None:
+    result = call("init", "--from", "resnet20", "-o", "nowhere/a.yaml")
+    assert result.exit_code == 7
+    assert result.stderr.startswith("error: cannot write nowhere/a.yaml: ")
+
+
+def test_file_whose_disk_fails_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", _fail)
+    assert call("init", "--from", "resnet20").exit_code == 7
+    assert list(folder.iterdir()) == []
+
+
+def _fail(descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_bundled_spec_is_copied_with_its_comments(folder: Path) -> None:
+    result = call("init", "--from", "resnet56", "-o", "mine.yaml")
+    assert (result.exit_code, result.stdout) == (0, "wrote mine.yaml, a copy of resnet56\n")
+    first, *lines = (folder / "mine.yaml").read_text(encoding="utf-8").splitlines()
+    assert re.fullmatch(r"# Copied from `resnet56` of resnet-builder \d+\.\d+\.\d+\S*\.", first)
+    original = bundled_file("resnet56").read_text(encoding="utf-8").splitlines()
+    changed = [(a, b) for a, b in zip(original, lines, strict=True) if a != b]
+    assert changed == [
+        ("# Train: resnet-build train resnet56", "# Train: resnet-build train mine.yaml"),
+        ("name: resnet56", "name: mine"),
+    ]
+    assert call("validate", "mine.yaml").exit_code == 0
+
+
+def test_own_spec_is_copied_or_printed(folder: Path) -> None:
+    tiny = write_tiny(folder, "# the end")
+    result = call("init", "--from", "tiny.yaml", "-o", "-")
+    assert result.stdout == f"# Copied from `tiny.yaml`.\n{tiny.read_text(encoding='utf-8')}"
+    assert call("init", "--from", "./tiny.yaml", "-o", "other.yaml").exit_code == 0
+    assert load_spec("./other.yaml").model == load_spec("./tiny.yaml").model
+
+
+def test_spec_that_is_wrong_is_not_copied(folder: Path) -> None:
+    write_tiny(folder, "trian: {}")
+    result = call("init", "--from", "tiny.yaml", "-o", "other.yaml")
+    assert result.exit_code == 2
+    assert "error[unknown-key]: trian" in result.stderr
+    assert not (folder / "other.yaml").exists()
+
+
+def test_spec_is_not_taken_away_from_files_that_it_names(folder: Path) -> None:
+    (folder / "nets").mkdir()
+    write_tiny(folder / "nets", name="below.yaml")
+    (folder / "nets" / "above.yaml").write_text("extends: ./below.yaml\n", encoding="utf-8")
+    result = call("init", "--from", "nets/above.yaml", "-o", "mine.yaml")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: nets/above.yaml names './below.yaml', which counts from its own folder: "
+        "copy it there, by -o\n"
+    )
+    assert call("init", "--from", "nets/above.yaml", "-o", "nets/mine.yaml").exit_code == 0
+    assert call("validate", "nets/mine.yaml").exit_code == 0
+
+
+def test_help_names_the_families() -> None:
+    text = " ".join(call("init", "--help").stdout.split())
+    assert f"Families: {', '.join(FAMILIES)}." in text
