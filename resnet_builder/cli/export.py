@@ -74,6 +74,7 @@ def _record(trained: "Trained", report: "ExportReport") -> "ExportRecord":
         bytes=report.size,
         image=report.image,
         input=report.input,
+        preprocess=tuple(step.model_dump() for step in trained.header.preprocess),
         mean=trained.header.mean,
         std=trained.header.std,
         difference=report.difference,
@@ -81,10 +82,14 @@ def _record(trained: "Trained", report: "ExportReport") -> "ExportRecord":
 
 
 def _show(record: "ExportRecord") -> None:
+    from resnet_builder.spec.dump import dump_value
+
     show(escaped(f"{' and '.join(record.files)}: {record.format}, {record.bytes:,} bytes"))
     within = f", to {record.difference:.1e} of the largest" if record.difference else " exactly"
     show(f"loaded again, it computes the network's logits{within}")
     show(f"input: {record.input}")
+    if record.preprocess:
+        show(f"preprocess: {dump_value(list(record.preprocess))}")
     for name, values in (("mean", record.mean), ("std", record.std)):
         if values is not None:
             show(f"{name}: {', '.join(f'{value:.6g}' for value in values)}")

@@ -99,6 +99,7 @@ def _existing(path: Path) -> UsageError:
 
 def _in_fp32(trained: Trained) -> Trained:
     """Copy a network to the CPU, whatever device, type and layout it is in."""
+    # Seeded only so that torch's global generator stays as it is.
     network = build(trained.spec, seed=0, first_weights=False)
     network.load_state_dict(trained.network.state_dict())
     return replace(trained, network=network.eval())
@@ -127,6 +128,8 @@ def _export_errors(path: Path, name: FormatName) -> Iterator[None]:
 
 
 def _refuse_difference(path: Path, difference: float, tolerance: float) -> None:
+    # This happens: with onnxscript 0.5.6, where a block's shortcut is a projection, two
+    # convolutions get one bias (pytorch/pytorch#166797).
     if not difference <= tolerance:
         raise ExportError(
             f"{path} is not written: loaded again, its logits differ from the network's by "

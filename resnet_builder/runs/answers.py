@@ -362,6 +362,7 @@ class ExportRecord(Record):
         bytes: Of all files.
         image: Shape of one image, ``(C, H, W)``.
         input: What the network is fed, in words.
+        preprocess: What is done to an image before it is normalised, as in specs.
         mean: Of each channel, in units where white is 1; absent where the weights do not say.
         std: Standard deviation of each channel, likewise.
         difference: By how much the file's logits of random images differ from the network's at
@@ -375,6 +376,7 @@ class ExportRecord(Record):
     bytes: Count
     image: tuple[int, int, int]
     input: str
+    preprocess: tuple[dict[str, Any], ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     difference: Fraction

@@ -8,6 +8,8 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
+from resnet_builder.spec.data_section import Resize
+from resnet_builder.weights.file import read_weights, save_weights
 from tests.cli.experiments import call
 
 ONNX = """\
@@ -50,6 +52,14 @@ def test_exact_file_is_said_to_be_exact(folder: Path, finished_run: Path) -> Non
 def test_exported_safetensors_are_evaluated_as_their_run(folder: Path, finished_run: Path) -> None:
     call("export", finished_run, "-o", "net.safetensors")
     assert call("evaluate", "net.safetensors").stdout == call("evaluate", finished_run).stdout
+
+
+def test_preprocessing_is_told(folder: Path, finished_run: Path) -> None:
+    weights, header = read_weights(finished_run / "best.safetensors")
+    resized = header.model_copy(update={"preprocess": (Resize(type="resize", size=8),)})
+    save_weights(folder / "resized.safetensors", weights, resized)
+    result = call("export", "resized.safetensors", "-o", "net.safetensors")
+    assert "preprocess: [{type: resize, size: 8}]" in result.stdout.splitlines()
 
 
 def test_existing_file_is_2(folder: Path, finished_run: Path) -> None:
