@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
@@ -35,7 +35,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
 }
 """The registry behind each key of a spec that names a registered part."""
 
-_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
+_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", dict: "object"}
 
 _LIMITS = {
     "ge": "minimum",
@@ -50,7 +50,7 @@ _NULL: Schema = {"type": "null"}
 
 def json_schema_text() -> str:
     """Write the schema as JSON; the same parts give the same bytes."""
-    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def json_schema() -> Schema:
@@ -144,25 +144,21 @@ class _Writer:
                 yield from self._choices(key, field_members(short), is_whole=True)
             yield self.section(member.model, is_whole=is_whole)
         else:
-            yield {"type": _TYPES[member.kind], **_limits(member)}
+            kind = _TYPES.get(get_origin(member.kind) or member.kind)  # a plugin may ask for more
+            yield {**({} if kind is None else {"type": kind}), **_limits(member)}
 
     def _list(self, key: str, member: Member) -> Schema:
-        arguments = get_args(member.kind)
+        """Describe a list: of any length, or of one kind of value in each place."""
+        kinds_of_items = [kind for kind in get_args(member.kind) if kind is not Ellipsis]
         items = [
             _any_of(list(self._choices(key, member.item(index), is_whole=True)))
-            for index in range(len(arguments))
-            if arguments[index] is not Ellipsis
+            for index in range(len(kinds_of_items))
         ]
-        if arguments[1:] == (Ellipsis,):
-            return {"type": "array", "items": items[0], **_limits(member)}
-        count = len(items)
-        return {
-            "type": "array",
-            "items": items,
-            "additionalItems": False,
-            "minItems": count,
-            "maxItems": count,
-        }
+        if get_origin(member.kind) is tuple and Ellipsis not in get_args(member.kind):
+            count = len(items)
+            fixed = {"additionalItems": False, "minItems": count, "maxItems": count}
+            return {"type": "array", "items": items, **fixed}
+        return {"type": "array", **({"items": items[0]} if items else {}), **_limits(member)}
 
     def _places(self, key: str, parts: list[Member], *, is_whole: bool) -> Iterator[Schema]:
         """Describe a part's place: a name, a mapping with ``type``, or options of the one below."""
@@ -286,7 +282,8 @@ def _mapping(
 
 def _both(*keys: str) -> Schema:
     """Describe mappings in which all of these keys are given, as numbers."""
-    return {"properties": {key: {"type": "number"} for key in keys}, "required": list(keys)}
+    given = {key: {"type": "number"} for key in keys}
+    return {"type": "object", "properties": given, "required": list(keys)}
 
 
 def _described(what: str, schema: Schema, field: FieldInfo | None) -> Schema:
@@ -315,10 +312,9 @@ def _limits(member: Member) -> Schema:
     """Return a member's constraints, as JSON Schema calls them."""
     unit = "Items" if member.is_list else "Length"
     names = {**_LIMITS, "min_length": f"min{unit}", "max_length": f"max{unit}"}
-    found = {
+    return {
         ours: value
         for limit in member.limits
         for name, ours in names.items()
         if (value := getattr(limit, name, None)) is not None
     }
-    return found

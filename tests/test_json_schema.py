@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
 from resnet_builder.blocks.contract import BLOCKS
+from resnet_builder.builder import read_spec
 from resnet_builder.json_schema import REGISTRIES, json_schema, json_schema_text
 from resnet_builder.spec.bundled import bundled_file, bundled_names, recipe_names
 from resnet_builder.spec.data_section import DataSpec
+from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.model_section import ModelSpec
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.reading import checked
@@ -56,6 +59,11 @@ def test_bundled_file_is_accepted(name: str) -> None:
     assert problems(bundled_file(name).read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet20_digits", "seresnet110", "wrn16_8"])
+def test_resolved_spec_is_accepted(name: str) -> None:
+    assert problems(dump_spec(read_spec(name))) == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -65,6 +73,7 @@ def test_bundled_file_is_accepted(name: str) -> None:
         "{version: 1, name: my-net_2.0, plugins: [my_blocks.py]}",
         "name:",
         "expect:",
+        "train:",
         "train: {schedule: {warmup: {steps: 400, lr: 0.01}}}",
         "train: {schedule:, ema:, steps: 5}",
         "train: {steps:, epochs: 5}",
@@ -203,6 +212,46 @@ def test_option_without_a_word_in_its_docstring_is_described_by_its_range() -> N
         "default": True,
     }
     assert "mine" in choices[0]["enum"]
+
+
+def test_options_of_every_kind_are_described() -> None:
+    def mine(
+        in_channels: int,
+        channels: int,
+        *,
+        stride: int,
+        sizes: tuple[int, ...] = (3, 5),
+        pair: tuple[int, bool],
+        names: list[str],
+        anything: list,  # type: ignore[type-arg]  # what a plugin may write
+        table: dict[str, int] | None = None,
+        place: Path = Path("here"),
+    ) -> None:
+        """Twist."""
+
+    with BLOCKS.temporary("mine", mine):
+        choices = json.loads(json_schema_text())["definitions"]["block"]["anyOf"]
+    [choice] = [choice for choice in choices if choice.get("title") == "mine"]
+    kinds = {
+        key: {word: value[word] for word in value if word != "description"}
+        for key, value in choice["properties"].items()
+    }
+    assert kinds == {
+        "type": {"const": "mine"},
+        "sizes": {"type": "array", "items": {"type": "integer"}, "default": [3, 5]},
+        "pair": {
+            "type": "array",
+            "items": [{"type": "integer"}, {"type": "boolean"}],
+            "additionalItems": False,
+            "minItems": 2,
+            "maxItems": 2,
+        },
+        "names": {"type": "array", "items": {"type": "string"}},
+        "anything": {"type": "array"},
+        "table": {"type": ["object", "null"]},
+        "place": {"default": "here"},
+    }
+    assert "mine" not in choices[0]["enum"], "it cannot do without `pair` and `names`"
 
 
 def test_bytes_do_not_depend_on_the_order_of_registration(monkeypatch: pytest.MonkeyPatch) -> None:
