@@ -16,7 +16,11 @@ def relu() -> nn.Module:
 
 @ACTIVATIONS.register("leaky_relu")
 def leaky_relu(*, slope: Annotated[float, Field(gt=0, lt=1)] = 0.01) -> nn.Module:
-    """Rectify, with a slope below zero (Maas et al. 2013)."""
+    """Rectify, with a slope below zero (Maas et al. 2013).
+
+    Args:
+        slope: Below zero.
+    """
     return nn.LeakyReLU(slope, inplace=True)
 
 

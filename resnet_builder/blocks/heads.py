@@ -12,7 +12,13 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 @HEADS.register("linear")
 def linear_head(in_channels: int, num_classes: int, *, dropout: Dropout = 0.0) -> Head:
-    """Average over all pixels, however many, and classify (He et al. 2015, table 1)."""
+    """Average over all pixels, however many, and classify (He et al. 2015, table 1).
+
+    Args:
+        in_channels: Width of the last stage.
+        num_classes: Number of logits.
+        dropout: Probability that an average is zeroed while training.
+    """
     layers: dict[str, nn.Module] = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(1)}
     if dropout:
         layers["dropout"] = nn.Dropout(dropout)
@@ -28,7 +34,15 @@ def preact_linear_head(
     norm: NormFactory,
     activation: ActivationFactory,
 ) -> Head:
-    """Normalise and activate the last sum of pre-activated blocks first (He et al. 2016, app.)."""
+    """Normalise and activate the last sum of pre-activated blocks first (He et al. 2016, app.).
+
+    Args:
+        in_channels: Width of the last stage.
+        num_classes: Number of logits.
+        dropout: Probability that an average is zeroed while training.
+        norm: Makes a normalisation layer.
+        activation: Makes an activation.
+    """
     return {
         "norm": norm(in_channels),  # timm's name for it
         "norm_relu": activation(),  # `relu` is the stem's

@@ -44,7 +44,14 @@ def conv3x3_stem(
 def conv1x1_stem(
     in_channels: int, *, channels: Width, norm: NormFactory, activation: ActivationFactory
 ) -> Stem:
-    """Make one 1x1 convolution, as kuangliu's ResNeXt has; the paper's is 3x3."""
+    """Make one 1x1 convolution, as kuangliu's ResNeXt has; the paper's is 3x3.
+
+    Args:
+        in_channels: Channels of an image.
+        channels: Width of the convolution.
+        norm: Makes a normalisation layer.
+        activation: Makes an activation.
+    """
     layers = _normed(conv1x1(in_channels, channels), channels, norm, activation)
     return Stem(layers, out_channels=channels, stride=1)
 
