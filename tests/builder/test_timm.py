@@ -76,7 +76,10 @@ def twins(name: str) -> tuple[Any, nn.Module]:
     return ours, theirs
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+EVERY = [pytest.param(name, marks=[] if name in TRAINED else [pytest.mark.ci]) for name in NETWORKS]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_logits_equal_timm_s(name: str) -> None:
     ours, theirs = twins(name)
     for size in ((64, 64), (96, 64)):

@@ -241,7 +241,8 @@ def check_resuming_names_the_run(run: Run) -> None:
 )
 def check_commands_of_readme_can_be_given(readme: str) -> None:
     blocks = re.findall(r"```(?:sh|console)\n(.*?)```", readme, flags=re.DOTALL)
-    lines = [line.removeprefix("$ ") for line in "".join(blocks).splitlines()]
+    text = "".join(blocks).replace("\\\n", "")
+    lines = [line.removeprefix("$ ") for line in text.splitlines()]
     commands = [line for line in lines if line.startswith("resnet-build ")]
     assert len(commands) > 5
     for line in commands:
