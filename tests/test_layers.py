@@ -13,7 +13,7 @@ LAYERS = (
     {"errors"},
     {"registry"},
     {"spec", "blocks"},
-    {"data", "model", "device", "runs"},
+    {"data", "model", "folding", "device", "runs"},
     {"plugins", "weights", "features"},
     {"builder"},
     {"expectations", "families", "importing", "json_schema", "summary", "testing", "trained"},

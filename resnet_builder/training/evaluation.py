@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from resnet_builder.data.contract import Stop, never
 from resnet_builder.errors import Stopped
+from resnet_builder.folding import folded
 from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
 
 
@@ -20,6 +21,8 @@ def evaluate(
     stop: Stop = never,
 ) -> Evaluation:
     """Evaluate ``model`` on every image of ``batches``; each layer's mode is left as it was.
+
+    Batch norms are folded into the convolutions before them, which changes logits by rounding.
 
     Args:
         model: The network, on the batches' device.
@@ -35,11 +38,12 @@ def evaluate(
     labels: list[Tensor] = []
     num_classes = 0
     with _evaluating(model):
+        network = folded(model)
         for images, answers in batches:
             if stop():
                 raise Stopped("stopped during an evaluation")
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-                logits = model(images).float()
+                logits = network(images).float()
             scores.append(score(logits, answers))
             labels.append(answers)
             num_classes = logits.shape[1]

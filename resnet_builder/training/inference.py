@@ -15,6 +15,7 @@ from resnet_builder.data.pipeline import normalise
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.splits import Splits, load_splits
 from resnet_builder.errors import DataError, Stopped, UsageError
+from resnet_builder.folding import folded
 from resnet_builder.spec.data_section import CenterCrop, Normalize, Resize, ToRgb
 from resnet_builder.spec.schema import Spec
 from resnet_builder.trained import Trained
@@ -163,9 +164,8 @@ def predict(
         UsageError: The network is fed neither grey nor colour pictures, or its weights do not
             say how they are normalised.
     """
-    trained.network.to(device)
     reader = _Reader(trained.spec, trained.header)
-    fed = _feeder(trained, device)
+    compute = _computer(trained, device)
     for first in range(0, len(paths), BATCH_SIZE):
         chunk = paths[first : first + BATCH_SIZE]
         read: list[tuple[Tensor, bool] | str] = []
@@ -173,7 +173,7 @@ def predict(
             if stop():
                 raise Stopped("stopped while predicting")
             read.append(reader.read(path))
-        yield from _answer(trained, chunk, read, top, fed)
+        yield from _answer(trained.classes, chunk, read, top, compute)
         report("predicting", first + len(chunk), len(paths))
 
 
@@ -206,15 +206,15 @@ class _Reader:
 
 @torch.inference_mode()
 def _answer(
-    trained: Trained,
+    classes: Sequence[str],
     paths: Sequence[Path],
     read: Sequence[tuple[Tensor, bool] | str],
     top: int,
-    fed: Callable[[Tensor], Tensor],
+    compute: Callable[[Tensor], Tensor],
 ) -> Iterator[Prediction]:
     """Compute the pictures that could be read, all at once."""
     pictures = [one[0] for one in read if not isinstance(one, str)]
-    answers = iter(_likeliest(trained, fed(torch.stack(pictures)), top) if pictures else ())
+    answers = iter(_likeliest(classes, compute(torch.stack(pictures)), top) if pictures else ())
     for path, one in zip(paths, read, strict=True):
         if isinstance(one, str):
             yield Prediction(path, error=one)
@@ -222,8 +222,8 @@ def _answer(
             yield Prediction(path, next(answers), fitted=one[1])
 
 
-def _feeder(trained: Trained, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return what makes of ``(B, C, H, W)`` uint8 pictures the input of a network.
+def _computer(trained: Trained, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return what computes a network's ``(B, K)`` logits of ``(B, C, H, W)`` uint8 pictures.
 
     Raises:
         UsageError: Its weights do not say how pictures are normalised.
@@ -235,14 +235,14 @@ def _feeder(trained: Trained, device: torch.device) -> Callable[[Tensor], Tensor
             "--set data.normalize='{mean: [...], std: [...]}'"
         )
     mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
-    return lambda pictures: normalise(pictures.to(device), mean, std)
+    network = folded(trained.network.to(device).eval())
+    return lambda pictures: network(normalise(pictures.to(device), mean, std))
 
 
 def _likeliest(
-    trained: Trained, images: Tensor, top: int
+    classes: Sequence[str], logits: Tensor, top: int
 ) -> Iterator[tuple[tuple[str, float], ...]]:
-    """Yield the likeliest classes of normalised images, with probabilities."""
-    classes = trained.classes
-    likeliest = trained.network(images).float().softmax(1).topk(min(top, len(classes)))
+    """Yield each image's likeliest classes, with probabilities."""
+    likeliest = logits.float().softmax(1).topk(min(top, len(classes)))
     for labels, found in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True):
         yield tuple((classes[label], p) for label, p in zip(labels, found, strict=True))

@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from resnet_builder.folding import RUNNING_MEAN, norms_by_convolution
 from resnet_builder.weights.layouts import Layout, recognise
 
 HEAD = "fc"
 """The layer that turns features into logits."""
 
 _COUNTER = "num_batches_tracked"
-_MEAN = "running_mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +210,10 @@ def _fold(
         convolutions: What the network calls the convolutions, by the names of their biases.
         network: What the tensors are for.
     """
-    norms = _norms_by_convolution(network)
+    norms = norms_by_convolution(network)
     for key, convolution in convolutions.items():
         norm = norms.get(convolution)
-        name = f"{norm}.{_MEAN}"
+        name = f"{norm}.{RUNNING_MEAN}"
         mean = matching.tensors.get(name)
         if norm is None:
             matching.unfoldable.append(key)
@@ -222,31 +222,3 @@ def _fold(
         else:
             matching.tensors[name] = mean - theirs[key]
             matching.folded[key] = name
-
-
-class _LayerTracer(fx.Tracer):
-    """Follows what a network computes down to its layers, and into none of them."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Tell whether a module is a layer."""
-        return not any(m.children())
-
-
-def _norms_by_convolution(network: nn.Module) -> dict[str, str]:
-    """Return the norms with a running mean that are all that a convolution feeds."""
-    try:
-        graph = _LayerTracer().trace(network)
-    except Exception:  # a part from outside may ask anything of what stands in for its input
-        return {}
-    modules = dict(network.named_modules())
-    found: dict[str, str] = {}
-    for node in graph.nodes:
-        if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d):
-            match list(node.users):
-                case [fx.Node(op="call_module", target=str(norm))] if _has_mean(modules[norm]):
-                    found[str(node.target)] = norm
-    return found
-
-
-def _has_mean(module: nn.Module) -> bool:
-    return isinstance(getattr(module, _MEAN, None), Tensor)
