@@ -47,6 +47,9 @@ TRAINED = (
     *("ecaresnet50d", "resnetblur50", "resnetv2_50"),
 )
 
+# timm's classifier is a 1x1 convolution, which adds up in another order than a linear layer.
+ROUNDED = {"resnetv2_50"}
+
 Rename = Callable[[str], str]
 
 
@@ -87,11 +90,12 @@ def test_logits_equal_timm_s(name: str) -> None:
         with torch.no_grad():
             wanted = theirs.eval()(images)
             found = ours.eval()(images)
-        assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        allowed = 1e-5 * wanted.abs().max() if name in ROUNDED else 0.0
+        assert (found - wanted).abs().max() <= allowed
         assert wanted[0].sub(wanted[1]).abs().max() > 0
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_training_step_equals_timm_s(name: str) -> None:
     ours, theirs = twins(name)
     images = random_images(4, 3, 96, 64)
