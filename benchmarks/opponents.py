@@ -7,41 +7,51 @@ autocast and ``torch.compile``. The network is ours, so that only the training d
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+Pixels = npt.NDArray[np.uint8]
+Change = Callable[[Image.Image], Tensor]
+
 IMAGES = 50_000
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """As many pictures as CIFAR-10 has for training, of its size, in memory as pixels."""
+    """Pictures in memory as pixels, each changed through PIL when it is asked for."""
 
-    def __init__(self, size: int) -> None:
-        generator = np.random.default_rng(0)
-        self._pixels = generator.integers(0, 256, (IMAGES, size, size, 3), dtype=np.uint8)
-        self._labels = generator.integers(0, 10, IMAGES)
-        self._transform = transforms.Compose(
-            [
-                transforms.RandomCrop(size, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
-            ]
-        )
+    def __init__(self, pixels: Pixels, labels: Sequence[int], change: Change) -> None:
+        self._pixels = pixels
+        self._labels = labels
+        self._change = change
 
     def __len__(self) -> int:
-        return IMAGES
+        return len(self._pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture = Image.fromarray(self._pixels[index])
-        return self._transform(picture), int(self._labels[index])
+        return self._change(Image.fromarray(self._pixels[index])), self._labels[index]
+
+
+def random_pictures(size: int) -> Pictures:
+    """Make as many pictures as CIFAR-10 has for training, to be augmented as it is."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (IMAGES, size, size, 3), dtype=np.uint8)
+    augment = transforms.Compose(
+        [
+            transforms.RandomCrop(size, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    return Pictures(pixels, generator.integers(0, 10, IMAGES).tolist(), augment)
 
 
 def train(
@@ -56,7 +66,7 @@ def train(
         tuned: Whether with channels-last, bf16 and a compiler.
         stop: Tells whether to end.
     """
-    pictures = Pictures(size)
+    pictures = random_pictures(size)
     forward: Callable[[Tensor], Tensor] = network.train()
     if tuned:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -74,6 +84,33 @@ def train(
         loss.backward()
         optimizer.step()
         loss.item()  # printed or averaged by every such script
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int,
+) -> float:
+    """Evaluate in fp32, picture by picture through PIL; return the fraction answered right.
+
+    Args:
+        network: What is evaluated.
+        images: ``(N, 3, H, W)`` uint8.
+        labels: ``(N,)`` int64.
+        mean: Of each channel, in units where white is 1.
+        std: Of each channel, in units where white is 1.
+        batch_size: Images at a time.
+    """
+    change = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+    pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+    loader = DataLoader(Pictures(pixels, labels.tolist(), change), batch_size)
+    network.eval()
+    right = sum(int((network(batch).argmax(1) == answers).sum()) for batch, answers in loader)
+    return right / len(images)
 
 
 def _batches(pictures: Pictures, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:

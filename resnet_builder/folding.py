@@ -18,19 +18,17 @@ def folded(network: nn.Module) -> nn.Module:
     Args:
         network: On any device; it is left as it was.
     """
-    modules = dict(network.named_modules())
-    pairs = {
-        convolution: norm
-        for convolution, norm in norms_by_convolution(network).items()
-        if isinstance(modules[norm], nn.BatchNorm2d)
-    }
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+        return network
+    pairs = norms_by_convolution(network)
     if not pairs:
         return network
     twin = copy.deepcopy(network).eval()
     for convolution, norm in pairs.items():
-        fused = fuse_conv_bn_eval(twin.get_submodule(convolution), twin.get_submodule(norm))
-        twin.set_submodule(convolution, fused)
-        twin.set_submodule(norm, nn.Identity())
+        first, second = twin.get_submodule(convolution), twin.get_submodule(norm)
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+            twin.set_submodule(convolution, fuse_conv_bn_eval(first, second))
+            twin.set_submodule(norm, nn.Identity())
     return twin
 
 

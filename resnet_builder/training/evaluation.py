@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.data.contract import Stop, never
+from resnet_builder.device import memory_format
 from resnet_builder.errors import Stopped
 from resnet_builder.folding import folded
+from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
 
 
@@ -38,16 +40,25 @@ def evaluate(
     labels: list[Tensor] = []
     num_classes = 0
     with _evaluating(model):
-        network = folded(model)
+        network, layout = _prepared(model)
         for images, answers in batches:
             if stop():
                 raise Stopped("stopped during an evaluation")
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-                logits = network(images).float()
+                logits = network(images.contiguous(memory_format=layout)).float()
             scores.append(score(logits, answers))
             labels.append(answers)
             num_classes = logits.shape[1]
     return summarise(scores, torch.cat(labels), num_classes)
+
+
+def _prepared(model: nn.Module) -> tuple[nn.Module, torch.memory_format]:
+    """Return what computes a network fastest in evaluation, and the layout to feed it in."""
+    layout = MEMORY_FORMATS[memory_format(next(model.parameters()).device)]
+    network = folded(model)
+    if network is not model:
+        network.to(memory_format=layout)
+    return network, layout
 
 
 @contextmanager

@@ -1,0 +1,111 @@
+"""Evaluation rates: ours, in fp32 with folded norms and in bf16, against the usual script's.
+
+    python benchmarks/evaluation.py RUN [--data-dir DIR]
+
+takes a finished run and its test images, and writes ``benchmarks/results/evaluation_SPEC.json``:
+images per second, medians of alternating turns, and how many images are answered otherwise than
+by the usual script.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from machine import describe
+from opponents import evaluate as evaluate_as_usual
+from torch import Tensor
+
+from resnet_builder.data.batches import evaluation_batches
+from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.splits import Splits
+from resnet_builder.folding import folded
+from resnet_builder.trained import Trained, load_trained
+from resnet_builder.training.evaluation import evaluate
+from resnet_builder.training.inference import load_own_splits
+from resnet_builder.training.process import configure
+
+RESULTS = Path(__file__).parent / "results"
+BATCH_SIZE = 128
+TURNS = 7
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    """Take turns, and write each way's rate and its ratio to the usual one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data-dir", type=Path)
+    given = parser.parse_args()
+    configure(threads=None)
+    trained = load_trained(given.run)
+    splits = load_own_splits(trained, data_dir=given.data_dir)
+    assert isinstance(splits.test, MemorySource)
+    ways = ways_of(trained, splits, splits.test)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(TURNS):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - started)
+    rates = {name: len(splits.test) / statistics.median(each) for name, each in seconds.items()}
+    report = {
+        "what": f"images per second of evaluating {trained.spec.name}, median of {TURNS} turns",
+        "machine": describe(),
+        "images": len(splits.test),
+        "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        "over the usual": {name: round(rate / rates["usual"], 2) for name, rate in rates.items()},
+        "answered otherwise": flips(trained, splits, splits.test),
+    }
+    path = RESULTS / f"evaluation_{trained.spec.name}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(path.read_text())
+
+
+def ways_of(
+    trained: Trained, splits: Splits, test: MemorySource
+) -> dict[str, Callable[[], object]]:
+    """Return what evaluates the test images, by name."""
+
+    def ours(*, bf16: bool) -> object:
+        return evaluate(trained.network, batches_of(splits, test), bf16=bf16)
+
+    return {
+        "usual": lambda: evaluate_as_usual(
+            trained.network, test.images, test.labels, splits.mean, splits.std, BATCH_SIZE
+        ),
+        "ours, fp32": lambda: ours(bf16=False),
+        "ours, bf16": lambda: ours(bf16=True),
+    }
+
+
+@torch.inference_mode()
+def flips(trained: Trained, splits: Splits, test: MemorySource) -> dict[str, int]:
+    """Count the images whose likeliest class is another than the network's as it stands."""
+
+    def answers(network: Callable[[Tensor], Tensor], *, bf16: bool) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            batches = (network(images).argmax(1) for images, _ in batches_of(splits, test))
+            return torch.cat(list(batches))
+
+    network = trained.network.eval()
+    plain = answers(network, bf16=False)
+    twin = folded(network)
+    return {
+        f"ours, {name}": int((answers(twin, bf16=name == "bf16") != plain).sum())
+        for name in ("fp32", "bf16")
+    }
+
+
+def batches_of(splits: Splits, test: MemorySource) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the test images in batches."""
+    return evaluation_batches(
+        test, batch_size=BATCH_SIZE, mean=splits.mean, std=splits.std, device=CPU
+    )
+
+
+if __name__ == "__main__":
+    main()
