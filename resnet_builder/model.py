@@ -1,11 +1,12 @@
 """The network: named layers in torchvision's order."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_builder.blocks.contract import ATTENTION_ATTRIBUTE, SHORTCUT_ATTRIBUTE
@@ -103,7 +104,24 @@ def count_macs(model: nn.Module, in_channels: int, image_size: int) -> int:
     image = torch.empty(1, in_channels, image_size, image_size, device="meta")
     was_training = model.training
     model.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with _norms_skipped(model), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
     model.train(was_training)
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _norms_skipped(model: nn.Module) -> Iterator[None]:
+    """Go around batch norms: they change no shape, multiply nothing, and on meta take longest."""
+    norms = [layer for layer in model.modules() if type(layer) is nn.BatchNorm2d]
+    for norm in norms:
+        norm.__dict__["forward"] = _unchanged
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.__dict__["forward"]
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x

@@ -1,6 +1,7 @@
 """The public ways from a spec to a network."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
@@ -175,11 +176,12 @@ def check_source(
     """
     draft = read_draft(source, overrides=overrides, with_=with_)
     imported = import_plugins(draft.plugins or (), plugins, draft.positions)
-    checked = check(draft, with_macs=with_macs, with_weights=with_weights)
+    with collector_paused():
+        checked = check(draft, with_macs=with_macs, with_weights=with_weights)
     if checked.spec is None:
         return checked
     spec = checked.spec.model_copy(update={"plugins": imported})
-    return Checked(checked.problems, spec, checked.network)
+    return replace(checked, spec=spec)
 
 
 def _read(

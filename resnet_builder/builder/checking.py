@@ -45,11 +45,13 @@ class Checked:
         problems: What is wrong with it, in file order.
         spec: The spec, resolved, if nothing is wrong.
         network: Its network on the meta device, if it could be built.
+        macs: Multiply-adds for one image, if they were asked for.
     """
 
     problems: tuple[Problem, ...]
     spec: Spec | None
     network: ResNet | None
+    macs: int | None = None
 
 
 def check(draft: Draft, *, with_macs: bool = False, with_weights: bool = False) -> Checked:
@@ -64,7 +66,7 @@ def check(draft: Draft, *, with_macs: bool = False, with_weights: bool = False) 
         StorageError: The weights may not be read.
     """
     found = list(_part_problems(draft))
-    network = None
+    network, macs = None, None
     if not found:
         found += _data_problems(draft)
         if draft.model is not None and not draft.is_wrong("data"):
@@ -72,7 +74,6 @@ def check(draft: Draft, *, with_macs: bool = False, with_weights: bool = False) 
             network, problems = _build_on_meta(model, draft.positions)
             found += problems
             if network is not None:
-                macs = None
                 if with_macs:
                     macs, problems = _forward_problems(network, model, draft.positions)
                     found += problems
@@ -82,7 +83,7 @@ def check(draft: Draft, *, with_macs: bool = False, with_weights: bool = False) 
         found += weights_problems(draft.model.weights, draft.positions)
     everything = draft.positions.ordered([*draft.problems, *found])
     spec = resolve(draft.spec) if draft.spec is not None and not everything else None
-    return Checked(everything, spec, network)
+    return Checked(everything, spec, network, macs)
 
 
 def _part_problems(draft: Draft) -> Iterator[Problem]:

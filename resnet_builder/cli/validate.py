@@ -84,8 +84,8 @@ def _check(
 
     # Only now: what is no YAML is refused without torch.
     from resnet_builder.builder import check_source
+    from resnet_builder.model import count_parameters
     from resnet_builder.runs.answers import CheckRecord
-    from resnet_builder.summary import summarize
 
     checked = check_source(
         source,
@@ -97,13 +97,14 @@ def _check(
     )
     if checked.spec is None:
         raise SpecError(checked.problems)
-    found = summarize(checked.spec)
+    assert checked.network is not None, "a spec without problems"
+    assert checked.macs is not None, "they were asked for"
     return CheckRecord(
         source=source,
-        name=found.name,
-        parameters=found.parameters,
-        depth=found.depth,
-        macs=found.macs,
+        name=checked.spec.name,
+        parameters=count_parameters(checked.network),
+        depth=checked.network.depth,
+        macs=checked.macs,
         notices=notices,
     )
 
