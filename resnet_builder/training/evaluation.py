@@ -40,7 +40,7 @@ def evaluate(
     labels: list[Tensor] = []
     num_classes = 0
     with _evaluating(model):
-        network, layout = _prepared(model)
+        network, layout = prepared(model)
         for images, answers in batches:
             if stop():
                 raise Stopped("stopped during an evaluation")
@@ -52,8 +52,12 @@ def evaluate(
     return summarise(scores, torch.cat(labels), num_classes)
 
 
-def _prepared(model: nn.Module) -> tuple[nn.Module, torch.memory_format]:
-    """Return what computes a network fastest in evaluation, and the layout to feed it in."""
+def prepared(model: nn.Module) -> tuple[nn.Module, torch.memory_format]:
+    """Return what computes a network fastest in evaluation, and the layout to feed it in.
+
+    Args:
+        model: The network, in evaluation mode; it is left as it was.
+    """
     layout = MEMORY_FORMATS[memory_format(next(model.parameters()).device)]
     network = folded(model)
     if network is not model:

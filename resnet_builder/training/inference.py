@@ -15,11 +15,10 @@ from resnet_builder.data.pipeline import normalise
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.splits import Splits, load_splits
 from resnet_builder.errors import DataError, Stopped, UsageError
-from resnet_builder.folding import folded
 from resnet_builder.spec.data_section import CenterCrop, Normalize, Resize, ToRgb
 from resnet_builder.spec.schema import Spec
 from resnet_builder.trained import Trained
-from resnet_builder.training.evaluation import evaluate
+from resnet_builder.training.evaluation import evaluate, prepared
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.weights.file import WeightsHeader
 
@@ -235,8 +234,13 @@ def _computer(trained: Trained, device: torch.device) -> Callable[[Tensor], Tens
             "--set data.normalize='{mean: [...], std: [...]}'"
         )
     mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
-    network = folded(trained.network.to(device).eval())
-    return lambda pictures: network(normalise(pictures.to(device), mean, std))
+    network, layout = prepared(trained.network.to(device).eval())
+
+    def compute(pictures: Tensor) -> Tensor:
+        images = normalise(pictures.to(device), mean, std)
+        return network(images.contiguous(memory_format=layout))
+
+    return compute
 
 
 def _likeliest(
