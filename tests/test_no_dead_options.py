@@ -52,6 +52,7 @@ BASE: dict[str, Any] = {
 }
 
 ADAMW = "train.optimizer={type: adamw, lr: 0.01"
+MUON = "train.optimizer={type: muon, lr: 0.01, rest: {lr: 0.1, nesterov: true}}"
 STEPS = ("train.steps=8",)
 
 LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -112,6 +113,10 @@ LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
     "train.optimizer.nesterov": ((), "train.optimizer.nesterov=true"),
     "train.optimizer.betas": ((f"{ADAMW}}}",), "train.optimizer.betas=[0.5, 0.9]"),
     "train.optimizer.eps": ((f"{ADAMW}}}",), "train.optimizer.eps=0.1"),
+    "train.optimizer.rest.lr": ((MUON,), "train.optimizer.rest.lr=0.2"),
+    "train.optimizer.rest.momentum": ((MUON,), "train.optimizer.rest.momentum=0.5"),
+    "train.optimizer.rest.weight_decay": ((MUON,), "train.optimizer.rest.weight_decay=0.2"),
+    "train.optimizer.rest.nesterov": ((MUON,), "train.optimizer.rest.nesterov=false"),
     "train.schedule.type": ((), "train.schedule=cosine"),
     "train.schedule.milestones": (
         ("train.schedule={type: multistep, milestones: [1], unit: steps}",),
@@ -198,6 +203,7 @@ EXCEPTIONS = {
     "version": "there is only one",
     "plugins": "tests/test_plugins.py",
     "train.loss.type": "there is only one",
+    "train.optimizer.rest.type": "there is only one",
     "train.evaluate_every.seconds": "refused: no run would repeat another",
     "run.device": "tests have one device; tests/test_device.py",
     "run.compile": "a minute each; tests/training/test_choices.py",

@@ -1,6 +1,6 @@
 """What a data set and an augmentation must be, and the registries of both."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -71,6 +71,17 @@ class ImageSource(Protocol):
         """
 
 
+@runtime_checkable
+class Recognises(Protocol):
+    """A source of images that tells which of them are the same."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def hashes(self) -> list[int]:
+        """Return a number for each image, the same where images are, within this process."""
+
+
 class SampleCrop(Protocol):
     """A random crop decided by the index of the sample alone, for pictures of differing sizes."""
 
@@ -89,6 +100,7 @@ class Surroundings:
         report: Told of downloads and scans.
         whole_pictures: Whether training cuts its images from whole pictures (see
             :class:`CropsPictures`), so that holding the preprocessed ones will not do.
+        skip_bad: Whether pictures that cannot be decoded are left out, instead of refused.
     """
 
     data_dir: Path
@@ -96,6 +108,7 @@ class Surroundings:
     stop: Stop = never
     report: Report = silent
     whole_pictures: bool = False
+    skip_bad: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,9 @@ class Loaded:
         classes: Class names; a label is an index into them.
         fingerprint: A digest that changes when any image, label or class does.
         notices: What a user should know, one line each (skipped files, ignored entries).
+        parts: Digests of parts of it, by their names, to tell what has changed when the
+            fingerprint has.
+        skipped: Names of pictures that were left out because they cannot be decoded.
     """
 
     train: ImageSource
@@ -116,7 +132,9 @@ class Loaded:
     test: ImageSource | None
     classes: tuple[str, ...]
     fingerprint: str
-    notices: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
 
 class Dataset(Protocol):
@@ -157,6 +175,13 @@ class Batch:
 
 class Draws(Protocol):
     """The random numbers of one operation: the same for the same seed, epoch, step and sample."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, counted from 0."""
+
+    def once_per_sample(self, count: int) -> Tensor:
+        """``(B, count)`` float64 in [0, 1), the same in every epoch: by (seed, sample, op)."""
 
     def per_sample(self, count: int) -> Tensor:
         """``(B, count)`` float64 in [0, 1), each row decided by (seed, epoch, sample, op)."""

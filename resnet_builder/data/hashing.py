@@ -69,9 +69,16 @@ class HashedDraws:
     operation: str
     device: torch.device = CPU
 
+    def once_per_sample(self, count: int) -> Tensor:
+        """Return ``(B, count)`` float64 in [0, 1), the same for a sample in every epoch."""
+        return self._rows(count, mix(self.seed, self._operation, tag("once")))
+
     def per_sample(self, count: int) -> Tensor:
         """Return ``(B, count)`` float64 in [0, 1), each row decided by its sample."""
-        key = _signed(mix(self.seed, self.epoch, self._operation, tag("sample")))
+        return self._rows(count, mix(self.seed, self.epoch, self._operation, tag("sample")))
+
+    def _rows(self, count: int, number: int) -> Tensor:
+        key = _signed(number)
         columns = torch.arange(count, dtype=torch.int64)
         keyed = _scramble_each(self.samples.to(torch.int64) ^ key)
         numbers = _scramble_each(keyed[:, None] + (columns + 1) * _signed(_GOLDEN))

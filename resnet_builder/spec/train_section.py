@@ -39,7 +39,22 @@ class AdamW(Section):
     weight_decay: Decay = Field(0.01, description="Of the weights, beside the gradient.")
 
 
-OptimizerSpec = Annotated[Sgd | AdamW, Field(discriminator="type"), part_rule()]
+class Muon(Section):
+    """Orthogonal updates of the stages' convolutions (Jordan et al. 2024), SGD for all else."""
+
+    type: Literal["muon"]
+    lr: Rate = Field(description="Of the stages' convolutions; the schedule multiplies it.")
+    momentum: Momentum = Field(0.95, description="Of the stages' convolutions; Nesterov's.")
+    weight_decay: Decay = Field(
+        0.0, description="Of the stages' convolutions, beside the gradient."
+    )
+    rest: Annotated[Sgd, part_rule("sgd")] = Field(
+        Sgd(type="sgd", lr=0.1, nesterov=True),
+        description="SGD for the stem, the head, norms and biases, at the same schedule.",
+    )
+
+
+OptimizerSpec = Annotated[Sgd | AdamW | Muon, Field(discriminator="type"), part_rule()]
 
 Unit = Literal["steps", "epochs"]
 
@@ -266,12 +281,17 @@ class TrainSpec(Duration):
                 batch=self.batch_size,
                 parts=self.accumulate,
             )
-        if self.spare_norm_and_bias and self.optimizer.weight_decay == 0:
+        if self.spare_norm_and_bias and self._decay_of_norms == 0:
             raise problem(
                 "no-effect", "has no effect without weight_decay", at="spare_norm_and_bias"
             )
         self._schedule_ends_in_time()
         return self
+
+    @property
+    def _decay_of_norms(self) -> float:
+        optimizer = self.optimizer
+        return (optimizer.rest if isinstance(optimizer, Muon) else optimizer).weight_decay
 
     def _schedule_ends_in_time(self) -> None:
         """Check what needs no data: lengths in the recipe's own unit."""

@@ -1,7 +1,8 @@
 """The optimizer: its parameter groups, its rate, and its state by parameter name."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,8 @@ from torch.optim import Optimizer
 
 from resnet_builder.model import sections
 from resnet_builder.spec.train_section import AdamW, OptimizerSpec, Sgd
+from resnet_builder.spec.train_section import Muon as MuonSpec
+from resnet_builder.training.muon import Muon
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -39,14 +42,22 @@ def build_optimizer(
         fused: Whether one kernel updates all weights.
         head_lr_multiplier: The head's learning rate over that of all else.
     """
+    kernels = _kernels(model) if isinstance(spec, MuonSpec) else {}
+    rest = spec.rest if isinstance(spec, MuonSpec) else spec
     groups = _groups(
-        model, spec.weight_decay, spare=spare_norm_and_bias, head_lr_multiplier=head_lr_multiplier
+        model,
+        rest.weight_decay,
+        spare=spare_norm_and_bias,
+        head_lr_multiplier=head_lr_multiplier,
+        but=frozenset(kernels),
     )
     match spec:
         case Sgd(lr=lr, momentum=momentum, nesterov=nesterov):
             return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
         case AdamW(lr=lr, betas=betas, eps=eps):
             return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+        case MuonSpec():
+            return _muon(spec, kernels, groups, fused=fused)
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
@@ -91,13 +102,55 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
+def _muon(
+    spec: MuonSpec, kernels: dict[Tensor, int], groups: list[dict[str, Any]], *, fused: bool
+) -> Optimizer:
+    """Make the optimizer of two kinds; the rest's rate is told by a multiplier of Muon's."""
+    for group in groups:
+        group[_MULTIPLIER] *= spec.rest.lr / spec.lr
+        group |= {"momentum": spec.rest.momentum, "nesterov": spec.rest.nesterov}
+    orthogonal = {
+        "params": list(kernels),
+        "kernels": True,
+        "momentum": spec.momentum,
+        "weight_decay": spec.weight_decay,
+        _MULTIPLIER: 1.0,
+    }
+    made = Muon([orthogonal, *groups], divisions=kernels, fused=fused)
+    set_rate(made, spec.lr)
+    return made
+
+
+def _kernels(model: nn.Module) -> dict[Tensor, int]:
+    """Return the kernels of the stages' convolutions that are to be trained, and their groups."""
+    names = [
+        name
+        for section, layers in sections(model).items()
+        if section not in {"stem", "head"}
+        for name in layers
+    ]
+    layers = [layer for name in names for layer in model.get_submodule(name).modules()]
+    return {
+        layer.weight: layer.groups
+        for layer in layers
+        if isinstance(layer, nn.Conv2d) and layer.weight.requires_grad
+    }
+
+
 def _groups(
-    model: nn.Module, weight_decay: float, *, spare: bool, head_lr_multiplier: float
-) -> list[dict[str, object]]:
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    spare: bool,
+    head_lr_multiplier: float,
+    but: Collection[Tensor],
+) -> list[dict[str, Any]]:
     """Put parameters together that share their weight decay and their learning rate."""
     head = frozenset[nn.Parameter]() if head_lr_multiplier == 1 else _head_parameters(model)
     members: defaultdict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for parameter, is_spared in _parameters(model):
+        if parameter in but:
+            continue
         decay = 0.0 if spare and is_spared else weight_decay
         multiplier = head_lr_multiplier if parameter in head else 1.0
         members[decay, multiplier].append(parameter)

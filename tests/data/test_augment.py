@@ -43,6 +43,20 @@ def draws(count: int, operation: str = "op") -> HashedDraws:
     return HashedDraws(0, 0, 0, torch.arange(count), operation)
 
 
+def test_alternating_flip_shows_every_image_both_ways_in_two_epochs() -> None:
+    images = pictures(400)
+    made = AUGMENTATIONS.get("alternating_flip")()
+    shown = [
+        made(batch(images), HashedDraws(0, epoch, epoch, torch.arange(400), "op")).images
+        for epoch in range(4)
+    ]
+    mirrored = (shown[0] == images.flip(-1)).flatten(1).all(1)
+    assert 160 < mirrored.sum() < 240
+    assert torch.equal(shown[1], shown[0].flip(-1))
+    assert torch.equal(shown[2], shown[0])
+    assert torch.equal(shown[3], shown[1])
+
+
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
 def test_registered_augmentation_keeps_the_contract(name: str) -> None:
     check_augmentation(AUGMENTATIONS.get(name), **OPTIONS.get(name, {}))

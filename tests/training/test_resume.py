@@ -33,6 +33,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "evaluate_every": {"steps": 2},
         "early_stop": {"patience": 2},
     },
+    "muon": {
+        "optimizer": {"type": "muon", "lr": 0.03, "rest": {"lr": 0.1}},
+        "schedule": {"type": "linear"},
+        "augment": [{"type": "alternating_flip"}],
+        "evaluate_every": {"steps": 4},
+    },
 }
 
 

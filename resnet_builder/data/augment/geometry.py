@@ -21,6 +21,7 @@ Shares = Annotated[tuple[_Share, _Share], Field(strict=False)]
 Proportions = Annotated[tuple[_Proportion, _Proportion], Field(strict=False)]
 
 _ATTEMPTS = 10
+_EVEN = 0.5
 
 
 @AUGMENTATIONS.register("random_crop")
@@ -100,6 +101,23 @@ class HorizontalFlip:
         """Mirror the images whose number is below the probability."""
         flipped = draws.per_sample(1)[:, 0] < self._p
         return replace(batch, images=flip_batch(batch.images, flipped))
+
+
+@AUGMENTATIONS.register("alternating_flip")
+class AlternatingFlip:
+    """Mirror images left to right in every second epoch (Jordan 2024, arXiv 2404.00498).
+
+    Half of the images, decided once, begin mirrored. So any two epochs in a row show each image in
+    both ways, where independent draws show half of them twice in the same.
+    """
+
+    works_on: Literal["any"] = "any"
+
+    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+        """Mirror the images whose turn it is."""
+        begins_mirrored = draws.once_per_sample(1)[:, 0] < _EVEN
+        is_odd = draws.epoch % 2 == 1
+        return replace(batch, images=flip_batch(batch.images, begins_mirrored ^ is_odd))
 
 
 def flip_batch(images: Tensor, flipped: Tensor) -> Tensor:
