@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from resnet_builder.blocks.contract import ATTENTIONS
+from resnet_builder.blocks.layers import average
 from resnet_builder.errors import PartError
 
 
@@ -87,8 +88,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer."""
-        mean = x.mean((2, 3), keepdim=True)
-        return x * self.fc2(self.relu(self.fc1(mean))).sigmoid()
+        return x * self.fc2(self.relu(self.fc1(average(x)))).sigmoid()
 
 
 class EfficientChannelAttention(nn.Module):
@@ -107,5 +107,5 @@ class EfficientChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer."""
-        means = x.mean((2, 3)).unsqueeze(1)
+        means = average(x).flatten(1).unsqueeze(1)
         return x * self.conv(means).sigmoid().transpose(1, 2).unsqueeze(-1)

@@ -1,6 +1,6 @@
 """The convolutions and regularising layers that blocks are made of."""
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from resnet_builder.errors import PartError
@@ -46,6 +46,18 @@ def drop_path_layer(probability: float) -> nn.Module:
     Stochastic depth, Huang et al. 2016, https://arxiv.org/abs/1603.09382.
     """
     return StochasticDepth(probability, mode="row") if probability else nn.Identity()
+
+
+def average(x: Tensor) -> Tensor:
+    """Average over all pixels.
+
+    As ``mean`` does, but the gradient is not written out, which ``mean`` would never do in the
+    images' memory format; it is much slower to go on with two formats than with one.
+
+    Shape:
+        ``(N, C, H, W)`` to ``(N, C, 1, 1)``.
+    """
+    return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
 
 def zero_scale(norm: nn.Module) -> None:

@@ -171,7 +171,7 @@ class PadShortcut(nn.Module):
         if self.pool is not None:
             x = self.pool(x)
         elif self.stride != 1:
-            x = x[:, :, :: self.stride, :: self.stride]
+            x = F.avg_pool2d(x, 1, self.stride)  # a slice's gradient is never channels-last
         return F.pad(x, (0, 0, 0, 0, *self.zeros))
 
     def extra_repr(self) -> str:

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -94,3 +95,13 @@ def test_average_projection_averages_before_it_projects(size: tuple[int, int]) -
 
 def test_none_is_no_shortcut() -> None:
     assert none(8, 8, 1) is None
+
+
+@pytest.mark.parametrize("subsample", ["stride", "average"])
+def test_gradient_of_pad_lies_in_memory_as_the_images_do(subsample: Any) -> None:
+    """Otherwise everything that meets it, back to the first layer, takes a slow path."""
+    images = random_images(2, 4, 7, 5).contiguous(memory_format=torch.channels_last)
+    images.requires_grad_()
+    output = pad(4, 8, 2, subsample=subsample)(images)
+    (gradient,) = torch.autograd.grad(output.sum(), images)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
