@@ -166,6 +166,14 @@ LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
     "train.ema.decay": (("train.ema={decay: 0.5}",), "train.ema.decay=0.9"),
     "train.ema.every": (("train.ema={decay: 0.5}",), "train.ema.every=2"),
     "train.clip_norm": ((), "train.clip_norm=0.01"),
+    "train.progressive_resizing.size": (
+        ("train.progressive_resizing=[{size: 4, fraction: 0.5}]",),
+        "train.progressive_resizing=[{size: 5, fraction: 0.5}]",
+    ),
+    "train.progressive_resizing.fraction": (
+        ("train.progressive_resizing=[{size: 4, fraction: 0.5}]",),
+        "train.progressive_resizing=[{size: 4, fraction: 0.25}]",
+    ),
     "train.accumulate": ((), "train.accumulate=2"),
     "train.evaluate_every.steps": ((), "train.evaluate_every.steps=1"),
     "train.evaluate_every.epochs": ((), "train.evaluate_every.epochs=2"),

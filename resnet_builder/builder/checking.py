@@ -73,6 +73,8 @@ def check(draft: Draft, *, with_macs: bool = False, with_weights: bool = False) 
             model = resolve_model(draft.model, draft.data)
             network, problems = _build_on_meta(model, draft.positions)
             found += problems
+            if draft.train is not None:
+                found += _resizing_problems(model, draft.train, draft.positions)
             if network is not None:
                 if with_macs:
                     macs, problems = _forward_problems(network, model, draft.positions)
@@ -165,6 +167,28 @@ def _size_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
         ("model", "stages"),
         f"strides shrink {model.image_size} pixels below one: {', '.join(sizes)}",
     )
+
+
+def _resizing_problems(
+    model: ModelSpec, train: TrainSpec, positions: Positions
+) -> Iterator[Problem]:
+    """Check that images are made smaller, and that the strides leave at least one pixel."""
+    assert model.image_size is not None
+    smallest = network_grids(model)[-1].output_stride
+    for number, part in enumerate(train.progressive_resizing):
+        path = ("train", "progressive_resizing", number, "size")
+        if part.size >= model.image_size:
+            yield positions.problem(
+                "no-effect",
+                path,
+                f"{part.size} pixels a side are not fewer than the images' own {model.image_size}",
+            )
+        elif part.size < smallest:
+            yield positions.problem(
+                "shape",
+                path,
+                f"strides shrink {part.size} pixels below one; {smallest} or more are needed",
+            )
 
 
 def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:

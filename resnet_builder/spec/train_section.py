@@ -204,6 +204,16 @@ class CrossEntropy(Section):
 LossSpec = Annotated[CrossEntropy, part_rule("cross_entropy")]
 
 
+class ResizedPart(Section):
+    """A part of the training in which images are smaller."""
+
+    size: Annotated[int, Field(ge=1, le=4_096)] = Field(description="Pixels a side.")
+    fraction: Annotated[float, Field(gt=0, lt=1)] = Field(description="Of the whole training.")
+
+
+Resized = Annotated[tuple[ResizedPart, ...], Field(max_length=16, strict=False)]
+
+
 class EmaSpec(Section):
     """An exponential moving average of the weights, which is then what is evaluated."""
 
@@ -246,6 +256,11 @@ class TrainSpec(Duration):
         None, description="Largest norm of the whole gradient."
     )
     accumulate: Count = Field(1, description="Parts that a batch is computed in.")
+    progressive_resizing: Resized = Field(
+        (),
+        description="Smaller images first, which cost less: sizes and what fraction of the "
+        "training each lasts; the rest is at the images' own size.",
+    )
     evaluate_every: Interval = Field(
         Interval(epochs=1), description="When the validation images are evaluated."
     )
@@ -284,6 +299,12 @@ class TrainSpec(Duration):
         if self.spare_norm_and_bias and self._decay_of_norms == 0:
             raise problem(
                 "no-effect", "has no effect without weight_decay", at="spare_norm_and_bias"
+            )
+        if sum(part.fraction for part in self.progressive_resizing) >= 1:
+            raise problem(
+                "out-of-range",
+                "the fractions leave nothing of the training to the images' own size",
+                at="progressive_resizing",
             )
         self._schedule_ends_in_time()
         return self

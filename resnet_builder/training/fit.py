@@ -27,6 +27,7 @@ from resnet_builder.training.loop import Loop
 from resnet_builder.training.observer import SILENT, Observer, Start
 from resnet_builder.training.plan import Plan, make_plan
 from resnet_builder.training.randomness import private_generators
+from resnet_builder.training.resizing import make_resizing
 from resnet_builder.training.result import Result
 from resnet_builder.training.saving import Saver
 from resnet_builder.training.schedule import make_schedule
@@ -75,7 +76,8 @@ def fit(
     batches = _training_batches(spec, splits, device)
     plan = make_plan(train, batches.steps_per_epoch)
     schedule = make_schedule(train, batches.steps_per_epoch)
-    learner = make_learner(model, train, schedule, choices)
+    resize = make_resizing(train, plan.total_steps)
+    learner = make_learner(model, train, schedule, choices, resize=resize)
     state = State(
         model,
         learner.optimizer,

@@ -14,6 +14,7 @@ from resnet_builder.training.freezing import freeze
 from resnet_builder.training.losses import Loss, make_loss
 from resnet_builder.training.optim import build_optimizer, set_rate
 from resnet_builder.training.randomness import seed_step
+from resnet_builder.training.resizing import Resizing, unchanged
 from resnet_builder.training.schedule import Schedule
 
 Forward = Callable[[Tensor], Tensor]
@@ -33,6 +34,7 @@ class Learner:
         optimizer: What changes the weights.
         schedule: The learning rate of each step.
         seed: Of the network's own randomness.
+        resize: Makes images of the size that each step is fed.
         accumulate: Equal parts that a batch is computed in.
         clip_norm: Largest norm of the whole gradient; ``None`` leaves it as it is.
         memory_format: The network's, in which it is fed.
@@ -52,6 +54,7 @@ class Learner:
         schedule: Schedule,
         *,
         seed: int,
+        resize: Resizing = unchanged,
         accumulate: int = 1,
         clip_norm: float | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
@@ -63,6 +66,7 @@ class Learner:
         self.optimizer = optimizer
         self._schedule = schedule
         self._seed = seed
+        self._resize = resize
         self._accumulate = accumulate
         self._clip_norm = clip_norm
         self._memory_format = memory_format
@@ -83,25 +87,25 @@ class Learner:
         set_rate(self.optimizer, self._schedule(step))
         seed_step(self._seed, step, self._failed.device)
         self.optimizer.zero_grad()
-        loss, hits = self._backward(batch)
+        loss, hits = self._backward(self._resize(batch.images, step), batch.targets)
         norm = self._clip()
         self._failed.logical_or_(~(loss.isfinite() & norm.isfinite()))
         if self._fused or not self._failed.item():
             self.optimizer.step()
         return torch.stack((loss, hits, self._failed))
 
-    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _backward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the batch's gradient, part by part; return its mean loss and hits."""
         loss = torch.zeros_like(self._failed)
         hits = torch.zeros_like(self._failed)
-        parts = (tensor.chunk(self._accumulate) for tensor in (batch.images, batch.targets))
-        for images, targets in zip(*parts, strict=True):
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bf16):
-                logits = self._forward(images.contiguous(memory_format=self._memory_format))
-            part_loss = self._loss(logits.float(), targets) / self._accumulate
+        parts = (tensor.chunk(self._accumulate) for tensor in (images, targets))
+        for part, answers in zip(*parts, strict=True):
+            with torch.autocast(part.device.type, torch.bfloat16, enabled=self._bf16):
+                logits = self._forward(part.contiguous(memory_format=self._memory_format))
+            part_loss = self._loss(logits.float(), answers) / self._accumulate
             torch.autograd.backward(part_loss)
             loss += part_loss.detach()
-            hits += _hits(logits.detach(), targets)
+            hits += _hits(logits.detach(), answers)
         return loss, hits
 
     def _clip(self) -> Tensor:
@@ -114,7 +118,12 @@ class Learner:
 
 
 def make_learner(
-    model: nn.Module, train: TrainSpec, schedule: Schedule, choices: Choices
+    model: nn.Module,
+    train: TrainSpec,
+    schedule: Schedule,
+    choices: Choices,
+    *,
+    resize: Resizing = unchanged,
 ) -> Learner:
     """Put a recipe's loss and optimizer together for a network.
 
@@ -124,6 +133,7 @@ def make_learner(
         train: The recipe.
         schedule: Its learning rate.
         choices: How to compute.
+        resize: Makes images of the size that each step is fed.
 
     Raises:
         UsageError: The recipe freezes what the network does not have, or all of it.
@@ -142,6 +152,7 @@ def make_learner(
         ),
         schedule,
         seed=train.seed,
+        resize=resize,
         accumulate=choices.accumulate,
         clip_norm=train.clip_norm,
         memory_format=MEMORY_FORMATS[choices.memory_format],
