@@ -63,6 +63,11 @@ _HERE = ""
     is_flag=True,
     help="Go on although this machine cannot give the same bits.",
 )
+@click.option(
+    "--force-unlock",
+    is_flag=True,
+    help="Take the run from a process that seems to hold it, but is gone.",
+)
 @json_option
 @debug_option
 @pass_invocation
@@ -77,6 +82,7 @@ def train(
     data_dir: Path | None,
     allow_spec_change: bool,
     allow_inexact: bool,
+    force_unlock: bool,
     as_json: bool,
 ) -> None:
     """Train a network, test it, and compare it with its source.
@@ -87,6 +93,8 @@ def train(
     the same line can be given again until the run is complete.
     """
     directory = _directory(spec, out, resume)
+    if force_unlock and resume is None:
+        raise click.UsageError("--force-unlock is for --resume: nobody holds a run that is new")
 
     from resnet_builder.cli.progress import display
     from resnet_builder.cli.specs import read_spec
@@ -107,6 +115,7 @@ def train(
             data_dir=data_dir,
             allow_spec_change=allow_spec_change,
             allow_inexact=allow_inexact,
+            force_unlock=force_unlock,
             observer=shown,
             report=shown.report,
             say=shown.say,

@@ -1,7 +1,7 @@
 """A lock on a file that the kernel holds for a process and frees when the process ends.
 
 The file stays when the lock is freed: removing it would let two processes lock two files of one
-name.
+name. Whoever removes it all the same takes the lock from its holder, by force.
 """
 
 import contextlib
@@ -68,17 +68,11 @@ def kernel_lock(path: Path) -> Iterator[int]:
         BlockingIOError: Another process holds it.
         OSError: The file cannot be made or opened.
     """
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-    descriptor = os.open(path, flags, 0o666)
-    _held.add(descriptor)
+    descriptor = _open_locked(path)
     try:
-        if not _lock_soon(descriptor):
-            raise BlockingIOError
         yield descriptor
     finally:
-        if descriptor in _held:  # not in a forked child, where the number may mean another file
-            _held.remove(descriptor)
-            os.close(descriptor)
+        _release(descriptor)
 
 
 def is_locked(path: Path) -> bool:
@@ -91,6 +85,36 @@ def is_locked(path: Path) -> bool:
         return not _try_lock(descriptor, shared=True)
     finally:
         os.close(descriptor)
+
+
+def _open_locked(path: Path) -> int:
+    """Open and lock a file; once more if another one took its name in between."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        _held.add(descriptor)
+        try:
+            if not _lock_soon(descriptor):
+                raise BlockingIOError
+            if _is_named(descriptor, path):
+                return descriptor
+        except BaseException:
+            _release(descriptor)
+            raise
+        _release(descriptor)
+
+
+def _release(descriptor: int) -> None:
+    if descriptor in _held:  # not in a forked child, where the number may mean another file
+        _held.remove(descriptor)
+        os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _lock_soon(descriptor: int) -> bool:

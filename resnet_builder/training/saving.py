@@ -30,8 +30,7 @@ class Saver:
         self._plan = plan
         self._keep = keep
         self._observer = observer
-        self._tried = monotonic()
-        self._failing_since: float | None = None
+        self._tried = self._safe = monotonic()
         self._saved: tuple[int, int] | None = None
 
     def resume(self) -> None:
@@ -79,8 +78,7 @@ class Saver:
             save_checkpoint(self._run, checkpoint, self._keep, warn=self._observer.warned)
         except NonFiniteError as error:
             raise NonFiniteError(f"{error}; the newest checkpoint is {self.newest}") from error
-        self._saved = self._moment
-        self._failing_since = None
+        self._saved, self._safe = self._moment, self._tried
         self._observer.saved(step, checkpoint_path(self._run, step))
 
     def save_if_possible(self) -> None:
@@ -92,10 +90,8 @@ class Saver:
         try:
             self.save()
         except StorageError as error:
-            now = monotonic()
-            since = self._failing_since = self._failing_since or now
             self._observer.warned(
-                f"not saved at step {self._state.counters.step}, and not for {now - since:.0f} s: "
+                f"not saved at step {self._state.counters.step}, and not since {self._since}: "
                 f"{error}; the newest checkpoint is {self.newest}"
             )
 
@@ -103,6 +99,12 @@ class Saver:
     def newest(self) -> str:
         """The newest checkpoint, for messages."""
         return "none" if self._saved is None else str(checkpoint_path(self._run, self._saved[0]))
+
+    @property
+    def _since(self) -> str:
+        """From when on everything would be lost, for messages."""
+        ago = f"{monotonic() - self._safe:.0f} s ago"
+        return f"the beginning, {ago}" if self._saved is None else f"step {self._saved[0]}, {ago}"
 
     @property
     def _moment(self) -> tuple[int, int]:

@@ -40,6 +40,7 @@ class Session:
         data_dir: Where data sets live; ``None`` for the user's own place.
         allow_spec_change: Whether a run may go on although recipe or data have changed.
         allow_inexact: Whether it may go on where it cannot be to the same bits.
+        force_unlock: Whether to take a run from a process that seems to hold it.
         observer: Told what happens.
         report: Told of downloads and scans.
         say: Told what else the user should know, in one line.
@@ -51,6 +52,7 @@ class Session:
     data_dir: Path | None = None
     allow_spec_change: bool = False
     allow_inexact: bool = False
+    force_unlock: bool = False
     observer: Observer = SILENT
     report: Report = silent
     say: Warn = unheard
@@ -89,8 +91,13 @@ class Session:
         """
         self._refuse_untrainable()
         changing = self.allow_spec_change
-        warn = self.observer.warned
-        with found(self.spec, directory, allow_spec_change=changing, warn=warn) as run:
+        with found(
+            self.spec,
+            directory,
+            allow_spec_change=changing,
+            force_unlock=self.force_unlock,
+            warn=self.observer.warned,
+        ) as run:
             if run.is_finished:
                 self.say(f"{run.path} is already complete")
                 return ResultRecord.read(run.result)
@@ -171,7 +178,12 @@ def publish(run: RunDirectory, spec: Spec, data: DataRecord) -> None:
 
 @contextmanager
 def found(
-    spec: Spec, path: Path, *, allow_spec_change: bool = False, warn: Warn = unheard
+    spec: Spec,
+    path: Path,
+    *,
+    allow_spec_change: bool = False,
+    force_unlock: bool = False,
+    warn: Warn = unheard,
 ) -> Iterator[RunDirectory]:
     """Find a run, or a directory that may become one, and hold its lock.
 
@@ -180,6 +192,7 @@ def found(
         path: The directory; it is made if it is not there.
         allow_spec_change: Whether a run may go on although that changes what comes of it; what
             changes is recorded.
+        force_unlock: Whether to take it also from a process that seems to hold it.
         warn: Told of what changes, and of a lock that was left behind.
 
     Raises:
@@ -188,7 +201,7 @@ def found(
         StorageError: The disk is full, read-only or failing.
     """
     run = RunDirectory.open_or_create(path)
-    with locked(run, warn=warn):
+    with locked(run, force=force_unlock, warn=warn):
         if run.is_published:
             _settle_spec(run, spec, allow_spec_change=allow_spec_change, warn=warn)
         yield run

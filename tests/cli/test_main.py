@@ -174,6 +174,7 @@ def test_flags_are_few() -> None:
     assert flags == {
         *("--set", "--with", "--plugin", "--out", "--resume", "--data-dir", "--json", "--debug"),
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact"),
+        "--force-unlock",
         *("--spec", "-o", "--new-head", "--ema", "--allow-missing", "--allow-unexpected"),
         *("--expect", "--from", "--width", "--groups", "--width-per-group", "--dataset"),
         *("--shortcut", "--block"),

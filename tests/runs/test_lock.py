@@ -7,15 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 
 import pytest
 
 from resnet_builder.errors import BusyError, StorageError, UsageError
+from resnet_builder.runs import kernel_lock as kernel_lock_module
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.kernel_lock import is_locked, kernel_lock
-from resnet_builder.runs.lock import locked, refuse_locked
+from resnet_builder.runs.lock import DEAD_AFTER, Owner, locked, refuse_locked
 from tests.runs.faults import Disk, heard, names
 from tests.runs.racing import race
 
@@ -98,6 +101,122 @@ def test_lock_is_free_after_an_error(run: RunDirectory) -> None:
     assert told == []
     assert not is_locked(run.lock)
     refuse_locked(run.lock)
+
+
+def left_behind(run: RunDirectory, *, seconds_ago: float = 0.0, **changes: object) -> Owner:
+    """Leave a lock behind that nobody holds any more, as a process that was killed does."""
+    owner = Owner.present().model_copy(update=changes)
+    run.lock.write_text(owner.model_dump_json())
+    touched = run.lock.stat().st_mtime - seconds_ago
+    os.utime(run.lock, (touched, touched))
+    return owner
+
+
+ELSEWHERE = {"host": "elsewhere", "boot": "another"}
+
+
+def test_row74_lock_whose_process_number_is_another_ones_now_is_taken_over(
+    run: RunDirectory,
+) -> None:
+    owner = left_behind(run, started="2020-01-01T00:00:00+00:00")
+    assert owner.pid == os.getpid()
+    told, warn = heard()
+    with locked(run, warn=warn):
+        assert told == [f"taking over from {owner}, which ended without freeing the run"]
+
+
+def test_row74_lock_of_another_host_that_lives_is_not_taken(run: RunDirectory) -> None:
+    """As on a network file system that keeps its locks to each host: the kernel says it is free."""
+    owner = left_behind(run, seconds_ago=30, **ELSEWHERE)
+    before = run.lock.read_bytes()
+    with pytest.raises(BusyError) as error, locked(run):
+        pytest.fail("two hold it")
+    assert str(error.value) == (
+        f"{run.path} was in use 30 s ago by {owner}; if it is gone, "
+        "try again in a minute, or add --force-unlock"
+    )
+    assert run.lock.read_bytes() == before
+    assert names(run.path) == ["checkpoints", "run.lock", "spec.yaml"]
+
+
+def test_row74_lock_of_another_host_is_taken_by_force(run: RunDirectory) -> None:
+    owner = left_behind(run, **ELSEWHERE)
+    told, warn = heard()
+    with locked(run, force=True, warn=warn):
+        assert told == [f"taking over from {owner}, by force"]
+        assert is_locked(run.lock)
+
+
+def test_row74_lock_of_another_host_that_is_silent_is_taken_over(run: RunDirectory) -> None:
+    owner = left_behind(run, seconds_ago=DEAD_AFTER + 1, **ELSEWHERE)
+    told, warn = heard()
+    with locked(run, warn=warn):
+        assert told == [f"taking over from {owner}, which ended without freeing the run"]
+
+
+@pytest.mark.parametrize("boot", [None, "this one"], ids=["row74-unknown", "row74-container"])
+def test_host_is_known_by_its_kernel_or_else_by_its_name(
+    boot: str | None, run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers on one machine have names of their own."""
+    boot_id = tmp_path / "boot_id"
+    monkeypatch.setattr("resnet_builder.runs.lock._BOOT_ID", boot_id)
+    if boot is not None:
+        boot_id.write_text(f"{boot}\n")
+    left_behind(run, boot=boot, **({} if boot is None else {"host": "container"}))
+    with locked(run):
+        assert is_locked(run.lock)
+    left_behind(run, boot=None, host="elsewhere")
+    with pytest.raises(BusyError), locked(run):
+        pytest.fail("two hold it")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file that is open cannot be removed there")
+def test_row74_lock_that_is_held_is_taken_by_force_only(run: RunDirectory) -> None:
+    with start_holder(run) as holder:
+        with pytest.raises(BusyError), locked(run):
+            pytest.fail("two hold it")
+        told, warn = heard()
+        with locked(run, force=True, warn=warn):
+            assert told[0].startswith(f"{run.path} is in use by process {holder.pid} on ")
+            assert told[0].endswith("; taking over by force")
+            holder.communicate("\n")
+            assert holder.returncode == 0
+            assert is_locked(run.lock)
+            with pytest.raises(BusyError, match=f"by process {os.getpid()} "):
+                refuse_locked(run.lock)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file that is open cannot be removed there")
+def test_lock_on_a_file_that_lost_its_name_is_no_lock(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, taken = kernel_lock_module._lock_soon, []
+
+    def lose_the_name_once(descriptor: int) -> bool:
+        if not taken:
+            run.lock.unlink()
+        taken.append(descriptor)
+        return real(descriptor)
+
+    monkeypatch.setattr(kernel_lock_module, "_lock_soon", lose_the_name_once)
+    with locked(run):
+        assert len(taken) == 2
+        assert is_locked(run.lock)
+
+
+def test_row74_holder_gives_signs_of_life(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_builder.runs.lock.TOUCHED_EVERY", 0.01)
+    before = threading.active_count()
+    with locked(run):
+        os.utime(run.lock, (0, 0))
+        deadline = time.monotonic() + 20
+        while run.lock.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert run.lock.stat().st_mtime > 0
+    assert threading.active_count() == before
 
 
 def test_file_that_is_not_there_is_not_locked(tmp_path: Path) -> None:
