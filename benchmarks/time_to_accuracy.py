@@ -1,0 +1,94 @@
+"""Time to accuracy: a recipe's test accuracy, and its time over that of the paper's in *stock*.
+
+    python benchmarks/time_to_accuracy.py fast --data DIR --seeds 0 1 2 3 4
+
+trains ResNet-20 by a bundled recipe on all 50,000 training images of CIFAR-10 as JPEG files
+(``DIR/train/CLASS/*.jpg`` and ``DIR/test/CLASS/*.jpg``), takes the last weights, and reads the test
+images once. Each seed writes ``benchmarks/results/RECIPE/seed-N.json`` as it ends, and
+``RECIPE/summary.json`` sums up those that there are. Before and after each training, *stock* trains
+for a while: its images per second say how long the paper's 64,000 steps would take it then and there.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from machine import describe
+from throughput import Worker
+from train import train
+
+RESULTS = Path(__file__).parent / "results"
+
+PAPER_IMAGES = 64_000 * 128
+PAPER_TOP1 = 0.8801
+"""Of He et al.'s recipe on the same images, in bf16; one seed."""
+
+
+def main() -> None:
+    """Train with each seed, and sum up all that have been."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", help="a bundled recipe, or a file")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--stock-seconds", type=float, default=30)
+    given = parser.parse_args()
+    folder = RESULTS / Path(given.recipe).stem
+    folder.mkdir(exist_ok=True)
+    for seed in given.seeds:
+        record = one(given.recipe, given.data.resolve(), seed, given.stock_seconds)
+        path = folder / f"seed-{seed}.json"
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        print(path.read_text(), flush=True)
+    summary = folder / "summary.json"
+    summary.write_text(json.dumps(sum_up(given.recipe, folder), indent=1) + "\n")
+    print(summary.read_text())
+
+
+def one(recipe: str, data: Path, seed: int, stock_seconds: float) -> dict[str, Any]:
+    """Train with one seed, between two stretches of stock."""
+    dataset = f"data.dataset={{type: image_folder, path: '{data}'}}"
+    arguments = ["resnet20", "--with", recipe, "--set", dataset, "--set", "data.validation=0"]
+    stock = [stock_rate(stock_seconds)]
+    record = train(arguments, seed)
+    stock.append(stock_rate(stock_seconds))
+    paper_seconds = PAPER_IMAGES / statistics.mean(stock)
+    return {
+        "what": f"ResNet-20 by {Path(recipe).stem}: CIFAR-10 as JPEG files, 50,000 training images",
+        "machine": describe(),
+        **record,
+        "stock.images_per_second": [round(rate, 1) for rate in stock],
+        "stock.seconds_for_64000_steps": round(paper_seconds),
+        "times_faster": round(paper_seconds / record["wall_seconds"], 2),
+    }
+
+
+def stock_rate(seconds: float) -> float:
+    """Return the images a second of a training loop as it is usually written."""
+    worker = Worker("stock", "resnet20")
+    try:
+        return worker.turn(seconds)
+    finally:
+        worker.end()
+
+
+def sum_up(recipe: str, folder: Path) -> dict[str, Any]:
+    """Sum up all seeds that have been trained, with the paper's recipe beside them."""
+    seeds = [json.loads(path.read_text()) for path in sorted(folder.glob("seed-*.json"))]
+    top1 = [seed["test.top1"] for seed in seeds]
+    return {
+        "what": f"test top-1 of ResNet-20 by {Path(recipe).stem}, CIFAR-10 as JPEG files",
+        "machines": sorted({seed["machine"]["processor"] for seed in seeds}),
+        "n": len(seeds),
+        "test.top1.mean": round(statistics.mean(top1), 5),
+        "test.top1.deviation": round(statistics.stdev(top1), 5) if len(top1) > 1 else None,
+        "paper.test.top1": PAPER_TOP1,
+        "points_above_the_paper": round(100 * (statistics.mean(top1) - PAPER_TOP1), 2),
+        "wall_seconds.median": statistics.median(seed["wall_seconds"] for seed in seeds),
+        "times_faster.median": statistics.median(seed["times_faster"] for seed in seeds),
+    }
+
+
+if __name__ == "__main__":
+    main()
