@@ -88,6 +88,19 @@ def residual_convolutions(block: nn.Module) -> int:
     )
 
 
+def misfit(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
+    """Compare the state dict of a network with another; say which tensor differs first, and how."""
+    for name in sorted(ours.keys() | theirs.keys()):
+        here, there = (_shape(tensors.get(name)) for tensors in (ours, theirs))
+        if here != there:
+            return f"'{name}' has {there} there, {here} here"
+    return None
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "no tensor" if tensor is None else f"shape {list(tensor.shape)}"
+
+
 def count_parameters(model: nn.Module) -> int:
     """Count the numbers that training changes."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -124,19 +124,16 @@ def _visible_character(character: str) -> str:
     if character.isascii():
         return character if character.isprintable() else f"\\x{ord(character):02x}"
     code_point = f"U+{ord(character):04X}"
-    if unicodedata.category(character) in _UNSEEN:
+    if not character.isprintable():  # a space other than ASCII's is not either
         return f"<{code_point}>"
     return f"{character}<{code_point}>" if character in _LATIN_LOOKALIKES else character
 
 
 def _latin(text: str) -> str:
     """Spell ``text`` in the Latin letters it looks like, without invisible characters."""
-    kept = (c for c in text if unicodedata.category(c) not in _UNSEEN)
+    kept = (c for c in text if c.isprintable())
     return "".join(_LATIN_LOOKALIKES.get(c, c) for c in kept)
 
-
-# Control, format, surrogate, private, unassigned; line and paragraph separators.
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 # Cyrillic and Greek letters that look like a Latin one (from Unicode TR 39).
 _LATIN_LOOKALIKES = dict(

@@ -1,12 +1,14 @@
 """From a run, or a file of weights, to a network that can be used."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_builder.builder import build, read_spec
-from resnet_builder.errors import CheckpointError, UsageError
-from resnet_builder.model import ResNet
+from torch import Tensor
+
+from resnet_builder.builder import build, check_source
+from resnet_builder.errors import CheckpointError, SpecError, UsageError
+from resnet_builder.model import ResNet, misfit
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.reading import checked
@@ -52,12 +54,9 @@ def load_trained(path: Path, *, plugins: Sequence[str] = ()) -> Trained:
     """
     file = _weights_file(path)
     weights, header = read_weights(file)
-    spec = _read_header_spec(file, header, plugins)
+    spec = _read_header_spec(file, header, weights, plugins)
     network = build(spec, first_weights=False)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{file}: the weights are not of its spec: {error}") from error
+    network.load_state_dict(weights)
     return Trained(file, network.eval(), spec, header)
 
 
@@ -72,6 +71,23 @@ def _weights_file(path: Path) -> Path:
     return run.best
 
 
-def _read_header_spec(file: Path, header: WeightsHeader, plugins: Sequence[str]) -> Spec:
+def _read_header_spec(
+    file: Path, header: WeightsHeader, weights: Mapping[str, Tensor], plugins: Sequence[str]
+) -> Spec:
+    """Read the spec beside weights, and compare its network with them before it takes memory.
+
+    Raises:
+        CheckpointError: It is no spec, or of another network.
+        SpecError: It cannot be used here.
+    """
     document = parse_yaml(checked(header.spec, str(file)))
-    return read_spec(plain(document.root), plugins=plugins)
+    values = plain(document.root)
+    if not isinstance(values, dict):  # text would be taken for the name of a bundled spec
+        raise CheckpointError(f"{file}: its header is damaged: the spec is no mapping")
+    found = check_source(values, plugins=plugins)
+    if found.spec is None or found.network is None:
+        raise SpecError(found.problems)
+    difference = misfit(found.network.state_dict(), weights)
+    if difference is not None:
+        raise CheckpointError(f"{file}: the weights are not of its spec: {difference}")
+    return found.spec

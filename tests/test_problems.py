@@ -93,6 +93,7 @@ def test_nearest_name_is_found_in_spite_of_spelling(name: str, meant: str | None
         pytest.param("m\u043edel", "m\u043e<U+043E>del", id="row14-cyrillic"),
         pytest.param("a\u200bb", "a<U+200B>b", id="row14-zero-width"),
         pytest.param("a\u202eb", "a<U+202E>b", id="row14-override"),
+        pytest.param("a\u00a0b\u2002c", "a<U+00A0>b<U+2002>c", id="row14-other-spaces"),
         pytest.param("\x1b[2J", "\\x1b[2J", id="row34-escape"),
         ("a\nb\rc\td\x7f", "a\\x0ab\\x0dc\\x09d\\x7f"),
         ("\x9b\ud800\ue000\u2028", "<U+009B><U+D800><U+E000><U+2028>"),

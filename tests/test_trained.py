@@ -51,7 +51,32 @@ def test_run_without_weights_says_how_to_go_on(tmp_path: Path, spec: Spec) -> No
 def test_weights_of_another_network_are_refused(tmp_path: Path, spec: Spec) -> None:
     other = build(read_spec("resnet20_digits"))
     save_weights(tmp_path / "x.safetensors", other.state_dict(), header(spec))
-    with pytest.raises(CheckpointError, match="the weights are not of its spec"):
+    with pytest.raises(CheckpointError) as raised:
+        load_trained(tmp_path / "x.safetensors")
+    assert str(raised.value) == (
+        f"{tmp_path / 'x.safetensors'}: the weights are not of its spec: "
+        "'bn1.bias' has shape [16] there, shape [4] here"
+    )
+
+
+def test_row68_network_that_the_file_has_no_weights_for_takes_no_memory(
+    tmp_path: Path, spec: Spec
+) -> None:
+    """It would take 770 GB."""
+    text = dump_spec(spec).replace("channels: 4, blocks: 1", "channels: 16384, blocks: 40")
+    large = header(spec).model_copy(update={"spec": text})
+    save_weights(tmp_path / "x.safetensors", build(spec).state_dict(), large)
+    with pytest.raises(CheckpointError, match=r"not of its spec: 'layer1\.0\.bn1\.bias' has"):
+        load_trained(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("text", ["resnet20", "5", "[1]", "", "null", "true", "1.5", "/x.yaml"])
+def test_row68_header_whose_spec_is_no_mapping_is_damaged(
+    text: str, tmp_path: Path, spec: Spec
+) -> None:
+    other = header(spec).model_copy(update={"spec": text})
+    save_weights(tmp_path / "x.safetensors", build(spec).state_dict(), other)
+    with pytest.raises(CheckpointError, match="its header is damaged: the spec is no mapping"):
         load_trained(tmp_path / "x.safetensors")
 
 

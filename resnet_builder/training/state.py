@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from resnet_builder.errors import DataError, UsageError
+from resnet_builder.model import misfit
 from resnet_builder.runs.checkpoint import Checkpoint
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.metrics import Evaluation
@@ -183,22 +184,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         UsageError: Names or shapes differ.
     """
     own = model.state_dict()
-    for name in sorted(own.keys() | weights.keys()):
-        ours, theirs = (_shape(tensors.get(name)) for tensors in (own, weights))
-        if ours != theirs:
-            raise UsageError(
-                f"the checkpoint is of another network: '{name}' has {theirs} there, {ours} here"
-            )
+    if (difference := misfit(own, weights)) is not None:
+        raise UsageError(f"the checkpoint is of another network: {difference}")
     for name, tensor in own.items():
         tensor.copy_(weights[name])
 
 
 def _short(value: str | list[int]) -> str:
     return value if isinstance(value, str) else f"{len(value)} images from {value[:3]}"
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "no tensor" if tensor is None else f"shape {list(tensor.shape)}"
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
