@@ -1,6 +1,7 @@
 """From a split to batches: the order of training, and every image once for evaluation."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from resnet_builder.data.contract import Batch, ImageSource
 from resnet_builder.data.hashing import permutation
 from resnet_builder.data.pipeline import Pipeline, normalise
+from resnet_builder.data.share import WHOLE, Share
 from resnet_builder.errors import DataError
 
 
@@ -23,6 +25,7 @@ class TrainBatches:
         seed: The recipe's.
         pipeline: Augments and normalises.
         device: Where the batches are wanted.
+        share: Which of every batch's images are wanted; these are the same as in the whole batch.
 
     Raises:
         DataError: There are fewer images than a batch has.
@@ -36,6 +39,7 @@ class TrainBatches:
         seed: int,
         pipeline: Pipeline,
         device: torch.device,
+        share: Share = WHOLE,
     ) -> None:
         if len(source) < batch_size:
             raise DataError(
@@ -48,6 +52,7 @@ class TrainBatches:
         self._seed = seed
         self._pipeline = pipeline
         self._device = device
+        self._positions, self._own = share.window(batch_size, pipeline.reach)
 
     def starting_at(self, step: int) -> Iterator[Batch]:
         """Yield the batches of this step and those after it, for ever.
@@ -63,16 +68,23 @@ class TrainBatches:
     def _epoch(self, epoch: int, first: int) -> Iterator[Batch]:
         size = self._batch_size
         order = permutation(self._seed, epoch, len(self._source))
-        batches = order[first * size : self.steps_per_epoch * size].split(size)
+        whole = order[first * size : self.steps_per_epoch * size].split(size)
+        batches = [samples[self._positions] for samples in whole]
         read = self._source.read(batches, self._pipeline.crop(epoch))
         for number, (images, samples) in enumerate(zip(read, batches, strict=True)):
-            yield self._pipeline(
+            batch = self._pipeline(
                 images.to(self._device, non_blocking=True),
                 self._source.labels[samples].to(self._device, non_blocking=True),
                 samples,
                 epoch=epoch,
                 step=epoch * self.steps_per_epoch + first + number,
             )
+            yield batch if len(self._own) == len(samples) else _only(batch, self._own)
+
+
+def _only(batch: Batch, positions: Tensor) -> Batch:
+    positions = positions.to(batch.images.device)
+    return replace(batch, images=batch.images[positions], targets=batch.targets[positions])
 
 
 def evaluation_batches(
@@ -82,6 +94,7 @@ def evaluation_batches(
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device,
+    share: Share = WHOLE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield every image of a split once, in order, without augmentation.
 
@@ -91,12 +104,15 @@ def evaluation_batches(
         mean: Of each channel, in units where white is 1.
         std: Of each channel, in units where white is 1.
         device: Where the batches are wanted.
+        share: Which part of the batches, all in a row; the shares' parts make up the whole.
 
     Yields:
         ``(B, C, H, W)`` float32 normalised images and ``(B,)`` int64 labels.
     """
     means, deviations = (torch.tensor(values, device=device) for values in (mean, std))
     batches = torch.arange(len(source)).split(batch_size)
+    first, beyond = (len(batches) * rank // share.of for rank in (share.rank, share.rank + 1))
+    batches = batches[first:beyond]
     for images, indices in zip(source.read(batches), batches, strict=True):
         labels = source.labels[indices].to(device)
         yield normalise(images.to(device), means, deviations), labels

@@ -191,7 +191,12 @@ class Draws(Protocol):
 
 
 class Augmentation(Protocol):
-    """A registered augmentation: a class whose keyword-only arguments are its options."""
+    """A registered augmentation: a class whose keyword-only arguments are its options.
+
+    One that changes each image by itself, or by some of those that follow it in the batch, may
+    say so in an attribute ``reach``: their number, 0 for none; after the last image follows the
+    first. Where several processes share a batch, one without it is given the whole batch in each.
+    """
 
     @property
     def works_on(self) -> Literal["pixels", "normalised", "any"]:

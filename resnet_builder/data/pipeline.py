@@ -51,6 +51,12 @@ class Pipeline:
         self._num_classes = num_classes
         self._seed = seed
 
+    @property
+    def reach(self) -> int | None:
+        """By how many of those that follow it in the batch an image is changed; None: by any."""
+        reaches = [getattr(operation, "reach", None) for operation, _ in self._named]
+        return None if None in reaches else sum(reaches)
+
     def crop(self, epoch: int) -> SampleCrop | None:
         """Return the crop to take of pictures while they are read, if the spec begins with one."""
         if self._crop is None:

@@ -1,6 +1,7 @@
 """The contracts of data sets and augmentations, as checks to call."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from resnet_builder.data.contract import Augmentation, Batch, Dataset, Surroundi
 from resnet_builder.data.hashing import HashedDraws
 from resnet_builder.data.pipeline import normalise
 from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.data.share import Share
 
 _CLASSES = 4
 
@@ -29,6 +31,8 @@ def check_dataset(dataset: Callable[..., Dataset], data_dir: Path, **options: ob
     assert first.fingerprint == second.fingerprint, "loading twice gives other fingerprints"
     facts = made.facts
     assert facts.num_classes in {None, len(first.classes)}, "facts.num_classes is not the truth"
+    counted = facts.training_images
+    assert counted in {None, len(first.train)}, "facts.training_images is not the truth"
     for name in ("train", "validation", "test"):
         source = getattr(first, name)
         if source is None:
@@ -74,6 +78,17 @@ def check_augmentation(augmentation: Callable[..., Augmentation], **options: obj
             total = results[0].targets
             if total.is_floating_point():
                 assert torch.allclose(total.sum(1), torch.ones(6)), f"{what}: targets do not sum"
+            _check_reach(made, batch, results[0], what)
+
+
+def _check_reach(made: Augmentation, batch: Batch, whole: Batch, what: str) -> None:
+    """Check that an image needs no more of those after it than is said."""
+    reach = getattr(made, "reach", None)
+    positions, own = Share(1, of=3).window(6, reach)
+    given = replace(batch, images=batch.images[positions], targets=batch.targets[positions])
+    part = made(given, HashedDraws(0, 0, 0, positions, "check"))
+    assert torch.equal(part.images[own], whole.images[1::3]), f"{what}: reach is not {reach}"
+    assert torch.equal(part.targets[own], whole.targets[1::3]), f"{what}: reach is not {reach}"
 
 
 def _batch(channels: int, *, is_float: bool) -> Batch:

@@ -24,6 +24,7 @@ class Cutout:
     """
 
     works_on: Literal["any"] = "any"
+    reach = 0
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class RandomErasing:
     """
 
     works_on: Literal["any"] = "any"
+    reach = 0
 
     def __init__(
         self,

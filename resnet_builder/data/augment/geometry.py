@@ -34,6 +34,7 @@ class RandomCrop:
     """
 
     works_on: Literal["pixels"] = "pixels"  # zero is black only before normalisation
+    reach = 0
 
     def __init__(
         self,
@@ -93,6 +94,7 @@ class HorizontalFlip:
     """
 
     works_on: Literal["any"] = "any"
+    reach = 0
 
     def __init__(self, *, p: Annotated[float, Field(gt=0, le=1)] = 0.5) -> None:
         self._p = p
@@ -112,6 +114,7 @@ class AlternatingFlip:
     """
 
     works_on: Literal["any"] = "any"
+    reach = 0
 
     def __call__(self, batch: Batch, draws: Draws) -> Batch:
         """Mirror the images whose turn it is."""
@@ -142,6 +145,7 @@ class RandomResizedCrop:
     """
 
     works_on: Literal["pixels"] = "pixels"
+    reach = 0
 
     def __init__(
         self,

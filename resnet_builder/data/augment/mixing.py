@@ -22,6 +22,7 @@ class Mixup:
     """
 
     works_on: Literal["normalised"] = "normalised"
+    reach = 1
 
     def __init__(self, *, alpha: Alpha = 0.2) -> None:
         self._alpha = alpha
@@ -40,6 +41,7 @@ class CutMix:
     """
 
     works_on: Literal["any"] = "any"
+    reach = 1
 
     def __init__(self, *, alpha: Alpha = 1.0) -> None:
         self._alpha = alpha

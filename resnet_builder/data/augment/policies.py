@@ -143,6 +143,7 @@ class TrivialAugment:
     """Make one change of any kind and any magnitude to each image (Müller and Hutter 2021)."""
 
     works_on: Literal["pixels"] = "pixels"
+    reach = 0
 
     def __call__(self, batch: Batch, draws: Draws) -> Batch:
         """Change every image by its own numbers."""
@@ -165,6 +166,7 @@ class RandAugment:
     """
 
     works_on: Literal["pixels"] = "pixels"
+    reach = 0
 
     def __init__(
         self,
