@@ -37,12 +37,14 @@ class Facts:
         channels: Channels of an image.
         image_size: Height and width of an image, where they are equal and fixed.
         own_validation: Whether the data set brings a validation split of its own.
+        training_images: How many there are, before any are set aside for validation.
     """
 
     num_classes: int | None = None
     channels: int | None = None
     image_size: int | None = None
     own_validation: bool | None = None
+    training_images: int | None = None
 
 
 class ImageSource(Protocol):
@@ -74,9 +76,6 @@ class ImageSource(Protocol):
 @runtime_checkable
 class Recognises(Protocol):
     """A source of images that tells which of them are the same."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
 
     def hashes(self) -> list[int]:
         """Return a number for each image, the same where images are, within this process."""

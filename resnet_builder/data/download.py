@@ -2,7 +2,7 @@
 
 import hashlib
 import http.client
-import os
+import stat
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from resnet_builder.data.contract import Report, Stop
+from resnet_builder.data.partial import partial_file
 from resnet_builder.errors import DataError, Stopped, StorageError
 
 _BLOCK = 1 << 18
@@ -74,14 +75,10 @@ def fetch(archive: Archive, folder: Path, *, stop: Stop, report: Report) -> Path
 
 def _fetch(archive: Archive, path: Path, stop: Stop, report: Report) -> None:
     """Download to a name of this process's own, which a verified file then exchanges."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{archive.name}.{os.getpid()}.part")
-    try:
+    with partial_file(path) as partial:
         _download(archive, partial, stop, report)
         _verify(partial, archive, stop)
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _download(archive: Archive, partial: Path, stop: Stop, report: Report) -> None:
@@ -125,16 +122,22 @@ def _verify(path: Path, archive: Archive, stop: Stop) -> None:
         )
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most: int) -> bytes:
     """Return what a file holds.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: It cannot be read, is no plain file, or holds more than ``most`` bytes.
     """
     try:
-        return path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path} is no plain file")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
+    if len(content) > most:
+        raise DataError(f"{path} holds more than {most:,} bytes")
+    return content
 
 
 class _SameSchemeOnly(urllib.request.HTTPRedirectHandler):

@@ -1,16 +1,16 @@
 """Fashion-MNIST (Xiao et al. 2017), from its four compressed IDX files."""
 
-import gzip
 import hashlib
+import math
 import struct
-import zlib
 
 import torch
 from torch import Tensor
 
 from resnet_builder.data.contract import DATASETS, Facts, Loaded, Surroundings
 from resnet_builder.data.download import Archive, fetch, read_bytes
-from resnet_builder.data.memory import MemorySource, preprocessed
+from resnet_builder.data.memory import MemorySource, combined, preprocessed
+from resnet_builder.data.unpacking import unpacked
 from resnet_builder.errors import DataError
 
 _MIRROR = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
@@ -54,6 +54,11 @@ CLASSES = (
     "Ankle boot",
 )
 
+SIDE = 28
+
+MOST_BYTES = 2**26
+"""The largest of the files unpacks to 47 million bytes; one of more than this is another."""
+
 _UNSIGNED_BYTES = 8  # the IDX format's code for its elements' type
 
 
@@ -61,7 +66,7 @@ _UNSIGNED_BYTES = 8  # the IDX format's code for its elements' type
 class FashionMnist:
     """70,000 grey images of 28x28 pixels in 10 classes of clothing, 10,000 of them for the test."""
 
-    facts = Facts(num_classes=10, channels=1, image_size=28, own_validation=False)
+    facts = Facts(10, channels=1, image_size=SIDE, own_validation=False, training_images=60_000)
 
     def load(self, surroundings: Surroundings) -> Loaded:
         """Read the four files, downloading those that are not there.
@@ -69,12 +74,12 @@ class FashionMnist:
         Raises:
             DataError: One is missing, broken or not the published one.
         """
-        digest = hashlib.sha256()
-        tensors = {}
+        parts, tensors = {}, {}
         for name, archive in ARCHIVES.items():
             content = _content(archive, surroundings)
-            digest.update(content)
-            tensors[name] = _parse_idx(content, archive.name)
+            parts[name] = hashlib.sha256(content).hexdigest()
+            sides = (SIDE, SIDE) if name.endswith("images") else ()
+            tensors[name] = _parse_idx(content, archive.name, sides)
         sources = []
         for split in ("train", "t10k"):
             images, labels = tensors[f"{split}-images"], tensors[f"{split}-labels"]
@@ -82,7 +87,14 @@ class FashionMnist:
                 raise DataError(f"fashion_mnist: {len(images)} images, {len(labels)} labels")
             ready = preprocessed(images[:, None], surroundings.preprocess)
             sources.append(MemorySource(ready, labels.to(torch.int64)))
-        return Loaded(sources[0], None, sources[1], CLASSES, digest.hexdigest())
+        return Loaded(
+            train=sources[0],
+            validation=None,
+            test=sources[1],
+            classes=CLASSES,
+            fingerprint=combined(parts),
+            parts=parts,
+        )
 
 
 def _content(archive: Archive, surroundings: Surroundings) -> bytes:
@@ -90,28 +102,33 @@ def _content(archive: Archive, surroundings: Surroundings) -> bytes:
     for folder in _FOLDERS:
         plain = surroundings.data_dir / folder / archive.name.removesuffix(".gz")
         if plain.is_file():
-            return read_bytes(plain)
+            return read_bytes(plain, MOST_BYTES)
     path = fetch(
         archive,
         surroundings.data_dir / _FOLDERS[0],
         stop=surroundings.stop,
         report=surroundings.report,
     )
-    try:
-        return gzip.decompress(read_bytes(path))
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    with unpacked(path, MOST_BYTES) as file:
+        return file.read()
 
 
-def _parse_idx(content: bytes, name: str) -> Tensor:
-    """Read an IDX file: two zero bytes, a type, the number of sides, the sides, the elements."""
+def _parse_idx(content: bytes, name: str, sides: tuple[int, ...]) -> Tensor:
+    """Read an IDX file: two zero bytes, a type, the number of sides, the sides, the elements.
+
+    Args:
+        content: Of the file.
+        name: Of the file.
+        sides: What each of its elements must have, ``()`` for a number.
+    """
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTES:
         raise DataError(f"{name} is not an IDX file of bytes")
     start = 4 + 4 * content[3]
     if len(content) < start:
         raise DataError(f"{name} ends in its header")
     shape = struct.unpack(f">{content[3]}I", content[4:start])
-    elements = torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8)
-    if elements.numel() != torch.Size(shape).numel():
-        raise DataError(f"{name} has {elements.numel():,} elements, its header says {shape}")
-    return elements.view(*shape)
+    if not shape or not shape[0] or shape[1:] != sides:
+        raise DataError(f"{name} has the shape {shape}, not {('N', *sides)}")
+    if len(content) - start != math.prod(shape):
+        raise DataError(f"{name} has {len(content) - start:,} elements, its header says {shape}")
+    return torch.frombuffer(bytearray(content[start:]), dtype=torch.uint8).view(*shape)

@@ -1,8 +1,8 @@
 """Finding the pictures of ``train/CLASS/...``, ``test/CLASS/...`` and maybe ``val/CLASS/...``."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from resnet_builder.data.contract import Stop
@@ -35,12 +35,25 @@ class Listing:
         classes: Names of the training split's folders, sorted; every split has the same.
         splits: ``train``, and ``val`` and ``test`` if they are there.
         ignored: How many entries were passed over: hidden ones, files that are no pictures,
-            folders named like pictures, and links back into the split.
+            folders and pipes named like pictures, and links back into the split.
     """
 
     classes: tuple[str, ...]
     splits: dict[str, Files]
     ignored: int
+
+    def without(self, skipped: Collection[str]) -> "Listing":
+        """Return the listing without some of its pictures.
+
+        Raises:
+            DataError: A class has no other pictures in a split.
+        """
+        splits = {name: _others(files, skipped) for name, files in self.splits.items()}
+        for split, files in splits.items():
+            if empty := {*self.splits[split].labels} - {*files.labels}:
+                names = {self.classes[label] for label in empty}
+                raise DataError(f"no picture in {split} can be decoded of {_several(names)}")
+        return replace(self, splits=splits)
 
 
 def list_pictures(root: Path, stop: Stop) -> Listing:
@@ -114,7 +127,7 @@ def _pictures(folder: Path, walk: _Walk, stop: Stop) -> Iterator[Path]:
         for entry in _entries(here):
             if _is_junk(entry.name):
                 walk.ignored += 1
-            elif _is_picture(entry.name) and not entry.is_dir():
+            elif _is_picture(entry.name) and _is_file(entry):
                 yield Path(entry.path)
             elif _is_to_be_entered(entry, walk.split):
                 waiting.append(Path(entry.path))
@@ -125,6 +138,11 @@ def _pictures(folder: Path, walk: _Walk, stop: Stop) -> Iterator[Path]:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Tell files, and links that lead nowhere, from folders, pipes and devices."""
+    return entry.is_file() or not os.path.exists(entry.path)
 
 
 def _is_to_be_entered(entry: os.DirEntry[str], split: Path) -> bool:
@@ -160,6 +178,13 @@ def _several(names: set[str]) -> str:
     shown = ", ".join(sorted(names)[:_SHOWN])
     more = len(names) - _SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _others(files: Files, skipped: Collection[str]) -> Files:
+    """Return all files but some."""
+    pairs = zip(files.names, files.labels, strict=True)
+    kept = [(name, label) for name, label in pairs if name not in skipped]
+    return Files(tuple(name for name, _ in kept), tuple(label for _, label in kept))
 
 
 def _files(walk: _Walk, classes: tuple[str, ...], root: Path) -> Files:

@@ -1,7 +1,7 @@
 """Images that are held in memory, as one tensor."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -42,6 +42,10 @@ class MemorySource:
         """Return a source of these images alone, in this order."""
         return MemorySource(self.images[indices], self._labels[indices])
 
+    def hashes(self) -> list[int]:
+        """Return a number for each image, the same where images are, within this process."""
+        return [hash(pixels.tobytes()) for pixels in self.images.numpy()]
+
     def read(self, batches: Iterable[Tensor], crop: SampleCrop | None = None) -> Iterator[Tensor]:
         """Yield the images of each batch of indices, ``(B, C, H, W)`` uint8."""
         for indices in batches:
@@ -68,13 +72,18 @@ def preprocessed(images: Tensor, preprocess: Preprocess) -> Tensor:
     return torch.cat([preprocess(chunk) for chunk in images.split(_CHUNK)])
 
 
-def fingerprint(*tensors: Tensor) -> str:
-    """Return a digest of tensors' bytes, shapes and types."""
-    digest = hashlib.sha256()
+def fingerprint(*tensors: Tensor, about: str = "") -> str:
+    """Return a digest of tensors' bytes, shapes and types, and of a text about them."""
+    digest = hashlib.sha256(about.encode())
     for tensor in tensors:
         digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
         digest.update(tensor.contiguous().view(-1).numpy().data)
     return digest.hexdigest()
+
+
+def combined(parts: Mapping[str, str]) -> str:
+    """Return a digest of the digests of parts, and of their names and order."""
+    return hashlib.sha256(repr(list(parts.items())).encode()).hexdigest()
 
 
 def _cropped(images: Tensor, indices: Tensor, crop: SampleCrop) -> Tensor:

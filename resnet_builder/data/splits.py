@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from resnet_builder.data.contract import (
     CropsPictures,
     ImageSource,
     Loaded,
+    Recognises,
     Report,
     Stop,
     Surroundings,
@@ -54,6 +55,8 @@ class Splits:
         fingerprint: A digest that changes when any image, label or class does.
         validation_indices: Which of the data set's training images were set aside.
         notices: What a user should know, one line each.
+        parts: Digests of parts of the data, by their names.
+        skipped: Names of pictures that were left out because they cannot be decoded.
     """
 
     train: ImageSource
@@ -65,10 +68,17 @@ class Splits:
     fingerprint: str
     validation_indices: tuple[int, ...] = ()
     notices: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
 
 def load_splits(
-    spec: Spec, *, data_dir: Path | None = None, stop: Stop = never, report: Report = silent
+    spec: Spec,
+    *,
+    data_dir: Path | None = None,
+    skip_bad: bool = False,
+    stop: Stop = never,
+    report: Report = silent,
 ) -> Splits:
     """Read a spec's data set and divide it.
 
@@ -76,6 +86,7 @@ def load_splits(
         spec: The experiment, resolved, with data.
         data_dir: Where data sets live; by default ``$RESNET_BUILDER_DATA``, else the user's
             cache folder.
+        skip_bad: Whether pictures that cannot be decoded are left out, instead of refused.
         stop: Polled in every loop.
         report: Told of downloads and scans.
 
@@ -88,9 +99,16 @@ def load_splits(
     data = spec.data
     dataset = DATASETS.get(data.dataset.type)(**data.dataset.options)
     preprocess = Preprocessing(data.preprocess)
-    folder = data_dir or default_data_dir()
-    whole_pictures = _crops_pictures(data)
-    loaded = dataset.load(Surroundings(folder, preprocess, stop, report, whole_pictures))
+    loaded = dataset.load(
+        Surroundings(
+            data_dir=data_dir or default_data_dir(),
+            preprocess=preprocess,
+            stop=stop,
+            report=report,
+            whole_pictures=_crops_pictures(data),
+            skip_bad=skip_bad,
+        )
+    )
     _refuse_other_classes(spec, loaded)
     _refuse_other_images(spec, loaded)
     train, validation, indices = _divide(loaded, data)
@@ -104,7 +122,9 @@ def load_splits(
         std=std,
         fingerprint=loaded.fingerprint,
         validation_indices=indices,
-        notices=loaded.notices,
+        notices=(*loaded.notices, *_repetitions(train, validation, loaded.test)),
+        parts=loaded.parts,
+        skipped=loaded.skipped,
     )
 
 
@@ -179,6 +199,21 @@ def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
     except ValueError as error:
         raise DataError(f"data.validation: {error}") from error
     return torch.tensor(sorted(chosen))
+
+
+def _repetitions(
+    train: ImageSource, validation: ImageSource | None, test: ImageSource | None
+) -> Iterator[str]:
+    """Say how many images to choose or to report on are, bit for bit, training images."""
+    known = set(_hashes(train))
+    for name, other in (("validation", validation), ("test", test)):
+        hashes = _hashes(other)
+        if again := sum(one in known for one in hashes):
+            yield f"{again:,} of {len(hashes):,} {name} images are training images too"
+
+
+def _hashes(source: ImageSource | None) -> list[int]:
+    return source.hashes() if isinstance(source, Recognises) else []
 
 
 def _refuse_other_classes(spec: Spec, loaded: Loaded) -> None:

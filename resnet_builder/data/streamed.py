@@ -33,16 +33,20 @@ class StreamedSource:
     Args:
         paths: The files, N of them.
         labels: ``(N,)`` whole numbers.
+        digests: ``(N, 32)`` uint8: the SHA-256 of each file.
         reader: Makes images of them.
 
     Raises:
         DataError: A label is no whole number.
     """
 
-    def __init__(self, paths: Sequence[str], labels: Tensor, reader: Reader) -> None:
-        assert len(paths) == len(labels)
+    def __init__(
+        self, paths: Sequence[str], labels: Tensor, digests: Tensor, reader: Reader
+    ) -> None:
+        assert len(paths) == len(labels) == len(digests)
         self._paths = tuple(paths)
         self._labels = whole(labels)
+        self._digests = digests
         self._reader = reader
 
     @property
@@ -56,7 +60,11 @@ class StreamedSource:
     def take(self, indices: Tensor) -> "StreamedSource":
         """Return a source of these pictures alone, in this order."""
         paths = [self._paths[index] for index in indices.tolist()]
-        return StreamedSource(paths, self._labels[indices], self._reader)
+        return StreamedSource(paths, self._labels[indices], self._digests[indices], self._reader)
+
+    def hashes(self) -> list[int]:
+        """Return a number for each picture, the same where files are, within this process."""
+        return [hash(digest.tobytes()) for digest in self._digests.numpy()]
 
     def read(self, batches: Iterable[Tensor], crop: SampleCrop | None = None) -> Iterator[Tensor]:
         """Yield the pictures of each batch of indices, ``(B, C, H, W)`` uint8.
@@ -64,19 +72,31 @@ class StreamedSource:
         Raises:
             DataError: A picture cannot be decoded, or is not of the others' size.
         """
-        workers = _workers(len(self))
-        for batch in DataLoader(
-            _Pictures(self._paths, self._reader, crop),
-            batch_sampler=_AsLists(batches),
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_interrupts_to_the_parent,
-            multiprocessing_context=_context() if workers else None,
-            generator=torch.Generator(),  # or a draw from the global one would be made
-        ):
+        pictures = _Pictures(self._paths, self._reader, crop)
+        for batch in read_ahead(pictures, batches, len(self)):
             if isinstance(batch, str):
                 raise DataError(batch)
             yield batch
+
+
+def read_ahead(files: Dataset[Any], batches: Iterable[Tensor], count: int) -> Iterator[Any]:
+    """Yield what a data set makes of each batch of indices, in order.
+
+    Args:
+        files: Its ``__getitems__`` is called in worker processes, unless there are few files.
+        batches: ``(B,)`` int64 indices.
+        count: How many files there are.
+    """
+    workers = _workers(count)
+    yield from DataLoader(
+        files,
+        batch_sampler=_AsLists(batches),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_leave_interrupts_to_the_parent,
+        multiprocessing_context=_context() if workers else None,
+        generator=torch.Generator(),  # or a draw from the global one would be made
+    )
 
 
 @dataclass(frozen=True)

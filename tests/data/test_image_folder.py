@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from resnet_builder.data import decoded, image_folder, streamed
+from resnet_builder.data import image_folder, kept, streamed, survey
 from resnet_builder.data.augment.geometry import RandomResizedCrop, window
 from resnet_builder.data.batches import TrainBatches
 from resnet_builder.data.contract import Loaded, Surroundings
@@ -84,7 +84,8 @@ def test_pictures_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch
         decoded.append(path)
         return decode(path, channels)
 
-    monkeypatch.setattr(image_folder, "decode", counted)
+    for module in (image_folder, survey):
+        monkeypatch.setattr(module, "decode", counted)
     second = load(folder)
     assert isinstance(second.train, MemorySource)
     assert len(decoded) == 1  # the one whose size is looked at
@@ -379,12 +380,6 @@ def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
         load(folder)
 
 
-def test_row49_pictures_in_two_splits_are_counted(folder: Path) -> None:
-    same = (folder / "train" / "ant" / "1.png").read_bytes()
-    (folder / "test" / "bee" / "copy.png").write_bytes(same)
-    assert load(folder).notices == ("1 of 7 test pictures are training pictures too",)
-
-
 def test_listing_and_decoding_can_be_stopped(folder: Path) -> None:
     with pytest.raises(Stopped):
         load(folder, stop=lambda: True)
@@ -396,7 +391,7 @@ def test_a_data_folder_that_cannot_be_written_only_costs_time(
     def fail(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(decoded, "save_file", fail)
+    monkeypatch.setattr(kept, "save_file", fail)
     loaded = load(folder)
     assert len(loaded.train) == 12
     assert "not kept for the next run" in loaded.notices[0]
