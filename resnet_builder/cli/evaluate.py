@@ -13,6 +13,7 @@ from resnet_builder.cli.options import (
     debug_option,
     json_option,
     plugin_option,
+    skip_bad_option,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ MOST_COLUMNS = 20
     help="The images.",
 )
 @data_dir_option
+@skip_bad_option
 @plugin_option
 @json_option
 @debug_option
@@ -48,6 +50,7 @@ def evaluate(
     weights: Path,
     split: str,
     data_dir: Path | None,
+    skip_bad: bool,
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -64,7 +67,9 @@ def evaluate(
     trained = load_trained(weights, plugins=plugins)
     device = device_for(trained.spec, warn=note)
     with invocation.signals.polled() as stop, display() as shown:
-        splits = load_own_splits(trained, data_dir=data_dir, stop=stop, report=shown.report)
+        splits = load_own_splits(
+            trained, data_dir=data_dir, skip_bad=skip_bad, stop=stop, report=shown.report
+        )
         for notice in splits.notices:
             shown.say(notice)
         found = evaluate_split(trained, splits, split, device=device, stop=stop)

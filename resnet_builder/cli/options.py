@@ -83,6 +83,15 @@ def data_dir_option(command: F) -> F:
     )(command)
 
 
+def skip_bad_option(command: F) -> F:
+    """Add ``--skip-bad``."""
+    return click.option(
+        "--skip-bad",
+        is_flag=True,
+        help="Leave out pictures that cannot be decoded, and name them, instead of refusing all.",
+    )(command)
+
+
 def json_option(command: F) -> F:
     """Add ``--json``."""
     return click.option("as_json", "--json", is_flag=True, help="Print one JSON document.")(command)

@@ -17,6 +17,7 @@ from resnet_builder.cli.options import (
     debug_option,
     json_option,
     layer_options,
+    skip_bad_option,
 )
 from resnet_builder.errors import Stopped
 
@@ -53,6 +54,7 @@ _HERE = ""
 )
 @layer_options
 @data_dir_option
+@skip_bad_option
 @click.option(
     "--allow-spec-change",
     is_flag=True,
@@ -80,6 +82,7 @@ def train(
     with_: tuple[str, ...],
     plugins: tuple[str, ...],
     data_dir: Path | None,
+    skip_bad: bool,
     allow_spec_change: bool,
     allow_inexact: bool,
     force_unlock: bool,
@@ -116,6 +119,7 @@ def train(
             allow_spec_change=allow_spec_change,
             allow_inexact=allow_inexact,
             force_unlock=force_unlock,
+            skip_bad=skip_bad,
             observer=shown,
             report=shown.report,
             say=shown.say,

@@ -41,12 +41,7 @@ class TrainBatches:
         device: torch.device,
         share: Share = WHOLE,
     ) -> None:
-        if len(source) < batch_size:
-            raise DataError(
-                f"{len(source):,} training images are fewer than one batch of {batch_size:,}; "
-                "lower train.batch_size"
-            )
-        self.steps_per_epoch = len(source) // batch_size
+        self.steps_per_epoch = steps_per_epoch(len(source), batch_size)
         self._source = source
         self._batch_size = batch_size
         self._seed = seed
@@ -85,6 +80,20 @@ class TrainBatches:
 def _only(batch: Batch, positions: Tensor) -> Batch:
     positions = positions.to(batch.images.device)
     return replace(batch, images=batch.images[positions], targets=batch.targets[positions])
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Return how many full batches there are in an epoch.
+
+    Raises:
+        DataError: There is none.
+    """
+    if images < batch_size:
+        raise DataError(
+            f"{images:,} training images are fewer than one batch of {batch_size:,}; "
+            "lower train.batch_size"
+        )
+    return images // batch_size
 
 
 def evaluation_batches(

@@ -146,6 +146,8 @@ class DataRecord(Record):
         classes: Names, by label.
         images: By split, after validation images were set aside.
         validation: Which of the data set's training images those are.
+        parts: Digests of parts of the data, by their names, to tell what has changed.
+        skipped: Names of pictures that were left out because they cannot be decoded.
         first_weights_sha256: Of the file that the network started from, if it did.
     """
 
@@ -154,6 +156,8 @@ class DataRecord(Record):
     classes: tuple[str, ...]
     images: dict[str, Count]
     validation: tuple[Count, ...]
+    parts: dict[str, str] = {}
+    skipped: tuple[str, ...] = ()
     first_weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 

@@ -47,6 +47,7 @@ def load_own_splits(
     trained: Trained,
     *,
     data_dir: Path | None = None,
+    skip_bad: bool = False,
     stop: Stop = never,
     report: Report = silent,
 ) -> Splits:
@@ -57,6 +58,7 @@ def load_own_splits(
     Args:
         trained: The network.
         data_dir: Where data sets live.
+        skip_bad: Whether pictures that cannot be decoded are left out, instead of refused.
         stop: Polled in every loop.
         report: Told of downloads and scans.
 
@@ -73,7 +75,7 @@ def load_own_splits(
     if header.mean is not None and header.std is not None:
         own["normalize"] = Normalize(mean=header.mean, std=header.std)
     own_spec = spec.model_copy(update={"data": spec.data.model_copy(update=own)})
-    splits = load_splits(own_spec, data_dir=data_dir, stop=stop, report=report)
+    splits = load_splits(own_spec, data_dir=data_dir, skip_bad=skip_bad, stop=stop, report=report)
     if header.mean is not None:
         return splits
     notice = f"{trained.path} does not say how images are normalised; here, by their own statistics"

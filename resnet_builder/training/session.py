@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from resnet_builder.builder import build, first_weights_digest, resolve
+from resnet_builder.data.batches import steps_per_epoch
 from resnet_builder.data.contract import Report, Stop, never, silent
 from resnet_builder.data.splits import Splits, load_splits
 from resnet_builder.device import pick_device
@@ -22,6 +23,7 @@ from resnet_builder.spec.loading import dump_spec, load_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.fit import fit
 from resnet_builder.training.observer import SILENT, Observer
+from resnet_builder.training.own_data import describe_data, leaves_out, settle_data
 
 RUNS = Path("runs")
 """Where runs are made that were given no directory."""
@@ -41,6 +43,8 @@ class Session:
         allow_spec_change: Whether a run may go on although recipe or data have changed.
         allow_inexact: Whether it may go on where it cannot be to the same bits.
         force_unlock: Whether to take a run from a process that seems to hold it.
+        skip_bad: Whether pictures that cannot be decoded are left out, instead of refused; a run
+            that was begun so goes on so.
         observer: Told what happens.
         report: Told of downloads and scans.
         say: Told what else the user should know, in one line.
@@ -53,6 +57,7 @@ class Session:
     allow_spec_change: bool = False
     allow_inexact: bool = False
     force_unlock: bool = False
+    skip_bad: bool = False
     observer: Observer = SILENT
     report: Report = silent
     say: Warn = unheard
@@ -76,7 +81,7 @@ class Session:
         self._refuse_untrainable()
         if out is not None and out.exists():
             RunDirectory.create(out)  # says why it cannot be made
-        splits = self._load()
+        splits = self._load(skip_bad=self.skip_bad)
         with begun(self.spec, self._describe(splits), out) as run:
             return self._fit(run, splits)
 
@@ -101,7 +106,8 @@ class Session:
             if run.is_finished:
                 self.say(f"{run.path} is already complete")
                 return ResultRecord.read(run.result)
-            splits = self._load()
+            leaving_out = run.is_published and leaves_out(run)
+            splits = self._load(skip_bad=self.skip_bad or leaving_out)
             if run.is_published:
                 settle_data(run, splits, allow_spec_change=changing)
                 settle_first_weights(run, self.spec)
@@ -113,11 +119,19 @@ class Session:
         if self.spec.data is None or self.spec.train is None:
             raise UsageError(f"{self.spec.name}: a spec to train needs `data` and `train`")
 
-    def _load(self) -> Splits:
+    def _load(self, *, skip_bad: bool) -> Splits:
+        assert self.spec.train is not None, "refused before"
         pick_device(self.spec.run.device)  # one that is missing is told before any download
-        splits = load_splits(self.spec, data_dir=self.data_dir, stop=self.stop, report=self.report)
+        splits = load_splits(
+            self.spec,
+            data_dir=self.data_dir,
+            skip_bad=skip_bad,
+            stop=self.stop,
+            report=self.report,
+        )
         for notice in splits.notices:
             self.say(notice)
+        steps_per_epoch(len(splits.train), self.spec.train.batch_size)
         return splits
 
     def _describe(self, splits: Splits) -> DataRecord:
@@ -207,39 +221,6 @@ def found(
         yield run
 
 
-def settle_data(run: RunDirectory, splits: Splits, *, allow_spec_change: bool = False) -> None:
-    """Compare the images with those that a run was begun with.
-
-    Args:
-        run: A run that is published.
-        splits: The images to go on with.
-        allow_spec_change: Whether other images may be set aside for validation.
-
-    Raises:
-        DataError: They are others.
-        StorageError: What they were cannot be read or written.
-    """
-    before = DataRecord.read(run.data)
-    after = describe_data(splits, before.first_weights_sha256)
-    if before == after:
-        return
-    if before.fingerprint == after.fingerprint and allow_spec_change:
-        after.write(run.data)
-        return
-    differing = [
-        f"{split}: {before.images.get(split, 0):,} images, now {after.images.get(split, 0):,}"
-        for split in {**before.images, **after.images}
-        if before.images.get(split) != after.images.get(split)
-    ]
-    differing += [f"{name}: a new class" for name in after.classes if name not in before.classes]
-    differing += [f"{name}: no class now" for name in before.classes if name not in after.classes]
-    what = "\n  ".join(differing or ["as many as before, but not the same"])
-    raise DataError(
-        f"{run.path} cannot go on, as its images have changed:\n  {what}\n"
-        "bring them back, or start another run"
-    )
-
-
 def settle_first_weights(run: RunDirectory, spec: Spec) -> None:
     """Compare the weights that a run starts from with those that it began with.
 
@@ -276,23 +257,6 @@ def threads(spec: Spec, run: RunDirectory) -> int | None:
     if spec.run.threads != "auto":
         return spec.run.threads
     return EnvRecord.read(run.env).choices.threads if run.env.exists() else None
-
-
-def describe_data(splits: Splits, first_weights_sha256: str | None = None) -> DataRecord:
-    """Record what a run trains on.
-
-    Args:
-        splits: The images.
-        first_weights_sha256: Of the file that it starts from, if it does.
-    """
-    sources = {"train": splits.train, "val": splits.validation, "test": splits.test}
-    return DataRecord(
-        fingerprint=splits.fingerprint,
-        classes=splits.classes,
-        images={split: len(source) for split, source in sources.items() if source is not None},
-        validation=splits.validation_indices,
-        first_weights_sha256=first_weights_sha256,
-    )
 
 
 def _settle_spec(run: RunDirectory, spec: Spec, *, allow_spec_change: bool, warn: Warn) -> None:

@@ -37,7 +37,12 @@ EXAMPLES: dict[str, Record] = {
         versions=VERSIONS, platform="Linux-6.1-x86_64", device="CPU (x86_64)", choices=CHOICES
     ),
     "data": DataRecord(
-        fingerprint="0123", classes=("cat", "dog"), images={"train": 3, "val": 1}, validation=(2,)
+        fingerprint="0123",
+        classes=("cat", "dog"),
+        images={"train": 3, "val": 1},
+        validation=(2,),
+        parts={"train/cat": "45", "train/dog": "67"},
+        skipped=("train/cat/3.png",),
     ),
     "data-fine-tuning": DataRecord(
         fingerprint="0123",

@@ -13,7 +13,8 @@ from resnet_builder.runs.environment import describe_environment
 from resnet_builder.runs.lock import locked
 from resnet_builder.runs.records import Choices, DataRecord, ResultRecord
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.session import Session, settle_data, threads
+from resnet_builder.training.own_data import settle_data
+from resnet_builder.training.session import Session, threads
 from tests.cli.experiments import write_tiny
 
 
