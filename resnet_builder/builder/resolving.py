@@ -1,6 +1,9 @@
 """Writing out what a spec leaves to defaults, so that a later release rebuilds the same."""
 
+from dataclasses import replace
 from typing import Any
+
+from pydantic import ValidationError
 
 from resnet_builder.builder.parts import (
     MODEL_PARTS,
@@ -11,7 +14,9 @@ from resnet_builder.builder.parts import (
 )
 from resnet_builder.data.contract import AUGMENTATIONS, DATASETS, Facts
 from resnet_builder.data.preprocess import preprocess_shape
+from resnet_builder.errors import PartError
 from resnet_builder.registry import Registry
+from resnet_builder.runs.records import first_problem
 from resnet_builder.spec.data_section import DataSpec
 from resnet_builder.spec.model_section import ModelSpec, StageSpec
 from resnet_builder.spec.schema import Spec
@@ -25,8 +30,8 @@ def resolve(spec: Spec) -> Spec:
     """Write out every default and every option of every part.
 
     Raises:
+        PartError: A part's options are wrong.
         RegistryError: A part is not registered.
-        pydantic.ValidationError: A part's options are wrong.
     """
     return spec.model_copy(
         update={
@@ -65,7 +70,7 @@ def fed_facts(data: DataSpec) -> Facts:
     """Return what is known, before reading any, of the images a network is fed."""
     facts: Facts = bind(DATASETS, data.dataset)().facts
     channels, size = preprocess_shape(data.preprocess, facts.channels, facts.image_size)
-    return Facts(facts.num_classes, channels, size, facts.own_validation)
+    return replace(facts, channels=channels, image_size=size)
 
 
 def _resolve_stage(stage: StageSpec) -> StageSpec:
@@ -76,4 +81,8 @@ def _resolve_stage(stage: StageSpec) -> StageSpec:
 
 
 def _resolve_part(registry: Registry[Any], part: Part) -> Part:
-    return Part(type=part.type, **part_options(registry, part))
+    try:
+        options = part_options(registry, part)
+    except ValidationError as error:
+        raise PartError(f"{part.type}: {first_problem(error)}", code="wrong-type") from error
+    return Part(type=part.type, **options)

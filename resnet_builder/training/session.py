@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from resnet_builder.builder import build, first_weights_digest, resolve
+from resnet_builder.builder import build, check, first_weights_digest
 from resnet_builder.data.batches import steps_per_epoch
 from resnet_builder.data.contract import Report, Stop, never, silent
 from resnet_builder.data.splits import Splits, load_splits
 from resnet_builder.device import pick_device
-from resnet_builder.errors import DataError, UsageError
+from resnet_builder.errors import DataError, SpecError, UsageError
 from resnet_builder.model import ResNet
 from resnet_builder.runs.changes import Change, compare_specs
 from resnet_builder.runs.checkpoint import has_checkpoints
@@ -19,7 +19,7 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, unheard
 from resnet_builder.runs.lock import locked
 from resnet_builder.runs.records import ChangeRow, DataRecord, EnvRecord, ResultRecord
-from resnet_builder.spec.loading import dump_spec, load_spec
+from resnet_builder.spec.loading import dump_spec, read_draft
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.fit import fit
 from resnet_builder.training.observer import SILENT, Observer
@@ -261,7 +261,7 @@ def threads(spec: Spec, run: RunDirectory) -> int | None:
 
 def _settle_spec(run: RunDirectory, spec: Spec, *, allow_spec_change: bool, warn: Warn) -> None:
     """Refuse a spec that is not the run's, or record what it changes and write it down."""
-    changes = compare_specs(resolve(load_spec(run.spec)), spec)
+    changes = compare_specs(_own_spec(run), spec)
     if not changes:
         return
     _refuse(run, changes, allow_spec_change=allow_spec_change)
@@ -273,6 +273,19 @@ def _settle_spec(run: RunDirectory, spec: Spec, *, allow_spec_change: bool, warn
         )
         append_line(run.changes, row.to_json())
     run.publish(dump_spec(spec))
+
+
+def _own_spec(run: RunDirectory) -> Spec:
+    """Read a run's spec, which is resolved, unless somebody has changed it since.
+
+    Raises:
+        SpecError: It is no spec any more.
+        StorageError: It cannot be read.
+    """
+    own = check(read_draft(run.spec))
+    if own.spec is None:
+        raise SpecError(own.problems)
+    return own.spec
 
 
 def _refuse(run: RunDirectory, changes: Sequence[Change], *, allow_spec_change: bool) -> None:

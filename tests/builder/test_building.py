@@ -223,6 +223,11 @@ def test_shapes_that_do_not_fit_are_refused_when_built() -> None:
         built(cifar_spec(norm={"type": "group_norm", "groups": 5}))
 
 
+def test_option_of_the_wrong_kind_is_an_error_of_its_part() -> None:
+    with pytest.raises(PartError, match=r"^batch_norm: eps: Input should be a valid number$"):
+        built(cifar_spec(norm={"type": "batch_norm", "eps": "small"}))
+
+
 @pytest.mark.parametrize("norm", NORMS.names())
 def test_every_norm_trains_and_is_deterministic(norm: str) -> None:
     options = {"groups": 8} if norm == "group_norm" else {}

@@ -7,7 +7,7 @@ import pytest
 
 from resnet_builder.builder import read_spec
 from resnet_builder.data.splits import load_splits
-from resnet_builder.errors import BusyError, DataError, Stopped, UsageError
+from resnet_builder.errors import BusyError, DataError, SpecError, Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import describe_environment
 from resnet_builder.runs.lock import locked
@@ -98,6 +98,18 @@ def test_row50_each_difference_of_data_is_named(folder: Path) -> None:
     changed = load_splits(tiny(folder, "data.dataset.seed=1", "data.validation=16"))
     with pytest.raises(DataError, match="as many as before, but not the same"):
         settle_data(run, changed, allow_spec_change=True)
+
+
+def test_run_whose_own_spec_was_broken_is_refused_where_it_is(folder: Path) -> None:
+    Session(tiny(folder)).begin(folder / "run")
+    run = RunDirectory(folder / "run")
+    run.result.unlink()
+    run.spec.write_text(run.spec.read_text().replace("eps: 1.0e-05", "eps: 1.0e0e-05"))
+    with pytest.raises(SpecError) as raised:
+        Session(tiny(folder)).go_on(folder / "run")
+    [problem] = raised.value.errors
+    assert (problem.code, problem.path) == ("wrong-type", "model.norm.eps")
+    assert problem.file == str(run.spec)
 
 
 def test_threads_are_those_the_run_has_used(folder: Path) -> None:
