@@ -21,7 +21,12 @@ from resnet_builder.builder.parts import (
     model_parts,
     part_options,
 )
-from resnet_builder.builder.resolving import fed_facts, resolve, resolve_model
+from resnet_builder.builder.resolving import (
+    DEFAULT_CHANNELS,
+    fed_facts,
+    resolve,
+    resolve_model,
+)
 from resnet_builder.data.contract import AUGMENTATIONS
 from resnet_builder.errors import PartError, RegistryError
 from resnet_builder.model import ResNet, count_macs, count_parameters
@@ -246,7 +251,8 @@ def _data_problems(draft: Draft) -> Iterator[Problem]:
     except PartError as error:
         yield _part_problem(error, ("data", "dataset"), positions)
         return
-    yield from _augment_problems(data, positions)
+    asked = facts.channels if draft.model is None else draft.model.in_channels or facts.channels
+    yield from _augment_problems(data, asked or DEFAULT_CHANNELS, positions)
     if draft.model is not None:
         model = draft.model
         for key, what, given, fed in (
@@ -271,17 +277,25 @@ _MENDS = {
 }
 
 
-def _augment_problems(data: DataSpec, positions: Positions) -> Iterator[Problem]:
-    """Make every augmentation, and check that none needs pixels that are no longer there."""
+def _augment_problems(data: DataSpec, channels: int, positions: Positions) -> Iterator[Problem]:
+    """Make every augmentation, and check that none needs pixels or channels that are not there."""
     floats_since: str | None = None
     for number, part in enumerate(data.augment):
         path = ("data", "augment", number)
         try:
-            works_on = bind(AUGMENTATIONS, part)().works_on
+            made = bind(AUGMENTATIONS, part)()
         except PartError as error:
             yield _part_problem(error, path, positions)
             continue
-        if part.type == "random_resized_crop" and number:
+        works_on, allowed = made.works_on, getattr(made, "channels", (channels,))
+        if channels not in allowed:
+            counts = " or ".join(map(str, allowed))
+            yield positions.problem(
+                "mismatch",
+                path,
+                f"`{part.type}` changes images of {counts} channels, not {channels}",
+            )
+        elif part.type == "random_resized_crop" and number:
             yield positions.problem("exclusive", path, f"`{part.type}` must stand first")
         elif works_on == "pixels" and floats_since is not None:
             yield positions.problem(

@@ -195,6 +195,7 @@ class Augmentation(Protocol):
     One that changes each image by itself, or by some of those that follow it in the batch, may
     say so in an attribute ``reach``: their number, 0 for none; after the last image follows the
     first. Where several processes share a batch, one without it is given the whole batch in each.
+    One that cannot change images of any number of channels says which it can in ``channels``.
     """
 
     @property

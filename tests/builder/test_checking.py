@@ -145,6 +145,20 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             + caret(4, "  in_channels: 1", 16)
         ],
     ),
+    "augmentation-channels": (
+        [
+            (
+                "dataset: cifar10",
+                "dataset: {type: synthetic, channels: 4}\n"
+                "  augment: [horizontal_flip, trivial_augment]",
+            )
+        ],
+        [
+            "/s.yaml:12:30: error[mismatch]: data.augment[1]: `trivial_augment` changes images of "
+            "1 or 3 channels, not 4\n"
+            + caret(12, "  augment: [horizontal_flip, trivial_augment]", 30)
+        ],
+    ),
 }
 
 
@@ -152,6 +166,15 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
 def test_message_is_exact(name: str, tmp_path: Path) -> None:
     changes, wanted = CASES[name]
     assert problems(tmp_path, *changes) == wanted
+
+
+@pytest.mark.parametrize("name", ["trivial_augment", "rand_augment"])
+@pytest.mark.parametrize(("channels", "count"), [(1, 0), (2, 1), (3, 0)])
+def test_colours_are_changed_of_images_that_have_them(
+    name: str, channels: int, count: int, tmp_path: Path
+) -> None:
+    data = f"dataset: {{type: synthetic, channels: {channels}}}\n  augment: [{name}]"
+    assert len(problems(tmp_path, ("dataset: cifar10", data))) == count
 
 
 def test_both_halves_report_together_in_file_order(tmp_path: Path) -> None:

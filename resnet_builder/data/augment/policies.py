@@ -15,6 +15,9 @@ from resnet_builder.data.vision import functional
 BINS = 31
 """Magnitudes are numbered from 0 to 30."""
 
+COLOURS = (1, 3)
+"""Channels of the images that have a saturation and a contrast: grey ones and coloured ones."""
+
 Magnitudes = tuple[float, ...]
 
 
@@ -143,6 +146,7 @@ class TrivialAugment:
     """Make one change of any kind and any magnitude to each image (Müller and Hutter 2021)."""
 
     works_on: Literal["pixels"] = "pixels"
+    channels = COLOURS
     reach = 0
 
     def __call__(self, batch: Batch, draws: Draws) -> Batch:
@@ -166,6 +170,7 @@ class RandAugment:
     """
 
     works_on: Literal["pixels"] = "pixels"
+    channels = COLOURS
     reach = 0
 
     def __init__(
