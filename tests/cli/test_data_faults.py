@@ -1,0 +1,242 @@
+"""Data that are broken, wrong or changed: what ``train`` and ``evaluate`` make of them."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from resnet_builder.data import DATASETS
+from resnet_builder.data.contract import Facts, Loaded, Surroundings
+from resnet_builder.data.memory import MemorySource
+from tests.cli.experiments import call, write_tiny
+from tests.data.folders import WAYS, write_pets, write_pets_spec, write_picture
+
+
+def train(spec: Path, folder: Path, *more: object) -> Any:
+    return call("train", spec, "--data-dir", folder, *more)
+
+
+def break_pictures(pets: Path) -> list[Path]:
+    """Break pictures in four ways, the first of the data set among them."""
+    broken = [
+        pets / "train" / "ant" / "0.bmp",
+        pets / "train" / "bee" / "cut.jpg",
+        pets / "train" / "bee" / "text.jpg",
+        pets / "test" / "ant" / "empty.png",
+    ]
+    broken[0].write_bytes(broken[0].read_bytes()[:100])
+    content = write_picture(broken[1], 7).read_bytes()
+    broken[1].write_bytes(content[: len(content) // 2])
+    broken[2].write_text("I am no picture")
+    broken[3].write_bytes(b"")
+    (pets / "train" / "ant" / "folder.png").mkdir()
+    return broken
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_row43_broken_pictures_are_all_named_and_leave_no_run(way: str, folder: Path) -> None:
+    broken = break_pictures(write_pets(folder))
+    result = train(write_pets_spec(folder, way), folder)
+    assert result.exit_code == 3
+    assert "error: 4 pictures cannot be decoded" in result.stderr
+    assert all(f"\n  {path}: cannot be decoded: " in result.stderr for path in broken)
+    assert "--skip-bad" in result.stderr
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_row43_skipped_pictures_are_named_recorded_and_never_replaced(
+    way: str, folder: Path
+) -> None:
+    pets = write_pets(folder)
+    broken = break_pictures(pets)
+    spec = write_pets_spec(folder, way)
+    result = train(spec, folder, "--skip-bad", "--out", "run")
+    assert result.exit_code == 0, result.stderr
+    assert all(f"left out {path}: cannot be decoded: " in result.stderr for path in broken)
+    data = json.loads((folder / "run" / "data.json").read_text())
+    assert data["images"] == {"train": 9, "test": 10}
+    assert data["skipped"] == sorted(path.relative_to(pets).as_posix() for path in broken)
+    for path in broken:
+        path.unlink()
+    assert train(spec, folder, "--out", "without").exit_code == 0
+    assert weights(folder / "run") == weights(folder / "without")
+
+
+def weights(run: Path) -> bytes:
+    return (run / "last.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_row43_run_that_skips_pictures_goes_on_without_the_flag(way: str, folder: Path) -> None:
+    pets = write_pets(folder)
+    break_pictures(pets)
+    assert train(write_pets_spec(folder, way), folder, "--skip-bad", "--out", "run").exit_code == 0
+    before = weights(folder / "run")
+    begin_again(folder / "run")
+    result = call("train", "--resume", "run", "--data-dir", folder)
+    assert result.exit_code == 0, result.stderr
+    assert weights(folder / "run") == before
+    begin_again(folder / "run")
+    write_picture(pets / "train" / "ant" / "0.bmp", 0)
+    result = call("train", "--resume", "run", "--data-dir", folder)
+    assert result.exit_code == 3
+    assert "train/ant/0.bmp: can be decoded now" in result.stderr
+
+
+def begin_again(run: Path) -> None:
+    """Take a run back to its first step."""
+    (run / "result.json").unlink()
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_row43_evaluation_skips_only_what_it_is_told_to(way: str, folder: Path) -> None:
+    pets = write_pets(folder)
+    assert train(write_pets_spec(folder, way), folder, "--out", "run").exit_code == 0
+    broken = pets / "test" / "bee" / "4.bmp"
+    broken.write_bytes(b"")
+    line = ("evaluate", "run", "--data-dir", folder)
+    refused, skipping = call(*line), call(*line, "--skip-bad", "--json")
+    assert refused.exit_code == 3
+    assert "1 picture cannot be decoded; mend or remove what is broken" in refused.stderr
+    assert f"{broken}: " in refused.stderr
+    assert f"left out {broken}: " in skipping.stderr
+    assert json.loads(skipping.stdout)["images"] == 9
+
+
+def test_row43_class_without_pictures_that_can_be_decoded_is_named(folder: Path) -> None:
+    pets = write_pets(folder)
+    for path in (pets / "test" / "bee").iterdir():
+        path.write_bytes(b"")
+    result = train(write_pets_spec(folder), folder, "--skip-bad")
+    assert result.exit_code == 3
+    assert "no picture in test can be decoded of bee" in result.stderr
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_row50_one_byte_of_a_picture_is_noticed_and_its_class_named(way: str, folder: Path) -> None:
+    pets = write_pets(folder)
+    assert train(write_pets_spec(folder, way), folder, "--out", "run").exit_code == 0
+    begin_again(folder / "run")
+    path = pets / "train" / "bee" / "3.bmp"
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1
+    path.write_bytes(content)
+    result = call("train", "--resume", "run", "--data-dir", folder)
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[-3:] == [
+        "error: run cannot go on, as its images have changed:",
+        "  train/bee: not what it was",
+        "bring them back, or start another run",
+    ]
+    content[-4] ^= 1
+    path.write_bytes(content)
+    assert call("train", "--resume", "run", "--data-dir", folder).exit_code == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_row50_pictures_that_come_and_go_are_counted(way: str, folder: Path) -> None:
+    pets = write_pets(folder)
+    assert train(write_pets_spec(folder, way), folder, "--out", "run").exit_code == 0
+    begin_again(folder / "run")
+    (pets / "test" / "ant" / "0.bmp").unlink()
+    os.utime(pets / "train" / "ant" / "0.bmp")  # looked at again, and found to be the same
+    result = call("train", "--resume", "run", "--data-dir", folder)
+    assert result.exit_code == 3
+    assert "  test: 10 images, now 9\n  test/ant: not what it was\n" in result.stderr
+    assert "train/" not in result.stderr
+
+
+def told(labels: Tensor) -> Callable[[], Any]:
+    """Return a data set whose training images have these labels."""
+
+    class Told:
+        facts = Facts()
+
+        def load(self, surroundings: Surroundings) -> Loaded:
+            images = torch.arange(len(labels) * 192).view(-1, 3, 8, 8).byte()
+            return Loaded(MemorySource(images, labels), None, None, tuple("abcd"), "0")
+
+    return Told
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (-1, "training image 17 has label -1, beyond the 4 classes"),
+        (4, "training image 17 has label 4, beyond the 4 classes"),
+        (float("nan"), "image 17 has label nan, which is no whole number"),
+        (1.5, "image 17 has label 1.5, which is no whole number"),
+    ],
+    ids=["row46-negative", "row46-num_classes", "row46-nan", "row46-float"],
+)
+def test_wrong_label_is_named_before_anything_is_computed(
+    label: float, message: str, folder: Path
+) -> None:
+    labels = torch.arange(40) % 4
+    labels = labels.float() if isinstance(label, float) else labels
+    labels[17] = label
+    with DATASETS.temporary("told", told(labels)):
+        line = ("--set", "data.dataset=told", "--set", "data.validation=0")
+        result = call("train", write_tiny(folder), *line, "--set", "model.image_size=8")
+    assert result.exit_code == 3
+    assert message in result.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_row48_fewer_images_than_a_batch_are_3_and_leave_no_run(folder: Path) -> None:
+    result = call("train", write_tiny(folder), "--set", "train.batch_size=129")
+    assert result.exit_code == 3
+    assert "128 training images are fewer than one batch of 129; lower" in result.stderr
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("count", [128, 129], ids=["row48-no-tail", "row48-tail-of-1"])
+def test_evaluation_drops_no_image(count: int, folder: Path) -> None:
+    spec = write_tiny(folder)
+    change = ("--set", f"data.dataset.test={count}", "--set", "train.epochs=1")
+    assert call("train", spec, *change, "--out", "run").exit_code == 0
+    answer = json.loads(call("evaluate", "run", "--json").stdout)
+    assert answer["images"] == count
+    assert sum(map(sum, answer["confusion"])) == count
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_row49_pictures_in_two_splits_are_counted(way: str, folder: Path) -> None:
+    pets = write_pets(folder, ("train", "val", "test"))
+    same = (pets / "train" / "ant" / "1.bmp").read_bytes()
+    for path in ("val/ant/again.bmp", "val/bee/again.bmp", "test/bee/again.bmp"):
+        (pets / path).write_bytes(same)
+    result = train(write_pets_spec(folder, way), folder)
+    assert result.exit_code == 0
+    assert "2 of 12 validation images are training images too\n" in result.stderr
+    assert "1 of 11 test images are training images too\n" in result.stderr
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_row49_copies_that_the_split_parts_are_counted(way: str, folder: Path) -> None:
+    pets = write_pets(folder)
+    for name in ("ant", "bee"):
+        same = (pets / "train" / name / "0.bmp").read_bytes()
+        for path in (pets / "train" / name).iterdir():
+            path.write_bytes(same)
+    change = ("--set", "data.validation=4")
+    result = train(write_pets_spec(folder, way), folder, *change, "--out", "run")
+    assert result.exit_code == 0
+    assert "4 of 4 validation images are training images too\n" in result.stderr
+    data = json.loads((folder / "run" / "data.json").read_text())
+    assert data["images"] == {"train": 6, "val": 4, "test": 10}
+    assert sorted(index // 5 for index in data["validation"]) == [0, 0, 1, 1]
+
+
+def test_row49_split_of_no_images_is_3(folder: Path) -> None:
+    result = call("train", write_tiny(folder), "--set", "data.validation=0.003")
+    assert result.exit_code == 3
+    assert "data.validation: 0 of 160 training images cannot be set aside" in result.stderr
