@@ -5,8 +5,8 @@
 trains ResNet-20 by a bundled recipe on all 50,000 training images of CIFAR-10 as JPEG files
 (``DIR/train/CLASS/*.jpg`` and ``DIR/test/CLASS/*.jpg``), takes the last weights, and reads the test
 images once. Each seed writes ``benchmarks/results/RECIPE/seed-N.json`` as it ends, and
-``RECIPE/summary.json`` sums up those that there are. Before and after each training, *stock* trains
-for a while: its images per second say how long the paper's 64,000 steps would take it then and there.
+``RECIPE/summary.json`` sums up those that there are. Before and after each training, *stock*
+trains for a while: its images per second say how long the paper's 64,000 steps would take it.
 """
 
 import argparse
