@@ -1,0 +1,239 @@
+"""Pictures of every kind, each with the one way in which it becomes pixels."""
+
+import hashlib
+import io
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from resnet_builder.data.pictures import FORMATS, decode, inspect
+from resnet_builder.errors import DataError
+
+GREY = (np.arange(35, dtype=np.uint8) * 7).reshape(5, 7)
+RGB = np.stack([GREY, GREY // 2, 255 - GREY], axis=2)
+HALF = np.full((5, 7), 128, np.uint8)
+DEEP = np.arange(35, dtype=np.uint16).reshape(5, 7) * 1_927
+
+
+def saved(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+def png(colours: int, samples: np.ndarray) -> bytes:
+    """Write a PNG of 16 bits a sample, which Pillow only reads."""
+    height, width = samples.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    header = struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def turned(orientation: int, kind: str = "PNG") -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(Image.fromarray(RGB), kind, exif=exif)
+
+
+def palette(transparency: bytes | None = None) -> bytes:
+    image = Image.fromarray(RGB).quantize(35)
+    return saved(image) if transparency is None else saved(image, transparency=transparency)
+
+
+def animation(kind: str) -> bytes:
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    how = {"lossless": True} if kind == "WEBP" else {}
+    return saved(frames[0], kind, save_all=True, append_images=frames[1:], **how)
+
+
+# The first digits of the SHA-256 of pixels in RGB.
+COLOURED, GREYS = "84ab3766db8171a6", "b9cd706d35d42918"
+DEEP_COLOURS, DEEP_GREYS = "709781d7f6598ca8", "e5d8270bbb51e285"
+QUARTER = "07bc1ec33bb0c070"
+
+PICTURES: dict[str, tuple[bytes, str]] = {
+    # name: (the file, what it becomes)
+    "grey": (saved(Image.fromarray(GREY)), GREYS),
+    "grey-and-alpha": (saved(Image.fromarray(np.dstack([GREY, HALF]))), GREYS),
+    "one-bit": (saved(Image.fromarray(GREY > 100)), "6f05ce89a3b38097"),
+    "rgb": (saved(Image.fromarray(RGB)), COLOURED),
+    "rgba": (saved(Image.fromarray(np.dstack([RGB, HALF]))), COLOURED),
+    "palette": (palette(), COLOURED),
+    "palette-with-transparency": (palette(bytes(range(0, 245, 7))), COLOURED),
+    "palette-with-one-clear-colour": (palette(b"\0"), COLOURED),
+    "cmyk-tiff": (
+        saved(Image.fromarray(np.dstack([RGB, HALF]), "CMYK"), "TIFF"),
+        "989599663587cc6a",
+    ),
+    "cmyk-jpeg": (
+        saved(Image.new("CMYK", (8, 8), (255, 0, 0, 51)), "JPEG", quality=100),
+        "e53627d642d7884a",
+    ),
+    "16-bit-grey": (saved(Image.fromarray(DEEP)), DEEP_GREYS),
+    "16-bit-grey-tiff": (saved(Image.fromarray(DEEP), "TIFF"), DEEP_GREYS),
+    "16-bit-grey-and-alpha": (png(4, np.dstack([DEEP, DEEP])), DEEP_GREYS),
+    "16-bit-rgb": (png(2, np.dstack([DEEP, DEEP // 2, DEEP // 3])), DEEP_COLOURS),
+    "16-bit-rgba": (png(6, np.dstack([DEEP, DEEP // 2, DEEP // 3, DEEP])), DEEP_COLOURS),
+    "exif-1": (turned(1), COLOURED),
+    "exif-2": (turned(2), "f4f70748f92bd1df"),
+    "exif-3": (turned(3), "541a6f1c231c80ef"),
+    "exif-4": (turned(4), "30c0e90076d5b824"),
+    "exif-5": (turned(5), "014401dac8abb797"),
+    "exif-6": (turned(6), QUARTER),
+    "exif-7": (turned(7), "6b83c4d3c39b2533"),
+    "exif-8": (turned(8), "c6d8bc10ea43177f"),
+    "exif-tiff": (turned(6, "TIFF"), QUARTER),
+    "animated-gif": (animation("GIF"), COLOURED),
+    "animated-webp": (animation("WEBP"), COLOURED),
+    "bmp": (saved(Image.fromarray(RGB), "BMP"), COLOURED),
+    "ppm": (saved(Image.fromarray(RGB), "PPM"), COLOURED),
+}
+
+
+def pixels_of(content: bytes, folder: Path, channels: int = 3) -> Tensor:
+    path = folder / "x.png"  # the content tells what it is, not the ending
+    path.write_bytes(content)
+    return decode(path, channels)
+
+
+def digest(pixels: Tensor) -> str:
+    text = str(tuple(pixels.shape)).encode()
+    return hashlib.sha256(text + pixels.numpy().tobytes()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name", PICTURES, ids=lambda name: f"row44-{name}")
+def test_picture_becomes_these_pixels_and_no_others(name: str, tmp_path: Path) -> None:
+    content, wanted = PICTURES[name]
+    assert digest(pixels_of(content, tmp_path)) == wanted
+
+
+def test_row44_hashes_are_of_the_pixels_that_were_meant() -> None:
+    def of(pixels: np.ndarray) -> str:
+        return digest(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
+
+    deep = np.dstack([DEEP, DEEP // 2, DEEP // 3]) >> 8
+    assert of(RGB) == COLOURED
+    assert of(np.dstack([GREY] * 3)) == GREYS
+    assert of(np.rot90(RGB, -1)) == QUARTER
+    assert of(deep.astype(np.uint8)) == DEEP_COLOURS
+    assert of(np.dstack([deep[:, :, 0]] * 3).astype(np.uint8)) == DEEP_GREYS
+
+
+def test_row44_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
+    ramp = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    found = pixels_of(saved(Image.fromarray(ramp)), tmp_path, channels=1)
+    assert torch.equal(found[0], torch.arange(256).byte()[:, None].expand(256, 256))
+
+
+def test_row44_grey_is_asked_for_by_the_number_of_channels(tmp_path: Path) -> None:
+    for name in ("grey", "grey-and-alpha"):
+        assert torch.equal(pixels_of(PICTURES[name][0], tmp_path, 1)[0], torch.from_numpy(GREY))
+    found = pixels_of(PICTURES["rgb"][0], tmp_path, 1)[0].numpy()
+    weighted = RGB.astype(float) @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(found - weighted).max() <= 1
+
+
+def test_a_format_that_is_none_of_the_known_ones_is_not_read(tmp_path: Path) -> None:
+    """Pillow hands an EPS to Ghostscript, whatever the file is called."""
+    assert not {"EPS", "PSD", "FITS"} & set(FORMATS)
+    with pytest.raises(DataError, match="cannot identify image file"):
+        pixels_of(saved(Image.fromarray(RGB), "EPS"), tmp_path)
+
+
+def test_row45_limit_on_the_number_of_pixels_is_pillow_s_own(tmp_path: Path) -> None:
+    assert Image.MAX_IMAGE_PIXELS == 1024 * 1024 * 1024 // 4 // 3
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    body = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1_000_000)), (b"IEND", b"")]
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in body)
+    path = tmp_path / "x.png"
+    path.write_bytes(bomb)
+    for read in (decode, inspect):
+        with pytest.raises(DataError, match=r"x\.png: cannot be decoded: .*decompression bomb"):
+            read(path, 3)
+
+
+def test_what_pillow_warns_of_is_not_shown(tmp_path: Path) -> None:
+    """Warnings are errors in these tests."""
+    content = turned(6, "JPEG").replace(b"Exif\0\0MM\0*", b"Exif\0\0MM\0\0")
+    assert pixels_of(content, tmp_path).shape == (3, 5, 7)
+
+
+JPEGS = [
+    saved(Image.fromarray(RGB).resize((40, 30)), "JPEG", progressive=progressive)
+    for progressive in (False, True)
+]
+
+
+def mutated(content: bytes, draw: random.Random) -> bytes:
+    """Change, cut, drop or insert some bytes, more often near the beginning."""
+    made = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        at = draw.randrange(min(len(made), draw.choice((60, 60, len(made)))) or 1)
+        few = draw.randrange(1, 9)
+        match draw.randrange(5):
+            case 0:
+                made[at : at + 1] = bytes([draw.choice((0, 1, 127, 128, 255))])
+            case 1:
+                made[at : at + 1] = draw.randbytes(1)
+            case 2:
+                del made[at : at + few]
+            case 3:
+                made[at:at] = draw.randbytes(few)
+            case 4:
+                del made[at:]
+    return bytes(made)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_row43_damaged_pictures_are_refused_or_decoded(seed: int, tmp_path: Path) -> None:
+    """Looking at a picture beforehand finds what decoding it would find."""
+    draw = random.Random(seed)
+    corpus = [*JPEGS, *(content for content, _ in PICTURES.values())]
+    path = tmp_path / "x.png"
+    outcomes: list[bool] = []
+    for _ in range(250):
+        path.write_bytes(mutated(draw.choice(corpus), draw))
+        outcomes.append(fails(decode, path))
+        assert fails(inspect, path) == outcomes[-1]
+    assert 10 < outcomes.count(False) < 240
+
+
+def test_row43_noise_is_refused(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    starts = (
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        b"II*\0",
+        b"MM\0*",
+        b"\xff\xd8\xff",
+        b"BM",
+        b"P6\n",
+    )
+    path = tmp_path / "x.png"
+    for number in range(200):
+        path.write_bytes(starts[number % len(starts)] + draw.randbytes(draw.randrange(300)))
+        assert fails(decode, path)
+        assert fails(inspect, path)
+
+
+def fails(read: Callable[[Path, int], object], path: Path) -> bool:
+    try:
+        read(path, 3)
+    except DataError as error:
+        return str(error).startswith(f"{path}: cannot be decoded: ")
+    return False
