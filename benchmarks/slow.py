@@ -2,7 +2,7 @@
 
     python benchmarks/slow.py
 
-writes ``benchmarks/results/slow.json``.
+writes ``benchmarks/results/slow.json``, and what the kill loop came to into ``kills.json``.
 """
 
 import json
@@ -12,6 +12,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 from machine import describe
 
@@ -26,15 +27,29 @@ def main() -> None:
         started = time.monotonic()
         done = subprocess.run([sys.executable, "-m", *COMMAND, f"--junitxml={report}"], check=False)
         suite = next(ElementTree.parse(report).iter("testsuite"))
+    about = {"command": " ".join(COMMAND), "machine": describe()}
     counts = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
-    result = {
-        "command": " ".join(COMMAND),
-        "machine": describe(),
-        "seconds": round(time.monotonic() - started, 1),
-        **counts,
-    }
-    (RESULTS / "slow.json").write_text(json.dumps(result, indent=1) + "\n")
+    write("slow", {**about, "seconds": round(time.monotonic() - started, 1), **counts})
+    if kills := killed(suite):
+        total = sum(run["kills"] for run in kills.values())
+        write("kills", {**about, "kills": total, "by_experiment": kills})
     sys.exit(done.returncode)
+
+
+def killed(suite: ElementTree.Element) -> dict[str, Any]:
+    """Return what the tests of the kill loop that passed noted, by experiment."""
+    found = {}
+    for case in suite.iter("testcase"):
+        noted = {each.get("name"): each.get("value") for each in case.iter("property")}
+        if "kills" in noted and case.find("failure") is None and case.find("error") is None:
+            experiment = noted.pop("experiment")
+            found[experiment] = {name: json.loads(value) for name, value in noted.items()}
+    return found
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    """Write a result, to be committed."""
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

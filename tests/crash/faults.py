@@ -1,0 +1,116 @@
+"""What goes wrong in a child, arranged before it calls the program."""
+
+import errno
+import importlib
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from resnet_builder.runs import failpoints
+
+
+def at_point(name: str, turn: int, *signals: str) -> None:
+    """Send this process signals when it passes a failpoint for the ``turn``-th time."""
+    passed = 0
+    before = failpoints.hook
+
+    def hook(point: str) -> None:
+        nonlocal passed
+        before(point)
+        passed += point == name
+        if point == name and passed == turn:
+            for each in signals:
+                os.kill(os.getpid(), getattr(signal, each))
+
+    failpoints.hook = hook
+
+
+def in_call(target: str, turn: int, *signals: str) -> None:
+    """Send this process signals when a function, ``module:name``, is called so often."""
+
+    def send() -> None:
+        for each in signals:
+            os.kill(os.getpid(), getattr(signal, each))
+
+    _before_call(target, turn, send)
+
+
+def removing(path: str, target: str, turn: int) -> None:
+    """Remove a directory when a function is called so often."""
+    _before_call(target, turn, lambda: shutil.rmtree(path))
+
+
+def raising(message: str, target: str, turn: int) -> None:
+    """Have a bug when a function is called so often."""
+
+    def fail() -> None:
+        raise AttributeError(message)
+
+    _before_call(target, turn, fail)
+
+
+def limit_file_size(size: int) -> None:
+    """Let no file grow beyond so many bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def limit_memory(size: int) -> None:
+    """Let the process have so many bytes more than it has, of addresses."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + size, now + size))
+
+
+def failing(call: str, code: str, name: str, first: int, last: int) -> None:
+    """Let a call of ``os`` fail from its ``first`` to its ``last`` time.
+
+    Args:
+        call: ``write``, ``fsync``, ``replace`` or ``open``; only with ``O_CREAT`` for that.
+        code: The error, by its name in ``errno``.
+        name: A part of the path of the files that it concerns.
+        first: Counted from 1.
+        last: Likewise.
+    """
+    real = getattr(os, call)
+    number = getattr(errno, code)
+    count = 0
+
+    def fail(*arguments: Any, **rest: Any) -> Any:
+        nonlocal count
+        if name in _path(call, arguments):
+            count += 1
+            if first <= count <= last:
+                raise OSError(number, os.strerror(number))
+        return real(*arguments, **rest)
+
+    setattr(os, call, fail)
+
+
+def _path(call: str, arguments: Any) -> str:
+    if call == "replace":
+        return str(arguments[1])
+    if call == "open":
+        return str(arguments[0]) if arguments[1] & os.O_CREAT else ""
+    return os.readlink(f"/proc/self/fd/{arguments[0]}")
+
+
+def _before_call(target: str, turn: int, act: Callable[[], None]) -> None:
+    module, _, name = target.partition(":")
+    *owners, last = name.split(".")
+    place: Any = importlib.import_module(module)
+    for owner in owners:
+        place = getattr(place, owner)
+    real = getattr(place, last)
+    called = 0
+
+    def replacement(*arguments: Any, **rest: Any) -> Any:
+        nonlocal called
+        called += 1
+        if called == turn:
+            act()
+        return real(*arguments, **rest)
+
+    setattr(place, last, replacement)

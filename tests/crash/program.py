@@ -1,0 +1,235 @@
+"""Calls of the program that can be killed: in forked children, or as true command lines."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+ROOT = Path(__file__).parents[2]
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Of every process, so that all of them compute the same bits."""
+
+_READ, _ADD = os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND
+
+Fault = tuple[object, ...]
+"""The name of a function of :mod:`tests.crash.faults`, and its arguments."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a call ended.
+
+    Attributes:
+        code: The exit code, or a negative signal.
+        stdout: What it printed, if that was kept.
+        stderr: Likewise.
+        seconds: From its start to its end.
+        cpu_seconds: Of the processor; 0 if it is not known.
+    """
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+    cpu_seconds: float = 0.0
+
+
+class Started(Protocol):
+    """A call that is under way."""
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+
+    def wait(self, seconds: float = 60) -> End:
+        """Wait for its end."""
+
+
+def kill(started: Started, number: int = signal.SIGKILL) -> None:
+    """Send a signal, unless the process has ended."""
+    with suppress(ProcessLookupError):
+        os.kill(started.pid, number)
+
+
+def family(started: Started) -> list[int]:
+    """List the processes of a call that are still there: it and its children began a session."""
+    found = []
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit():
+            with suppress(OSError):
+                state, _, _, session = (
+                    (directory / "stat").read_text().rpartition(")")[2].split()[:4]
+                )
+                if int(session) == started.pid and state != "Z":
+                    found.append(int(directory.name))
+    return found
+
+
+@dataclass
+class Child:
+    """A call in a forked child.
+
+    Attributes:
+        pid: Of the child.
+        stderr: The file that its messages go to.
+    """
+
+    pid: int
+    stdout: Path
+    stderr: Path
+    _server: "Server"
+    _began: float = field(default_factory=time.monotonic)
+
+    def wait(self, seconds: float = 60) -> End:
+        """Wait for its end.
+
+        Raises:
+            TimeoutError: It does not end in time; it is killed.
+        """
+        found = self._server.ask({"wait": self.pid, "seconds": seconds})
+        took = time.monotonic() - self._began
+        if found is None:
+            kill(self)
+            self._server.ask({"wait": self.pid, "seconds": seconds})
+            raise TimeoutError(f"still running after {took:.0f} s: {_text(self.stderr)}")
+        return End(
+            found["code"], _text(self.stdout), _text(self.stderr), took, found["cpu_seconds"]
+        )
+
+    def wait_for(self, text: str, seconds: float = 60) -> None:
+        """Wait until a text is in its messages.
+
+        Raises:
+            TimeoutError: It is not, in time.
+        """
+        deadline = time.monotonic() + seconds
+        while text not in _text(self.stderr):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"'{text}' is not in: {_text(self.stderr)}")
+            time.sleep(0.005)
+
+
+class Server:
+    """Forks a child for each call; see :mod:`tests.crash.server`."""
+
+    def __init__(self, process: subprocess.Popen[str], scratch: Path) -> None:
+        self._process = process
+        self._scratch = scratch
+        self._calls = 0
+
+    def start(
+        self,
+        *arguments: object,
+        folder: Path,
+        faults: Sequence[Fault] = (),
+        environment: dict[str, str] | None = None,
+        stdout: Path | None = None,
+        stderr: Path | None = None,
+        at: float = 0.0,
+    ) -> Child:
+        """Call the program.
+
+        Args:
+            arguments: Of the command line.
+            folder: Where.
+            faults: What is to go wrong.
+            environment: Further variables.
+            stdout: A file to print to; by default one of its own.
+            stderr: Likewise.
+            at: Not before this instant of the monotonic clock.
+        """
+        self._calls += 1
+        out = stdout or self._scratch / f"{self._calls}.out"
+        err = stderr or self._scratch / f"{self._calls}.err"
+        call = {
+            "arguments": [str(argument) for argument in arguments],
+            "folder": str(folder),
+            "faults": faults,
+            "environment": environment or {},
+            "streams": [(os.devnull, _READ), (str(out), _ADD), (str(err), _ADD)],
+            "at": at,
+        }
+        return Child(self.ask({"call": call}), out, err, self)
+
+    def call(self, *arguments: object, folder: Path, seconds: float = 60, **how: Any) -> End:
+        """Call the program and wait for its end."""
+        return self.start(*arguments, folder=folder, **how).wait(seconds)
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """Return the server's answer to a request."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+@contextmanager
+def serving(scratch: Path) -> Iterator[Server]:
+    """Start a server, and end it with all of its children."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.crash.server"],
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline()) == "ready"
+        yield Server(process, scratch)
+
+
+@dataclass
+class CommandLine:
+    """A call as users make it, imports and all."""
+
+    process: subprocess.Popen[str]
+    _began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def start(cls, *arguments: object, folder: Path) -> "CommandLine":
+        """Call the program."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "resnet_builder", *map(str, arguments)],
+            cwd=folder,
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        return cls(process)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self.process.pid
+
+    def wait(self, seconds: float = 60) -> End:
+        """Wait for its end.
+
+        Raises:
+            TimeoutError: It does not end in time; it is killed.
+        """
+        try:
+            stdout, stderr = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            self.process.kill()
+            self.process.communicate()
+            raise TimeoutError(f"still running after {seconds:.0f} s") from error
+        return End(self.process.returncode, stdout, stderr, time.monotonic() - self._began)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
