@@ -13,6 +13,7 @@ import click
 from click.shell_completion import shell_complete
 
 import resnet_builder
+from resnet_builder.cli.bench import bench
 from resnet_builder.cli.diff import diff
 from resnet_builder.cli.evaluate import evaluate
 from resnet_builder.cli.export import export
@@ -172,6 +173,7 @@ for _command in (
     validate,
     summary,
     diff,
+    bench,
     train,
     evaluate,
     predict,

@@ -20,7 +20,7 @@ BRIGHTEST = 16
 class Digits:
     """8x8 grey digits (Alpaydin and Kaynak 1998, UCI), 1,437 for training and 360 for the test."""
 
-    facts = Facts(num_classes=10, channels=1, image_size=8, own_validation=False)
+    facts = Facts(10, channels=1, image_size=8, own_validation=False, training_images=1437)
 
     def load(self, surroundings: Surroundings) -> Loaded:
         """Read the digits from scikit-learn's own files."""

@@ -39,7 +39,7 @@ class Synthetic:
         test: Count = 128,
         seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     ) -> None:
-        self.facts = Facts(num_classes, channels, image_size, own_validation=False)
+        self.facts = Facts(num_classes, channels, image_size, False, training_images=train)
         self._counts = (train, test)
         self._seed = seed
         self._shape = (channels, image_size, image_size)

@@ -11,6 +11,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _KEPT = 2**31 - 1
 _DEFAULT_THRESHOLD = 128 * 1024
 
+_threshold = _DEFAULT_THRESHOLD  # glibc itself tells nobody
+
 
 def configure(*, threads: int | None) -> Callable[[], None]:
     """Set the process up for training.
@@ -36,14 +38,21 @@ def configure(*, threads: int | None) -> Callable[[], None]:
     return undo.close
 
 
+def keeps_memory() -> bool:
+    """Tell whether glibc keeps the memory that a step frees, as :func:`configure` has it do."""
+    return _threshold == _KEPT
+
+
 def _keep_memory(threshold: int) -> bool:
     """Have glibc give back or map blocks only above a size; tell whether this is glibc."""
+    global _threshold
     if not sys.platform.startswith("linux"):
         return False
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        return bool(
-            mallopt(_M_MMAP_THRESHOLD, min(threshold, 2**30))
-            and mallopt(_M_TRIM_THRESHOLD, threshold)
-        )
+        if mallopt(_M_MMAP_THRESHOLD, min(threshold, 2**30)) and mallopt(
+            _M_TRIM_THRESHOLD, threshold
+        ):
+            _threshold = threshold
+            return True
     return False

@@ -32,6 +32,7 @@ def arguments(folder: Path, finished_run: Path, other_run: Path) -> dict[str, li
         "validate": ["validate", write_tiny(folder, "trian: {}"), "resnet20"],
         "summary": ["summary", "resnet20"],
         "diff": ["diff", finished_run, other_run],
+        "bench": ["bench", write_tiny(folder, name="measured.yaml"), "--seconds", "0.1"],
         "train": ["train", "--resume", finished_run],
         "evaluate": ["evaluate", finished_run],
         "predict": ["predict", finished_run, "black.png"],

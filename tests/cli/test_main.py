@@ -16,6 +16,7 @@ from resnet_builder.cli.main import main
 from tests.cli.experiments import call, write_tiny
 
 COMMANDS = (
+    "bench",
     "diff",
     "evaluate",
     "export",
@@ -179,6 +180,7 @@ def test_flags_are_few() -> None:
         *("--expect", "--from", "--width", "--groups", "--width-per-group", "--dataset"),
         *("--shortcut", "--block"),
         "--format",
+        "--seconds",
     }
 
 

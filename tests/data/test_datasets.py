@@ -1,9 +1,7 @@
 """Readers of published data sets, on archives made here in the published layouts."""
 
 import gzip
-import hashlib
 import io
-import os
 import pickle
 import socket
 import struct
@@ -12,10 +10,9 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -35,10 +32,13 @@ from resnet_builder.data.synthetic import Synthetic
 from resnet_builder.errors import DataError, Stopped, StorageError
 from resnet_builder.spec.data_section import CenterCrop, Resize, ToRgb
 from resnet_builder.testing import check_dataset
-
-
-def published(url: str, content: bytes) -> Archive:
-    return Archive(url, len(content), hashlib.sha256(content).hexdigest())
+from tests.data.publishing import (
+    Payload,
+    QuietHandler,
+    cifar_archive,
+    published,
+    serving,
+)
 
 
 def load(name: str, folder: Path, **options: Any) -> Loaded:
@@ -46,54 +46,13 @@ def load(name: str, folder: Path, **options: Any) -> Loaded:
     return dataset.load(Surroundings(folder, Preprocessing()))
 
 
-def records(layout: Layout, count: int, seed: int) -> tuple[bytes, np.ndarray, np.ndarray]:
-    """Make records as the publisher lays them out: labels, then planes of red, green and blue."""
-    draw = np.random.default_rng(seed)
-    images = draw.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
-    labels = draw.integers(0, layout.num_classes, count, dtype=np.uint8)
-    coarse = np.zeros((count, layout.label_bytes - 1), np.uint8)
-    rows = np.concatenate([coarse, labels[:, None], images.reshape(count, -1)], axis=1)
-    return rows.tobytes(), images, labels
-
-
-def cifar_archive(
-    layout: Layout, more: Callable[[tarfile.TarFile], None] = lambda archive: None
-) -> tuple[bytes, dict[str, Any]]:
-    names = "".join(f"name_{number}\n" for number in range(layout.num_classes)) + "\n"
-    files, made = {layout.names: names.encode()}, {}
-    for seed, name in enumerate((*layout.train, *layout.test)):
-        files[name], *made[name] = records(layout, 4, seed)
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"{layout.folder}/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-        more(archive)
-    return buffer.getvalue(), made
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """Serve a folder on this machine."""
     folder = tmp_path / "served"
     folder.mkdir()
-    handler = partial(QuietHandler, directory=folder)
-    server = QuietServer(("127.0.0.1", 0), handler)
-    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-class QuietServer(ThreadingHTTPServer):
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up."""
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+    with serving(partial(QuietHandler, directory=folder)) as url:
+        yield folder, url
 
 
 @pytest.mark.parametrize(
@@ -161,14 +120,6 @@ def test_row39_a_link_in_the_place_of_a_file_is_not_followed(
     (tmp_path / made.name).write_bytes(buffer.getvalue())
     with pytest.raises(DataError, match=r"does not hold .*test_batch\.bin"):
         load("cifar10", tmp_path)
-
-
-class Payload:
-    def __init__(self, canary: Path) -> None:
-        self._canary = canary
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self._canary),)
 
 
 def test_row40_a_pickle_is_never_run(tmp_path: Path) -> None:
@@ -279,8 +230,9 @@ def test_registered_dataset_keeps_the_contract(
     [
         (Facts(num_classes=3), "facts.num_classes is not the truth"),
         (Facts(channels=1), "facts.channels is not the truth"),
+        (Facts(training_images=1), "facts.training_images is not the truth"),
     ],
-    ids=["classes", "channels"],
+    ids=["classes", "channels", "training images"],
 )
 def test_a_dataset_that_is_not_what_it_says_breaks_the_contract(
     facts: Facts, message: str, tmp_path: Path

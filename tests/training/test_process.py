@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from resnet_builder.training.process import configure
+from resnet_builder.training.process import configure, keeps_memory
 
 resource = pytest.importorskip("resource") if sys.platform != "win32" else None
 
@@ -56,10 +56,12 @@ def test_memory_of_a_step_is_kept_for_the_next() -> None:
     if faults_of(fill_and_free) < 1000:
         pytest.skip("pages are huge here, or the allocator is another one")
     undo = configure(threads=None)
+    assert keeps_memory()
     for _ in range(20):  # the first few still grow around what is small and stays
         fill_and_free()
     kept = faults_of(fill_and_free)
     undo()
+    assert not keeps_memory()
     ctypes.CDLL(None).malloc_trim(0)
     assert kept < 100
 
@@ -70,7 +72,9 @@ def test_other_platforms_have_no_allocator_to_set(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    configure(threads=None)()
+    undo = configure(threads=None)
+    assert not keeps_memory()
+    undo()
 
 
 def test_c_library_without_the_setting_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

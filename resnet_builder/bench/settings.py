@@ -1,0 +1,94 @@
+"""How a spec is computed here, and why, in sentences."""
+
+from dataclasses import dataclass
+
+from resnet_builder.runs.records import Choices
+from resnet_builder.spec.schema import RunSpec
+from resnet_builder.training.process import keeps_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One of the things that are chosen before the first step.
+
+    Attributes:
+        name: What it is called.
+        value: What was chosen.
+        why: For whom has never heard of it.
+    """
+
+    name: str
+    value: str
+    why: str
+
+
+def explain(choices: Choices, run: RunSpec) -> tuple[Setting, ...]:
+    """Say what each choice is, and why it was made.
+
+    Args:
+        choices: What was chosen.
+        run: What the spec asks for.
+    """
+    keeps = keeps_memory()
+    return (
+        Setting("device", choices.device, _why_device(choices, run)),
+        Setting("precision", choices.precision, _why_precision(choices, run)),
+        Setting("memory format", choices.memory_format, _why_memory_format(choices)),
+        Setting("compile", _yes(choices.compile), _why_compile(choices, run)),
+        Setting("fused optimizer", _yes(choices.fused), _why_fused(choices)),
+        Setting("threads", str(choices.threads), _why_threads(run)),
+        Setting("memory freed by a step", "kept" if keeps else "given back", _why_kept(keeps)),
+    )
+
+
+_ASKED = "the spec asks for it"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _why_device(choices: Choices, run: RunSpec) -> str:
+    if run.device != "auto":
+        return _ASKED
+    if choices.device == "cpu":
+        return "there is no graphics card that torch can use"
+    return "a graphics card computes faster than the processor"
+
+
+def _why_precision(choices: Choices, run: RunSpec) -> str:
+    if run.precision != "auto":
+        return _ASKED
+    if choices.precision == "bf16":
+        return "numbers of 16 bits are multiplied faster here than of 32; weights keep 32"
+    return "numbers of 16 bits are multiplied no faster here than of 32"
+
+
+def _why_memory_format(choices: Choices) -> str:
+    if choices.memory_format == "channels_last":
+        return "all channels of a pixel lie side by side, as convolutions read them fastest"
+    return "each channel lies in memory by itself, which this device computes as fast"
+
+
+def _why_compile(choices: Choices, run: RunSpec) -> str:
+    if run.compile == "auto":
+        return "kernels made for this network alone cost a minute that short runs never earn back"
+    if run.compile and not choices.compile:
+        return "the spec asks for it, but there is no working compiler here"
+    return _ASKED
+
+
+def _why_fused(choices: Choices) -> str:
+    if choices.fused:
+        return "one pass over memory updates all weights, instead of several for each"
+    return "this device has no such kernel that is known to leave weights alone after a bad step"
+
+
+def _why_threads(run: RunSpec) -> str:
+    return "one for each core that torch found" if run.threads == "auto" else _ASKED
+
+
+def _why_kept(keeps: bool) -> str:
+    if keeps:
+        return "the next step needs as much again, and the system is slow to hand it out"
+    return "the C library here keeps or gives back memory by rules of its own"

@@ -1,0 +1,69 @@
+"""How a spec is computed, in words."""
+
+import pytest
+
+from resnet_builder.bench.settings import explain
+from resnet_builder.runs.records import Choices
+from resnet_builder.spec.schema import RunSpec
+
+CHOICES = Choices(
+    device="cpu",
+    precision="bf16",
+    memory_format="channels_last",
+    compile=False,
+    fused=True,
+    threads=2,
+    accumulate=1,
+    world_size=1,
+)
+
+ASKED = "the spec asks for it"
+
+
+def told(run: RunSpec, **changes: object) -> dict[str, tuple[str, str]]:
+    """Return value and reason of each setting."""
+    settings = explain(CHOICES.model_copy(update=changes), run)
+    return {setting.name: (setting.value, setting.why) for setting in settings}
+
+
+def test_every_setting_has_its_own_reason() -> None:
+    found = told(RunSpec())
+    assert list(found) == [
+        "device",
+        "precision",
+        "memory format",
+        "compile",
+        "fused optimizer",
+        "threads",
+        "memory freed by a step",
+    ]
+    assert len({why for _, why in found.values()}) == len(found)
+    assert found["threads"] == ("2", "one for each core that torch found")
+
+
+def test_what_the_spec_asks_for_is_said_to_be_asked_for() -> None:
+    asked = RunSpec(device="cpu", precision="bf16", compile=False, threads=2)
+    found = told(asked)
+    names = ("device", "precision", "compile", "threads")
+    assert [found[name][1] for name in names] == [ASKED] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("device", {"device": "cuda"}),
+        ("precision", {"precision": "fp32"}),
+        ("memory format", {"memory_format": "contiguous"}),
+        ("fused optimizer", {"fused": False}),
+    ],
+)
+def test_other_choices_have_other_reasons(name: str, change: dict[str, object]) -> None:
+    before, after = told(RunSpec())[name], told(RunSpec(), **change)[name]
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+
+
+def test_compiler_that_does_not_work_is_told() -> None:
+    value, why = told(RunSpec(compile=True))["compile"]
+    assert value == "no"
+    assert "no working compiler" in why

@@ -1,0 +1,109 @@
+"""``resnet-build bench``."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_builder.training.process import keeps_memory
+from tests.cli.experiments import call, write_tiny
+
+SHOWN = """\
+tiny: N images of 3 x 8 x 8 a step
+on DEVICE
+
+ images/s quartiles seconds a step
+train N N to N N
+plain loop N N to N N
+train over it N
+
+plain loop: fp32, torch's own memory layout, not compiled, weights updated tensor by tensor, \
+the loss read after every step, batches ready in memory
+
+recipe: 12 steps of 32 images take N
+convolutions alone: N s, N% of a step of `train`; forward N, gradients of weights N, of inputs N
+memory: 440 parameters; a step keeps N MiB of activations in fp32MORE
+"""
+
+
+def masked(text: str) -> str:
+    """Leave out whatever differs between machines and calls."""
+    for pattern, instead in (
+        (r"^on .*$", "on DEVICE"),
+        (r"(?<=^tiny: )\d+", "N"),
+        (r"take \d+:\d\d:\d\d(, at the rate of smaller ones)?, evaluations left out", "take N"),
+        (r"(?<=keeps )\d+", "N"),
+        (r"; at most .*", "MORE"),
+        (r"(?<= )[\d.,e-]+%", "N%"),
+        (r" +", " "),
+        (r"(?<=^train )\S+ \S+ to \S+ \S+", "N N to N N"),
+        (r"(?<=^plain loop )\S+ \S+ to \S+ \S+", "N N to N N"),
+        (r"(?<=^train over it )\S+", "N"),
+        (r"(?<=alone: )\S+", "N"),
+        (r"(?<=forward )[^,]+", "N"),
+        (r"(?<=weights )[\d.e-]+(?=, of)", "N"),
+        (r"(?<=of inputs )\S+", "N"),
+    ):
+        text = re.sub(pattern, instead, text, flags=re.MULTILINE)
+    return text
+
+
+@pytest.fixture
+def measured(folder: Path) -> list[object]:
+    """Return the command line that measures the experiment."""
+    return ["bench", write_tiny(folder), "--seconds", "0.1"]
+
+
+def test_figures_and_settings_are_shown(measured: list[object]) -> None:
+    result = call(*measured)
+    assert result.exit_code == 0, result.stderr
+    figures, _, settings = result.stdout.partition("\nhow it is computed")
+    assert masked(figures) == SHOWN
+    assert "precision               fp32           the spec asks for it\n" in settings
+
+
+def test_nothing_is_left_behind(measured: list[object], folder: Path) -> None:
+    precision = torch.get_float32_matmul_precision()
+    call(*measured, "--json")
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+    assert not keeps_memory()
+    assert torch.get_float32_matmul_precision() == precision
+
+
+def test_smaller_steps_are_measured_where_the_recipe_s_take_too_long(
+    measured: list[object],
+) -> None:
+    result = call(*measured, "--set", "train.batch_size=128", "--set", "run.threads=1", "--json")
+    found = json.loads(result.stdout)
+    assert found["recipe"]["batch_size"] == 128
+    assert found["batch_size"] in {2, 4, 8, 16, 32, 64, 128}
+    steps = found["recipe"]["steps"]
+    seconds = steps * 128 / found["ours"]["images_per_second"]
+    assert found["recipe"]["seconds"] == pytest.approx(seconds)
+
+
+def test_recipe_of_images_that_nobody_has_counted_has_no_length(folder: Path) -> None:
+    dataset = "data.dataset={type: image_folder, path: nowhere}"
+    path = write_tiny(folder)
+    sizes = ("--set", "model.image_size=8", "--set", "data.validation=0")
+    result = call("bench", path, "--seconds", "0.1", "--set", dataset, *sizes)
+    assert result.exit_code == 0, result.stderr
+    assert "recipe: its length depends on the number of training images" in result.stdout
+
+
+def test_spec_without_a_recipe_is_refused(folder: Path) -> None:
+    (folder / "bare.yaml").write_text(
+        "extends: resnet20\ntrain: null\npublished: null\n", encoding="utf-8"
+    )
+    result = call("bench", "bare.yaml")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("a spec to measure needs `data` and `train`\n")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "x"])
+def test_time_that_cannot_be_meant_is_refused(seconds: str) -> None:
+    result = call("bench", "resnet20", "--seconds", seconds)
+    assert result.exit_code == 2
+    assert "--seconds" in result.stderr
