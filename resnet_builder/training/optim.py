@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from resnet_builder.errors import CheckpointError
 from resnet_builder.model import sections
 from resnet_builder.spec.train_section import AdamW, OptimizerSpec, Sgd
 from resnet_builder.spec.train_section import Muon as MuonSpec
@@ -60,6 +61,17 @@ def build_optimizer(
             return _muon(spec, kernels, groups, fused=fused)
 
 
+def state_copies(spec: OptimizerSpec) -> int:
+    """Return how many numbers an optimizer remembers for each that it changes."""
+    match spec:
+        case Sgd(momentum=momentum):
+            return int(momentum > 0)
+        case AdamW():
+            return 2
+        case MuonSpec():
+            return 1
+
+
 def set_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the learning rate of the next update; a group's own multiplier comes on top."""
     for group in optimizer.param_groups:
@@ -82,6 +94,9 @@ def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str
     State of parameters that it does not change, because they have been frozen since, is dropped.
     Tensors of a parameter's shape get its device and memory format: fused kernels walk through
     both in the order they lie in memory.
+
+    Raises:
+        CheckpointError: There is state of no parameter of the network's, or of another shape.
     """
     parameters = dict(model.named_parameters())
     order = [p for group in optimizer.param_groups for p in group["params"]]
@@ -89,7 +104,9 @@ def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str
     entries: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
     for key, value in state.items():
         name, _, what = key.rpartition("/")
-        parameter = parameters[name]
+        parameter = parameters.get(name)
+        if parameter is None or value.shape not in {parameter.shape, torch.Size()}:
+            raise CheckpointError(f"the checkpoint's '{key}' is of no parameter of the network")
         if parameter in index:
             entries[index[parameter]][what] = _like(value, parameter)
     groups = optimizer.state_dict()["param_groups"]

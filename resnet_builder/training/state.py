@@ -3,15 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from resnet_builder.errors import DataError, UsageError
+from resnet_builder.errors import CheckpointError, DataError, UsageError
 from resnet_builder.model import misfit
 from resnet_builder.runs.checkpoint import Checkpoint
+from resnet_builder.runs.records import first_problem
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
@@ -143,30 +145,64 @@ class State:
             The size of ``metrics.jsonl`` to go back to.
 
         Raises:
+            CheckpointError: What it says besides its tensors is not what training writes.
             DataError: It is of other images.
             UsageError: It is of another network.
         """
-        self._refuse_other_data(checkpoint.state["data"])
+        saved = _Saved.of(checkpoint)
+        self._refuse_other_data(saved.data)
         weights = _below("model", checkpoint.tensors)
         load_weights(self.model, weights)
         if self.ema is not None:
             load_weights(self.ema.model, _below("ema", checkpoint.tensors) or weights)
-        if checkpoint.state["optimizer"] == type(self.optimizer).__name__:
+        if saved.optimizer == type(self.optimizer).__name__:
             restore_optimizer(self.optimizer, self.model, _below("optim", checkpoint.tensors))
         self.best_weights = _below("best", checkpoint.tensors)
-        self.counters = Counters(**checkpoint.state["counters"])
-        metrics_bytes: int = checkpoint.state["metrics_bytes"]
-        return metrics_bytes
+        self.counters = saved.counters
+        return saved.metrics_bytes
 
-    def _refuse_other_data(self, saved: Mapping[str, Any]) -> None:
+    def _refuse_other_data(self, saved: "_SavedData") -> None:
         names = {"fingerprint": "the data set is", "validation": "the validation images are"}
         for name, what in names.items():
-            if saved[name] != self._data[name]:
+            before = getattr(saved, name)
+            if before != self._data[name]:
                 raise DataError(
-                    f"{what} not the run's: {_short(saved[name])} when it began, "
+                    f"{what} not the run's: {_short(before)} when it began, "
                     f"{_short(self._data[name])} now; go back to the data as it was, "
                     "or begin a new run"
                 )
+
+
+class _SavedData(BaseModel):
+    """Of which images a checkpoint is."""
+
+    fingerprint: str
+    validation: list[int]
+
+
+class _Saved(BaseModel):
+    """What a checkpoint holds besides tensors."""
+
+    counters: Counters
+    optimizer: str
+    data: _SavedData
+    metrics_bytes: Annotated[int, Field(ge=0)]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        """Read it, as it may be another program's, or from before a key was added.
+
+        Raises:
+            CheckpointError: It is not what training writes.
+        """
+        where = f"the checkpoint of step {checkpoint.step} is damaged"
+        try:
+            saved = cls.model_validate(checkpoint.state)
+        except ValidationError as error:
+            raise CheckpointError(f"{where}: {first_problem(error)}") from error
+        if saved.counters.step != checkpoint.step:
+            raise CheckpointError(f"{where}: its counters are of step {saved.counters.step}")
+        return saved
 
 
 def host_copy(model: nn.Module) -> dict[str, Tensor]:

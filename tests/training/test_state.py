@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_builder.errors import DataError, Stopped, UsageError
+from resnet_builder.errors import CheckpointError, DataError, Stopped, UsageError
 from resnet_builder.runs.checkpoint import Checkpoint, load_newest
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.training.metrics import Evaluation
@@ -64,6 +64,36 @@ def test_a_checkpoint_with_other_names_is_refused() -> None:
     checkpoint = state_of(small_net()).checkpoint(0)
     with pytest.raises(UsageError, match=r"'1\.bias' has shape \[8\] there, no tensor here"):
         state_of(small_net(norm=False)).restore(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        pytest.param({"counters": None}, "counters: ", id="row68-no-counters"),
+        pytest.param({"counters": {"step": "many"}}, "counters.step: ", id="row68-text"),
+        pytest.param({"counters": {"step": 9}}, "its counters are of step 9", id="row68-step"),
+        pytest.param({"data": {"fingerprint": "small"}}, "data.validation: ", id="row68-no-data"),
+        pytest.param({"metrics_bytes": -1}, "metrics_bytes: ", id="row68-negative"),
+        pytest.param({"optimizer": []}, "optimizer: ", id="row68-list"),
+    ],
+)
+def test_a_checkpoint_that_says_what_training_never_writes_is_damaged(
+    state: dict[str, Any], reason: str
+) -> None:
+    checkpoint = state_of(small_net()).checkpoint(0)
+    with pytest.raises(CheckpointError) as caught:
+        state_of(small_net()).restore(replace(checkpoint, state={**checkpoint.state, **state}))
+    assert str(caught.value).startswith(f"the checkpoint of step 0 is damaged: {reason}")
+
+
+@pytest.mark.parametrize(
+    "name", ["optim/nobody/momentum_buffer", "optim/0.weight/momentum_buffer", "optim/0.weight"]
+)
+def test_row68_state_of_an_optimizer_that_fits_no_parameter_is_refused(name: str) -> None:
+    checkpoint = state_of(small_net()).checkpoint(0)
+    tensors = {**checkpoint.tensors, name: torch.ones(2)}
+    with pytest.raises(CheckpointError, match=f"'{name[6:]}' is of no parameter of the network"):
+        state_of(small_net()).restore(replace(checkpoint, tensors=tensors))
 
 
 @pytest.mark.parametrize(
