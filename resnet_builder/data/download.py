@@ -83,7 +83,7 @@ def _fetch(archive: Archive, path: Path, stop: Stop, report: Report) -> None:
 
 def _download(archive: Archive, partial: Path, stop: Stop, report: Report) -> None:
     opener = urllib.request.build_opener(_SameSchemeOnly)
-    with opener.open(archive.url, timeout=_TIMEOUT_SECONDS) as answer, partial.open("wb") as file:
+    with opener.open(archive.url, timeout=_TIMEOUT_SECONDS) as answer, partial.open("xb") as file:
         _copy(answer, file, archive, stop, report)
 
 

@@ -26,6 +26,7 @@ def partial_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _tidy(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}{_ENDING}")
+    partial.unlink(missing_ok=True)  # or what is there, a link for example, would be written to
     try:
         yield partial
     finally:

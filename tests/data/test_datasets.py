@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import pickle
 import socket
 import struct
@@ -371,12 +372,31 @@ def test_row38_a_stopped_download_leaves_nothing(served: tuple[Path, str], tmp_p
     assert list(folder.iterdir()) == []
 
 
-def test_row38_what_a_killed_download_left_does_no_harm(
+def test_row38_what_a_killed_download_left_is_removed_once_nobody_writes_to_it(
     served: tuple[Path, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "x.gz.123.part").write_bytes(b"half")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    left, busy, other = (folder / f"{name}.part" for name in ("x.gz.1", "x.gz.2", "y.gz.3"))
+    for path in (left, busy, other):
+        path.write_bytes(b"half")
+    for path in (left, other):
+        os.utime(path, (0, 0))
     (served[0] / "x.gz").write_bytes(b"whole")
-    assert fetched(tmp_path, published(f"{served[1]}/x.gz", b"whole")).read_bytes() == b"whole"
+    assert fetched(folder, published(f"{served[1]}/x.gz", b"whole")).read_bytes() == b"whole"
+    assert sorted(folder.iterdir()) == [folder / "x.gz", busy, other]
+
+
+def test_row38_a_link_in_the_place_of_a_download_is_not_written_to(
+    served: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, canary = tmp_path / "data", tmp_path / "canary"
+    folder.mkdir()
+    canary.write_bytes(b"unharmed")
+    (folder / f"x.gz.{os.getpid()}.part").symlink_to(canary)
+    (served[0] / "x.gz").write_bytes(b"whole")
+    assert fetched(folder, published(f"{served[1]}/x.gz", b"whole")).read_bytes() == b"whole"
+    assert canary.read_bytes() == b"unharmed"
 
 
 def test_row41_a_redirection_to_another_scheme_is_refused() -> None:
