@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from resnet_builder import host
 from resnet_builder.errors import UsageError
 
 Precision = Literal["fp32", "bf16"]
@@ -79,6 +80,15 @@ def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device
 def memory_format(device: torch.device) -> MemoryFormat:
     """Choose the layout of images that convolutions are fastest in."""
     return "contiguous" if device.type == "mps" else "channels_last"
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that this process may still take on a device; ``None`` if nothing tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return host.free_memory()
 
 
 def describe(device: torch.device) -> str:

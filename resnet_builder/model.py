@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeGuard
 
 import torch
@@ -117,10 +118,44 @@ def count_macs(model: nn.Module, in_channels: int, image_size: int) -> int:
     image = torch.empty(1, in_channels, image_size, image_size, device="meta")
     was_training = model.training
     model.eval()
-    with _norms_skipped(model), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with (
+        alike_left_out(model) as alike,
+        _norms_skipped(model),
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+    ):
         model(image)
     model.train(was_training)
-    return int(counter.get_total_flops()) // 2
+    flops = counter.get_flop_counts()
+    left_out = sum(
+        (count - 1) * sum(flops.get(f"{type(model).__name__}.{name}", {}).values())
+        for name, count in alike.items()
+    )
+    return (int(counter.get_total_flops()) + left_out) // 2
+
+
+@contextmanager
+def alike_left_out(model: nn.Module) -> Iterator[dict[str, int]]:
+    """Leave all blocks of a stage but its first two out: the others are like the second.
+
+    They differ in weights, and in how often drop path drops them; not in what they compute.
+
+    Args:
+        model: The network; one that was not built here is left as it is.
+
+    Yields:
+        The name of each block that stands for others, and for how many, itself included.
+    """
+    named = model.named_children() if isinstance(model, ResNet) else ()
+    stages = {name: layer for name, layer in named if _is_stage(layer, name) and len(layer) > 2}
+    whole = {name: stage._modules for name, stage in stages.items()}
+    for stage in stages.values():
+        stage._modules = dict(islice(stage._modules.items(), 2))
+    try:
+        yield {f"{name}.1": len(blocks) - 1 for name, blocks in whole.items()}
+    finally:
+        for name, stage in stages.items():
+            stage._modules = whole[name]
 
 
 @contextmanager

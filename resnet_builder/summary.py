@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from resnet_builder.activations import kept_by
 from resnet_builder.blocks.filters import Blur
 from resnet_builder.builder import resolve
 from resnet_builder.builder.construct import construct_on_meta
@@ -107,23 +107,8 @@ def activation_bytes(network: nn.Module, image: tuple[int, int, int]) -> int:
         network: On the meta device.
         image: ``(C, H, W)``.
     """
-    own = {
-        tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())
-    }
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in own:
-            kept[storage] = tensor  # held, so that no other storage gets the same address
-        return tensor
-
     batch = 2  # batch norm refuses to train on one pixel of one image
-    network.train()
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(torch.empty(batch, *image, device="meta"))
-    del output
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // batch
+    return kept_by(network.train(), (batch, *image)).total // batch
 
 
 def _trace(network: ResNet, image: tuple[int, int, int]) -> Iterator[Row]:

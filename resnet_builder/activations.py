@@ -1,0 +1,127 @@
+"""What a forward pass keeps for the backward pass, found without computing anything."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
+
+from resnet_builder.model import alike_left_out
+
+
+@dataclass
+class Kept:
+    """What a forward pass keeps.
+
+    Attributes:
+        sizes: Bytes of each tensor that is kept, parameters and buffers apart, in order.
+        largest: Bytes of the largest output of a layer, be it kept or not.
+    """
+
+    sizes: list[int] = field(default_factory=list)
+    largest: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of all that is kept."""
+        return sum(self.sizes)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that are held at one time, the parameters' gradients apart.
+
+        When the backward pass comes to what was kept as the n-th, everything before is still
+        there, and so are the gradients of a layer's output and of its input, of about that size.
+        Where little is kept, a layer's input and output in the forward pass are more.
+        """
+        backward = (
+            held + 2 * size for held, size in zip(accumulate(self.sizes), self.sizes, strict=True)
+        )
+        return max(2 * self.largest, *backward, 0)
+
+
+def kept_by(network: nn.Module, shape: tuple[int, int, int, int], *, bf16: bool = False) -> Kept:
+    """Return what a forward pass keeps for the backward pass.
+
+    Blocks of a stage that are alike keep alike, and one of them is followed for all.
+
+    Args:
+        network: On the meta device; in training mode but for what is frozen.
+        shape: Of the batch, ``(N, C, H, W)``.
+        bf16: Whether the network computes in bf16.
+    """
+    kept = Kept()
+    with alike_left_out(network) as alike, _noted(network, alike, kept):
+        try:
+            with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                _follow(network, _stand_ins(network), torch.empty(shape, device="cpu"), kept)
+        except Exception:  # a part from outside may hold what no stand-in goes together with
+            kept.sizes.clear()
+            _follow(network, _tensors(network), torch.empty(shape, device="meta"), kept)
+    return kept
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def _stand_ins(network: nn.Module) -> dict[str, Tensor]:
+    """Return tensors that take no memory either, but whose types autocast changes."""
+    return {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").requires_grad_(
+            tensor.requires_grad
+        )
+        for name, tensor in _tensors(network).items()
+    }
+
+
+def _follow(network: nn.Module, tensors: Mapping[str, Tensor], images: Tensor, kept: Kept) -> None:
+    """Run images through the network, and note what autograd asks to be kept."""
+    own = {tensor.untyped_storage()._cdata for tensor in tensors.values()}
+    held: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own and storage._cdata not in held:
+            held[storage._cdata] = tensor  # so that no other storage gets the same address
+            kept.sizes.append(storage.nbytes())
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        functional_call(network, dict(tensors), (images,))
+
+
+@contextmanager
+def _noted(network: nn.Module, alike: Mapping[str, int], kept: Kept) -> Iterator[None]:
+    """Note the size of each layer's output, and repeat what a block keeps that stands for more."""
+    starts: dict[str, int] = {}
+
+    def begin(name: str) -> None:
+        starts[name] = len(kept.sizes)
+
+    def end(name: str) -> None:
+        kept.sizes.extend(kept.sizes[starts[name] :] * (alike[name] - 1))
+
+    def measure(output: Any) -> None:
+        if isinstance(output, Tensor):
+            kept.largest = max(kept.largest, output.untyped_storage().nbytes())
+
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _inputs, output: measure(output))
+        for layer in network.modules()
+    ]
+    for name in alike:
+        block = network.get_submodule(name)
+        hooks.append(block.register_forward_pre_hook(lambda *_, name=name: begin(name)))
+        hooks.append(block.register_forward_hook(lambda *_, name=name: end(name)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
