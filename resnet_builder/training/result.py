@@ -68,7 +68,7 @@ def make_result(
         parameters=count_parameters(model),
         macs=_macs(model, spec),
         seconds=counters.seconds,
-        images_per_second=counters.step * spec.train.batch_size / counters.seconds,
+        images_per_second=counters.step * spec.train.batch_size / max(counters.seconds, 1e-9),
         device=describe(_device(model)),
         precision=choices.precision,
         versions=versions(),
