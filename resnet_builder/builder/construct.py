@@ -22,6 +22,7 @@ from resnet_builder.blocks.contract import (
     Block,
 )
 from resnet_builder.blocks.init import Scheme, empty_from_meta, initialise, is_unwritten
+from resnet_builder.blocks.shortcuts import changes_shape
 from resnet_builder.builder.grid import Grid, stage_grids
 from resnet_builder.builder.moulds import mould_of
 from resnet_builder.builder.parts import bind, is_preactivated
@@ -114,7 +115,7 @@ def network_grids(model: ModelSpec, output_stride: int | None = None) -> list[Gr
 def _construct(model: ModelSpec, output_stride: int | None, *, device: str) -> ResNet:
     assert model.in_channels is not None, "the spec is resolved"
     layer_makers: dict[str, Callable[..., nn.Module]] = {
-        "norm": partial(_make_norm, bind(NORMS, model.norm)),
+        "norm": partial(_make_at, ("model", "norm"), bind(NORMS, model.norm)),
         "activation": bind(ACTIVATIONS, model.activation),
         "downsample_filter": bind(DOWNSAMPLE_FILTERS, model.downsample_filter),
     }
@@ -125,7 +126,8 @@ def _construct(model: ModelSpec, output_stride: int | None, *, device: str) -> R
     rates = iter(drop_path_rates(model))
     grids = stage_grids(stem.stride, model.stages, output_stride)
     for number, (stage, grid) in enumerate(zip(model.stages, grids, strict=True)):
-        make = _block_maker(model, stage, grid, **layer_makers)
+        attention = _attention_maker(model, stage, number)
+        make = _block_maker(model, stage, grid, attention=attention, **layer_makers)
         stage_rates = list(islice(rates, stage.blocks))
         with _place("model", "stages", number):
             blocks = _stage(make, channels, stage, stage_rates, device=device)
@@ -138,10 +140,36 @@ def _construct(model: ModelSpec, output_stride: int | None, *, device: str) -> R
     return ResNet({**layers, **head})
 
 
-def _make_norm(make: Callable[[int], nn.Module], channels: int) -> nn.Module:
-    """Make a norm; what is wrong with it is wrong at its own place, whichever part asks for it."""
-    with _place("model", "norm"):
-        return make(channels)
+def _make_at(
+    path: tuple[str | int, ...], make: Callable[..., nn.Module], *arguments: int
+) -> nn.Module:
+    """Make a part; what is wrong with it is wrong at its own place, whichever part asks for it."""
+    with _place(*path):
+        return make(*arguments)
+
+
+def _attention_maker(model: ModelSpec, stage: StageSpec, number: int) -> Callable[..., nn.Module]:
+    if stage.attention is None:
+        return partial(_make_at, ("model", "attention"), bind(ATTENTIONS, model.attention))
+    path = ("model", "stages", number, "attention")
+    return partial(_make_at, path, bind(ATTENTIONS, stage.attention))
+
+
+def _make_shortcut(
+    name: str,
+    make: Callable[..., nn.Module | None],
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+) -> nn.Module | None:
+    """Make a shortcut; an identity where the shape changes would fail in the first sum."""
+    shortcut = make(in_channels, out_channels, stride)
+    if isinstance(shortcut, nn.Identity) and changes_shape(in_channels, out_channels, stride):
+        raise PartError(
+            f"shortcut '{name}' hands on {in_channels} channels at stride 1, where the block "
+            f"gives {out_channels} at stride {stride}"
+        )
+    return shortcut
 
 
 def drop_path_rates(model: ModelSpec) -> list[float]:
@@ -166,7 +194,6 @@ def _block_maker(
         BLOCKS,
         block,
         **layer_makers,
-        attention=bind(ATTENTIONS, stage.attention or model.attention),
         dilation=grid.dilation,
     )
 
@@ -181,12 +208,16 @@ def _block_maker(
             in_channels,
             channels,
             stride=grid.stride if begins else 1,
-            shortcut=bind(
-                SHORTCUTS,
-                shortcut,
-                norm=shortcut_norm,
-                undone_stride=undone,
-                dilation=grid.first_dilation,
+            shortcut=partial(
+                _make_shortcut,
+                shortcut.type,
+                bind(
+                    SHORTCUTS,
+                    shortcut,
+                    norm=shortcut_norm,
+                    undone_stride=undone,
+                    dilation=grid.first_dilation,
+                ),
             ),
             **{key: value for key, value in differing.items() if key in accepted},
         )

@@ -115,6 +115,25 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             + caret(5, "  block: {type: bottleneck, width_per_group: 5}", 46)
         ],
     ),
+    "row23-even-kernel-of-attention": (
+        [("block: basic", "block: basic\n  attention: {type: eca, kernel: 4}")],
+        [
+            "/s.yaml:6:34: error[out-of-range]: model.attention.kernel: "
+            "a kernel of 4 has no middle\n" + caret(6, "  attention: {type: eca, kernel: 4}", 34)
+        ],
+    ),
+    "row23-reduction": (
+        [("channels: 32,", "attention: {type: se, reduction: 64}, channels: 32,")],
+        [
+            "/s.yaml:9:41: error[shape]: model.stages[1].attention.reduction: "
+            "32 channels cannot be reduced 64 times; a `divisor` rounds\n"
+            + caret(
+                9,
+                "    - {attention: {type: se, reduction: 64}, channels: 32, blocks: 1, stride: 2}",
+                41,
+            )
+        ],
+    ),
     "row23-groups": (
         [("block: basic", "block: basic\n  norm: {type: group_norm, groups: 5}")],
         [
@@ -175,6 +194,27 @@ def test_colours_are_changed_of_images_that_have_them(
 ) -> None:
     data = f"dataset: {{type: synthetic, channels: {channels}}}\n  augment: [{name}]"
     assert len(problems(tmp_path, ("dataset: cifar10", data))) == count
+
+
+@pytest.mark.parametrize(
+    ("change", "shapes"),
+    [
+        (("channels: 32, blocks: 1, stride: 2", "channels: 32, blocks: 1"), (32, 1)),
+        (("channels: 32, blocks: 1, stride: 2", "channels: 16, blocks: 1, stride: 2"), (16, 2)),
+        (("channels: 32", "channels: 32"), (32, 2)),
+    ],
+    ids=["row21-channels", "row21-stride", "row21-both"],
+)
+def test_identity_where_the_shape_changes_is_refused_with_both_shapes(
+    change: tuple[str, str], shapes: tuple[int, int], tmp_path: Path
+) -> None:
+    channels, stride = shapes
+    with SHORTCUTS.temporary("mine", lambda *_: nn.Identity()):
+        [found] = problems(tmp_path, ("shortcut: pad", "shortcut: mine"), change)
+    assert found.startswith(
+        "/s.yaml:9:7: error[shape]: model.stages[1]: shortcut 'mine' hands on 16 channels at "
+        f"stride 1, where the block gives {channels} at stride {stride}\n"
+    )
 
 
 def test_both_halves_report_together_in_file_order(tmp_path: Path) -> None:
