@@ -28,7 +28,8 @@ from resnet_builder.cli.signals import Interrupted, Signals
 from resnet_builder.cli.summary import summary
 from resnet_builder.cli.train import train
 from resnet_builder.cli.validate import validate
-from resnet_builder.errors import ResnetBuilderError, Stopped
+from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError
+from resnet_builder.runs.files import write_atomically
 
 PROGRAM = "resnet-build"
 COMPLETE = "_RESNET_BUILD_COMPLETE"
@@ -108,8 +109,8 @@ def _write_crash_log(error: BaseException, path: Path | None) -> Path:
     """Write down a bug's traceback, in a temporary file if it cannot be in the run directory."""
     text = "".join([f"{' '.join(sys.argv)}\n\n", *traceback.format_exception(error)])
     if path is not None:
-        with suppress(OSError):
-            path.write_text(text, encoding="utf-8")
+        with suppress(StorageError):
+            write_atomically(path, [text.encode(errors="backslashreplace")])
             return path
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", prefix=f"{PROGRAM}-", suffix=".log", delete=False

@@ -176,6 +176,7 @@ def test_flags_are_few() -> None:
         *("--set", "--with", "--plugin", "--out", "--resume", "--data-dir", "--json", "--debug"),
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact"),
         "--force-unlock",
+        "--skip-bad",
         *("--spec", "-o", "--new-head", "--ema", "--allow-missing", "--allow-unexpected"),
         *("--expect", "--from", "--width", "--groups", "--width-per-group", "--dataset"),
         *("--shortcut", "--block"),
