@@ -164,3 +164,9 @@ def test_accuracies_are_fractions() -> None:
 def test_choice_that_is_not_known_is_not_passed_over() -> None:
     with pytest.raises(ValidationError, match="tensor_parallel"):
         Choices.model_validate({**CHOICES.model_dump(), "tensor_parallel": 2})
+
+
+def test_more_threads_than_a_spec_may_ask_for_are_none_that_a_run_has_used() -> None:
+    """They would all be started before the first step."""
+    with pytest.raises(ValidationError, match="less than or equal to 1024"):
+        Choices.model_validate({**CHOICES.model_dump(), "threads": 10**9})

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -82,16 +81,6 @@ def test_plugins_are_declared_and_not_imported(
     assert "canary" not in sys.modules
 
 
-@pytest.mark.parametrize("name", ["canary", "canary.thing"])
-def test_name_of_a_part_imports_nothing_row28(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path, "raise SystemExit(1)", "canary.py")
-    monkeypatch.syspath_prepend(tmp_path)
-    draft(tmp_path, f"model.block={name}")
-    assert "canary" not in sys.modules
-
-
 @pytest.mark.parametrize(
     ("file", "text", "name"),
     [
@@ -99,7 +88,8 @@ def test_name_of_a_part_imports_nothing_row28(
         ("resnet32.v2.yml", MINIMAL, "resnet32.v2"),
         ("my net.yaml", MINIMAL + "name: mine\n", "mine"),
         ("x.yaml", MINIMAL + "name: null\n", "x"),
-        ("x.yaml", MINIMAL + "name: 2020-13-45 # row10\n", "2020-13-45"),
+        pytest.param("x.yaml", MINIMAL + "name: 2020-13-45\n", "2020-13-45", id="row10-no-date"),
+        pytest.param("x.yaml", MINIMAL + "name: 2020-01-01\n", "2020-01-01", id="row10-date"),
     ],
 )
 def test_name_is_the_files_unless_given(file: str, text: str, name: str, tmp_path: Path) -> None:
@@ -175,18 +165,6 @@ def test_stage_out_of_range_is_pointed_at_by_its_index_row20(
     assert problem.path == f"model.stages[1].{key}"
     assert problem.message == f"{value} is out of range"
     assert problem.allowed == (allowed,)
-
-
-def test_thousand_problems_are_counted_row25(tmp_path: Path) -> None:
-    keys = "".join(f"  wrong_batch_size_{n}: 1\n" for n in range(1000))
-    path = write(tmp_path, FULL.replace("data:\n", f"data:\n{keys}"))
-    start = time.monotonic()
-    found = read_draft(path).problems
-    shown = render(found)
-    assert time.monotonic() - start < 5, "a hang; it takes a tenth of a second"
-    assert len(found) == 1000
-    assert shown.count("error[unknown-key]") == 20
-    assert shown.endswith("\n\nand 980 more")
 
 
 @pytest.mark.parametrize("value", ["${HOME}", "~/x", "$HOME", "{x}", "%(x)s", "`id`", "$(id)"])
