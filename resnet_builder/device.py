@@ -1,9 +1,12 @@
 """Every question that is asked of the hardware, so that tests can answer for it."""
 
 import platform
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from resnet_builder import host
 from resnet_builder.errors import UsageError
@@ -12,6 +15,7 @@ Precision = Literal["fp32", "bf16"]
 MemoryFormat = Literal["channels_last", "contiguous"]
 
 _AMPERE = 8  # the first CUDA generation whose tensor cores take bf16
+_RESIDENT = 0.25  # of the free memory: the rest is for the network and its activations
 
 
 def has_cuda() -> bool:
@@ -98,3 +102,87 @@ def describe(device: torch.device) -> str:
     if device.type == "mps":
         return f"Apple GPU ({platform.machine()})"
     return f"CPU ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+def compile_options(device: torch.device) -> dict[str, Any]:
+    """Return what ``torch.compile`` is to be told: on CUDA, to replay whole graphs of kernels."""
+    mode = {"mode": "reduce-overhead"} if device.type == "cuda" else {}
+    return {"dynamic": False, **mode}
+
+
+def begin_step(device: torch.device) -> None:
+    """Let the graphs that a compiled network replays use the memory of its last outputs again."""
+    if device.type == "cuda":
+        torch.compiler.cudagraph_mark_step_begin()
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Tell whether a device has memory of its own, enough to hold images for a whole training.
+
+    Args:
+        size: Bytes of the images.
+        device: Where they would be held.
+    """
+    return device.type == "cuda" and size <= _RESIDENT * torch.cuda.mem_get_info(device)[0]
+
+
+def sent(
+    batches: Iterable[tuple[Tensor, ...]], device: torch.device
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield batches on a device; CUDA is sent the next one while it computes with the last.
+
+    Args:
+        batches: Of tensors on the CPU, or on the device already.
+        device: Where they are wanted.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield tuple(tensor.to(device) for tensor in batch)
+        return
+    stream = torch.cuda.Stream(device)
+    coming: tuple[tuple[Tensor, ...], torch.cuda.Event] | None = None
+    for batch in batches:
+        arriving, coming = coming, _sent_aside(batch, device, stream)
+        if arriving is not None:
+            yield _arrived(*arriving, device)
+    if coming is not None:
+        yield _arrived(*coming, device)
+
+
+def _sent_aside(
+    batch: tuple[Tensor, ...], device: torch.device, stream: torch.cuda.Stream
+) -> tuple[tuple[Tensor, ...], torch.cuda.Event]:
+    """Send a batch on a stream of its own; return it, and the event of its arrival."""
+    with torch.cuda.stream(stream):
+        copies = tuple(
+            tensor.pin_memory().to(device, non_blocking=True)
+            if tensor.device.type == "cpu"
+            else tensor
+            for tensor in batch
+        )
+        return copies, stream.record_event()
+
+
+def _arrived(
+    batch: tuple[Tensor, ...], event: torch.cuda.Event, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Let the device wait for a batch, the host not; its memory is in use until then."""
+    stream = torch.cuda.current_stream(device)
+    stream.wait_event(event)
+    for tensor in batch:
+        tensor.record_stream(stream)
+    return batch
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Let fp32 be computed in full: without TF32, which CUDA has for speed."""
+    products = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

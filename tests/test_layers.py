@@ -14,7 +14,7 @@ LAYERS = (
     {"registry"},
     {"spec", "blocks"},
     {"data", "model", "folding", "device", "runs"},
-    {"plugins", "weights", "features"},
+    {"plugins", "recomputing", "weights", "features"},
     {"builder"},
     {"expectations", "families", "importing", "json_schema", "summary", "testing", "trained"},
     {"comparison", "export", "training"},

@@ -1,6 +1,6 @@
-"""Checks of what a spec starts from, and of what its recipe freezes."""
+"""Checks of what a spec starts from, and of the layers that its recipe names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnet_builder.builder.first_weights import published_weights
@@ -12,14 +12,19 @@ from resnet_builder.spec.positions import Positions
 from resnet_builder.spec.train_section import TrainSpec
 
 _FREEZE = ("train", "freeze")
+_RECOMPUTE = ("train", "recompute")
 
 
 def fine_tuning_problems(draft: Draft) -> Iterator[Problem]:
-    """Check the recipe's keys for fine-tuning against the network."""
+    """Check the recipe's keys for fine-tuning, and for saving memory, against the network."""
     model, train, positions = draft.model, draft.train, draft.positions
     if model is None or train is None:
         return
-    yield from _name_problems(model, train, positions)
+    sections = _section_names(model)
+    yield from _name_problems(_FREEZE, "", train.freeze, sections, positions)
+    if train.recompute != "all":
+        stages = sections[1:-1]
+        yield from _name_problems(_RECOMPUTE, "stage ", train.recompute, stages, positions)
     yield from _sense_problems(model, train, positions)
     if "head" in train.freeze and train.head_lr_multiplier != 1:
         yield positions.problem(
@@ -30,19 +35,24 @@ def fine_tuning_problems(draft: Draft) -> Iterator[Problem]:
         )
 
 
-def _name_problems(model: ModelSpec, train: TrainSpec, positions: Positions) -> Iterator[Problem]:
-    allowed = _section_names(model)
-    for number, name in enumerate(train.freeze):
+def _name_problems(
+    path: tuple[str, str],
+    kind: str,
+    names: Sequence[str],
+    allowed: Sequence[str],
+    positions: Positions,
+) -> Iterator[Problem]:
+    for number, name in enumerate(names):
         if name not in allowed:
             yield positions.problem(
                 "unknown-name",
-                (*_FREEZE, number),
-                f"the network has no '{name}'",
+                (*path, number),
+                f"the network has no {kind}'{name}'",
                 allowed=allowed,
                 suggestion=nearest(name, allowed),
             )
-        elif name in train.freeze[:number]:
-            yield positions.problem("no-effect", (*_FREEZE, number), f"'{name}' is named before")
+        elif name in names[:number]:
+            yield positions.problem("no-effect", (*path, number), f"'{name}' is named before")
 
 
 def _sense_problems(model: ModelSpec, train: TrainSpec, positions: Positions) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 
-from resnet_builder.runs.records import Choices, EnvRecord
+from resnet_builder.runs.records import Choices, CompileDecision, EnvRecord
 
 _PACKAGES = ("resnet-builder", "torch", "torchvision", "numpy")
 
@@ -18,15 +18,22 @@ def package_version() -> str:
     return _version("resnet-builder")
 
 
-def describe_environment(device: str, choices: Choices) -> EnvRecord:
+def describe_environment(
+    device: str, choices: Choices, compile_decision: CompileDecision | None = None
+) -> EnvRecord:
     """Record what a run is computed with.
 
     Args:
         device: The hardware's own name and number.
         choices: What was chosen before the first step.
+        compile_decision: Why the network is compiled, or is not.
     """
     return EnvRecord(
-        versions=versions(), platform=platform.platform(), device=device, choices=choices
+        versions=versions(),
+        platform=platform.platform(),
+        device=device,
+        choices=choices,
+        compile_decision=compile_decision,
     )
 
 

@@ -121,6 +121,26 @@ class Choices(BaseModel):
     world_size: Annotated[int, Field(ge=1)]
 
 
+class CompileDecision(BaseModel):
+    """Whether a run's network is compiled, and why.
+
+    Attributes:
+        compile: Whether it is.
+        reason: In words, to go on after "because".
+        eager_seconds: What a step takes that is not compiled, if it was measured.
+        compiled_seconds: What it takes compiled, likewise.
+        compile_seconds: What compiling takes, likewise.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    compile: bool
+    reason: str
+    eager_seconds: Duration | None = None
+    compiled_seconds: Duration | None = None
+    compile_seconds: Duration | None = None
+
+
 class EnvRecord(Record):
     """``env.json``: what a run is computed with.
 
@@ -129,6 +149,7 @@ class EnvRecord(Record):
         platform: Operating system and architecture.
         device: The hardware's own name and number.
         choices: What is repeated on resume.
+        compile_decision: Why the network is compiled, or is not.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
@@ -136,6 +157,7 @@ class EnvRecord(Record):
     platform: str
     device: str
     choices: Choices
+    compile_decision: CompileDecision | None = None
 
 
 class DataRecord(Record):

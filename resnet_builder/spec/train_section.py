@@ -256,6 +256,13 @@ class TrainSpec(Duration):
         None, description="Largest norm of the whole gradient."
     )
     accumulate: Count = Field(1, description="Parts that a batch is computed in.")
+    recompute: Literal["all"] | Annotated[tuple[str, ...], Field(max_length=16, strict=False)] = (
+        Field(
+            (),
+            description="Stages (`layer1` and so on, or `all`) that keep only what enters their "
+            "blocks and compute the rest again for gradients: less memory, more time.",
+        )
+    )
     progressive_resizing: Resized = Field(
         (),
         description="Smaller images first, which cost less: sizes and what fraction of the "

@@ -1,18 +1,15 @@
 """What can change the bits of a result: chosen once before step 1, and repeated on resume."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
 
 from resnet_builder.device import describe, memory_format, pick_precision
 from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import describe_environment, versions
+from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import Choices, EnvRecord
-from resnet_builder.spec.schema import RunSpec, Spec
-
-Warn = Callable[[str], None]
+from resnet_builder.spec.schema import Spec
+from resnet_builder.training.compiling import Trial, decide_compile, no_compiler
 
 MEMORY_FORMATS = {
     "channels_last": torch.channels_last,
@@ -27,69 +24,61 @@ _FUSED_DEVICES = frozenset({"cpu", "cuda"})
 
 
 def settle_choices(
-    spec: Spec, run: RunDirectory, device: torch.device, *, allow_inexact: bool, warn: Warn
-) -> Choices:
+    spec: Spec,
+    run: RunDirectory,
+    device: torch.device,
+    *,
+    trial: Trial,
+    allow_inexact: bool,
+    warn: Warn,
+) -> EnvRecord:
     """Choose how to compute, or repeat what the run chose before, and write it down.
 
     Args:
         spec: The experiment.
         run: The run, whose ``env.json`` holds what was chosen.
         device: Where to compute.
+        trial: To find out whether compiling pays; only a run that has chosen nothing yet does.
         allow_inexact: Whether a run may go on where a choice cannot be repeated.
         warn: Told of what makes a difference.
 
     Raises:
         UsageError: A choice cannot be repeated.
         StorageError: ``env.json`` cannot be read or written.
+        Stopped: The trial was.
     """
-    found = _choose(spec, device, warn)
+    found = _choose(spec, device)
     if not run.env.exists():
-        describe_environment(describe(device), found).write(run.env)
-        return found
+        decision = decide_compile(spec.run.compile, device, found, trial, warn)
+        choices = found.model_copy(update={"compile": decision.compile})
+        record = describe_environment(describe(device), choices, decision)
+        record.write(run.env)
+        return record
     before = EnvRecord.read(run.env)
     _compare_versions(before.versions, warn)
+    if before.choices.compile and spec.run.compile is not False and no_compiler(device) is None:
+        found = found.model_copy(update={"compile": True})
     choices = _repeat(before.choices, found, allow_inexact=allow_inexact, warn=warn)
-    if choices != before.choices:
-        describe_environment(describe(device), choices).write(run.env)
-    return choices
+    if choices == before.choices:
+        return before
+    record = describe_environment(describe(device), choices, before.compile_decision)
+    record.write(run.env)
+    return record
 
 
-def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return what computes a network with kernels made for the shapes that it meets."""
-    return torch.compile(model, dynamic=False)
-
-
-def _choose(spec: Spec, device: torch.device, warn: Warn) -> Choices:
+def _choose(spec: Spec, device: torch.device) -> Choices:
+    """Make every choice but that of compiling, which takes a trial."""
     assert spec.train is not None, "a spec to train has a recipe"
     return Choices(
         device=device.type,
         precision=pick_precision(spec.run.precision, device),
         memory_format=memory_format(device),
-        compile=_compiles(spec.run, device, warn),
+        compile=False,
         fused=device.type in _FUSED_DEVICES,
         threads=torch.get_num_threads(),
         accumulate=spec.train.accumulate,
         world_size=1,
     )
-
-
-def _compiles(run: RunSpec, device: torch.device, warn: Warn) -> bool:
-    """Tell whether to compile; ``auto`` does not: short runs never earn back its first minute."""
-    if run.compile is not True:
-        return False
-    reason = _no_compiler(device)
-    if reason is not None:
-        warn(f"run.compile: not compiled, for there is no working compiler: {reason}")
-    return reason is None
-
-
-def _no_compiler(device: torch.device) -> str | None:
-    """Try the compiler on one addition; return why it does not work, if it does not."""
-    try:
-        torch.compile(lambda x: x + 1, dynamic=False)(torch.zeros(1, device=device))
-    except Exception as error:  # whatever a missing or broken tool chain comes to
-        return str(error).strip().partition("\n")[0]
-    return None
 
 
 def _repeat(before: Choices, found: Choices, *, allow_inexact: bool, warn: Warn) -> Choices:

@@ -15,7 +15,7 @@ from resnet_builder.device import describe, pick_device
 from resnet_builder.errors import ResourceError, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import EnvRecord
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS, settle_choices
@@ -30,9 +30,10 @@ from resnet_builder.training.randomness import private_generators
 from resnet_builder.training.resizing import make_resizing
 from resnet_builder.training.result import Result
 from resnet_builder.training.saving import Saver
-from resnet_builder.training.schedule import make_schedule
+from resnet_builder.training.schedule import Schedule, make_schedule
 from resnet_builder.training.state import State
 from resnet_builder.training.step import make_learner
+from resnet_builder.training.trial import TrialSteps
 
 
 def fit(
@@ -71,11 +72,15 @@ def fit(
     train = _recipe(spec, splits, run)
     observer = Logged(run.log, observer)
     device = pick_device(spec.run.device)
-    choices = settle_choices(spec, run, device, allow_inexact=allow_inexact, warn=observer.warned)
-    model.to(device).to(memory_format=MEMORY_FORMATS[choices.memory_format])
     batches = _training_batches(spec, splits, device)
     plan = make_plan(train, batches.steps_per_epoch)
     schedule = make_schedule(train, batches.steps_per_epoch)
+    trial = _trial(model, spec, splits, schedule, plan, device, stop)
+    environment = settle_choices(
+        spec, run, device, trial=trial, allow_inexact=allow_inexact, warn=observer.warned
+    )
+    choices = environment.choices
+    model.to(device).to(memory_format=MEMORY_FORMATS[choices.memory_format])
     resize = make_resizing(train, plan.total_steps)
     learner = make_learner(model, train, schedule, choices, resize=resize)
     state = State(
@@ -102,7 +107,7 @@ def fit(
         stop=stop,
     )
     saver.resume()
-    observer.started(_start(state, plan, device, choices))
+    observer.started(_start(state, plan, device, environment))
     with private_generators(device), _memory_named(train):
         loop.run()
         return delivery.finish(observer, stop)
@@ -145,13 +150,39 @@ def _training_batches(spec: Spec, splits: Splits, device: torch.device) -> Train
     )
 
 
-def _start(state: State, plan: Plan, device: torch.device, choices: Choices) -> Start:
+def _trial(
+    model: nn.Module,
+    spec: Spec,
+    splits: Splits,
+    schedule: Schedule,
+    plan: Plan,
+    device: torch.device,
+    stop: Stop,
+) -> TrialSteps:
+    assert spec.train is not None, "a spec to train has a recipe"
+    assert spec.model.in_channels is not None, "the spec is resolved"
+    assert spec.model.image_size is not None, "the spec is resolved"
+    size = spec.model.image_size
+    return TrialSteps(
+        model,
+        spec.train,
+        schedule,
+        device,
+        images=(plan.batch_size, spec.model.in_channels, size, size),
+        classes=len(splits.classes),
+        steps=plan.total_steps,
+        stop=stop,
+    )
+
+
+def _start(state: State, plan: Plan, device: torch.device, environment: EnvRecord) -> Start:
     return Start(
         step=state.counters.step,
         total_steps=plan.total_steps,
         steps_per_epoch=plan.steps_per_epoch,
         device=describe(device),
-        choices=choices,
+        choices=environment.choices,
+        compile_decision=environment.compile_decision,
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import Choices, CompileDecision
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.result import Result
 
@@ -19,6 +19,7 @@ class Start:
         steps_per_epoch: Steps of an epoch.
         device: The hardware's own name.
         choices: How it is computed.
+        compile_decision: Why the network is compiled, or is not.
     """
 
     step: int
@@ -26,6 +27,7 @@ class Start:
     steps_per_epoch: int
     device: str
     choices: Choices
+    compile_decision: CompileDecision | None = None
 
 
 @dataclass(frozen=True, slots=True)

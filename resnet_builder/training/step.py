@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from resnet_builder.data.contract import Batch
+from resnet_builder.recomputing import recomputing
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.train_section import TrainSpec
-from resnet_builder.training.choices import MEMORY_FORMATS, compiled
+from resnet_builder.training.choices import MEMORY_FORMATS
+from resnet_builder.training.compiling import compiled
 from resnet_builder.training.freezing import freeze
 from resnet_builder.training.losses import Loss, make_loss
 from resnet_builder.training.optim import build_optimizer, set_rate
@@ -139,9 +141,10 @@ def make_learner(
         UsageError: The recipe freezes what the network does not have, or all of it.
     """
     freeze(model.train(), train.freeze)
+    network = recomputing(model, train.recompute)
     return Learner(
         model,
-        compiled(model) if choices.compile else model,
+        compiled(network, next(model.parameters()).device) if choices.compile else network,
         make_loss(train.loss),
         build_optimizer(
             model,

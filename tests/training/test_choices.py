@@ -9,35 +9,37 @@ import torch
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import versions
-from resnet_builder.runs.records import Choices, EnvRecord
+from resnet_builder.runs.records import Choices, CompileDecision, EnvRecord
 from resnet_builder.training import choices
-from resnet_builder.training.choices import compiled, settle_choices
-from tests.training.recipes import batch, small_net
+from resnet_builder.training.choices import settle_choices
+from tests.training.recipes import small_net
 from tests.training.runs import Recorder, after, experiment, train
+from tests.training.test_compiling import FakeTrial, no_compiler
 
 CPU = torch.device("cpu")
+SHORT = FakeTrial(steps=12, eager=1.0, compiled=0.5)
 
 
 def settled(
-    path: Path, *, run: Any = None, allow_inexact: bool = False, **recipe: Any
+    path: Path,
+    *,
+    run: Any = None,
+    allow_inexact: bool = False,
+    trial: FakeTrial = SHORT,
+    **recipe: Any,
 ) -> tuple[Choices, list[str]]:
     """Settle a run's choices; return them and what was warned of."""
     warnings: list[str] = []
-    found = settle_choices(
+    record = settle_choices(
         experiment(run=run, **recipe),
         RunDirectory(path),
         CPU,
+        trial=trial,
         allow_inexact=allow_inexact,
         warn=warnings.append,
     )
-    return found, warnings
-
-
-def no_compiler(*args: Any, **options: Any) -> Any:
-    def fail(*inputs: Any) -> None:
-        raise RuntimeError("Failed to find C++ compiler\nSet CXX.")
-
-    return fail
+    assert EnvRecord.read(path / "env.json") == record
+    return record.choices, warnings
 
 
 def test_choices_are_made_from_the_spec_and_the_machine(tmp_path: Path) -> None:
@@ -53,7 +55,6 @@ def test_choices_are_made_from_the_spec_and_the_machine(tmp_path: Path) -> None:
         world_size=1,
     )
     assert warnings == []
-    assert EnvRecord.read(tmp_path / "env.json").choices == found
 
 
 def test_a_resumed_run_repeats_what_was_chosen(
@@ -102,9 +103,25 @@ def test_other_versions_are_warned_of(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
-def test_auto_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", no_compiler)
-    assert settled(tmp_path, run={"compile": "auto"}) == (settled(tmp_path)[0], [])
+def test_what_a_trial_decides_is_repeated_without_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    pays = FakeTrial(steps=10_000, eager=1.0, compiled=0.5)
+    assert settled(tmp_path, trial=pays)[0].compile
+    pays.taken.clear()
+    assert settled(tmp_path, trial=pays)[0].compile
+    assert pays.taken == []
+
+
+def test_the_reason_for_compiling_outlives_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(tmp_path)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    settled(tmp_path, allow_inexact=True)
+    decision = EnvRecord.read(tmp_path / "env.json").compile_decision
+    assert decision == CompileDecision(compile=False, reason="the training has but a few steps")
 
 
 def test_without_a_compiler_nothing_is_compiled(
@@ -141,13 +158,6 @@ def test_what_is_trained_is_compiled_for_its_shapes(
     model = small_net()
     train(tmp_path / "run", experiment(run={"compile": True}), model=model)
     assert asked[-1] == (model, {"dynamic": False})
-
-
-@pytest.mark.slow
-def test_a_compiled_network_computes_the_same() -> None:
-    model = small_net()
-    images = batch(0).images
-    torch.testing.assert_close(compiled(model)(images), model(images), rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_is_refused_on_other_threads(tmp_path: Path) -> None:
