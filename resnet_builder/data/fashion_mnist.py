@@ -15,7 +15,7 @@ from resnet_builder.errors import DataError
 
 _MIRROR = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
 
-_FOLDERS = ("fashion_mnist", "FashionMNIST/raw")
+FOLDERS = ("fashion_mnist", "FashionMNIST/raw")
 """Where unpacked files are looked for: in this program's own folder, and in torchvision's."""
 
 ARCHIVES = {
@@ -99,13 +99,13 @@ class FashionMnist:
 
 def _content(archive: Archive, surroundings: Surroundings) -> bytes:
     """Return a file's bytes, uncompressed."""
-    for folder in _FOLDERS:
+    for folder in FOLDERS:
         plain = surroundings.data_dir / folder / archive.name.removesuffix(".gz")
         if plain.is_file():
             return read_bytes(plain, MOST_BYTES)
     path = fetch(
         archive,
-        surroundings.data_dir / _FOLDERS[0],
+        surroundings.data_dir / FOLDERS[0],
         stop=surroundings.stop,
         report=surroundings.report,
     )

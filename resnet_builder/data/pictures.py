@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from resnet_builder.data.contract import Preprocess
@@ -101,7 +101,15 @@ def _broken_named(path: str | Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except _BROKEN as error:
-        raise DataError(f"{path}: cannot be decoded: {error or type(error).__name__}") from error
+        raise DataError(f"{path}: cannot be decoded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong with a picture, without its path, which some messages repeat."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is none of {', '.join(FORMATS)}"
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or str(error) or type(error).__name__
 
 
 def _pixels(opened: Image.Image, channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import struct
 import sys
 import time
@@ -15,9 +16,10 @@ from torchvision.transforms.v2 import functional as F
 from resnet_builder.data import image_folder, kept, streamed, survey
 from resnet_builder.data.augment.geometry import RandomResizedCrop, window
 from resnet_builder.data.batches import TrainBatches
-from resnet_builder.data.contract import Loaded, Surroundings
+from resnet_builder.data.contract import Loaded, Surroundings, never
 from resnet_builder.data.hashing import HashedDraws, permutation
 from resnet_builder.data.image_folder import ImageFolder
+from resnet_builder.data.listing import list_pictures
 from resnet_builder.data.memory import MemorySource
 from resnet_builder.data.pictures import decode
 from resnet_builder.data.pipeline import Pipeline
@@ -163,6 +165,19 @@ def test_streaming_draws_nothing_from_the_global_generator(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.ci
+@pytest.mark.timeout(100)
+def test_row43_worker_processes_find_what_is_broken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "MEMORY_BYTES", 0)
+    (folder / "test" / "cat" / "1.png").write_bytes(b"")
+    monkeypatch.setattr(streamed, "_workers", lambda pictures: 2)
+    with pytest.raises(DataError, match=r"^1 picture cannot be decoded.*\n  \S+1\.png: [^\n]+$"):
+        load(folder)
+    assert load(folder, skip_bad=True).skipped == ("test/cat/1.png",)
+
+
 @pytest.mark.timeout(100)
 def test_worker_processes_give_the_same_bits_and_plain_messages(
     folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -180,13 +195,56 @@ def test_worker_processes_give_the_same_bits_and_plain_messages(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_row43_a_broken_picture_is_named_when_it_is_streamed(
+def test_row43_a_picture_that_breaks_while_it_is_streamed_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_folder, "MEMORY_BYTES", 0)
+    source = load(folder).train
     (folder / "train" / "ant" / "1.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"1\.png: cannot be decoded"):
-        everything(load(folder).train)
+        everything(source)
+
+
+def test_row43_more_broken_pictures_than_fit_are_counted(folder: Path) -> None:
+    for number in range(30):
+        (folder / "train" / "bee" / f"bad{number}.png").write_bytes(b"")
+    with pytest.raises(DataError, match="30 pictures cannot be decoded") as caught:
+        load(folder)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 22
+    assert lines[-1] == "  and 10 more, which --skip-bad names"
+    assert len(load(folder, skip_bad=True).skipped) == 30
+
+
+def test_row43_nothing_but_broken_pictures_is_refused(folder: Path) -> None:
+    for path in (folder / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    for skip_bad in (False, True):
+        with pytest.raises(DataError, match="12 pictures cannot be decoded"):
+            load(folder, skip_bad=skip_bad)
+
+
+@pytest.mark.parametrize("memory", [0, 10**9], ids=["streamed", "held"])
+def test_row43_what_is_broken_is_remembered(
+    memory: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once looked at, pictures are not looked at again, whether they are skipped or not."""
+    monkeypatch.setattr(image_folder, "MEMORY_BYTES", memory)
+    (folder / "train" / "bee" / "1.png").write_bytes(b"")
+    first = load(folder, skip_bad=True)
+
+    def fail(path: Path, channels: int) -> Any:
+        pytest.fail(f"{path} was looked at again")
+
+    for name in ("decode", "inspect"):
+        monkeypatch.setattr(survey, name, fail)
+    again = load(folder, skip_bad=True)
+    assert again.skipped == first.skipped == ("train/bee/1.png",)
+    assert again.fingerprint == first.fingerprint
+    assert again.train.labels.tolist() == [0] * 4 + [1] * 3 + [2] * 4
+    assert torch.equal(everything(again.train), everything(first.train))
+    with pytest.raises(DataError, match=r"bee/1\.png: cannot be decoded: it is none of BMP, "):
+        load(folder)
 
 
 def test_a_first_augmentation_crops_streamed_pictures_before_preprocessing(
@@ -251,18 +309,36 @@ def _flatten(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda root: _remove(root / "val" / "bee"), "val has no folder for bee"),
         (lambda root: _remove(root / "test" / "bee"), "test has no folder for bee"),
+        (lambda root: (root / "val" / "dog").mkdir(), "val has folders that train has not: dog"),
         (lambda root: (root / "test" / "dog").mkdir(), "test has folders that train has not: dog"),
         (lambda root: _empty(root / "train" / "bee"), "train has no pictures in bee"),
+        (lambda root: _empty(root / "val" / "bee"), "val has no pictures in bee"),
         (lambda root: root.joinpath("train").rename(root / "training"), "train is no folder"),
         (_flatten, "train has no folders"),
     ],
-    ids=["missing", "extra", "empty", "no-train", "flat"],
+    ids=["val-lacks", "lacks", "val-adds", "adds", "empty", "val-empty", "no-train", "flat"],
 )
 def test_row42_classes_that_differ_are_named(change: Any, message: str, folder: Path) -> None:
+    shutil.copytree(folder / "test", folder / "val")
     change(folder)
     with pytest.raises(DataError, match=message):
         load(folder)
+
+
+def test_row42_every_split_has_the_labels_of_the_training_folders(folder: Path) -> None:
+    """Also where an entry that is ignored, or the order of the disk, would shift them."""
+    shutil.copytree(folder / "test", folder / "val")
+    (folder / "val" / ".ant").mkdir()
+    (folder / "test" / "aaa.txt").write_text("x")
+    picture(folder / "val" / "cat" / "new.png", seed=1)
+    loaded = load(folder)
+    assert loaded.classes == ("ant", "bee", "cat")
+    assert loaded.validation is not None
+    assert loaded.test is not None
+    assert loaded.validation.labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert loaded.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_row43_broken_pictures_are_all_named_before_training(folder: Path) -> None:
@@ -371,6 +447,39 @@ def test_row47_links_out_of_the_folder_are_followed_once(folder: Path) -> None:
     (elsewhere / "loop").symlink_to(elsewhere)
     (folder / "train" / "ant" / "more").symlink_to(elsewhere)
     assert load(folder).train.labels.tolist() == [0] * 5 + [1] * 4 + [2] * 4
+
+
+@NEEDS_LINKS
+def test_row47_every_real_folder_is_looked_into_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two folders outside that lead to each other, and to a class that has its own pictures."""
+    one, other = (folder.parent / name for name in ("one", "other"))
+    for number, (here, there) in enumerate(((one, other), (other, one))):
+        picture(here / "x.png", seed=number)
+        (here / "there").symlink_to(there)
+        (here / "class").symlink_to(folder / "train" / "bee")
+        (folder / "train" / "ant" / here.name).symlink_to(here)
+    seen: list[str] = []
+    look = os.scandir
+
+    def counted(path: Any) -> Any:
+        seen.append(os.path.realpath(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    found = list_pictures(folder, never)
+    assert found.splits["train"].labels == (0,) * 6 + (1,) * 4 + (2,) * 4
+    assert len(seen) == len(set(seen)) == 10
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_named_like_a_picture_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "train" / "ant" / "x.png")
+    (folder / "train" / "ant" / "y.png").symlink_to("/dev/zero")
+    loaded = load(folder)
+    assert len(loaded.train) == 12
+    assert loaded.notices == (f"ignored 2 hidden or foreign entries in {folder}",)
 
 
 @NEEDS_LINKS
