@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnet_builder.errors import SpecError
+
 if TYPE_CHECKING:
     from resnet_builder.spec.schema import Spec
 
@@ -19,7 +21,8 @@ def read_spec(
 ) -> "Spec":
     """Read a spec, check it in full, and write out its defaults.
 
-    What is no YAML is refused before torch is imported, which takes seconds.
+    What is no YAML, or has a number out of its range, is refused before torch is imported, which
+    takes seconds.
 
     Args:
         source: A path, or a bundled spec's name.
@@ -33,9 +36,7 @@ def read_spec(
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
-    from resnet_builder.spec.loading import read_draft
-
-    for notice in read_draft(source, overrides=overrides, with_=with_).notices:
+    for notice in first_notices(source, overrides=overrides, with_=with_):
         warn(notice)
 
     from resnet_builder import builder
@@ -43,3 +44,23 @@ def read_spec(
     return builder.read_spec(
         source, overrides=overrides, with_=with_, plugins=plugins, with_weights=with_weights
     )
+
+
+def first_notices(
+    source: str | Path, *, overrides: tuple[str, ...], with_: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Check what can be checked without torch; return what the user should know of the spec.
+
+    Most problems wait for those that only the second half of checking finds. Numbers beyond their
+    bounds do not: with them, there is nothing that it should build.
+
+    Raises:
+        SpecError: There is nothing to check, or a number is out of its range.
+        StorageError: A file cannot be read.
+    """
+    from resnet_builder.spec.loading import read_draft
+
+    draft = read_draft(source, overrides=overrides, with_=with_)
+    if any(problem.code in {"out-of-range", "limit"} for problem in draft.problems):
+        raise SpecError(draft.problems)
+    return draft.notices

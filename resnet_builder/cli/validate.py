@@ -6,13 +6,23 @@ from typing import TYPE_CHECKING
 import click
 
 from resnet_builder.cli.messages import examples, note, show, show_json
-from resnet_builder.cli.options import SPEC, debug_option, json_option, layer_options
+from resnet_builder.cli.options import (
+    SPEC,
+    debug_option,
+    ignore_memory_option,
+    json_option,
+    layer_options,
+)
+from resnet_builder.cli.specs import first_notices
 from resnet_builder.errors import ResnetBuilderError, SpecError, UsageError
 from resnet_builder.problems import render
 from resnet_builder.spec.bundled import find_spec, is_path
 
 if TYPE_CHECKING:
+    from resnet_builder.model import ResNet
     from resnet_builder.runs.answers import ChangedCount, CheckRecord
+    from resnet_builder.spec.schema import Spec
+    from resnet_builder.training.resources import Estimate
 
 
 @click.command(
@@ -28,6 +38,7 @@ if TYPE_CHECKING:
     "--expect", is_flag=True, help="Write what the networks count to into the files' `expect`."
 )
 @layer_options
+@ignore_memory_option
 @json_option
 @debug_option
 @click.pass_context
@@ -38,12 +49,13 @@ def validate(
     overrides: tuple[str, ...],
     with_: tuple[str, ...],
     plugins: tuple[str, ...],
+    ignore_memory_estimate: bool,
     as_json: bool,
 ) -> None:
     """Check specs in full, without training them.
 
-    Values, parts, shapes and expected counts are checked, and all problems of all specs reported.
-    Nothing is downloaded.
+    Values, parts, shapes and expected counts are checked, and whether training is expected to fit
+    into this machine's memory; all problems of all specs are reported. Nothing is downloaded.
     """
     if expect and (overrides or with_):
         raise UsageError("--expect writes what a file alone counts to: leave out --set and --with")
@@ -51,7 +63,8 @@ def validate(
     for source in specs:
         try:
             changed = _renew(source, plugins) if expect else None
-            record = _check(source, overrides, with_, plugins)
+            limited = not ignore_memory_estimate
+            record = _check(source, overrides, with_, plugins, limited=limited)
             record = record.model_copy(update={"changed": changed})
         except ResnetBuilderError as error:
             record = _failed(source, error)
@@ -70,17 +83,21 @@ def validate(
 
 
 def _check(
-    source: str, overrides: tuple[str, ...], with_: tuple[str, ...], plugins: tuple[str, ...]
+    source: str,
+    overrides: tuple[str, ...],
+    with_: tuple[str, ...],
+    plugins: tuple[str, ...],
+    *,
+    limited: bool,
 ) -> "CheckRecord":
     """Check one spec.
 
     Raises:
+        ResourceError: Its training does not fit into memory, if that is ``limited``.
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
-    from resnet_builder.spec.loading import read_draft
-
-    notices = read_draft(source, overrides=overrides, with_=with_).notices
+    notices = first_notices(source, overrides=overrides, with_=with_)
 
     # Only now: what is no YAML is refused without torch.
     from resnet_builder.builder import check_source
@@ -99,14 +116,42 @@ def _check(
         raise SpecError(checked.problems)
     assert checked.network is not None, "a spec without problems"
     assert checked.macs is not None, "they were asked for"
+    estimate = _estimate(checked.spec, checked.network, limited=limited)
     return CheckRecord(
         source=source,
         name=checked.spec.name,
         parameters=count_parameters(checked.network),
         depth=checked.network.depth,
         macs=checked.macs,
+        memory_bytes=None if estimate is None else estimate.memory,
+        activation_bytes=None if estimate is None else estimate.activations,
+        disk_bytes=None if estimate is None else estimate.disk,
         notices=notices,
     )
+
+
+def _estimate(spec: "Spec", network: "ResNet", *, limited: bool) -> "Estimate | None":
+    """Estimate what training a spec takes, if it can be trained.
+
+    A device that is not here is taken for one that has room enough.
+
+    Raises:
+        ResourceError: It does not fit into memory, if that is ``limited``.
+    """
+    if spec.data is None or spec.train is None:
+        return None
+    from resnet_builder.device import pick_device, pick_precision
+    from resnet_builder.training.resources import check_memory, estimate_training
+
+    try:
+        device = pick_device(spec.run.device)
+    except UsageError:
+        precision = "bf16" if spec.run.precision == "bf16" else "fp32"
+        return estimate_training(spec, precision, network=network)
+    estimate = estimate_training(spec, pick_precision(spec.run.precision, device), network=network)
+    if limited:
+        check_memory(estimate, device)
+    return estimate
 
 
 def _renew(source: str, plugins: tuple[str, ...]) -> "tuple[ChangedCount, ...]":
@@ -149,3 +194,14 @@ def _show(record: "CheckRecord") -> None:
         f"{record.source}: {record.parameters:,} parameters, depth {record.depth}, "
         f"{record.macs:,} MACs"
     )
+    if record.memory_bytes is not None:
+        show(f"{record.source}: {_needs(record)}")
+
+
+def _needs(record: "CheckRecord") -> str:
+    """Say what training takes."""
+    from resnet_builder.training.resources import size_text
+
+    sizes = (record.memory_bytes, record.activation_bytes, record.disk_bytes)
+    memory, activations, disk = (size_text(size or 0) for size in sizes)
+    return f"training takes about {memory} of memory ({activations} activations), {disk} of disk"

@@ -40,6 +40,10 @@ class CheckRecord(BaseModel):
         name: Its own; ``None`` like the counts below if something is wrong with it.
         depth: As in the names of He et al. 2015.
         macs: Multiply-adds for one image.
+        memory_bytes: What training is expected to take; absent like the two below if there is no
+            recipe.
+        activation_bytes: Of these, what is kept for the backward pass.
+        disk_bytes: What a run keeps on the disk at most.
         changed: Counts written into its file, if that was asked for.
         problems: What is wrong with it, in file order.
         notices: What the user should know.
@@ -53,6 +57,9 @@ class CheckRecord(BaseModel):
     parameters: Count | None = None
     depth: Count | None = None
     macs: Count | None = None
+    memory_bytes: Count | None = None
+    activation_bytes: Count | None = None
+    disk_bytes: Count | None = None
     changed: tuple[ChangedCount, ...] | None = None
     problems: tuple[ProblemRecord, ...] = ()
     notices: tuple[str, ...] = ()

@@ -12,6 +12,8 @@ from torch import nn
 from resnet_builder.activations import kept_by
 from resnet_builder.builder.construct import collector_paused, construct_on_meta
 from resnet_builder.builder.resolving import fed_facts
+from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.splits import Splits
 from resnet_builder.device import Precision, free_memory
 from resnet_builder.errors import ResourceError, StorageError
 from resnet_builder.host import free_disk, is_out_of_memory
@@ -56,7 +58,8 @@ class Estimate:
         copies: The moving average, and the weights that did best on validation.
         activations: What is kept for the backward pass, with the gradients of a layer on top.
         overhead: Kernels, and memory that is free but fits nothing.
-        images: The data set's training images; 0 where it is not known how many there are.
+        images: The data set's; until they are loaded the training images alone, or 0 where it is
+            not known how many there are.
         checkpoint: One, on the disk.
         disk: All that a run keeps there at one time.
     """
@@ -121,7 +124,7 @@ class Estimate:
             "copies of the weights": self.copies,
             what: self.activations,
             "kernels and heap": self.overhead,
-            "training images": self.images,
+            "images of the data set": self.images,
         }
         sizes = {name: size_text(size) for name, size in rows.items() if size}
         left, right = max(map(len, sizes)), max(map(len, sizes.values()))
@@ -176,7 +179,7 @@ def estimate_training(
         copies=copies,
         activations=activations,
         overhead=KERNELS + round((HEAP - 1) * (trained + optimizer + activations)),
-        images=_image_bytes(spec),
+        images=_expected_images(spec),
         checkpoint=checkpoint,
         disk=checkpoint * (spec.train.keep + 2) + 2 * weights,
     )
@@ -196,12 +199,18 @@ def _is_validated(spec: Spec) -> bool:
     return spec.data.validation != 0 or fed_facts(spec.data).own_validation is not False
 
 
-def _image_bytes(spec: Spec) -> int:
+def _expected_images(spec: Spec) -> int:
     assert spec.data is not None, "a spec to train has data"
     facts = fed_facts(spec.data)
     assert spec.model.in_channels is not None, "the spec is resolved"
     assert spec.model.image_size is not None, "the spec is resolved"
     return (facts.training_images or 0) * spec.model.in_channels * spec.model.image_size**2
+
+
+def image_bytes(splits: Splits) -> int:
+    """Return what the images of all splits take of memory; streamed ones take none for long."""
+    sources = (splits.train, splits.validation, splits.test)
+    return sum(source.images.nbytes for source in sources if isinstance(source, MemorySource))
 
 
 def check_memory(

@@ -50,7 +50,9 @@ def test_spec_is_written_with_what_it_counts_to(folder: Path) -> None:
     assert (folder / "resnet8_digits.yaml").read_text(encoding="utf-8") == RESNET8
     assert [path.name for path in folder.iterdir()] == ["resnet8_digits.yaml"]
     result = call("validate", "resnet8_digits.yaml")
-    assert result.stdout == ("resnet8_digits.yaml: 75,002 parameters, depth 8, 747,136 MACs\n")
+    assert result.stdout.startswith(
+        "resnet8_digits.yaml: 75,002 parameters, depth 8, 747,136 MACs\n"
+    )
 
 
 def test_spec_is_printed_and_no_file_written(folder: Path) -> None:

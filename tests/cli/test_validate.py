@@ -9,14 +9,20 @@ import pytest
 from tests.cli.experiments import call, write_tiny
 
 
-def test_good_specs_get_a_line_each() -> None:
-    result = call("validate", "resnet20", "resnet20_digits")
+def test_good_networks_get_a_line_each() -> None:
+    result = call("validate", "resnet20", "resnet20_digits", "--set", "train=null")
     assert result.exit_code == 0
-    assert result.stderr == ""
     assert result.stdout == (
         "resnet20: 269,722 parameters, depth 20, 40,551,040 MACs\n"
         "resnet20_digits: 269,434 parameters, depth 20, 2,516,608 MACs\n"
     )
+
+
+def test_good_specs_need_no_words_of_warning() -> None:
+    result = call("validate", "resnet20", "resnet20_digits")
+    assert (result.exit_code, result.stderr) == (0, "")
+    names = [line.partition(":")[0] for line in result.stdout.splitlines()]
+    assert names == ["resnet20", "resnet20", "resnet20_digits", "resnet20_digits"]
 
 
 def test_problems_of_all_specs_are_reported_together(folder: Path) -> None:
@@ -24,7 +30,7 @@ def test_problems_of_all_specs_are_reported_together(folder: Path) -> None:
     two = write_tiny(folder, "trian: {}", name="two.yaml")
     result = call("validate", one, "resnet20", two)
     assert result.exit_code == 2
-    assert result.stdout == "resnet20: 269,722 parameters, depth 20, 40,551,040 MACs\n"
+    assert result.stdout.startswith("resnet20: 269,722 parameters, depth 20, 40,551,040 MACs\n")
     assert f"{one}:18:22: error[expect]: expect.parameters: the network has" in result.stderr
     assert f"{two}:18:1: error[unknown-key]: trian: there is no such key" in result.stderr
     assert "did you mean: train" in result.stderr
@@ -45,7 +51,7 @@ def test_row26_override_is_named_as_the_place() -> None:
 def test_layers_are_merged_and_notices_shown() -> None:
     result = call("validate", "resnet20", "--set", "model.shortcut=projection", "--with", "kj60")
     assert result.exit_code == 0
-    assert result.stdout == "resnet20: 272,474 parameters, depth 20, 40,813,184 MACs\n"
+    assert result.stdout.startswith("resnet20: 272,474 parameters, depth 20, 40,813,184 MACs\n")
     assert result.stderr.startswith("resnet20: `expect` and `published` left out")
 
 
@@ -55,6 +61,7 @@ def test_json_has_counts_and_problems(folder: Path) -> None:
     assert result.exit_code == 2
     assert result.stderr == ""
     good, bad = json.loads(result.stdout)["specs"]
+    assert all(good.pop(f"{what}_bytes") > 2**20 for what in ("memory", "activation", "disk"))
     assert good == {
         "source": "resnet20",
         "name": "resnet20",
@@ -93,7 +100,7 @@ def test_expected_counts_are_written_and_told(folder: Path) -> None:
     before = path.read_text(encoding="utf-8")
     result = call("validate", "--expect", path)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == (
+    assert result.stdout.startswith(
         f"{path}: expect.parameters: 450 -> 440\n{path}: 440 parameters, depth 4, 25,360 MACs\n"
     )
     assert path.read_text(encoding="utf-8") == before.replace("450", "440")
@@ -107,7 +114,7 @@ def test_expected_counts_are_added_where_there_are_none(folder: Path) -> None:
     assert result.stdout.startswith(f"{path}: expect.parameters: none -> 440\n")
     assert path.read_bytes() == before + f"expect: {{{COUNTS}}}\n".encode()
     again = call("validate", "--expect", path)
-    assert again.stdout == f"{path}: 440 parameters, depth 4, 25,360 MACs\n"
+    assert again.stdout.startswith(f"{path}: 440 parameters, depth 4, 25,360 MACs\n")
 
 
 def test_expected_counts_of_a_file_below_are_left_alone(folder: Path) -> None:
