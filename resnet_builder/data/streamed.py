@@ -3,10 +3,14 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +25,9 @@ FEW = 2_048
 """A split of fewer pictures is decoded in this process: starting others would take longer."""
 
 MOST_WORKERS = 8
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class StreamedSource:
@@ -70,74 +77,144 @@ class StreamedSource:
         """Yield the pictures of each batch of indices, ``(B, C, H, W)`` uint8.
 
         Raises:
-            DataError: A picture cannot be decoded, or is not of the others' size.
+            DataError: A picture cannot be decoded, or is not of the others' size; or a process
+                that decodes them was lost.
         """
         pictures = _Pictures(self._paths, self._reader, crop)
-        for batch in read_ahead(pictures, batches, len(self)):
-            if isinstance(batch, str):
-                raise DataError(batch)
-            yield batch
+        yield from read_ahead(self._paths, pictures, batches, torch.stack)
 
 
-def read_ahead(files: Dataset[Any], batches: Iterable[Tensor], count: int) -> Iterator[Any]:
-    """Yield what a data set makes of each batch of indices, in order.
+def read_ahead(
+    paths: Sequence[str],
+    read: Callable[[int], T],
+    batches: Iterable[Tensor],
+    combine: Callable[[list[T]], R],
+) -> Iterator[R]:
+    """Yield what is read of each batch of files, in order.
 
     Args:
-        files: Its ``__getitems__`` is called in worker processes, unless there are few files.
+        paths: All files.
+        read: Given an index, reads one; in worker processes, unless there are few files.
         batches: ``(B,)`` int64 indices.
-        count: How many files there are.
+        combine: Makes one thing of what was read of a batch.
+
+    Raises:
+        DataError: What ``read`` raises, or a worker process was lost.
+        UnforeseenError: ``read`` raised something else.
     """
-    workers = _workers(count)
-    yield from DataLoader(
-        files,
-        batch_sampler=_AsLists(batches),
+    workers = _workers(len(paths))
+    waited_for: deque[list[int]] = deque()
+    loader = DataLoader(
+        _Files(tuple(paths), read, combine),
+        batch_sampler=_Noted(batches, waited_for),
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_begin,
         multiprocessing_context=_context() if workers else None,
         generator=torch.Generator(),  # or a draw from the global one would be made
     )
+    with _loss_named(paths, waited_for if workers else ()):
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            waited_for.popleft()
+            yield batch
+
+
+class UnforeseenError(Exception):
+    """A fault of ours, or of a plugin, in reading a file; it names the file."""
+
+
+@contextmanager
+def _loss_named(paths: Sequence[str], waited_for: Sequence[list[int]]) -> Iterator[None]:
+    """Say what was read when a worker process was lost.
+
+    Raises:
+        DataError: One was.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # the loader raises no other type of its own
+        if not waited_for:
+            raise
+        raise DataError(
+            f"{paths[waited_for[0][0]]}: a process that was to read it, or one after it, was "
+            f"lost: {error}; it may have been killed for lack of memory, or of shared memory"
+        ) from error
 
 
 @dataclass(frozen=True)
-class _Pictures(Dataset[Tensor]):
-    """What a worker process is sent."""
+class _Files(Dataset[Any]):
+    """What a worker process is sent.
+
+    It gives back what goes wrong: an error that is raised would bring its traceback along.
+    """
+
+    paths: tuple[str, ...]
+    read: Callable[[int], Any]
+    combine: Callable[[list[Any]], Any]
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        found = []
+        for index in indices:
+            try:
+                found.append(self.read(index))
+            except (DataError, MemoryError) as error:
+                return error
+            except Exception as error:
+                unforeseen = UnforeseenError(f"{self.paths[index]}: {error!r}")
+                unforeseen.add_note("".join(traceback.format_exception(error)))
+                return unforeseen
+        return self.combine(found)
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Reads pictures by their numbers."""
 
     paths: tuple[str, ...]
     reader: Reader
     crop: SampleCrop | None
 
-    def __getitems__(self, indices: list[int]) -> Tensor | str:
-        """Return a batch, or what is wrong: an error would bring the worker's traceback along."""
-        try:
-            return torch.stack([self._picture(index) for index in indices])
-        except DataError as error:
-            return str(error)
-
-    def _picture(self, index: int) -> Tensor:
+    def __call__(self, index: int) -> Tensor:
         picture = decode(self.paths[index], self.reader.channels)
         if self.crop is not None:
             return self.crop(picture, index)
         return self.reader.fit(picture, self.paths[index])
 
 
-class _AsLists:
-    """Batches of indices in the form that a ``DataLoader`` wants."""
+class _Noted:
+    """Batches of indices in the form that a ``DataLoader`` wants, noted as they are handed out."""
 
-    def __init__(self, batches: Iterable[Tensor]) -> None:
+    def __init__(self, batches: Iterable[Tensor], handed_out: deque[list[int]]) -> None:
         self._batches = batches
+        self._handed_out = handed_out
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (indices.tolist() for indices in self._batches)
+        for indices in self._batches:
+            self._handed_out.append(indices.tolist())
+            yield self._handed_out[-1]
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Go on when the terminal interrupts every process at once: the parent finishes its step."""
+def _begin(worker: int) -> None:
+    """Go on when the terminal interrupts every process at once: the parent finishes its step.
+
+    But end with it: nothing else would end a worker whose parent was killed, since it is a child
+    of the process that starts workers, and keeps that one alive.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only worker processes begin"
+    parent.join()
+    os._exit(1)
 
 
 def _workers(pictures: int) -> int:

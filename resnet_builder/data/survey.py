@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from resnet_builder.data.contract import Surroundings
 from resnet_builder.data.kept import Findings, read_findings, write_findings
@@ -112,7 +111,7 @@ class Survey:
     def _inspections(self, files: Files) -> Iterator[list[bytes | str]]:
         paths = tuple(str(self.root / name) for name in files.names)
         batches = torch.arange(len(paths)).split(_BATCH)
-        yield from read_ahead(_Inspected(paths, self.reader.channels), batches, len(paths))
+        yield from read_ahead(paths, _Inspected(paths, self.reader.channels), batches, list)
 
     def _stamps(self) -> list[tuple[int, int]]:
         """Return size and time of every file.
@@ -141,18 +140,15 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class _Inspected(Dataset[bytes]):
-    """What a worker process is sent."""
+class _Inspected:
+    """Inspects pictures by their numbers."""
 
     paths: tuple[str, ...]
     channels: int
 
-    def __getitems__(self, indices: list[int]) -> list[bytes | str]:
-        """Return each file's digest, or why it cannot be decoded."""
-        return [self._inspect(self.paths[index]) for index in indices]
-
-    def _inspect(self, path: str) -> bytes | str:
+    def __call__(self, index: int) -> bytes | str:
+        """Return a file's digest, or why it cannot be decoded."""
         try:
-            return inspect(path, self.channels)
+            return inspect(self.paths[index], self.channels)
         except DataError as error:
             return str(error)

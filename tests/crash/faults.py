@@ -52,6 +52,12 @@ def raising(message: str, target: str, turn: int) -> None:
     _before_call(target, turn, fail)
 
 
+def setting(target: str, value: object) -> None:
+    """Give a module's name, ``module:name``, another value."""
+    module, _, name = target.partition(":")
+    setattr(importlib.import_module(module), name, value)
+
+
 def limit_file_size(size: int) -> None:
     """Let no file grow beyond so many bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

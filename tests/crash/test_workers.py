@@ -1,0 +1,83 @@
+"""Processes that read pictures ahead: what becomes of the training without them, and of them."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from resnet_builder.runs.kernel_lock import is_locked
+from tests.crash.experiments import left, train_line, write_experiment
+from tests.crash.killing import assert_equal
+from tests.crash.program import Child, Server, family, kill
+
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has no other to read ahead"),
+]
+
+AHEAD = [("setting", "resnet_builder.data.streamed:FEW", 0)]
+
+
+def parents(pids: list[int]) -> dict[int, int]:
+    """Return the parent of each process that is still there."""
+    found = {}
+    for pid in pids:
+        with suppress(OSError):
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            found[pid] = int(stat.rpartition(")")[2].split()[1])
+    return found
+
+
+def reader(child: Child) -> int:
+    """Wait for a process that reads ahead: a grandchild of the training; return its number."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = parents(family(child))
+        for pid, parent in found.items():
+            if found.get(parent) == child.pid:
+                return pid
+        time.sleep(0.02)
+    raise TimeoutError("nobody reads ahead")
+
+
+def wait_until_gone(child: Child, seconds: float = 20) -> None:
+    """Wait until no process of a call is left.
+
+    Raises:
+        AssertionError: One stays.
+    """
+    deadline = time.monotonic() + seconds
+    while family(child):
+        assert time.monotonic() < deadline, f"{len(family(child))} processes stay"
+        time.sleep(0.02)
+
+
+def test_row61_row64_lost_processes(server: Server, tmp_path: Path) -> None:
+    """A reader that is killed ends the training, and a training that is killed its readers."""
+    spec = write_experiment(tmp_path, "streamed")
+    line = train_line(spec, tmp_path / "run")
+    whole = server.call(*train_line(spec, tmp_path / "whole"), folder=tmp_path)
+    assert whole.code == 0, whole.stderr
+
+    training = server.start(*line, folder=tmp_path, faults=AHEAD)
+    os.kill(reader(training), signal.SIGKILL)
+    end = training.wait()
+    assert end.code == 3
+    assert ".png: a process that was to read it, or one after it, was lost: " in end.stderr
+    assert "Traceback" not in end.stderr
+    wait_until_gone(training)
+    assert not is_locked(tmp_path / "run" / "run.lock")
+
+    training = server.start(*line, folder=tmp_path, faults=AHEAD)
+    reader(training)
+    kill(training)
+    assert training.wait().code == -signal.SIGKILL
+    wait_until_gone(training)
+    assert not is_locked(tmp_path / "run" / "run.lock")
+
+    end = server.call(*line, folder=tmp_path)
+    assert end.code == 0, end.stderr
+    assert_equal(left(tmp_path / "run"), left(tmp_path / "whole"))
