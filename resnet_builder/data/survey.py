@@ -1,7 +1,7 @@
 """Looking at every picture of a folder before any training: what is broken is told at once."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,7 @@ class Survey:
         return self._findings("inspected", "", self._inspect)
 
     def _findings(
-        self, place: str, how: str, look: Callable[[str, Files, dict[str, str]], Tensor]
+        self, place: str, how: str, look: Callable[[dict[str, str]], dict[str, Tensor]]
     ) -> tuple[Findings, str | None]:
         splits = self.listing.splits
         what = (str(self.root.resolve()), self.reader.channels, how, splits, self._stamps())
@@ -75,12 +75,15 @@ class Survey:
         if (kept := read_findings(path, counts)) is not None:
             return kept, None
         broken: dict[str, str] = {}
-        tensors = {split: look(split, files, broken) for split, files in splits.items()}
-        findings = Findings(tensors, broken)
+        findings = Findings(look(broken), broken)
         return findings, write_findings(path, findings)
 
-    def _decode(self, split: str, files: Files, broken: dict[str, str]) -> Tensor:
-        """Decode a split; what cannot be is added to ``broken``."""
+    def _decode(self, broken: dict[str, str]) -> dict[str, Tensor]:
+        """Decode every picture; what cannot be is added to ``broken``."""
+        splits = self.listing.splits
+        return {split: self._decode_split(split, files, broken) for split, files in splits.items()}
+
+    def _decode_split(self, split: str, files: Files, broken: dict[str, str]) -> Tensor:
         count = len(files.names)
         images = torch.zeros((count, *self.reader.shape), dtype=torch.uint8)
         for number, name in enumerate(files.names):
@@ -94,22 +97,25 @@ class Survey:
             self.surroundings.report(f"decoding {split}", number + 1, count)
         return images
 
-    def _inspect(self, split: str, files: Files, broken: dict[str, str]) -> Tensor:
-        """Inspect a split; what cannot be decoded is added to ``broken``."""
-        count = len(files.names)
-        found: list[bytes] = []
-        for batch in self._inspections(files):
+    def _inspect(self, broken: dict[str, str]) -> dict[str, Tensor]:
+        """Inspect every picture; what cannot be decoded is added to ``broken``."""
+        splits = self.listing.splits
+        names = [name for files in splits.values() for name in files.names]
+        digests: list[bytes] = []
+        for found in self._inspections(names):
             self._poll("inspecting")
-            for name, one in zip(files.names[len(found) :], batch, strict=False):
+            for one in found:
                 if isinstance(one, str):
+                    name = names[len(digests)]
                     broken[name] = self._reason(name, one)
-            found += [_BROKEN if isinstance(one, str) else one for one in batch]
-            self.surroundings.report(f"inspecting {split}", len(found), count)
-        digests = torch.frombuffer(bytearray(b"".join(found)), dtype=torch.uint8)
-        return digests.view(count, DIGEST_BYTES)
+                digests.append(_BROKEN if isinstance(one, str) else one)
+            self.surroundings.report("inspecting pictures", len(digests), len(names))
+        rows = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8)
+        counts = [len(files.names) for files in splits.values()]
+        return dict(zip(splits, rows.view(-1, DIGEST_BYTES).split(counts), strict=True))
 
-    def _inspections(self, files: Files) -> Iterator[list[bytes | str]]:
-        paths = tuple(str(self.root / name) for name in files.names)
+    def _inspections(self, names: Sequence[str]) -> Iterator[list[bytes | str]]:
+        paths = tuple(str(self.root / name) for name in names)
         batches = torch.arange(len(paths)).split(_BATCH)
         yield from read_ahead(paths, _Inspected(paths, self.reader.channels), batches, list)
 
