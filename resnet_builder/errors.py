@@ -12,6 +12,7 @@ ResnetBuilderError            1
 ├── ResourceError             6  more memory than there is
 ├── StorageError              7  a disk that is full, read-only or failing
 ├── BusyError                 8  a run directory that another process is using
+├── ProcessLostError          9  a process of a distributed training is gone
 └── Stopped             130/143  a signal asked the program to stop
 """
 
@@ -127,6 +128,12 @@ class BusyError(ResnetBuilderError):
     """A run directory that another process is using."""
 
     exit_code = 8
+
+
+class ProcessLostError(ResnetBuilderError):
+    """Another process of a distributed training is gone, or does not answer."""
+
+    exit_code = 9
 
 
 class Stopped(ResnetBuilderError):

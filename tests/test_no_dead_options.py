@@ -213,6 +213,7 @@ EXCEPTIONS = {
     "train.loss.type": "there is only one",
     "train.optimizer.rest.type": "there is only one",
     "train.evaluate_every.seconds": "refused: no run would repeat another",
+    "train.sync_norm": "it takes several processes: tests/training/test_distributed.py",
     "train.recompute": "less memory, the same bits; tests/training/test_recompute.py",
     "run.device": "tests have one device; tests/test_device.py",
     "run.compile": "a minute each; tests/training/test_compiling.py",

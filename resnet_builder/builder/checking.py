@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
+from torch import nn
 
 from resnet_builder.blocks.contract import BLOCKS, STEMS
 from resnet_builder.builder.construct import (
@@ -81,6 +82,7 @@ def check(draft: Draft, *, with_macs: bool = False, with_weights: bool = False) 
             if draft.train is not None:
                 found += _resizing_problems(model, draft.train, draft.positions)
             if network is not None:
+                found += _sync_norm_problems(network, draft.train, draft.positions)
                 if with_macs:
                     macs, problems = _forward_problems(network, model, draft.positions)
                     found += problems
@@ -316,6 +318,17 @@ def _validation_problems(train: TrainSpec, positions: Positions) -> Iterator[Pro
             yield positions.problem(
                 "no-effect", ("train", key), f"`{key}` has no effect without data.validation"
             )
+
+
+def _sync_norm_problems(
+    network: ResNet, train: TrainSpec | None, positions: Positions
+) -> Iterator[Problem]:
+    if train is None or not train.sync_norm:
+        return
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+        yield positions.problem(
+            "no-effect", ("train", "sync_norm"), "has no effect on a network without batch norms"
+        )
 
 
 def _forward_problems(

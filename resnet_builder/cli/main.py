@@ -29,6 +29,7 @@ from resnet_builder.cli.summary import summary
 from resnet_builder.cli.train import train
 from resnet_builder.cli.validate import validate
 from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError
+from resnet_builder.host import is_out_of_memory
 from resnet_builder.runs.files import write_atomically
 
 PROGRAM = "resnet-build"
@@ -51,17 +52,18 @@ class Program(click.Group):
     ) -> NoReturn:
         """Run a command line and exit; only ``args`` is heeded."""
         with Signals() as signals:
-            invocation = Invocation(signals)
-            code = self._run(sys.argv[1:] if args is None else args, invocation)
+            invocation = Invocation(signals, arguments=sys.argv[1:] if args is None else args)
+            code = self._run(invocation)
         sys.exit(code)
 
-    def _run(self, args: Sequence[str], invocation: Invocation) -> int:
+    def _run(self, invocation: Invocation) -> int:
         """Run a command line and return the exit code."""
         try:
             _make_streams_tolerant()
             if instruction := os.environ.get(COMPLETE):
                 return shell_complete(self, {}, PROGRAM, COMPLETE, instruction)
-            with self.make_context(PROGRAM, list(args) or ["--help"], obj=invocation) as context:
+            args = list(invocation.arguments) or ["--help"]
+            with self.make_context(PROGRAM, args, obj=invocation) as context:
                 self.invoke(context)
             _flush()
         except click.exceptions.Exit as error:
@@ -81,28 +83,39 @@ def _explain(error: BaseException, invocation: Invocation) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return INTERRUPTED
+    code = _exit_code(error, invocation)
+    if invocation.may_report(code):
+        _tell(error, invocation)
+    return code
+
+
+def _exit_code(error: BaseException, invocation: Invocation) -> int:
+    if isinstance(error, Stopped) and invocation.signals.exit_code is not None:
+        return invocation.signals.exit_code
+    if isinstance(error, click.ClickException | ResnetBuilderError):
+        return error.exit_code
+    if is_out_of_memory(error):
+        return MEMORY
+    return STORAGE if isinstance(error, OSError) else BUG
+
+
+def _tell(error: BaseException, invocation: Invocation) -> None:
     if isinstance(error, click.ClickException):
         with suppress(OSError):
             error.show()
-        return error.exit_code
+        return
     if invocation.debug:
         note("".join(traceback.format_exception(error)))
-    if isinstance(error, ResnetBuilderError):
+    if isinstance(error, ResnetBuilderError | OSError):
         show_error(error)
-        asked = invocation.signals.exit_code if isinstance(error, Stopped) else None
-        return asked or error.exit_code
-    if isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError):
         note("error: out of memory")
-        return MEMORY
-    if isinstance(error, OSError):
-        show_error(error)
-        return STORAGE
-    log = _write_crash_log(error, invocation.crash_log)
-    note(
-        f"internal error: {type(error).__name__}: {error}; this is a fault of {PROGRAM}, "
-        f"please report it with {log}"
-    )
-    return BUG
+    else:
+        log = _write_crash_log(error, invocation.crash_log)
+        note(
+            f"internal error: {type(error).__name__}: {error}; this is a fault of {PROGRAM}, "
+            f"please report it with {log}"
+        )
 
 
 def _write_crash_log(error: BaseException, path: Path | None) -> Path:

@@ -16,6 +16,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from resnet_builder.cli.messages import escaped, note, percent
+from resnet_builder.runs.files import unheard
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.observer import Observer, Progress, Start
 from resnet_builder.training.result import Result
@@ -35,10 +36,14 @@ class Display(Observer, Protocol):
 
 
 @contextmanager
-def display() -> Iterator[Display]:
-    """Choose what suits stderr, and clear it away afterwards."""
-    if not _is_terminal():
-        yield Lines(note)
+def display(*, is_shown: bool = True) -> Iterator[Display]:
+    """Choose what suits stderr, and clear it away afterwards.
+
+    Args:
+        is_shown: Whether anything is shown at all; of several processes, one does.
+    """
+    if not is_shown or not _is_terminal():
+        yield Lines(note if is_shown else unheard)
         return
     console = Console(file=cast(TextIO, _Tolerant(sys.stderr)))
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -222,6 +227,8 @@ class Pace:
 def started_text(start: Start) -> str:
     """Say what is about to be trained, and how."""
     how = f"{start.device}, {start.choices.precision}, {start.choices.threads} threads"
+    if start.choices.world_size > 1:
+        how += f" in each of {start.choices.world_size} processes"
     return (
         f"training from step {start.step:,} of {start.total_steps:,}, "
         f"{start.steps_per_epoch:,} an epoch, on {how}"

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -35,10 +35,17 @@ class Signals:
 
     Attributes:
         exit_code: What the program ends with, once a signal came.
+        number: Of the signal that came first.
+        is_patient: Whether further signals ask for no more than the first: one of several
+            processes is sent the same one by the terminal and by who started it.
+        last_act: What is done before a second signal is obeyed.
     """
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
+        self.number: int | None = None
+        self.is_patient = False
+        self.last_act: Callable[[], None] = _do_nothing
         self._is_polled = False
         self._before: dict[int, Any] = {}
 
@@ -48,6 +55,7 @@ class Signals:
                 number = getattr(signal, name, None)  # Windows has no SIGHUP
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
+            _let_through(self._before)
         return self
 
     def __exit__(
@@ -76,14 +84,49 @@ class Signals:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         code = _CODES[signal.Signals(number).name]
         if self.exit_code is not None:
-            _end_at_once(code)
-        self.exit_code = code
+            if not self.is_patient:
+                self.last_act()
+                _end_at_once(code)
+            return
+        self.exit_code, self.number = code, number
         if not self._is_polled:
             raise Interrupted(code)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Hold signals back, here and in processes that are started meanwhile.
+
+    These get them once they handle signals themselves; before, Python would end with a traceback.
+    """
+    numbers = {getattr(signal, name) for name in _CODES if hasattr(signal, name)}
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _let_through(numbers: Iterable[int]) -> None:
+    """Let signals through that were held back when this process was started."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def show_cursor() -> None:
+    """Show the terminal's cursor, which a progress bar may have hidden."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        os.write(2, _SHOW_CURSOR)
+
+
+def _do_nothing() -> None:
+    pass
+
+
 def _end_at_once(code: int) -> None:
     """End without finishing anything; every file is whole or absent at any instant."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        os.write(2, _SHOW_CURSOR)  # a progress bar may have hidden it
+    show_cursor()
     os._exit(code)

@@ -15,16 +15,19 @@ from resnet_builder.cli.options import (
     SPEC,
     data_dir_option,
     debug_option,
+    ignore_memory_option,
     json_option,
     layer_options,
     skip_bad_option,
 )
-from resnet_builder.errors import Stopped
+from resnet_builder.cli.processes import is_orphan, membership, nproc_option
+from resnet_builder.errors import ProcessLostError, Stopped
 
 if TYPE_CHECKING:
     from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.runs.records import ResultRecord
     from resnet_builder.spec.schema import Spec
+    from resnet_builder.training.distributed import Team
 
 _HERE = ""
 """What ``--resume`` gives without a directory: the one of ``--out``."""
@@ -70,6 +73,8 @@ _HERE = ""
     is_flag=True,
     help="Take the run from a process that seems to hold it, but is gone.",
 )
+@nproc_option
+@ignore_memory_option
 @json_option
 @debug_option
 @pass_invocation
@@ -86,6 +91,8 @@ def train(
     allow_spec_change: bool,
     allow_inexact: bool,
     force_unlock: bool,
+    nproc: int | None,
+    ignore_memory_estimate: bool,
     as_json: bool,
 ) -> None:
     """Train a network, test it, and compare it with its source.
@@ -101,36 +108,46 @@ def train(
 
     from resnet_builder.cli.progress import display
     from resnet_builder.cli.specs import read_spec
+    from resnet_builder.runs.files import unheard
     from resnet_builder.training.session import Session
 
-    source = _run_spec(directory) if spec is None else spec
-    resolved = read_spec(
-        source,
-        overrides=overrides,
-        with_=with_,
-        plugins=plugins,
-        warn=note,
-        with_weights=resume is None,  # a run with a checkpoint needs them no more
-    )
-    with invocation.signals.polled() as stop, display() as shown, _Opened(invocation) as opened:
-        session = Session(
-            spec=resolved,
-            data_dir=data_dir,
-            allow_spec_change=allow_spec_change,
-            allow_inexact=allow_inexact,
-            force_unlock=force_unlock,
-            skip_bad=skip_bad,
-            observer=shown,
-            report=shown.report,
-            say=shown.say,
-            opened=lambda run: opened(run, resolved, shown.say),
-            stop=stop,
+    with membership(invocation, nproc) as team:
+        source = _run_spec(directory) if spec is None else spec
+        resolved = read_spec(
+            source,
+            overrides=overrides,
+            with_=with_,
+            plugins=plugins,
+            warn=note if team.leads else unheard,
+            with_weights=resume is None and team.leads,  # a run with a checkpoint needs none
         )
-        if resume is None:
-            record = session.begin(out)
-        else:
-            assert directory is not None, "checked before"
-            record = session.go_on(directory)
+        with (
+            invocation.signals.polled() as stop,
+            display(is_shown=team.leads) as shown,
+            _Opened(invocation, team) as opened,
+        ):
+            session = Session(
+                spec=resolved,
+                data_dir=data_dir,
+                allow_spec_change=allow_spec_change,
+                allow_inexact=allow_inexact,
+                force_unlock=force_unlock,
+                skip_bad=skip_bad,
+                ignore_memory_estimate=ignore_memory_estimate,
+                observer=shown,
+                report=shown.report,
+                say=shown.say,
+                opened=lambda run: opened(run, resolved, shown.say),
+                stop=stop if team.size == 1 else lambda: stop() or is_orphan(),
+                team=team,
+            )
+            if resume is None:
+                record = session.begin(out)
+            else:
+                assert directory is not None, "checked before"
+                record = session.go_on(directory)
+    if not team.leads:
+        return
     if as_json:
         show_json(record)
     else:
@@ -166,8 +183,9 @@ def _run_spec(directory: Path | None) -> Path:
 class _Opened(AbstractContextManager["_Opened"]):
     """What the process does for a run, once there is one, until the run is left."""
 
-    def __init__(self, invocation: Invocation) -> None:
+    def __init__(self, invocation: Invocation, team: "Team") -> None:
         self._invocation = invocation
+        self._team = team
         self._stack = ExitStack()
         self._run: RunDirectory | None = None
 
@@ -179,7 +197,7 @@ class _Opened(AbstractContextManager["_Opened"]):
         self._run = run
         self._invocation.crash_log = run.crash_log
         say(f"run directory: {run.path}")
-        self._stack.callback(configure(threads=threads(spec, run)))
+        self._stack.callback(configure(threads=threads(spec, run, self._team)))
 
     def __exit__(
         self,
@@ -189,9 +207,9 @@ class _Opened(AbstractContextManager["_Opened"]):
     ) -> None:
         """Undo the settings; say how to go on with a run that was stopped."""
         self._stack.close()
-        if isinstance(error, Stopped) and self._run is not None:
+        if isinstance(error, Stopped | ProcessLostError) and self._run is not None:
             command = shlex.join(["resnet-build", "train", "--resume", str(self._run.path)])
-            raise Stopped(f"{error}; to go on: {command}") from error
+            raise type(error)(f"{error}; to go on: {command}") from error
 
 
 def _show(record: "ResultRecord") -> None:

@@ -44,6 +44,7 @@ _THEIRS = {
     "head_lr_multiplier": ("head_lr_mult", "head_lr_scale"),
     "clip_norm": ("clip_grad", "grad_clip", "gradient_clip_val", "max_grad_norm"),
     "accumulate": ("accumulate_grad_batches", "accumulation_steps", "grad_accum", "subdivision"),
+    "sync_norm": ("sync_batchnorm", "sync_bn", "sync_batch_norm"),
     "evaluate_every": ("eval_every", "eval_interval", "eval_period", "val_every"),
     "checkpoint_every": ("checkpoint_interval", "checkpoint_period", "save_every"),
     "keep": ("keep_last", "max_history", "save_top_k"),

@@ -256,6 +256,11 @@ class TrainSpec(Duration):
         None, description="Largest norm of the whole gradient."
     )
     accumulate: Count = Field(1, description="Parts that a batch is computed in.")
+    sync_norm: bool = Field(
+        False,
+        description="Batch norms over the images of all processes, where there are several, "
+        "instead of each process's own.",
+    )
     recompute: Literal["all"] | Annotated[tuple[str, ...], Field(max_length=16, strict=False)] = (
         Field(
             (),

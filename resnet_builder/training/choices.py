@@ -29,16 +29,21 @@ def settle_choices(
     device: torch.device,
     *,
     trial: Trial,
+    processes: int = 1,
     allow_inexact: bool,
     warn: Warn,
 ) -> EnvRecord:
     """Choose how to compute, or repeat what the run chose before, and write it down.
+
+    With another number of processes a run goes on without being allowed to, though not to the
+    same bits.
 
     Args:
         spec: The experiment.
         run: The run, whose ``env.json`` holds what was chosen.
         device: Where to compute.
         trial: To find out whether compiling pays; only a run that has chosen nothing yet does.
+        processes: That share every batch.
         allow_inexact: Whether a run may go on where a choice cannot be repeated.
         warn: Told of what makes a difference.
 
@@ -47,7 +52,7 @@ def settle_choices(
         StorageError: ``env.json`` cannot be read or written.
         Stopped: The trial was.
     """
-    found = _choose(spec, device)
+    found = _choose(spec, device, processes)
     if not run.env.exists():
         decision = decide_compile(spec.run.compile, device, found, trial, warn)
         choices = found.model_copy(update={"compile": decision.compile})
@@ -66,7 +71,7 @@ def settle_choices(
     return record
 
 
-def _choose(spec: Spec, device: torch.device) -> Choices:
+def _choose(spec: Spec, device: torch.device, processes: int) -> Choices:
     """Make every choice but that of compiling, which takes a trial."""
     assert spec.train is not None, "a spec to train has a recipe"
     return Choices(
@@ -77,7 +82,7 @@ def _choose(spec: Spec, device: torch.device) -> Choices:
         fused=device.type in _FUSED_DEVICES,
         threads=torch.get_num_threads(),
         accumulate=spec.train.accumulate,
-        world_size=1,
+        world_size=processes,
     )
 
 
@@ -88,13 +93,20 @@ def _repeat(before: Choices, found: Choices, *, allow_inexact: bool, warn: Warn)
     if not differing:
         return before
     text = ", ".join(f"{n} was {getattr(before, n)} and is {differing[n]}" for n in differing)
-    if not allow_inexact:
+    if not (allow_inexact or differing.keys() <= _may_differ(before, found)):
         raise UsageError(
             f"the run cannot go on to the same bits: {text}; "
             "make it as it was, or allow an inexact resume"
         )
     warn(f"the run goes on, but not to the same bits: {text}")
     return before.model_copy(update=differing)
+
+
+def _may_differ(before: Choices, found: Choices) -> frozenset[str]:
+    """Return the choices that follow from another number of processes."""
+    if before.world_size == found.world_size:
+        return frozenset()
+    return frozenset({"world_size", "threads"})
 
 
 def _compare_versions(before: dict[str, str], warn: Warn) -> None:

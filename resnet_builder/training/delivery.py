@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
+from resnet_builder.training.distributed import ALONE, Team
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.observer import Observer
@@ -36,6 +37,7 @@ class Delivery:
         state: What was trained.
         plan: Its lengths.
         choices: How it is computed.
+        team: The processes that trained; all evaluate, its leader alone writes.
     """
 
     run: RunDirectory
@@ -44,6 +46,7 @@ class Delivery:
     state: State
     plan: Plan
     choices: Choices
+    team: Team = ALONE
 
     @cached_property
     def _spec_text(self) -> str:
@@ -90,42 +93,51 @@ class Delivery:
         test = self._test(step, observer, stop)
         tested = {} if test is None else test.metrics("test")
         self._publish(self.run.best, selected, step, {**metrics, **tested})
+        result = self.team.led(partial(self._conclude, test))
+        observer.finished(result)
+        return result
+
+    def _conclude(self, test: Evaluation | None) -> Result:
         result = make_result(
             self.state.model,
             self.spec,
             self.run,
-            counters,
+            self.state.counters,
             self.choices,
             test,
             self.splits.classes,
         )
         result.record.write(self.run.result)
-        observer.finished(result)
         return result
 
     def _test(self, step: int, observer: Observer, stop: Stop) -> Evaluation | None:
         if self.splits.test is None:
             return None
         test = self._evaluate(self.state.model, self.splits.test, stop, bf16=False)
-        MetricsLog(self.run).append(evaluation_row("test", step, self.plan, test))
+        if self.team.leads:
+            MetricsLog(self.run).append(evaluation_row("test", step, self.plan, test))
         observer.evaluated(step, "test", test, best=False)
         return test
 
     def _evaluate(
         self, model: nn.Module, source: ImageSource, stop: Stop, *, bf16: bool
     ) -> Evaluation:
+        self.team.align(model)
         batches = evaluation_batches(
             source,
             batch_size=self.plan.part_size,
             mean=self.splits.mean,
             std=self.splits.std,
             device=next(model.parameters()).device,
+            share=self.team.share,
         )
-        return evaluate(model, batches, bf16=bf16, stop=stop)
+        return evaluate(model, batches, bf16=bf16, stop=stop, team=self.team)
 
     def _publish(
         self, path: Path, weights: Mapping[str, Tensor], step: int, metrics: Mapping[str, float]
     ) -> None:
+        if not self.team.leads:
+            return
         assert self.spec.data is not None, "a spec to train has data"
         header = WeightsHeader(
             spec=self._spec_text,

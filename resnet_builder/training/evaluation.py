@@ -11,6 +11,7 @@ from resnet_builder.device import memory_format
 from resnet_builder.errors import Stopped
 from resnet_builder.folding import folded
 from resnet_builder.training.choices import MEMORY_FORMATS
+from resnet_builder.training.distributed import ALONE, Team
 from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
 
 
@@ -21,6 +22,7 @@ def evaluate(
     *,
     bf16: bool = False,
     stop: Stop = never,
+    team: Team = ALONE,
 ) -> Evaluation:
     """Evaluate ``model`` on every image of ``batches``; each layer's mode is left as it was.
 
@@ -29,27 +31,48 @@ def evaluate(
     Args:
         model: The network, on the batches' device.
         batches: ``(B, C, H, W)`` float32 normalised images and ``(B,)`` int64 labels; at
-            least one batch.
+            least one batch. Of several processes, each is given its share of them.
         bf16: Whether to compute in bf16; reported numbers are computed in fp32.
         stop: Polled at every batch.
+        team: The processes; each gets the whole evaluation.
 
     Raises:
-        Stopped: ``stop`` became true.
+        Stopped: ``stop`` became true, in any of them.
     """
     scores: list[Scores] = []
     labels: list[Tensor] = []
     num_classes = 0
+    stopped = False
     with _evaluating(model):
         network, layout = prepared(model)
         for images, answers in batches:
-            if stop():
-                raise Stopped("stopped during an evaluation")
+            if stopped := stop():
+                break
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
                 logits = network(images.contiguous(memory_format=layout)).float()
             scores.append(score(logits, answers))
             labels.append(answers)
             num_classes = logits.shape[1]
+    if any(team.any_of(stopped)):
+        raise Stopped("stopped during an evaluation")
+    if team.size > 1:
+        scores, labels, num_classes = _put_together(team, scores, labels, num_classes)
     return summarise(scores, torch.cat(labels), num_classes)
+
+
+def _put_together(
+    team: Team, scores: list[Scores], labels: list[Tensor], num_classes: int
+) -> tuple[list[Scores], list[Tensor], int]:
+    """Return what all processes scored, by rank, which is in the order of the images.
+
+    Every image's own score goes to every process: sums would not give the confusions, and would
+    depend on how many processes there are.
+    """
+    own = ([Scores(*(part.cpu() for part in one)) for one in scores], [x.cpu() for x in labels])
+    shares = team.gathered((own, num_classes))  # no classes are known where there was no image
+    gathered_scores = [one for (found, _), _ in shares for one in found]
+    gathered_labels = [one for (_, found), _ in shares for one in found]
+    return gathered_scores, gathered_labels, max(number for _, number in shares)
 
 
 def prepared(model: nn.Module) -> tuple[nn.Module, torch.memory_format]:

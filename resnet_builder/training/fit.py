@@ -1,7 +1,5 @@
 """Training a network, from a spec and data to a finished run."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -11,23 +9,27 @@ from resnet_builder.data.batches import TrainBatches
 from resnet_builder.data.contract import AUGMENTATIONS, Stop, never
 from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.splits import Splits
-from resnet_builder.device import describe, pick_device
-from resnet_builder.errors import ResourceError, UsageError
+from resnet_builder.device import describe
+from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import EnvRecord
+from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS, settle_choices
 from resnet_builder.training.delivery import Delivery
+from resnet_builder.training.distributed import ALONE, Team, own_device, refuse_unequal_parts
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.freezing import frozen_tensors
+from resnet_builder.training.global_layers import draw_globally, normalise_globally
 from resnet_builder.training.log import Logged
 from resnet_builder.training.loop import Loop
 from resnet_builder.training.observer import SILENT, Observer, Start
 from resnet_builder.training.plan import Plan, make_plan
 from resnet_builder.training.randomness import private_generators
 from resnet_builder.training.resizing import make_resizing
+from resnet_builder.training.resources import memory_named
 from resnet_builder.training.result import Result
 from resnet_builder.training.saving import Saver
 from resnet_builder.training.schedule import Schedule, make_schedule
@@ -45,6 +47,7 @@ def fit(
     observer: Observer = SILENT,
     stop: Stop = never,
     allow_inexact: bool = False,
+    team: Team = ALONE,
 ) -> Result:
     """Train a network to the end of its recipe, from the newest checkpoint of the run if any.
 
@@ -58,31 +61,36 @@ def fit(
         stop: Polled at every step and every batch of an evaluation.
         allow_inexact: Whether to go on where it cannot be to the same bits, because the
             machine is another.
+        team: The processes that train, each of which calls this. Its leader alone uses ``run``,
+            and the others take its weights.
 
     Raises:
         CheckpointError: There are checkpoints, but none that can be used.
         DataError: There are fewer training images than a batch has, or others than the run
             began with.
         NonFiniteError: A loss, a gradient or a weight is not finite.
+        ProcessLostError: One of several processes is gone.
         ResourceError: There is not memory enough.
         StorageError: What is written at the end cannot be.
         Stopped: ``stop`` became true; resuming goes on from there.
         UsageError: The recipe does not fit the data, or the run cannot go on to the same bits.
     """
-    train = _recipe(spec, splits, run)
-    observer = Logged(run.log, observer)
-    device = pick_device(spec.run.device)
-    batches = _training_batches(spec, splits, device)
-    plan = make_plan(train, batches.steps_per_epoch)
+    train = _recipe(spec, splits, run, team)
+    observer = Logged(run.log, observer) if team.leads else SILENT
+    device = own_device(spec.run.device, team)
+    batches = _training_batches(spec, splits, device, team)
+    plan = make_plan(train, batches.steps_per_epoch, team.size)
     schedule = make_schedule(train, batches.steps_per_epoch)
     trial = _trial(model, spec, splits, schedule, plan, device, stop)
-    environment = settle_choices(
-        spec, run, device, trial=trial, allow_inexact=allow_inexact, warn=observer.warned
-    )
+    settle = partial(settle_choices, processes=team.size, allow_inexact=allow_inexact)
+    environment = team.led(partial(settle, spec, run, device, trial=trial, warn=observer.warned))
     choices = environment.choices
     model.to(device).to(memory_format=MEMORY_FORMATS[choices.memory_format])
+    _make_global(model, train, team)
     resize = make_resizing(train, plan.total_steps)
-    learner = make_learner(model, train, schedule, choices, resize=resize)
+    learner = make_learner(
+        model, train, schedule, choices, resize=resize, team=team, image=_image(spec)
+    )
     state = State(
         model,
         learner.optimizer,
@@ -90,8 +98,8 @@ def fit(
         fingerprint=splits.fingerprint,
         validation_indices=splits.validation_indices,
     )
-    saver = Saver(run, state, plan, train.keep, observer)
-    delivery = Delivery(run, spec, splits, state, plan, choices)
+    saver = Saver(run, state, plan, train.keep, observer, team)
+    delivery = Delivery(run, spec, splits, state, plan, choices, team)
     loop = Loop(
         state,
         plan,
@@ -105,27 +113,49 @@ def fit(
         rows=MetricsLog(run),
         observer=observer,
         stop=stop,
+        team=team,
     )
     saver.resume()
     observer.started(_start(state, plan, device, environment))
-    with private_generators(device), _memory_named(train):
+    with private_generators(device), memory_named(spec, choices):
         loop.run()
         return delivery.finish(observer, stop)
 
 
-def _recipe(spec: Spec, splits: Splits, run: RunDirectory) -> TrainSpec:
+def _recipe(spec: Spec, splits: Splits, run: RunDirectory, team: Team) -> TrainSpec:
     """Return the recipe of a run that there is something left to do of.
 
     Raises:
         UsageError: There is nothing to do, or nothing to do it with.
     """
+    given = (dump_spec(spec), splits.fingerprint, splits.validation_indices)
+    if team.told(given) != given:
+        raise UsageError(
+            f"process {team.rank} was given another spec, or other images, than process 0"
+        )
     if run.is_finished:
         raise UsageError(f"{run.path} is already complete")
     if spec.train is None or spec.data is None:
         raise UsageError(f"{spec.name}: a spec to train needs `data` and `train`")
     if spec.train.early_stop is not None and splits.validation is None:
         raise UsageError("train.early_stop: it needs validation images; set data.validation")
+    refuse_unequal_parts(spec.train.batch_size, spec.train.accumulate, team)
     return spec.train
+
+
+def _make_global(model: nn.Module, train: TrainSpec, team: Team) -> None:
+    """Let layers compute with the whole batch, as they do where one process has it."""
+    if team.size > 1:
+        draw_globally(model, team.share)
+        if train.sync_norm:
+            normalise_globally(model)
+
+
+def _image(spec: Spec) -> tuple[int, int, int]:
+    channels, size = spec.model.in_channels, spec.model.image_size
+    assert channels is not None, "the spec is resolved"
+    assert size is not None, "the spec is resolved"
+    return channels, size, size
 
 
 def _average(model: nn.Module, train: TrainSpec) -> Ema | None:
@@ -134,7 +164,7 @@ def _average(model: nn.Module, train: TrainSpec) -> Ema | None:
     return Ema(model, train.ema, frozen=frozen_tensors(model, train.freeze))
 
 
-def _training_batches(spec: Spec, splits: Splits, device: torch.device) -> TrainBatches:
+def _training_batches(spec: Spec, splits: Splits, device: torch.device, team: Team) -> TrainBatches:
     assert spec.data is not None, "a spec to train has data"
     assert spec.train is not None, "a spec to train has a recipe"
     augmentations = [AUGMENTATIONS.get(part.type)(**part.options) for part in spec.data.augment]
@@ -147,6 +177,7 @@ def _training_batches(spec: Spec, splits: Splits, device: torch.device) -> Train
         seed=spec.train.seed,
         pipeline=pipeline,
         device=device,
+        share=team.share,
     )
 
 
@@ -159,19 +190,17 @@ def _trial(
     device: torch.device,
     stop: Stop,
 ) -> TrialSteps:
+    """Return the steps that a process tries how to compute by."""
     assert spec.train is not None, "a spec to train has a recipe"
-    assert spec.model.in_channels is not None, "the spec is resolved"
-    assert spec.model.image_size is not None, "the spec is resolved"
-    size = spec.model.image_size
     return TrialSteps(
         model,
         spec.train,
         schedule,
         device,
-        images=(plan.batch_size, spec.model.in_channels, size, size),
+        images=(plan.batch_size // plan.processes, *_image(spec)),
         classes=len(splits.classes),
         steps=plan.total_steps,
-        stop=stop,
+        stop=stop if plan.processes == 1 else never,  # all others wait for the one that tries
     )
 
 
@@ -183,29 +212,4 @@ def _start(state: State, plan: Plan, device: torch.device, environment: EnvRecor
         device=describe(device),
         choices=environment.choices,
         compile_decision=environment.compile_decision,
-    )
-
-
-@contextmanager
-def _memory_named(train: TrainSpec) -> Iterator[None]:
-    """Turn what torch raises when memory runs out into an error that says what to change."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise ResourceError(
-            f"out of memory at {train.batch_size // train.accumulate} images at a time "
-            f"(batch_size {train.batch_size}, accumulate {train.accumulate}): raise "
-            "train.accumulate, or lower train.batch_size"
-        ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell an error of any device's allocator; only CUDA's has a type of its own."""
-    text = str(error)
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "DefaultCPUAllocator" in text
-        or "out of memory" in text
     )

@@ -11,6 +11,7 @@ from resnet_builder.data.contract import Batch, Stop
 from resnet_builder.errors import NonFiniteError, Stopped, StorageError
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.spec.train_section import EarlyStopSpec
+from resnet_builder.training.distributed import ALONE, Team
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.observer import Observer, Progress
 from resnet_builder.training.plan import Plan
@@ -75,6 +76,7 @@ class Loop:
         rows: Where metrics are written.
         observer: Told what happens.
         stop: Polled at every step.
+        team: The processes that train; all read, save and stop after the same step.
     """
 
     state: State
@@ -89,6 +91,7 @@ class Loop:
     rows: MetricsLog
     observer: Observer
     stop: Stop
+    team: Team = ALONE
 
     _tally: Tally = field(default_factory=Tally, init=False)
     _unreported: _Stretch = field(default_factory=_Stretch, init=False)
@@ -119,8 +122,15 @@ class Loop:
             self._evaluate_if_due()
             if self._is_over():
                 break
-            self._save_if_due()
-            if self.stop():
+            stops, saves, reads = self.team.any_of(
+                self.stop(), self.saver.is_due, monotonic() - self._marked >= REPORT_SECONDS
+            )
+            if reads or saves:
+                self._read()
+            if saves:
+                self.saver.save_if_possible()
+                self._elapse()
+            if stops:
                 raise Stopped(f"stopped after step {self.state.counters.step}")
             self._step(next(batches))
 
@@ -135,8 +145,6 @@ class Loop:
         counters.step += 1
         if self.state.ema is not None:
             self.state.ema.update(counters.step)
-        if monotonic() - self._marked >= REPORT_SECONDS:
-            self._read()
 
     def _read(self) -> None:
         """Bring to the host what the steps since the last time reported.
@@ -188,12 +196,6 @@ class Loop:
             )
         )
 
-    def _save_if_due(self) -> None:
-        if self.saver.is_due:
-            self._read()
-            self.saver.save_if_possible()
-            self._elapse()
-
     def _evaluate_if_due(self) -> None:
         counters = self.state.counters
         if counters.step == counters.evaluated or not self.plan.evaluates_after(counters.step):
@@ -227,7 +229,9 @@ class Loop:
             self._tolerate(partial(self.rows.append, row))
 
     def _tolerate(self, write: Callable[[], None]) -> None:
-        """Write what training can go on without."""
+        """Write what training can go on without, if it is this process that writes."""
+        if not self.team.leads:
+            return
         try:
             write()
         except StorageError as error:

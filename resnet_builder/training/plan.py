@@ -14,7 +14,8 @@ class Plan:
         total_steps: Length of the training.
         steps_per_epoch: Steps that an epoch's full batches make.
         batch_size: Images per step.
-        accumulate: Equal parts that a batch is computed in.
+        accumulate: Equal parts that a process computes a batch in.
+        processes: That share every batch out among them.
         warmup_steps: Steps before the schedule proper.
         milestones: Steps from which on a multistep schedule's rate is lower.
         evaluate_every: Steps between evaluations.
@@ -26,6 +27,7 @@ class Plan:
     steps_per_epoch: int
     batch_size: int
     accumulate: int
+    processes: int
     warmup_steps: int
     milestones: tuple[int, ...]
     evaluate_every: int
@@ -34,8 +36,8 @@ class Plan:
 
     @property
     def part_size(self) -> int:
-        """Images that are computed at a time."""
-        return self.batch_size // self.accumulate
+        """Images that a process computes at a time."""
+        return self.batch_size // (self.processes * self.accumulate)
 
     def epoch(self, step: int) -> float:
         """Return how many epochs ``step`` steps are."""
@@ -46,12 +48,13 @@ class Plan:
         return step > 0 and (step % self.evaluate_every == 0 or step == self.total_steps)
 
 
-def make_plan(train: TrainSpec, steps_per_epoch: int) -> Plan:
+def make_plan(train: TrainSpec, steps_per_epoch: int, processes: int = 1) -> Plan:
     """Work out a recipe in steps.
 
     Args:
         train: The recipe.
         steps_per_epoch: Full batches in the training images.
+        processes: That share every batch out among them.
 
     Raises:
         UsageError: Something lies beyond the training's end.
@@ -63,6 +66,7 @@ def make_plan(train: TrainSpec, steps_per_epoch: int) -> Plan:
         steps_per_epoch=steps_per_epoch,
         batch_size=train.batch_size,
         accumulate=train.accumulate,
+        processes=processes,
         warmup_steps=_warmup_steps(train, steps_per_epoch, total),
         milestones=_milestones(train, steps_per_epoch, total),
         evaluate_every=_steps(train.evaluate_every, steps_per_epoch),

@@ -1,11 +1,13 @@
 """When a training is saved, and what happens when it cannot be."""
 
+from functools import partial
 from time import monotonic
 
 from resnet_builder.errors import NonFiniteError, StorageError
 from resnet_builder.runs.checkpoint import checkpoint_path, load_newest, save_checkpoint
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.training.distributed import ALONE, Team
 from resnet_builder.training.observer import Observer
 from resnet_builder.training.plan import Plan
 from resnet_builder.training.state import State
@@ -20,16 +22,25 @@ class Saver:
         plan: When.
         keep: How many checkpoints to keep.
         observer: Told of what is saved, and of what cannot be.
+        team: The processes that hold this state; its leader alone reads and writes, and the
+            others wait for it.
     """
 
     def __init__(
-        self, run: RunDirectory, state: State, plan: Plan, keep: int, observer: Observer
+        self,
+        run: RunDirectory,
+        state: State,
+        plan: Plan,
+        keep: int,
+        observer: Observer,
+        team: Team = ALONE,
     ) -> None:
         self._run = run
         self._state = state
         self._plan = plan
         self._keep = keep
         self._observer = observer
+        self._team = team
         self._tried = self._safe = monotonic()
         self._saved: tuple[int, int] | None = None
 
@@ -43,12 +54,13 @@ class Saver:
             UsageError: It is of another network or a newer release.
         """
         warn = self._observer.warned
-        checkpoint = load_newest(self._run, warn=warn)
+        checkpoint = self._team.led(partial(load_newest, self._run, warn=warn))
         size = 0
         if checkpoint is not None:
             size = self._state.restore(checkpoint)
             self._saved = self._moment
-        MetricsLog(self._run).rewind(size, warn=warn)
+        if self._team.leads:
+            MetricsLog(self._run).rewind(size, warn=warn)
 
     @property
     def is_due(self) -> bool:
@@ -62,7 +74,7 @@ class Saver:
         return step % self._plan.checkpoint_steps == 0
 
     def save(self) -> None:
-        """Save, unless this very state is saved.
+        """Save, unless this very state is saved; every process calls this after the same step.
 
         Raises:
             NonFiniteError: The state holds a value that is not finite.
@@ -72,14 +84,22 @@ class Saver:
             return
         step = self._state.counters.step
         self._tried = monotonic()
-        size = MetricsLog(self._run).sync()
-        checkpoint = self._state.checkpoint(size)
-        try:
-            save_checkpoint(self._run, checkpoint, self._keep, warn=self._observer.warned)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{error}; the newest checkpoint is {self.newest}") from error
+        error = self._team.led(self._write)
+        if error is not None:
+            raise error
         self._saved, self._safe = self._moment, self._tried
         self._observer.saved(step, checkpoint_path(self._run, step))
+
+    def _write(self) -> NonFiniteError | StorageError | None:
+        """Write a checkpoint; return what went wrong, so that all processes take it alike."""
+        try:
+            checkpoint = self._state.checkpoint(MetricsLog(self._run).sync())
+            save_checkpoint(self._run, checkpoint, self._keep, warn=self._observer.warned)
+        except NonFiniteError as error:
+            return NonFiniteError(f"{error}; the newest checkpoint is {self.newest}")
+        except StorageError as error:
+            return error
+        return None
 
     def save_if_possible(self) -> None:
         """Save; training goes on if it fails, and the checkpoints before are left as they are.

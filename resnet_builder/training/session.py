@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from resnet_builder.builder import build, check, first_weights_digest
 from resnet_builder.data.batches import steps_per_epoch
 from resnet_builder.data.contract import Report, Stop, never, silent
 from resnet_builder.data.splits import Splits, load_splits
-from resnet_builder.device import pick_device
-from resnet_builder.errors import DataError, SpecError, UsageError
+from resnet_builder.device import pick_precision
+from resnet_builder.errors import DataError, ResourceError, SpecError, UsageError
 from resnet_builder.model import ResNet
 from resnet_builder.runs.changes import Change, compare_specs
 from resnet_builder.runs.checkpoint import has_checkpoints
@@ -21,9 +21,24 @@ from resnet_builder.runs.lock import locked
 from resnet_builder.runs.records import ChangeRow, DataRecord, EnvRecord, ResultRecord
 from resnet_builder.spec.loading import dump_spec, read_draft
 from resnet_builder.spec.schema import Spec
+from resnet_builder.training.distributed import (
+    ALONE,
+    Team,
+    own_device,
+    own_threads,
+    refuse_unequal_parts,
+)
 from resnet_builder.training.fit import fit
 from resnet_builder.training.observer import SILENT, Observer
 from resnet_builder.training.own_data import describe_data, leaves_out, settle_data
+from resnet_builder.training.resources import (
+    OVERRIDE,
+    Estimate,
+    check_disk,
+    check_memory,
+    estimate_training,
+    image_bytes,
+)
 
 RUNS = Path("runs")
 """Where runs are made that were given no directory."""
@@ -34,8 +49,23 @@ def ignore_run(run: RunDirectory) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class _Task:
+    """What the leader of several processes found to do.
+
+    Attributes:
+        record: What a run came to that is complete already.
+        skip_bad: Whether pictures that cannot be decoded are left out.
+    """
+
+    record: ResultRecord | None = None
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """An experiment that is to be trained, from nothing or from where it was interrupted.
+
+    Several processes each have a session of their own; their leader alone holds the run.
 
     Attributes:
         spec: The experiment, resolved.
@@ -45,11 +75,13 @@ class Session:
         force_unlock: Whether to take a run from a process that seems to hold it.
         skip_bad: Whether pictures that cannot be decoded are left out, instead of refused; a run
             that was begun so goes on so.
+        ignore_memory_estimate: Whether to train although that is not expected to fit into memory.
         observer: Told what happens.
         report: Told of downloads and scans.
         say: Told what else the user should know, in one line.
         opened: Given the run once it is locked, before anything is computed.
         stop: Polled in every loop.
+        team: The processes that train.
     """
 
     spec: Spec
@@ -58,11 +90,13 @@ class Session:
     allow_inexact: bool = False
     force_unlock: bool = False
     skip_bad: bool = False
+    ignore_memory_estimate: bool = False
     observer: Observer = SILENT
     report: Report = silent
     say: Warn = unheard
     opened: Callable[[RunDirectory], None] = ignore_run
     stop: Stop = never
+    team: Team = ALONE
 
     def begin(self, out: Path | None = None) -> ResultRecord:
         """Train in a directory that is made for it.
@@ -74,14 +108,21 @@ class Session:
             out: Exactly this directory; by default the next ``runs/<name>-NNN``.
 
         Raises:
+            ResourceError: It is not expected to fit into memory.
+            StorageError: There is no room for its checkpoints.
             UsageError: ``out`` exists, or there is nothing to train.
             ResnetBuilderError: What :func:`data.splits.load_splits`, :func:`builder.build`,
                 :func:`begun` and :func:`training.fit.fit` raise.
         """
         self._refuse_untrainable()
+        if not self.team.leads:
+            return self._help()
         if out is not None and out.exists():
             RunDirectory.create(out)  # says why it cannot be made
+        self.team.told(_Task(skip_bad=self.skip_bad))
+        estimate = self._estimated(out or RUNS)
         splits = self._load(skip_bad=self.skip_bad)
+        self._refuse_unfit(estimate, splits)
         with begun(self.spec, self._describe(splits), out) as run:
             return self._fit(run, splits)
 
@@ -89,12 +130,16 @@ class Session:
         """Train to the end whatever a directory holds, be it nothing or a finished run.
 
         Raises:
+            ResourceError: It is not expected to fit into memory.
+            StorageError: There is no room for its checkpoints.
             UsageError: The directory holds another experiment, or there is nothing to train.
             ResnetBuilderError: What :func:`found`, :func:`data.splits.load_splits`,
                 :func:`settle_data`, :func:`settle_first_weights`, :func:`builder.build` and
                 :func:`training.fit.fit` raise.
         """
         self._refuse_untrainable()
+        if not self.team.leads:
+            return self._help()
         changing = self.allow_spec_change
         with found(
             self.spec,
@@ -105,9 +150,14 @@ class Session:
         ) as run:
             if run.is_finished:
                 self.say(f"{run.path} is already complete")
-                return ResultRecord.read(run.result)
-            leaving_out = run.is_published and leaves_out(run)
-            splits = self._load(skip_bad=self.skip_bad or leaving_out)
+                record = ResultRecord.read(run.result)
+                self.team.told(_Task(record))
+                return record
+            skip_bad = self.skip_bad or (run.is_published and leaves_out(run))
+            self.team.told(_Task(skip_bad=skip_bad))
+            estimate = self._estimated(run.path)
+            splits = self._load(skip_bad=skip_bad)
+            self._refuse_unfit(estimate, splits)
             if run.is_published:
                 settle_data(run, splits, allow_spec_change=changing)
                 settle_first_weights(run, self.spec)
@@ -115,20 +165,51 @@ class Session:
                 publish(run, self.spec, self._describe(splits))
             return self._fit(run, splits)
 
+    def _help(self) -> ResultRecord:
+        """Train with the leader, in whose run this process touches nothing."""
+        task = self.team.told(_Task())
+        if task.record is not None:
+            return task.record
+        return self._fit(None, self._load(skip_bad=task.skip_bad))
+
     def _refuse_untrainable(self) -> None:
         if self.spec.data is None or self.spec.train is None:
             raise UsageError(f"{self.spec.name}: a spec to train needs `data` and `train`")
+        refuse_unequal_parts(self.spec.train.batch_size, self.spec.train.accumulate, self.team)
+
+    def _estimated(self, place: Path) -> Estimate:
+        """Estimate what the training takes, before any of it is taken, and look for room."""
+        device = own_device(self.spec.run.device, self.team)
+        precision = pick_precision(self.spec.run.precision, device)
+        estimate = estimate_training(self.spec, precision, processes=self.team.size)
+        check_disk(estimate, place, self.say)
+        self._refuse_unfit(estimate)
+        return estimate
+
+    def _refuse_unfit(self, estimate: Estimate, splits: Splits | None = None) -> None:
+        """Refuse what is not expected to fit, unless the user insists; images count if loaded."""
+        held = 0 if splits is None else image_bytes(splits)
+        estimate = replace(estimate, images=held) if held else estimate
+        device = own_device(self.spec.run.device, self.team)
+        try:
+            check_memory(estimate, device, processes=self.team.local_size, held=held)
+        except ResourceError as error:
+            if not self.ignore_memory_estimate:
+                raise
+            if splits is None:
+                self.say(f"{OVERRIDE}: {error}")
 
     def _load(self, *, skip_bad: bool) -> Splits:
         assert self.spec.train is not None, "refused before"
-        pick_device(self.spec.run.device)  # one that is missing is told before any download
-        splits = load_splits(
-            self.spec,
-            data_dir=self.data_dir,
-            skip_bad=skip_bad,
-            stop=self.stop,
-            report=self.report,
-        )
+        own_device(self.spec.run.device, self.team)  # a missing one is told before any download
+        with self.team.machine_by_machine(self.stop):
+            splits = load_splits(
+                self.spec,
+                data_dir=self.data_dir,
+                skip_bad=skip_bad,
+                stop=self.stop,
+                report=self.report,
+            )
         for notice in splits.notices:
             self.say(notice)
         steps_per_epoch(len(splits.train), self.spec.train.batch_size)
@@ -146,16 +227,19 @@ class Session:
         assert self.spec.train is not None, "refused before"
         return build(self.spec, seed=self.spec.train.seed, first_weights=first_weights)
 
-    def _fit(self, run: RunDirectory, splits: Splits) -> ResultRecord:
+    def _fit(self, own: RunDirectory | None, splits: Splits) -> ResultRecord:
+        run = self.team.told(own)
+        assert run is not None, "the leader has one"
         self.opened(run)
         result = fit(
-            self._build(first_weights=not has_checkpoints(run)),
+            self._build(first_weights=self.team.leads and not has_checkpoints(run)),
             splits,
             self.spec,
             run,
             observer=self.observer,
             stop=self.stop,
             allow_inexact=self.allow_inexact,
+            team=self.team,
         )
         return result.record
 
@@ -241,12 +325,14 @@ def settle_first_weights(run: RunDirectory, spec: Spec) -> None:
         )
 
 
-def threads(spec: Spec, run: RunDirectory) -> int | None:
+def threads(spec: Spec, run: RunDirectory, team: Team = ALONE) -> int | None:
     """Return how many threads to compute with: what a run has used before, if it is left open.
 
     Args:
         spec: The experiment.
         run: Its directory.
+        team: The processes; with another number of them, a run goes on with as many threads as
+            suit these.
 
     Returns:
         The number, or ``None`` for torch's own choice.
@@ -256,7 +342,10 @@ def threads(spec: Spec, run: RunDirectory) -> int | None:
     """
     if spec.run.threads != "auto":
         return spec.run.threads
-    return EnvRecord.read(run.env).choices.threads if run.env.exists() else None
+    before = team.led(lambda: EnvRecord.read(run.env).choices if run.env.exists() else None)
+    if before is not None and before.world_size == team.size:
+        return before.threads
+    return None if team.size == 1 else own_threads(team)
 
 
 def _settle_spec(run: RunDirectory, spec: Spec, *, allow_spec_change: bool, warn: Warn) -> None:

@@ -1,9 +1,11 @@
 """One update of the weights, on the device from beginning to end."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from resnet_builder.data.contract import Batch
@@ -12,6 +14,7 @@ from resnet_builder.runs.records import Choices
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.compiling import compiled
+from resnet_builder.training.distributed import ALONE, Team
 from resnet_builder.training.freezing import freeze
 from resnet_builder.training.losses import Loss, make_loss
 from resnet_builder.training.optim import build_optimizer, set_rate
@@ -42,6 +45,9 @@ class Learner:
         memory_format: The network's, in which it is fed.
         bf16: Whether the network computes in bf16.
         fused: Whether the optimizer is.
+        team: The processes, each of which computes its part of the batch.
+        unreduced: Leaves gradients to each process while it is entered, for all parts but the
+            last.
 
     Attributes:
         optimizer: As given.
@@ -62,6 +68,8 @@ class Learner:
         memory_format: torch.memory_format = torch.contiguous_format,
         bf16: bool = False,
         fused: bool = True,
+        team: Team = ALONE,
+        unreduced: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._forward = forward
         self._loss = loss
@@ -74,6 +82,8 @@ class Learner:
         self._memory_format = memory_format
         self._bf16 = bf16
         self._fused = fused
+        self._team = team
+        self._unreduced = unreduced
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._failed = torch.zeros((), device=self._parameters[0].device)
         if fused:
@@ -84,7 +94,7 @@ class Learner:
 
         Returns:
             ``(3,)`` float32, on the device: mean loss, images answered right, and whether
-            anything has not been finite yet, 0 or 1.
+            anything has not been finite yet, 0 or 1; of the whole batch in every process.
         """
         set_rate(self.optimizer, self._schedule(step))
         seed_step(self._seed, step, self._failed.device)
@@ -101,14 +111,22 @@ class Learner:
         loss = torch.zeros_like(self._failed)
         hits = torch.zeros_like(self._failed)
         parts = (tensor.chunk(self._accumulate) for tensor in (images, targets))
-        for part, answers in zip(*parts, strict=True):
-            with torch.autocast(part.device.type, torch.bfloat16, enabled=self._bf16):
-                logits = self._forward(part.contiguous(memory_format=self._memory_format))
-            part_loss = self._loss(logits.float(), answers) / self._accumulate
-            torch.autograd.backward(part_loss)
-            loss += part_loss.detach()
-            hits += _hits(logits.detach(), answers)
-        return loss, hits
+        for number, (part, answers) in enumerate(zip(*parts, strict=True), start=1):
+            with nullcontext() if number == self._accumulate else self._unreduced():
+                part_loss, logits = self._backward_part(part, answers)
+            loss += part_loss
+            hits += _hits(logits, answers)
+        totals = torch.stack((loss / self._team.size, hits))
+        self._team.add_up(totals)
+        return totals[0], totals[1]
+
+    def _backward_part(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Add a part's gradient; return its share of the mean loss, and its logits."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bf16):
+            logits = self._forward(images.contiguous(memory_format=self._memory_format))
+        loss = self._loss(logits.float(), targets) / self._accumulate
+        torch.autograd.backward(loss)
+        return loss.detach(), logits.detach()
 
     def _clip(self) -> Tensor:
         """Return the norm of the whole gradient as it was before it was clipped, if it was."""
@@ -126,6 +144,8 @@ def make_learner(
     choices: Choices,
     *,
     resize: Resizing = unchanged,
+    team: Team = ALONE,
+    image: tuple[int, int, int] | None = None,
 ) -> Learner:
     """Put a recipe's loss and optimizer together for a network.
 
@@ -136,15 +156,18 @@ def make_learner(
         schedule: Its learning rate.
         choices: How to compute.
         resize: Makes images of the size that each step is fed.
+        team: The processes that compute it.
+        image: ``(C, H, W)``, the shape of what it is fed; several processes must know.
 
     Raises:
         UsageError: The recipe freezes what the network does not have, or all of it.
     """
     freeze(model.train(), train.freeze)
-    network = recomputing(model, train.recompute)
+    network = team.parallel(recomputing(model, train.recompute), image)
+    device = next(model.parameters()).device
     return Learner(
         model,
-        compiled(network, next(model.parameters()).device) if choices.compile else network,
+        compiled(network, device) if choices.compile else network,
         make_loss(train.loss),
         build_optimizer(
             model,
@@ -161,6 +184,8 @@ def make_learner(
         memory_format=MEMORY_FORMATS[choices.memory_format],
         bf16=choices.precision == "bf16",
         fused=choices.fused,
+        team=team,
+        unreduced=network.no_sync if isinstance(network, DistributedDataParallel) else nullcontext,
     )
 
 

@@ -70,6 +70,7 @@ def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str) 
         (errors.ResourceError("x"), 6),
         (errors.StorageError("x"), 7),
         (errors.BusyError("x"), 8),
+        (errors.ProcessLostError("x"), 9),
         (errors.Stopped("x"), 130),
         (errors.ResnetBuilderError("x"), 1),
         (MemoryError(), 6),
@@ -175,7 +176,8 @@ def test_flags_are_few() -> None:
     assert flags == {
         *("--set", "--with", "--plugin", "--out", "--resume", "--data-dir", "--json", "--debug"),
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact"),
-        "--force-unlock",
+        *("--force-unlock", "--nproc"),
+        "--ignore-memory-estimate",
         "--skip-bad",
         *("--spec", "-o", "--new-head", "--ema", "--allow-missing", "--allow-unexpected"),
         *("--expect", "--from", "--width", "--groups", "--width-per-group", "--dataset"),

@@ -43,7 +43,7 @@ def scripted(
     answers = iter(zip(top1, loss or [1.0] * len(top1), strict=True))
     asked: list[bool] = []
 
-    def answer(model: nn.Module, batches: Any, *, bf16: bool, stop: Any) -> Evaluation:
+    def answer(model: nn.Module, batches: Any, *, bf16: bool, **_: Any) -> Evaluation:
         asked.append(bf16)
         value, lost = next(answers)
         nothing = torch.zeros(1, dtype=torch.int64)
