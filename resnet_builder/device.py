@@ -126,10 +126,17 @@ def fits(size: int, device: torch.device) -> bool:
     return device.type == "cuda" and size <= _RESIDENT * torch.cuda.mem_get_info(device)[0]
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device, if it is not there; the host does not wait for CUDA."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # other memory may be paged out, so its copies are waited for
+    return tensor.to(device, non_blocking=True)
+
+
 def sent(
     batches: Iterable[tuple[Tensor, ...]], device: torch.device
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield batches on a device; CUDA is sent the next one while it computes with the last.
+    """Yield batches on a device; CUDA is sent each while it computes with the one before.
 
     Args:
         batches: Of tensors on the CPU, or on the device already.
@@ -137,10 +144,10 @@ def sent(
     """
     if device.type != "cuda":
         for batch in batches:
-            yield tuple(tensor.to(device) for tensor in batch)
+            yield tuple(send(tensor, device) for tensor in batch)
         return
     stream = torch.cuda.Stream(device)
-    coming: tuple[tuple[Tensor, ...], torch.cuda.Event] | None = None
+    coming: _Coming | None = None
     for batch in batches:
         arriving, coming = coming, _sent_aside(batch, device, stream)
         if arriving is not None:
@@ -149,24 +156,22 @@ def sent(
         yield _arrived(*coming, device)
 
 
+_Coming = tuple[tuple[Tensor, ...], torch.cuda.Event]
+"""A batch on its way, and the event of its arrival."""
+
+
 def _sent_aside(
     batch: tuple[Tensor, ...], device: torch.device, stream: torch.cuda.Stream
-) -> tuple[tuple[Tensor, ...], torch.cuda.Event]:
-    """Send a batch on a stream of its own; return it, and the event of its arrival."""
+) -> _Coming:
+    """Send a batch on a stream of its own."""
     with torch.cuda.stream(stream):
-        copies = tuple(
-            tensor.pin_memory().to(device, non_blocking=True)
-            if tensor.device.type == "cpu"
-            else tensor
-            for tensor in batch
-        )
-        return copies, stream.record_event()
+        return tuple(send(tensor, device) for tensor in batch), stream.record_event()
 
 
 def _arrived(
     batch: tuple[Tensor, ...], event: torch.cuda.Event, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Let the device wait for a batch, the host not; its memory is in use until then."""
+    """Let what computes wait for a batch, the host not; then its memory is in use there."""
     stream = torch.cuda.current_stream(device)
     stream.wait_event(event)
     for tensor in batch:

@@ -1,16 +1,25 @@
 """What is asked of the hardware, on hardware that is made up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
 
 from resnet_builder.device import (
+    begin_step,
+    compile_options,
     describe,
     fast_bf16,
+    fits,
+    full_precision,
     memory_format,
     pick_device,
     pick_precision,
+    send,
+    sent,
 )
 from resnet_builder.errors import UsageError
 
@@ -130,3 +139,151 @@ def test_this_machine_is_asked_without_an_error() -> None:
     device = pick_device("auto")
     assert fast_bf16(device) in {True, False}
     assert describe(device)
+
+
+CUDA = torch.device("cuda")
+MPS = torch.device("mps")
+CPU = torch.device("cpu")
+
+
+@dataclass
+class FakeTensor:
+    """A tensor that writes down what becomes of it, in a log that all of them share."""
+
+    name: str
+    log: list[str]
+    device: torch.device = CPU
+    pinned: bool = False
+
+    def pin_memory(self) -> "FakeTensor":
+        return FakeTensor(self.name, self.log, pinned=True)
+
+    def to(self, device: torch.device, *, non_blocking: bool) -> "FakeTensor":
+        assert non_blocking
+        assert self.pinned or self.device == device or device.type != "cuda"
+        if self.device != device:
+            self.log.append(f"send {self.name}")
+        return FakeTensor(self.name, self.log, device)
+
+    def record_stream(self, stream: object) -> None:
+        assert isinstance(stream, FakeStream)
+        self.log.append(f"use {self.name} on {stream.name}")
+
+
+@dataclass
+class FakeStream:
+    name: str
+    log: list[str] = field(default_factory=list)
+    events: int = 0
+
+    def record_event(self) -> int:
+        self.events += 1
+        self.log.append(f"event {self.events} on {self.name}")
+        return self.events
+
+    def wait_event(self, event: int) -> None:
+        self.log.append(f"{self.name} waits for event {event}")
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what streams and tensors of a made-up GPU write down."""
+    written: list[str] = []
+    main, aside = FakeStream("main", written), FakeStream("aside", written)
+
+    @contextmanager
+    def stream(chosen: FakeStream) -> Iterator[None]:
+        assert chosen is aside
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: aside)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    return written
+
+
+def test_a_batch_is_sent_while_the_one_before_is_computed_with(log: list[str]) -> None:
+    batches: Any = ((FakeTensor(name, log),) for name in ("a", "b", "c"))
+    for (tensor,) in sent(batches, CUDA):
+        assert tensor.device == CUDA
+        log.append(f"compute {tensor.name}")  # type: ignore[attr-defined]  # a fake
+    assert log == [
+        "send a",
+        "event 1 on aside",
+        "send b",
+        "event 2 on aside",
+        "main waits for event 1",
+        "use a on main",
+        "compute a",
+        "send c",
+        "event 3 on aside",
+        "main waits for event 2",
+        "use b on main",
+        "compute b",
+        "main waits for event 3",
+        "use c on main",
+        "compute c",
+    ]
+
+
+def test_what_is_on_the_gpu_is_not_sent_again(log: list[str]) -> None:
+    there: Any = FakeTensor("a", log, CUDA)
+    assert send(there, CUDA).device == CUDA
+    assert log == []
+
+
+def test_the_cpu_is_handed_its_batches_as_they_are() -> None:
+    batch = torch.ones(2), torch.zeros(2)
+    ((images, labels),) = sent([batch], CPU)
+    assert images is batch[0]
+    assert labels is batch[1]
+
+
+def test_nothing_is_read_ahead_on_the_cpu() -> None:
+    read: list[int] = []
+
+    def batches() -> Iterator[tuple[torch.Tensor, ...]]:
+        for number in range(3):
+            read.append(number)
+            yield (torch.zeros(1),)
+
+    next(sent(batches(), CPU))
+    assert read == [0]
+
+
+@pytest.mark.parametrize(("size", "held"), [(2 * 2**30, True), (2 * 2**30 + 1, False)])
+def test_images_are_held_by_a_gpu_with_four_times_their_memory_free(
+    size: int, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 80 * 2**30))
+    assert fits(size, CUDA) is held
+
+
+@pytest.mark.parametrize("device", [CPU, MPS])
+def test_images_stay_where_the_device_shares_the_memory_of_the_cpu(device: torch.device) -> None:
+    assert not fits(1, device)
+
+
+def test_cuda_replays_graphs_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[bool] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
+    assert compile_options(CUDA) == {"dynamic": False, "mode": "reduce-overhead"}
+    assert compile_options(CPU) == compile_options(MPS) == {"dynamic": False}
+    begin_step(CPU)
+    assert begun == []
+    begin_step(CUDA)
+    assert begun == [True]
+
+
+def test_full_precision_is_without_tf32_and_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with full_precision():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -18,10 +18,11 @@ from resnet_builder.data.contract import Report, Stop, never, silent
 from resnet_builder.device import describe, pick_device
 from resnet_builder.errors import UsageError
 from resnet_builder.model import count_parameters
+from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.schema import Spec
 from resnet_builder.summary import activation_bytes
-from resnet_builder.training.choices import MEMORY_FORMATS, Warn
+from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.freezing import freeze
 
 ROUNDS = 5

@@ -17,9 +17,9 @@ from resnet_builder.data.splits import load_splits
 from resnet_builder.device import pick_device
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.choices import Warn
 from resnet_builder.training.fit import fit
 from resnet_builder.training.observer import Observer, Start
 

@@ -10,6 +10,7 @@ from resnet_builder.data.contract import Batch, ImageSource
 from resnet_builder.data.hashing import permutation
 from resnet_builder.data.pipeline import Pipeline, normalise
 from resnet_builder.data.share import WHOLE, Share
+from resnet_builder.device import send, sent
 from resnet_builder.errors import DataError
 
 
@@ -66,10 +67,12 @@ class TrainBatches:
         whole = order[first * size : self.steps_per_epoch * size].split(size)
         batches = [samples[self._positions] for samples in whole]
         read = self._source.read(batches, self._pipeline.crop(epoch))
-        for number, (images, samples) in enumerate(zip(read, batches, strict=True)):
+        labelled = zip(read, (self._source.labels[samples] for samples in batches), strict=True)
+        pairs = zip(sent(labelled, self._device), batches, strict=True)
+        for number, ((images, labels), samples) in enumerate(pairs):
             batch = self._pipeline(
-                images.to(self._device, non_blocking=True),
-                self._source.labels[samples].to(self._device, non_blocking=True),
+                images,
+                labels,
                 samples,
                 epoch=epoch,
                 step=epoch * self.steps_per_epoch + first + number,
@@ -78,7 +81,7 @@ class TrainBatches:
 
 
 def _only(batch: Batch, positions: Tensor) -> Batch:
-    positions = positions.to(batch.images.device)
+    positions = send(positions, batch.images.device)
     return replace(batch, images=batch.images[positions], targets=batch.targets[positions])
 
 
@@ -122,6 +125,6 @@ def evaluation_batches(
     batches = torch.arange(len(source)).split(batch_size)
     first, beyond = (len(batches) * rank // share.of for rank in (share.rank, share.rank + 1))
     batches = batches[first:beyond]
-    for images, indices in zip(source.read(batches), batches, strict=True):
-        labels = source.labels[indices].to(device)
-        yield normalise(images.to(device), means, deviations), labels
+    labelled = zip(source.read(batches), (source.labels[i] for i in batches), strict=True)
+    for images, labels in sent(labelled, device):
+        yield normalise(images, means, deviations), labels

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnet_builder.device import send
+
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 _GOLDEN = 0x9E37_79B9_7F4A_7C15
 _FIRST, _SECOND = 0xBF58_476D_1CE4_E5B9, 0x94D0_49BB_1331_11EB
@@ -92,7 +94,7 @@ class HashedDraws:
 
     def _moved(self, numbers: Tensor) -> Tensor:
         """Bring numbers to the device; MPS has no float64."""
-        return (numbers.float() if self.device.type == "mps" else numbers).to(self.device)
+        return send(numbers.float() if self.device.type == "mps" else numbers, self.device)
 
     @cached_property
     def _operation(self) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from resnet_builder.data.contract import Preprocess, SampleCrop
+from resnet_builder.device import send
 from resnet_builder.errors import DataError
 
 _CHUNK = 1024
@@ -42,6 +43,10 @@ class MemorySource:
         """Return a source of these images alone, in this order."""
         return MemorySource(self.images[indices], self._labels[indices])
 
+    def on(self, device: torch.device) -> "MemorySource":
+        """Return a source of these images that holds them on a device."""
+        return MemorySource(self.images.to(device), self._labels)
+
     def hashes(self) -> list[int]:
         """Return a number for each image, the same where images are, within this process."""
         return [hash(pixels.tobytes()) for pixels in self.images.numpy()]
@@ -49,7 +54,7 @@ class MemorySource:
     def read(self, batches: Iterable[Tensor], crop: SampleCrop | None = None) -> Iterator[Tensor]:
         """Yield the images of each batch of indices, ``(B, C, H, W)`` uint8."""
         for indices in batches:
-            images = self.images[indices]
+            images = self.images[send(indices, self.images.device)]
             yield images if crop is None else _cropped(images, indices, crop)
 
 

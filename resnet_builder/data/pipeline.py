@@ -8,6 +8,7 @@ from torch import Tensor
 
 from resnet_builder.data.contract import Augmentation, Batch, CropsPictures, SampleCrop
 from resnet_builder.data.hashing import HashedDraws
+from resnet_builder.device import send
 
 WHITE = 255.0
 
@@ -75,7 +76,7 @@ class Pipeline:
             epoch: Counted from 0.
             step: Of the whole training, counted from 0.
         """
-        mean = self._mean.to(images.device)
+        mean = send(self._mean, images.device)
         batch = Batch(images, labels, self._num_classes, mean * WHITE, torch.zeros_like(mean))
         for augmentation, name in self._named:
             if augmentation.works_on == "normalised":
@@ -87,7 +88,7 @@ class Pipeline:
     def _normalised(self, batch: Batch) -> Batch:
         if batch.images.is_floating_point():
             return batch
-        mean, std = (values.to(batch.images.device) for values in (self._mean, self._std))
+        mean, std = (send(values, batch.images.device) for values in (self._mean, self._std))
         return replace(
             batch,
             images=normalise(batch.images, mean, std),

@@ -48,7 +48,7 @@ class Trial(Protocol):
     def steps(self) -> int:
         """Steps of the whole training."""
 
-    def __call__(self, choices: Choices) -> Step:
+    def __call__(self, choices: Choices, /) -> Step:
         """Begin steps that are computed by these choices."""
 
 

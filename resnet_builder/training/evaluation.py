@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.data.contract import Stop, never
-from resnet_builder.device import memory_format
+from resnet_builder.device import full_precision, memory_format
 from resnet_builder.errors import Stopped
 from resnet_builder.folding import folded
 from resnet_builder.training.choices import MEMORY_FORMATS
@@ -15,6 +15,7 @@ from resnet_builder.training.distributed import ALONE, Team
 from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
 
 
+@full_precision()
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from resnet_builder.data.batches import TrainBatches
-from resnet_builder.data.contract import AUGMENTATIONS, Stop, never
+from resnet_builder.data.contract import AUGMENTATIONS, ImageSource, Stop, never
+from resnet_builder.data.memory import MemorySource
 from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.splits import Splits
-from resnet_builder.device import describe
+from resnet_builder.device import describe, fits
 from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
@@ -172,13 +173,20 @@ def _training_batches(spec: Spec, splits: Splits, device: torch.device, team: Te
         augmentations, splits.mean, splits.std, len(splits.classes), spec.train.seed
     )
     return TrainBatches(
-        splits.train,
+        _held(splits.train, device),
         batch_size=spec.train.batch_size,
         seed=spec.train.seed,
         pipeline=pipeline,
         device=device,
         share=team.share,
     )
+
+
+def _held(source: ImageSource, device: torch.device) -> ImageSource:
+    """Bring images to a device that can hold them all, so that no batch has to be sent."""
+    if isinstance(source, MemorySource) and fits(source.images.nbytes, device):
+        return source.on(device)
+    return source
 
 
 def _trial(

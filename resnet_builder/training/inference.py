@@ -14,6 +14,7 @@ from resnet_builder.data.pictures import ENDINGS, decode
 from resnet_builder.data.pipeline import normalise
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.splits import Splits, load_splits
+from resnet_builder.device import full_precision
 from resnet_builder.errors import DataError, Stopped, UsageError
 from resnet_builder.spec.data_section import CenterCrop, Normalize, Resize, ToRgb
 from resnet_builder.spec.schema import Spec
@@ -238,6 +239,7 @@ def _computer(trained: Trained, device: torch.device) -> Callable[[Tensor], Tens
     mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
     network, layout = prepared(trained.network.to(device).eval())
 
+    @full_precision()
     def compute(pictures: Tensor) -> Tensor:
         images = normalise(pictures.to(device), mean, std)
         return network(images.contiguous(memory_format=layout))

@@ -17,9 +17,10 @@ _threshold = _DEFAULT_THRESHOLD  # glibc itself tells nobody
 def configure(*, threads: int | None) -> Callable[[], None]:
     """Set the process up for training.
 
-    Besides the threads: matrix products of fp32 may use TF32 where the hardware has it, and
-    glibc keeps the memory that a step frees for the next one, instead of giving it back to the
-    system and asking for it again.
+    Besides the threads: fp32 may be computed in TF32 where the hardware has it; cuDNN takes
+    only convolutions that repeat themselves to the bit, and does not try which is fastest, for
+    that would be another one on another day; and glibc keeps the memory that a step frees for
+    the next one, instead of giving it back to the system and asking for it again.
 
     Args:
         threads: Threads that an operation may use; ``None`` leaves them as they are.
@@ -33,6 +34,9 @@ def configure(*, threads: int | None) -> Callable[[], None]:
         torch.set_num_threads(threads)
     undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
     torch.set_float32_matmul_precision("high")
+    for name, value in {"allow_tf32": True, "deterministic": True, "benchmark": False}.items():
+        undo.callback(setattr, torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+        setattr(torch.backends.cudnn, name, value)
     if _keep_memory(_KEPT):
         undo.callback(_keep_memory, _DEFAULT_THRESHOLD)
     return undo.close

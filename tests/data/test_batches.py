@@ -148,3 +148,11 @@ def test_resized_crops_do_not_depend_on_where_they_are_cut() -> None:
 
 def _row(images: Tensor) -> Tensor:
     return images[0, 0, 0]
+
+
+def test_a_source_on_a_device_gives_the_same_images() -> None:
+    indices = torch.tensor([3, 0, 3])
+    (held,) = source().on(CPU).read([indices])
+    (read,) = source().read([indices])
+    assert torch.equal(held, read)
+    assert torch.equal(source().on(CPU).labels, source().labels)

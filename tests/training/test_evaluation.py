@@ -50,6 +50,20 @@ def test_it_draws_no_random_number() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_is_reported_is_computed_in_full_precision() -> None:
+    """As on a GPU that trains with TF32."""
+    model, seen = small_net(), []
+    model.register_forward_pre_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        evaluate(model, batches())
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(seen) == {"highest"}
+
+
 def test_stop_is_asked_at_every_batch() -> None:
     asked: Iterator[bool] = iter([False, True])
     with pytest.raises(Stopped, match="during an evaluation"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from resnet_builder.data.memory import MemorySource
 from resnet_builder.errors import (
     NonFiniteError,
     ResourceError,
@@ -29,7 +30,7 @@ from resnet_builder.training import delivery, loop, saving
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.weights.file import read_weights
-from tests.training.recipes import small_net, weight
+from tests.training.recipes import SIZE, small_net, weight
 from tests.training.runs import Recorder, after, experiment, outcome, small_splits, train
 
 BATCHES = 3
@@ -539,6 +540,27 @@ def test_progress_is_told_once_a_second(tmp_path: Path, monkeypatch: pytest.Monk
     assert hits <= (rows[0].train_top1 or 0) * 480 + 1e-6
     assert recorder.progress[0].lr == 0.1
     assert recorder.progress[0].total_steps == 60
+
+
+def test_images_are_held_by_a_device_that_has_room_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    moved: list[torch.device] = []
+
+    def on(source: MemorySource, device: torch.device) -> MemorySource:
+        moved.append(device)
+        return source
+
+    def fits(size: int, device: torch.device) -> bool:
+        asked.append(size)
+        return True
+
+    monkeypatch.setattr(MemorySource, "on", on)
+    monkeypatch.setattr("resnet_builder.training.fit.fits", fits)
+    train(tmp_path / "run", experiment())
+    assert asked == [34 * 3 * SIZE * SIZE]
+    assert moved == [torch.device("cpu")]
 
 
 def test_what_is_told_is_also_written_down(tmp_path: Path) -> None:

@@ -21,6 +21,20 @@ def _same_afterwards() -> Iterator[None]:
     assert torch.get_float32_matmul_precision() == precision
 
 
+def cudnn() -> dict[str, bool]:
+    names = ("allow_tf32", "deterministic", "benchmark")
+    return {name: getattr(torch.backends.cudnn, name) for name in names}
+
+
+def test_cudnn_repeats_itself_and_may_use_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    before = cudnn()
+    undo = configure(threads=None)
+    assert cudnn() == {"allow_tf32": True, "deterministic": True, "benchmark": False}
+    undo()
+    assert cudnn() == before
+
+
 def test_threads_and_precision_are_set_and_undone() -> None:
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     undo = configure(threads=before[0] + 2)
