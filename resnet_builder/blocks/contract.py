@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from resnet_builder.registry import Registry
 
 NormFactory = Callable[[int], nn.Module]
-"""Makes a normalisation layer, with a ``weight`` that scales, from a width."""
+"""Makes a normalisation layer, with a ``weight`` that scales, from a width.
+
+Blocks change what it gives in place, so its own gradient must not need that.
+"""
 
 ActivationFactory = Callable[[], nn.Module]
 """Makes an activation."""
@@ -21,7 +24,10 @@ ShortcutFactory = Callable[[int, int, int], nn.Module | None]
 """
 
 AttentionFactory = Callable[[int], nn.Module]
-"""Makes an attention layer from a width; ``nn.Identity()`` is none."""
+"""Makes an attention layer from a width; ``nn.Identity()`` is none.
+
+Blocks add to what it gives in place, so its own gradient must not need that.
+"""
 
 FilterFactory = Callable[[int, int], nn.Module | None]
 """Makes what subsamples, from ``(channels, stride)``; ``None`` leaves that to a convolution."""
