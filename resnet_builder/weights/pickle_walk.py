@@ -7,6 +7,7 @@ name, call and piece of memory, and refuses what it will not have.
 
 import io
 import pickletools
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,12 +63,14 @@ def walk_pickle(data: io.BytesIO, follower: Follower) -> object:
         Refused: It is damaged, or no pickle of ``torch.save``; or the follower's own.
     """
     walk = _Walk(follower)
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            walk.step(opcode.name, argument)
-        return walk.stack[-1]
-    except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise damaged(error) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of escapes in text that is refused
+        try:
+            for opcode, argument, _ in pickletools.genops(data):
+                walk.step(opcode.name, argument)
+            return walk.stack[-1]
+        except (ValueError, IndexError, KeyError, TypeError) as error:
+            raise damaged(error) from error
 
 
 class _Tuple(tuple[Any, ...]):

@@ -221,6 +221,13 @@ def test_tuples_are_not_nested_until_python_crashes(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_without_torch")
+def test_escape_that_python_warns_of_is_refused_without_a_warning(path: Path) -> None:
+    write_zip(path, b"\x80\x02S'\\q'\n.")
+    with pytest.raises(CheckpointError, match="it is a pickle with STRING, unlike torch.save's"):
+        read_foreign(path)
+
+
+@pytest.mark.usefixtures("_without_torch")
 def test_compressed_archive_is_refused(path: Path) -> None:
     entries = {"data/0": bytes(2**22)}
     write_zip(path, crafted({"w": tensor()}), entries, compression=zipfile.ZIP_DEFLATED)
