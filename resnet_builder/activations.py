@@ -1,10 +1,10 @@
 """What a forward pass keeps for the backward pass, found without computing anything."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,13 @@ class Kept:
     Attributes:
         sizes: Bytes of each tensor that is kept, parameters and buffers apart, in order.
         largest: Bytes of the largest output of a layer, be it kept or not.
+        again: The most that a block keeps whose inside is computed again, for as long as its
+            gradients are computed.
     """
 
     sizes: list[int] = field(default_factory=list)
     largest: int = 0
+    again: int = 0
 
     @property
     def total(self) -> int:
@@ -43,10 +46,16 @@ class Kept:
         backward = (
             held + 2 * size for held, size in zip(accumulate(self.sizes), self.sizes, strict=True)
         )
-        return max(2 * self.largest, *backward, 0)
+        return max(2 * self.largest, *backward, 0) + self.again
 
 
-def kept_by(network: nn.Module, shape: tuple[int, int, int, int], *, bf16: bool = False) -> Kept:
+def kept_by(
+    network: nn.Module,
+    shape: tuple[int, int, int, int],
+    *,
+    bf16: bool = False,
+    recomputed: Collection[str] = frozenset(),
+) -> Kept:
     """Return what a forward pass keeps for the backward pass.
 
     Blocks of a stage that are alike keep alike, and one of them is followed for all.
@@ -55,9 +64,10 @@ def kept_by(network: nn.Module, shape: tuple[int, int, int, int], *, bf16: bool 
         network: On the meta device; in training mode but for what is frozen.
         shape: Of the batch, ``(N, C, H, W)``.
         bf16: Whether the network computes in bf16.
+        recomputed: Names of stages of whose blocks only the inputs are kept.
     """
     kept = Kept()
-    with alike_left_out(network) as alike, _noted(network, alike, kept):
+    with alike_left_out(network) as alike, _noted(network, alike, recomputed, kept):
         try:
             with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 _follow(network, _stand_ins(network), torch.empty(shape, device="cpu"), kept)
@@ -98,30 +108,44 @@ def _follow(network: nn.Module, tensors: Mapping[str, Tensor], images: Tensor, k
 
 
 @contextmanager
-def _noted(network: nn.Module, alike: Mapping[str, int], kept: Kept) -> Iterator[None]:
-    """Note the size of each layer's output, and repeat what a block keeps that stands for more."""
+def _noted(
+    network: nn.Module, alike: Mapping[str, int], recomputed: Collection[str], kept: Kept
+) -> Iterator[None]:
+    """Note the size of each layer's output, and what blocks keep that are not as all others."""
     starts: dict[str, int] = {}
 
-    def begin(name: str) -> None:
+    def measure(_layer: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            kept.largest = max(kept.largest, _size(output))
+
+    def begin(name: str, *_: object) -> None:
         starts[name] = len(kept.sizes)
 
-    def end(name: str) -> None:
+    def forget(name: str, _block: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
+        start = starts[name]
+        kept.again = max(kept.again, sum(kept.sizes[start:]))
+        kept.sizes[start:] = [_size(inputs[0])]
+
+    def repeat(name: str, *_: object) -> None:
         kept.sizes.extend(kept.sizes[starts[name] :] * (alike[name] - 1))
 
-    def measure(output: Any) -> None:
-        if isinstance(output, Tensor):
-            kept.largest = max(kept.largest, output.untyped_storage().nbytes())
-
-    hooks = [
-        layer.register_forward_hook(lambda _layer, _inputs, output: measure(output))
-        for layer in network.modules()
+    hooks = [layer.register_forward_hook(measure) for layer in network.modules()]
+    forgotten = [
+        f"{stage}.{name}"
+        for stage in recomputed
+        for name, _ in network.get_submodule(stage).named_children()
     ]
-    for name in alike:
-        block = network.get_submodule(name)
-        hooks.append(block.register_forward_pre_hook(lambda *_, name=name: begin(name)))
-        hooks.append(block.register_forward_hook(lambda *_, name=name: end(name)))
+    for name in {*forgotten, *alike}:
+        hooks.append(network.get_submodule(name).register_forward_pre_hook(partial(begin, name)))
+    for names, note in ((forgotten, forget), (alike, repeat)):
+        for name in names:
+            hooks.append(network.get_submodule(name).register_forward_hook(partial(note, name)))
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes()

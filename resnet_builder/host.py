@@ -20,7 +20,7 @@ def free_memory() -> int | None:
     That is the least of what the machine has available, what each control group that the process
     is in leaves of its limit, and what the process's own limit of addresses leaves.
     """
-    return min((_available(), *_left_in_groups(), *_left_of_addresses()), default=None)
+    return min((*_available(), *_left_in_groups(), *_left_of_addresses()), default=None)
 
 
 def free_disk(path: Path) -> int:
@@ -40,10 +40,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or is_torch_s
 
 
-def _available() -> int:
-    """Return what Linux could give away without swapping; elsewhere, no bound."""
+def _available() -> Iterator[int]:
+    """Yield what Linux could give away without swapping."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(PROC / "meminfo"), re.MULTILINE)
-    return int(found[1]) * 1024 if found else sys.maxsize
+    if found:
+        yield int(found[1]) * 1024
 
 
 def _left_in_groups() -> Iterator[int]:

@@ -18,10 +18,15 @@ def recomputing(network: nn.Module, wanted: Literal["all"] | Sequence[str]) -> n
         network: The network; it shares its tensors.
         wanted: The names of stages whose blocks are computed again, or ``all``.
     """
-    if not wanted:
-        return network
-    stages = sections(network).keys() - {"stem", "head"}
-    return Recomputing(network, stages if wanted == "all" else wanted)
+    stages = recomputed_stages(network, wanted)
+    return Recomputing(network, stages) if stages else network
+
+
+def recomputed_stages(network: nn.Module, wanted: Literal["all"] | Sequence[str]) -> frozenset[str]:
+    """Return the names of the stages whose blocks are computed again."""
+    if wanted == "all":
+        return frozenset(sections(network).keys() - {"stem", "head"})
+    return frozenset(wanted)
 
 
 class Recomputing(nn.Module):

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "resnet_builder"
 LAYERS = (
     {"problems"},
     {"errors"},
-    {"registry"},
+    {"host", "registry"},
     {"spec", "blocks", "device"},
     {"data", "model", "folding", "runs"},
-    {"plugins", "recomputing", "weights", "features"},
+    {"activations", "plugins", "recomputing", "weights", "features"},
     {"builder"},
     {"expectations", "families", "importing", "json_schema", "summary", "testing", "trained"},
     {"comparison", "export", "training"},

@@ -18,6 +18,7 @@ from resnet_builder.device import Precision, free_memory
 from resnet_builder.errors import ResourceError, StorageError
 from resnet_builder.host import free_disk, is_out_of_memory
 from resnet_builder.model import ResNet
+from resnet_builder.recomputing import recomputed_stages
 from resnet_builder.runs.files import Warn, storage_errors
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.schema import Spec
@@ -191,7 +192,9 @@ def _activations(spec: Spec, network: nn.Module, images: int, precision: Precisi
     assert model.image_size is not None, "the spec is resolved"
     batch = max(2, images)  # batch norm refuses to train on one pixel of one image
     shape = (batch, model.in_channels, model.image_size, model.image_size)
-    return kept_by(network, shape, bf16=precision == "bf16").peak
+    assert spec.train is not None, "a spec to train has a recipe"
+    recomputed = recomputed_stages(network, spec.train.recompute)
+    return kept_by(network, shape, bf16=precision == "bf16", recomputed=recomputed).peak
 
 
 def _is_validated(spec: Spec) -> bool:
