@@ -3,13 +3,12 @@
     python benchmarks/memory.py resnet110
 
 writes ``benchmarks/results/memory_SPEC.json``: each contender is a process of its own that takes a
-few steps; what it held before the first is told apart. Linux only: the system's own mark of the
-most memory held is set back before the first step.
+few steps; what it held before the first, once freed memory is given back, is told apart. Linux
+only: the system's own mark of the most memory held is set back before the first step.
 """
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -17,9 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import opponents
+import torch
 from machine import describe
 from throughput import spec_of
 
+from resnet_builder.bench.memory import PeakMeter
 from resnet_builder.builder import build
 from resnet_builder.data.splits import load_splits
 from resnet_builder.errors import Stopped
@@ -65,17 +66,15 @@ def peaks(name: str, spec: str) -> dict[str, float]:
 
 def measured(name: str, spec_name: str) -> dict[str, float]:
     """Be a contender; return the peak of its process, before the steps and after them."""
-    spec = spec_of(name, spec_name)
+    spec = spec_of("ours, eager" if name == "ours" else name, spec_name)
     assert spec.train is not None
     assert spec.model.image_size is not None
     network = build(spec, seed=0)
-    peaks: list[float] = []
+    meters: list[PeakMeter] = []
 
     def stop() -> bool:
-        if not peaks:
-            Path("/proc/self/clear_refs").write_text("5")
-        peaks.append(peak())
-        return len(peaks) > STEPS
+        meters.append(meters[0] if meters else PeakMeter(torch.device("cpu")))
+        return len(meters) > STEPS
 
     if name == "ours":
         configure(threads=None)
@@ -88,19 +87,13 @@ def measured(name: str, spec_name: str) -> dict[str, float]:
         opponents.train(
             network, size=spec.model.image_size, batch_size=batch_size, tuned=False, stop=stop
         )
+    peak = meters[0].peak()
+    assert peak is not None
     return {
-        "before": round(peaks[0], 1),
-        "peak": round(peaks[-1], 1),
-        "added by steps": round(peaks[-1] - peaks[0], 1),
+        "before": round(peak.before / 2**20, 1),
+        "peak": round(peak.bytes / 2**20, 1),
+        "added by steps": round((peak.bytes - peak.before) / 2**20, 1),
     }
-
-
-def peak() -> float:
-    """Return the most memory that the process has held since the mark was set back, in MiB."""
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.fit import fit
+from resnet_builder.training.observer import Silent, Start
 from resnet_builder.training.process import configure
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,22 +52,23 @@ def main() -> None:
         work(given.work, given.spec)
         return
     workers = {name: Worker(name, given.spec) for name in given.contenders}
-    rates: dict[str, list[float]] = {name: [] for name in workers}
-    for _ in range(given.turns):
-        for name, worker in workers.items():
-            rates[name].append(worker.turn(given.seconds))
-    for worker in workers.values():
-        worker.end()
+    rates = take_turns(workers, given.turns, given.seconds)
     path = RESULTS / f"throughput_{given.spec}.json"
     path.write_text(json.dumps(report(given, rates, workers), indent=1) + "\n")
     print(path.read_text())
 
 
 class Worker:
-    """A contender's process; starting it includes its warm-up and whatever it compiles."""
+    """A contender's process; starting it includes its warm-up and whatever it compiles.
 
-    def __init__(self, name: str, spec: str) -> None:
-        command = [sys.executable, __file__, spec, "--work", name]
+    Args:
+        name: What it is called.
+        spec: What it trains.
+        script: Called with ``SPEC --work NAME``, trains it with a :class:`Turns` as its stop.
+    """
+
+    def __init__(self, name: str, spec: str, script: str = __file__) -> None:
+        command = [sys.executable, script, spec, "--work", name]
         started = time.monotonic()
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -93,10 +95,27 @@ class Worker:
         return line
 
 
-class Turns:
-    """Called before every step: trains in turns, and waits for the next one in between."""
+def take_turns(workers: dict[str, Worker], turns: int, seconds: float) -> dict[str, list[float]]:
+    """Let workers train by turns, and end them; return the images per second of each turn."""
+    rates: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(turns):
+        for name, worker in workers.items():
+            rates[name].append(worker.turn(seconds))
+    for worker in workers.values():
+        worker.end()
+    return rates
 
-    def __init__(self, batch_size: int) -> None:
+
+class Turns:
+    """Called before every step: trains in turns, and waits for the next one in between.
+
+    Args:
+        batch_size: Images a step.
+        trying: Whether steps come first that only find out how to compute; see :class:`Beginning`.
+    """
+
+    def __init__(self, batch_size: int, *, trying: bool = False) -> None:
+        self.trying = trying
         self._batch_size = batch_size
         self._steps = 0
         self._warm = False
@@ -104,6 +123,8 @@ class Turns:
 
     def __call__(self) -> bool:
         """Count a step; wait if the turn is over."""
+        if self.trying:
+            return False
         now = time.perf_counter()
         if not self._warm:
             self._warm = self._steps >= WARM_UP_STEPS
@@ -121,12 +142,23 @@ class Turns:
         self._end = self._started + seconds
 
 
+class Beginning(Silent):
+    """Has turns begin with the training itself."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    def started(self, start: Start) -> None:
+        """Begin."""
+        self._turns.trying = False
+
+
 def work(name: str, spec_name: str) -> None:
     """Be a contender."""
     spec = spec_of(name, spec_name)
     assert spec.train is not None
     assert spec.model.image_size is not None
-    turns = Turns(spec.train.batch_size)
+    turns = Turns(spec.train.batch_size, trying=name.startswith("ours"))
     network = build(spec, seed=0)
     if name.startswith("ours"):
         configure(threads=None)
@@ -134,7 +166,7 @@ def work(name: str, spec_name: str) -> None:
             run = RunDirectory.create(Path(folder, "run"))
             splits = load_splits(spec)
             try:
-                fit(network, splits, spec, run, stop=turns)
+                fit(network, splits, spec, run, observer=Beginning(turns), stop=turns)
             except Stopped:
                 return
     opponents.train(
@@ -166,27 +198,33 @@ def report(
     given: argparse.Namespace, rates: dict[str, list[float]], workers: dict[str, Worker]
 ) -> dict[str, object]:
     """Sum the turns up: medians, quartiles, and ours over each of the others."""
+    contenders = {
+        name: {"what": CONTENDERS[name], **sums(values, workers[name])}
+        for name, values in rates.items()
+    }
     medians = {name: statistics.median(values) for name, values in rates.items()}
     return {
         "what": f"images per second of training {given.spec}, augmentation included",
         "turns": given.turns,
         "seconds": given.seconds,
         "machine": describe(),
-        "contenders": {
-            name: {
-                "what": CONTENDERS[name],
-                "images_per_second.median": round(medians[name], 1),
-                "quartiles": [round(q, 1) for q in statistics.quantiles(values, n=4)[::2]],
-                "start_and_warm_up_seconds": workers[name].warm_up_seconds,
-                "turns": [round(value, 1) for value in values],
-            }
-            for name, values in rates.items()
-        },
+        "contenders": contenders,
         "ours_over": {
             name: round(medians["ours"] / median, 2)
             for name, median in medians.items()
             if name != "ours" and "ours" in medians
         },
+    }
+
+
+def sums(rates: list[float], worker: Worker) -> dict[str, object]:
+    """Sum the turns of a contender up."""
+    low, _, high = statistics.quantiles(rates, n=4) if len(rates) > 1 else rates * 3
+    return {
+        "images_per_second.median": round(statistics.median(rates), 1),
+        "quartiles": [round(low, 1), round(high, 1)],
+        "start_and_warm_up_seconds": worker.warm_up_seconds,
+        "turns": [round(rate, 1) for rate in rates],
     }
 
 

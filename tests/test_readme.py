@@ -1,8 +1,11 @@
 """What README shows is what happens."""
 
+import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,7 +14,8 @@ from resnet_builder.spec.bundled import find_spec
 from resnet_builder.spec.loading import load_spec, load_spec_text
 from tests.cli.experiments import call
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -49,3 +53,40 @@ def test_commands_name_flags_and_specs_that_exist() -> None:
                 find_spec(arguments[0])
             for flag in (word for word in arguments if word.startswith("-")):
                 assert flag in call(command, "--help").stdout
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    """Import what writes the tables, which is a script."""
+    made = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    assert made is not None
+    assert made.loader is not None
+    module = importlib.util.module_from_spec(made)
+    made.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_what_the_benchmarks_found(tables: ModuleType) -> None:
+    """If not: ``python benchmarks/tables.py``."""
+    assert tables.refreshed(README) == README
+
+
+def test_table_is_written_anew_from_its_file_and_all_else_is_left(tables: ModuleType) -> None:
+    results = ROOT / "benchmarks" / "results"
+    found = json.loads((results / "memory_resnet110.json").read_text(encoding="utf-8"))
+    ours, stock = (found["mib"][who]["added by steps"] for who in ("ours", "stock"))
+    ratio = found["ratio of what the steps add"]
+    text = "before\n<!-- table: memory -->\nold\n<!-- end -->\nafter\n"
+    lines = tables.refreshed(text).splitlines()
+    assert (lines[0], lines[1], lines[-2], lines[-1]) == (
+        *("before", "<!-- table: memory -->"),
+        *("<!-- end -->", "after"),
+    )
+    assert "old" not in lines
+    (row,) = [line for line in lines if "`resnet110`" in line]
+    assert row == f"| `resnet110` | {ours:,.0f} | {stock:,.0f} | {ratio:.2f} |"
+
+
+def test_table_that_there_is_not_is_an_error(tables: ModuleType) -> None:
+    with pytest.raises(KeyError):
+        tables.refreshed("<!-- table: nothing -->\n<!-- end -->")

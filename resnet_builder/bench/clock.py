@@ -29,11 +29,11 @@ def rate(seconds_per_step: Sequence[float], images: int) -> Rate:
     """Sum turns up.
 
     Args:
-        seconds_per_step: Of each turn.
+        seconds_per_step: Of each turn; two at least.
         images: Of a step.
     """
     rates = [images / seconds for seconds in seconds_per_step]
-    low, _, high = statistics.quantiles(rates, n=4) if len(rates) > 1 else rates * 3
+    low, _, high = statistics.quantiles(rates, n=4, method="inclusive")
     return Rate(statistics.median(rates), low, high, statistics.median(seconds_per_step))
 
 

@@ -149,7 +149,7 @@ class _Recorder(TorchDispatchMode):
     """Counts convolutions and their gradients while they are computed on meta."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.counts: Counter[tuple[Convolution, Kind]] = Counter()
 
     def __torch_dispatch__(

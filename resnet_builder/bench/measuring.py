@@ -5,24 +5,25 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from resnet_builder.activations import kept_by
 from resnet_builder.bench.clock import Rate, rate, seconds_per_call
+from resnet_builder.bench.endless import endless, image_of, recipe_steps
 from resnet_builder.bench.floor import Floor, FloorTimes, Work, convolutions_of
-from resnet_builder.bench.memory import Peak, free_bytes
+from resnet_builder.bench.memory import Peak
 from resnet_builder.bench.plain import PlainLoop
 from resnet_builder.bench.settings import Setting, explain
 from resnet_builder.bench.sizing import Size, measurable_size
-from resnet_builder.bench.trial import image_of, recipe_steps, trial_of
-from resnet_builder.bench.turns import Interlude, train_in_turns
+from resnet_builder.bench.turns import Interlude, Turns, train_in_turns
 from resnet_builder.builder.construct import construct_on_meta
 from resnet_builder.data.contract import Report, Stop, never, silent
-from resnet_builder.device import describe, pick_device
+from resnet_builder.device import describe, free_memory, pick_device
 from resnet_builder.errors import UsageError
-from resnet_builder.model import count_parameters
+from resnet_builder.model import ResNet, count_parameters
 from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.schema import Spec
-from resnet_builder.summary import activation_bytes
 from resnet_builder.training.choices import MEMORY_FORMATS
+from resnet_builder.training.compiling import not_worth_a_trial
 from resnet_builder.training.freezing import freeze
 
 ROUNDS = 5
@@ -33,6 +34,8 @@ _OURS, _OTHERS = 0.4, 0.3
 
 _LONGEST_STEP = 0.6
 """Of a round: with a longer one, fewer images are taken at a time."""
+
+_TRIED = "`train` tries whether it pays, which takes a minute or more; measured is without"
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -59,7 +62,7 @@ class Memory:
     Attributes:
         parameters: Numbers that are learnt.
         activation_bytes: What a step keeps for its backward pass, of all images that are computed
-            at a time, in fp32.
+            at a time, were none of it computed again.
         peak: The most memory held, where that is known.
     """
 
@@ -139,7 +142,7 @@ def measure(
     size = measurable_size(spec, device, _LONGEST_STEP * length, most=_room(spec, device))
     rivals = _Rivals(spec, device, size, _OTHERS * length, report)
     turns = train_in_turns(
-        trial_of(spec, batch_size=size.batch_size, accumulate=size.accumulate),
+        endless(spec, batch_size=size.batch_size, accumulate=size.accumulate),
         rounds=ROUNDS,
         seconds=_OURS * length,
         interlude=rivals.prepare,
@@ -147,6 +150,8 @@ def measure(
         stop=stop,
     )
     ours = rate(turns.seconds_per_step, size.batch_size)
+    recipe = _recipe(spec, ours)
+    why = _why_compiled(spec, turns, recipe, rivals.layers)
     return Bench(
         name=spec.name,
         device=describe(device),
@@ -155,9 +160,9 @@ def measure(
         ours=ours,
         plain=rate(rivals.plain_seconds, size.part_size),
         floor=rivals.floor.times(),
-        memory=_memory(spec, size, turns.peak),
-        recipe=_recipe(spec, ours),
-        settings=explain(turns.choices, spec.run),
+        memory=_memory(spec, size, turns),
+        recipe=recipe,
+        settings=explain(turns.start.choices, spec.run, why_compiled=why),
     )
 
 
@@ -172,12 +177,19 @@ class _Rivals:
         self._size = size
         self._seconds = seconds
         self._report = report
+        self._work = _convolutions(spec, size)
         self.plain_seconds: list[float] = []
+
+    @property
+    def layers(self) -> int:
+        """Convolutions of the network."""
+        forward = sum(work.count for work in self._work if work.kind == "forward")
+        return forward // self._size.accumulate
 
     def prepare(self, choices: Choices) -> Interlude:
         """Make them ready to compute, the convolutions as ours are computed."""
         self.floor = Floor(
-            _convolutions(self._spec, self._size),
+            self._work,
             device=self._device,
             dtype=_DTYPES[choices.precision],
             memory_format=MEMORY_FORMATS[choices.memory_format],
@@ -194,20 +206,16 @@ class _Rivals:
 
 def _convolutions(spec: Spec, size: Size) -> tuple[Work, ...]:
     """Note the convolutions of one of our steps, all parts of it."""
-    assert spec.train is not None, "refused before"
-    network = construct_on_meta(spec.model).train()
-    freeze(network, spec.train.freeze)
-    work = convolutions_of(network, (size.part_size, *image_of(spec)))
+    work = convolutions_of(_on_meta(spec), (size.part_size, *image_of(spec)))
     return tuple(replace(each, count=each.count * size.accumulate) for each in work)
 
 
-def _memory(spec: Spec, size: Size, peak: Peak | None) -> Memory:
-    network = construct_on_meta(spec.model)
-    return Memory(
-        parameters=count_parameters(network),
-        activation_bytes=size.part_size * activation_bytes(network, image_of(spec)),
-        peak=peak,
+def _memory(spec: Spec, size: Size, turns: Turns) -> Memory:
+    network = _on_meta(spec)
+    kept = kept_by(
+        network, (size.part_size, *image_of(spec)), bf16=turns.start.choices.precision == "bf16"
     )
+    return Memory(count_parameters(network), kept.total, turns.peak)
 
 
 def _recipe(spec: Spec, ours: Rate) -> Recipe:
@@ -219,7 +227,27 @@ def _recipe(spec: Spec, ours: Rate) -> Recipe:
 
 def _room(spec: Spec, device: torch.device) -> int:
     """Return how many images at a time half of the free memory holds the activations of."""
-    free = free_bytes(device)
+    free = free_memory(device)
     if free is None:
         return sys.maxsize
-    return free // 2 // activation_bytes(construct_on_meta(spec.model), image_of(spec))
+    images = 2  # batch norm refuses to train on one pixel of one image
+    return free // 2 * images // kept_by(_on_meta(spec), (images, *image_of(spec))).peak
+
+
+def _on_meta(spec: Spec) -> ResNet:
+    """Return a spec's network, ready to be trained but for its weights."""
+    assert spec.train is not None, "refused before"
+    network = construct_on_meta(spec.model).train()
+    freeze(network, spec.train.freeze)
+    return network
+
+
+def _why_compiled(spec: Spec, turns: Turns, recipe: Recipe, layers: int) -> str:
+    """Say why the network is compiled or not, and what `train` would do in its own place."""
+    decision = turns.start.compile_decision
+    if spec.run.compile != "auto" and decision is not None:
+        return decision.reason
+    if recipe.steps is None or recipe.seconds is None:
+        return "whether it pays depends on the length of the training, which is not known"
+    refusal = not_worth_a_trial(recipe.steps, layers, recipe.seconds / recipe.steps)
+    return _TRIED if refusal is None else refusal.reason

@@ -67,14 +67,3 @@ def _give_back() -> None:
     gc.collect()
     with suppress(OSError, AttributeError, TypeError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Return the memory that can still be had; ``None`` where nobody tells."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with suppress(OSError):
-        status = Path("/proc/meminfo").read_text(encoding="ascii")
-        if found := re.search(r"MemAvailable:\s+(\d+) kB", status):
-            return int(found[1]) * 1024
-    return None

@@ -22,26 +22,27 @@ class Setting:
     why: str
 
 
-def explain(choices: Choices, run: RunSpec) -> tuple[Setting, ...]:
+def explain(choices: Choices, run: RunSpec, *, why_compiled: str) -> tuple[Setting, ...]:
     """Say what each choice is, and why it was made.
 
     Args:
         choices: What was chosen.
         run: What the spec asks for.
+        why_compiled: Why the network is compiled, or is not.
     """
     keeps = keeps_memory()
     return (
         Setting("device", choices.device, _why_device(choices, run)),
         Setting("precision", choices.precision, _why_precision(choices, run)),
         Setting("memory format", choices.memory_format, _why_memory_format(choices)),
-        Setting("compile", _yes(choices.compile), _why_compile(choices, run)),
+        Setting("compile", _yes(choices.compile), why_compiled),
         Setting("fused optimizer", _yes(choices.fused), _why_fused(choices)),
         Setting("threads", str(choices.threads), _why_threads(run)),
         Setting("memory freed by a step", "kept" if keeps else "given back", _why_kept(keeps)),
     )
 
 
-_ASKED = "the spec asks for it"
+_ASKED = "the spec says so"
 
 
 def _yes(value: bool) -> str:
@@ -68,14 +69,6 @@ def _why_memory_format(choices: Choices) -> str:
     if choices.memory_format == "channels_last":
         return "all channels of a pixel lie side by side, as convolutions read them fastest"
     return "each channel lies in memory by itself, which this device computes as fast"
-
-
-def _why_compile(choices: Choices, run: RunSpec) -> str:
-    if run.compile == "auto":
-        return "kernels made for this network alone cost a minute that short runs never earn back"
-    if run.compile and not choices.compile:
-        return "the spec asks for it, but there is no working compiler here"
-    return _ASKED
 
 
 def _why_fused(choices: Choices) -> str:

@@ -21,7 +21,7 @@ from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.fit import fit
-from resnet_builder.training.observer import Observer, Start
+from resnet_builder.training.observer import Silent, Start
 
 WARM_UP_STEPS = 3
 """Before the first turn, at least: kernels are made, memory is asked for."""
@@ -35,18 +35,18 @@ class Turns:
     """How a training did in its turns.
 
     Attributes:
-        choices: How it was computed.
+        start: How it was computed, and why it was compiled or not.
         seconds_per_step: Of each turn, whole steps only.
         peak: The most memory that it held, where that is known.
     """
 
-    choices: Choices
+    start: Start
     seconds_per_step: tuple[float, ...]
     peak: Peak | None
 
 
 def train_in_turns(
-    trial: Spec,
+    spec: Spec,
     *,
     rounds: int,
     seconds: float,
@@ -57,7 +57,7 @@ def train_in_turns(
     """Train an endless experiment with ``fit``, as the command `train` does, and time its steps.
 
     Args:
-        trial: What to train; see :func:`bench.trial.trial_of`.
+        spec: What to train, without end; see :func:`bench.endless.endless`.
         rounds: How many turns it has.
         seconds: How long each of them, and the warm-up, takes at least.
         interlude: Told once how it is computed, when it is warm; returns what is to be done
@@ -69,14 +69,14 @@ def train_in_turns(
         Stopped: ``stop`` became true.
         ResnetBuilderError: What :func:`training.fit.fit` raises.
     """
-    assert trial.train is not None, "a trial has a recipe"
-    device = pick_device(trial.run.device)
-    splits = load_splits(trial)
-    network = build(trial, seed=trial.train.seed, first_weights=False)
+    assert spec.train is not None, "a spec to train has a recipe"
+    device = pick_device(spec.run.device)
+    splits = load_splits(spec)
+    network = build(spec, seed=spec.train.seed, first_weights=False)
     timer = _Timer(device, rounds, seconds, interlude, stop)
     with tempfile.TemporaryDirectory() as folder, suppress(_Over):
         run = RunDirectory.create(Path(folder, "run"))
-        fit(network, splits, trial, run, observer=_Listener(timer, warn), stop=timer)
+        fit(network, splits, spec, run, observer=_Listener(timer, warn), stop=timer)
     if timer.is_stopped:
         raise Stopped("stopped while measuring")
     return timer.turns()
@@ -105,7 +105,7 @@ class _Timer:
         self._steps = self._take_turns()
         self._times: list[float] = []
         self._peak: Peak | None = None
-        self.choices: Choices | None = None
+        self.start: Start | None = None
         self.is_stopped = False
 
     def __call__(self) -> bool:
@@ -122,16 +122,16 @@ class _Timer:
 
     def turns(self) -> Turns:
         """Return what was measured."""
-        assert self.choices is not None, "it has started"
-        return Turns(self.choices, tuple(self._times), self._peak)
+        assert self.start is not None, "it has started"
+        return Turns(self.start, tuple(self._times), self._peak)
 
     def _take_turns(self) -> Generator[None, None, None]:
         """Yield wherever the training is to take a step."""
-        assert self.choices is not None, "it has started"
+        assert self.start is not None, "it has started"
         meter = PeakMeter(self._device)
         yield from self._turn(least=WARM_UP_STEPS)
         self._peak = meter.peak()
-        interlude = self._interlude(self.choices)
+        interlude = self._interlude(self.start.choices)
         for _ in range(self._rounds):
             interlude()
             self._times.append((yield from self._turn()))
@@ -148,7 +148,7 @@ class _Timer:
         return (perf_counter() - started) / steps
 
 
-class _Listener(Observer):
+class _Listener(Silent):
     """Tells the timer how it is computed, and the user of warnings."""
 
     def __init__(self, timer: _Timer, warn: Warn) -> None:
@@ -156,8 +156,8 @@ class _Listener(Observer):
         self._warn = warn
 
     def started(self, start: Start) -> None:
-        """Take note of the choices."""
-        self._timer.choices = start.choices
+        """Take note of it."""
+        self._timer.start = start
 
     def warned(self, message: str) -> None:
         """Pass it on."""

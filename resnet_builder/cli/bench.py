@@ -167,7 +167,7 @@ def _memory(found: "BenchRecord") -> str:
     memory = found.memory
     text = (
         f"{memory.parameters:,} parameters; a step keeps {_size(memory.activation_bytes)} of "
-        "activations in fp32"
+        "activations"
     )
     if memory.peak_bytes is None or memory.before_bytes is None:
         return text

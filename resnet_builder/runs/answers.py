@@ -425,7 +425,7 @@ class MemoryRecord(BaseModel):
 
     Attributes:
         parameters: Numbers that are learnt.
-        activation_bytes: What a step keeps for its backward pass, in fp32.
+        activation_bytes: What a step keeps for its backward pass, were none of it computed again.
         peak_bytes: The most that the process held, or that was held on the device; absent where
             nobody counts, like the next.
         before_bytes: Of it, what was held before the first step.

@@ -97,7 +97,7 @@ def _unless_broken(device: torch.device, warn: Warn) -> CompileDecision:
 def _tried(device: torch.device, choices: Choices, trial: Trial, warn: Warn) -> CompileDecision:
     """Decide by steps of a copy, and by as few of them as will do."""
     eager = trial(choices.model_copy(update={"compile": False}))
-    refusal = _not_worth_a_trial(trial, eager)
+    refusal = _after_few_steps(trial, eager)
     if refusal is not None:
         return refusal
     possible = _unless_broken(device, warn)
@@ -105,26 +105,35 @@ def _tried(device: torch.device, choices: Choices, trial: Trial, warn: Warn) -> 
         return possible
     warn(
         "run.compile: trying whether it pays to compile, which takes about "
-        f"{_words(_expected_seconds(trial))}; `true` or `false` would spare that"
+        f"{_words(_expected_seconds(trial.layers))}; `true` or `false` would spare that"
     )
     return _by_trial(trial, eager, trial(choices.model_copy(update={"compile": True})))
 
 
-def _not_worth_a_trial(trial: Trial, eager: Step) -> CompileDecision | None:
-    """Decide by what is known before anything is compiled, if that is enough."""
+def _after_few_steps(trial: Trial, eager: Step) -> CompileDecision | None:
     seconds = eager()  # a first step takes longer than others
     if trial.steps * seconds >= SHORT_SECONDS:
         seconds = min(eager(), eager())
-    expected = _expected_seconds(trial)
-    if trial.steps * seconds < SHORT_SECONDS:
+    return not_worth_a_trial(trial.steps, trial.layers, seconds)
+
+
+def not_worth_a_trial(steps: int, layers: int, seconds: float) -> CompileDecision | None:
+    """Decide against compiling by what is known before anything is compiled, if that is enough.
+
+    Args:
+        steps: Of the whole training.
+        layers: Convolutions of the network.
+        seconds: That a step takes as it is.
+    """
+    expected = _expected_seconds(layers)
+    if steps * seconds < SHORT_SECONDS:
         reason = (
-            f"the training takes about {_words(trial.steps * seconds)}, too short to earn back "
+            f"the training takes about {_words(steps * seconds)}, too short to earn back "
             "the time that compiling takes"
         )
     elif expected > LONGEST_COMPILE_SECONDS:
         reason = (
-            f"compiling {trial.layers} convolutions would take about {_words(expected)}, "
-            "too long to try"
+            f"compiling {layers} convolutions would take about {_words(expected)}, too long to try"
         )
     else:
         return None
@@ -155,8 +164,8 @@ def _not_compiled(reason: str, warn: Warn) -> CompileDecision:
     return CompileDecision(compile=False, reason=reason)
 
 
-def _expected_seconds(trial: Trial) -> float:
-    return SECONDS_PER_LAYER * trial.layers
+def _expected_seconds(layers: int) -> float:
+    return SECONDS_PER_LAYER * layers
 
 
 def compiled(model: nn.Module, device: torch.device) -> Forward:

@@ -78,26 +78,26 @@ class Observer(Protocol):
         """The run is complete."""
 
 
-class _Silent:
-    """An observer that does not look."""
+class Silent:
+    """An observer that does not look; others may look at some of it."""
 
     def started(self, start: Start) -> None:
-        pass
+        """Do nothing."""
 
     def progressed(self, progress: Progress) -> None:
-        pass
+        """Do nothing."""
 
     def evaluated(self, step: int, split: str, evaluation: Evaluation, *, best: bool) -> None:
-        pass
+        """Do nothing."""
 
     def saved(self, step: int, path: Path) -> None:
-        pass
+        """Do nothing."""
 
     def warned(self, message: str) -> None:
-        pass
+        """Do nothing."""
 
     def finished(self, result: Result) -> None:
-        pass
+        """Do nothing."""
 
 
-SILENT: Observer = _Silent()
+SILENT: Observer = Silent()

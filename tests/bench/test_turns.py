@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.bench.trial import trial_of
+from resnet_builder.bench.endless import endless
 from resnet_builder.bench.turns import WARM_UP_STEPS, Interlude, train_in_turns
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.records import Choices
 from tests.bench.specs import tiny
 
-TRIAL = trial_of(tiny(), batch_size=16, accumulate=1)
+TRIAL = endless(tiny(), batch_size=16, accumulate=1)
 
 
 class Polls:

@@ -24,7 +24,7 @@ the loss read after every step, batches ready in memory
 
 recipe: 12 steps of 32 images take N
 convolutions alone: N s, N% of a step of `train`; forward N, gradients of weights N, of inputs N
-memory: 440 parameters; a step keeps N MiB of activations in fp32MORE
+memory: 440 parameters; a step keeps N MiB of activationsMORE
 """
 
 
@@ -61,7 +61,7 @@ def test_figures_and_settings_are_shown(measured: list[object]) -> None:
     assert result.exit_code == 0, result.stderr
     figures, _, settings = result.stdout.partition("\nhow it is computed")
     assert masked(figures) == SHOWN
-    assert "precision               fp32           the spec asks for it\n" in settings
+    assert "precision               fp32           the spec says so\n" in settings
 
 
 def test_nothing_is_left_behind(measured: list[object], folder: Path) -> None:

@@ -1,0 +1,78 @@
+"""The share of a training step that its convolutions take alone.
+
+    python benchmarks/floor.py resnet20 [--seconds 150]
+
+writes ``benchmarks/results/floor_SPEC.json``. For every distinct convolution of the network: the
+median time of its forward pass, of its weight's gradient and of its input's gradient alone (the
+gradients by two calls of ``torch.ops.aten.convolution_backward``, the first convolution without the
+input's), in the precision and memory format of training, on inputs that are cut in turn from at
+least 64 MiB, with the same threads and allocator. Each times how often it occurs, summed up, over
+the time of our step; both are measured in turns, in one process.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from machine import describe
+
+from resnet_builder.bench import Bench, measure
+from resnet_builder.builder import read_spec
+from resnet_builder.training.process import configure
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Measure, and write the share and what it is made of."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("spec")
+    parser.add_argument("--seconds", type=float, default=150)
+    given = parser.parse_args()
+    configure(threads=None)
+    found = measure(read_spec(given.spec), seconds=given.seconds, warn=print)
+    path = RESULTS / f"floor_{given.spec}.json"
+    path.write_text(json.dumps(report(found), indent=1) + "\n")
+    print(path.read_text())
+
+
+def report(found: Bench) -> dict[str, object]:
+    """Sum up what was measured."""
+    floor = found.floor
+    return {
+        "what": f"milliseconds of the convolutions of a step of {found.name}, and of the step",
+        "machine": describe(),
+        "settings": {setting.name: setting.value for setting in found.settings},
+        "images": found.size.batch_size,
+        "share of the step": round(floor.seconds() / found.ours.seconds_per_step, 3),
+        "step": milliseconds(found.ours.seconds_per_step),
+        "images_per_second": {
+            "ours": round(found.ours.images_per_second, 1),
+            "quartiles": [round(found.ours.low, 1), round(found.ours.high, 1)],
+            "plain loop": round(found.plain.images_per_second, 1),
+        },
+        "convolutions": {
+            "all": milliseconds(floor.seconds()),
+            "forward": milliseconds(floor.seconds("forward")),
+            "gradients of weights": milliseconds(floor.seconds("weight_gradient")),
+            "gradients of inputs": milliseconds(floor.seconds("input_gradient")),
+        },
+        "each": [
+            {
+                "convolution": str(work.convolution),
+                "kind": work.kind,
+                "times": work.count,
+                "milliseconds": milliseconds(seconds),
+            }
+            for work, seconds in floor.work
+        ],
+    }
+
+
+def milliseconds(seconds: float) -> float:
+    """Return a time as it is written down."""
+    return round(1000 * seconds, 3)
+
+
+if __name__ == "__main__":
+    main()

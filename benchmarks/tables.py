@@ -1,0 +1,211 @@
+"""README's tables of results, from the files that the benchmarks write.
+
+    python benchmarks/tables.py [FILE ...]
+
+writes every table anew that stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` in these
+files, or in README. With ``--show`` the tables are printed.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+
+Result = dict[str, Any]
+Row = tuple[str, ...]
+
+_BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Write the tables anew."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="*", type=Path, default=[README])
+    parser.add_argument("--show", action="store_true", help="print all tables, and write nothing")
+    given = parser.parse_args()
+    if given.show:
+        for name in TABLES:
+            with suppress(FileNotFoundError, KeyError):  # nothing was measured yet
+                print(refreshed(f"<!-- table: {name} -->\n<!-- end -->\n"))
+        return
+    for path in given.files:
+        path.write_text(refreshed(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def refreshed(text: str) -> str:
+    """Return a text with its tables as the results are now.
+
+    Raises:
+        KeyError: It asks for a table that there is not.
+    """
+    return _BLOCK.sub(lambda found: f"{found[1]}{TABLES[found['name']]()}{found[3]}", text)
+
+
+def table(header: Row, rows: Iterable[Row], *, left: int = 1) -> str:
+    """Write a table in Markdown; the columns but the first few hold numbers."""
+    rule = ["---" if column < left else "--:" for column in range(len(header))]
+    lines = [f"| {' | '.join(header)} |", f"|{'|'.join(rule)}|"]
+    return "".join(f"{line}\n" for line in [*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def found(pattern: str) -> Iterator[tuple[str, Result]]:
+    """Yield results whose files are called so, and what stands for the star, in natural order."""
+    before = pattern.partition("*")[0]
+
+    def natural(path: Path) -> list[Any]:
+        parts = re.split(r"(\d+)", path.stem)
+        return [int(part) if part.isdigit() else part for part in parts]
+
+    for path in sorted(RESULTS.glob(f"{pattern}.json"), key=natural):
+        yield path.stem.removeprefix(before), json.loads(path.read_text(encoding="utf-8"))
+
+
+def accuracy() -> str:
+    """Test accuracy of what was trained with several seeds."""
+    header = ("trained", "test top-1, mean ± deviation", "seeds", "seconds, median")
+    return table(header, _accuracies())
+
+
+def _accuracies() -> Iterator[Row]:
+    for pattern in ("*", "*/summary"):
+        for _, result in found(pattern):
+            if result.get("test.top1.deviation") is not None:
+                mean, deviation = result["test.top1.mean"], result["test.top1.deviation"]
+                what = f"`{result['command']}`" if "command" in result else result["what"]
+                seconds = result.get("seconds.median", result.get("wall_seconds.median"))
+                top1 = f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
+                yield (what, top1, str(result["n"]), f"{seconds:,.0f}")
+
+
+def training() -> str:
+    """Training, beside the usual loops: images per second, and the convolutions' share."""
+    floors = dict(found("floor_*"))
+    header = ("network", "ours", "stock", "tuned stock", "ours over them", "convolutions alone")
+    return table(header, (_training(name, one, floors) for name, one in found("throughput_*")))
+
+
+def _training(name: str, result: Result, floors: dict[str, Result]) -> Row:
+    contenders = result["contenders"]
+    rates = [
+        rate(contenders[each]["images_per_second.median"]) if each in contenders else ""
+        for each in ("ours", "stock", "tuned stock")
+    ]
+    over = ", ".join(
+        f"{result['ours_over'][each]:.2f}"
+        for each in ("stock", "tuned stock")
+        if each in result["ours_over"]
+    )
+    share = f"{floors[name]['share of the step']:.0%}" if name in floors else ""
+    return (f"`{name}`", *rates, over, share)
+
+
+def evaluation() -> str:
+    """Evaluation, beside the usual script."""
+    header = (
+        "network",
+        "usual",
+        "ours, fp32",
+        "ours, bf16",
+        "over the usual",
+        "answered otherwise",
+    )
+    return table(header, (_evaluation(name, one) for name, one in found("evaluation_*")))
+
+
+def _evaluation(name: str, result: Result) -> Row:
+    ways = ("ours, fp32", "ours, bf16")
+    rates = [rate(result["images_per_second"][way]) for way in ("usual", *ways)]
+    over = ", ".join(f"{result['over the usual'][way]:.2f}" for way in ways)
+    otherwise = ", ".join(f"{result['answered otherwise'][way]}" for way in ways)
+    return (f"`{name}`", *rates, over, f"{otherwise} of {result['images']:,}")
+
+
+def memory() -> str:
+    """Memory that training steps add to the process."""
+    header = ("network", "ours, MiB", "stock, MiB", "ours over it")
+    return table(header, (_memory(name, one) for name, one in found("memory_*")))
+
+
+def _memory(name: str, result: Result) -> Row:
+    added = [f"{result['mib'][who]['added by steps']:,.0f}" for who in ("ours", "stock")]
+    return (f"`{name}`", *added, f"{result['ratio of what the steps add']:.2f}")
+
+
+def ablation(result: Result | None = None) -> str:
+    """Write what each ingredient of speed gives; of ResNet-20 if it is not said of what."""
+    if result is None:
+        result = dict(found("ablation_*"))["resnet20"]
+    header = ("", "what it is", "images/s", "quartiles", "over the row above", "over stock")
+    return table(header, _ablation(result), left=2)
+
+
+def _ablation(result: Result) -> Iterator[Row]:
+    above, stock = result["over the row above"], result["over stock"]
+    for name, row in result["rows"].items():
+        low, high = map(rate, row["quartiles"])
+        median = rate(row["images_per_second.median"])
+        first = name not in above
+        label = name if first or name == "train" else f"+ {name}"
+        more = "" if first else f"{above[name]:.2f}"
+        yield (label, row["what"], median, f"{low} to {high}", more, f"{stock[name]:.2f}")
+
+
+def startup() -> str:
+    """Start-up time, and the memory that the process holds at most."""
+    rows = _only("startup")["starts"].items()
+    return table(("", "seconds", "MiB"), (_timed(f"`{name}`", one) for name, one in rows))
+
+
+def builds() -> str:
+    """Time to build networks, and the memory that the process holds at most."""
+    rows = _only("startup")["builds"].items()
+    return table(("spec", "seconds", "MiB"), (_timed(f"`{name}`", one) for name, one in rows))
+
+
+def _timed(name: str, figures: dict[str, float]) -> Row:
+    return (name, f"{figures['seconds']:.2f}", f"{figures['mib']:,.0f}")
+
+
+def cost() -> str:
+    """What a step of ResNet-20 costs when one thing of it is changed."""
+    header = ("changed", "value", "ms a step", "images/s", "MiB added by steps")
+    return table(header, _cost(_only("cost")))
+
+
+def _cost(result: Result) -> Iterator[Row]:
+    for axis, points in result["axes"].items():
+        for point in points:
+            yield (
+                axis,
+                f"{point['value']:,}",
+                f"{1000 * point['seconds_per_step']:,.0f}",
+                rate(point["images_per_second"]),
+                f"{point['mib_added_by_steps']:,.0f}",
+            )
+
+
+def _only(name: str) -> Result:
+    result: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result
+
+
+def rate(images_per_second: float) -> str:
+    """Write a rate in at least three figures."""
+    return f"{images_per_second:,.0f}" if images_per_second >= 100 else f"{images_per_second:.1f}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    make.__name__: make
+    for make in (accuracy, training, evaluation, memory, ablation, startup, builds, cost)
+}
+"""What may stand in a file, by name."""
+
+
+if __name__ == "__main__":
+    main()
