@@ -79,10 +79,10 @@ def test_what_cannot_be_repeated_is_refused_by_name(
     )
 
 
-def test_what_cannot_be_repeated_may_be_allowed_and_is_recorded(
+def test_row72_what_cannot_be_repeated_may_be_allowed_and_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """row72: another number of threads."""
+    """Another number of threads, here."""
     before, _ = settled(tmp_path)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     found, warnings = settled(tmp_path, allow_inexact=True)
@@ -93,7 +93,7 @@ def test_what_cannot_be_repeated_may_be_allowed_and_is_recorded(
     assert settled(tmp_path) == (found, [])
 
 
-def test_other_versions_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row72_other_versions_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settled(tmp_path)
     now = versions()
     monkeypatch.setattr(choices, "versions", lambda: {**now, "torch": "9.9"})
