@@ -93,7 +93,9 @@ def test_row72_what_cannot_be_repeated_may_be_allowed_and_is_recorded(
     assert settled(tmp_path) == (found, [])
 
 
-def test_row72_other_versions_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row72_other_versions_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settled(tmp_path)
     now = versions()
     monkeypatch.setattr(choices, "versions", lambda: {**now, "torch": "9.9"})
