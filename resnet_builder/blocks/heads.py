@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import nn
 
 from resnet_builder.blocks.contract import HEADS, ActivationFactory, Head, NormFactory
+from resnet_builder.blocks.layers import GlobalAverage
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
@@ -19,7 +20,7 @@ def linear_head(in_channels: int, num_classes: int, *, dropout: Dropout = 0.0) -
         num_classes: Number of logits.
         dropout: Probability that an average is zeroed while training.
     """
-    layers: dict[str, nn.Module] = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(1)}
+    layers: dict[str, nn.Module] = {"avgpool": GlobalAverage(), "flatten": nn.Flatten(1)}
     if dropout:
         layers["dropout"] = nn.Dropout(dropout)
     return {**layers, "fc": nn.Linear(in_channels, num_classes)}

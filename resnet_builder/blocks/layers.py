@@ -60,6 +60,18 @@ def average(x: Tensor) -> Tensor:
     return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
 
+class GlobalAverage(nn.Module):
+    """Average over all pixels, however many.
+
+    Shape:
+        ``(N, C, H, W)`` to ``(N, C, 1, 1)``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer."""
+        return average(x)
+
+
 def zero_scale(norm: nn.Module) -> None:
     """Make a normalisation layer output zero.
 

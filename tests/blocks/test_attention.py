@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from resnet_builder.blocks.attention import efficient_channel_attention, squeeze_excitation
-from resnet_builder.blocks.layers import average
 from resnet_builder.errors import PartError
 from resnet_builder.model import count_parameters
 from tests.networks import random_images, randomise
@@ -72,11 +71,3 @@ def test_channel_attention_convolves_along_the_means() -> None:
 def test_channel_attention_refuses_an_even_kernel() -> None:
     with pytest.raises(PartError, match="a kernel of 4 has no middle"):
         efficient_channel_attention(64, kernel=4)
-
-
-def test_average_spreads_its_gradient_without_writing_it_out() -> None:
-    images = random_images(2, 3, 5, 7).requires_grad_()
-    (gradient,) = torch.autograd.grad(average(images).sum(), images)
-    torch.testing.assert_close(average(images), images.mean((2, 3), keepdim=True))
-    torch.testing.assert_close(gradient, torch.full_like(images, 1 / 35))
-    assert gradient.untyped_storage().nbytes() == 2 * 3 * 4
