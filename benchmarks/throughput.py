@@ -180,8 +180,9 @@ def work(name: str, spec_name: str) -> None:
 
 def spec_of(contender: str, name: str) -> Spec:
     """Return a spec's network and recipe on as many images as CIFAR-10 has, in memory."""
-    size = read_spec(name).model.image_size
-    data = f"{{type: synthetic, train: {opponents.IMAGES}, test: 1, image_size: {size}}}"
+    model = read_spec(name).model
+    shape = f"num_classes: {model.num_classes}, image_size: {model.image_size}"
+    data = f"{{type: synthetic, train: {opponents.IMAGES}, test: 1, {shape}}}"
     overrides = [
         f"data.dataset={data}",
         "data.validation=0",

@@ -12,12 +12,12 @@ from resnet_builder.bench.floor import Floor, FloorTimes, Work, convolutions_of
 from resnet_builder.bench.memory import Peak
 from resnet_builder.bench.plain import PlainLoop
 from resnet_builder.bench.settings import Setting, explain
-from resnet_builder.bench.sizing import Size, measurable_size
+from resnet_builder.bench.sizing import FEWEST, Size, measurable_size
 from resnet_builder.bench.turns import Interlude, Turns, train_in_turns
 from resnet_builder.builder.construct import construct_on_meta
 from resnet_builder.data.contract import Report, Stop, never, silent
 from resnet_builder.device import describe, free_memory, pick_device
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import ResourceError, UsageError
 from resnet_builder.model import ResNet, count_parameters
 from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import Choices
@@ -25,6 +25,7 @@ from resnet_builder.spec.schema import Spec
 from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.compiling import not_worth_a_trial
 from resnet_builder.training.freezing import freeze
+from resnet_builder.training.resources import estimate_training, size_text
 
 ROUNDS = 5
 """Turns that each of the three has."""
@@ -46,11 +47,13 @@ class Recipe:
 
     Attributes:
         batch_size: Images a step.
+        epochs: Its length, if it is given so.
         steps: Its length; ``None`` where that depends on images not yet read.
         seconds: That it would take, without evaluations; ``None`` likewise.
     """
 
     batch_size: int
+    epochs: int | None
     steps: int | None
     seconds: float | None
 
@@ -222,16 +225,28 @@ def _recipe(spec: Spec, ours: Rate) -> Recipe:
     assert spec.train is not None, "refused before"
     batch_size, steps = spec.train.batch_size, recipe_steps(spec)
     seconds = None if steps is None else steps * batch_size / ours.images_per_second
-    return Recipe(batch_size, steps, seconds)
+    return Recipe(batch_size, spec.train.epochs, steps, seconds)
 
 
 def _room(spec: Spec, device: torch.device) -> int:
-    """Return how many images at a time half of the free memory holds the activations of."""
-    free = free_memory(device)
+    """Return how many images at a time both ours and the plain loop have memory for.
+
+    Raises:
+        ResourceError: Not even for the fewest.
+    """
+    assert spec.train is not None, "refused before"
+    free, fewest = free_memory(device), min(FEWEST, spec.train.batch_size)
     if free is None:
         return sys.maxsize
-    images = 2  # batch norm refuses to train on one pixel of one image
-    return free // 2 * images // kept_by(_on_meta(spec), (images, *image_of(spec))).peak
+    estimate = estimate_training(endless(spec, batch_size=fewest, accumulate=1), "fp32")
+    room = estimate.largest_part(free // 2)
+    if room < fewest:
+        raise ResourceError(
+            f"{spec.name} does not fit into memory: measuring it takes "
+            f"{size_text(2 * estimate.network)}, for ours and for the plain loop, and "
+            f"{size_text(free)} are free\n{estimate.table()}"
+        )
+    return room
 
 
 def _on_meta(spec: Spec) -> ResNet:

@@ -78,7 +78,9 @@ def _why_fused(choices: Choices) -> str:
 
 
 def _why_threads(run: RunSpec) -> str:
-    return "one for each core that torch found" if run.threads == "auto" else _ASKED
+    if run.threads != "auto":
+        return _ASKED
+    return "torch's own choice: one for each core, unless OMP_NUM_THREADS says otherwise"
 
 
 def _why_kept(keeps: bool) -> str:

@@ -7,6 +7,9 @@ import torch
 from resnet_builder.bench.plain import PlainLoop
 from resnet_builder.spec.schema import Spec
 
+FEWEST = 2
+"""Images at a time: batch norm refuses to train on one pixel of one image."""
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -35,12 +38,12 @@ def measurable_size(spec: Spec, device: torch.device, seconds: float, *, most: i
         spec: The experiment, resolved, with a recipe.
         device: Where to compute.
         seconds: That a step may take.
-        most: Images that memory has room for at a time.
+        most: Images that memory has room for at a time; not fewer than the fewest.
     """
     assert spec.train is not None, "a spec to train has a recipe"
     wanted = Size(spec.train.batch_size, spec.train.accumulate)
     plain = PlainLoop(spec, device)
-    images, limit = min(2, wanted.part_size), min(wanted.part_size, max(most, 2))
+    images, limit = min(FEWEST, wanted.part_size), min(most, wanted.part_size)
     while images < limit and 2 * _step_seconds(plain, images, seconds / 2) <= seconds:
         images = min(2 * images, limit)
     if images < wanted.part_size:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from resnet_builder.bench import Bench
     from resnet_builder.runs.answers import BenchRecord, RateRecord
 
+_MANY = 1_000_000
+"""Images, in ImageNet's order of magnitude."""
+
 
 @click.command(
     epilog=examples(
@@ -155,7 +158,12 @@ def _sentences(found: "BenchRecord") -> Iterator[str]:
 def _recipe(found: "BenchRecord") -> str:
     recipe = found.recipe
     if recipe.steps is None or recipe.seconds is None:
-        return "its length depends on the number of training images, which only reading them tells"
+        assert recipe.epochs is not None, "a length is given in one unit"
+        seconds = recipe.epochs * _MANY / found.ours.images_per_second
+        return (
+            f"{recipe.epochs} epochs take {timedelta(seconds=round(seconds))} for each "
+            f"{_MANY:,} training images, whose number is not known before they are read"
+        )
     less = "" if found.batch_size == recipe.batch_size else ", at the rate of smaller ones"
     return (
         f"{recipe.steps:,} steps of {recipe.batch_size:,} images take "

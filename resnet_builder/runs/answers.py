@@ -445,6 +445,7 @@ class RecipeRecord(BaseModel):
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
     batch_size: Count
+    epochs: Count | None = None
     steps: Count | None = None
     seconds: Duration | None = None
 

@@ -4,7 +4,7 @@ import pytest
 
 from resnet_builder.bench import measure, measuring
 from resnet_builder.bench.sizing import Size
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import ResourceError, UsageError
 from resnet_builder.summary import summarize
 from tests.bench.specs import tiny
 
@@ -57,3 +57,9 @@ def test_why_the_network_is_not_compiled_is_told(
     (setting,) = [setting for setting in found.settings if setting.name == "compile"]
     assert setting.value == value
     assert why in setting.why
+
+
+def test_network_that_memory_cannot_hold_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "free_memory", lambda _device: 30 * 2**20)
+    with pytest.raises(ResourceError, match="tiny does not fit into memory: measuring it takes"):
+        measure(tiny(), seconds=0.1, warn=pytest.fail)
