@@ -23,7 +23,6 @@ from resnet_builder.data.contract import Stop
 from resnet_builder.data.share import Share
 from resnet_builder.device import pick_device
 from resnet_builder.errors import ProcessLostError, Stopped, UsageError
-from resnet_builder.training.unused import unused_parameters
 
 T = TypeVar("T")
 
@@ -111,19 +110,19 @@ class Team:
             for buffer in network.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def parallel(self, network: nn.Module, image: tuple[int, int, int] | None) -> nn.Module:
+    def parallel(self, network: nn.Module, *, has_unused: bool) -> nn.Module:
         """Return what computes a network and averages its gradients over all processes.
 
         Args:
             network: On its device, and with the leader's weights from then on.
-            image: ``(C, H, W)``, the shape of what it is fed.
+            has_unused: Whether there are parameters that no gradient reaches; looking for them
+                takes time.
         """
         if self.size == 1:
             return network
-        assert image is not None, "several processes must know"
         wrapped = DistributedDataParallel(
             network,
-            find_unused_parameters=bool(unused_parameters(network, image)),
+            find_unused_parameters=has_unused,
             gradient_as_bucket_view=True,
         )
         # Statistics stay each process's own. Not by the argument: torch 2.14 renamed it.

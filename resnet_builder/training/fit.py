@@ -37,6 +37,7 @@ from resnet_builder.training.schedule import Schedule, make_schedule
 from resnet_builder.training.state import State
 from resnet_builder.training.step import make_learner
 from resnet_builder.training.trial import TrialSteps
+from resnet_builder.training.unused import unused_parameters
 
 
 def fit(
@@ -87,10 +88,11 @@ def fit(
     environment = team.led(partial(settle, spec, run, device, trial=trial, warn=observer.warned))
     choices = environment.choices
     model.to(device).to(memory_format=MEMORY_FORMATS[choices.memory_format])
-    _make_global(model, train, team)
+    _make_global(model, train, device, team)
     resize = make_resizing(train, plan.total_steps)
+    has_unused = team.size > 1 and bool(unused_parameters(model, _image(spec)))
     learner = make_learner(
-        model, train, schedule, choices, resize=resize, team=team, image=_image(spec)
+        model, train, schedule, choices, resize=resize, team=team, has_unused=has_unused
     )
     state = State(
         model,
@@ -144,12 +146,12 @@ def _recipe(spec: Spec, splits: Splits, run: RunDirectory, team: Team) -> TrainS
     return spec.train
 
 
-def _make_global(model: nn.Module, train: TrainSpec, team: Team) -> None:
+def _make_global(model: nn.Module, train: TrainSpec, device: torch.device, team: Team) -> None:
     """Let layers compute with the whole batch, as they do where one process has it."""
     if team.size > 1:
         draw_globally(model, team.share)
         if train.sync_norm:
-            normalise_globally(model)
+            normalise_globally(model, device)
 
 
 def _image(spec: Spec) -> tuple[int, int, int]:

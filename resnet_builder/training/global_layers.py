@@ -56,14 +56,14 @@ class GlobalDraws(nn.Module):
         return ones.contiguous(memory_format=torch.channels_last) if is_channels_last else ones
 
 
-def normalise_globally(network: nn.Module) -> None:
+def normalise_globally(network: nn.Module, device: torch.device) -> None:
     """Let batch norms take the statistics of the whole batch.
 
     Args:
-        network: On its device; its batch norms are replaced, their weights are not. On CUDA, what
-            takes their place is torch's own, which knows no other device.
+        network: Its batch norms are replaced, their weights are not.
+        device: Where it computes; on CUDA torch's own layer is used, which knows no other device.
     """
-    if next(network.parameters()).is_cuda:
+    if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return
     norms = {name: one for name, one in network.named_modules() if isinstance(one, nn.BatchNorm2d)}

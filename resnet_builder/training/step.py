@@ -145,7 +145,7 @@ def make_learner(
     *,
     resize: Resizing = unchanged,
     team: Team = ALONE,
-    image: tuple[int, int, int] | None = None,
+    has_unused: bool = False,
 ) -> Learner:
     """Put a recipe's loss and optimizer together for a network.
 
@@ -157,13 +157,13 @@ def make_learner(
         choices: How to compute.
         resize: Makes images of the size that each step is fed.
         team: The processes that compute it.
-        image: ``(C, H, W)``, the shape of what it is fed; several processes must know.
+        has_unused: Whether the network has parameters that no gradient reaches.
 
     Raises:
         UsageError: The recipe freezes what the network does not have, or all of it.
     """
     freeze(model.train(), train.freeze)
-    network = team.parallel(recomputing(model, train.recompute), image)
+    network = team.parallel(recomputing(model, train.recompute), has_unused=has_unused)
     device = next(model.parameters()).device
     return Learner(
         model,

@@ -1,0 +1,431 @@
+"""Two processes train what one does, step by step, and end together."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resnet_builder.builder import read_spec
+from resnet_builder.device import pick_device
+from resnet_builder.errors import (
+    NonFiniteError,
+    ProcessLostError,
+    Stopped,
+    StorageError,
+    UsageError,
+)
+from resnet_builder.runs.checkpoint import load_newest
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.runs.records import EnvRecord, ResultRecord
+from resnet_builder.training import distributed, saving, step
+from resnet_builder.training.distributed import (
+    ALONE,
+    Team,
+    own_device,
+    own_threads,
+    place,
+    refuse_unequal_parts,
+)
+from resnet_builder.training.losses import Loss, make_loss
+from resnet_builder.training.session import Session
+from resnet_builder.training.tally import Tally
+from resnet_builder.training.unused import unused_parameters
+from tests.training.recipes import small_net
+from tests.training.runs import Recorder, after, experiment, outcome, train
+from tests.training.teams import environment, forked, in_team, results
+
+BASE: dict[str, Any] = {
+    "name": "shared",
+    "model": {
+        "num_classes": 4,
+        "stem": {"type": "conv3x3", "channels": 4},
+        "block": "basic",
+        "shortcut": "projection",
+        "stages": [{"channels": 4, "blocks": 1}, {"channels": 8, "blocks": 1, "stride": 2}],
+    },
+    "data": {
+        "dataset": {
+            "type": "synthetic",
+            "num_classes": 4,
+            "image_size": 8,
+            "train": 72,
+            "test": 13,
+        },
+        "validation": 11,
+    },
+    "train": {
+        "steps": 50,
+        "batch_size": 16,
+        "optimizer": {"type": "sgd", "lr": 0.05},
+        "evaluate_every": {"steps": 25},
+    },
+    "run": {"device": "cpu", "precision": "fp32"},
+}
+DRAWS = (
+    "model.norm={type: group_norm, groups: 2}",
+    "model.drop_path=0.3",
+    "model.head.dropout=0.3",
+    "data.augment=[{type: random_crop, padding: 1}, {type: mixup, alpha: 1.0}]",
+    "train.accumulate=2",
+    "train.clip_norm=0.5",
+    "train.ema={decay: 0.9}",
+)
+NORMS = (
+    "data.augment=[horizontal_flip, cutmix]",
+    "train.sync_norm=true",
+    "train.recompute=all",
+    "train.accumulate=2",
+)
+
+
+def session(*overrides: str, **how: Any) -> Session:
+    return Session(read_spec(BASE, overrides=overrides), **how)
+
+
+def begin(team: Team, run: Path, *overrides: str) -> ResultRecord:
+    """Train; a process that does not lead is given a directory that must not be made."""
+    out = run if team.leads else run.with_name("not-the-leader's")
+    return session(*overrides, team=team).begin(out)
+
+
+def begin_recording(team: Team, run: Path, *overrides: str) -> tuple[ResultRecord, list[float]]:
+    """Train; return also the loss of every step."""
+    losses: list[float] = []
+    add = Tally.add
+
+    def record(tally: Tally, row: Tensor) -> None:
+        losses.append(row[0].item())
+        add(tally, row)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tally, "add", record)
+        return begin(team, run, *overrides), losses
+
+
+def go_on(team: Team, run: Path, polls: int, *overrides: str) -> list[str]:
+    """Train until the second process is asked to stop; return what was warned of."""
+    seen = Recorder()
+    opened: list[RunDirectory] = []
+    count = after(polls if team.rank == team.size - 1 else 10_000)
+
+    def stop() -> bool:
+        return bool(opened) and count()
+
+    session(*overrides, team=team, stop=stop, opened=opened.append, observer=seen).go_on(run)
+    return seen.warnings
+
+
+def losses(run: Path) -> list[float]:
+    """Return the mean losses between evaluations."""
+    return [row.train_loss for row in MetricsLog(RunDirectory(run)).read() if row.train_loss]
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    checkpoint = load_newest(RunDirectory(run))
+    assert checkpoint is not None
+    return dict(checkpoint.tensors)
+
+
+@forked
+@pytest.mark.parametrize("overrides", [DRAWS, NORMS], ids=["draws", "norms"])
+def test_two_processes_train_what_one_does(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    record, one = begin_recording(ALONE, tmp_path / "one", *overrides)
+    leader, other = results(in_team(begin_recording, tmp_path, tmp_path / "two", *overrides))
+    assert leader == other
+    assert leader[0] == ResultRecord.read(tmp_path / "two" / "result.json")
+    assert leader[0].macs == record.macs
+    assert EnvRecord.read(tmp_path / "two" / "env.json").choices.world_size == 2
+    assert not (tmp_path / "not-the-leader's").exists()
+
+    assert len(one) == 50
+    assert leader[1] == pytest.approx(one, rel=1e-4)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-2, atol=1e-4, msg=name)
+
+
+@pytest.mark.ci
+@forked
+def test_norms_are_each_processs_own_unless_asked_for(tmp_path: Path) -> None:
+    begin(ALONE, tmp_path / "one", "train.steps=2")
+    results(in_team(begin, tmp_path, tmp_path / "two", "train.steps=2"))
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert two[0] != pytest.approx(one[0], rel=1e-4)
+
+
+@pytest.mark.ci
+@forked
+def test_run_resumed_with_as_many_processes_comes_to_the_same_bits(tmp_path: Path) -> None:
+    how = (*DRAWS, "train.steps=12", "train.evaluate_every.steps=5")
+    results(in_team(begin, tmp_path, tmp_path / "whole", *how))
+    run = tmp_path / "parts"
+    for polls in (4, 7):
+        stopped = in_team(go_on, tmp_path, run, polls, *how)
+        assert [type(one) for one in stopped] == [Stopped, Stopped]
+        assert str(stopped[0]) == str(stopped[1])
+    assert results(in_team(go_on, tmp_path, run, 1_000, *how))[0] == []
+    assert outcome(run) == outcome(tmp_path / "whole")
+
+
+@pytest.mark.ci
+@forked
+@pytest.mark.parametrize("first", [1, 2])
+def test_run_goes_on_with_another_number_of_processes_and_says_so(
+    first: int, tmp_path: Path
+) -> None:
+    how = (*DRAWS, "train.steps=20")
+    run = tmp_path / "run"
+    if first == 1:
+        with pytest.raises(Stopped):
+            session(*how, stop=after(15)).go_on(run)
+        [warned, _] = results(in_team(go_on, tmp_path, run, 1_000, *how))
+    else:
+        in_team(go_on, tmp_path, run, 10, *how)
+        warned = go_on(ALONE, run, 1_000, *how)
+    [warning] = warned
+    assert warning == (
+        f"the run goes on, but not to the same bits: world_size was {first} and is {3 - first}"
+    )
+    begin(ALONE, tmp_path / "one", *how)
+    assert losses(run) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    assert EnvRecord.read(run / "env.json").choices.world_size == 3 - first
+
+
+@pytest.mark.ci
+@forked
+def test_run_that_is_complete_is_told_to_all(tmp_path: Path) -> None:
+    record = begin(ALONE, tmp_path / "run", "train.steps=2")
+    assert in_team(complete, tmp_path, tmp_path / "run") == [record, record]
+
+
+def complete(team: Team, run: Path) -> ResultRecord:
+    return session("train.steps=2", team=team).go_on(run)
+
+
+@pytest.mark.ci
+@forked
+def test_network_with_parameters_it_does_not_use_is_trained(tmp_path: Path) -> None:
+    assert unused_parameters(Idle(), (3, 6, 6)) == ["idle.weight", "idle.bias"]
+    [loss, other] = results(in_team(train_idle, tmp_path, tmp_path / "run"))
+    assert loss == other
+
+
+class Idle(nn.Sequential):
+    """A network with a layer that it does not compute."""
+
+    def __init__(self) -> None:
+        super().__init__(small_net())
+        self.idle = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[0](x)
+
+
+def train_idle(team: Team, run: Path) -> float | None:
+    result = train(run, experiment(steps=3), model=Idle(), team=team)
+    return result.record.test_top1
+
+
+def spoilt(spoil: Callable[[int], float]) -> Callable[[Any], Loss]:
+    """Return a maker of losses that are multiplied by what ``spoil`` gives for each call."""
+
+    def make(spec: Any) -> Loss:
+        calls = 0
+        loss = make_loss(spec)
+
+        def compute(logits: Tensor, targets: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return loss(logits, targets) * spoil(calls)
+
+        return compute
+
+    return make
+
+
+def train_to_infinity(team: Team, run: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            step,
+            "make_loss",
+            spoilt(lambda call: float("inf") if (team.rank, call) == (1, 3) else 1.0),
+        )
+        begin(team, run)
+
+
+@pytest.mark.ci
+@forked
+def test_loss_that_is_not_finite_in_one_process_ends_all(tmp_path: Path) -> None:
+    errors = in_team(train_to_infinity, tmp_path, tmp_path / "run")
+    assert [type(error) for error in errors] == [NonFiniteError, NonFiniteError]
+    assert str(errors[0]).startswith("the loss or the gradient of step 3 is not finite")
+    assert str(errors[0]) == str(errors[1])
+
+
+@pytest.mark.ci
+@forked
+def test_all_stop_in_an_evaluation_when_one_is_asked_to(tmp_path: Path) -> None:
+    errors = in_team(go_on, tmp_path, tmp_path / "run", 1, "train.evaluate_every.steps=1")
+    assert [type(error) for error in errors] == [Stopped, Stopped]
+    assert str(errors[0]) == str(errors[1]) == "stopped during an evaluation"
+    [checkpoint] = (tmp_path / "run" / "checkpoints").iterdir()
+    assert checkpoint.name == "step-000000001.safetensors"
+
+
+def train_without_a_disk(team: Team, run: Path) -> list[str]:
+    def fail(*_: Any, **__: Any) -> None:
+        assert team.leads
+        raise StorageError("the disk is full")
+
+    seen = Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saving, "save_checkpoint", fail)
+        how = session(
+            "train.steps=4", "train.checkpoint_every={steps: 2}", observer=seen, team=team
+        )
+        try:
+            how.begin(run)
+        except StorageError as error:
+            return [*seen.warnings, str(error)]
+    raise AssertionError("it cannot have been saved")
+
+
+@pytest.mark.ci
+@forked
+def test_checkpoint_that_cannot_be_saved_is_borne_by_all_and_told_once(tmp_path: Path) -> None:
+    leader, other = results(in_team(train_without_a_disk, tmp_path, tmp_path / "run"))
+    [warning, end] = leader
+    assert warning.startswith("not saved at step 2, and not since the beginning")
+    assert end == "the disk is full"
+    assert other[-1] == "the disk is full"
+
+
+def train_another(team: Team, run: Path, change: str) -> None:
+    overrides = [change] if team.rank == 1 else []
+    begin(team, run, *overrides)
+
+
+@pytest.mark.ci
+@forked
+@pytest.mark.parametrize("change", ["train.seed=1", "data.dataset.seed=1"])
+def test_processes_with_other_specs_or_images_are_refused(change: str, tmp_path: Path) -> None:
+    leader, other = in_team(train_another, tmp_path, tmp_path / "run", change)
+    assert isinstance(leader, ProcessLostError)
+    assert isinstance(other, UsageError)
+    assert str(other) == "process 1 was given another spec, or other images, than process 0"
+
+
+def lose_one(team: Team) -> bool:
+    if team.rank == 1:
+        raise UsageError("this one leaves")
+    return team.any_of(True)[0]
+
+
+@pytest.mark.ci
+@forked
+def test_process_that_is_gone_is_noticed(tmp_path: Path) -> None:
+    leader, other = in_team(lose_one, tmp_path)
+    assert isinstance(other, UsageError)
+    assert isinstance(leader, ProcessLostError)
+    assert str(leader) == ("a process of this training is gone, or has not answered for 30 minutes")
+
+
+def claim(team: Team) -> bool:
+    return team.may_report(5)
+
+
+@pytest.mark.ci
+@forked
+def test_one_process_reports(tmp_path: Path) -> None:
+    assert in_team(claim, tmp_path) == [True, False]
+
+
+def take_turns(team: Team, folder: Path) -> list[str]:
+    with team.machine_by_machine(lambda: False):
+        (folder / f"turn-{team.rank}").touch()
+        return sorted(path.name for path in folder.glob("turn-*"))
+
+
+@pytest.mark.ci
+@forked
+def test_first_process_of_a_machine_prepares_the_data_alone(tmp_path: Path) -> None:
+    first, *others = results(in_team(take_turns, tmp_path, tmp_path, size=3))
+    assert first == ["turn-0"]
+    assert all("turn-0" in turns for turns in others)
+
+
+def test_place_is_read_as_torchrun_tells_it() -> None:
+    assert place({}) == ALONE
+    assert place({"RANK": "0", "WORLD_SIZE": "2"}) == ALONE
+    assert place(environment(0, 1, 29_500)) == ALONE
+    assert place(environment(1, 2, 29_500)) == Team(1, 2, 1, 2)
+    machines = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    assert place(environment(3, 4, 29_500) | machines) == Team(3, 4, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ({"RANK": "two"}, "names no place among processes: RANK=two, WORLD_SIZE=2"),
+        ({"RANK": "2"}, "says that this is process 2 of 2"),
+    ],
+)
+def test_place_that_cannot_be_is_refused(variable: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        place(environment(1, 2, 29_500) | variable)
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulate", "message"),
+    [
+        (3, 1, "100 images cannot be divided among 3 processes; give a multiple of 3"),
+        (2, 4, "divided among 2 processes in 4 parts each; give a multiple of 8"),
+    ],
+)
+def test_batch_that_cannot_be_divided_is_refused(
+    processes: int, accumulate: int, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        refuse_unequal_parts(100, accumulate, Team(size=processes))
+    refuse_unequal_parts(96, accumulate, Team(size=processes))
+
+
+def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(distributed, "pick_device", lambda name: torch.device(name))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    team = Team(rank=3, size=4, local_rank=1, local_size=2)
+    assert own_device("cuda", team) == torch.device("cuda", 1)
+    assert chosen == [torch.device("cuda", 1)]
+    assert own_device("cuda:1", ALONE) == torch.device("cuda", 1)
+    for name, words in (("cuda:1", "give `cuda` or `cpu`"), ("mps", "cannot train on")):
+        with pytest.raises(UsageError, match=words):
+            own_device(name, team)
+    with pytest.raises(UsageError, match="3 processes need as many GPUs, and there are 2"):
+        own_device("cuda", Team(rank=2, size=3, local_rank=2, local_size=3))
+
+
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert [own_threads(Team(size=size, local_size=size)) for size in (2, 3, 16)] == [4, 2, 1]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as torchrun sets it
+    assert own_threads(Team(size=2, local_size=2)) == 1
+
+
+def test_one_process_needs_nobody() -> None:
+    assert ALONE.leads
+    assert ALONE.led(lambda: 3) == ALONE.told(3) == 3
+    assert ALONE.gathered(3) == [3]
+    assert ALONE.any_of(True, False) == (True, False)
+    assert ALONE.may_report(1)
+    assert own_device("cpu", ALONE) == pick_device("cpu")
+    network = nn.Linear(2, 2)
+    assert ALONE.parallel(network, has_unused=False) is network
