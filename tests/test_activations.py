@@ -1,6 +1,7 @@
 """What a forward pass keeps, against what is known of layers."""
 
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ SHAPE = (4, 3, 32, 32)
 PIXELS = 4 * 32 * 32
 
 
-def network(blocks: int = 2, **changes: object) -> ResNet:
+def network(blocks: int = 2, **changes: Any) -> ResNet:
     made = construct_on_meta(resolve_model(cifar_spec(blocks, **changes).model, None))
     made.train()
     return made

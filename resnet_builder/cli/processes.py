@@ -71,6 +71,11 @@ def membership(invocation: Invocation, nproc: int | None) -> Iterator["Team"]:
         yield member
 
 
+def is_member() -> bool:
+    """Tell whether this was started as one of several processes, of which one tells of errors."""
+    return "RANK" in os.environ
+
+
 def is_orphan() -> bool:
     """Tell whether the process that started this one has ended."""
     parent = multiprocessing.parent_process()

@@ -20,7 +20,8 @@ from resnet_builder.cli.options import (
     layer_options,
     skip_bad_option,
 )
-from resnet_builder.cli.processes import is_orphan, membership, nproc_option
+from resnet_builder.cli.processes import is_member, is_orphan, membership, nproc_option
+from resnet_builder.cli.specs import first_notices, read_spec
 from resnet_builder.errors import ProcessLostError, Stopped
 
 if TYPE_CHECKING:
@@ -106,13 +107,15 @@ def train(
     if force_unlock and resume is None:
         raise click.UsageError("--force-unlock is for --resume: nobody holds a run that is new")
 
+    source = _run_spec(directory) if spec is None else spec
+    if not is_member():
+        first_notices(source, overrides=overrides, with_=with_)  # refuses much before torch comes
+
     from resnet_builder.cli.progress import display
-    from resnet_builder.cli.specs import read_spec
     from resnet_builder.runs.files import unheard
     from resnet_builder.training.session import Session
 
     with membership(invocation, nproc) as team:
-        source = _run_spec(directory) if spec is None else spec
         resolved = read_spec(
             source,
             overrides=overrides,

@@ -1,5 +1,6 @@
 """``resnet-build validate``: check specs without training them."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,7 @@ def _check(
 def _estimate(spec: "Spec", network: "ResNet", *, limited: bool) -> "Estimate | None":
     """Estimate what training a spec takes, if it can be trained.
 
-    A device that is not here is taken for one that has room enough.
+    A device that is not here has room enough, and computes in what the CPU would.
 
     Raises:
         ResourceError: It does not fit into memory, if that is ``limited``.
@@ -143,13 +144,12 @@ def _estimate(spec: "Spec", network: "ResNet", *, limited: bool) -> "Estimate | 
     from resnet_builder.device import pick_device, pick_precision
     from resnet_builder.training.resources import check_memory, estimate_training
 
-    try:
-        device = pick_device(spec.run.device)
-    except UsageError:
-        precision = "bf16" if spec.run.precision == "bf16" else "fp32"
-        return estimate_training(spec, precision, network=network)
-    estimate = estimate_training(spec, pick_precision(spec.run.precision, device), network=network)
-    if limited:
+    device, is_here = pick_device("cpu"), False
+    with suppress(UsageError):
+        device, is_here = pick_device(spec.run.device), True
+    precision = pick_precision(spec.run.precision, device)
+    estimate = estimate_training(spec, precision, network=network)
+    if limited and is_here:
         check_memory(estimate, device)
     return estimate
 

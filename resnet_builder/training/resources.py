@@ -11,7 +11,7 @@ from torch import nn
 
 from resnet_builder.activations import kept_by
 from resnet_builder.builder.construct import collector_paused, construct_on_meta
-from resnet_builder.builder.resolving import fed_facts
+from resnet_builder.builder.resolving import fed_facts, resolve
 from resnet_builder.data.memory import MemorySource
 from resnet_builder.data.splits import Splits
 from resnet_builder.device import Precision, free_memory
@@ -147,7 +147,7 @@ def estimate_training(
     Measured against it were 16 trainings on a CPU, without ``torch.compile``, which takes less.
 
     Args:
-        spec: The experiment, resolved, with data and recipe.
+        spec: The experiment, with data and recipe.
         precision: What it is computed in.
         processes: That share every batch out among them.
         network: The spec's, on the meta device, if it is there already; it is put in training
@@ -156,6 +156,7 @@ def estimate_training(
     Raises:
         UsageError: The recipe freezes what the network does not have, or all of it.
     """
+    spec = resolve(spec)
     assert spec.train is not None, "a spec to train has a recipe"
     if network is None:
         with collector_paused():

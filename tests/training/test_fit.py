@@ -488,10 +488,39 @@ def test_statistics_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 def test_memory_that_runs_out_is_named(raised: Exception, tmp_path: Path) -> None:
     with pytest.raises(ResourceError) as caught:
         train(tmp_path / "run", experiment(accumulate=2), model=losing(0, exception=raised))
-    assert str(caught.value) == (
-        "out of memory at 4 images at a time (batch_size 8, accumulate 2): "
-        "raise train.accumulate, or lower train.batch_size"
+    lines = str(caught.value).splitlines()
+    assert lines[0] == (
+        "out of memory at 4 images at a time (batch_size 8, accumulate 2); "
+        "training is estimated to take 16.1 MiB"
     )
+    assert [line.split()[0] for line in lines[1:-1]] == [
+        *("parameters", "gradients", "optimizer", "activations", "kernels", "images")
+    ]
+    assert lines[-1] == ("train.accumulate=4 takes about 16.1 MiB, and so does train.batch_size=4")
+
+
+@pytest.mark.parametrize("phase", ["step", "validation", "test"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_row60_memory_that_runs_out_in_any_phase_is_named(
+    device: str, phase: str, tmp_path: Path
+) -> None:
+    """Nothing is made smaller unasked: the batch is a part of what is trained."""
+    model = small_net()
+    sizes: set[int] = set()
+
+    def spoil(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        sizes.add(len(inputs[0]))
+        if module.training is (phase == "step"):
+            if device == "cuda":
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            torch.empty(2**50)
+
+    model.register_forward_pre_hook(spoil)
+    splits = small_splits(validation=phase == "validation")
+    with pytest.raises(ResourceError, match=r"^out of memory at 8 images at a time"):
+        train(tmp_path / "run", experiment(), model=model, splits=splits)
+    assert sizes == {8}
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:

@@ -1,0 +1,232 @@
+"""What training takes, on the command line: told, refused, and gone on with all the same."""
+
+import json
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet_builder.runs.tensor_files import read_tensors
+from resnet_builder.training import resources
+from tests.cli.experiments import call, write_tiny
+
+GIB = 2**30
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that says how much memory is free."""
+
+    def tell(count: int) -> None:
+        monkeypatch.setattr(resources, "free_memory", lambda device: count)
+
+    return tell
+
+
+def test_a_line_tells_what_training_takes(free: Any) -> None:
+    free(2**40)
+    result = call("validate", "resnet20", "--set", "run.precision=fp32")
+    assert result.exit_code == 0
+    # 1.45 MiB an image are kept, and two gradients of 16 KiB an image come on top; of this, of
+    # gradients and of momentum 1.35 times; parameters, best weights, 16 MiB, and 50,000 images.
+    sizes = "423.2 MiB of memory (189.5 MiB activations), 14.5 MiB of disk"
+    assert result.stdout.splitlines()[1] == f"resnet20: training takes about {sizes}"
+
+
+def test_network_alone_has_no_such_line() -> None:
+    result = call("validate", "resnet20", "--set", "train=null")
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_estimate_of_a_device_that_is_elsewhere_is_told(free: Any) -> None:
+    free(1)
+    result = call("validate", "resnet20", "--set", "run.device=cuda:7", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["specs"][0]["memory_bytes"] > 2**28
+
+
+FORTY_GIB = ("--set", "train.batch_size=4096", "--set", "run.precision=fp32")
+"""With these, ResNet-110 is legal in every field, and takes 43.6 GiB in all."""
+
+
+def test_row33_sum_that_is_too_large_is_6_with_its_parts(free: Any) -> None:
+    free(16 * GIB)
+    result = call("validate", "resnet20", "resnet110", *FORTY_GIB)
+    assert result.exit_code == 6
+    assert result.stdout.startswith("resnet20: 269,722 parameters")
+    first, *rows, last = result.stderr.splitlines()[-9:]
+    assert first.startswith("error: resnet110 does not fit into memory: training is estimated to")
+    assert [row.split()[0] for row in rows] == [
+        *("parameters", "gradients", "optimizer", "copies", "activations", "kernels", "images")
+    ]
+    assert "--ignore-memory-estimate tries it all the same" in last
+    assert "Traceback" not in result.stderr
+
+
+def test_row33_json_says_so_too(free: Any) -> None:
+    free(16 * GIB)
+    result = call("validate", "resnet110", *FORTY_GIB, "--json")
+    assert result.exit_code == 6
+    assert "does not fit into memory" in json.loads(result.stdout)["specs"][0]["error"]
+
+
+def test_row33_flag_overrides(free: Any) -> None:
+    free(16 * GIB)
+    result = call("validate", "resnet110", *FORTY_GIB, "--ignore-memory-estimate")
+    assert result.exit_code == 0
+    assert "training takes about 43.6 GiB" in result.stdout
+
+
+def test_row33_training_is_refused_before_anything_is_read_or_made(folder: Path, free: Any) -> None:
+    free(2**20)
+    change = "data.dataset={type: image_folder, path: nowhere}"
+    result = call("train", write_tiny(folder), "--set", change, "--set", "model.image_size=8")
+    assert result.exit_code == 6
+    assert "tiny does not fit into memory" in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
+def test_row33_training_goes_on_if_the_user_insists(folder: Path, free: Any) -> None:
+    free(2**20)
+    arguments = (write_tiny(folder), "--set", "train.epochs=1", "--out", "run")
+    result = call("train", *arguments, "--ignore-memory-estimate")
+    assert result.exit_code == 0
+    assert "--ignore-memory-estimate: tiny does not fit into memory" in result.stderr
+    assert (folder / "run" / "result.json").is_file()
+
+
+def test_row33_run_is_not_gone_on_with_either(folder: Path, finished_run: Path, free: Any) -> None:
+    run = folder / "run"
+    run.mkdir()
+    for name in ("spec.yaml", "data.json"):
+        (run / name).write_bytes((finished_run / name).read_bytes())
+    free(2**20)
+    assert call("train", "--resume", run).exit_code == 6
+
+
+def test_images_count_once_they_are_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is free is asked twice: before, and when the images are there."""
+    left = iter([GIB, 2**20])
+    monkeypatch.setattr(resources, "free_memory", lambda device: next(left))
+    result = call("train", write_tiny(folder))
+    assert result.exit_code == 6
+    assert "images of the data set" in result.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_checkpoints_are_as_large_as_was_estimated(folder: Path, finished_run: Path) -> None:
+    spec = json.loads(call("validate", write_tiny(folder), "--json").stdout)["specs"][0]
+    newest = max((finished_run / "checkpoints").iterdir())
+    checkpoint = sum(tensor.nbytes for tensor in read_tensors(newest)[0].values())
+    weights = sum(t.nbytes for t in read_tensors(finished_run / "last.safetensors")[0].values())
+    assert spec["disk_bytes"] == 4 * checkpoint + 2 * weights
+
+
+def test_disk_without_room_for_two_checkpoints_is_7(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(9, 9, 5_000))
+    result = call("train", write_tiny(folder))
+    assert result.exit_code == 7
+    assert "no room for two checkpoints" in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29))
+from resnet_builder.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    print("torch" in sys.modules, end.code)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere addresses are not limited")
+@pytest.mark.parametrize("command", ["validate", "train"])
+def test_row32_numbers_beyond_their_bounds_are_refused_without_torch(
+    command: str, folder: Path
+) -> None:
+    """Half a GiB of addresses is less than torch takes by itself."""
+    changes = {
+        "model.stages.0.channels": (10**9, "1 to 16384"),
+        "model.stages.1.channels": (2**62, "1 to 16384"),
+        "model.stages.0.blocks": (10**9, "1 to 1000"),
+        "train.batch_size": (10**9, "1 to 1048576"),
+    }
+    flags = [f"--set={path}={value}" for path, (value, _) in changes.items()]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, command, "resnet20", *flags],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "False 2\n"
+    for value, bounds in changes.values():
+        assert f"{value} is out of range" in done.stderr
+        assert f"allowed: {bounds}" in done.stderr
+    assert not list(folder.iterdir())
+
+
+def test_row32_blocks_that_are_too_many_in_all_are_refused_without_torch() -> None:
+    """Each stage has as many as it may."""
+    flags = [f"--set=model.stages.{stage}.blocks=1000" for stage in range(3)]
+    code = "import sys; from resnet_builder.cli.main import main\ntry: main(sys.argv[1:])\n"
+    code += "finally: print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "validate", "resnet20", *flags],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "3000 blocks are more than 2000 in all" in done.stderr
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+import torch
+from resnet_builder.cli.main import main
+from resnet_builder.data.splits import load_splits
+from resnet_builder.training import session
+
+def load(*args, **kwargs):
+    splits = load_splits(*args, **kwargs)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
+    return splits
+
+session.load_splits = load
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere addresses are not limited")
+def test_row60_memory_that_runs_out_is_6_with_a_batch_that_takes_less(folder: Path) -> None:
+    """The limit is set once the images are loaded: 100 MiB are a map of 800 images."""
+    spec = write_tiny(folder)
+    changes = {
+        "data.dataset": "{type: synthetic, num_classes: 4, train: 2100, test: 8}",
+        "model.stem.channels": "32",
+        "model.shortcut": "projection",
+        "train.batch_size": "1024",
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", OUT_OF_MEMORY, "train", spec, "--ignore-memory-estimate"),
+            *(f"--set={path}={value}" for path, value in changes.items()),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 6, done.stderr
+    assert "out of memory at 1,024 images at a time (batch_size 1024" in done.stderr
+    assert "train.accumulate=2 takes about" in done.stderr
+    assert "Traceback" not in done.stderr
