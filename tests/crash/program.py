@@ -65,12 +65,26 @@ def family(started: Started) -> list[int]:
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit():
             with suppress(OSError):
-                state, _, _, session = (
-                    (directory / "stat").read_text().rpartition(")")[2].split()[:4]
-                )
-                if int(session) == started.pid and state != "Z":
+                state, _, _, session = _stat(int(directory.name))
+                if int(session) == started.pid and state != _ZOMBIE:
                     found.append(int(directory.name))
     return found
+
+
+def parent(pid: int) -> int | None:
+    """Return the parent of a process, if it is still there."""
+    with suppress(OSError):
+        return int(_stat(pid)[1])
+    return None
+
+
+_ZOMBIE, _STOPPED = "Z", "T"
+
+
+def _stat(pid: int) -> list[str]:
+    """Return state, parent, group and session of a process."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return text.rpartition(")")[2].split()[:4]
 
 
 @dataclass
@@ -104,6 +118,25 @@ class Child:
             found["code"], _text(self.stdout), _text(self.stderr), took, found["cpu_seconds"]
         )
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        state, *_ = _stat(self.pid)
+        return state != _ZOMBIE
+
+    def go_on(self, seconds: float = 60) -> None:
+        """Let it go on once it has stopped.
+
+        Raises:
+            TimeoutError: It does not stop in time.
+        """
+        deadline = time.monotonic() + seconds
+        while _stat(self.pid)[0] != _STOPPED:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"it does not stop: {_text(self.stderr)}")
+            time.sleep(0.005)
+        os.kill(self.pid, signal.SIGCONT)
+
     def wait_for(self, text: str, seconds: float = 60) -> None:
         """Wait until a text is in its messages.
 
@@ -130,7 +163,6 @@ class Server:
         *arguments: object,
         folder: Path,
         faults: Sequence[Fault] = (),
-        environment: dict[str, str] | None = None,
         stdout: Path | None = None,
         stderr: Path | None = None,
         at: float = 0.0,
@@ -141,7 +173,6 @@ class Server:
             arguments: Of the command line.
             folder: Where.
             faults: What is to go wrong.
-            environment: Further variables.
             stdout: A file to print to; by default one of its own.
             stderr: Likewise.
             at: Not before this instant of the monotonic clock.
@@ -153,7 +184,6 @@ class Server:
             "arguments": [str(argument) for argument in arguments],
             "folder": str(folder),
             "faults": faults,
-            "environment": environment or {},
             "streams": [(os.devnull, _READ), (str(out), _ADD), (str(err), _ADD)],
             "at": at,
         }
@@ -162,6 +192,25 @@ class Server:
     def call(self, *arguments: object, folder: Path, seconds: float = 60, **how: Any) -> End:
         """Call the program and wait for its end."""
         return self.start(*arguments, folder=folder, **how).wait(seconds)
+
+    def first_of(self, children: Sequence[Child], seconds: float = 60) -> tuple[Child, End]:
+        """Return the call that ends first, and how.
+
+        Raises:
+            TimeoutError: None does in time.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for child in children:
+                if not child.is_running:
+                    return child, child.wait()
+            time.sleep(0.005)
+        raise TimeoutError("none of them ends")
+
+    @staticmethod
+    def soon() -> float:
+        """Return an instant by which two calls can be ready, for ``at``."""
+        return time.monotonic() + 0.1
 
     def ask(self, request: dict[str, Any]) -> Any:
         """Return the server's answer to a request."""
@@ -181,6 +230,7 @@ def serving(scratch: Path) -> Iterator[Server]:
         env={**os.environ, **ENVIRONMENT},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,  # not a file, or Python would ask for its place in children
         text=True,
     )
     with process:

@@ -84,7 +84,6 @@ def prepare(call: dict[str, Any]) -> None:
     """Make this child what a process of its own would be."""
     os.setsid()
     os.chdir(call["folder"])
-    os.environ.update(call["environment"])
     descriptors = [os.open(path, flags, 0o600) for path, flags in call["streams"]]
     for stream, descriptor in enumerate(descriptors):
         os.dup2(descriptor, stream)

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from resnet_builder.runs.kernel_lock import is_locked
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal
-from tests.crash.program import Child, Server, family, kill
+from tests.crash.program import Child, Server, family, kill, parent
 
 pytestmark = [
     pytest.mark.ci,
@@ -21,23 +20,13 @@ pytestmark = [
 AHEAD = [("setting", "resnet_builder.data.streamed:FEW", 0)]
 
 
-def parents(pids: list[int]) -> dict[int, int]:
-    """Return the parent of each process that is still there."""
-    found = {}
-    for pid in pids:
-        with suppress(OSError):
-            stat = Path(f"/proc/{pid}/stat").read_text()
-            found[pid] = int(stat.rpartition(")")[2].split()[1])
-    return found
-
-
 def reader(child: Child) -> int:
     """Wait for a process that reads ahead: a grandchild of the training; return its number."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = parents(family(child))
-        for pid, parent in found.items():
-            if found.get(parent) == child.pid:
+        for pid in family(child):
+            above = parent(pid)
+            if above is not None and parent(above) == child.pid:
                 return pid
         time.sleep(0.02)
     raise TimeoutError("nobody reads ahead")

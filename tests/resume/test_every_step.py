@@ -89,7 +89,8 @@ class Experiment:
     ("name", "every"),
     [
         pytest.param("plain", 1, marks=pytest.mark.ci),
-        pytest.param("everything", 1, marks=pytest.mark.ci),
+        pytest.param("everything", 2, marks=pytest.mark.ci),
+        pytest.param("everything", 1, marks=pytest.mark.slow),
         pytest.param("everything-streamed", 4, marks=pytest.mark.ci),
         pytest.param("everything-streamed", 1, marks=pytest.mark.slow),
     ],
