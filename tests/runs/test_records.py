@@ -9,8 +9,8 @@ from resnet_builder.errors import CheckpointError, StorageError, UsageError
 from resnet_builder.runs.records import (
     ChangeRow,
     Choices,
-    CompileDecision,
     Comparison,
+    CompileDecision,
     DataRecord,
     EnvRecord,
     MetricsRow,
