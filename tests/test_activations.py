@@ -54,6 +54,15 @@ def test_blocks_that_are_alike_keep_what_they_keep_one_by_one(block: str, bf16: 
     assert len(found.sizes) == len(expected.sizes)
 
 
+def test_two_blocks_of_a_stage_are_followed_however_many_there_are() -> None:
+    net, followed = network(40), list[str]()
+    for name, block in net.named_modules():
+        if name.count(".") == 1:
+            block.register_forward_hook(lambda *_, name=name: followed.append(name))
+    kept_by(net, SHAPE)
+    assert followed == [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1)]
+
+
 def test_following_leaves_the_network_as_it_was() -> None:
     net = network(5)
     names = [name for name, _ in net.named_modules()]
