@@ -3,6 +3,7 @@
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from resnet_builder.trained import load_trained
 from resnet_builder.weights.file import read_weights
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal
-from tests.crash.program import Child, End, Server
+from tests.crash.program import Child, End, Fault, Server
 
 STEP = "resnet_builder.training.step:Learner.__call__"
 
@@ -58,8 +59,8 @@ class Pairs:
         assert_equal(left(run), self._expected)
         return end
 
-    def _call(self, *more: object, faults: list[tuple[object, ...]] | None = None) -> int:
-        end = self._server.call(*self._line, *more, folder=self._folder, faults=faults or ())
+    def _call(self, *more: object, faults: Sequence[Fault] = ()) -> int:
+        end = self._server.call(*self._line, *more, folder=self._folder, faults=faults)
         return end.code
 
 

@@ -1,0 +1,62 @@
+"""An experiment that was stopped, and what it comes to when it is not."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from resnet_builder.builder import read_spec
+from resnet_builder.errors import Stopped
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.training.session import Session
+from tests.cli.experiments import call
+from tests.crash.experiments import left, train_line, write_experiment
+from tests.training.runs import after
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A copy of a run of 14 steps, saved every third, that was stopped after the tenth.
+
+    Attributes:
+        run: The copy.
+        spec: Its experiment.
+        expected: What a run that was not stopped leaves.
+    """
+
+    run: RunDirectory
+    spec: Path
+    expected: dict[str, Any]
+
+    def resume(self, *more: object) -> Result:
+        """Go on with it."""
+        return call(*train_line(self.spec, self.run.path, *more))
+
+    @property
+    def newest(self) -> Path:
+        """Its newest checkpoint, of step 10; those of step 9 and 6 are there too."""
+        return self.run.checkpoints / "step-000000010.safetensors"
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """Train it twice, once to step 10 and once to the end; tests copy it."""
+    folder = tmp_path_factory.mktemp("stopped")
+    path = write_experiment(folder, "plain", epochs=2, keep=3)
+    spec = read_spec(path)
+    Session(spec).go_on(folder / "whole")
+    with pytest.raises(Stopped):
+        Session(spec, stop=after(11)).go_on(folder / "run")
+    found = Interrupted(RunDirectory(folder / "run"), path, left(folder / "whole"))
+    assert found.newest.is_file()
+    return found
+
+
+@pytest.fixture
+def interrupted(stopped: Interrupted, tmp_path: Path) -> Interrupted:
+    """Return a copy of the run that was stopped."""
+    shutil.copytree(stopped.run.path, tmp_path / "run")
+    return Interrupted(RunDirectory(tmp_path / "run"), stopped.spec, stopped.expected)
