@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.tensor_files import read_tensors
-from resnet_builder.training import step as training_step
+from resnet_builder.training.losses import make_loss
 from resnet_builder.training.step import Learner
 from tests.cli.experiments import call
 from tests.crash.experiments import left, train_line, write_experiment
@@ -22,11 +22,10 @@ BAD_STEP = 11  # counted from 0: two steps after the checkpoint, and one before 
 
 
 def infinite_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[..., Any] = training_step.make_loss
     count = 10  # where the run was stopped
 
     def make(spec: Any) -> Callable[[Tensor, Tensor], Tensor]:
-        loss = real(spec)
+        loss = make_loss(spec)
 
         def infinite(logits: Tensor, targets: Tensor) -> Tensor:
             nonlocal count
@@ -36,7 +35,7 @@ def infinite_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return infinite
 
-    monkeypatch.setattr(training_step, "make_loss", make)
+    monkeypatch.setattr("resnet_builder.training.step.make_loss", make)
 
 
 def infinite_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,42 @@
+"""Rows of metrics and times of a run, whatever happened to its file and to the clock."""
+
+import itertools
+import time
+
+import pytest
+
+from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.runs.records import ResultRecord
+from tests.crash.experiments import left
+from tests.crash.killing import assert_equal
+from tests.resume.conftest import Interrupted
+
+
+@pytest.mark.parametrize(
+    "more",
+    ['{"schema":1,"event":"tr', '{"schema":1,"event":"train","step":11,"epoch":1}\n', "\0" * 100],
+    ids=["row63-half-a-row", "row63-row-after-the-checkpoint", "row63-zeros"],
+)
+def test_rows_behind_the_checkpoint_are_cut_off(more: str, interrupted: Interrupted) -> None:
+    before = MetricsLog(interrupted.run).read()
+    with interrupted.run.metrics.open("a", encoding="utf-8") as file:
+        file.write(more)
+    result = interrupted.resume()
+    assert result.exit_code == 0, result.stderr
+    rows = MetricsLog(interrupted.run).read()
+    assert rows[: len(before)] == before
+    assert_equal(left(interrupted.run.path), interrupted.expected)
+
+
+def test_row63_clock_that_goes_back_changes_nothing(
+    interrupted: Interrupted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither when a run is saved nor how long it took: a checkpoint is due after no time."""
+    seconds = itertools.count(2e9, -3600)
+    monkeypatch.setattr(time, "time", lambda: next(seconds))
+    result = interrupted.resume("--set", "train.checkpoint_every={seconds: 1e-6}")
+    assert result.exit_code == 0, result.stderr
+    names = sorted(path.name for path in interrupted.run.checkpoints.iterdir())
+    assert names == [f"step-{step:09d}.safetensors" for step in (12, 13, 14)]
+    assert 0 < ResultRecord.read(interrupted.run.result).seconds < 600
+    assert left(interrupted.run.path)["checkpoint"] == interrupted.expected["checkpoint"]
