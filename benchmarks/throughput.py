@@ -220,7 +220,9 @@ def report(
 
 def sums(rates: list[float], worker: Worker) -> dict[str, object]:
     """Sum the turns of a contender up."""
-    low, _, high = statistics.quantiles(rates, n=4) if len(rates) > 1 else rates * 3
+    low, _, high = (
+        statistics.quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else rates * 3
+    )
     return {
         "images_per_second.median": round(statistics.median(rates), 1),
         "quartiles": [round(low, 1), round(high, 1)],
