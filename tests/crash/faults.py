@@ -7,8 +7,10 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from resnet_builder.errors import DataError
 from resnet_builder.runs import failpoints
 
 
@@ -48,6 +50,39 @@ def raising(message: str, target: str, turn: int) -> None:
 
     def fail() -> None:
         raise AttributeError(message)
+
+    _before_call(target, turn, fail)
+
+
+def forking() -> None:
+    """Let ``--nproc`` fork its processes: others would import torch again."""
+    place = importlib.import_module("torch.multiprocessing.spawn")
+    place.start_processes = partial(place.start_processes, start_method="fork")
+
+
+def among(size: str, rank: str, port: str) -> None:
+    """Be one of several processes, each on a machine of its own, as ``torchrun`` tells it."""
+    os.environ.update(RANK=rank, WORLD_SIZE=size, LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+
+
+def in_rank(rank: str, target: str, turn: int, *signals: str) -> None:
+    """Send one of several processes signals when it calls a function so often."""
+
+    def send() -> None:
+        if os.environ["RANK"] == rank:
+            for each in signals:
+                os.kill(os.getpid(), getattr(signal, each))
+
+    _before_call(target, turn, send)
+
+
+def lacking_data(rank: str, message: str, target: str, turn: int) -> None:
+    """Let data be unusable in one of several processes when it calls a function so often."""
+
+    def fail() -> None:
+        if os.environ["RANK"] == rank:
+            raise DataError(message)
 
     _before_call(target, turn, fail)
 

@@ -25,6 +25,7 @@ IMPORTED_BY_TRAIN = (
     "resnet_builder.training.process",
     "resnet_builder.training.session",
     "sklearn.metrics",
+    "torch._dynamo",  # by DistributedDataParallel
 )
 
 

@@ -1,6 +1,5 @@
 """SIGKILL, whenever it comes: the same line again and again ends in the same bits."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,31 +26,33 @@ def test_killed_run_ends_in_the_bits_of_one_that_was_not(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS, ids=lambda name: f"row56-{name}")
 def test_run_survives_many_kills(
-    name: str, server: Server, tmp_path: Path, record_property: Callable[[str, object], None]
+    name: str, server: Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Two hundred and ten in all, twelve of them of true command lines."""
     spec = write_experiment(tmp_path, name)
     killing = Killing(server, spec, seed=100 + SPECS.index(name), true_lines=2)
     killing.survive(35)
-    note(killing, record_property)
+    note(killing, request)
 
 
 @pytest.mark.slow
 def test_row56_compiled_run_survives_kills(
-    server: Server, tmp_path: Path, record_property: Callable[[str, object], None]
+    server: Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     spec = write_experiment(tmp_path, "compiled")
     killing = Killing(server, spec, seed=7)
     killing.survive(8, seconds=600)
-    note(killing, record_property)
+    note(killing, request)
 
 
-def note(killing: Killing, record_property: Callable[[str, object], None]) -> None:
+def note(killing: Killing, request: pytest.FixtureRequest) -> None:
     """Note in the report what ``benchmarks/slow.py`` writes down."""
-    record_property("experiment", killing.spec.stem)
-    record_property("kills", len(killing.hits))
-    record_property("runs", killing.runs)
-    record_property("seconds", round(killing.seconds, 1))
+    request.node.user_properties += [
+        ("experiment", killing.spec.stem),
+        ("kills", len(killing.hits)),
+        ("runs", killing.runs),
+        ("seconds", round(killing.seconds, 1)),
+    ]
 
 
 SOONER_AND_LATER = (1, 8)
