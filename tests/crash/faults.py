@@ -56,7 +56,7 @@ def raising(message: str, target: str, turn: int) -> None:
 
 def forking() -> None:
     """Let ``--nproc`` fork its processes: others would import torch again."""
-    place = importlib.import_module("torch.multiprocessing.spawn")
+    place: Any = importlib.import_module("torch.multiprocessing.spawn")
     place.start_processes = partial(place.start_processes, start_method="fork")
 
 
