@@ -66,7 +66,7 @@ def test_row68_network_that_the_file_has_no_weights_for_takes_no_memory(
     text = dump_spec(spec).replace("channels: 4, blocks: 1", "channels: 16384, blocks: 40")
     large = header(spec).model_copy(update={"spec": text})
     save_weights(tmp_path / "x.safetensors", build(spec).state_dict(), large)
-    with pytest.raises(CheckpointError, match="not of its spec: 'fc.weight' has shape"):
+    with pytest.raises(CheckpointError, match=r"not of its spec: 'fc\.weight' has shape"):
         load_trained(tmp_path / "x.safetensors")
 
 

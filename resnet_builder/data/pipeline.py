@@ -55,8 +55,13 @@ class Pipeline:
     @property
     def reach(self) -> int | None:
         """By how many of those that follow it in the batch an image is changed; None: by any."""
-        reaches = [getattr(operation, "reach", None) for operation, _ in self._named]
-        return None if None in reaches else sum(reaches)
+        total = 0
+        for operation, _ in self._named:
+            reach: int | None = getattr(operation, "reach", None)
+            if reach is None:
+                return None
+            total += reach
+        return total
 
     def crop(self, epoch: int) -> SampleCrop | None:
         """Return the crop to take of pictures while they are read, if the spec begins with one."""

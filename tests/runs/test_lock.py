@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,7 @@ def left_behind(run: RunDirectory, *, seconds_ago: float = 0.0, **changes: objec
     return owner
 
 
-ELSEWHERE = {"host": "elsewhere", "boot": "another"}
+ELSEWHERE: dict[str, Any] = {"host": "elsewhere", "boot": "another"}
 
 
 def test_row74_lock_whose_process_number_is_another_ones_now_is_taken_over(
@@ -191,7 +192,8 @@ def test_row74_lock_that_is_held_is_taken_by_force_only(run: RunDirectory) -> No
 def test_lock_on_a_file_that_lost_its_name_is_no_lock(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, taken = kernel_lock_module._lock_soon, []
+    real = kernel_lock_module._lock_soon
+    taken: list[int] = []
 
     def lose_the_name_once(descriptor: int) -> bool:
         if not taken:

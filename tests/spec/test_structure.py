@@ -49,7 +49,11 @@ def test_options_are_inside_registered_parts_only() -> None:
 
 
 def test_homes_are_where_a_key_can_stand() -> None:
-    assert homes("lr") == ("train.optimizer.lr", "train.schedule.warmup.lr")
+    assert homes("lr") == (
+        "train.optimizer.lr",
+        "train.optimizer.rest.lr",
+        "train.schedule.warmup.lr",
+    )
     assert homes("stride") == ("model.stages[].stride",)
     assert homes("groups") == ()
 

@@ -223,7 +223,7 @@ def test_tuples_are_not_nested_until_python_crashes(path: Path) -> None:
 @pytest.mark.usefixtures("_without_torch")
 def test_escape_that_python_warns_of_is_refused_without_a_warning(path: Path) -> None:
     write_zip(path, b"\x80\x02S'\\q'\n.")
-    with pytest.raises(CheckpointError, match="it is a pickle with STRING, unlike torch.save's"):
+    with pytest.raises(CheckpointError, match=r"it is a pickle with STRING, unlike torch\.save's"):
         read_foreign(path)
 
 
