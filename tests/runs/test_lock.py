@@ -164,7 +164,8 @@ def test_host_is_known_by_its_kernel_or_else_by_its_name(
     monkeypatch.setattr("resnet_builder.runs.lock._BOOT_ID", boot_id)
     if boot is not None:
         boot_id.write_text(f"{boot}\n")
-    left_behind(run, boot=boot, **({} if boot is None else {"host": "container"}))
+    renamed: dict[str, Any] = {} if boot is None else {"host": "container"}
+    left_behind(run, boot=boot, **renamed)
     with locked(run):
         assert is_locked(run.lock)
     left_behind(run, boot=None, host="elsewhere")
