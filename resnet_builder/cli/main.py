@@ -24,7 +24,7 @@ from resnet_builder.cli.list import list_
 from resnet_builder.cli.messages import examples, note, show, show_error
 from resnet_builder.cli.predict import predict
 from resnet_builder.cli.schema import schema
-from resnet_builder.cli.signals import Interrupted, Signals
+from resnet_builder.cli.signals import INTERRUPTED, Interrupted, Signals
 from resnet_builder.cli.summary import summary
 from resnet_builder.cli.train import train
 from resnet_builder.cli.validate import validate
@@ -35,7 +35,7 @@ from resnet_builder.runs.files import write_atomically
 PROGRAM = "resnet-build"
 COMPLETE = "_RESNET_BUILD_COMPLETE"
 
-BUG, MEMORY, STORAGE, INTERRUPTED = 1, 6, 7, 130
+BUG, MEMORY, STORAGE = 1, 6, 7
 
 
 class Program(click.Group):
@@ -59,6 +59,7 @@ class Program(click.Group):
     def _run(self, invocation: Invocation) -> int:
         """Run a command line and return the exit code."""
         try:
+            invocation.signals.let_through()
             _make_streams_tolerant()
             if instruction := os.environ.get(COMPLETE):
                 return shell_complete(self, {}, PROGRAM, COMPLETE, instruction)

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from time import monotonic
@@ -15,7 +15,7 @@ import click
 
 from resnet_builder.cli.invocation import Invocation
 from resnet_builder.cli.messages import note
-from resnet_builder.cli.signals import held_back, show_cursor
+from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, held_back, show_cursor
 from resnet_builder.errors import ProcessLostError, UsageError
 
 if TYPE_CHECKING:
@@ -91,6 +91,10 @@ def _launch(invocation: Invocation, count: int) -> int:
     from torch._C._distributed_c10d import TCPStore  # torch.distributed's, which mypy does not see
     from torch.multiprocessing.spawn import start_processes
 
+    from resnet_builder.training.distributed import reported_code
+
+    # Once this process is killed, torch would tell at length that its store is gone.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     store = TCPStore(_HERE, 0, is_master=True, wait_for_workers=False)
     resource_tracker.ensure_running()  # or the first start would, and let signals through
     with invocation.signals.polled() as stop:
@@ -98,8 +102,8 @@ def _launch(invocation: Invocation, count: int) -> int:
             arguments = (list(invocation.arguments), count, store.port)
             processes = start_processes(_work, arguments, count, join=False).processes
         invocation.signals.last_act = lambda: _kill(processes)
-        _await(processes, invocation, stop)
-    return _conclude(processes, store, invocation)
+        killed = _await(processes, invocation, stop)
+    return _conclude(processes, killed, reported_code(store), invocation)
 
 
 def _work(rank: int, arguments: Sequence[str], count: int, port: int) -> None:
@@ -114,25 +118,34 @@ def _work(rank: int, arguments: Sequence[str], count: int, port: int) -> None:
     main.main(arguments)
 
 
-def _await(processes: Sequence[Any], invocation: Invocation, stop: Callable[[], bool]) -> None:
-    """Wait until all processes have ended; they end soon after the first, or are made to."""
+def _await(processes: Sequence[Any], invocation: Invocation, stop: Callable[[], bool]) -> set[int]:
+    """Wait until all processes have ended: soon after the first, or they are killed.
+
+    Returns:
+        The pids of those that were.
+    """
     told = False
     deadline = None
+    killed: set[int] = set()
     while living := [process for process in processes if process.is_alive()]:
         wait([process.sentinel for process in living], timeout=_TICK)
         if stop() and not told:
             told = True
-            _tell(living, invocation.signals.number)
-        if deadline is None and any(process.exitcode is not None for process in processes):
+            _pass_on(invocation.signals.number, living)
+        if deadline is None and len(living) < len(processes):
             deadline = monotonic() + GRACE
         if deadline is not None and monotonic() > deadline:
+            killed |= {process.pid for process in living}
             _kill(living)
+    return killed
 
 
-def _tell(processes: Sequence[Any], number: int | None) -> None:
-    """Pass a signal on; those that the terminal sent it to as well take it for the same."""
+def _pass_on(number: int | None, processes: Sequence[Any]) -> None:
+    """Send a signal to processes; those that the terminal sent it to take it for the same."""
+    if number is None or sys.platform == "win32":  # where a terminal sends it to all
+        return
     for process in processes:
-        if sys.platform != "win32" and number is not None and process.is_alive():
+        with suppress(ProcessLookupError):
             os.kill(process.pid, number)
 
 
@@ -142,31 +155,41 @@ def _kill(processes: Sequence[Any]) -> None:
     show_cursor()
 
 
-def _conclude(processes: Sequence[Any], store: Any, invocation: Invocation) -> int:
+def _conclude(
+    processes: Sequence[Any], killed: set[int], reported: int | None, invocation: Invocation
+) -> int:
     """Return the exit code of processes that have ended.
+
+    Args:
+        processes: All of them.
+        killed: The pids of those that this process killed.
+        reported: The exit code of the one that has told why all end.
+        invocation: The call of the program.
 
     Raises:
         ProcessLostError: One ended without a word.
     """
-    from resnet_builder.training.distributed import reported_code
-
-    code = reported_code(store)
-    ends = [_end(rank, process.exitcode) for rank, process in enumerate(processes)]
-    if code == ProcessLostError.exit_code and any(ends):
-        note("; ".join(filter(None, ends)))
-    if code is not None:
-        return code
-    if not any(process.exitcode for process in processes):
-        return 0
-    if invocation.signals.exit_code is not None:
+    codes = [process.exitcode for process in processes]
+    if reported == INTERRUPTED and TERMINATED in codes:
+        return TERMINATED  # one alone was sent SIGTERM, and the others stopped with it
+    ends = "; ".join(
+        _end(rank, process.exitcode)
+        for rank, process in enumerate(processes)
+        if process.exitcode not in {0, ProcessLostError.exit_code} and process.pid not in killed
+    )
+    if reported is not None:
+        if reported == ProcessLostError.exit_code and ends:
+            note(ends)
+        return reported
+    if invocation.signals.exit_code is not None and any(codes):
         return invocation.signals.exit_code
-    raise ProcessLostError("; ".join(filter(None, ends)) or "the processes lost each other")
+    if any(codes):
+        raise ProcessLostError(ends or "the processes of this training have lost each other")
+    return 0
 
 
-def _end(rank: int, exitcode: int) -> str | None:
-    """Say how a process ended that was not asked to; ``None`` if it left by itself."""
-    if exitcode < 0:
-        return f"process {rank} was ended by signal {-exitcode} ({signal.strsignal(-exitcode)})"
-    if exitcode in {0, ProcessLostError.exit_code}:
-        return None
-    return f"process {rank} ended with code {exitcode}"
+def _end(rank: int, code: int) -> str:
+    """Say how a process ended."""
+    if code < 0:
+        return f"process {rank} was ended by signal {-code} ({signal.strsignal(-code)})"
+    return f"process {rank} ended with code {code}"

@@ -4,13 +4,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+INTERRUPTED, TERMINATED = 130, 143
+
 # A terminal that hangs up asks for the same as a scheduler that sends SIGTERM.
-_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 143}
+_CODES = {"SIGINT": INTERRUPTED, "SIGTERM": TERMINATED, "SIGHUP": TERMINATED}
 
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -55,7 +57,6 @@ class Signals:
                 number = getattr(signal, name, None)  # Windows has no SIGHUP
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
-            _let_through(self._before)
         return self
 
     def __exit__(
@@ -67,6 +68,11 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+
+    def let_through(self) -> None:
+        """Let signals through that were held back when this process was started."""
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before)
 
     @contextmanager
     def polled(self) -> Iterator[Callable[[], bool]]:
@@ -95,9 +101,9 @@ class Signals:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Hold signals back, here and in processes that are started meanwhile.
+    """Let processes that are started meanwhile begin with signals held back.
 
-    These get them once they handle signals themselves; before, Python would end with a traceback.
+    They are given them once they handle signals; before, Python would end with a traceback.
     """
     numbers = {getattr(signal, name) for name in _CODES if hasattr(signal, name)}
     if sys.platform == "win32":
@@ -108,12 +114,6 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _let_through(numbers: Iterable[int]) -> None:
-    """Let signals through that were held back when this process was started."""
-    if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def show_cursor() -> None:

@@ -113,6 +113,7 @@ def train(
 
     from resnet_builder.cli.progress import display
     from resnet_builder.runs.files import unheard
+    from resnet_builder.training.distributed import losses_named
     from resnet_builder.training.session import Session
 
     with membership(invocation, nproc) as team:
@@ -128,6 +129,7 @@ def train(
             invocation.signals.polled() as stop,
             display(is_shown=team.leads) as shown,
             _Opened(invocation, team) as opened,
+            losses_named(),
         ):
             session = Session(
                 spec=resolved,

@@ -217,7 +217,7 @@ def joined(team: Team) -> Iterator[Team]:
     if team.size == 1:
         yield team
         return
-    with _losses_named():
+    with losses_named():
         store, rank, size = next(iter(rendezvous("env://", timeout=PATIENCE)))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
@@ -231,8 +231,12 @@ def joined(team: Team) -> Iterator[Team]:
 
 
 @contextmanager
-def _losses_named() -> Iterator[None]:
-    """Turn what torch raises when another process is gone into an error that says so."""
+def losses_named() -> Iterator[None]:
+    """Turn what torch raises when another process is gone into an error that says so.
+
+    Raises:
+        ProcessLostError: One is gone, or has not answered for long.
+    """
     try:
         yield
     except RuntimeError as error:

@@ -1,0 +1,150 @@
+"""What one of several processes has to heed on the command line; see also ``tests/crash``."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from resnet_builder.cli.signals import Signals, held_back
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.records import EnvRecord
+from resnet_builder.training import distributed
+from resnet_builder.training.distributed import Team
+from tests.cli.experiments import call, write_tiny
+from tests.training.teams import environment
+
+ROOT = Path(__file__).parents[2]
+
+HANDLED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} if sys.platform != "win32" else set()
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent by os.kill")
+
+
+@dataclass(frozen=True, slots=True)
+class Mute(Team):
+    """The second of two processes, whose leader has said all there is to say."""
+
+    rank: int = 1
+    size: int = 2
+
+    def may_report(self, exit_code: int) -> bool:
+        return False
+
+
+@pytest.fixture
+def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def joined(team: Team) -> Iterator[Team]:
+        assert team == Team(1, 2, 1, 2)
+        yield Mute()
+
+    for name, value in environment(1, 2, 29_500).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "joined", joined)
+
+
+@pytest.mark.usefixtures("second_of_two")
+@pytest.mark.parametrize("change", ["train.batch_size=13", "train.learning_rate=1"])
+def test_process_that_may_not_report_is_silent(change: str, tmp_path: Path) -> None:
+    result = call("train", write_tiny(tmp_path), "--out", tmp_path / "run", "--set", change)
+    assert (result.exit_code, result.output) == (2, "")
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_other_processes_than_there_are_cannot_be_asked_for(tmp_path: Path) -> None:
+    result = call("train", write_tiny(tmp_path), "--nproc", 3)
+    assert result.exit_code == 2
+    message = "error: --nproc 3: this is already one of 2 processes; leave it out\n"
+    assert result.stderr == message
+
+
+def test_one_process_is_this_one(folder: Path) -> None:
+    spec = write_tiny(folder)
+    result = call("train", spec, "--nproc", 1, "--out", "run", "--set", "train.epochs=1")
+    assert result.exit_code == 0, result.stderr
+    assert EnvRecord.read(RunDirectory(Path("run")).env).choices.world_size == 1
+
+
+def test_no_process_at_all_is_refused(tmp_path: Path) -> None:
+    result = call("train", write_tiny(tmp_path), "--nproc", 0)
+    assert result.exit_code == 2
+    assert "0 is not in the range" in result.stderr
+
+
+def test_sync_norm_has_no_effect_without_batch_norms(tmp_path: Path) -> None:
+    spec = write_tiny(tmp_path)
+    norms = ("--set", "train.sync_norm=true", "--set", "model.norm={type: group_norm, groups: 2}")
+    result = call("validate", spec, *norms)
+    assert result.exit_code == 2
+    assert (
+        "error[no-effect]: train.sync_norm: has no effect on a network without batch norms"
+        in result.stderr
+    )
+    assert call("validate", spec, *norms[:2]).exit_code == 0
+
+
+@posix
+def test_patient_process_takes_a_second_signal_for_the_first() -> None:
+    with Signals() as handled, handled.polled() as stop:
+        handled.is_patient = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+    assert (handled.exit_code, handled.number) == (143, signal.SIGTERM)
+
+
+@posix
+def test_last_act_comes_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr("os._exit", seen.append)
+    with Signals() as handled, handled.polled():
+        handled.last_act = lambda: seen.append("last act")
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert seen == []
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert seen == ["last act", 143]
+
+
+@posix
+def test_process_begins_with_signals_held_back() -> None:
+    show = "import signal; print(*sorted(map(int, signal.pthread_sigmask(0, []))))"
+    with held_back():
+        told = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True)
+    assert told.stdout.split() == sorted(map(str, map(int, HANDLED)), key=int)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & HANDLED
+
+
+@posix
+def test_signals_that_were_held_back_are_let_through() -> None:
+    with Signals() as handled, handled.polled() as stop:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        assert not stop()
+        handled.let_through()
+        assert stop()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.slow
+def test_torchrun_trains(tmp_path: Path) -> None:
+    line = ["train", write_tiny(tmp_path), "--out", "run", "--set", "train.epochs=1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [*torchrun, "-m", "resnet_builder", *map(str, line)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("test top-1") == 1
+    assert ended.stderr.count("step 4: test loss") == 1
+    assert EnvRecord.read(RunDirectory(tmp_path / "run").env).choices.world_size == 2

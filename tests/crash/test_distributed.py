@@ -1,0 +1,221 @@
+"""Several processes of one training, of which some are killed, asked to stop, or fail."""
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.kernel_lock import is_locked
+from resnet_builder.runs.records import EnvRecord, ResultRecord
+from tests.crash.experiments import train_line, write_experiment
+from tests.crash.program import Child, CommandLine, End, Fault, Server, family, kill
+
+pytestmark = pytest.mark.ci
+
+SOON = 30.0
+"""Seconds that a hang is told by; a lost process is noticed at once."""
+
+STEP = "resnet_builder.training.step:Learner.__call__"
+BATCH = "resnet_builder.data.pipeline:Pipeline.__call__"
+STARTED = "training from step"
+ENDLESS = ("--set", "train.epochs=100000", "--set", "run.compile=false")
+
+
+class Launch:
+    """An experiment that two processes train, in a folder of its own."""
+
+    def __init__(self, server: Server, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self.run = RunDirectory(folder / "run")
+        self.spec = write_experiment(folder, "plain")
+
+    def start(self, *more: object, faults: Sequence[Fault] = ()) -> Child:
+        """Begin or go on."""
+        line = train_line(self.spec, self.run.path, *more)
+        return self.server.start(
+            *line, "--nproc", 2, folder=self.folder, faults=[("forking",), *faults]
+        )
+
+    def ended(self, child: Child) -> End:
+        """Wait for the end, after which nobody and no lock is left."""
+        end = child.wait(SOON)
+        assert all_gone(child)
+        assert not is_locked(self.run.lock)
+        assert "Traceback" not in end.stderr
+        return end
+
+    def train(self, *more: object, faults: Sequence[Fault] = ()) -> End:
+        """Begin or go on, and wait for the end."""
+        return self.ended(self.start(*more, faults=faults))
+
+    def steps(self) -> list[int]:
+        """Return what is saved."""
+        return sorted(int(path.stem.partition("-")[2]) for path in self.run.checkpoints.iterdir())
+
+    def go_on_alone(self) -> str:
+        """Let one process finish; return its messages."""
+        end = self.server.call(*train_line(self.spec, self.run.path), folder=self.folder)
+        assert end.code == 0, end.stderr
+        assert ResultRecord.read(self.run.result).steps == 84
+        return end.stderr
+
+
+def all_gone(child: Child) -> bool:
+    """Wait until no process of a call is left; Python's own tracker outlives it by an instant."""
+    deadline = time.monotonic() + SOON
+    while family(child):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def launch(server: Server, tmp_path: Path) -> Launch:
+    return Launch(server, tmp_path)
+
+
+def test_leader_alone_prints_and_writes(launch: Launch) -> None:
+    end = launch.train("--json", "--set", "train.epochs=1")
+    assert end.code == 0, end.stderr
+    assert json.loads(end.stdout)["steps"] == 7
+    for line in ("run directory: ", STARTED, "step 7: test loss"):
+        assert end.stderr.count(line) == 1, end.stderr
+    assert "1 threads in each of 2 processes" in end.stderr
+    assert launch.run.log.read_text().count("finished after 7 steps") == 1
+    assert EnvRecord.read(launch.run.env).choices.world_size == 2
+    again = launch.train("--set", "train.epochs=1")
+    assert again.code == 0
+    assert again.stderr == f"{launch.run.path} is already complete\n"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_killed_process_ends_all_and_the_run_can_go_on(rank: str, launch: Launch) -> None:
+    end = launch.train(faults=[("in_rank", rank, STEP, 11, "SIGKILL")])
+    assert end.code == 9
+    gone, ended = end.stderr.splitlines()[-2:]
+    assert gone == (
+        "error: a process of this training is gone, or has not answered for 30 minutes; "
+        f"to go on: resnet-build train --resume {launch.run.path}"
+    )
+    assert ended == f"process {rank} was ended by signal 9 (Killed)"
+    assert launch.steps() == [6, 9]
+
+    told = launch.go_on_alone()
+    assert "the run goes on, but not to the same bits: world_size was 2 and is 1\n" in told
+    assert "training from step 9 of 84" in told
+
+
+@pytest.mark.parametrize("to", ["launcher", "group"])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_signal_stops_all_after_one_step(name: str, code: int, to: str, launch: Launch) -> None:
+    """A process of the group is sent the signal twice, which is no second request."""
+    child = launch.start(*ENDLESS)
+    child.wait_for(STARTED)
+    number = getattr(signal, name)
+    (os.killpg if to == "group" else os.kill)(child.pid, number)
+    end = launch.ended(child)
+    assert end.code == code
+    last = end.stderr.splitlines()[-1]
+    step = max(launch.steps())
+    command = f"resnet-build train --resume {launch.run.path}"
+    assert last == f"stopped after step {step}; to go on: {command}"
+
+
+def test_signal_to_one_process_stops_all(launch: Launch) -> None:
+    end = launch.train(faults=[("in_rank", "1", STEP, 5, "SIGTERM")])
+    assert end.code == 143
+    assert end.stderr.count("stopped after step 5;") == 1
+    assert max(launch.steps()) == 5
+
+
+def test_second_signal_ends_all_at_once(launch: Launch) -> None:
+    """The first cannot be obeyed: one process is halted in the middle of a step."""
+    child = launch.start(faults=[("in_rank", "1", STEP, 5, "SIGSTOP")])
+    child.wait_for(STARTED)
+    kill(child, signal.SIGINT)
+    time.sleep(0.5)  # or the two would be one
+    kill(child, signal.SIGINT)
+    end = launch.ended(child)
+    assert end.code == 130
+
+
+def test_processes_end_with_who_started_them(launch: Launch) -> None:
+    child = launch.start(*ENDLESS)
+    child.wait_for(STARTED)
+    kill(child)
+    assert child.wait().code == -signal.SIGKILL
+    assert all_gone(child)
+    assert "stopped after step" in child.stderr.read_text()
+    assert launch.steps()
+    assert not is_locked(launch.run.lock)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_error_of_one_process_is_told_once_with_its_code(rank: str, launch: Launch) -> None:
+    end = launch.train(faults=[("lacking_data", rank, "picture 5 is broken", BATCH, 4)])
+    assert end.code == 3
+    assert end.stderr.count("error: ") == 1
+    assert end.stderr.endswith("error: picture 5 is broken\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ("train.optimizer.lr=1e30", 5, "is not finite"),
+        ("train.batch_size=13", 2, "13 images cannot be divided among 2 processes; give a mul"),
+        ("train.learning_rate=1", 2, "error[unknown-key]"),
+        ("run.device=cuda", 2, "there is no device 'cuda' here"),
+    ],
+)
+def test_error_of_all_is_told_once(change: str, code: int, message: str, launch: Launch) -> None:
+    end = launch.train("--set", change)
+    assert end.code == code
+    assert end.stderr.count(message) == 1, end.stderr
+    assert len(re.findall(r"\berror[:\[]", end.stderr)) == 1, end.stderr
+
+
+def test_bug_of_one_process_is_told_once_and_logged(launch: Launch) -> None:
+    end = launch.train(faults=[("raising", "no such thing", BATCH, 4)])
+    assert end.code == 1
+    assert end.stderr.count("internal error: AttributeError: no such thing") == 1
+    assert "no such thing" in launch.run.crash_log.read_text()
+
+
+def test_processes_that_something_else_started_train_too(
+    server: Server, launch: Launch, tmp_path: Path
+) -> None:
+    """As ``torchrun`` does it on two machines, where no agent keeps the store."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    line = train_line(launch.spec, launch.run.path, "--set", "train.epochs=1")
+    children = [
+        server.start(*line, folder=tmp_path, faults=[("among", "2", str(rank), str(port))])
+        for rank in range(2)
+    ]
+    leader, other = (child.wait(SOON) for child in children)
+    assert (leader.code, other.code) == (0, 0), leader.stderr + other.stderr
+    assert "step 7: test loss" in leader.stderr
+    assert (other.stdout, other.stderr) == ("", "")
+    one_of_two = [("among", "2", "0", str(port))]
+    asked = server.call(*line, "--nproc", 3, folder=tmp_path, faults=one_of_two)
+    assert asked.code == 2
+    assert "error: --nproc 3: this is already one of 2 processes; leave it out\n" in asked.stderr
+
+
+def test_true_command_line_trains(launch: Launch) -> None:
+    """Imports and all: its processes share nothing with the one that starts them."""
+    line = train_line(launch.spec, launch.run.path, "--set", "train.epochs=1", "--nproc", 2)
+    end = CommandLine.start(*line, folder=launch.folder).wait()
+    assert end.code == 0, end.stderr
+    assert "test top-1" in end.stdout
+    assert "1 threads in each of 2 processes" in end.stderr
