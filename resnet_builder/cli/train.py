@@ -107,9 +107,8 @@ def train(
     if force_unlock and resume is None:
         raise click.UsageError("--force-unlock is for --resume: nobody holds a run that is new")
 
-    source = _run_spec(directory) if spec is None else spec
-    if not is_member():
-        first_notices(source, overrides=overrides, with_=with_)  # refuses much before torch comes
+    if not is_member():  # what can be refused before torch comes
+        first_notices(_source(spec, directory), overrides=overrides, with_=with_)
 
     from resnet_builder.cli.progress import display
     from resnet_builder.runs.files import unheard
@@ -118,7 +117,7 @@ def train(
 
     with membership(invocation, nproc) as team:
         resolved = read_spec(
-            source,
+            _source(spec, directory),
             overrides=overrides,
             with_=with_,
             plugins=plugins,
@@ -178,7 +177,11 @@ def _directory(spec: str | None, out: Path | None, resume: str | None) -> Path |
     return directory
 
 
-def _run_spec(directory: Path | None) -> Path:
+def _source(spec: str | None, directory: Path | None) -> str | Path:
+    """Return where the spec is: as given, or in the run."""
+    if spec is not None:
+        return spec
+
     from resnet_builder.runs.directory import RunDirectory
 
     assert directory is not None, "without a spec, a run is given"

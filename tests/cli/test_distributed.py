@@ -58,6 +58,12 @@ def test_process_that_may_not_report_is_silent(change: str, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("second_of_two")
+def test_process_that_may_not_report_is_silent_of_a_run_that_is_not_there(folder: Path) -> None:
+    result = call("train", "--resume", "nowhere")
+    assert (result.exit_code, result.output) == (2, "")
+
+
+@pytest.mark.usefixtures("second_of_two")
 def test_other_processes_than_there_are_cannot_be_asked_for(tmp_path: Path) -> None:
     result = call("train", write_tiny(tmp_path), "--nproc", 3)
     assert result.exit_code == 2
