@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from resnet_builder.runs.files import (
     storage_errors,
     unheard,
 )
-from resnet_builder.runs.kernel_lock import is_locked, kernel_lock
+from resnet_builder.runs.kernel_lock import PATIENCE, is_locked, kernel_lock
 
 if TYPE_CHECKING:
     from resnet_builder.runs.directory import RunDirectory
@@ -129,7 +130,10 @@ def _enter(stack: contextlib.ExitStack, lock: Path, *, force: bool, warn: Warn) 
 
 
 def _busy(lock: Path) -> BusyError:
-    owner = _parse_owner(_read_start(lock))
+    """Say who holds a lock; whoever has just taken it may still be writing that down."""
+    deadline = time.monotonic() + PATIENCE
+    while (owner := _parse_owner(_read_start(lock))) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
     return BusyError(f"{lock.parent} is in use by {owner or 'another process'}")
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,9 @@ def test_row75_reader_sees_old_or_new_never_half(tmp_path: Path) -> None:
     writer.start()
     try:
         seen = {path.read_bytes() for _ in range(1_000)}
+        deadline = time.monotonic() + 60
+        while len(seen) == 1 and time.monotonic() < deadline:  # the writer had no turn yet
+            seen.add(path.read_bytes())
     finally:
         done.set()
         writer.join()

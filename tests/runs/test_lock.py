@@ -236,6 +236,16 @@ def test_lock_file_that_says_nothing_is_held_by_another_process(
             pytest.fail("two hold it")
 
 
+def test_row73_holder_that_is_just_writing_its_name_is_named(run: RunDirectory) -> None:
+    with kernel_lock(run.lock) as descriptor:
+        name = Owner.present().model_dump_json().encode()
+        writing = threading.Timer(0.05, os.write, (descriptor, name))
+        writing.start()
+        with pytest.raises(BusyError, match=f"in use by process {os.getpid()} on "), locked(run):
+            pytest.fail("two hold it")
+        writing.join()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked")
 def test_row74_child_does_not_keep_the_lock_of_a_dead_parent(run: RunDirectory) -> None:
     reading, writing = os.pipe()
