@@ -82,8 +82,9 @@ def wait(pid: int, seconds: float) -> dict[str, Any] | None:
 
 
 def prepare(call: dict[str, Any]) -> None:
-    """Make this child what a process of its own would be."""
+    """Make this child what a process of its own would be, started from a terminal."""
     os.setsid()
+    heed_signals()
     os.chdir(call["folder"])
     descriptors = [os.open(path, flags, 0o600) for path, flags in call["streams"]]
     for stream, descriptor in enumerate(descriptors):
@@ -94,6 +95,13 @@ def prepare(call: dict[str, Any]) -> None:
     for name, *arguments in call["faults"]:
         getattr(faults, name)(*arguments)
     time.sleep(max(0.0, call["at"] - time.monotonic()))
+
+
+def heed_signals() -> None:
+    """Undo what tests inherit that were started by ``nohup`` or in the background of a script."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
