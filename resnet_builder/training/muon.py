@@ -76,8 +76,7 @@ class Muon(Optimizer):
         matrices = torch.stack([d.reshape(divisions, rows, -1) for d in directions]).flatten(0, 1)
         tall = max(1.0, rows / matrices.shape[2]) ** 0.5
         updates = orthogonal(matrices).mul_(group["lr"] * tall)
-        if self.found_inf is not None:
-            updates = torch.where(self.found_inf == 0, updates, 0.0)
+        updates = self._unless_failed(updates, 0.0)
         self._decay(kernels, group["lr"] * group["weight_decay"])
         for kernel, update in zip(kernels, updates.split(divisions), strict=True):
             kernel.sub_(update.reshape(kernel.shape))
@@ -89,11 +88,13 @@ class Muon(Optimizer):
             assert kernel.grad is not None, "only those with a gradient are updated"
             buffer = self._buffer(kernel)
             moved = torch.add(kernel.grad, buffer, alpha=momentum)
-            if self.found_inf is not None:
-                moved = torch.where(self.found_inf == 0, moved, buffer)
-            buffer.copy_(moved)
+            buffer.copy_(self._unless_failed(moved, buffer))
             directions.append(torch.add(kernel.grad, buffer, alpha=momentum))
         return directions
+
+    def _unless_failed(self, new: Tensor, old: Tensor | float) -> Tensor:
+        """Return ``new``, or where a gradient was not finite, ``old``."""
+        return new if self.found_inf is None else torch.where(self.found_inf == 0, new, old)
 
     def _buffer(self, kernel: Tensor) -> Tensor:
         state = self.state[kernel]
@@ -106,9 +107,7 @@ class Muon(Optimizer):
         if share == 0:
             return
         kept = torch.tensor(1 - share, device=kernels[0].device)
-        if self.found_inf is not None:
-            kept = torch.where(self.found_inf == 0, kept, 1.0)
-        torch._foreach_mul_(kernels, kept)
+        torch._foreach_mul_(kernels, self._unless_failed(kept, 1.0))
 
     def _update_rest(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         momentum = group["momentum"]
