@@ -36,12 +36,11 @@ def measure(
     assert checked.spec is not None, "a spec without other problems"
     assert checked.network is not None, "a spec without other problems"
     model = checked.spec.model
-    assert model.in_channels is not None, "the spec is resolved"
-    assert model.image_size is not None, "the spec is resolved"
+    channels, size, _ = model.image_shape
     return {
         "parameters": count_parameters(checked.network),
         "depth": checked.network.depth,
-        "macs": count_macs(checked.network, model.in_channels, model.image_size),
+        "macs": count_macs(checked.network, channels, size),
     }
 
 

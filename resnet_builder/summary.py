@@ -77,10 +77,8 @@ def summarize(spec: Spec) -> Summary:
         RegistryError: A part is not registered.
     """
     model = resolve(spec).model
-    assert model.in_channels is not None
-    assert model.image_size is not None
     network = construct_on_meta(model)
-    image = (model.in_channels, model.image_size, model.image_size)
+    image = model.image_shape
     layers = tuple(_trace(network, image))
     kinds = {
         f"layer{number + 1}": f"{stage.blocks} x {(stage.block or model.block).type}"

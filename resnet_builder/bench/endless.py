@@ -1,6 +1,6 @@
 """What is measured in a spec's place: its steps, on made-up images, without end."""
 
-from resnet_builder.data.contract import DATASETS
+from resnet_builder.builder.resolving import fed_facts
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.train_section import ConstantSchedule, ConstantWarmup, Interval
@@ -11,13 +11,6 @@ _MADE_IMAGES = 4096
 _AS_IT_IS = {"compile": False}
 _NEARLY_STILL = ConstantWarmup(type="constant", lr=1e-6, steps=_ENDLESS - 1)
 """Weights hardly move: what a step costs does not depend on them, and nothing diverges."""
-
-
-def image_of(spec: Spec) -> tuple[int, int, int]:
-    """Return the shape of an image, ``(C, H, W)``, of a resolved spec."""
-    assert spec.model.in_channels is not None
-    assert spec.model.image_size is not None
-    return (spec.model.in_channels, spec.model.image_size, spec.model.image_size)
 
 
 def endless(spec: Spec, *, batch_size: int, accumulate: int) -> Spec:
@@ -71,7 +64,7 @@ def recipe_steps(spec: Spec) -> int | None:
 
 
 def _synthetic(spec: Spec, batch_size: int) -> Part:
-    channels, size, _ = image_of(spec)
+    channels, size, _ = spec.model.image_shape
     affordable = min(_MADE_IMAGES, _MADE_BYTES // (channels * size * size))
     return Part.model_validate(
         {
@@ -88,9 +81,5 @@ def _synthetic(spec: Spec, batch_size: int) -> Part:
 def _training_images(spec: Spec) -> int | None:
     """Return how many images are trained on; ``None`` where only reading the data set tells."""
     assert spec.data is not None, "a spec to train has data"
-    facts = DATASETS.get(spec.data.dataset.type)(**spec.data.dataset.options).facts
-    if facts.training_images is None:
-        return None
-    aside = spec.data.validation
-    amount = aside if isinstance(aside, int) else round(aside * facts.training_images)
-    return facts.training_images - amount
+    count = fed_facts(spec.data).training_images
+    return None if count is None else count - spec.data.set_aside(count)

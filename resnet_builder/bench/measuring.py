@@ -7,7 +7,7 @@ import torch
 
 from resnet_builder.activations import kept_by
 from resnet_builder.bench.clock import Rate, rate, seconds_per_call
-from resnet_builder.bench.endless import endless, image_of, recipe_steps
+from resnet_builder.bench.endless import endless, recipe_steps
 from resnet_builder.bench.floor import Floor, FloorTimes, Work, convolutions_of
 from resnet_builder.bench.memory import Peak
 from resnet_builder.bench.plain import PlainLoop
@@ -158,7 +158,7 @@ def measure(
     return Bench(
         name=spec.name,
         device=describe(device),
-        image=image_of(spec),
+        image=spec.model.image_shape,
         size=size,
         ours=ours,
         plain=rate(rivals.plain_seconds, size.part_size),
@@ -209,14 +209,16 @@ class _Rivals:
 
 def _convolutions(spec: Spec, size: Size) -> tuple[Work, ...]:
     """Note the convolutions of one of our steps, all parts of it."""
-    work = convolutions_of(_on_meta(spec), (size.part_size, *image_of(spec)))
+    work = convolutions_of(_on_meta(spec), (size.part_size, *spec.model.image_shape))
     return tuple(replace(each, count=each.count * size.accumulate) for each in work)
 
 
 def _memory(spec: Spec, size: Size, turns: Turns) -> Memory:
     network = _on_meta(spec)
     kept = kept_by(
-        network, (size.part_size, *image_of(spec)), bf16=turns.start.choices.precision == "bf16"
+        network,
+        (size.part_size, *spec.model.image_shape),
+        bf16=turns.start.choices.precision == "bf16",
     )
     return Memory(count_parameters(network), kept.total, turns.peak)
 

@@ -335,10 +335,9 @@ def _forward_problems(
     network: ResNet, model: ModelSpec, positions: Positions
 ) -> tuple[int | None, list[Problem]]:
     """Run one image through the network, on meta, and count its MACs."""
-    assert model.in_channels is not None
-    assert model.image_size is not None
+    channels, size, _ = model.image_shape
     try:
-        return count_macs(network, model.in_channels, model.image_size), []
+        return count_macs(network, channels, size), []
     except (RuntimeError, TypeError, ValueError) as error:  # raised by torch, or by a plugin
         reason = str(error).strip().partition("\n")[0]
         problem = positions.problem("shape", ("model",), f"a forward pass fails: {reason}")

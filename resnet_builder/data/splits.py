@@ -165,7 +165,7 @@ def _divide(
             f"{data.dataset.type} has validation images of its own; set it to 0",
         )
     count = len(loaded.train)
-    amount = data.validation if isinstance(data.validation, int) else round(data.validation * count)
+    amount = data.set_aside(count)
     if not len(loaded.classes) <= amount < count:
         raise DataError(
             f"data.validation: {amount:,} of {count:,} training images cannot be set aside; at "

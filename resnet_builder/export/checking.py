@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from resnet_builder.errors import NonFiniteError
-from resnet_builder.spec.schema import Spec
 from resnet_builder.trained import Trained
 
 Logits = Callable[[Tensor], Tensor]
@@ -15,14 +14,6 @@ Logits = Callable[[Tensor], Tensor]
 
 BATCHES = (1, 7)
 """How many images are computed at once: one and several, neither of them as in tracing."""
-
-
-def image_shape(spec: Spec) -> tuple[int, int, int]:
-    """Return the ``(C, H, W)`` of one image of a resolved spec."""
-    channels, size = spec.model.in_channels, spec.model.image_size
-    assert channels is not None
-    assert size is not None
-    return channels, size, size
 
 
 @torch.no_grad()
@@ -36,7 +27,7 @@ def expected_logits(trained: Trained) -> list[tuple[Tensor, Tensor]]:
         NonFiniteError: There are logits that are infinite or not a number.
     """
     generator = torch.Generator().manual_seed(0)
-    shape = image_shape(trained.spec)
+    shape = trained.spec.model.image_shape
     batches = [torch.randn(number, *shape, generator=generator) for number in BATCHES]
     expected = [(images, trained.network(images)) for images in batches]
     if not all(logits.isfinite().all() for _, logits in expected):

@@ -2,7 +2,6 @@
 
 import json
 
-from resnet_builder.export.checking import image_shape
 from resnet_builder.runs.environment import package_version
 from resnet_builder.trained import Trained
 
@@ -19,7 +18,7 @@ def describe(trained: Trained) -> dict[str, str]:
         "mean": header.mean,
         "std": header.std,
         "preprocess": [step.model_dump(mode="json") for step in header.preprocess],
-        "image_size": image_shape(trained.spec)[-1],
+        "image_size": trained.spec.model.image_shape[-1],
     }
     return {
         **{name: json.dumps(value) for name, value in values.items() if value is not None},
@@ -31,7 +30,7 @@ def describe(trained: Trained) -> dict[str, str]:
 
 def input_text(trained: Trained) -> str:
     """Say what the network is fed."""
-    shape = ", ".join(map(str, image_shape(trained.spec)))
+    shape = ", ".join(map(str, trained.spec.model.image_shape))
     if trained.header.mean is None:
         return f"float32 (batch, {shape}), normalised as for training; its weights do not say how"
     return f"float32 (batch, {shape}): pixels from 0 to 1, minus mean, divided by std"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from resnet_builder.builder import build
 from resnet_builder.errors import ExportError, ResnetBuilderError, UsageError
-from resnet_builder.export.checking import expected_logits, image_shape, largest_difference
+from resnet_builder.export.checking import expected_logits, largest_difference
 from resnet_builder.export.description import describe, input_text
 from resnet_builder.export.formats import FORMATS, FormatName, silenced
 from resnet_builder.runs.files import TEMPORARY, storage_errors, sync_directory, sync_file
@@ -76,7 +76,7 @@ def export(trained: Trained, path: str | Path, *, format: FormatName | None = No
         files=files,
         format=name,
         size=sum(file.stat().st_size for file in files),
-        image=image_shape(trained.spec),
+        image=trained.spec.model.image_shape,
         input=input_text(trained),
         difference=difference,
     )

@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 from resnet_builder.builder import build
 from resnet_builder.errors import UsageError
-from resnet_builder.export.checking import Logits, image_shape
+from resnet_builder.export.checking import Logits
 from resnet_builder.runs.files import write_atomically
 from resnet_builder.spec.schema import Spec
 from resnet_builder.trained import Trained
@@ -138,7 +138,7 @@ def silenced() -> Iterator[None]:
 def _trace(trained: Trained) -> ExportedProgram:
     """Record what the network computes, for any number of images."""
     # Two images: a batch of one would be taken for a constant (pytorch/pytorch#157621).
-    images = torch.zeros(2, *image_shape(trained.spec))
+    images = torch.zeros(2, *trained.spec.model.image_shape)
     program = torch.export.export(trained.network, (images,), dynamic_shapes=({0: Dim(BATCH)},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names this machine's folders

@@ -84,6 +84,11 @@ class DataSpec(Section):
         "auto", description="Statistics; `auto` takes the training images' own."
     )
 
+    def set_aside(self, count: int) -> int:
+        """Return how many of ``count`` training images are set aside for validation."""
+        given = self.validation
+        return given if isinstance(given, int) else round(given * count)
+
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
         if self.split_seed != 0 and self.validation == 0:

@@ -151,6 +151,13 @@ class ModelSpec(Section):
         None, description="A file of weights to start from."
     )
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of what the network is fed, once the spec is resolved."""
+        assert self.in_channels is not None, "the spec is resolved"
+        assert self.image_size is not None, "the spec is resolved"
+        return self.in_channels, self.image_size, self.image_size
+
     @model_validator(mode="after")
     def _is_bounded(self) -> Self:
         blocks = sum(stage.blocks for stage in self.stages)

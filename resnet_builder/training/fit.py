@@ -90,7 +90,7 @@ def fit(
     model.to(device).to(memory_format=MEMORY_FORMATS[choices.memory_format])
     _make_global(model, train, device, team)
     resize = make_resizing(train, plan.total_steps)
-    has_unused = team.size > 1 and bool(unused_parameters(model, _image(spec)))
+    has_unused = team.size > 1 and bool(unused_parameters(model, spec.model.image_shape))
     learner = make_learner(
         model, train, schedule, choices, resize=resize, team=team, has_unused=has_unused
     )
@@ -154,13 +154,6 @@ def _make_global(model: nn.Module, train: TrainSpec, device: torch.device, team:
             normalise_globally(model, device)
 
 
-def _image(spec: Spec) -> tuple[int, int, int]:
-    channels, size = spec.model.in_channels, spec.model.image_size
-    assert channels is not None, "the spec is resolved"
-    assert size is not None, "the spec is resolved"
-    return channels, size, size
-
-
 def _average(model: nn.Module, train: TrainSpec) -> Ema | None:
     if train.ema is None:
         return None
@@ -207,7 +200,7 @@ def _trial(
         spec.train,
         schedule,
         device,
-        images=(plan.batch_size // plan.processes, *_image(spec)),
+        images=(plan.batch_size // plan.processes, *spec.model.image_shape),
         classes=len(splits.classes),
         steps=plan.total_steps,
         stop=stop if plan.processes == 1 else never,  # all others wait for the one that tries

@@ -183,9 +183,7 @@ class _Reader:
     """Reads pictures as the network is fed them."""
 
     def __init__(self, spec: Spec, header: WeightsHeader) -> None:
-        channels, size = spec.model.in_channels, spec.model.image_size
-        assert channels is not None, "the spec is resolved"
-        assert size is not None, "the spec is resolved"
+        channels, size, _ = spec.model.image_shape
         if channels not in {1, 3}:
             raise UsageError(f"pictures have 1 or 3 channels, the network takes {channels}")
         is_grey = any(isinstance(step, ToRgb) for step in header.preprocess)

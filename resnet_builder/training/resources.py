@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -188,11 +189,8 @@ def estimate_training(
 
 
 def _activations(spec: Spec, network: nn.Module, images: int, precision: Precision) -> int:
-    model = spec.model
-    assert model.in_channels is not None, "the spec is resolved"
-    assert model.image_size is not None, "the spec is resolved"
     batch = max(2, images)  # batch norm refuses to train on one pixel of one image
-    shape = (batch, model.in_channels, model.image_size, model.image_size)
+    shape = (batch, *spec.model.image_shape)
     assert spec.train is not None, "a spec to train has a recipe"
     recomputed = recomputed_stages(network, spec.train.recompute)
     return kept_by(network, shape, bf16=precision == "bf16", recomputed=recomputed).peak
@@ -206,9 +204,7 @@ def _is_validated(spec: Spec) -> bool:
 def _expected_images(spec: Spec) -> int:
     assert spec.data is not None, "a spec to train has data"
     facts = fed_facts(spec.data)
-    assert spec.model.in_channels is not None, "the spec is resolved"
-    assert spec.model.image_size is not None, "the spec is resolved"
-    return (facts.training_images or 0) * spec.model.in_channels * spec.model.image_size**2
+    return (facts.training_images or 0) * prod(spec.model.image_shape)
 
 
 def image_bytes(splits: Splits) -> int:

@@ -101,9 +101,7 @@ def _difference(ours: float | None, theirs: float | None) -> float | None:
 
 
 def _macs(model: nn.Module, spec: Spec) -> int:
-    channels, size = spec.model.in_channels, spec.model.image_size
-    assert channels is not None, "the spec is resolved"
-    assert size is not None, "the spec is resolved"
+    channels, size, _ = spec.model.image_shape
     return count_macs(copy.deepcopy(model).to("meta"), channels, size)
 
 

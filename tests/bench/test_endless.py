@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnet_builder.bench.endless import endless, image_of, recipe_steps
+from resnet_builder.bench.endless import endless, recipe_steps
 from resnet_builder.builder import read_spec
 from resnet_builder.data.splits import load_splits
 from resnet_builder.training.plan import make_plan
@@ -33,7 +33,7 @@ def test_images_are_made_up_in_the_spec_s_size_and_nothing_is_read() -> None:
     trial = endless(tiny("data.validation=20"), batch_size=16, accumulate=1)
     splits = load_splits(trial)
     (images,) = splits.train.read([splits.train.labels[:3] * 0])
-    assert images.shape[1:] == image_of(trial) == (3, 8, 8)
+    assert images.shape[1:] == trial.model.image_shape == (3, 8, 8)
     assert len(splits.classes) == 4
     assert splits.validation is None
 
