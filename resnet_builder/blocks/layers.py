@@ -1,7 +1,6 @@
 """The convolutions and regularising layers that blocks are made of."""
 
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from resnet_builder.errors import PartError
 
@@ -45,7 +44,11 @@ def drop_path_layer(probability: float) -> nn.Module:
 
     Stochastic depth, Huang et al. 2016, https://arxiv.org/abs/1603.09382.
     """
-    return StochasticDepth(probability, mode="row") if probability else nn.Identity()
+    if not probability:
+        return nn.Identity()
+    from torchvision.ops import StochasticDepth  # slow: brings torch's compiler
+
+    return StochasticDepth(probability, mode="row")
 
 
 def average(x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from pydantic import Field
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from resnet_builder.blocks.contract import NORMS
 from resnet_builder.errors import PartError
@@ -34,6 +33,8 @@ def frozen_batch_norm(channels: int, *, eps: Epsilon = 1e-5) -> nn.Module:
         channels: Width of the input.
         eps: Added to the variance.
     """
+    from torchvision.ops import FrozenBatchNorm2d  # slow: brings torch's compiler
+
     return FrozenBatchNorm2d(channels, eps=eps)
 
 

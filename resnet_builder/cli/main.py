@@ -1,5 +1,7 @@
 """The program ``resnet-build``: its commands, and what becomes of whatever goes wrong in them."""
 
+import atexit
+import gc
 import os
 import sys
 import tempfile
@@ -37,6 +39,9 @@ COMPLETE = "_RESNET_BUILD_COMPLETE"
 
 BUG, MEMORY, STORAGE = 1, 6, 7
 
+OBJECTS_UNCOLLECTED = 100_000
+"""New objects before Python looks for garbage: those that importing torch makes stay anyway."""
+
 
 class Program(click.Group):
     """A group of commands whose every end is one of this project's exit codes."""
@@ -51,6 +56,8 @@ class Program(click.Group):
         **extra: Any,
     ) -> NoReturn:
         """Run a command line and exit; only ``args`` is heeded."""
+        gc.set_threshold(OBJECTS_UNCOLLECTED)
+        atexit.register(gc.freeze)  # the end looks no more among those
         with Signals() as signals:
             invocation = Invocation(signals, arguments=sys.argv[1:] if args is None else args)
             code = self._run(invocation)
