@@ -1,8 +1,9 @@
 """Run the tests that take minutes, and write what came of them.
 
-    python benchmarks/slow.py
+    python benchmarks/slow.py [slow.xml]
 
-writes ``benchmarks/results/slow.json``, and what the kill loop came to into ``kills.json``.
+writes ``benchmarks/results/slow.json``, and what the kill loop came to into ``kills.json``; and
+into a file of your own, for ``reliability.py``, pytest's report.
 """
 
 import json
@@ -23,7 +24,7 @@ COMMAND = ("pytest", "-m", "slow", "--timeout=0", "-n", "1")
 def main() -> None:
     """Run them, and count."""
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.xml")
+        report = Path(*sys.argv[1:2] or (folder, "report.xml")).absolute()
         started = time.monotonic()
         done = subprocess.run([sys.executable, "-m", *COMMAND, f"--junitxml={report}"], check=False)
         suite = next(ElementTree.parse(report).iter("testsuite"))
