@@ -151,7 +151,9 @@ def test_every_file_of_a_run_has_its_own_name(run: RunDirectory) -> None:
     paths = [
         value
         for name in dir(RunDirectory)
-        if isinstance(value := getattr(run, name), Path) and name != "path"
+        if not name.startswith("_")
+        and name != "path"
+        and isinstance(value := getattr(run, name), Path)
     ]
     assert len(set(paths)) == len(paths) == 12
     assert {path.parent for path in paths} == {run.path}
