@@ -16,8 +16,8 @@ Forward = Callable[[Tensor], Tensor]
 FEW_STEPS = 100
 """A training of fewer steps is not compiled, whatever a step takes, nor is any step tried."""
 
-SHORT_SECONDS = 600.0
-"""A training shorter than this never earns back what compiling, and trying it, takes."""
+TRIAL_SHARE = 0.05
+"""A trial may well say no, so it takes at most this part of a training."""
 
 LONGEST_COMPILE_SECONDS = 600.0
 """Nobody is made to wait longer than this for a trial."""
@@ -112,7 +112,7 @@ def _tried(device: torch.device, choices: Choices, trial: Trial, warn: Warn) -> 
 
 def _after_few_steps(trial: Trial, eager: Step) -> CompileDecision | None:
     seconds = eager()  # a first step takes longer than others
-    if trial.steps * seconds >= SHORT_SECONDS:
+    if not_worth_a_trial(trial.steps, trial.layers, seconds) is None:
         seconds = min(eager(), eager())
     return not_worth_a_trial(trial.steps, trial.layers, seconds)
 
@@ -126,10 +126,10 @@ def not_worth_a_trial(steps: int, layers: int, seconds: float) -> CompileDecisio
         seconds: That a step takes as it is.
     """
     expected = _expected_seconds(layers)
-    if steps * seconds < SHORT_SECONDS:
+    if TRIAL_SHARE * steps * seconds < expected:
         reason = (
             f"the training takes about {_words(steps * seconds)}, too short to earn back "
-            "the time that compiling takes"
+            f"the {_words(expected)} that trying to compile takes"
         )
     elif expected > LONGEST_COMPILE_SECONDS:
         reason = (
