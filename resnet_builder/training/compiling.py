@@ -16,7 +16,7 @@ Forward = Callable[[Tensor], Tensor]
 FEW_STEPS = 100
 """A training of fewer steps is not compiled, whatever a step takes, nor is any step tried."""
 
-TRIAL_SHARE = 0.05
+TRIAL_SHARE = 0.03
 """A trial may well say no, so it takes at most this part of a training."""
 
 LONGEST_COMPILE_SECONDS = 600.0

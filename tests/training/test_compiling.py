@@ -120,7 +120,7 @@ def test_a_short_training_takes_one_step_on_trial(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_first_step_that_takes_long_does_not_make_a_long_training() -> None:
-    trial = FakeTrial(steps=1_000, eager=1.0, compiled=0.01)
+    trial = FakeTrial(steps=1_500, eager=1.0, compiled=0.01)
     assert decided(trial)[0].eager_seconds == 1.0
     assert trial.taken == [False, False, False]
 
@@ -128,8 +128,8 @@ def test_a_first_step_that_takes_long_does_not_make_a_long_training() -> None:
 @pytest.mark.parametrize(
     ("steps", "compiled_seconds", "pays"),
     [
-        (1_200, 0.5, True),  # 600 s earned
-        (1_200, 0.9, False),  # 120 s, less than compiling twice takes
+        (2_000, 0.5, True),  # 1,000 s earned
+        (2_000, 0.95, False),  # 100 s, less than compiling twice takes
         (1_000_000, 0.98, False),  # what two measurements of the same may differ by
         (1_000_000, 1.1, False),
     ],
