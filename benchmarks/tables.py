@@ -83,6 +83,32 @@ def _accuracies() -> Iterator[Row]:
                 yield (what, top1, str(result["n"]), f"{seconds:,.0f}")
 
 
+def recipes() -> str:
+    """Time to accuracy of the bundled recipes, beside the paper's recipe in a usual loop."""
+    header = (
+        "recipe",
+        "test top-1",
+        "seeds",
+        "points from the paper's recipe",
+        "seconds",
+        "times faster than it in *stock*",
+    )
+    return table(header, (_recipe(one) for _, one in found("*/summary")))
+
+
+def _recipe(result: Result) -> Row:
+    deviation = result["test.top1.deviation"]
+    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+    return (
+        f"`{result['recipe']}`",
+        f"{100 * result['test.top1.mean']:.2f}{spread} %",
+        f"{result['n']}",
+        f"{result['points_above_the_paper']:+.2f}",
+        f"{result['wall_seconds.median']:,.0f}",
+        f"{result['times_faster.median']:.1f}",
+    )
+
+
 def training() -> str:
     """Training, beside the usual loops: images per second, and the convolutions' share."""
     floors = dict(found("floor_*"))
@@ -202,7 +228,7 @@ def rate(images_per_second: float) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__: make
-    for make in (accuracy, training, evaluation, memory, ablation, startup, builds, cost)
+    for make in (accuracy, recipes, training, evaluation, memory, ablation, startup, builds, cost)
 }
 """What may stand in a file, by name."""
 

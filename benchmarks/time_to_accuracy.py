@@ -79,6 +79,7 @@ def sum_up(recipe: str, folder: Path) -> dict[str, Any]:
     top1 = [seed["test.top1"] for seed in seeds]
     return {
         "what": f"test top-1 of ResNet-20 by {Path(recipe).stem}, CIFAR-10 as JPEG files",
+        "recipe": Path(recipe).stem,
         "machines": sorted({seed["machine"]["processor"] for seed in seeds}),
         "n": len(seeds),
         "test.top1.mean": round(statistics.mean(top1), 5),
