@@ -57,7 +57,7 @@ class Program(click.Group):
     ) -> NoReturn:
         """Run a command line and exit; only ``args`` is heeded."""
         gc.set_threshold(OBJECTS_UNCOLLECTED)
-        atexit.register(gc.freeze)  # the end looks no more among those
+        atexit.register(gc.freeze)  # the last look, at exit, is spared too
         with Signals() as signals:
             invocation = Invocation(signals, arguments=sys.argv[1:] if args is None else args)
             code = self._run(invocation)
