@@ -24,7 +24,7 @@ COMMAND = ("pytest", "-m", "slow", "--timeout=0", "-n", "1")
 def main() -> None:
     """Run them, and count."""
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(*sys.argv[1:2] or (folder, "report.xml")).absolute()
+        report = Path(sys.argv[1] if len(sys.argv) > 1 else f"{folder}/report.xml").absolute()
         started = time.monotonic()
         done = subprocess.run([sys.executable, "-m", *COMMAND, f"--junitxml={report}"], check=False)
         suite = next(ElementTree.parse(report).iter("testsuite"))

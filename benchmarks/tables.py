@@ -76,11 +76,9 @@ def _accuracies() -> Iterator[Row]:
     for pattern in ("*", "*/summary"):
         for _, result in found(pattern):
             if result.get("test.top1.deviation") is not None:
-                mean, deviation = result["test.top1.mean"], result["test.top1.deviation"]
                 what = f"`{result['command']}`" if "command" in result else result["what"]
                 seconds = result.get("seconds.median", result.get("wall_seconds.median"))
-                top1 = f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
-                yield (what, top1, str(result["n"]), f"{seconds:,.0f}")
+                yield (what, top1(result), str(result["n"]), f"{seconds:,.0f}")
 
 
 def recipes() -> str:
@@ -97,11 +95,9 @@ def recipes() -> str:
 
 
 def _recipe(result: Result) -> Row:
-    deviation = result["test.top1.deviation"]
-    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
     return (
         f"`{result['recipe']}`",
-        f"{100 * result['test.top1.mean']:.2f}{spread} %",
+        top1(result),
         f"{result['n']}",
         f"{result['points_above_the_paper']:+.2f}",
         f"{result['wall_seconds.median']:,.0f}",
@@ -219,6 +215,13 @@ def _cost(result: Result) -> Iterator[Row]:
 def _only(name: str) -> Result:
     result: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return result
+
+
+def top1(result: Result) -> str:
+    """Write the mean of some seeds, and if there are several, their deviation."""
+    deviation = result["test.top1.deviation"]
+    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+    return f"{100 * result['test.top1.mean']:.2f}{spread} %"
 
 
 def rate(images_per_second: float) -> str:
