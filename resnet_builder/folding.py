@@ -38,7 +38,7 @@ def norms_by_convolution(network: nn.Module) -> dict[str, str]:
     Layers that a network goes through more than once are left out.
     """
     try:
-        graph = _LayerTracer().trace(network)
+        graph = LayerTracer().trace(network)
     except Exception:  # a part from outside may ask anything of what stands in for its input
         return {}
     modules = dict(network.named_modules())
@@ -56,7 +56,7 @@ def _has_mean(module: nn.Module) -> bool:
     return isinstance(getattr(module, RUNNING_MEAN, None), Tensor)
 
 
-class _LayerTracer(fx.Tracer):
+class LayerTracer(fx.Tracer):
     """Follows what a network computes down to its layers, and into none of them."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

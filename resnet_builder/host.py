@@ -1,5 +1,6 @@
-"""How much memory and disk the operating system still has for this process."""
+"""What the operating system has for this process: memory, disk, a folder to keep things in."""
 
+import os
 import re
 import shutil
 import sys
@@ -31,6 +32,17 @@ def free_disk(path: Path) -> int:
     """
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     return shutil.disk_usage(there).free
+
+
+def cache_dir() -> Path:
+    """Return this program's folder in the user's cache, which need not be there yet."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "resnet-builder"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

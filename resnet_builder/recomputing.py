@@ -1,6 +1,7 @@
 """Less memory for more time: blocks whose inside is computed again when gradients need it."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
@@ -15,11 +16,20 @@ def recomputing(network: nn.Module, wanted: Literal["all"] | Sequence[str]) -> n
     """Return what computes a network with less memory, or the network itself if that is not wanted.
 
     Args:
-        network: The network; it shares its tensors.
+        network: The network, a sequence of layers; its tensors are shared, not copied.
         wanted: The names of stages whose blocks are computed again, or ``all``.
     """
     stages = recomputed_stages(network, wanted)
-    return Recomputing(network, stages) if stages else network
+    if not stages:
+        return network
+    twin = nn.Sequential()
+    for name, layer in network.named_children():
+        if name in stages:
+            layer = nn.Sequential(
+                OrderedDict((n, Recomputed(b)) for n, b in layer.named_children())
+            )
+        twin.add_module(name, layer)
+    return twin
 
 
 def recomputed_stages(network: nn.Module, wanted: Literal["all"] | Sequence[str]) -> frozenset[str]:
@@ -29,45 +39,34 @@ def recomputed_stages(network: nn.Module, wanted: Literal["all"] | Sequence[str]
     return frozenset(wanted)
 
 
-class Recomputing(nn.Module):
-    """A network that keeps for its gradients only what enters the blocks of some stages.
+class Recomputed(nn.Module):
+    """A block that keeps for its gradients only what enters it.
 
-    What lies inside such a block is computed again in the backward pass (Chen et al. 2016,
+    What lies inside is computed again in the backward pass (Chen et al. 2016,
     https://arxiv.org/abs/1604.06174), to the same bits: with the same random masks, and without
     counting the batch a second time in running statistics.
 
     Args:
-        network: The network, a sequence of layers; its tensors are shared, not copied.
-        stages: The names of those of its layers whose blocks are computed again.
+        block: The block; its tensors are shared, not copied.
 
     Shape:
-        As the network's.
+        As the block's.
     """
 
-    def __init__(self, network: nn.Module, stages: Collection[str]) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.network = network
-        self.stages = frozenset(stages)
+        self.block = block
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the network."""
-        for name, layer in self.network.named_children():
-            if name not in self.stages:
-                x = layer(x)
-                continue
-            for block in layer.children():
-                x = _computed_again(block, x)
-        return x
+        """Compute the block."""
+        block = self.block
+        if torch.compiler.is_compiling():  # a compiled backward pass has no side effects to prevent
+            return checkpoint(block, x, use_reentrant=False)
 
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _spare_buffers(block)
 
-def _computed_again(block: nn.Module, x: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # a compiled backward pass has no side effects to prevent
-        return checkpoint(block, x, use_reentrant=False)
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _spare_buffers(block)
-
-    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+        return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager

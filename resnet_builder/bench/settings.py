@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+
+from resnet_builder.kernels import no_kernels
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.schema import RunSpec
 from resnet_builder.training.process import keeps_memory
@@ -37,6 +40,7 @@ def explain(choices: Choices, run: RunSpec, *, why_compiled: str) -> tuple[Setti
         Setting("memory format", choices.memory_format, _why_memory_format(choices)),
         Setting("compile", _yes(choices.compile), why_compiled),
         Setting("fused optimizer", _yes(choices.fused), _why_fused(choices)),
+        Setting("fused norms", _yes(choices.fused_norm), _why_fused_norm(choices, run)),
         Setting("threads", str(choices.threads), _why_threads(run)),
         Setting("memory freed by a step", "kept" if keeps else "given back", _why_kept(keeps)),
     )
@@ -75,6 +79,16 @@ def _why_fused(choices: Choices) -> str:
     if choices.fused:
         return "one pass over memory updates all weights, instead of several for each"
     return "this device has no such kernel that is known to leave weights alone after a bad step"
+
+
+def _why_fused_norm(choices: Choices, run: RunSpec) -> str:
+    if run.fused_norm is False:
+        return _ASKED
+    if choices.fused_norm:
+        return "a batch norm, a sum and a ReLU go over memory together, not one after another"
+    if choices.compile:
+        return "the compiler makes one operation of them by itself"
+    return f"they cannot be had here: {no_kernels(torch.device(choices.device))}"
 
 
 def _why_threads(run: RunSpec) -> str:

@@ -1,7 +1,6 @@
 """The splits that an experiment trains, chooses and reports on."""
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from resnet_builder.data.memory import MemorySource
 from resnet_builder.data.pipeline import WHITE
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.errors import DataError, SpecError, Stopped
+from resnet_builder.host import cache_dir
 from resnet_builder.problems import Problem
 from resnet_builder.spec.data_section import DataSpec, Normalize
 from resnet_builder.spec.schema import Spec
@@ -132,13 +132,7 @@ def default_data_dir() -> Path:
     """Return ``$RESNET_BUILDER_DATA``, else this program's folder in the user's cache."""
     if given := os.environ.get(DATA_VARIABLE):
         return Path(given)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "resnet-builder"
+    return cache_dir()
 
 
 def _crops_pictures(data: DataSpec) -> bool:

@@ -4,6 +4,7 @@ import torch
 
 from resnet_builder.device import describe, memory_format, pick_precision
 from resnet_builder.errors import UsageError
+from resnet_builder.kernels import no_kernels
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import describe_environment, versions
 from resnet_builder.runs.files import Warn
@@ -18,6 +19,9 @@ MEMORY_FORMATS = {
 
 _FOUND = ("device", "threads", "accumulate", "world_size")
 """The choices that are made before ``fit`` is called: it can compare them, but not repeat them."""
+
+_TOOLS = ("compile", "fused_norm")
+"""The choices that take a compiler, which may be gone."""
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda"})
 """Where fused kernels are known to leave weights alone when they are given ``found_inf``."""
@@ -52,10 +56,19 @@ def settle_choices(
         StorageError: ``env.json`` cannot be read or written.
         Stopped: The trial was.
     """
-    found = _choose(spec, device, processes)
+    fault = None if spec.run.fused_norm is False else no_kernels(device)
+    fused_norm = spec.run.fused_norm is not False and fault is None
+    found = _choose(spec, device, processes, fused_norm=fused_norm)
     if not run.env.exists():
         decision = decide_compile(spec.run.compile, device, found, trial, warn)
-        choices = found.model_copy(update={"compile": decision.compile})
+        choices = found.model_copy(
+            update={
+                "compile": decision.compile,
+                "fused_norm": fused_norm and not decision.compile,  # a compiler fuses by itself
+            }
+        )
+        if fault is not None and not decision.compile:
+            _warn_of_slow_norms(spec, device, fault, warn)
         record = describe_environment(describe(device), choices, decision)
         record.write(run.env)
         return record
@@ -71,7 +84,15 @@ def settle_choices(
     return record
 
 
-def _choose(spec: Spec, device: torch.device, processes: int) -> Choices:
+def _warn_of_slow_norms(spec: Spec, device: torch.device, fault: str, warn: Warn) -> None:
+    if spec.run.fused_norm is True or device.type == "cpu":
+        warn(
+            "run.fused_norm: batch norms are trained by torch's own operations, which take longer, "
+            f"for the faster ones cannot be had: {fault}"
+        )
+
+
+def _choose(spec: Spec, device: torch.device, processes: int, *, fused_norm: bool) -> Choices:
     """Make every choice but that of compiling, which takes a trial."""
     assert spec.train is not None, "a spec to train has a recipe"
     return Choices(
@@ -80,6 +101,7 @@ def _choose(spec: Spec, device: torch.device, processes: int) -> Choices:
         memory_format=memory_format(device),
         compile=False,
         fused=device.type in _FUSED_DEVICES,
+        fused_norm=fused_norm,
         threads=torch.get_num_threads(),
         accumulate=spec.train.accumulate,
         world_size=processes,
@@ -88,7 +110,8 @@ def _choose(spec: Spec, device: torch.device, processes: int) -> Choices:
 
 def _repeat(before: Choices, found: Choices, *, allow_inexact: bool, warn: Warn) -> Choices:
     """Take over what was chosen before, but for what only the caller could repeat."""
-    names = _FOUND + (("compile",) if before.compile and not found.compile else ())
+    lost = (name for name in _TOOLS if getattr(before, name) and not getattr(found, name))
+    names = (*_FOUND, *lost)
     differing = {n: getattr(found, n) for n in names if getattr(found, n) != getattr(before, n)}
     if not differing:
         return before

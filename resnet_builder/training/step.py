@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from resnet_builder.data.contract import Batch
+from resnet_builder.fusing import fused
 from resnet_builder.recomputing import recomputing
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.train_section import TrainSpec
@@ -163,7 +164,10 @@ def make_learner(
         UsageError: The recipe freezes what the network does not have, or all of it.
     """
     freeze(model.train(), train.freeze)
-    network = team.parallel(recomputing(model, train.recompute), has_unused=has_unused)
+    network = recomputing(model, train.recompute)
+    if choices.fused_norm:
+        network = fused(network)
+    network = team.parallel(network, has_unused=has_unused)
     device = next(model.parameters()).device
     return Learner(
         model,

@@ -12,6 +12,7 @@ CHOICES = Choices(
     memory_format="channels_last",
     compile=False,
     fused=True,
+    fused_norm=True,
     threads=2,
     accumulate=1,
     world_size=1,
@@ -34,6 +35,7 @@ def test_every_setting_has_its_own_reason() -> None:
         "memory format",
         "compile",
         "fused optimizer",
+        "fused norms",
         "threads",
         "memory freed by a step",
     ]

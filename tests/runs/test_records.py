@@ -26,6 +26,7 @@ CHOICES = Choices(
     memory_format="channels_last",
     compile=False,
     fused=True,
+    fused_norm=True,
     threads=2,
     accumulate=1,
     world_size=1,

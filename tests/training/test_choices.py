@@ -9,6 +9,7 @@ import torch
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import versions
+from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import Choices, CompileDecision, EnvRecord
 from resnet_builder.training import choices
 from resnet_builder.training.choices import settle_choices
@@ -50,6 +51,7 @@ def test_choices_are_made_from_the_spec_and_the_machine(tmp_path: Path) -> None:
         memory_format="channels_last",
         compile=False,
         fused=True,
+        fused_norm=True,
         threads=torch.get_num_threads(),
         accumulate=2,
         world_size=1,
@@ -174,3 +176,62 @@ def test_a_run_is_refused_on_other_threads(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(1)
     assert len(recorder.warnings) == 1
+
+
+@pytest.mark.parametrize("wanted", ["auto", True, False])
+def test_norms_are_fused_where_the_spec_does_not_forbid_it(tmp_path: Path, wanted: Any) -> None:
+    found, warnings = settled(tmp_path, run={"fused_norm": wanted})
+    assert found.fused_norm == (wanted is not False)
+    assert warnings == []
+
+
+def test_a_compiler_fuses_norms_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    found, _ = settled(tmp_path, run={"compile": True})
+    assert found.compile
+    assert not found.fused_norm
+
+
+@pytest.mark.parametrize("wanted", ["auto", True])
+def test_norms_that_cannot_be_fused_are_told(
+    tmp_path: Path, wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choices, "no_kernels", lambda device: "there is no C++ compiler")
+    found, warnings = settled(tmp_path, run={"fused_norm": wanted})
+    assert not found.fused_norm
+    assert warnings == [
+        "run.fused_norm: batch norms are trained by torch's own operations, which take longer, "
+        "for the faster ones cannot be had: there is no C++ compiler"
+    ]
+
+
+def test_fused_norms_that_are_gone_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(tmp_path)
+    monkeypatch.setattr(choices, "no_kernels", lambda device: "there is no C++ compiler")
+    with pytest.raises(UsageError, match="fused_norm was True and is False"):
+        settled(tmp_path)
+
+
+def test_norms_stay_as_they_were_where_they_could_be_fused_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(choices, "no_kernels", lambda device: "there is no C++ compiler")
+        before, _ = settled(tmp_path)
+    assert settled(tmp_path) == (before, [])
+
+
+def test_fused_and_plain_norms_train_alike(tmp_path: Path) -> None:
+    """In fp32, for a few steps: rounding differs, and grows."""
+    losses = []
+    for wanted in (True, False):
+        spec = experiment(run={"fused_norm": wanted, "precision": "fp32"})
+        recorder = Recorder()
+        train(tmp_path / str(wanted), spec, observer=recorder)
+        assert recorder.starts[0].choices.fused_norm == wanted
+        rows = MetricsLog(RunDirectory(tmp_path / str(wanted))).read()
+        losses.append([row.train_loss for row in rows if row.event == "train"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] != losses[1], "both were computed in the same way"

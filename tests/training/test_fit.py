@@ -77,7 +77,7 @@ def losing(step: int, exception: Exception | None = None) -> nn.Module:
             raise exception
         return output * math.nan
 
-    model.register_forward_hook(spoil)
+    model[-1].register_forward_hook(spoil)
     return model
 
 

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from resnet_builder.builder import build
 from resnet_builder.errors import Stopped
 from resnet_builder.model import ResNet
-from resnet_builder.recomputing import Recomputing, recomputing
+from resnet_builder.recomputing import recomputing
 from tests.networks import cifar_spec, random_images
 from tests.training.recipes import CLASSES
 from tests.training.runs import after, experiment, outcome, train
@@ -107,7 +107,7 @@ def test_tensors_are_shared_with_the_network() -> None:
 def test_buffers_are_put_back_where_computing_again_fails() -> None:
     model = network().train()
     own = dict(model.named_buffers())
-    output = Recomputing(model, ["layer1"])(random_images(2, 3, 8, 8))
+    output = recomputing(model, ["layer1"])(random_images(2, 3, 8, 8))
     model.get_submodule("layer1.0.bn1").register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         output.sum().backward()

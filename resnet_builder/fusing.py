@@ -1,0 +1,135 @@
+"""Batch norms and the sums and ReLUs right behind them, which in training are one operation."""
+
+from operator import add, getitem, iadd
+
+from torch import fx, nn
+
+from resnet_builder.blocks.shortcuts import PadShortcut
+from resnet_builder.folding import LayerTracer
+from resnet_builder.kernels import FusedNorm, fusible
+from resnet_builder.recomputing import Recomputed
+
+Modules = dict[str, nn.Module]
+
+_READERS = frozenset({nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d, PadShortcut, FusedNorm})
+"""Layers that leave what they are given as it is."""
+
+_KNOWN = ("torch.nn.", "resnet_builder.blocks.", "resnet_builder.model", Recomputed.__module__)
+"""Where modules come from that do the same each time they are called."""
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """Return what trains a network with fewer passes over memory, or the network itself.
+
+    Parts that have hooks are computed as they are, and so are those from outside, which may do
+    something else each time they are called.
+
+    Args:
+        network: In training mode, on the CPU; it is left as it was, and its tensors are shared.
+    """
+    modules = dict(network.named_modules())
+    whole = {module for module in modules.values() if _is_whole(module)}
+    if network in whole:
+        return network
+    graph = _Tracer(whole).trace(network)
+    layers = {name: module for name, module in modules.items() if module not in whole}
+    _leave_out_identities(graph, layers)
+    for number, node in enumerate(list(graph.nodes)):
+        if fusible(_layer(node, layers)):
+            _fuse(graph, node, layers, f"fused{number}")
+    for node in list(graph.nodes):
+        _hand_out_twice(graph, node, layers)
+    for name, layer in layers.items():
+        if isinstance(layer, Recomputed):
+            layers[name] = Recomputed(fused(layer.block))
+    tensors = (*network.named_parameters(), *network.named_buffers())
+    return fx.GraphModule({**modules, **layers, **dict(tensors)}, graph, type(network).__name__)
+
+
+def _is_whole(module: nn.Module) -> bool:
+    """Tell whether a module has to be called as it is."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return not type(module).__module__.startswith(_KNOWN) or any(
+        getattr(module, name) for name in hooks
+    )
+
+
+class _Tracer(LayerTracer):
+    """Follows what a network computes down to its layers, but for parts that are left whole."""
+
+    def __init__(self, whole: set[nn.Module]) -> None:
+        super().__init__()
+        self._whole = whole
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Tell whether a module is a layer, or a part that is left whole."""
+        return (
+            m in self._whole
+            or isinstance(m, Recomputed)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+
+def _layer(node: fx.Node, layers: Modules) -> nn.Module | None:
+    """Return the layer that a node calls, if it does, and if it may be replaced."""
+    return layers.get(str(node.target)) if node.op == "call_module" else None
+
+
+def _leave_out_identities(graph: fx.Graph, layers: Modules) -> None:
+    for node in list(graph.nodes):
+        if type(_layer(node, layers)) is nn.Identity:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def _fuse(graph: fx.Graph, node: fx.Node, layers: Modules, name: str) -> None:
+    """Call one layer in the place of a norm and of what is right behind it."""
+    norm = _layer(node, layers)
+    assert isinstance(norm, nn.BatchNorm2d)
+    chain, addends = [node], []
+    total = _only_user(chain[-1])
+    if total is not None and (addend := _addend(total, chain[-1])) is not None:
+        chain.append(total)
+        addends.append(addend)
+    activation = _only_user(chain[-1])
+    relu = activation is not None and type(_layer(activation, layers)) is nn.ReLU
+    if activation is not None and relu:
+        chain.append(activation)
+    with graph.inserting_after(chain[-1]):
+        new = graph.call_module(name, (*node.args, *addends))
+    chain[-1].replace_all_uses_with(new)
+    for replaced in reversed(chain):
+        graph.erase_node(replaced)
+    layers[name] = FusedNorm(norm, relu=relu)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    """Return all that uses a node, if that is one."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _addend(total: fx.Node, term: fx.Node) -> fx.Node | None:
+    """Return what a sum adds to a term, if the sum changes nothing else than the term."""
+    if total.op != "call_function" or total.target not in {add, iadd}:
+        return None
+    first, second = total.args
+    if first is term and second is not term and isinstance(second, fx.Node):
+        return second
+    if second is term and total.target is add and isinstance(first, fx.Node):
+        return first
+    return None
+
+
+def _hand_out_twice(graph: fx.Graph, node: fx.Node, layers: Modules) -> None:
+    """Let a fused layer add up the gradients of the two that use it, instead of autograd."""
+    layer = _layer(node, layers)
+    if not isinstance(layer, FusedNorm) or len(node.users) != 2:
+        return
+    users = list(node.users)
+    if not all(type(_layer(user, layers)) in _READERS for user in users):
+        return
+    layer.twice = True
+    for number, user in reversed(list(enumerate(users))):
+        with graph.inserting_after(node):
+            part = graph.call_function(getitem, (node, number))
+        user.replace_input_with(node, part)

@@ -1,0 +1,137 @@
+"""The compiled kernels: compiled once on a machine, kept in the user's cache, loaded from there."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from resnet_builder.host import cache_dir
+
+_LONGEST_COMPILATION = 120.0  # seconds; it is about one
+
+_VECTORS = {
+    "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
+    "AVX2": ("-mavx2", "-mfma"),
+}
+"""What a compiler may use of x86 processors, by what torch found this one to have."""
+
+_POINTER = ctypes.c_void_p
+_FORWARD = [_POINTER, _POINTER, ctypes.c_int, *7 * [_POINTER], *2 * [ctypes.c_int64]]
+_BACKWARD = [*4 * [_POINTER], ctypes.c_int, *8 * [_POINTER], *2 * [ctypes.c_int64], ctypes.c_int]
+_ARGUMENTS = {
+    "takes": 2 * [ctypes.c_int64],
+    **{f"forward_{t}": [*_FORWARD, *2 * [ctypes.c_double], ctypes.c_int] for t in ("bf16", "fp32")},
+    **{f"backward_{t}": _BACKWARD for t in ("bf16", "fp32")},
+}
+
+
+class NoKernelsError(Exception):
+    """There are no kernels on this machine; the text says why."""
+
+
+def no_kernels(device: torch.device) -> str | None:
+    """Return why a device has no kernels, if it has none; they are compiled if they are not yet."""
+    if device.type != "cpu":
+        return f"they are for the processor, not for {device.type}"
+    try:
+        library()
+    except NoKernelsError as error:
+        return str(error)
+    return None
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Load the kernels, compiling them if this machine has not done so yet.
+
+    Raises:
+        NoKernelsError: This machine cannot compile them.
+    """
+    source = files(__package__).joinpath("norm.cpp").read_bytes()
+    command = _command()
+    name = hashlib.sha256(b"\0".join((source, *map(str.encode, command)))).hexdigest()[:32]
+    for folder in (cache_dir() / "kernels", None):
+        try:
+            return _kept(folder, name, command, source)
+        except OSError as error:  # a folder that cannot be written, a file that cannot be loaded
+            fault = error
+    raise NoKernelsError(f"they cannot be written or loaded: {fault}") from fault
+
+
+def _command() -> tuple[str, ...]:
+    """Return the command that compiles, without the names of files.
+
+    Raises:
+        NoKernelsError: There is none.
+    """
+    if sys.platform == "win32":
+        raise NoKernelsError("they are not made for Windows")
+    compiler = next(
+        filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++"))), None
+    )
+    if compiler is None:
+        raise NoKernelsError("there is no C++ compiler")
+    vectors = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), ())
+    flags = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fvisibility=hidden", *vectors)
+    return (compiler, *flags, f"-DMACHINE={platform.machine()}")
+
+
+def _kept(folder: Path | None, name: str, command: tuple[str, ...], source: bytes) -> ctypes.CDLL:
+    """Load the kernels from a folder, or from one that is gone as soon as they are loaded."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as passing:
+            return _kept(Path(passing), name, command, source)
+    path = folder / f"{name}.so"
+    if path.exists():
+        try:
+            return _loaded(path)
+        except OSError:  # damaged, or of another system that shares the folder
+            pass
+    folder.mkdir(parents=True, exist_ok=True)
+    _compile(command, source, path)
+    return _loaded(path)
+
+
+def _compile(command: tuple[str, ...], source: bytes, path: Path) -> None:
+    """Compile beside the path, and put the file there once it is whole."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        code, compiled = Path(folder, "norm.cpp"), Path(folder, path.name)
+        code.write_bytes(source)
+        try:
+            subprocess.run(
+                [*command, str(code), "-o", str(compiled)],
+                check=True,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_LONGEST_COMPILATION,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NoKernelsError(f"{command[0]} takes too long") from error
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode(errors="replace").strip().splitlines()
+            reason = next((line for line in said if "error" in line), "it fails")
+            raise NoKernelsError(f"{command[0]}: {reason}") from error
+        with compiled.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(compiled, path)
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    try:
+        loaded = ctypes.CDLL(str(path))
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(loaded, name)
+            function.argtypes = arguments
+            function.restype = ctypes.c_int if name == "takes" else None
+    except AttributeError as error:
+        raise OSError(f"{path} has no {name}") from error
+    return loaded

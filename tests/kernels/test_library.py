@@ -1,0 +1,137 @@
+"""Kernels are compiled once, survive what happens to their file, and may be missing."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_builder.kernels import FusedNorm, no_kernels
+from resnet_builder.kernels import library as module
+from resnet_builder.kernels.library import library
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give the kernels a cache of their own, as on a new machine."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(module, "cache_dir", lambda: folder)
+    library.cache_clear()
+    yield folder / "kernels"
+    library.cache_clear()
+
+
+def compiler(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program in the compiler's place."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+
+
+def kept(folder: Path) -> list[str]:
+    return [path.suffix for path in folder.iterdir()]
+
+
+def test_they_are_compiled_once(cache: Path) -> None:
+    assert no_kernels(CPU) is None
+    assert kept(cache) == [".so"]
+    (file,) = cache.iterdir()
+    written = file.stat().st_mtime_ns
+    library.cache_clear()
+    assert no_kernels(CPU) is None
+    assert file.stat().st_mtime_ns == written
+
+
+def test_another_compiler_compiles_anew(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert no_kernels(CPU) is None
+    compiler(tmp_path / "mine", 'exec c++ "$@"', monkeypatch)
+    library.cache_clear()
+    assert no_kernels(CPU) is None
+    assert kept(cache) == [".so", ".so"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense" * 100])
+def test_a_damaged_file_is_compiled_anew(
+    cache: Path, tmp_path: Path, damage: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert no_kernels(CPU) is None
+    (whole,) = cache.iterdir()
+    damaged = tmp_path / "other" / "kernels" / whole.name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(damage)
+    monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "other")
+    library.cache_clear()
+    assert no_kernels(CPU) is None
+    assert damaged.stat().st_size == whole.stat().st_size
+
+
+@pytest.mark.parametrize("hindrance", ["a file in the way", "no such place"])
+def test_without_a_cache_they_are_compiled_all_the_same(cache: Path, hindrance: str) -> None:
+    if hindrance == "a file in the way":
+        cache.parent.write_text("in the way")
+    else:
+        cache.parent.symlink_to("/proc/nowhere")
+    assert no_kernels(CPU) is None
+
+
+def test_without_a_compiler_there_are_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert no_kernels(CPU) == "there is no C++ compiler"
+
+
+def test_what_a_compiler_says_is_passed_on(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "broken"
+    compiler(path, "echo 'norm.cpp:1: fatal error: cmath: No such file' >&2; exit 1", monkeypatch)
+    said = f"{path}: norm.cpp:1: fatal error: cmath: No such file"
+    assert no_kernels(CPU) == said
+    assert kept(cache) == []
+
+
+def test_a_compiler_that_makes_something_else_is_of_no_use(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = 'while [ "$1" != -o ]; do shift; done; echo nothing > "$2"'
+    compiler(tmp_path / "odd", text, monkeypatch)
+    assert str(no_kernels(CPU)).startswith("they cannot be written or loaded: ")
+
+
+def test_a_compiler_that_never_ends_is_not_waited_for(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler(tmp_path / "endless", "exec sleep 60", monkeypatch)
+    monkeypatch.setattr(module, "_LONGEST_COMPILATION", 0.2)
+    assert str(no_kernels(CPU)).endswith("takes too long")
+
+
+def test_other_devices_have_none() -> None:
+    assert no_kernels(torch.device("cuda")) == "they are for the processor, not for cuda"
+
+
+def test_windows_has_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert no_kernels(CPU) == "they are not made for Windows"
+
+
+@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2"])
+def test_older_processors_compute_the_same(
+    cache: Path, capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler may contract products and sums differently, so that bits are not the same."""
+    x = torch.randn(4, 32, 4, 4).contiguous(memory_format=torch.channels_last)
+    found = []
+    for name in (None, capability):
+        if name is not None:
+            monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+            library.cache_clear()
+        found.append(FusedNorm(torch.nn.BatchNorm2d(32), relu=True)(x))
+    torch.testing.assert_close(found[0], found[1])
+    assert len(os.listdir(cache)) == 2

@@ -1,0 +1,155 @@
+"""Norms fused with what follows them, for training."""
+
+import copy
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resnet_builder.builder import build, read_spec
+from resnet_builder.fusing import fused
+from resnet_builder.kernels import FusedNorm
+from resnet_builder.recomputing import recomputing
+from tests.networks import built, cifar_spec, random_images
+
+# Of two blocks in each of two stages: how many norms are fused, how many of them with a ReLU, with
+# a sum, and handed out twice.
+NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
+    "basic": ({}, (9, 9, 4, 4)),
+    "plain": ({"shortcut": "none"}, (9, 9, 0, 0)),
+    "projected": ({"shortcut": "projection_all"}, (13, 9, 4, 4)),
+    "bottleneck": ({"block": "bottleneck", "shortcut": "projection"}, (15, 13, 4, 4)),
+    "pre-activated": ({"block": "preact_basic"}, (10, 10, 0, 1)),
+    "deep": ({"stem": "deep", "shortcut": "average_projection"}, (13, 11, 4, 3)),
+    "attentive": ({"attention": "eca"}, (9, 5, 0, 0)),
+    "smooth": ({"activation": "silu"}, (9, 0, 4, 0)),
+    "dropped": ({"drop_path": 0.2}, (9, 6, 1, 1)),
+}
+
+
+def counted(network: nn.Module) -> tuple[int, int, int, int]:
+    """Count fused norms, those with a ReLU, with a sum, and handed out twice."""
+    calls = [
+        (module.get_submodule(str(node.target)), len(node.args))
+        for module in network.modules()
+        if isinstance(module, torch.fx.GraphModule)
+        for node in module.graph.nodes
+        if node.op == "call_module"
+    ]
+    layers = [(layer, inputs) for layer, inputs in calls if isinstance(layer, FusedNorm)]
+    return (
+        len(layers),
+        sum(layer.relu for layer, _ in layers),
+        sum(inputs == 2 for _, inputs in layers),
+        sum(layer.twice for layer, _ in layers),
+    )
+
+
+def learnt(forward: nn.Module, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return logits, gradients and running statistics after a step of training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        logits = forward(images.contiguous(memory_format=torch.channels_last))
+    (logits * torch.linspace(-1, 1, logits.shape[1])).sum().backward()
+    gradients = {f"{name}.grad": p.grad for name, p in network.named_parameters()}
+    found = {"logits": logits.detach(), **gradients, **dict(network.named_buffers())}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+@pytest.mark.parametrize("wanted", [[], ["layer1"], "all"], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fused_network_learns_the_same_with_fewer_operations(name: str, wanted: Any) -> None:
+    model, expected = NETWORKS[name]
+    network = built(cifar_spec(2, widths=(16, 32), **model), seed=0)
+    network.train().to(memory_format=torch.channels_last)
+    twin = copy.deepcopy(network)
+    forward = fused(recomputing(twin, wanted))
+    found = counted(forward)
+    assert found[:3] == expected[:3]
+    assert found[3] == expected[3] or wanted  # blocks that are computed again stand alone
+    images = random_images(8, 3, 16, 16)
+    plain, ours = learnt(network, network, images), learnt(forward, twin, images)
+    assert plain.keys() == ours.keys()
+    for key, tensor in plain.items():
+        scale = float(tensor.abs().max())
+        torch.testing.assert_close(ours[key], tensor, rtol=1e-4, atol=1e-4 * scale, msg=key)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_computing_again_comes_to_the_same_bits(precision: torch.dtype) -> None:
+    network = built(cifar_spec(2, widths=(16, 32)), seed=0).train()
+    network.to(memory_format=torch.channels_last)
+    images = random_images(8, 3, 16, 16)
+    found = []
+    for wanted in ([], ["layer1"], "all"):
+        twin = copy.deepcopy(network)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            found.append(learnt(fused(recomputing(twin, wanted)), twin, images))
+    for key, tensor in found[0].items():
+        assert all(torch.equal(tensor, other[key]) for other in found[1:]), key
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet50", "preact164", "resnext29_8x64d"])
+def test_every_norm_of_a_bundled_network_is_fused(name: str) -> None:
+    network = build(read_spec(name), seed=0).train()
+    norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    assert counted(fused(network))[0] == norms
+
+
+def test_tensors_are_shared_and_the_network_is_left_as_it_was() -> None:
+    network = built(cifar_spec(1), seed=0).train()
+    layers = Counter(type(layer) for layer in network.modules())
+    twin = fused(network)
+    assert {id(p) for p in twin.parameters()} == {id(p) for p in network.parameters()}
+    assert {id(b) for b in twin.buffers()} == {id(b) for b in network.buffers()}
+    assert Counter(type(layer) for layer in network.modules()) == layers
+
+
+@pytest.mark.parametrize("norm", ["group_norm", "instance_norm", "frozen_batch_norm"])
+def test_other_norms_are_left_alone(norm: str) -> None:
+    network = built(cifar_spec(1, widths=(32, 64), norm=norm)).train()
+    assert counted(fused(network)) == (0, 0, 0, 0)
+
+
+def test_frozen_norms_use_their_running_statistics() -> None:
+    network = built(cifar_spec(1), seed=0).train()
+    network.bn1.eval()
+    images = random_images(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    before = network.bn1.running_mean.clone()
+    logits = fused(network)(images)
+    assert torch.equal(network.bn1.running_mean, before)
+    torch.testing.assert_close(logits, copy.deepcopy(network)(images), rtol=1e-4, atol=1e-4)
+
+
+class Fickle(nn.Module):
+    """A block from outside that does something else each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(16)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.bn(x).relu() * self.calls
+
+
+def test_parts_from_outside_are_called_as_they_are() -> None:
+    network = built(cifar_spec(1), seed=0).train()
+    network.layer1.append(Fickle())
+    twin = fused(network)
+    for _ in range(2):
+        twin(random_images(2, 3, 8, 8))
+    assert network.layer1[-1].calls == 2
+    assert counted(twin)[0] == 7
+
+
+@pytest.mark.parametrize("name", ["bn1", "relu", "layer2.0.bn1", "layer2.0", "layer2", ""])
+def test_hooks_are_called(name: str) -> None:
+    network = built(cifar_spec(1), seed=0).train()
+    seen: list[int] = []
+    network.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))
+    fused(network)(random_images(2, 3, 8, 8))
+    assert seen == [1]
