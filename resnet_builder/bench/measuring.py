@@ -18,12 +18,13 @@ from resnet_builder.builder.construct import construct_on_meta
 from resnet_builder.data.contract import Report, Stop, never, silent
 from resnet_builder.device import describe, free_memory, pick_device
 from resnet_builder.errors import ResourceError, UsageError
+from resnet_builder.kernels.norm import fusible
 from resnet_builder.model import ResNet, count_parameters
 from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.choices import MEMORY_FORMATS
-from resnet_builder.training.compiling import not_worth_a_trial
+from resnet_builder.training.compiling import OWN_OPERATIONS, not_worth_a_trial
 from resnet_builder.training.freezing import freeze
 from resnet_builder.training.resources import estimate_training, size_text
 
@@ -264,6 +265,8 @@ def _why_compiled(spec: Spec, turns: Turns, recipe: Recipe, layers: int) -> str:
     decision = turns.start.compile_decision
     if spec.run.compile != "auto" and decision is not None:
         return decision.reason
+    if turns.start.choices.kernels and any(map(fusible, _on_meta(spec).modules())):
+        return OWN_OPERATIONS
     if recipe.steps is None or recipe.seconds is None:
         return "whether it pays depends on the length of the training, which is not known"
     refusal = not_worth_a_trial(recipe.steps, layers, recipe.seconds / recipe.steps)

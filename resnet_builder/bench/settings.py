@@ -40,7 +40,7 @@ def explain(choices: Choices, run: RunSpec, *, why_compiled: str) -> tuple[Setti
         Setting("memory format", choices.memory_format, _why_memory_format(choices)),
         Setting("compile", _yes(choices.compile), why_compiled),
         Setting("fused optimizer", _yes(choices.fused), _why_fused(choices)),
-        Setting("fused norms", _yes(choices.fused_norm), _why_fused_norm(choices, run)),
+        Setting("own operations", _yes(choices.kernels), _why_kernels(choices, run)),
         Setting("threads", str(choices.threads), _why_threads(run)),
         Setting("memory freed by a step", "kept" if keeps else "given back", _why_kept(keeps)),
     )
@@ -81,13 +81,13 @@ def _why_fused(choices: Choices) -> str:
     return "this device has no such kernel that is known to leave weights alone after a bad step"
 
 
-def _why_fused_norm(choices: Choices, run: RunSpec) -> str:
-    if run.fused_norm is False:
+def _why_kernels(choices: Choices, run: RunSpec) -> str:
+    if run.kernels is False:
         return _ASKED
-    if choices.fused_norm:
-        return "a batch norm, a sum and a ReLU go over memory together, not one after another"
+    if choices.kernels:
+        return "a norm, a sum and a ReLU go over memory together, not one after another"
     if choices.compile:
-        return "the compiler makes one operation of them by itself"
+        return "the compiler makes its own"
     return f"they cannot be had here: {no_kernels(torch.device(choices.device))}"
 
 

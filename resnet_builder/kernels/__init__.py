@@ -1,10 +1,11 @@
-"""Operations of our own for the CPU, where torch's take several times what memory needs.
+"""Operations of our own for training on a CPU, where torch's take several times what is needed.
 
-``norm.cpp`` is what they compute; :mod:`.library` compiles it on the machine that it runs on, and
-:mod:`.norm` is what the rest of the package sees.
+:mod:`.norm` is a batch norm with what follows it, computed by ``norm.cpp``, which :mod:`.library`
+compiles on the machine that it runs on. :mod:`.convolution` is another way to the same gradient.
+:mod:`.network` puts both in the places of what they compute.
 """
 
 from resnet_builder.kernels.library import no_kernels
-from resnet_builder.kernels.norm import FusedNorm, fusible
+from resnet_builder.kernels.network import with_kernels
 
-__all__ = ["FusedNorm", "fusible", "no_kernels"]
+__all__ = ["no_kernels", "with_kernels"]

@@ -26,9 +26,9 @@ class RunSpec(Section):
         "auto", description="Of training; `auto` is bf16 where the hardware computes it fast."
     )
     compile: Auto | bool = Field("auto", description="Whether torch.compile is used.")
-    fused_norm: Auto | bool = Field(
+    kernels: Auto | bool = Field(
         "auto",
-        description="Whether batch norms and what follows them are trained as one operation.",
+        description="Whether a CPU trains with operations of our own, faster than torch's.",
     )
     threads: Auto | Annotated[int, Field(ge=1, le=1_024)] = Field(
         "auto", description="CPU threads; `auto` is one for each core."

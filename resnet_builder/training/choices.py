@@ -20,7 +20,7 @@ MEMORY_FORMATS = {
 _FOUND = ("device", "threads", "accumulate", "world_size")
 """The choices that are made before ``fit`` is called: it can compare them, but not repeat them."""
 
-_TOOLS = ("compile", "fused_norm")
+_TOOLS = ("compile", "kernels")
 """The choices that take a compiler, which may be gone."""
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda"})
@@ -56,19 +56,19 @@ def settle_choices(
         StorageError: ``env.json`` cannot be read or written.
         Stopped: The trial was.
     """
-    fault = None if spec.run.fused_norm is False else no_kernels(device)
-    fused_norm = spec.run.fused_norm is not False and fault is None
-    found = _choose(spec, device, processes, fused_norm=fused_norm)
+    fault = None if spec.run.kernels is False else no_kernels(device)
+    kernels = spec.run.kernels is not False and fault is None
+    found = _choose(spec, device, processes, kernels=kernels)
     if not run.env.exists():
         decision = decide_compile(spec.run.compile, device, found, trial, warn)
         choices = found.model_copy(
             update={
                 "compile": decision.compile,
-                "fused_norm": fused_norm and not decision.compile,  # a compiler fuses by itself
+                "kernels": kernels and not decision.compile,  # a compiler fuses by itself
             }
         )
         if fault is not None and not decision.compile:
-            _warn_of_slow_norms(spec, device, fault, warn)
+            _warn_of_no_kernels(spec, device, fault, warn)
         record = describe_environment(describe(device), choices, decision)
         record.write(run.env)
         return record
@@ -84,15 +84,15 @@ def settle_choices(
     return record
 
 
-def _warn_of_slow_norms(spec: Spec, device: torch.device, fault: str, warn: Warn) -> None:
-    if spec.run.fused_norm is True or device.type == "cpu":
+def _warn_of_no_kernels(spec: Spec, device: torch.device, fault: str, warn: Warn) -> None:
+    if spec.run.kernels is True or device.type == "cpu":
         warn(
-            "run.fused_norm: batch norms are trained by torch's own operations, which take longer, "
-            f"for the faster ones cannot be had: {fault}"
+            "run.kernels: training with torch's own operations, which takes longer, for the "
+            f"faster ones cannot be had: {fault}"
         )
 
 
-def _choose(spec: Spec, device: torch.device, processes: int, *, fused_norm: bool) -> Choices:
+def _choose(spec: Spec, device: torch.device, processes: int, *, kernels: bool) -> Choices:
     """Make every choice but that of compiling, which takes a trial."""
     assert spec.train is not None, "a spec to train has a recipe"
     return Choices(
@@ -101,7 +101,7 @@ def _choose(spec: Spec, device: torch.device, processes: int, *, fused_norm: boo
         memory_format=memory_format(device),
         compile=False,
         fused=device.type in _FUSED_DEVICES,
-        fused_norm=fused_norm,
+        kernels=kernels,
         threads=torch.get_num_threads(),
         accumulate=spec.train.accumulate,
         world_size=processes,

@@ -25,6 +25,9 @@ LONGEST_COMPILE_SECONDS = 600.0
 SECONDS_PER_LAYER = 3.0
 """What compiling takes for each convolution: ResNet-20's 20 take about a minute on two cores."""
 
+OWN_OPERATIONS = "this package's own operations are used, and compiled ones are slower"
+"""Why a network that has them is not compiled."""
+
 _MARGIN = 2.0  # the trial's own compilation, and the training's
 _NOISE = 0.03  # of a step's time: what two measurements of the same differ by
 _TURNS = 5
@@ -47,6 +50,10 @@ class Trial(Protocol):
     @property
     def steps(self) -> int:
         """Steps of the whole training."""
+
+    @property
+    def norms(self) -> int:
+        """Layers that operations of our own take less time for."""
 
     def __call__(self, choices: Choices, /) -> Step:
         """Begin steps that are computed by these choices."""
@@ -78,6 +85,8 @@ def decide_compile(
         return _unless_broken(device, warn)
     if trial.steps < FEW_STEPS:
         return CompileDecision(compile=False, reason="the training has but a few steps")
+    if choices.kernels and trial.norms:
+        return CompileDecision(compile=False, reason=OWN_OPERATIONS)
     try:
         return _tried(device, choices, trial, warn)
     except Stopped:

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from resnet_builder.data.contract import Batch
-from resnet_builder.fusing import fused
+from resnet_builder.kernels import with_kernels
 from resnet_builder.recomputing import recomputing
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.train_section import TrainSpec
@@ -165,8 +165,8 @@ def make_learner(
     """
     freeze(model.train(), train.freeze)
     network = recomputing(model, train.recompute)
-    if choices.fused_norm:
-        network = fused(network)
+    if choices.kernels:
+        network = with_kernels(network)
     network = team.parallel(network, has_unused=has_unused)
     device = next(model.parameters()).device
     return Learner(

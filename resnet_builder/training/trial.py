@@ -10,6 +10,7 @@ from torch import nn
 
 from resnet_builder.data.contract import Batch, Stop, never
 from resnet_builder.errors import Stopped
+from resnet_builder.kernels.norm import fusible
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS
@@ -47,6 +48,11 @@ class TrialSteps:
     def layers(self) -> int:
         """Convolutions of the network."""
         return sum(isinstance(layer, nn.Conv2d) for layer in self.model.modules())
+
+    @property
+    def norms(self) -> int:
+        """Layers that operations of our own take less time for."""
+        return sum(fusible(layer) for layer in self.model.modules())
 
     def __call__(self, choices: Choices) -> Step:
         """Copy the network; return what takes a step of the copy by these choices.

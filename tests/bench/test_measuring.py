@@ -44,10 +44,15 @@ def test_frozen_layers_stay_out_of_it_and_first_weights_are_not_read() -> None:
 @pytest.mark.parametrize(
     ("overrides", "value", "why"),
     [
-        ((), "no", "the training takes about"),
-        (("train.steps=2000000000",), "no", "`train` tries whether it pays"),
+        ((), "no", "this package's own operations are used"),
+        (("run.kernels=false",), "no", "the training takes about"),
+        (("run.kernels=false", "train.steps=2000000000"), "no", "`train` tries whether it pays"),
         (("run.compile=false",), "no", "the spec says so"),
-        (("data.validation=20", "train.epochs=1"), "no", "the length of the training"),
+        (
+            ("run.kernels=false", "data.validation=20", "train.epochs=1"),
+            "no",
+            "the length of the training",
+        ),
     ],
 )
 def test_why_the_network_is_not_compiled_is_told(

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_builder.kernels import FusedNorm, no_kernels
 from resnet_builder.kernels import library as module
+from resnet_builder.kernels import no_kernels
 from resnet_builder.kernels.library import library
+from resnet_builder.kernels.norm import FusedNorm
 
 CPU = torch.device("cpu")
 

@@ -51,7 +51,7 @@ def test_choices_are_made_from_the_spec_and_the_machine(tmp_path: Path) -> None:
         memory_format="channels_last",
         compile=False,
         fused=True,
-        fused_norm=True,
+        kernels=True,
         threads=torch.get_num_threads(),
         accumulate=2,
         world_size=1,
@@ -179,42 +179,46 @@ def test_a_run_is_refused_on_other_threads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["auto", True, False])
-def test_norms_are_fused_where_the_spec_does_not_forbid_it(tmp_path: Path, wanted: Any) -> None:
-    found, warnings = settled(tmp_path, run={"fused_norm": wanted})
-    assert found.fused_norm == (wanted is not False)
+def test_own_operations_are_used_where_the_spec_does_not_forbid_it(
+    tmp_path: Path, wanted: Any
+) -> None:
+    found, warnings = settled(tmp_path, run={"kernels": wanted})
+    assert found.kernels == (wanted is not False)
     assert warnings == []
 
 
-def test_a_compiler_fuses_norms_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_makes_operations_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     found, _ = settled(tmp_path, run={"compile": True})
     assert found.compile
-    assert not found.fused_norm
+    assert not found.kernels
 
 
 @pytest.mark.parametrize("wanted", ["auto", True])
-def test_norms_that_cannot_be_fused_are_told(
+def test_operations_that_cannot_be_had_are_told(
     tmp_path: Path, wanted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choices, "no_kernels", lambda device: "there is no C++ compiler")
-    found, warnings = settled(tmp_path, run={"fused_norm": wanted})
-    assert not found.fused_norm
+    found, warnings = settled(tmp_path, run={"kernels": wanted})
+    assert not found.kernels
     assert warnings == [
-        "run.fused_norm: batch norms are trained by torch's own operations, which take longer, "
-        "for the faster ones cannot be had: there is no C++ compiler"
+        "run.kernels: training with torch's own operations, which takes longer, for the faster "
+        "ones cannot be had: there is no C++ compiler"
     ]
 
 
-def test_fused_norms_that_are_gone_are_refused_by_name(
+def test_operations_that_are_gone_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled(tmp_path)
     monkeypatch.setattr(choices, "no_kernels", lambda device: "there is no C++ compiler")
-    with pytest.raises(UsageError, match="fused_norm was True and is False"):
+    with pytest.raises(UsageError, match="kernels was True and is False"):
         settled(tmp_path)
 
 
-def test_norms_stay_as_they_were_where_they_could_be_fused_now(
+def test_operations_that_come_later_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -223,14 +227,14 @@ def test_norms_stay_as_they_were_where_they_could_be_fused_now(
     assert settled(tmp_path) == (before, [])
 
 
-def test_fused_and_plain_norms_train_alike(tmp_path: Path) -> None:
+def test_own_operations_train_as_torch_s_do(tmp_path: Path) -> None:
     """In fp32, for a few steps: rounding differs, and grows."""
     losses = []
     for wanted in (True, False):
-        spec = experiment(run={"fused_norm": wanted, "precision": "fp32"})
+        spec = experiment(run={"kernels": wanted, "precision": "fp32"})
         recorder = Recorder()
         train(tmp_path / str(wanted), spec, observer=recorder)
-        assert recorder.starts[0].choices.fused_norm == wanted
+        assert recorder.starts[0].choices.kernels == wanted
         rows = MetricsLog(RunDirectory(tmp_path / str(wanted))).read()
         losses.append([row.train_loss for row in rows if row.event == "train"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -14,7 +14,7 @@ from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import Choices, CompileDecision, EnvRecord
 from resnet_builder.training import choices
-from resnet_builder.training.compiling import compiled, decide_compile
+from resnet_builder.training.compiling import OWN_OPERATIONS, compiled, decide_compile
 from resnet_builder.training.process import configure
 from resnet_builder.training.schedule import make_schedule
 from resnet_builder.training.trial import TrialSteps
@@ -49,6 +49,7 @@ class FakeTrial:
     compiled: float
     compile_seconds: float = 60.0
     layers: int = 20
+    norms: int = 0
     error: Exception | None = None
     taken: list[bool] = field(default_factory=list)
 
@@ -96,6 +97,15 @@ def test_what_the_spec_says_takes_no_trial(compiler: None) -> None:
         decision = CompileDecision(compile=wanted, reason="the spec says so")
         assert decided(trial, wanted) == (decision, [])
     assert trial.taken == []
+
+
+def test_operations_of_our_own_take_no_trial(compiler: None) -> None:
+    trial = FakeTrial(steps=10_000, eager=1.0, compiled=0.5, norms=19)
+    choices = CHOICES.model_copy(update={"kernels": True})
+    decision = decide_compile("auto", CPU, choices, trial, lambda text: None)
+    assert decision == CompileDecision(compile=False, reason=OWN_OPERATIONS)
+    assert trial.taken == []
+    assert decided(trial)[0].compile, "without them it is tried"
 
 
 def test_a_training_of_few_steps_takes_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +233,7 @@ def test_a_trial_that_fails_is_left_for_the_training_to_fail(
         raise MemoryError("no memory for a copy")
 
     monkeypatch.setattr(TrialSteps, "__call__", fail)
-    train(tmp_path / "run", experiment(steps=100))
+    train(tmp_path / "run", experiment(steps=100, run={"kernels": False}))
     decision = EnvRecord.read(RunDirectory(tmp_path / "run").env).compile_decision
     assert decision == CompileDecision(
         compile=False, reason="trying it fails: no memory for a copy"

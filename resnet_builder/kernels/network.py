@@ -1,4 +1,4 @@
-"""Batch norms and the sums and ReLUs right behind them, which in training are one operation."""
+"""A network for training: its batch norms and convolutions as operations of our own."""
 
 from operator import add, getitem, iadd
 
@@ -6,23 +6,25 @@ from torch import fx, nn
 
 from resnet_builder.blocks.shortcuts import PadShortcut
 from resnet_builder.folding import LayerTracer
-from resnet_builder.kernels import FusedNorm, fusible
+from resnet_builder.kernels.convolution import ProductConv2d, has_faster_gradient
+from resnet_builder.kernels.norm import FusedNorm, fusible
 from resnet_builder.recomputing import Recomputed
 
 Modules = dict[str, nn.Module]
 
-_READERS = frozenset({nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d, PadShortcut, FusedNorm})
+_READERS = frozenset({nn.Conv2d, ProductConv2d, nn.AvgPool2d, nn.MaxPool2d, PadShortcut, FusedNorm})
 """Layers that leave what they are given as it is."""
 
 _KNOWN = ("torch.nn.", "resnet_builder.blocks.", "resnet_builder.model", Recomputed.__module__)
 """Where modules come from that do the same each time they are called."""
 
 
-def fused(network: nn.Module) -> nn.Module:
-    """Return what trains a network with fewer passes over memory, or the network itself.
+def with_kernels(network: nn.Module) -> nn.Module:
+    """Return what trains a network in less time, or the network itself.
 
-    Parts that have hooks are computed as they are, and so are those from outside, which may do
-    something else each time they are called.
+    A batch norm and the sum and the ReLU right behind it become one operation; convolutions get a
+    faster gradient, where there is one. Parts that have hooks are computed as they are, and so are
+    those from outside, which may do something else each time they are called.
 
     Args:
         network: In training mode, on the CPU; it is left as it was, and its tensors are shared.
@@ -37,11 +39,15 @@ def fused(network: nn.Module) -> nn.Module:
     for number, node in enumerate(list(graph.nodes)):
         if fusible(_layer(node, layers)):
             _fuse(graph, node, layers, f"fused{number}")
+    for name, layer in layers.items():
+        if has_faster_gradient(layer):
+            assert isinstance(layer, nn.Conv2d)
+            layers[name] = ProductConv2d(layer)
     for node in list(graph.nodes):
         _hand_out_twice(graph, node, layers)
     for name, layer in layers.items():
         if isinstance(layer, Recomputed):
-            layers[name] = Recomputed(fused(layer.block))
+            layers[name] = Recomputed(with_kernels(layer.block))
     tensors = (*network.named_parameters(), *network.named_buffers())
     return fx.GraphModule({**modules, **layers, **dict(tensors)}, graph, type(network).__name__)
 

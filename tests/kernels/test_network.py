@@ -1,4 +1,4 @@
-"""Norms fused with what follows them, for training."""
+"""Networks with our own operations in them, for training."""
 
 import copy
 from collections import Counter
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.fusing import fused
-from resnet_builder.kernels import FusedNorm
+from resnet_builder.kernels import with_kernels
+from resnet_builder.kernels.convolution import ProductConv2d
+from resnet_builder.kernels.norm import FusedNorm
 from resnet_builder.recomputing import recomputing
 from tests.networks import built, cifar_spec, random_images
 
@@ -65,7 +66,7 @@ def test_fused_network_learns_the_same_with_fewer_operations(name: str, wanted: 
     network = built(cifar_spec(2, widths=(16, 32), **model), seed=0)
     network.train().to(memory_format=torch.channels_last)
     twin = copy.deepcopy(network)
-    forward = fused(recomputing(twin, wanted))
+    forward = with_kernels(recomputing(twin, wanted))
     found = counted(forward)
     assert found[:3] == expected[:3]
     assert found[3] == expected[3] or wanted  # blocks that are computed again stand alone
@@ -86,7 +87,7 @@ def test_computing_again_comes_to_the_same_bits(precision: torch.dtype) -> None:
     for wanted in ([], ["layer1"], "all"):
         twin = copy.deepcopy(network)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            found.append(learnt(fused(recomputing(twin, wanted)), twin, images))
+            found.append(learnt(with_kernels(recomputing(twin, wanted)), twin, images))
     for key, tensor in found[0].items():
         assert all(torch.equal(tensor, other[key]) for other in found[1:]), key
 
@@ -95,13 +96,13 @@ def test_computing_again_comes_to_the_same_bits(precision: torch.dtype) -> None:
 def test_every_norm_of_a_bundled_network_is_fused(name: str) -> None:
     network = build(read_spec(name), seed=0).train()
     norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-    assert counted(fused(network))[0] == norms
+    assert counted(with_kernels(network))[0] == norms
 
 
 def test_tensors_are_shared_and_the_network_is_left_as_it_was() -> None:
     network = built(cifar_spec(1), seed=0).train()
     layers = Counter(type(layer) for layer in network.modules())
-    twin = fused(network)
+    twin = with_kernels(network)
     assert {id(p) for p in twin.parameters()} == {id(p) for p in network.parameters()}
     assert {id(b) for b in twin.buffers()} == {id(b) for b in network.buffers()}
     assert Counter(type(layer) for layer in network.modules()) == layers
@@ -110,7 +111,7 @@ def test_tensors_are_shared_and_the_network_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("norm", ["group_norm", "instance_norm", "frozen_batch_norm"])
 def test_other_norms_are_left_alone(norm: str) -> None:
     network = built(cifar_spec(1, widths=(32, 64), norm=norm)).train()
-    assert counted(fused(network)) == (0, 0, 0, 0)
+    assert counted(with_kernels(network)) == (0, 0, 0, 0)
 
 
 def test_frozen_norms_use_their_running_statistics() -> None:
@@ -118,7 +119,7 @@ def test_frozen_norms_use_their_running_statistics() -> None:
     network.bn1.eval()
     images = random_images(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     before = network.bn1.running_mean.clone()
-    logits = fused(network)(images)
+    logits = with_kernels(network)(images)
     assert torch.equal(network.bn1.running_mean, before)
     torch.testing.assert_close(logits, copy.deepcopy(network)(images), rtol=1e-4, atol=1e-4)
 
@@ -139,7 +140,7 @@ class Fickle(nn.Module):
 def test_parts_from_outside_are_called_as_they_are() -> None:
     network = built(cifar_spec(1), seed=0).train()
     network.layer1.append(Fickle())
-    twin = fused(network)
+    twin = with_kernels(network)
     for _ in range(2):
         twin(random_images(2, 3, 8, 8))
     assert network.layer1[-1].calls == 2
@@ -151,5 +152,13 @@ def test_hooks_are_called(name: str) -> None:
     network = built(cifar_spec(1), seed=0).train()
     seen: list[int] = []
     network.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))
-    fused(network)(random_images(2, 3, 8, 8))
+    with_kernels(network)(random_images(2, 3, 8, 8))
     assert seen == [1]
+
+
+def test_convolutions_get_faster_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    network = build(read_spec("resnet50_cifar"), seed=0).train()
+    twin = with_kernels(network)
+    assert sum(isinstance(layer, ProductConv2d) for layer in twin.modules()) == 32 + 1 + 5 + 2
+    assert counted(twin)[0] == 53
