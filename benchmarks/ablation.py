@@ -23,6 +23,7 @@ from resnet_builder.data.batches import TrainBatches
 from resnet_builder.data.contract import AUGMENTATIONS, Batch
 from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.splits import load_splits
+from resnet_builder.kernels import with_kernels
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.process import configure
 
@@ -38,6 +39,7 @@ INGREDIENTS = {
     "no waiting": "the loss is not read after every step",
 }
 COMPILED = {"compiled": "kernels made for this network by torch.compile"}
+OWN = {"own operations": "this package's, for the CPU, in place of torch's or compiled ones"}
 TRAIN = "train"
 """Ours with all that it does besides: rates, counting, a check that all is finite."""
 
@@ -55,6 +57,7 @@ def main() -> None:
         work(given.work, given.spec)
         return
     rows = {STOCK: "per-sample PIL, fp32", **INGREDIENTS, **(COMPILED if given.compile else {})}
+    rows |= OWN
     rows[TRAIN] = "as `resnet-build train` does it by default"
     workers = {name: Worker(name, given.spec, __file__) for name in rows}
     rates = take_turns(workers, given.turns, given.seconds)
@@ -89,7 +92,7 @@ def work(name: str, spec_name: str) -> None:
         compete({STOCK: "stock", TRAIN: "ours"}[name], spec_name)
         return
     spec = spec_of("stock", spec_name)
-    names = [*INGREDIENTS, *COMPILED]
+    names = [*INGREDIENTS, *COMPILED, *OWN]
     train(spec, frozenset(names[: names.index(name) + 1]))
 
 
@@ -104,7 +107,9 @@ def train(spec: Spec, ingredients: frozenset[str]) -> None:
         layout = torch.channels_last
         network.to(memory_format=layout)  # type: ignore[call-overload]
     forward: Callable[[Tensor], Tensor] = network
-    if "compiled" in ingredients:
+    if "own operations" in ingredients:
+        forward = with_kernels(network)
+    elif "compiled" in ingredients:
         forward = torch.compile(network, dynamic=False)
     optimizer = torch.optim.SGD(
         network.parameters(),
