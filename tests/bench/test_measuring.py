@@ -7,6 +7,7 @@ from resnet_builder.bench.sizing import Size
 from resnet_builder.errors import ResourceError, UsageError
 from resnet_builder.summary import summarize
 from tests.bench.specs import tiny
+from tests.kernels import NEEDS_KERNELS
 
 
 def test_figures_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +45,7 @@ def test_frozen_layers_stay_out_of_it_and_first_weights_are_not_read() -> None:
 @pytest.mark.parametrize(
     ("overrides", "value", "why"),
     [
-        ((), "no", "this package's own operations are used"),
+        pytest.param((), "no", "this package's own operations are used", marks=NEEDS_KERNELS),
         (("run.kernels=false",), "no", "the training takes about"),
         (("run.kernels=false", "train.steps=2000000000"), "no", "`train` tries whether it pays"),
         (("run.compile=false",), "no", "the spec says so"),

@@ -13,6 +13,7 @@ from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import Choices, CompileDecision, EnvRecord
 from resnet_builder.training import choices
 from resnet_builder.training.choices import settle_choices
+from tests.kernels import HAS_KERNELS, NEEDS_KERNELS
 from tests.training.recipes import small_net
 from tests.training.runs import Recorder, after, experiment, train
 from tests.training.test_compiling import FakeTrial, no_compiler
@@ -51,7 +52,7 @@ def test_choices_are_made_from_the_spec_and_the_machine(tmp_path: Path) -> None:
         memory_format="channels_last",
         compile=False,
         fused=True,
-        kernels=True,
+        kernels=HAS_KERNELS,
         threads=torch.get_num_threads(),
         accumulate=2,
         world_size=1,
@@ -178,6 +179,7 @@ def test_a_run_is_refused_on_other_threads(tmp_path: Path) -> None:
     assert len(recorder.warnings) == 1
 
 
+@NEEDS_KERNELS
 @pytest.mark.parametrize("wanted", ["auto", True, False])
 def test_own_operations_are_used_where_the_spec_does_not_forbid_it(
     tmp_path: Path, wanted: Any
@@ -209,6 +211,7 @@ def test_operations_that_cannot_be_had_are_told(
     ]
 
 
+@NEEDS_KERNELS
 def test_operations_that_are_gone_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +221,7 @@ def test_operations_that_are_gone_are_refused_by_name(
         settled(tmp_path)
 
 
+@NEEDS_KERNELS
 def test_operations_that_come_later_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +231,7 @@ def test_operations_that_come_later_are_not_used(
     assert settled(tmp_path) == (before, [])
 
 
+@NEEDS_KERNELS
 def test_own_operations_train_as_torch_s_do(tmp_path: Path) -> None:
     """In fp32, for a few steps: rounding differs, and grows."""
     losses = []
