@@ -148,7 +148,7 @@ def _sentences(found: "BenchRecord") -> Iterator[str]:
     yield f"recipe: {_recipe(found)}"
     floor = found.floor
     yield (
-        f"convolutions alone, by torch: {floor.seconds:.3g} s, {floor.share:.0%} of a step of `train`; "
+        f"convolutions alone: {floor.seconds:.3g} s, {floor.share:.0%} of a step of `train`; "
         f"forward {floor.forward:.3g}, gradients of weights {floor.weight_gradient:.3g}, "
         f"of inputs {floor.input_gradient:.3g}"
     )
