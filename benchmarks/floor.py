@@ -7,20 +7,26 @@ median time of its forward pass, of its weight's gradient and of its input's gra
 gradients by two calls of ``torch.ops.aten.convolution_backward``, the first convolution without the
 input's), in the precision and memory format of training, on inputs that are cut in turn from at
 least 64 MiB, with the same threads and allocator. Each times how often it occurs, summed up, over
-the time of our step; both are measured in turns, in one process.
+the time of our step: one measured in turns with them, in one process, and one measured right
+afterwards as throughput.py does, in a process that only trains.
 """
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 
 from machine import describe
+from throughput import Worker
 
 from resnet_builder.bench import Bench, measure
 from resnet_builder.builder import read_spec
 from resnet_builder.training.process import configure
 
 RESULTS = Path(__file__).parent / "results"
+
+TURNS = 3
+TURN_SECONDS = 20.0
 
 
 def main() -> None:
@@ -31,22 +37,28 @@ def main() -> None:
     given = parser.parse_args()
     configure(threads=None)
     found = measure(read_spec(given.spec), seconds=given.seconds, warn=print)
+    worker = Worker("ours", given.spec)
+    alone = statistics.median(worker.turn(TURN_SECONDS) for _ in range(TURNS))
+    worker.end()
     path = RESULTS / f"floor_{given.spec}.json"
-    path.write_text(json.dumps(report(found), indent=1) + "\n")
+    path.write_text(json.dumps(report(found, alone), indent=1) + "\n")
     print(path.read_text())
 
 
-def report(found: Bench) -> dict[str, object]:
-    """Sum up what was measured."""
+def report(found: Bench, alone: float) -> dict[str, object]:
+    """Sum up what was measured; ``alone`` is the images per second of only training."""
     floor = found.floor
+    step_alone = found.size.batch_size / alone
     return {
         "what": f"milliseconds of the convolutions of a step of {found.name}, and of the step",
         "machine": describe(),
         "settings": {setting.name: setting.value for setting in found.settings},
         "images": found.size.batch_size,
         "share of the step": round(floor.seconds() / found.ours.seconds_per_step, 3),
+        "share of a step where nothing else is measured": round(floor.seconds() / step_alone, 3),
         "step": milliseconds(found.ours.seconds_per_step),
         "images_per_second": {
+            "only training": round(alone, 1),
             "ours": round(found.ours.images_per_second, 1),
             "quartiles": [round(found.ours.low, 1), round(found.ours.high, 1)],
             "plain loop": round(found.plain.images_per_second, 1),

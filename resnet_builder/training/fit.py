@@ -12,6 +12,7 @@ from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.splits import Splits
 from resnet_builder.device import describe, fits
 from resnet_builder.errors import UsageError
+from resnet_builder.kernels import no_kernels
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import EnvRecord
@@ -87,6 +88,11 @@ def fit(
     settle = partial(settle_choices, processes=team.size, allow_inexact=allow_inexact)
     environment = team.led(partial(settle, spec, run, device, trial=trial, warn=observer.warned))
     choices = environment.choices
+    if choices.kernels and (fault := no_kernels(device)) is not None:
+        raise UsageError(
+            f"process {team.rank} lacks the operations that process 0 trains with: {fault}; "
+            "set run.kernels to false"
+        )
     model.to(device).to(memory_format=MEMORY_FORMATS[choices.memory_format])
     _make_global(model, train, device, team)
     resize = make_resizing(train, plan.total_steps)

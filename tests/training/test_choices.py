@@ -11,7 +11,7 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import versions
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import Choices, CompileDecision, EnvRecord
-from resnet_builder.training import choices
+from resnet_builder.training import choices, fit
 from resnet_builder.training.choices import settle_choices
 from tests.kernels import HAS_KERNELS, NEEDS_KERNELS
 from tests.training.recipes import small_net
@@ -244,3 +244,17 @@ def test_own_operations_train_as_torch_s_do(tmp_path: Path) -> None:
         losses.append([row.train_loss for row in rows if row.event == "train"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0] != losses[1], "both were computed in the same way"
+
+
+@NEEDS_KERNELS
+def test_a_process_that_lacks_the_others_operations_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One on another machine, which has no compiler."""
+    monkeypatch.setattr(fit, "no_kernels", lambda device: "there is no C++ compiler")
+    with pytest.raises(UsageError) as caught:
+        train(tmp_path / "run", experiment())
+    assert str(caught.value) == (
+        "process 0 lacks the operations that process 0 trains with: there is no C++ compiler; "
+        "set run.kernels to false"
+    )
