@@ -1,6 +1,6 @@
 """A network for training: its batch norms and convolutions as operations of our own."""
 
-from operator import add, getitem, iadd
+from operator import add, getitem
 
 from torch import fx, nn
 
@@ -115,15 +115,11 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _addend(total: fx.Node, term: fx.Node) -> fx.Node | None:
-    """Return what a sum adds to a term, if the sum changes nothing else than the term."""
-    if total.op != "call_function" or total.target not in {add, iadd}:
+    """Return what a sum adds to a term; torch.fx follows ``+=`` as a sum, too."""
+    if total.op != "call_function" or total.target is not add:
         return None
-    first, second = total.args
-    if first is term and second is not term and isinstance(second, fx.Node):
-        return second
-    if second is term and total.target is add and isinstance(first, fx.Node):
-        return first
-    return None
+    others = [arg for arg in total.args if arg is not term]
+    return others[0] if len(others) == 1 and isinstance(others[0], fx.Node) else None
 
 
 def _hand_out_twice(graph: fx.Graph, node: fx.Node, layers: Modules) -> None:

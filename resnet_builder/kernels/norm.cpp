@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -141,6 +142,12 @@ std::vector<double> per_channel(const Matrix& matrix, const std::vector<double>&
   return sums;
 }
 
+// Loads what belongs to a group of columns.
+template <std::size_t COUNT>
+void load_all(Channels (&values)[COUNT], const float* from) {
+  for (std::size_t i = 0; i < COUNT; ++i) values[i] = load(from + i * WIDTH);
+}
+
 inline void add(float* to, Channels values) {
   Channels sum = load(to);
   sum.first += values.first, sum.second += values.second;
@@ -214,10 +221,8 @@ void scale(const Matrix& matrix, const T* x, const T* addend, bool relu, T* y,
   over_blocks(matrix, threads, true, [&](int64_t, int64_t from, int64_t to) {
     over_columns(matrix, [&](int64_t column, auto count) {
       Channels scale[count], shift[count];
-      for (int i = 0; i < count; ++i) {
-        scale[i] = load(&scales[column + i * WIDTH]);
-        shift[i] = load(&shifts[column + i * WIDTH]);
-      }
+      load_all(scale, &scales[column]);
+      load_all(shift, &shifts[column]);
       for (int64_t row = from; row < to; ++row)
         for (int i = 0; i < count; ++i) {
           const int64_t at = row * matrix.columns + column + i * WIDTH;
@@ -290,11 +295,9 @@ void backward(const T* dy, const T* dy_too, const T* x, const T* y, bool relu, T
     over_columns(matrix, [&](int64_t column, auto count) {
       const int64_t start = part * columns + column;
       Channels center[count], scale[count], shift[count], sum[count] = {}, product[count] = {};
-      for (int i = 0; i < count; ++i) {
-        center[i] = load(&mean[column + i * WIDTH]);
-        scale[i] = load(&scales[column + i * WIDTH]);
-        shift[i] = load(&shifts[column + i * WIDTH]);
-      }
+      load_all(center, &mean[column]);
+      load_all(scale, &scales[column]);
+      load_all(shift, &shifts[column]);
       for (int64_t row = from; row < to; ++row)
         for (int i = 0; i < count; ++i) {
           const int64_t at = row * columns + column + i * WIDTH;
@@ -344,13 +347,11 @@ void backward(const T* dy, const T* dy_too, const T* x, const T* y, bool relu, T
   over_blocks(matrix, threads, true, [&](int64_t, int64_t from, int64_t to) {
     over_columns(matrix, [&](int64_t column, auto count) {
       Channels center[count], scale[count], shift[count], slope[count], offset[count];
-      for (int i = 0; i < count; ++i) {
-        center[i] = load(&mean[column + i * WIDTH]);
-        scale[i] = load(&scales[column + i * WIDTH]);
-        shift[i] = load(&shifts[column + i * WIDTH]);
-        slope[i] = load(&slopes[column + i * WIDTH]);
-        offset[i] = load(&offsets[column + i * WIDTH]);
-      }
+      load_all(center, &mean[column]);
+      load_all(scale, &scales[column]);
+      load_all(shift, &shifts[column]);
+      load_all(slope, &slopes[column]);
+      load_all(offset, &offsets[column]);
       for (int64_t row = from; row < to; ++row)
         for (int i = 0; i < count; ++i) {
           const int64_t at = row * columns + column + i * WIDTH;

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from resnet_builder.kernels.library import library
+from resnet_builder.kernels.compiled import library
 
 _TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 

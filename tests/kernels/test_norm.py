@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels.library import library
+from resnet_builder.kernels.compiled import library
 from resnet_builder.kernels.norm import FusedNorm
 
 BF16, FP32 = torch.bfloat16, torch.float32

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_builder.kernels import library as module
+from resnet_builder.kernels import compiled as module
 from resnet_builder.kernels import no_kernels
-from resnet_builder.kernels.library import library
+from resnet_builder.kernels.compiled import library
 from resnet_builder.kernels.norm import FusedNorm
 
 CPU = torch.device("cpu")

@@ -58,7 +58,9 @@ def library() -> ctypes.CDLL:
     """
     source = files(__package__).joinpath("norm.cpp").read_bytes()
     command = _command()
-    name = hashlib.sha256(b"\0".join((source, *map(str.encode, command)))).hexdigest()[:32]
+    name = hashlib.sha256(
+        b"\0".join((source, *map(str.encode, (*command, platform.machine()))))
+    ).hexdigest()[:32]
     for folder in (cache_dir() / "kernels", None):
         try:
             return _kept(folder, name, command, source)
@@ -82,7 +84,7 @@ def _command() -> tuple[str, ...]:
         raise NoKernelsError("there is no C++ compiler")
     vectors = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), ())
     flags = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fvisibility=hidden", *vectors)
-    return (compiler, *flags, f"-DMACHINE={platform.machine()}")
+    return (compiler, *flags)
 
 
 def _kept(folder: Path | None, name: str, command: tuple[str, ...], source: bytes) -> ctypes.CDLL:
