@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,9 @@ import torch
 
 from resnet_builder.host import cache_dir
 
-_LONGEST_COMPILATION = 120.0  # seconds; it is about one
+_SOURCES = ("norm.cpp", "convolution.cpp", "shortcut.cpp")
+
+_LONGEST_COMPILATION = 120.0  # seconds; it is about two
 
 _VECTORS = {
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
@@ -24,14 +27,23 @@ _VECTORS = {
 }
 """What a compiler may use of x86 processors, by what torch found this one to have."""
 
+_TILES = ("-mamx-tile", "-mamx-bf16")
+"""And where torch found AMX, if the compiler knows it: GCC does since version 11."""
+
 _POINTER = ctypes.c_void_p
 _FORWARD = [_POINTER, _POINTER, ctypes.c_int, *7 * [_POINTER], *2 * [ctypes.c_int64]]
 _BACKWARD = [*4 * [_POINTER], ctypes.c_int, *8 * [_POINTER], *2 * [ctypes.c_int64], ctypes.c_int]
 _ARGUMENTS = {
     "takes": 2 * [ctypes.c_int64],
+    "has_tiles": [],
+    "kernel_gradient": [*4 * [_POINTER], ctypes.c_int],
+    **{f"shortcut_{way}": [*3 * [_POINTER], ctypes.c_int] for way in ("forward", "backward")},
     **{f"forward_{t}": [*_FORWARD, *2 * [ctypes.c_double], ctypes.c_int] for t in ("bf16", "fp32")},
     **{f"backward_{t}": _BACKWARD for t in ("bf16", "fp32")},
 }
+
+_QUESTIONS = frozenset({"takes", "has_tiles"})
+"""Functions that return whether something is so."""
 
 
 class NoKernelsError(Exception):
@@ -56,14 +68,25 @@ def library() -> ctypes.CDLL:
     Raises:
         NoKernelsError: This machine cannot compile them.
     """
-    source = files(__package__).joinpath("norm.cpp").read_bytes()
     command = _command()
-    name = hashlib.sha256(
-        b"\0".join((source, *map(str.encode, (*command, platform.machine()))))
-    ).hexdigest()[:32]
+    if torch.cpu._is_amx_tile_supported():
+        with suppress(NoKernelsError):
+            return _compiled((*command, *_TILES))
+    return _compiled(command)
+
+
+def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
+    """Load what a command compiles, from the cache if it is there.
+
+    Raises:
+        NoKernelsError: The command fails, or its result cannot be kept or loaded.
+    """
+    sources = {name: files(__package__).joinpath(name).read_bytes() for name in _SOURCES}
+    parts = (*sources.values(), *map(str.encode, (*command, platform.machine())))
+    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
     for folder in (cache_dir() / "kernels", None):
         try:
-            return _kept(folder, name, command, source)
+            return _kept(folder, name, command, sources)
         except OSError as error:  # a folder that cannot be written, a file that cannot be loaded
             fault = error
     raise NoKernelsError(f"they cannot be written or loaded: {fault}") from fault
@@ -87,11 +110,13 @@ def _command() -> tuple[str, ...]:
     return (compiler, *flags)
 
 
-def _kept(folder: Path | None, name: str, command: tuple[str, ...], source: bytes) -> ctypes.CDLL:
+def _kept(
+    folder: Path | None, name: str, command: tuple[str, ...], sources: dict[str, bytes]
+) -> ctypes.CDLL:
     """Load the kernels from a folder, or from one that is gone as soon as they are loaded."""
     if folder is None:
         with tempfile.TemporaryDirectory() as passing:
-            return _kept(Path(passing), name, command, source)
+            return _kept(Path(passing), name, command, sources)
     path = folder / f"{name}.so"
     if path.exists():
         try:
@@ -99,18 +124,20 @@ def _kept(folder: Path | None, name: str, command: tuple[str, ...], source: byte
         except OSError:  # damaged, or of another system that shares the folder
             pass
     folder.mkdir(parents=True, exist_ok=True)
-    _compile(command, source, path)
+    _compile(command, sources, path)
     return _loaded(path)
 
 
-def _compile(command: tuple[str, ...], source: bytes, path: Path) -> None:
+def _compile(command: tuple[str, ...], sources: dict[str, bytes], path: Path) -> None:
     """Compile beside the path, and put the file there once it is whole."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        code, compiled = Path(folder, "norm.cpp"), Path(folder, path.name)
-        code.write_bytes(source)
+        compiled = Path(folder, path.name)
+        codes = [Path(folder, name) for name in sources]
+        for code, source in zip(codes, sources.values(), strict=True):
+            code.write_bytes(source)
         try:
             subprocess.run(
-                [*command, str(code), "-o", str(compiled)],
+                [*command, *map(str, codes), "-o", str(compiled)],
                 check=True,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -133,7 +160,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
         for name, arguments in _ARGUMENTS.items():
             function = getattr(loaded, name)
             function.argtypes = arguments
-            function.restype = ctypes.c_int if name == "takes" else None
+            function.restype = ctypes.c_int if name in _QUESTIONS else None
     except AttributeError as error:
         raise OSError(f"{path} has no {name}") from error
     return loaded

@@ -6,13 +6,24 @@ from torch import fx, nn
 
 from resnet_builder.blocks.shortcuts import PadShortcut
 from resnet_builder.folding import LayerTracer
-from resnet_builder.kernels.convolution import ProductConv2d, has_faster_gradient
+from resnet_builder.kernels.convolution import TiledConv2d, has_faster_gradient
 from resnet_builder.kernels.norm import FusedNorm, fusible
+from resnet_builder.kernels.shortcut import CopiedShortcut, copies
 from resnet_builder.recomputing import Recomputed
 
 Modules = dict[str, nn.Module]
 
-_READERS = frozenset({nn.Conv2d, ProductConv2d, nn.AvgPool2d, nn.MaxPool2d, PadShortcut, FusedNorm})
+_READERS = frozenset(
+    {
+        nn.Conv2d,
+        TiledConv2d,
+        nn.AvgPool2d,
+        nn.MaxPool2d,
+        PadShortcut,
+        CopiedShortcut,
+        FusedNorm,
+    }
+)
 """Layers that leave what they are given as it is."""
 
 _KNOWN = ("torch.nn.", "resnet_builder.blocks.", "resnet_builder.model", Recomputed.__module__)
@@ -42,7 +53,10 @@ def with_kernels(network: nn.Module) -> nn.Module:
     for name, layer in layers.items():
         if has_faster_gradient(layer):
             assert isinstance(layer, nn.Conv2d)
-            layers[name] = ProductConv2d(layer)
+            layers[name] = TiledConv2d(layer)
+        if copies(layer):
+            assert isinstance(layer, PadShortcut)
+            layers[name] = CopiedShortcut(layer)
     for node in list(graph.nodes):
         _hand_out_twice(graph, node, layers)
     for name, layer in layers.items():

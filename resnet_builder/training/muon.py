@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024)."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class Muon(Optimizer):
     one shape are computed together.
 
     Like torch's fused optimizers it changes nothing where ``found_inf`` is set, without the host
-    having to look.
+    having to wait for a device to look.
 
     Args:
         groups: Parameter groups with ``lr``, ``momentum`` and ``weight_decay``; those that
@@ -53,6 +53,8 @@ class Muon(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         assert closure is None, "a step is computed once"
+        if self._on_host() and self.found_inf:
+            return
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
@@ -71,30 +73,38 @@ class Muon(Optimizer):
 
     def _update_alike(self, kernels: list[Tensor], divisions: int, group: dict[str, Any]) -> None:
         """Update kernels of one shape."""
-        directions = self._momenta(kernels, group["momentum"])
         rows = kernels[0].shape[0] // divisions
-        matrices = torch.stack([d.reshape(divisions, rows, -1) for d in directions]).flatten(0, 1)
+        orders = [_order(kernel) for kernel in kernels]
+        momenta = self._momenta(kernels, group["momentum"])
+        stack = torch.stack([m.permute(o) for m, o in zip(momenta, orders, strict=True)])
+        matrices = stack.reshape(len(kernels) * divisions, rows, -1)
         tall = max(1.0, rows / matrices.shape[2]) ** 0.5
         updates = orthogonal(matrices).mul_(group["lr"] * tall)
-        updates = self._unless_failed(updates, 0.0)
+        updates = self._unless_failed(updates, 0.0).reshape(stack.shape)
         self._decay(kernels, group["lr"] * group["weight_decay"])
-        for kernel, update in zip(kernels, updates.split(divisions), strict=True):
-            kernel.sub_(update.reshape(kernel.shape))
+        torch._foreach_sub_(
+            [kernel.permute(order) for kernel, order in zip(kernels, orders, strict=True)],
+            updates.unbind(),
+        )
 
-    def _momenta(self, kernels: list[Tensor], momentum: float) -> list[Tensor]:
+    def _momenta(self, kernels: list[Tensor], momentum: float) -> Sequence[Tensor]:
         """Take gradients into the buffers; return Nesterov's look ahead."""
-        directions = []
-        for kernel in kernels:
-            assert kernel.grad is not None, "only those with a gradient are updated"
-            buffer = self._buffer(kernel)
-            moved = torch.add(kernel.grad, buffer, alpha=momentum)
-            buffer.copy_(self._unless_failed(moved, buffer))
-            directions.append(torch.add(kernel.grad, buffer, alpha=momentum))
-        return directions
+        gradients = [k.grad for k in kernels if k.grad is not None]
+        buffers = [self._buffer(k) for k in kernels]
+        moved = torch._foreach_add(gradients, buffers, alpha=momentum)
+        for buffer, new in zip(buffers, moved, strict=True):
+            buffer.copy_(self._unless_failed(new, buffer))
+        return torch._foreach_add(gradients, buffers, alpha=momentum)
+
+    def _on_host(self) -> bool:
+        """Tell whether the host can look at ``found_inf`` without waiting."""
+        return self.found_inf is not None and self.found_inf.device.type == "cpu"
 
     def _unless_failed(self, new: Tensor, old: Tensor | float) -> Tensor:
         """Return ``new``, or where a gradient was not finite, ``old``."""
-        return new if self.found_inf is None else torch.where(self.found_inf == 0, new, old)
+        if self.found_inf is None or self._on_host():
+            return new
+        return torch.where(self.found_inf == 0, new, old)
 
     def _buffer(self, kernel: Tensor) -> Tensor:
         state = self.state[kernel]
@@ -128,19 +138,35 @@ class Muon(Optimizer):
         )
 
 
+def _order(kernel: Tensor) -> tuple[int, ...]:
+    """Return the order of a kernel's dimensions in memory; that of a matrix's columns is free."""
+    is_last = kernel.is_contiguous(memory_format=torch.channels_last)
+    return (0, 2, 3, 1) if is_last else (0, 1, 2, 3)
+
+
 def orthogonal(matrices: Tensor) -> Tensor:
     """Bring the singular values of ``(B, M, N)`` matrices near 1, between about 0.7 and 1.2.
 
     By the Newton-Schulz iteration of Jordan et al. 2024, which trades their exact value for fewer
-    rounds. A matrix of zeros stays one.
+    rounds. Each round multiplies a matrix by a polynomial of its product with itself, and these
+    commute; so they are gathered on the shorter side, and the matrix is multiplied once. A matrix
+    of zeros stays one.
     """
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + _EPS)
-    first, third, fifth = _COEFFICIENTS
-    for _ in range(_ITERATIONS):
-        square = x @ x.mT
-        x = torch.baddbmm(
-            x, torch.baddbmm(square, square, square, beta=third, alpha=fifth), x, beta=first
-        )
+    square = x @ x.mT
+    factor = factors = _polynomial(square)
+    for _ in range(_ITERATIONS - 1):
+        square = factor @ square @ factor
+        factor = _polynomial(square)
+        factors = factor @ factors
+    x = factors @ x
     return x.mT if is_tall else x
+
+
+def _polynomial(square: Tensor) -> Tensor:
+    first, third, fifth = _COEFFICIENTS
+    result = torch.baddbmm(square, square, square, beta=third, alpha=fifth)
+    result.diagonal(dim1=1, dim2=2).add_(first)
+    return result

@@ -58,6 +58,17 @@ def test_another_compiler_compiles_anew(
     assert kept(cache) == [".so", ".so"]
 
 
+def test_a_compiler_that_knows_no_tiles_compiles_all_else(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    older = 'case "$*" in *-mamx*) exit 1;; esac; exec c++ "$@"'
+    compiler(tmp_path / "older", older, monkeypatch)
+    assert no_kernels(CPU) is None
+    assert not library().has_tiles()
+    assert library().takes(64, 32)
+
+
 @pytest.mark.parametrize("damage", [b"", b"nonsense" * 100])
 def test_a_damaged_file_is_compiled_anew(
     cache: Path, tmp_path: Path, damage: bytes, monkeypatch: pytest.MonkeyPatch

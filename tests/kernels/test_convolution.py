@@ -1,4 +1,4 @@
-"""Convolutions whose weights' gradient is a product of matrices, against torch's in fp64."""
+"""Convolutions whose weights' gradient is computed in tiles, against torch's in fp64."""
 
 import copy
 
@@ -6,15 +6,31 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels.convolution import ProductConv2d, has_faster_gradient
+from resnet_builder.kernels import convolution as module
+from resnet_builder.kernels.convolution import TiledConv2d, has_faster_gradient
+from tests.kernels import NEEDS_TILES
 
 BF16 = torch.bfloat16
 
-
-@pytest.fixture
-def amx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the processor's matrix unit for granted; what is computed does not need it."""
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+# Layers, and images that they are given: kernels and strides of all kinds; images of odd sides, of
+# one pixel, larger than what is computed at once, and so small that many are.
+CASES = {
+    "3x3": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (3, 16, 7, 9)),
+    "to more channels": (nn.Conv2d(32, 48, 3, padding=1, bias=False), (2, 32, 8, 8)),
+    "stride 2": (nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False), (5, 16, 8, 8)),
+    "stride 2, odd": (nn.Conv2d(32, 16, 3, stride=2, padding=1, bias=False), (2, 32, 9, 7)),
+    "1x1": (nn.Conv2d(32, 48, 1, bias=False), (3, 32, 5, 7)),
+    "1x1, stride 2": (nn.Conv2d(16, 16, 1, stride=2, bias=False), (3, 16, 5, 6)),
+    "5x5": (nn.Conv2d(16, 16, 5, padding=2, bias=False), (2, 16, 9, 9)),
+    "7x7, stride 2": (nn.Conv2d(16, 16, 7, stride=2, padding=3, bias=False), (2, 16, 11, 9)),
+    "stride 3": (nn.Conv2d(16, 16, 3, stride=3, padding=1, bias=False), (2, 16, 11, 10)),
+    "no padding": (nn.Conv2d(16, 16, 3, bias=False), (2, 16, 9, 9)),
+    "more padding": (nn.Conv2d(16, 16, 3, padding=2, bias=False), (2, 16, 9, 9)),
+    "a large image": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (2, 16, 40, 40)),
+    "many images": (nn.Conv2d(64, 64, 3, padding=1, bias=False), (70, 64, 4, 4)),
+    "one image": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (1, 16, 6, 6)),
+    "one pixel": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (1, 16, 1, 1)),
+}
 
 
 def images(*shape: int) -> Tensor:
@@ -26,85 +42,98 @@ def learnt(layer: nn.Module, x: Tensor, *, bf16: bool) -> tuple[Tensor, ...]:
     x = x.clone().requires_grad_()
     with torch.autocast("cpu", BF16, enabled=bf16):
         y = layer(x)
-    (y * torch.linspace(-1, 2, y.shape[3]).to(y.dtype)).sum().backward()
+    y.backward(torch.linspace(-1, 2, y.shape[3]).to(BF16).to(y.dtype).expand_as(y))
     (weight,) = layer.parameters()
     assert x.grad is not None
     assert weight.grad is not None
     return y.detach(), x.grad, weight.grad
 
 
-@pytest.mark.parametrize(
-    ("layer", "shape"),
-    [
-        (nn.Conv2d(256, 256, 3, padding=1, bias=False), (4, 256, 4, 4)),
-        (nn.Conv2d(256, 320, 3, padding=1, bias=False), (2, 256, 5, 8)),
-        (nn.Conv2d(64, 256, 1, bias=False), (3, 64, 9, 11)),
-        (nn.Conv2d(256, 64, 1, bias=False), (2, 256, 7, 7)),
-    ],
-    ids=str,
-)
-def test_gradients_are_torch_s_but_for_rounding(
-    layer: nn.Conv2d, shape: tuple[int, ...], amx: None
-) -> None:
+@NEEDS_TILES
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_gradients_are_torch_s_but_for_rounding(case: str, threads: int) -> None:
+    layer, shape = copy.deepcopy(CASES[case])
     layer.to(memory_format=torch.channels_last)
     assert has_faster_gradient(layer)
     twin, exact = copy.deepcopy(layer), copy.deepcopy(layer)
     exact.weight.data = exact.weight.to(BF16).double()
     x = images(*shape)
-    wanted = learnt(exact, x.double(), bf16=False)
-    torch_s = learnt(layer, x, bf16=True)
-    found = learnt(ProductConv2d(twin), x, bf16=True)
-    assert twin.weight.grad is not None
-    assert twin.weight.grad.dtype == torch.float32
-    for ours, theirs, precise in zip(found, torch_s, wanted, strict=True):
-        assert ours.shape == theirs.shape
-        assert (ours.double() - precise).norm() / precise.norm() < 2**-8
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch_s = learnt(layer, x, bf16=True)
+        found = learnt(TiledConv2d(twin), x, bf16=True)
+    finally:
+        torch.set_num_threads(before)
     assert torch.equal(found[0], torch_s[0])
     assert torch.equal(found[1], torch_s[1])
+    assert found[2].dtype == torch.float32
+    assert found[2].stride() == torch_s[2].stride()
+    wanted = learnt(exact, x.double(), bf16=False)[2]
+    assert (found[2] - wanted).norm() / wanted.norm() < 1e-6
 
 
-@pytest.mark.parametrize(
-    ("shape", "bf16"), [((2, 256, 9, 9), True), ((2, 256, 4, 4), False)], ids=["wide", "fp32"]
-)
-def test_what_is_not_faster_is_computed_by_the_layer(
-    shape: tuple[int, ...], bf16: bool, amx: None
-) -> None:
-    layer = nn.Conv2d(256, 256, 3, padding=1, bias=False)
-    x = images(*shape) if bf16 else images(*shape).float()
-    ours = learnt(ProductConv2d(copy.deepcopy(layer)), x, bf16=bf16)
+@NEEDS_TILES
+def test_the_same_bits_each_time() -> None:
+    layer, shape = copy.deepcopy(CASES["many images"])
+    tiled, x = TiledConv2d(layer), images(*shape)
+    found = []
+    for _ in range(3):
+        layer.weight.grad = None
+        found.append(learnt(tiled, x, bf16=True)[2])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@NEEDS_TILES
+@pytest.mark.parametrize("bf16", [True, False])
+def test_what_is_not_taken_is_computed_by_the_layer(bf16: bool) -> None:
+    layer, shape = copy.deepcopy(CASES["3x3"])
+    x = images(*shape)
+    x = x.contiguous() if bf16 else x.float()
+    ours = learnt(TiledConv2d(copy.deepcopy(layer)), x, bf16=bf16)
     assert all(map(torch.equal, ours, learnt(layer, x, bf16=bf16)))
 
 
+@NEEDS_TILES
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2d(128, 256, 3, padding=1, bias=False),
-        nn.Conv2d(256, 256, 3, padding=1),
-        nn.Conv2d(256, 256, 3, padding=1, stride=2, bias=False),
-        nn.Conv2d(256, 256, 3, padding=2, dilation=2, bias=False),
-        nn.Conv2d(256, 256, 3, padding=1, groups=2, bias=False),
-        nn.Conv2d(256, 256, 3, padding=1, padding_mode="reflect", bias=False),
-        nn.Conv2d(256, 256, 3, bias=False),
-        nn.Conv2d(32, 256, 1, bias=False),
-        nn.Conv2d(256, 256, 1, stride=2, bias=False),
-        nn.Linear(256, 256),
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.Conv2d(16, 24, 3, padding=1, bias=False),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.Conv2d(16, 16, 3, padding=2, dilation=2, bias=False),
+        nn.Conv2d(32, 32, 3, padding=1, groups=2, bias=False),
+        nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect", bias=False),
+        nn.Conv2d(16, 16, 3, padding="same", bias=False),
+        nn.Conv2d(16, 16, (1, 3), padding=(0, 1), bias=False),
+        nn.Conv2d(16, 16, 3, padding=1, stride=(1, 2), bias=False),
+        nn.Linear(16, 16),
         None,
     ],
     ids=str,
 )
-def test_other_layers_are_left_alone(layer: nn.Module | None, amx: None) -> None:
+def test_other_layers_are_left_alone(layer: nn.Module | None) -> None:
     assert not has_faster_gradient(layer)
 
 
-def test_without_amx_nothing_is_known_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert not has_faster_gradient(nn.Conv2d(256, 256, 3, padding=1, bias=False))
+class _WithoutTiles:
+    @staticmethod
+    def has_tiles() -> int:
+        return 0
 
 
-def test_a_frozen_weight_gets_no_gradient(amx: None) -> None:
+def test_without_tiles_nothing_is_known_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "library", _WithoutTiles)
+    assert not has_faster_gradient(nn.Conv2d(16, 16, 3, padding=1, bias=False))
+
+
+@NEEDS_TILES
+def test_a_frozen_weight_gets_no_gradient() -> None:
     layer = nn.Conv2d(64, 64, 1, bias=False).requires_grad_(False)
     x = images(2, 64, 4, 4).requires_grad_()
     with torch.autocast("cpu", BF16):
-        ProductConv2d(layer)(x).sum().backward()
+        TiledConv2d(layer)(x).sum().backward()
     assert layer.weight.grad is None
     assert x.grad is not None

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.kernels import with_kernels
-from resnet_builder.kernels.convolution import ProductConv2d
+from resnet_builder.kernels.convolution import TiledConv2d
 from resnet_builder.kernels.norm import FusedNorm
+from resnet_builder.kernels.shortcut import CopiedShortcut
 from resnet_builder.recomputing import recomputing
+from tests.kernels import NEEDS_TILES
 from tests.networks import built, cifar_spec, random_images
 
 # Of two blocks in each of two stages: how many norms are fused, how many of them with a ReLU, with
@@ -156,9 +158,15 @@ def test_hooks_are_called(name: str) -> None:
     assert seen == [1]
 
 
-def test_convolutions_get_faster_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+@NEEDS_TILES
+def test_convolutions_get_faster_gradients() -> None:
     network = build(read_spec("resnet50_cifar"), seed=0).train()
     twin = with_kernels(network)
-    assert sum(isinstance(layer, ProductConv2d) for layer in twin.modules()) == 32 + 1 + 5 + 2
+    assert sum(isinstance(layer, TiledConv2d) for layer in twin.modules()) == 52
     assert counted(twin)[0] == 53
+
+
+def test_shortcuts_that_pad_are_copied() -> None:
+    network = build(read_spec("resnet20"), seed=0).train()
+    twin = with_kernels(network)
+    assert sum(isinstance(layer, CopiedShortcut) for layer in twin.modules()) == 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder import build_from_spec
-from resnet_builder.training.muon import orthogonal
+from resnet_builder.training.muon import Muon, orthogonal
 from resnet_builder.training.optim import build_optimizer, optimizer_state, restore_optimizer
 from tests.training.recipes import recipe
 
@@ -96,9 +96,12 @@ def test_a_matrix_of_zeros_stays_one() -> None:
     assert torch.equal(orthogonal(torch.zeros(1, 4, 6)), torch.zeros(1, 4, 6))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_kernels_move_as_a_plain_loop_moves_them(groups: int) -> None:
-    model = net(groups)
+def test_kernels_move_as_a_plain_loop_moves_them(
+    groups: int, memory_format: torch.memory_format
+) -> None:
+    model = net(groups).to(memory_format=memory_format)
     weights = {name: kernel.detach().double() for name, kernel in kernels(model).items()}
     momenta = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     optimizer = optimizer_for(model)
@@ -142,7 +145,11 @@ def test_the_rest_moves_as_sgd_moves_it() -> None:
         assert torch.equal(parameter, moved[name]) == (name not in own), name
 
 
-def test_nothing_changes_where_found_inf_is_set() -> None:
+@pytest.mark.parametrize("on_host", [True, False])
+def test_nothing_changes_where_found_inf_is_set(
+    on_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Muon, "_on_host", lambda self: on_host)
     model = net()
     optimizer: Any = optimizer_for(model)
     optimizer.found_inf = torch.zeros(())
