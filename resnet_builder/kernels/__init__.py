@@ -1,8 +1,9 @@
 """Operations of our own for training on a CPU, where torch's take several times what is needed.
 
-:mod:`.norm` is a batch norm with what follows it, computed by ``norm.cpp``, which :mod:`.compiled`
-compiles on the machine that it runs on. :mod:`.convolution` is another way to the same gradient.
-:mod:`.network` puts both in the places of what they compute.
+:mod:`.norm` is a batch norm with what follows it, :mod:`.convolution` a convolution whose weights'
+gradient is computed in tiles, :mod:`.shortcut` a shortcut that pads channels as one copy. Each is
+computed by the C++ file of its name, which :mod:`.compiled` compiles on the machine that it runs
+on. :mod:`.network` puts them in the places of what they compute.
 """
 
 from resnet_builder.kernels.compiled import no_kernels

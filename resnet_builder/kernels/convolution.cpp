@@ -67,24 +67,31 @@ struct Tap {
   }
 };
 
-// Where pixels are in the long row.
+// Where pixels are in the long row: those of several images at once, or of some lines of one.
 struct Row {
-  int64_t pitch, image;  // pixels from line to line, and from image to image
-  int64_t lead;          // zeros before the first pixel and behind the last; even
-  int64_t at_once;       // images
-  int64_t pairs;         // of pixels, of so many images, in whole tiles
+  int64_t reach;          // lines and columns that a tap is moved by, at most
+  int64_t pitch, image;   // pixels from line to line, and from image to image
+  int64_t lead;           // zeros before the first pixel and behind the last; even
+  int64_t lines, images;  // of the output, at once
+  int64_t pairs;          // of their pixels, in whole tiles
 
   explicit Row(const Convolution& c) {
-    const int64_t reach = std::max(-Tap(0, c).moved, Tap(c.size - 1, c).moved);
+    reach = std::max(-Tap(0, c).moved, Tap(c.size - 1, c).moved);
     pitch = std::max(c.out_width + reach, (c.width + c.stride - 1) / c.stride + 1);
-    image = pitch * (c.out_height + reach);
+    lines = std::min(c.out_height, std::max<int64_t>(1, 2 * CHUNK / pitch - reach));
+    image = pitch * (lines + reach);
+    images = lines < c.out_height ? 1 : std::max<int64_t>(1, 2 * CHUNK / image);
     lead = (reach * pitch + reach) / 2 * 2 + 2;
-    at_once = std::max<int64_t>(1, 2 * CHUNK / image);
-    pairs = whole(at_once);
+    pairs = whole(images);
   }
   int64_t whole(int64_t images) const {
     return (images * image + 2 * PAIRS - 1) / (2 * PAIRS) * PAIRS;
   }
+};
+
+// What is put into the row at once: some lines of the output, of each of some images.
+struct Piece {
+  int64_t image, images, line, lines;
 };
 
 // ---- factors -----------------------------------------------------------------------------------
@@ -142,15 +149,16 @@ class Gradients {
   Gradients(const Convolution& c, const Row& row)
       : c_(c), row_(row), pairs_(row.pairs), tiles_(row.pairs * c.out_channels / LANES) {}
 
-  void read(const uint16_t* dy, int64_t images) {
-    const int64_t pairs = row_.whole(images);
+  void read(const uint16_t* dy, const Piece& piece) {
+    const int64_t line = c_.out_width * c_.out_channels, pairs = row_.whole(piece.images);
+    const int64_t end = (piece.images - 1) * row_.image + piece.lines * row_.pitch;
+    dy += (piece.image * c_.out_height + piece.line) * line;
     for (int64_t channel = 0; channel < c_.out_channels; channel += LANES) {
-      const uint16_t* from = dy + channel;
-      for (int64_t image = 0; image < images; ++image)
-        for (int64_t y = 0; y < c_.out_height; ++y, from += c_.out_width * c_.out_channels)
-          write_pairs(from, c_.out_width, c_.out_channels, image * row_.image + y * row_.pitch,
-                      pairs_.data());
-      std::fill(pairs_.begin() + (images * row_.image) / 2, pairs_.begin() + pairs, Line());
+      for (int64_t image = 0; image < piece.images; ++image)
+        for (int64_t y = 0; y < piece.lines; ++y)
+          write_pairs(dy + (image * c_.out_height + y) * line + channel, c_.out_width,
+                      c_.out_channels, image * row_.image + y * row_.pitch, pairs_.data());
+      std::fill(pairs_.begin() + end / 2, pairs_.begin() + pairs, Line());
       Line* to = &tiles_[channel / LANES * row_.pairs];
       for (int64_t i = 0; i < pairs; i += PAIRS) transpose(&pairs_[i], to + i);
     }
@@ -175,15 +183,17 @@ class Inputs {
     pairs_[(row_.lead + moved) % 2].resize(count() * c_.in_channels / LANES);
   }
 
-  void read(const uint16_t* x, int64_t images) {
+  void read(const uint16_t* x, const Piece& piece) {
     const int64_t line = c_.width * c_.in_channels, step = c_.stride * c_.in_channels;
-    const int64_t lines = taken(c_.height, first_line_, row_.image / row_.pitch);
-    const int64_t columns = taken(c_.width, first_column_, row_.pitch);
-    x += first_line_ * line + first_column_ * c_.in_channels;
-    for (int64_t image = 0; image < images; ++image, x += c_.height * line)
-      for (int64_t y = 0; y < lines; ++y) {
+    const int64_t lines = taken(c_.height, first_line_), columns = taken(c_.width, first_column_);
+    const int64_t first = std::max<int64_t>(0, piece.line - row_.reach);
+    const int64_t end = std::min(lines, piece.line + piece.lines + row_.reach);
+    if (row_.lines < c_.out_height && end - first < row_.lines + 2 * row_.reach) clear();
+    x += piece.image * c_.height * line + first_line_ * line + first_column_ * c_.in_channels;
+    for (int64_t image = 0; image < piece.images; ++image, x += c_.height * line)
+      for (int64_t y = first; y < end; ++y) {
         const uint16_t* from = x + y * c_.stride * line;
-        const int64_t at = row_.lead + image * row_.image + y * row_.pitch;
+        const int64_t at = row_.lead + image * row_.image + (y - piece.line) * row_.pitch;
         for (int64_t odd = 0; odd < 2; ++odd) {
           if (pairs_[odd].empty()) continue;
           for (int64_t channel = 0; channel < c_.in_channels; channel += LANES)
@@ -202,8 +212,12 @@ class Inputs {
  private:
   int64_t count() const { return row_.pairs + row_.lead + 1; }
 
-  int64_t taken(int64_t all, int64_t first, int64_t places) const {
-    return std::min((all - first + c_.stride - 1) / c_.stride, places);
+  int64_t taken(int64_t all, int64_t first) const {
+    return (all - first + c_.stride - 1) / c_.stride;
+  }
+
+  void clear() {
+    for (auto& pairs : pairs_) std::fill(pairs.begin(), pairs.end(), Line());
   }
 
   const Convolution& c_;
@@ -301,12 +315,17 @@ void add_gradient(const Convolution& c, const Row& row, const uint16_t* x, const
       inputs[found].take(taps.back().second);
     }
 
+  std::vector<Piece> pieces;
+  for (int64_t image = 0; image < images; image += row.images)
+    for (int64_t line = 0; line < c.out_height; line += row.lines)
+      pieces.push_back({image, std::min(row.images, images - image), line,
+                        std::min(row.lines, c.out_height - line)});
+
   const Tiles tiles;
-  for (int64_t image = 0; image < images; image += row.at_once) {
-    const int64_t count = std::min(row.at_once, images - image), pairs = row.whole(count);
-    gradients.read(dy + image * c.out_height * c.out_width * c.out_channels, count);
-    for (Inputs& input : inputs)
-      input.read(x + image * c.height * c.width * c.in_channels, count);
+  for (const Piece& piece : pieces) {
+    gradients.read(dy, piece);
+    for (Inputs& input : inputs) input.read(x, piece);
+    const int64_t pairs = row.whole(piece.images);
     for (int64_t from = 0; from < pairs; from += BLOCK) {
       const int64_t length = std::min(BLOCK, pairs - from);
       Sums* sum = sums.data();
@@ -339,10 +358,6 @@ EXPORT void kernel_gradient(const uint16_t* x, const uint16_t* dy, float* dweigh
                             const int64_t* numbers, int threads) {
   Convolution c;
   std::memcpy(&c, numbers, sizeof c);
-  if (c.size == 1 && c.stride == 1 && c.padding == 0) {  // lines do not matter
-    c.width = c.out_width = c.height * c.width;
-    c.height = c.out_height = 1;
-  }
   const Row row(c);
   const int64_t taps = c.size * c.size;
   std::vector<std::vector<Sums>> parts(threads);

@@ -46,9 +46,7 @@ class TiledConv2d(nn.Module):
 def has_faster_gradient(layer: nn.Module | None) -> bool:
     """Tell whether a layer is a convolution that :class:`TiledConv2d` can be faster than.
 
-    Measured with oneDNN 3.12 on two cores, 128 images: 0.98 and 0.58 ms for 16 channels of 32x32
-    pixels, 1.13 and 0.35 ms for 64 of 8x8, 6.9 and 4.5 ms for 64 of 32x32, 34 and 7.2 ms for 512 of
-    4x4.
+    ``benchmarks/gradients.py`` measures by how much.
     """
     if type(layer) is not nn.Conv2d or not library().has_tiles():
         return False
@@ -74,6 +72,7 @@ def _takes(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
+        and bool(library().has_tiles())
     )
 
 

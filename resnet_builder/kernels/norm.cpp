@@ -265,9 +265,9 @@ void forward(const T* x, const T* addend, bool relu, T* y, const float* weight, 
 // ---- backward ----------------------------------------------------------------------------------
 
 // The gradient behind the ReLU is that of y, in two parts if y went two ways, where the ReLU let
-// something through. (The sum is rounded as autograd would have.) That is where y is not zero; without an addend y is not needed for it, for it
-// can be computed from x. Where there is a place for that gradient it is written down, and not
-// computed twice: it is also the addend's.
+// something through. (Their sum is rounded as autograd would have.) That is where y is not zero;
+// without an addend y is not needed for it, for it can be computed from x. Where there is a place
+// for that gradient it is written down, and not computed twice: it is also the addend's.
 template <typename T>
 void backward(const T* dy, const T* dy_too, const T* x, const T* y, bool relu, T* dx, T* behind,
               const float* weight, const float* bias, const float* means,
