@@ -1,4 +1,4 @@
-"""The share of a training step that its convolutions take alone.
+"""What the convolutions of a training step take alone, by torch's operations, over the step.
 
     python benchmarks/floor.py resnet20 [--seconds 150]
 
@@ -8,7 +8,8 @@ gradients by two calls of ``torch.ops.aten.convolution_backward``, the first con
 input's), in the precision and memory format of training, on inputs that are cut in turn from at
 least 64 MiB, with the same threads and allocator. Each times how often it occurs, summed up, over
 the time of our step: one measured in turns with them, in one process, and one measured right
-afterwards as throughput.py does, in a process that only trains.
+afterwards as throughput.py does, in a process that only trains. It may exceed 1: a step has faster
+gradients than torch's of some convolutions.
 """
 
 import argparse

@@ -108,7 +108,7 @@ def _recipe(result: Result) -> Row:
 def training() -> str:
     """Training, beside the usual loops: images per second, and the convolutions' share."""
     floors = dict(found("floor_*"))
-    header = ("network", "ours", "stock", "tuned stock", "ours over them", "convolutions alone")
+    header = ("network", "ours", "stock", "tuned stock", "ours over them", "convolutions by torch")
     return table(header, (_training(name, one, floors) for name, one in found("throughput_*")))
 
 

@@ -86,7 +86,7 @@ class Bench:
         size: Of the steps that were measured.
         ours: How fast `train` trains.
         plain: How fast a plain loop trains.
-        floor: What the convolutions of one of our steps take alone.
+        floor: What the convolutions of one of our steps take alone, by torch's operations.
         memory: What our training holds.
         recipe: The whole training.
         settings: How ours is computed, and why.
@@ -110,7 +110,7 @@ class Bench:
 
     @property
     def floor_share(self) -> float:
-        """The convolutions' part of our step's time."""
+        """The time of the convolutions, by torch, over that of our step; it may exceed 1."""
         return self.floor.seconds() / self.ours.seconds_per_step
 
 

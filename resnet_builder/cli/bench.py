@@ -148,7 +148,8 @@ def _sentences(found: "BenchRecord") -> Iterator[str]:
     yield f"recipe: {_recipe(found)}"
     floor = found.floor
     yield (
-        f"convolutions alone: {floor.seconds:.3g} s, {floor.share:.0%} of a step of `train`; "
+        f"its convolutions alone, by torch: {floor.seconds:.3g} s, {floor.share:.0%} of a step of "
+        "`train`, which may have faster ones; "
         f"forward {floor.forward:.3g}, gradients of weights {floor.weight_gradient:.3g}, "
         f"of inputs {floor.input_gradient:.3g}"
     )

@@ -17,7 +17,8 @@ import torch
 
 from resnet_builder.host import cache_dir
 
-_SOURCES = ("norm.cpp", "convolution.cpp", "shortcut.cpp")
+_SOURCES = ("norm.cpp", "convolution.cpp", "splitting.cpp", "shortcut.cpp")
+_HEADERS = ("tiles.h",)
 
 _LONGEST_COMPILATION = 120.0  # seconds; it is about two
 
@@ -36,7 +37,8 @@ _BACKWARD = [*4 * [_POINTER], ctypes.c_int, *8 * [_POINTER], *2 * [ctypes.c_int6
 _ARGUMENTS = {
     "takes": 2 * [ctypes.c_int64],
     "has_tiles": [],
-    "kernel_gradient": [*4 * [_POINTER], ctypes.c_int],
+    "weight_gradient": [*4 * [_POINTER], ctypes.c_int],
+    "split_convolution": [*5 * [_POINTER], ctypes.c_int],
     **{f"shortcut_{way}": [*3 * [_POINTER], ctypes.c_int] for way in ("forward", "backward")},
     **{f"forward_{t}": [*_FORWARD, *2 * [ctypes.c_double], ctypes.c_int] for t in ("bf16", "fp32")},
     **{f"backward_{t}": _BACKWARD for t in ("bf16", "fp32")},
@@ -81,7 +83,9 @@ def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
     Raises:
         NoKernelsError: The command fails, or its result cannot be kept or loaded.
     """
-    sources = {name: files(__package__).joinpath(name).read_bytes() for name in _SOURCES}
+    sources = {
+        name: files(__package__).joinpath(name).read_bytes() for name in (*_SOURCES, *_HEADERS)
+    }
     parts = (*sources.values(), *map(str.encode, (*command, platform.machine())))
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
     for folder in (cache_dir() / "kernels", None):
@@ -132,12 +136,12 @@ def _compile(command: tuple[str, ...], sources: dict[str, bytes], path: Path) ->
     """Compile beside the path, and put the file there once it is whole."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         compiled = Path(folder, path.name)
-        codes = [Path(folder, name) for name in sources]
-        for code, source in zip(codes, sources.values(), strict=True):
-            code.write_bytes(source)
+        for file, source in sources.items():
+            Path(folder, file).write_bytes(source)
+        codes = [str(Path(folder, file)) for file in _SOURCES]
         try:
             subprocess.run(
-                [*command, *map(str, codes), "-o", str(compiled)],
+                [*command, *codes, "-o", str(compiled)],
                 check=True,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

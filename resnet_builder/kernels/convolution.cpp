@@ -1,10 +1,7 @@
-// The gradient of a convolution's kernels in bf16, by the matrix unit of Intel's processors (AMX).
-// Images are channels-last, and so are kernels.
+// The gradient of a convolution's weights in bf16, in tiles.
 //
-// Pixels of the output's gradient are put into one long row, with zeros between the lines and
-// between the images, and so are those of the input. What one tap of the kernel saw is then the
-// input's row, moved by a constant. Its gradient is a product of matrices that has a summand for
-// each pixel: 32 of them, 16 output channels and 16 input channels are one instruction.
+// The gradient of one tap is a product of matrices that has a summand for each pixel: 32 of them,
+// 16 output channels and 16 input channels are one instruction.
 
 #include <cstdint>
 
@@ -13,86 +10,23 @@
 #if !defined(__AMX_BF16__) || !defined(__AVX512BW__) || !defined(__linux__)
 
 EXPORT int has_tiles() { return 0; }
-EXPORT void kernel_gradient(const void*, const void*, float*, const std::int64_t*, int) {}
+EXPORT void weight_gradient(const void*, const void*, float*, const std::int64_t*, int) {}
 
 #else
 
-#include <immintrin.h>
 #include <omp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <utility>
-#include <vector>
+
+#include "tiles.h"
 
 namespace {
 
-using std::int64_t;
-using std::uint16_t;
-using std::uint32_t;
-
-constexpr int64_t LANES = 16;           // lines of a tile, and its 32-bit columns
-constexpr int64_t PAIRS = LANES;        // of pixels that one instruction sums over
-constexpr int64_t CHUNK = 512;          // pairs whose copies stay in the second-level cache
-constexpr int64_t BLOCK = 16 * PAIRS;   // pairs that stay in the first-level cache
-constexpr int ACCUMULATORS = 5;         // tiles; the other three are factors
-
-// Tiles are read several times slower from where their lines are not those of the cache.
-struct alignas(64) Line {
-  uint32_t words[LANES];
-};
-struct alignas(64) Sums {
-  float values[LANES * LANES];
-};
-
-// ---- geometry ----------------------------------------------------------------------------------
-
-struct Convolution {
-  int64_t images, height, width, in_channels, out_height, out_width, out_channels;
-  int64_t size, stride, padding;
-};
-
-// One tap of the kernel sees every stride-th pixel, from one of stride x stride first ones on, and
-// those moved by so many lines and columns. (Python's division, which rounds down.)
-struct Tap {
-  int64_t first, moved;
-
-  Tap(int64_t at, const Convolution& c) {
-    const int64_t from = at - c.padding;
-    first = (from % c.stride + c.stride) % c.stride;
-    moved = (from - first) / c.stride;
-  }
-};
-
-// Where pixels are in the long row: those of several images at once, or of some lines of one.
-struct Row {
-  int64_t reach;          // lines and columns that a tap is moved by, at most
-  int64_t pitch, image;   // pixels from line to line, and from image to image
-  int64_t lead;           // zeros before the first pixel and behind the last; even
-  int64_t lines, images;  // of the output, at once
-  int64_t pairs;          // of their pixels, in whole tiles
-
-  explicit Row(const Convolution& c) {
-    reach = std::max(-Tap(0, c).moved, Tap(c.size - 1, c).moved);
-    pitch = std::max(c.out_width + reach, (c.width + c.stride - 1) / c.stride + 1);
-    lines = std::min(c.out_height, std::max<int64_t>(1, 2 * CHUNK / pitch - reach));
-    image = pitch * (lines + reach);
-    images = lines < c.out_height ? 1 : std::max<int64_t>(1, 2 * CHUNK / image);
-    lead = (reach * pitch + reach) / 2 * 2 + 2;
-    pairs = whole(images);
-  }
-  int64_t whole(int64_t images) const {
-    return (images * image + 2 * PAIRS - 1) / (2 * PAIRS) * PAIRS;
-  }
-};
-
-// What is put into the row at once: some lines of the output, of each of some images.
-struct Piece {
-  int64_t image, images, line, lines;
-};
+constexpr int64_t PAIRS = LANES;       // of pixels that one instruction sums over
+constexpr int64_t BLOCK = 16 * PAIRS;  // pairs that stay in the first-level cache
+constexpr int ACCUMULATORS = 5;        // tiles; the other three are factors
 
 // ---- factors -----------------------------------------------------------------------------------
 
@@ -147,10 +81,10 @@ inline void transpose(const Line* from, Line* to) {
 class Gradients {
  public:
   Gradients(const Convolution& c, const Row& row)
-      : c_(c), row_(row), pairs_(row.pairs), tiles_(row.pairs * c.out_channels / LANES) {}
+      : c_(c), row_(row), pairs_(row.pixels / 2), tiles_(pairs_.size() * c.out_channels / LANES) {}
 
   void read(const uint16_t* dy, const Piece& piece) {
-    const int64_t line = c_.out_width * c_.out_channels, pairs = row_.whole(piece.images);
+    const int64_t line = c_.out_width * c_.out_channels, pairs = row_.whole(piece.images, piece.lines) / 2;
     const int64_t end = (piece.images - 1) * row_.image + piece.lines * row_.pitch;
     dy += (piece.image * c_.out_height + piece.line) * line;
     for (int64_t channel = 0; channel < c_.out_channels; channel += LANES) {
@@ -159,12 +93,12 @@ class Gradients {
           write_pairs(dy + (image * c_.out_height + y) * line + channel, c_.out_width,
                       c_.out_channels, image * row_.image + y * row_.pitch, pairs_.data());
       std::fill(pairs_.begin() + end / 2, pairs_.begin() + pairs, Line());
-      Line* to = &tiles_[channel / LANES * row_.pairs];
+      Line* to = &tiles_[channel / LANES * pairs_.size()];
       for (int64_t i = 0; i < pairs; i += PAIRS) transpose(&pairs_[i], to + i);
     }
   }
 
-  const Line* tiles(int64_t channel) const { return &tiles_[channel / LANES * row_.pairs]; }
+  const Line* tiles(int64_t channel) const { return &tiles_[channel / LANES * pairs_.size()]; }
 
  private:
   const Convolution& c_;
@@ -172,11 +106,11 @@ class Gradients {
   std::vector<Line> pairs_, tiles_;
 };
 
-// Every stride-th pixel of the input, in pairs that begin with an even and with an odd one.
+// A phase of the input, in pairs that begin with an even and with an odd pixel.
 class Inputs {
  public:
-  Inputs(const Convolution& c, const Row& row, int64_t first_line, int64_t first_column)
-      : c_(c), row_(row), first_line_(first_line), first_column_(first_column) {}
+  Inputs(const Convolution& c, const Row& row, const Phase& phase)
+      : c_(c), row_(row), phase_(phase) {}
 
   // Has what a tap sees which is moved by so many pixels read from now on.
   void take(int64_t moved) {
@@ -184,23 +118,18 @@ class Inputs {
   }
 
   void read(const uint16_t* x, const Piece& piece) {
-    const int64_t line = c_.width * c_.in_channels, step = c_.stride * c_.in_channels;
-    const int64_t lines = taken(c_.height, first_line_), columns = taken(c_.width, first_column_);
-    const int64_t first = std::max<int64_t>(0, piece.line - row_.reach);
-    const int64_t end = std::min(lines, piece.line + piece.lines + row_.reach);
-    if (row_.lines < c_.out_height && end - first < row_.lines + 2 * row_.reach) clear();
-    x += piece.image * c_.height * line + first_line_ * line + first_column_ * c_.in_channels;
-    for (int64_t image = 0; image < piece.images; ++image, x += c_.height * line)
-      for (int64_t y = first; y < end; ++y) {
-        const uint16_t* from = x + y * c_.stride * line;
-        const int64_t at = row_.lead + image * row_.image + (y - piece.line) * row_.pitch;
-        for (int64_t odd = 0; odd < 2; ++odd) {
-          if (pairs_[odd].empty()) continue;
-          for (int64_t channel = 0; channel < c_.in_channels; channel += LANES)
-            write_pairs(from + channel, columns, step, at - odd,
-                        &pairs_[odd][channel / LANES * count()]);
-        }
-      }
+    const Lines lines(c_, row_, piece, phase_);
+    const bool cut = row_.lines < c_.out_height;
+    for (int64_t odd = 0; odd < 2; ++odd) {
+      std::vector<Line>& pairs = pairs_[odd];
+      if (pairs.empty()) continue;
+      if (cut && !lines.whole) std::fill(pairs.begin(), pairs.end(), Line());
+      over_lines(c_, row_, piece, phase_, lines, [&](int64_t from, int64_t to) {
+        for (int64_t channel = 0; channel < c_.in_channels; channel += LANES)
+          write_pairs(x + from * c_.in_channels + channel, lines.columns,
+                      c_.stride * c_.in_channels, to - odd, &pairs[channel / LANES * count()]);
+      });
+    }
   }
 
   // What a tap sees which is moved by so many pixels: a line of 16 channels for each pair.
@@ -210,56 +139,15 @@ class Inputs {
   }
 
  private:
-  int64_t count() const { return row_.pairs + row_.lead + 1; }
-
-  int64_t taken(int64_t all, int64_t first) const {
-    return (all - first + c_.stride - 1) / c_.stride;
-  }
-
-  void clear() {
-    for (auto& pairs : pairs_) std::fill(pairs.begin(), pairs.end(), Line());
-  }
+  int64_t count() const { return row_.pixels / 2 + row_.lead + 1; }
 
   const Convolution& c_;
   const Row& row_;
-  int64_t first_line_, first_column_;
+  const Phase& phase_;
   std::vector<Line> pairs_[2];
 };
 
 // ---- products ----------------------------------------------------------------------------------
-
-struct alignas(64) TileConfig {
-  std::uint8_t palette, start_row, reserved[14];
-  uint16_t row_bytes[16];
-  std::uint8_t rows[16];
-};
-
-// Tiles of 16 lines of 64 bytes, for as long as it is in scope; whoever had others has them back.
-class Tiles {
- public:
-  Tiles() {
-    _tile_storeconfig(&before_);
-    TileConfig config = {};
-    config.palette = 1;
-    std::fill_n(config.row_bytes, 8, 4 * LANES);
-    std::fill_n(config.rows, 8, LANES);
-    _tile_loadconfig(&config);
-  }
-  ~Tiles() {
-    if (before_.palette)
-      _tile_loadconfig(&before_);
-    else
-      _tile_release();
-  }
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
-
- private:
-  TileConfig before_ = {};
-};
-
-// The compiler does not know that tiles read and write memory.
-inline void settle_memory() { asm volatile("" ::: "memory"); }
 
 // Adds the products of 16 output channels and COUNT times 16 input channels to as many tiles. Two
 // tiles take turns for the inputs, so that one is read while the other is multiplied.
@@ -298,44 +186,29 @@ constexpr decltype(&multiply<1>) MULTIPLY[ACCUMULATORS] = {multiply<1>, multiply
 // Adds the gradient from some of the images to tiles: for each 16 input channels and 16 output
 // channels one for each tap.
 void add_gradient(const Convolution& c, const Row& row, const uint16_t* x, const uint16_t* dy,
-                  int64_t images, std::vector<Sums>& sums) {
+                  int64_t from_image, int64_t to_image, std::vector<Sums>& sums) {
   Gradients gradients(c, row);
   std::vector<Inputs> inputs;
-  std::vector<std::pair<int64_t, int64_t>> taps;  // which inputs, and how far they are moved
-  std::vector<int64_t> where(c.stride * c.stride, -1);
-  for (int64_t i = 0; i < c.size; ++i)
-    for (int64_t j = 0; j < c.size; ++j) {
-      const Tap line(i, c), column(j, c);
-      int64_t& found = where[line.first * c.stride + column.first];
-      if (found < 0) {
-        found = int64_t(inputs.size());
-        inputs.emplace_back(c, row, line.first, column.first);
-      }
-      taps.emplace_back(found, line.moved * row.pitch + column.moved);
-      inputs[found].take(taps.back().second);
-    }
-
-  std::vector<Piece> pieces;
-  for (int64_t image = 0; image < images; image += row.images)
-    for (int64_t line = 0; line < c.out_height; line += row.lines)
-      pieces.push_back({image, std::min(row.images, images - image), line,
-                        std::min(row.lines, c.out_height - line)});
+  for (const Phase& phase : row.phases) inputs.emplace_back(c, row, phase);
+  for (const Tap& tap : row.taps) inputs[tap.phase].take(tap.moved);
 
   const Tiles tiles;
-  for (const Piece& piece : pieces) {
+  for (const Piece& piece : pieces(c, row, from_image, to_image)) {
     gradients.read(dy, piece);
     for (Inputs& input : inputs) input.read(x, piece);
-    const int64_t pairs = row.whole(piece.images);
+    const int64_t pairs = row.whole(piece.images, piece.lines) / 2;
     for (int64_t from = 0; from < pairs; from += BLOCK) {
       const int64_t length = std::min(BLOCK, pairs - from);
       Sums* sum = sums.data();
       for (int64_t in = 0; in < c.in_channels; in += LANES)
         for (int64_t out = 0; out < c.out_channels; out += LANES)
-          for (std::size_t i = 0; i < taps.size(); i += ACCUMULATORS) {
+          for (std::size_t i = 0; i < row.taps.size(); i += ACCUMULATORS) {
             const Line* factors[ACCUMULATORS];
             int some = 0;
-            for (; some < ACCUMULATORS && i + some < taps.size(); ++some)
-              factors[some] = inputs[taps[i + some].first].pairs(in, taps[i + some].second) + from;
+            for (; some < ACCUMULATORS && i + some < row.taps.size(); ++some) {
+              const Tap& tap = row.taps[i + some];
+              factors[some] = inputs[tap.phase].pairs(in, tap.moved) + from;
+            }
             MULTIPLY[some - 1](gradients.tiles(out) + from, factors, sum, length);
             sum += some;
           }
@@ -354,21 +227,19 @@ EXPORT int has_tiles() {
 }
 
 // Each thread sums over its images, and what they come to is added in their order.
-EXPORT void kernel_gradient(const uint16_t* x, const uint16_t* dy, float* dweight,
+EXPORT void weight_gradient(const uint16_t* x, const uint16_t* dy, float* dweight,
                             const int64_t* numbers, int threads) {
   Convolution c;
   std::memcpy(&c, numbers, sizeof c);
   const Row row(c);
-  const int64_t taps = c.size * c.size;
+  const int64_t taps = row.taps.size();
   std::vector<std::vector<Sums>> parts(threads);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
-    const int64_t from = c.images * thread / count, to = c.images * (thread + 1) / count;
     std::vector<Sums>& sums = parts[thread];
     sums.resize(c.out_channels * c.in_channels * taps / (LANES * LANES));
-    add_gradient(c, row, x + from * c.height * c.width * c.in_channels,
-                 dy + from * c.out_height * c.out_width * c.out_channels, to - from, sums);
+    add_gradient(c, row, x, dy, c.images * thread / count, c.images * (thread + 1) / count, sums);
 #pragma omp barrier
     for (int64_t tile = thread; tile < int64_t(sums.size()); tile += count) {
       const int64_t tap = tile % taps, blocks = c.out_channels / LANES;

@@ -1,6 +1,5 @@
 """Convolutions whose weights' gradient is computed by the processor's matrix unit."""
 
-import ctypes
 from typing import Any
 
 import torch
@@ -10,9 +9,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from resnet_builder.kernels.compiled import library
-
-_LANES = 16
-"""Channels in a tile."""
+from resnet_builder.kernels.tiles import fits_tiles, shape_of
 
 
 class TiledConv2d(nn.Module):
@@ -48,20 +45,7 @@ def has_faster_gradient(layer: nn.Module | None) -> bool:
 
     ``benchmarks/gradients.py`` measures by how much.
     """
-    if type(layer) is not nn.Conv2d or not library().has_tiles():
-        return False
-    plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.bias is None
-    square = all(
-        isinstance(pair, tuple) and pair[0] == pair[1]
-        for pair in (layer.kernel_size, layer.stride, layer.padding)
-    )
-    channels = (layer.in_channels, layer.out_channels)
-    return (
-        plain
-        and square
-        and layer.padding_mode == "zeros"
-        and not any(number % _LANES for number in channels)
-    )
+    return fits_tiles(layer) and isinstance(layer, nn.Conv2d) and layer.bias is None
 
 
 def _takes(x: Tensor) -> bool:
@@ -112,15 +96,12 @@ def _gradient(x: Tensor, dy: Tensor, size: int, stride: int, padding: int) -> Te
     Returns:
         ``(C_out, C_in, size, size)`` fp32, channels-last.
     """
-    images, in_channels, height, width = x.shape
-    _, out_channels, out_height, out_width = dy.shape
-    dweight = torch.empty(out_channels, size, size, in_channels)
-    numbers = (images, height, width, in_channels, out_height, out_width, out_channels)
-    library().kernel_gradient(
+    dweight = torch.empty(dy.shape[1], size, size, x.shape[1])
+    library().weight_gradient(
         x.data_ptr(),
         dy.data_ptr(),
         dweight.data_ptr(),
-        (ctypes.c_int64 * 10)(*numbers, size, stride, padding),
+        shape_of(x, dy, size, stride, padding),
         torch.get_num_threads(),
     )
     return dweight.permute(0, 3, 1, 2)

@@ -23,7 +23,8 @@ plain loop: fp32, torch's own memory layout, not compiled, weights updated tenso
 the loss read after every step, batches ready in memory
 
 recipe: 12 steps of 32 images take N
-convolutions alone: N s, N% of a step of `train`; forward N, gradients of weights N, of inputs N
+its convolutions alone, by torch: N s, N% of a step of `train`, which may have faster ones; \
+forward N, gradients of weights N, of inputs N
 memory: 440 parameters; a step keeps N MiB of activationsMORE
 """
 

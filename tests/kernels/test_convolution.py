@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels import convolution as module
+from resnet_builder.kernels import tiles as module
 from resnet_builder.kernels.convolution import TiledConv2d, has_faster_gradient
 from tests.kernels import NEEDS_TILES
 

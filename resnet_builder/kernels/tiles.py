@@ -1,0 +1,50 @@
+"""What the operations in tiles of the processor's matrix unit (AMX) have in common."""
+
+import ctypes
+
+from torch import Tensor, nn
+
+from resnet_builder.kernels.compiled import library
+
+_LANES = 16
+"""Channels in a tile."""
+
+
+def fits_tiles(layer: nn.Module | None) -> bool:
+    """Tell whether a layer is a convolution of a kind that is computed in tiles, if there are any.
+
+    Its sides are alike, its numbers of channels are whole tiles, and it is neither grouped nor
+    dilated.
+    """
+    if type(layer) is not nn.Conv2d or not library().has_tiles():
+        return False
+    square = all(
+        isinstance(pair, tuple) and pair[0] == pair[1]
+        for pair in (layer.kernel_size, layer.stride, layer.padding)
+    )
+    channels = (layer.in_channels, layer.out_channels)
+    return (
+        square
+        and layer.groups == 1
+        and layer.dilation == (1, 1)
+        and layer.padding_mode == "zeros"
+        and not any(number % _LANES for number in channels)
+    )
+
+
+def shape_of(
+    x: Tensor, y: Tensor, size: int, stride: int, padding: int
+) -> "ctypes.Array[ctypes.c_int64]":
+    """Return what the kernels are told of a convolution: ``struct Convolution`` of ``tiles.h``.
+
+    Args:
+        x: ``(N, C_in, H, W)``, what it is given.
+        y: ``(N, C_out, H', W')``, of its output's shape.
+        size: Pixels of a kernel's side.
+        stride: Pixels from one place of the kernel to the next.
+        padding: Pixels of zeros on each side.
+    """
+    images, in_channels, height, width = x.shape
+    _, out_channels, out_height, out_width = y.shape
+    numbers = (images, height, width, in_channels, out_height, out_width, out_channels)
+    return (ctypes.c_int64 * 10)(*numbers, size, stride, padding)
