@@ -38,7 +38,7 @@ _ARGUMENTS = {
     "takes": 2 * [ctypes.c_int64],
     "has_tiles": [],
     "weight_gradient": [*4 * [_POINTER], ctypes.c_int],
-    "split_convolution": [*5 * [_POINTER], ctypes.c_int],
+    "split_convolution": [*4 * [_POINTER], ctypes.c_int, *2 * [_POINTER], ctypes.c_int],
     **{f"shortcut_{way}": [*3 * [_POINTER], ctypes.c_int] for way in ("forward", "backward")},
     **{f"forward_{t}": [*_FORWARD, *2 * [ctypes.c_double], ctypes.c_int] for t in ("bf16", "fp32")},
     **{f"backward_{t}": _BACKWARD for t in ("bf16", "fp32")},
@@ -136,9 +136,9 @@ def _compile(command: tuple[str, ...], sources: dict[str, bytes], path: Path) ->
     """Compile beside the path, and put the file there once it is whole."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         compiled = Path(folder, path.name)
-        for file, source in sources.items():
-            Path(folder, file).write_bytes(source)
-        codes = [str(Path(folder, file)) for file in _SOURCES]
+        for source, text in sources.items():
+            Path(folder, source).write_bytes(text)
+        codes = [str(Path(folder, source)) for source in _SOURCES]
         try:
             subprocess.run(
                 [*command, *codes, "-o", str(compiled)],

@@ -84,7 +84,8 @@ class Gradients {
       : c_(c), row_(row), pairs_(row.pixels / 2), tiles_(pairs_.size() * c.out_channels / LANES) {}
 
   void read(const uint16_t* dy, const Piece& piece) {
-    const int64_t line = c_.out_width * c_.out_channels, pairs = row_.whole(piece.images, piece.lines) / 2;
+    const int64_t line = c_.out_width * c_.out_channels;
+    const int64_t pairs = row_.whole(piece.images, piece.lines) / 2;
     const int64_t end = (piece.images - 1) * row_.image + piece.lines * row_.pitch;
     dy += (piece.image * c_.out_height + piece.line) * line;
     for (int64_t channel = 0; channel < c_.out_channels; channel += LANES) {

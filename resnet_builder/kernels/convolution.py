@@ -1,6 +1,6 @@
 """Convolutions whose weights' gradient is computed by the processor's matrix unit."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +40,12 @@ class TiledConv2d(nn.Module):
         return _Convolution.apply(x.to(torch.bfloat16), weight, stride, padding)
 
 
-def has_faster_gradient(layer: nn.Module | None) -> bool:
+def has_faster_gradient(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     """Tell whether a layer is a convolution that :class:`TiledConv2d` can be faster than.
 
     ``benchmarks/gradients.py`` measures by how much.
     """
-    return fits_tiles(layer) and isinstance(layer, nn.Conv2d) and layer.bias is None
+    return fits_tiles(layer) and layer.bias is None
 
 
 def _takes(x: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""A network for training: its batch norms and convolutions as operations of our own."""
+"""Networks whose layers are operations of our own, for training and for evaluation."""
 
 from operator import add, getitem
 
@@ -9,6 +9,8 @@ from resnet_builder.folding import LayerTracer
 from resnet_builder.kernels.convolution import TiledConv2d, has_faster_gradient
 from resnet_builder.kernels.norm import FusedNorm, fusible
 from resnet_builder.kernels.shortcut import CopiedShortcut, copies
+from resnet_builder.kernels.splitting import SplitConv2d
+from resnet_builder.kernels.tiles import fits_tiles
 from resnet_builder.recomputing import Recomputed
 
 Modules = dict[str, nn.Module]
@@ -40,30 +42,76 @@ def with_kernels(network: nn.Module) -> nn.Module:
     Args:
         network: In training mode, on the CPU; it is left as it was, and its tensors are shared.
     """
-    modules = dict(network.named_modules())
-    whole = {module for module in modules.values() if _is_whole(module)}
-    if network in whole:
+    followed = _Followed(network)
+    if network in followed.whole:
         return network
-    graph = _Tracer(whole).trace(network)
-    layers = {name: module for name, module in modules.items() if module not in whole}
-    _leave_out_identities(graph, layers)
+    graph, layers = followed.graph(), followed.layers
     for number, node in enumerate(list(graph.nodes)):
-        if fusible(_layer(node, layers)):
-            _fuse(graph, node, layers, f"fused{number}")
+        norm = _layer(node, layers)
+        if fusible(norm):
+            relu = _fuse(graph, node, layers, f"fused{number}")
+            layers[f"fused{number}"] = FusedNorm(norm, relu=relu)
     for name, layer in layers.items():
         if has_faster_gradient(layer):
-            assert isinstance(layer, nn.Conv2d)
             layers[name] = TiledConv2d(layer)
-        if copies(layer):
-            assert isinstance(layer, PadShortcut)
+        elif copies(layer):
             layers[name] = CopiedShortcut(layer)
     for node in list(graph.nodes):
         _hand_out_twice(graph, node, layers)
     for name, layer in layers.items():
         if isinstance(layer, Recomputed):
             layers[name] = Recomputed(with_kernels(layer.block))
-    tensors = (*network.named_parameters(), *network.named_buffers())
-    return fx.GraphModule({**modules, **layers, **dict(tensors)}, graph, type(network).__name__)
+    return followed.assembled(graph)
+
+
+def with_split_convolutions(network: nn.Module) -> nn.Module:
+    """Return what evaluates a network in fp32 in less time, or the network itself.
+
+    A convolution and the sum and the ReLU right behind it become one operation.
+
+    Args:
+        network: In evaluation mode, on the CPU, with its norms folded into its convolutions; it is
+            left as it was, and its tensors are shared.
+    """
+    followed = _Followed(network)
+    if network in followed.whole or not any(map(fits_tiles, followed.layers.values())):
+        return network
+    graph, layers = followed.graph(), followed.layers
+    for number, node in enumerate(list(graph.nodes)):
+        layer = _layer(node, layers)
+        if fits_tiles(layer):
+            relu = _fuse(graph, node, layers, f"split{number}")
+            layers[f"split{number}"] = SplitConv2d(layer, relu=relu)
+    return followed.assembled(graph)
+
+
+class _Followed:
+    """A network as :mod:`torch.fx` follows it, down to its layers.
+
+    Attributes:
+        whole: Parts that are computed as they are.
+        layers: All others by name; what stands here is called.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._modules = dict(network.named_modules())
+        self.whole = {module for module in self._modules.values() if _is_whole(module)}
+        self.layers = {n: m for n, m in self._modules.items() if m not in self.whole}
+
+    def graph(self) -> fx.Graph:
+        """Return what the network computes, without layers that do nothing."""
+        graph = _Tracer(self.whole).trace(self._network)
+        _leave_out_identities(graph, self.layers)
+        return graph
+
+    def assembled(self, graph: fx.Graph) -> fx.GraphModule:
+        """Return what computes a graph of these layers."""
+        network = self._network
+        tensors = dict((*network.named_parameters(), *network.named_buffers()))
+        return fx.GraphModule(
+            {**self._modules, **self.layers, **tensors}, graph, type(network).__name__
+        )
 
 
 def _is_whole(module: nn.Module) -> bool:
@@ -102,10 +150,14 @@ def _leave_out_identities(graph: fx.Graph, layers: Modules) -> None:
             graph.erase_node(node)
 
 
-def _fuse(graph: fx.Graph, node: fx.Node, layers: Modules, name: str) -> None:
-    """Call one layer in the place of a norm and of what is right behind it."""
-    norm = _layer(node, layers)
-    assert isinstance(norm, nn.BatchNorm2d)
+def _fuse(graph: fx.Graph, node: fx.Node, layers: Modules, name: str) -> bool:
+    """Call one layer in the place of another and of what is right behind it.
+
+    The layer of this name is given the sum's other term, if a sum is there.
+
+    Returns:
+        Whether it has to compute a ReLU, too.
+    """
     chain, addends = [node], []
     total = _only_user(chain[-1])
     if total is not None and (addend := _addend(total, chain[-1])) is not None:
@@ -120,7 +172,7 @@ def _fuse(graph: fx.Graph, node: fx.Node, layers: Modules, name: str) -> None:
     chain[-1].replace_all_uses_with(new)
     for replaced in reversed(chain):
         graph.erase_node(replaced)
-    layers[name] = FusedNorm(norm, relu=relu)
+    return relu
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

@@ -1,6 +1,6 @@
 """Batch normalisation in training, with the sum and the ReLU behind it, as one operation."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class FusedNorm(nn.Module):
         return f"relu={self.relu}"
 
 
-def fusible(layer: nn.Module | None) -> bool:
+def fusible(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
     """Tell whether a layer is a batch norm of the kind that the kernels compute."""
     return (
         type(layer) is nn.BatchNorm2d

@@ -1,5 +1,5 @@
-// An identity shortcut to more channels and fewer pixels: every stride-th pixel, between channels of
-// zeros. Images are channels-last; their numbers are copied as they are.
+// An identity shortcut to more channels and fewer pixels: every stride-th pixel, between channels
+// of zeros. Images are channels-last; their numbers are copied as they are.
 
 #include <algorithm>
 #include <cstdint>

@@ -1,7 +1,7 @@
 """The identity shortcut to more channels and fewer pixels, as one copy."""
 
 import ctypes
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class CopiedShortcut(nn.Module):
         return _Copy.apply(x, self.shortcut.stride, *self.shortcut.zeros)
 
 
-def copies(layer: nn.Module | None) -> bool:
+def copies(layer: nn.Module | None) -> TypeGuard[PadShortcut]:
     """Tell whether a layer is a shortcut that leaves pixels as they are, or leaves them out."""
     return type(layer) is PadShortcut and layer.pool is None
 

@@ -1,7 +1,7 @@
 // Convolutions in fp32, in tiles of bf16.
 //
-// A number in fp32 is the sum of three in bf16: its first, middle and last bits. Of the nine products
-// that two numbers have then, six matter; each is exact in fp32, in which they are summed.
+// A number in fp32 is the sum of three in bf16: its first, middle and last bits. Of the nine
+// products that two numbers have then, six matter; each is exact in fp32, in which they are summed.
 
 #include <cstdint>
 
@@ -9,7 +9,7 @@
 
 #if !defined(__AMX_BF16__) || !defined(__AVX512BW__) || !defined(__linux__)
 
-EXPORT void split_convolution(const float*, const float*, const float*, float*,
+EXPORT void split_convolution(const float*, const float*, const float*, const float*, int, float*,
                               const std::int64_t*, int) {}
 
 #else
@@ -96,9 +96,9 @@ class Inputs {
   std::vector<Line> lines_;
 };
 
-// The weights as tiles that have a line for each pair of input channels: for each 16 output channels,
-// 16 input channels and tap one with first bits twice, one with middle bits twice, and one with last
-// bits and then first bits.
+// The weights as tiles that have a line for each pair of input channels: for each 16 output
+// channels, 16 input channels and tap one with first bits twice, one with middle bits twice, and
+// one with last bits and then first bits.
 std::vector<Line> factors(const Convolution& c, const float* weights) {
   const int64_t taps = c.size * c.size;
   std::vector<Line> found;
@@ -144,7 +144,7 @@ inline void multiply(const Line* pixels, const Line* weights) {
   _tile_dpbf16ps(3, 7, 5);
 }
 
-// Where each pixel of the long row is in the output of a piece, or -1 where it is a zero in between.
+// Where each pixel of the long row is in a piece's output, or -1 where it is a zero in between.
 std::vector<int64_t> places(const Convolution& c, const Row& row, const Piece& piece) {
   std::vector<int64_t> found(row.whole(piece.images, piece.lines), -1);
   for (int64_t image = 0; image < piece.images; ++image)
@@ -155,8 +155,10 @@ std::vector<int64_t> places(const Convolution& c, const Row& row, const Piece& p
   return found;
 }
 
+// y = relu(convolution(x) + bias + addend), without what there is not.
 void convolve(const Convolution& c, const Row& row, const float* x, const Line* weights,
-              const float* bias, float* y, int64_t from_image, int64_t to_image) {
+              const float* bias, const float* addend, bool relu, float* y, int64_t from_image,
+              int64_t to_image) {
   std::vector<Inputs> inputs;
   for (const Phase& phase : row.phases) inputs.emplace_back(c, row, phase);
   Sums sums[GROUPS];
@@ -187,12 +189,19 @@ void convolve(const Convolution& c, const Row& row, const float* x, const Line* 
         _tile_stored(2, &sums[2], 64);
         _tile_stored(3, &sums[3], 64);
         settle_memory();
-        const __m512 added = bias ? _mm512_loadu_ps(bias + out) : _mm512_setzero_ps();
+        const __m512 zero = _mm512_setzero_ps(), added = bias ? _mm512_loadu_ps(bias + out) : zero;
         const float* sum = sums[0].values;
-        for (int64_t i = from; i < from + GROUP; ++i, sum += LANES)
-          if (place[i] >= 0)
-            _mm512_storeu_ps(y + place[i] * c.out_channels + out,
-                             _mm512_add_ps(_mm512_load_ps(sum), added));
+        for (int64_t i = from; i < from + GROUP; ++i, sum += LANES) {
+          if (place[i] < 0) continue;
+          const int64_t at = place[i] * c.out_channels + out;
+          __m512 value = _mm512_add_ps(_mm512_load_ps(sum), added);
+          if (addend) value = _mm512_add_ps(value, _mm512_loadu_ps(addend + at));
+          if (relu) {
+            const __mmask16 negative = _mm512_cmp_ps_mask(value, zero, _CMP_LT_OQ);
+            value = _mm512_mask_mov_ps(value, negative, zero);  // NaN stays NaN
+          }
+          _mm512_storeu_ps(y + at, value);
+        }
       }
     }
   }
@@ -202,8 +211,9 @@ void convolve(const Convolution& c, const Row& row, const float* x, const Line* 
 
 // ---- what Python calls -------------------------------------------------------------------------
 
-EXPORT void split_convolution(const float* x, const float* weights, const float* bias, float* y,
-                              const int64_t* numbers, int threads) {
+EXPORT void split_convolution(const float* x, const float* weights, const float* bias,
+                              const float* addend, int relu, float* y, const int64_t* numbers,
+                              int threads) {
   Convolution c;
   std::memcpy(&c, numbers, sizeof c);
   const Row row(c);
@@ -211,7 +221,7 @@ EXPORT void split_convolution(const float* x, const float* weights, const float*
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
-    convolve(c, row, x, factor.data(), bias, y, c.images * thread / count,
+    convolve(c, row, x, factor.data(), bias, addend, relu, y, c.images * thread / count,
              c.images * (thread + 1) / count);
   }
 }

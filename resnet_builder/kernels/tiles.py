@@ -1,6 +1,7 @@
 """What the operations in tiles of the processor's matrix unit (AMX) have in common."""
 
 import ctypes
+from typing import TypeGuard
 
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ _LANES = 16
 """Channels in a tile."""
 
 
-def fits_tiles(layer: nn.Module | None) -> bool:
+def fits_tiles(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     """Tell whether a layer is a convolution of a kind that is computed in tiles, if there are any.
 
     Its sides are alike, its numbers of channels are whole tiles, and it is neither grouped nor

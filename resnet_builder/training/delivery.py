@@ -131,7 +131,9 @@ class Delivery:
             device=next(model.parameters()).device,
             share=self.team.share,
         )
-        return evaluate(model, batches, bf16=bf16, stop=stop, team=self.team)
+        return evaluate(
+            model, batches, bf16=bf16, kernels=self.choices.kernels, stop=stop, team=self.team
+        )
 
     def _publish(
         self, path: Path, weights: Mapping[str, Tensor], step: int, metrics: Mapping[str, float]

@@ -10,6 +10,7 @@ from resnet_builder.data.contract import Stop, never
 from resnet_builder.device import full_precision, memory_format
 from resnet_builder.errors import Stopped
 from resnet_builder.folding import folded
+from resnet_builder.kernels import no_kernels, with_split_convolutions
 from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.distributed import ALONE, Team
 from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
@@ -22,6 +23,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     bf16: bool = False,
+    kernels: bool = True,
     stop: Stop = never,
     team: Team = ALONE,
 ) -> Evaluation:
@@ -34,6 +36,7 @@ def evaluate(
         batches: ``(B, C, H, W)`` float32 normalised images and ``(B,)`` int64 labels; at
             least one batch. Of several processes, each is given its share of them.
         bf16: Whether to compute in bf16; reported numbers are computed in fp32.
+        kernels: Whether operations of our own may compute fp32, where there are any.
         stop: Polled at every batch.
         team: The processes; each gets the whole evaluation.
 
@@ -45,7 +48,7 @@ def evaluate(
     num_classes = 0
     stopped = False
     with _evaluating(model):
-        network, layout = prepared(model)
+        network, layout = prepared(model, kernels=kernels and not bf16)
         for images, answers in batches:
             if stopped := stop():
                 break
@@ -76,16 +79,20 @@ def _put_together(
     return gathered_scores, gathered_labels, max(number for _, number in shares)
 
 
-def prepared(model: nn.Module) -> tuple[nn.Module, torch.memory_format]:
+def prepared(model: nn.Module, *, kernels: bool) -> tuple[nn.Module, torch.memory_format]:
     """Return what computes a network fastest in evaluation, and the layout to feed it in.
 
     Args:
         model: The network, in evaluation mode; it is left as it was.
+        kernels: Whether operations of our own may compute it, which are for fp32.
     """
-    layout = MEMORY_FORMATS[memory_format(next(model.parameters()).device)]
+    device = next(model.parameters()).device
+    layout = MEMORY_FORMATS[memory_format(device)]
     network = folded(model)
     if network is not model:
         network.to(memory_format=layout)
+    if kernels and no_kernels(device) is None:
+        network = with_split_convolutions(network)
     return network, layout
 
 

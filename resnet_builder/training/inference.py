@@ -107,7 +107,7 @@ def evaluate_split(
     batches = evaluation_batches(
         source, batch_size=BATCH_SIZE, mean=splits.mean, std=splits.std, device=device
     )
-    return evaluate(trained.network.to(device), batches, stop=stop)
+    return evaluate(trained.network.to(device), batches, kernels=_kernels(trained), stop=stop)
 
 
 def find_pictures(paths: Iterable[Path], *, stop: Stop = never) -> list[Path]:
@@ -222,6 +222,11 @@ def _answer(
             yield Prediction(path, next(answers), fitted=one[1])
 
 
+def _kernels(trained: Trained) -> bool:
+    """Tell whether a network may be computed by operations of our own."""
+    return trained.spec.run.kernels is not False
+
+
 def _computer(trained: Trained, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return what computes a network's ``(B, K)`` logits of ``(B, C, H, W)`` uint8 pictures.
 
@@ -235,7 +240,7 @@ def _computer(trained: Trained, device: torch.device) -> Callable[[Tensor], Tens
             "--set data.normalize='{mean: [...], std: [...]}'"
         )
     mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
-    network, layout = prepared(trained.network.to(device).eval())
+    network, layout = prepared(trained.network.to(device).eval(), kernels=_kernels(trained))
 
     @full_precision()
     def compute(pictures: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.kernels import with_kernels
+from resnet_builder.folding import folded
+from resnet_builder.kernels import with_kernels, with_split_convolutions
 from resnet_builder.kernels.convolution import TiledConv2d
 from resnet_builder.kernels.norm import FusedNorm
 from resnet_builder.kernels.shortcut import CopiedShortcut
+from resnet_builder.kernels.splitting import SplitConv2d
 from resnet_builder.recomputing import recomputing
 from tests.kernels import NEEDS_TILES
 from tests.networks import built, cifar_spec, random_images
@@ -170,3 +172,28 @@ def test_shortcuts_that_pad_are_copied() -> None:
     network = build(read_spec("resnet20"), seed=0).train()
     twin = with_kernels(network)
     assert sum(isinstance(layer, CopiedShortcut) for layer in twin.modules()) == 2
+
+
+@NEEDS_TILES
+@pytest.mark.parametrize("name", ["resnet20", "resnet50_cifar", "plain20"])
+def test_evaluation_agrees_but_for_rounding(name: str) -> None:
+    network = build(read_spec(name), seed=0).eval()
+    images = random_images(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    plain = folded(network).to(memory_format=torch.channels_last)
+    split = with_split_convolutions(plain)
+    layers = [layer for layer in split.modules() if isinstance(layer, SplitConv2d)]
+    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in network.modules())
+    assert len(layers) == convolutions - 1
+    assert any(layer.relu for layer in layers)
+    with torch.inference_mode():
+        exact = copy.deepcopy(plain).double()(images.double())
+        for forward in (plain, split):
+            error = (forward(images) - exact).norm() / exact.norm()
+            assert error < 2e-6
+
+
+@NEEDS_TILES
+def test_evaluation_leaves_a_network_with_hooks_alone() -> None:
+    network = build(read_spec("resnet20"), seed=0).eval()
+    network.register_forward_hook(lambda *_: None)
+    assert with_split_convolutions(network) is network
