@@ -22,14 +22,15 @@ EXPORT void split_convolution(const float*, const float*, const float*, const fl
 
 namespace {
 
-constexpr int64_t GROUPS = 4;               // tiles of pixels that are summed at once
-constexpr int64_t GROUP = GROUPS * LANES;   // pixels
-constexpr int64_t FACTORS = 3;              // tiles of weights for each tap and 16 x 16 channels
+constexpr int64_t GROUPS = 4;              // tiles of pixels that are summed at once
+constexpr int64_t GROUP = GROUPS * LANES;  // pixels
+constexpr int64_t FACTORS = 3;             // tiles of weights for each tap and 16 x 16 channels
 
 // ---- splitting ---------------------------------------------------------------------------------
 
+// Each has no more bits than bf16, and together they are the number.
 struct Bits {
-  __m512 first, middle, last;  // each has no more than bf16 has
+  __m512 first, middle, last;
 };
 
 inline Bits split(__m512 value) {
@@ -45,6 +46,7 @@ inline Bits split(__m512 value) {
   return bits;
 }
 
+// The upper halves of words, which are numbers in bf16.
 inline __m256i halves(__m512 value) {
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(value), 16));
 }

@@ -42,16 +42,16 @@ struct alignas(64) TileConfig {
 class Tiles {
  public:
   Tiles() {
-    _tile_storeconfig(&before_);
+    asm volatile("sttilecfg %0" : "=m"(before_));
     TileConfig config = {};
     config.palette = 1;
     std::fill_n(config.row_bytes, 8, 4 * LANES);
     std::fill_n(config.rows, 8, LANES);
-    _tile_loadconfig(&config);
+    load(config);
   }
   ~Tiles() {
     if (before_.palette)
-      _tile_loadconfig(&before_);
+      load(before_);
     else
       _tile_release();
   }
@@ -59,7 +59,10 @@ class Tiles {
   Tiles& operator=(const Tiles&) = delete;
 
  private:
-  TileConfig before_ = {};
+  // The intrinsic function tells the compiler of the first eight bytes only.
+  static void load(const TileConfig& config) { asm volatile("ldtilecfg %0" : : "m"(config)); }
+
+  TileConfig before_;
 };
 
 // The compiler does not know that tiles read and write memory.
@@ -161,11 +164,12 @@ struct Lines {
   }
 };
 
-// Calls body(from, to) for each of these lines, with its first pixel's place in the input and in
-// the long row.
+// Calls body(from, to) for each of these lines that has a pixel, with the first one's place in the
+// input and in the long row.
 template <typename Body>
 void over_lines(const Convolution& c, const Row& row, const Piece& piece, const Phase& phase,
                 const Lines& lines, Body body) {
+  if (lines.columns <= 0) return;
   for (int64_t image = 0; image < piece.images; ++image)
     for (int64_t y = lines.first; y < lines.end; ++y) {
       const int64_t line = (piece.image + image) * c.height + y * c.stride + phase.line;

@@ -42,7 +42,7 @@ def masked(text: str) -> str:
         (r"(?<=^train )\S+ \S+ to \S+ \S+", "N N to N N"),
         (r"(?<=^plain loop )\S+ \S+ to \S+ \S+", "N N to N N"),
         (r"(?<=^train over it )\S+", "N"),
-        (r"(?<=alone: )\S+", "N"),
+        (r"(?<=by torch: )\S+", "N"),
         (r"(?<=forward )[^,]+", "N"),
         (r"(?<=weights )[\d.e-]+(?=, of)", "N"),
         (r"(?<=of inputs )\S+", "N"),

@@ -33,6 +33,9 @@ CASES = {
     "wide": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (2, 16, 3, 1200)),
     "many images": (nn.Conv2d(64, 64, 3, padding=1, bias=False), (70, 64, 4, 4)),
     "one image": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (1, 16, 6, 6)),
+    "one pixel, stride 2": (nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False), (1, 16, 1, 1)),
+    "a column, stride 2": (nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False), (2, 16, 6, 1)),
+    "mostly padding": (nn.Conv2d(16, 16, 1, padding=2, bias=False), (1, 16, 2, 2)),
     "one pixel": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (1, 16, 1, 1)),
 }
 

@@ -33,7 +33,7 @@ def test_outputs_are_torch_s_but_for_rounding(case: str, biased: bool) -> None:
     exact = computed(copy.deepcopy(layer).double(), x.double())
     found = computed(SplitConv2d(layer), x)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert (found - exact).norm() / exact.norm() < 2e-7
+    assert (found - exact).norm() / exact.norm() < 5e-7
 
 
 def test_numbers_of_all_sizes_are_exact_enough() -> None:
