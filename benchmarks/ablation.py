@@ -2,8 +2,9 @@
 
     python benchmarks/ablation.py resnet20 [--turns 7] [--seconds 20] [--compile]
 
-writes ``benchmarks/results/ablation_SPEC.json`` and prints it as a table. Each row is the loop of
-the row above with one ingredient more; each is a process of its own that trains only in its turns.
+writes ``benchmarks/results/KIND/ablation_SPEC.json`` and prints it as a table. Each row is the loop
+of the row above with one ingredient more; each is a process of its own that trains only in its
+turns.
 """
 
 import argparse
@@ -12,9 +13,9 @@ import statistics
 from collections.abc import Callable, Iterator
 
 import torch
-from machine import describe
+from machine import describe, own_results
 from tables import ablation
-from throughput import RESULTS, Turns, Worker, spec_of, sums, take_turns
+from throughput import Turns, Worker, spec_of, sums, take_turns
 from throughput import work as compete
 from torch import Tensor, nn
 
@@ -69,7 +70,7 @@ def main() -> None:
         "rows": {name: {"what": rows[name], **sums(rates[name], workers[name])} for name in rows},
         **gains({name: statistics.median(values) for name, values in rates.items()}),
     }
-    path = RESULTS / f"ablation_{given.spec}.json"
+    path = own_results() / f"ablation_{given.spec}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(ablation(report))
 

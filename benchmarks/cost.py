@@ -2,7 +2,7 @@
 
     python benchmarks/cost.py [--seconds 20] [--draw]
 
-writes ``benchmarks/results/cost.json`` and draws ``docs/cost.svg``; ``--draw`` draws what was
+writes ``benchmarks/results/KIND/cost.json`` and draws ``docs/cost.svg``; ``--draw`` draws what was
 measured before. Each point is a process of its own that trains ResNet-20, changed in one way, as
 ``resnet-build train`` does. Linux only: elsewhere a process does not know the most memory it held.
 """
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from machine import describe
+from machine import describe, own_results
 
 from resnet_builder.bench.endless import endless
 from resnet_builder.bench.turns import train_in_turns
@@ -24,7 +24,6 @@ from resnet_builder.data.contract import never
 from resnet_builder.runs.records import Choices
 from resnet_builder.training.process import configure
 
-RESULTS = Path(__file__).parent / "results"
 DRAWING = Path(__file__).parent.parent / "docs" / "cost.svg"
 ROUNDS = 3
 BASE = "resnet20"
@@ -51,7 +50,7 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="measure nothing")
     parser.add_argument("--point", nargs=2, metavar=("AXIS", "VALUE"), help="be this point")
     given = parser.parse_args()
-    path = RESULTS / "cost.json"
+    path = own_results() / "cost.json"
     if given.point is not None:
         axis, value = given.point
         print(json.dumps(measured(axis, int(value), given.seconds)))

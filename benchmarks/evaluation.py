@@ -2,9 +2,9 @@
 
     python benchmarks/evaluation.py RUN [--data-dir DIR]
 
-takes a finished run and its test images, and writes ``benchmarks/results/evaluation_SPEC.json``:
-images per second, medians of alternating turns, and how many images are answered otherwise than
-by the usual script.
+takes a finished run and its test images, and writes
+``benchmarks/results/KIND/evaluation_SPEC.json``: images per second, medians of alternating turns,
+and how many images are answered otherwise than by the usual script.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from machine import describe
+from machine import describe, own_results
 from opponents import evaluate as evaluate_as_usual
 from torch import Tensor
 
@@ -28,7 +28,6 @@ from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.inference import load_own_splits
 from resnet_builder.training.process import configure
 
-RESULTS = Path(__file__).parent / "results"
 BATCH_SIZE = 128
 TURNS = 7
 CPU = torch.device("cpu")
@@ -60,7 +59,7 @@ def main() -> None:
         "over the usual": {name: round(rate / rates["usual"], 2) for name, rate in rates.items()},
         "answered otherwise": flips(trained, splits, splits.test),
     }
-    path = RESULTS / f"evaluation_{trained.spec.name}.json"
+    path = own_results() / f"evaluation_{trained.spec.name}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(path.read_text())
 

@@ -2,8 +2,8 @@
 
     python benchmarks/floor.py resnet20 [--seconds 150]
 
-writes ``benchmarks/results/floor_SPEC.json``. For every distinct convolution of the network: the
-median time of its forward pass, of its weight's gradient and of its input's gradient alone (the
+writes ``benchmarks/results/KIND/floor_SPEC.json``. For every distinct convolution of the network:
+the median time of its forward pass, of its weight's gradient and of its input's gradient alone (the
 gradients by two calls of ``torch.ops.aten.convolution_backward``, the first convolution without the
 input's), in the precision and memory format of training, on inputs that are cut in turn from at
 least 64 MiB, with the same threads and allocator. Each times how often it occurs, summed up, over
@@ -15,16 +15,13 @@ gradients than torch's of some convolutions.
 import argparse
 import json
 import statistics
-from pathlib import Path
 
-from machine import describe
+from machine import describe, own_results
 from throughput import Worker
 
 from resnet_builder.bench import Bench, measure
 from resnet_builder.builder import read_spec
 from resnet_builder.training.process import configure
-
-RESULTS = Path(__file__).parent / "results"
 
 TURNS = 3
 TURN_SECONDS = 20.0
@@ -41,7 +38,7 @@ def main() -> None:
     worker = Worker("ours", given.spec)
     alone = statistics.median(worker.turn(TURN_SECONDS) for _ in range(TURNS))
     worker.end()
-    path = RESULTS / f"floor_{given.spec}.json"
+    path = own_results() / f"floor_{given.spec}.json"
     path.write_text(json.dumps(report(found, alone), indent=1) + "\n")
     print(path.read_text())
 

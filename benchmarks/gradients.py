@@ -2,7 +2,7 @@
 
     python benchmarks/gradients.py resnet20 resnet18_cifar resnet50
 
-writes ``benchmarks/results/gradients.json``. For every distinct convolution of them that our
+writes ``benchmarks/results/KIND/gradients.json``. For every distinct convolution of them that our
 operation is used for: the median time of its weight's gradient, by either in turns, on inputs that
 are cut in turn from at least 64 MiB.
 """
@@ -12,18 +12,15 @@ import json
 import statistics
 from collections.abc import Callable, Iterator
 from itertools import cycle
-from pathlib import Path
 from time import perf_counter
 
 import torch
-from machine import describe
+from machine import describe, own_results
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.kernels.convolution import TiledConv2d, has_faster_gradient
+from resnet_builder.kernels.convolution import PairedConv2d, has_faster_gradient
 from resnet_builder.training.process import configure
-
-RESULTS = Path(__file__).parent / "results"
 
 TURNS = 21
 IMAGES = 64
@@ -57,7 +54,7 @@ def main() -> None:
         },
         "each": each,
     }
-    path = RESULTS / "gradients.json"
+    path = own_results() / "gradients.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(path.read_text())
 
@@ -81,7 +78,7 @@ def convolutions(spec: str) -> Iterator[Case]:
 
 def compared(layer: nn.Conv2d, shape: torch.Size) -> dict[str, float]:
     """Time both ways in turns."""
-    ours, torch_s = gradient(TiledConv2d(layer), shape), gradient(layer, shape)
+    ours, torch_s = gradient(PairedConv2d(layer), shape), gradient(layer, shape)
     times = [(timed(ours), timed(torch_s)) for _ in range(TURNS)]
     medians = [1000 * statistics.median(column) for column in zip(*times, strict=True)]
     return {

@@ -7,6 +7,24 @@ from pathlib import Path
 
 import torch
 
+RESULTS = Path(__file__).parent / "results"
+
+KINDS = {"amx": "AMX", "avx512_bf16": "AVX512-BF16", "other": "other"}
+"""What kinds of processors are called in files and in tables, by what multiplies bf16 there."""
+
+
+def own_results() -> Path:
+    """Return the folder of what was measured on this kind of processor, made if it is missing."""
+    if torch.cpu._is_amx_tile_supported():
+        kind = "amx"
+    elif torch.cpu._is_avx512_bf16_supported():
+        kind = "avx512_bf16"
+    else:
+        kind = "other"
+    folder = RESULTS / kind
+    folder.mkdir(exist_ok=True)
+    return folder
+
 
 def describe() -> dict[str, object]:
     """Name the processor, its cores, and the versions of what computed."""

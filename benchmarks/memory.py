@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py resnet110
 
-writes ``benchmarks/results/memory_SPEC.json``: each contender is a process of its own that takes a
-few steps; what it held before the first, once freed memory is given back, is told apart. Linux
-only: the system's own mark of the most memory held is set back before the first step.
+writes ``benchmarks/results/KIND/memory_SPEC.json``: each contender is a process of its own that
+takes a few steps; what it held before the first, once freed memory is given back, is told apart.
+Linux only: the system's own mark of the most memory held is set back before the first step.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import opponents
 import torch
-from machine import describe
+from machine import describe, own_results
 from throughput import spec_of
 
 from resnet_builder.bench.memory import PeakMeter
@@ -28,7 +28,6 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.training.fit import fit
 from resnet_builder.training.process import configure
 
-RESULTS = Path(__file__).parent / "results"
 STEPS = 4
 
 
@@ -51,7 +50,7 @@ def main() -> None:
         ),
         "ratio of the peaks": round(found["ours"]["peak"] / found["stock"]["peak"], 3),
     }
-    path = RESULTS / f"memory_{given.spec}.json"
+    path = own_results() / f"memory_{given.spec}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(path.read_text())
 

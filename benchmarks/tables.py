@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from machine import KINDS, RESULTS
+
 README = Path(__file__).parent.parent / "README.md"
 
 Result = dict[str, Any]
@@ -56,7 +57,7 @@ def table(header: Row, rows: Iterable[Row], *, left: int = 1) -> str:
 
 def found(pattern: str) -> Iterator[tuple[str, Result]]:
     """Yield results whose files are called so, and what stands for the star, in natural order."""
-    before = pattern.partition("*")[0]
+    before = Path(pattern).name.partition("*")[0]
 
     def natural(path: Path) -> list[Any]:
         parts = re.split(r"(\d+)", path.stem)
@@ -64,6 +65,13 @@ def found(pattern: str) -> Iterator[tuple[str, Result]]:
 
     for path in sorted(RESULTS.glob(f"{pattern}.json"), key=natural):
         yield path.stem.removeprefix(before), json.loads(path.read_text(encoding="utf-8"))
+
+
+def measured(pattern: str) -> Iterator[tuple[str, str, Result]]:
+    """Yield what was measured on each kind of processor: the kind, the star, and the result."""
+    for kind, label in KINDS.items():
+        for name, result in found(f"{kind}/{pattern}"):
+            yield label, name, result
 
 
 def accuracy() -> str:
@@ -107,12 +115,21 @@ def _recipe(result: Result) -> Row:
 
 def training() -> str:
     """Training, beside the usual loops: images per second, and the convolutions' share."""
-    floors = dict(found("floor_*"))
-    header = ("network", "ours", "stock", "tuned stock", "ours over them", "convolutions by torch")
-    return table(header, (_training(name, one, floors) for name, one in found("throughput_*")))
+    floors = {(kind, name): one for kind, name, one in measured("floor_*")}
+    header = (
+        "processor",
+        "network",
+        "ours",
+        "stock",
+        "tuned stock",
+        "ours over them",
+        "convolutions by torch",
+    )
+    rows = (_training(*one, floors.get(one[:2])) for one in measured("throughput_*"))
+    return table(header, rows, left=2)
 
 
-def _training(name: str, result: Result, floors: dict[str, Result]) -> Row:
+def _training(kind: str, name: str, result: Result, floor: Result | None) -> Row:
     contenders = result["contenders"]
     rates = [
         rate(contenders[each]["images_per_second.median"]) if each in contenders else ""
@@ -123,13 +140,14 @@ def _training(name: str, result: Result, floors: dict[str, Result]) -> Row:
         for each in ("stock", "tuned stock")
         if each in result["ours_over"]
     )
-    share = f"{floors[name]['share of the step']:.0%}" if name in floors else ""
-    return (f"`{name}`", *rates, over, share)
+    share = "" if floor is None else f"{floor['share of the step']:.0%}"
+    return (kind, f"`{name}`", *rates, over, share)
 
 
 def evaluation() -> str:
     """Evaluation, beside the usual script."""
     header = (
+        "processor",
         "network",
         "usual",
         "ours, fp32",
@@ -137,32 +155,32 @@ def evaluation() -> str:
         "over the usual",
         "answered otherwise",
     )
-    return table(header, (_evaluation(name, one) for name, one in found("evaluation_*")))
+    return table(header, (_evaluation(*one) for one in measured("evaluation_*")), left=2)
 
 
-def _evaluation(name: str, result: Result) -> Row:
+def _evaluation(kind: str, name: str, result: Result) -> Row:
     ways = ("ours, fp32", "ours, bf16")
     rates = [rate(result["images_per_second"][way]) for way in ("usual", *ways)]
     over = ", ".join(f"{result['over the usual'][way]:.2f}" for way in ways)
     otherwise = ", ".join(f"{result['answered otherwise'][way]}" for way in ways)
-    return (f"`{name}`", *rates, over, f"{otherwise} of {result['images']:,}")
+    return (kind, f"`{name}`", *rates, over, f"{otherwise} of {result['images']:,}")
 
 
 def memory() -> str:
     """Memory that training steps add to the process."""
-    header = ("network", "ours, MiB", "stock, MiB", "ours over it")
-    return table(header, (_memory(name, one) for name, one in found("memory_*")))
+    header = ("processor", "network", "ours, MiB", "stock, MiB", "ours over it")
+    return table(header, (_memory(*one) for one in measured("memory_*")), left=2)
 
 
-def _memory(name: str, result: Result) -> Row:
+def _memory(kind: str, name: str, result: Result) -> Row:
     added = [f"{result['mib'][who]['added by steps']:,.0f}" for who in ("ours", "stock")]
-    return (f"`{name}`", *added, f"{result['ratio of what the steps add']:.2f}")
+    return (kind, f"`{name}`", *added, f"{result['ratio of what the steps add']:.2f}")
 
 
 def ablation(result: Result | None = None) -> str:
     """Write what each ingredient of speed gives; of ResNet-20 if it is not said of what."""
     if result is None:
-        result = dict(found("ablation_*"))["resnet20"]
+        result = _first("ablation_resnet20")
     header = ("", "what it is", "images/s", "quartiles", "over the row above", "over stock")
     return table(header, _ablation(result), left=2)
 
@@ -197,7 +215,7 @@ def _timed(name: str, figures: dict[str, float]) -> Row:
 def cost() -> str:
     """What a step of ResNet-20 costs when one thing of it is changed."""
     header = ("changed", "value", "ms a step", "images/s", "MiB added by steps")
-    return table(header, _cost(_only("cost")))
+    return table(header, _cost(_first("cost")))
 
 
 def _cost(result: Result) -> Iterator[Row]:
@@ -210,6 +228,13 @@ def _cost(result: Result) -> Iterator[Row]:
                 rate(point["images_per_second"]),
                 f"{point['mib_added_by_steps']:,.0f}",
             )
+
+
+def _first(name: str) -> Result:
+    """Return what was measured on the first kind of processor that it was measured on."""
+    for _, _, result in measured(name):
+        return result
+    raise FileNotFoundError(name)
 
 
 def _only(name: str) -> Result:

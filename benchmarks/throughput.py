@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py resnet20 [--turns 7] [--seconds 20] [--contenders ours stock]
 
-writes ``benchmarks/results/throughput_SPEC.json``. Each contender is a process of its own that
+writes ``benchmarks/results/KIND/throughput_SPEC.json``. Each contender is a process of its own that
 trains only in its turns; the turns alternate, so that a noisy machine is noisy for all.
 """
 
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import opponents
-from machine import describe
+from machine import describe, own_results
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.data.splits import load_splits
@@ -26,8 +26,6 @@ from resnet_builder.spec.schema import Spec
 from resnet_builder.training.fit import fit
 from resnet_builder.training.observer import Silent, Start
 from resnet_builder.training.process import configure
-
-RESULTS = Path(__file__).parent / "results"
 
 CONTENDERS = {
     "ours": "as `resnet-build train` does it by default",
@@ -53,7 +51,7 @@ def main() -> None:
         return
     workers = {name: Worker(name, given.spec) for name in given.contenders}
     rates = take_turns(workers, given.turns, given.seconds)
-    path = RESULTS / f"throughput_{given.spec}.json"
+    path = own_results() / f"throughput_{given.spec}.json"
     path.write_text(json.dumps(report(given, rates, workers), indent=1) + "\n")
     print(path.read_text())
 

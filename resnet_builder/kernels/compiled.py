@@ -17,8 +17,8 @@ import torch
 
 from resnet_builder.host import cache_dir
 
-_SOURCES = ("norm.cpp", "convolution.cpp", "splitting.cpp", "shortcut.cpp")
-_HEADERS = ("tiles.h",)
+_SOURCES = ("norm.cpp", "convolution.cpp", "splitting.cpp", "winograd.cpp", "shortcut.cpp")
+_HEADERS = ("rows.h", "pairs.h", "tiles.h", "gradient_tiles.h", "gradient_vectors.h")
 
 _LONGEST_COMPILATION = 120.0  # seconds; it is about two
 
@@ -31,20 +31,28 @@ _VECTORS = {
 _TILES = ("-mamx-tile", "-mamx-bf16")
 """And where torch found AMX, if the compiler knows it: GCC does since version 11."""
 
+_PAIRS = ("-mavx512bf16",)
+"""And where it found instructions that multiply vectors of bf16; GCC has them since version 10."""
+
 _POINTER = ctypes.c_void_p
 _FORWARD = [_POINTER, _POINTER, ctypes.c_int, *7 * [_POINTER], *2 * [ctypes.c_int64]]
 _BACKWARD = [*4 * [_POINTER], ctypes.c_int, *8 * [_POINTER], *2 * [ctypes.c_int64], ctypes.c_int]
 _ARGUMENTS = {
     "takes": 2 * [ctypes.c_int64],
     "has_tiles": [],
+    "has_weight_gradient": [],
+    "has_winograd": [],
     "weight_gradient": [*4 * [_POINTER], ctypes.c_int],
-    "split_convolution": [*4 * [_POINTER], ctypes.c_int, *2 * [_POINTER], ctypes.c_int],
+    **{
+        f"{way}_convolution": [*4 * [_POINTER], ctypes.c_int, *2 * [_POINTER], ctypes.c_int]
+        for way in ("split", "winograd")
+    },
     **{f"shortcut_{way}": [*3 * [_POINTER], ctypes.c_int] for way in ("forward", "backward")},
     **{f"forward_{t}": [*_FORWARD, *2 * [ctypes.c_double], ctypes.c_int] for t in ("bf16", "fp32")},
     **{f"backward_{t}": _BACKWARD for t in ("bf16", "fp32")},
 }
 
-_QUESTIONS = frozenset({"takes", "has_tiles"})
+_QUESTIONS = frozenset({"takes", "has_tiles", "has_weight_gradient", "has_winograd"})
 """Functions that return whether something is so."""
 
 
@@ -71,9 +79,13 @@ def library() -> ctypes.CDLL:
         NoKernelsError: This machine cannot compile them.
     """
     command = _command()
-    if torch.cpu._is_amx_tile_supported():
-        with suppress(NoKernelsError):
-            return _compiled((*command, *_TILES))
+    for found, flags in (
+        (torch.cpu._is_amx_tile_supported, _TILES),
+        (torch.cpu._is_avx512_bf16_supported, _PAIRS),
+    ):
+        if found():
+            with suppress(NoKernelsError):
+                return _compiled((*command, *flags))
     return _compiled(command)
 
 

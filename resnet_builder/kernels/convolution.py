@@ -1,4 +1,4 @@
-"""Convolutions whose weights' gradient is computed by the processor's matrix unit."""
+"""Convolutions whose weights' gradient is computed by an operation of our own."""
 
 from typing import Any, TypeGuard
 
@@ -9,15 +9,19 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.tiles import fits_tiles, shape_of
+from resnet_builder.kernels.rows import fits_rows, shape_of
+
+_MOST_CHANNELS = 64
+"""Up to which torch's gradients take longer than ours in vectors, for kernels of several pixels."""
 
 
-class TiledConv2d(nn.Module):
-    """A convolution whose weights' gradient in bf16 is computed in tiles, on a processor with AMX.
+class PairedConv2d(nn.Module):
+    """A convolution whose weights' gradient in bf16 is computed from pairs of pixels.
 
-    The gradient is summed in fp32 and stays so; its last bits hang on the number of threads. The
-    output and the gradient of the images are torch's. In fp32, and for images that are not
-    channels-last, all is computed by the layer itself.
+    It takes a processor whose instructions multiply such pairs, in tiles (AMX) or in vectors
+    (AVX512-BF16). The gradient is summed in fp32 and stays so; its last bits hang on the number of
+    threads. The output and the gradient of the images are torch's. In fp32, and for images that are
+    not channels-last, all is computed by the layer itself.
 
     Args:
         convolution: The layer; its weight is shared, not copied.
@@ -41,11 +45,16 @@ class TiledConv2d(nn.Module):
 
 
 def has_faster_gradient(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
-    """Tell whether a layer is a convolution that :class:`TiledConv2d` can be faster than.
+    """Tell whether a layer is a convolution that :class:`PairedConv2d` can be faster than.
 
     ``benchmarks/gradients.py`` measures by how much.
     """
-    return fits_tiles(layer) and layer.bias is None
+    if not fits_rows(layer) or layer.bias is not None:
+        return False
+    if library().has_tiles():
+        return True
+    has_few = max(layer.in_channels, layer.out_channels) <= _MOST_CHANNELS
+    return has_few and layer.kernel_size > (1, 1) and bool(library().has_weight_gradient())
 
 
 def _takes(x: Tensor) -> bool:
@@ -56,7 +65,7 @@ def _takes(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
-        and bool(library().has_tiles())
+        and bool(library().has_weight_gradient())
     )
 
 

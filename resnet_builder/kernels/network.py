@@ -6,11 +6,10 @@ from torch import fx, nn
 
 from resnet_builder.blocks.shortcuts import PadShortcut
 from resnet_builder.folding import LayerTracer
-from resnet_builder.kernels.convolution import TiledConv2d, has_faster_gradient
+from resnet_builder.kernels.convolution import PairedConv2d, has_faster_gradient
+from resnet_builder.kernels.inference import InferenceConv2d, operation_for
 from resnet_builder.kernels.norm import FusedNorm, fusible
 from resnet_builder.kernels.shortcut import CopiedShortcut, copies
-from resnet_builder.kernels.splitting import SplitConv2d
-from resnet_builder.kernels.tiles import fits_tiles
 from resnet_builder.recomputing import Recomputed
 
 Modules = dict[str, nn.Module]
@@ -18,7 +17,7 @@ Modules = dict[str, nn.Module]
 _READERS = frozenset(
     {
         nn.Conv2d,
-        TiledConv2d,
+        PairedConv2d,
         nn.AvgPool2d,
         nn.MaxPool2d,
         PadShortcut,
@@ -53,7 +52,7 @@ def with_kernels(network: nn.Module) -> nn.Module:
             layers[f"fused{number}"] = FusedNorm(norm, relu=relu)
     for name, layer in layers.items():
         if has_faster_gradient(layer):
-            layers[name] = TiledConv2d(layer)
+            layers[name] = PairedConv2d(layer)
         elif copies(layer):
             layers[name] = CopiedShortcut(layer)
     for node in list(graph.nodes):
@@ -64,7 +63,7 @@ def with_kernels(network: nn.Module) -> nn.Module:
     return followed.assembled(graph)
 
 
-def with_split_convolutions(network: nn.Module) -> nn.Module:
+def with_inference_kernels(network: nn.Module) -> nn.Module:
     """Return what evaluates a network in fp32 in less time, or the network itself.
 
     A convolution and the sum and the ReLU right behind it become one operation.
@@ -74,14 +73,16 @@ def with_split_convolutions(network: nn.Module) -> nn.Module:
             left as it was, and its tensors are shared.
     """
     followed = _Followed(network)
-    if network in followed.whole or not any(map(fits_tiles, followed.layers.values())):
+    if network in followed.whole or not any(map(operation_for, followed.layers.values())):
         return network
     graph, layers = followed.graph(), followed.layers
     for number, node in enumerate(list(graph.nodes)):
         layer = _layer(node, layers)
-        if fits_tiles(layer):
-            relu = _fuse(graph, node, layers, f"split{number}")
-            layers[f"split{number}"] = SplitConv2d(layer, relu=relu)
+        operation = operation_for(layer)
+        if operation is not None:
+            assert isinstance(layer, nn.Conv2d), "operation_for() asks for it"
+            relu = _fuse(graph, node, layers, f"fused{number}")
+            layers[f"fused{number}"] = InferenceConv2d(layer, operation, relu=relu)
     return followed.assembled(graph)
 
 

@@ -218,7 +218,7 @@ EXPORT void split_convolution(const float* x, const float* weights, const float*
                               int threads) {
   Convolution c;
   std::memcpy(&c, numbers, sizeof c);
-  const Row row(c);
+  const Row row(c, 1);
   const std::vector<Line> factor = factors(c, weights);
 #pragma omp parallel num_threads(threads)
   {

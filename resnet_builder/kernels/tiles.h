@@ -1,36 +1,12 @@
-// The matrix unit of Intel's processors (AMX), and how convolutions are put before it.
-//
-// The pixels of an output are put into one long row, with zeros between the lines and between the
-// images, and so are those of the input. What one tap of the kernel sees is then the input's row,
-// moved by a constant. Images are channels-last.
+// The matrix unit of Intel's processors (AMX).
 
 #pragma once
 
 #include <immintrin.h>
 
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <vector>
+#include "rows.h"
 
 namespace {
-
-using std::int64_t;
-using std::uint16_t;
-using std::uint32_t;
-
-// ---- tiles -------------------------------------------------------------------------------------
-
-constexpr int64_t LANES = 16;    // lines of a tile, and its 32-bit columns
-constexpr int64_t CHUNK = 1280;  // pixels whose copies stay in the second-level cache
-
-// Tiles are read several times slower from where their lines are not those of the cache.
-struct alignas(64) Line {
-  uint32_t words[LANES];
-};
-struct alignas(64) Sums {
-  float values[LANES * LANES];
-};
 
 struct alignas(64) TileConfig {
   std::uint8_t palette, start_row, reserved[14];
@@ -67,115 +43,5 @@ class Tiles {
 
 // The compiler does not know that tiles read and write memory.
 inline void settle_memory() { asm volatile("" ::: "memory"); }
-
-// ---- geometry ----------------------------------------------------------------------------------
-
-struct Convolution {
-  int64_t images, height, width, in_channels, out_height, out_width, out_channels;
-  int64_t size, stride, padding;
-};
-
-// Every stride-th pixel of the input, from one of stride x stride first ones on.
-struct Phase {
-  int64_t line, column;
-};
-
-// What one tap of the kernel sees: the pixels of a phase, those that are so many further on.
-struct Tap {
-  std::size_t phase;
-  int64_t moved;
-};
-
-// Where pixels are in the long row: those of several images at once, or of some lines of one.
-struct Row {
-  std::vector<Phase> phases;
-  std::vector<Tap> taps;
-  int64_t reach;          // lines and columns that a tap is moved by, at most
-  int64_t pitch, image;   // pixels from line to line, and from image to image
-  int64_t lead;           // zeros before the first pixel and behind the last; even
-  int64_t lines, images;  // of the output, at once
-  int64_t pixels;         // of the output, at once
-
-  explicit Row(const Convolution& c) {
-    const auto moved = [&](int64_t at) {  // Python's division, which rounds down
-      return (at - c.padding - first(at, c)) / c.stride;
-    };
-    reach = std::max(-moved(0), moved(c.size - 1));
-    pitch = std::max(c.out_width + reach, (c.width + c.stride - 1) / c.stride + 1);
-    const int64_t most = std::max<int64_t>(1, CHUNK / pitch - reach);
-    const int64_t cuts = (c.out_height + most - 1) / most;
-    lines = (c.out_height + cuts - 1) / cuts;
-    image = pitch * (lines + reach);
-    images = lines < c.out_height ? 1 : std::max<int64_t>(1, CHUNK / image);
-    lead = (reach * pitch + reach) / 2 * 2 + 2;
-    pixels = whole(images, lines);
-
-    std::vector<int64_t> known(c.stride * c.stride, -1);
-    for (int64_t y = 0; y < c.size; ++y)
-      for (int64_t x = 0; x < c.size; ++x) {
-        int64_t& phase = known[first(y, c) * c.stride + first(x, c)];
-        if (phase < 0) {
-          phase = int64_t(phases.size());
-          phases.push_back({first(y, c), first(x, c)});
-        }
-        taps.push_back({std::size_t(phase), moved(y) * pitch + moved(x)});
-      }
-  }
-
-  // Pixels of so many lines of so many images, and zeros behind them, in whole tiles.
-  int64_t whole(int64_t images, int64_t lines) const {
-    return ((images - 1) * image + lines * pitch + 4 * LANES - 1) / (4 * LANES) * (4 * LANES);
-  }
-
- private:
-  static int64_t first(int64_t at, const Convolution& c) {
-    return ((at - c.padding) % c.stride + c.stride) % c.stride;
-  }
-};
-
-// What is put into the row at once: some lines of the output, of each of some images.
-struct Piece {
-  int64_t image, images, line, lines;
-};
-
-// Cuts a range of images into pieces.
-inline std::vector<Piece> pieces(const Convolution& c, const Row& row, int64_t from, int64_t to) {
-  std::vector<Piece> found;
-  for (int64_t image = from; image < to; image += row.images)
-    for (int64_t line = 0; line < c.out_height; line += row.lines)
-      found.push_back({image, std::min(row.images, to - image), line,
-                       std::min(row.lines, c.out_height - line)});
-  return found;
-}
-
-// The lines of a phase that a piece needs.
-struct Lines {
-  int64_t first, end, columns;
-  bool whole;  // none that it needs are outside the image
-
-  Lines(const Convolution& c, const Row& row, const Piece& piece, const Phase& phase) {
-    const auto taken = [&](int64_t all, int64_t first) {
-      return (all - first + c.stride - 1) / c.stride;
-    };
-    first = std::max<int64_t>(0, piece.line - row.reach);
-    end = std::min(taken(c.height, phase.line), piece.line + piece.lines + row.reach);
-    columns = taken(c.width, phase.column);
-    whole = end - first == row.lines + 2 * row.reach;
-  }
-};
-
-// Calls body(from, to) for each of these lines that has a pixel, with the first one's place in the
-// input and in the long row.
-template <typename Body>
-void over_lines(const Convolution& c, const Row& row, const Piece& piece, const Phase& phase,
-                const Lines& lines, Body body) {
-  if (lines.columns <= 0) return;
-  for (int64_t image = 0; image < piece.images; ++image)
-    for (int64_t y = lines.first; y < lines.end; ++y) {
-      const int64_t line = (piece.image + image) * c.height + y * c.stride + phase.line;
-      body(line * c.width + phase.column,
-           row.lead + image * row.image + (y - piece.line) * row.pitch);
-    }
-}
 
 }  // namespace

@@ -10,7 +10,7 @@ from resnet_builder.data.contract import Stop, never
 from resnet_builder.device import full_precision, memory_format
 from resnet_builder.errors import Stopped
 from resnet_builder.folding import folded
-from resnet_builder.kernels import no_kernels, with_split_convolutions
+from resnet_builder.kernels import no_kernels, with_inference_kernels
 from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.distributed import ALONE, Team
 from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
@@ -92,7 +92,7 @@ def prepared(model: nn.Module, *, kernels: bool) -> tuple[nn.Module, torch.memor
     if network is not model:
         network.to(memory_format=layout)
     if kernels and no_kernels(device) is None:
-        network = with_split_convolutions(network)
+        network = with_inference_kernels(network)
     return network, layout
 
 

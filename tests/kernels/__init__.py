@@ -6,6 +6,16 @@ from resnet_builder.kernels.compiled import library
 
 HAS_KERNELS = no_kernels(torch.device("cpu")) is None
 NEEDS_KERNELS = pytest.mark.skipif(not HAS_KERNELS, reason="nothing compiles our own operations")
-NEEDS_TILES = pytest.mark.skipif(
-    not (HAS_KERNELS and library().has_tiles()), reason="the processor has no AMX"
+
+
+def has(question: str) -> bool:
+    """Tell whether this machine has kernels that answer a question with yes."""
+    return HAS_KERNELS and bool(getattr(library(), question)())
+
+
+NEEDS_GRADIENT = pytest.mark.skipif(
+    not has("has_weight_gradient"), reason="the processor multiplies no bf16 numbers"
+)
+NEEDS_INFERENCE = pytest.mark.skipif(
+    not has("has_winograd"), reason="the processor has no vectors of 16 numbers"
 )

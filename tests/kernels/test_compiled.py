@@ -58,14 +58,19 @@ def test_another_compiler_compiles_anew(
     assert kept(cache) == [".so", ".so"]
 
 
+@pytest.mark.parametrize("known", ["vectors", "neither"])
 def test_a_compiler_that_knows_no_tiles_compiles_all_else(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, tmp_path: Path, known: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    older = 'case "$*" in *-mamx*) exit 1;; esac; exec c++ "$@"'
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    unknown = "*-mamx*" if known == "vectors" else "*-mamx*|*-mavx512bf16*"
+    older = f'case "$*" in {unknown}) exit 1;; esac; exec c++ "$@"'
     compiler(tmp_path / "older", older, monkeypatch)
     assert no_kernels(CPU) is None
     assert not library().has_tiles()
+    has_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512" and sys.platform == "linux"
+    assert bool(library().has_weight_gradient()) == (known == "vectors" and has_vectors)
     assert library().takes(64, 32)
 
 

@@ -1,4 +1,4 @@
-"""Convolutions whose weights' gradient is computed in tiles, against torch's in fp64."""
+"""Convolutions whose weights' gradient is our own, against torch's in fp64."""
 
 import copy
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels import tiles as module
-from resnet_builder.kernels.convolution import TiledConv2d, has_faster_gradient
-from tests.kernels import NEEDS_TILES
+from resnet_builder.kernels import convolution as module
+from resnet_builder.kernels.convolution import PairedConv2d, has_faster_gradient
+from tests.kernels import NEEDS_GRADIENT
 
 BF16 = torch.bfloat16
 
@@ -56,13 +56,12 @@ def learnt(layer: nn.Module, x: Tensor, *, bf16: bool) -> tuple[Tensor, ...]:
     return y.detach(), x.grad, weight.grad
 
 
-@NEEDS_TILES
+@NEEDS_GRADIENT
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_gradients_are_torch_s_but_for_rounding(case: str, threads: int) -> None:
     layer, shape = copy.deepcopy(CASES[case])
     layer.to(memory_format=torch.channels_last)
-    assert has_faster_gradient(layer)
     twin, exact = copy.deepcopy(layer), copy.deepcopy(layer)
     exact.weight.data = exact.weight.to(BF16).double()
     x = images(*shape)
@@ -70,7 +69,7 @@ def test_gradients_are_torch_s_but_for_rounding(case: str, threads: int) -> None
     torch.set_num_threads(threads)
     try:
         torch_s = learnt(layer, x, bf16=True)
-        found = learnt(TiledConv2d(twin), x, bf16=True)
+        found = learnt(PairedConv2d(twin), x, bf16=True)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], torch_s[0])
@@ -81,29 +80,29 @@ def test_gradients_are_torch_s_but_for_rounding(case: str, threads: int) -> None
     assert (found[2] - wanted).norm() / wanted.norm() < 1e-6
 
 
-@NEEDS_TILES
+@NEEDS_GRADIENT
 def test_the_same_bits_each_time() -> None:
     layer, shape = copy.deepcopy(CASES["many images"])
-    tiled, x = TiledConv2d(layer), images(*shape)
+    paired, x = PairedConv2d(layer), images(*shape)
     found = []
     for _ in range(3):
         layer.weight.grad = None
-        found.append(learnt(tiled, x, bf16=True)[2])
+        found.append(learnt(paired, x, bf16=True)[2])
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 
 
-@NEEDS_TILES
+@NEEDS_GRADIENT
 @pytest.mark.parametrize("bf16", [True, False])
 def test_what_is_not_taken_is_computed_by_the_layer(bf16: bool) -> None:
     layer, shape = copy.deepcopy(CASES["3x3"])
     x = images(*shape)
     x = x.contiguous() if bf16 else x.float()
-    ours = learnt(TiledConv2d(copy.deepcopy(layer)), x, bf16=bf16)
+    ours = learnt(PairedConv2d(copy.deepcopy(layer)), x, bf16=bf16)
     assert all(map(torch.equal, ours, learnt(layer, x, bf16=bf16)))
 
 
-@NEEDS_TILES
+@NEEDS_GRADIENT
 @pytest.mark.parametrize(
     "layer",
     [
@@ -125,22 +124,41 @@ def test_other_layers_are_left_alone(layer: nn.Module | None) -> None:
     assert not has_faster_gradient(layer)
 
 
-class _WithoutTiles:
-    @staticmethod
-    def has_tiles() -> int:
-        return 0
+class _Library:
+    """A processor that multiplies bf16 in tiles or in vectors, or not at all."""
+
+    def __init__(self, *, tiles: bool, vectors: bool) -> None:
+        self.has_tiles = lambda: int(tiles)
+        self.has_weight_gradient = lambda: int(tiles or vectors)
 
 
-def test_without_tiles_nothing_is_known_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "library", _WithoutTiles)
-    assert not has_faster_gradient(nn.Conv2d(16, 16, 3, padding=1, bias=False))
+@pytest.mark.parametrize(
+    ("layer", "by_vectors"),
+    [
+        (nn.Conv2d(16, 16, 3, padding=1, bias=False), True),
+        (nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False), True),
+        (nn.Conv2d(64, 128, 3, padding=1, bias=False), False),
+        (nn.Conv2d(64, 64, 1, bias=False), False),
+    ],
+    ids=str,
+)
+def test_each_processor_has_faster_gradients_of_some(
+    layer: nn.Module, by_vectors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library, wanted in (
+        (_Library(tiles=False, vectors=False), False),
+        (_Library(tiles=False, vectors=True), by_vectors),
+        (_Library(tiles=True, vectors=False), True),
+    ):
+        monkeypatch.setattr(module, "library", lambda library=library: library)
+        assert has_faster_gradient(layer) == wanted
 
 
-@NEEDS_TILES
+@NEEDS_GRADIENT
 def test_a_frozen_weight_gets_no_gradient() -> None:
     layer = nn.Conv2d(64, 64, 1, bias=False).requires_grad_(False)
     x = images(2, 64, 4, 4).requires_grad_()
     with torch.autocast("cpu", BF16):
-        TiledConv2d(layer)(x).sum().backward()
+        PairedConv2d(layer)(x).sum().backward()
     assert layer.weight.grad is None
     assert x.grad is not None

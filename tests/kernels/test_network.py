@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.folding import folded
-from resnet_builder.kernels import with_kernels, with_split_convolutions
-from resnet_builder.kernels.convolution import TiledConv2d
+from resnet_builder.kernels import with_inference_kernels, with_kernels
+from resnet_builder.kernels.convolution import PairedConv2d, has_faster_gradient
+from resnet_builder.kernels.inference import InferenceConv2d, operation_for
 from resnet_builder.kernels.norm import FusedNorm
 from resnet_builder.kernels.shortcut import CopiedShortcut
-from resnet_builder.kernels.splitting import SplitConv2d
 from resnet_builder.recomputing import recomputing
-from tests.kernels import NEEDS_TILES
+from tests.kernels import NEEDS_GRADIENT, NEEDS_INFERENCE
 from tests.networks import built, cifar_spec, random_images
 
 # Of two blocks in each of two stages: how many norms are fused, how many of them with a ReLU, with
@@ -160,12 +160,14 @@ def test_hooks_are_called(name: str) -> None:
     assert seen == [1]
 
 
-@NEEDS_TILES
-def test_convolutions_get_faster_gradients() -> None:
-    network = build(read_spec("resnet50_cifar"), seed=0).train()
+@NEEDS_GRADIENT
+@pytest.mark.parametrize("name", ["resnet20", "resnet50_cifar"])
+def test_convolutions_get_faster_gradients(name: str) -> None:
+    network = build(read_spec(name), seed=0).train()
     twin = with_kernels(network)
-    assert sum(isinstance(layer, TiledConv2d) for layer in twin.modules()) == 52
-    assert counted(twin)[0] == 53
+    faster = sum(map(has_faster_gradient, network.modules()))
+    assert faster > 0
+    assert sum(isinstance(layer, PairedConv2d) for layer in twin.modules()) == faster
 
 
 def test_shortcuts_that_pad_are_copied() -> None:
@@ -174,16 +176,15 @@ def test_shortcuts_that_pad_are_copied() -> None:
     assert sum(isinstance(layer, CopiedShortcut) for layer in twin.modules()) == 2
 
 
-@NEEDS_TILES
+@NEEDS_INFERENCE
 @pytest.mark.parametrize("name", ["resnet20", "resnet50_cifar", "plain20"])
 def test_evaluation_agrees_but_for_rounding(name: str) -> None:
     network = build(read_spec(name), seed=0).eval()
     images = random_images(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     plain = folded(network).to(memory_format=torch.channels_last)
-    split = with_split_convolutions(plain)
-    layers = [layer for layer in split.modules() if isinstance(layer, SplitConv2d)]
-    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in network.modules())
-    assert len(layers) == convolutions - 1
+    split = with_inference_kernels(plain)
+    layers = [layer for layer in split.modules() if isinstance(layer, InferenceConv2d)]
+    assert len(layers) == sum(operation_for(layer) is not None for layer in network.modules())
     assert any(layer.relu for layer in layers)
     with torch.inference_mode():
         exact = copy.deepcopy(plain).double()(images.double())
@@ -192,8 +193,8 @@ def test_evaluation_agrees_but_for_rounding(name: str) -> None:
             assert error < 2e-6
 
 
-@NEEDS_TILES
+@NEEDS_INFERENCE
 def test_evaluation_leaves_a_network_with_hooks_alone() -> None:
     network = build(read_spec("resnet20"), seed=0).eval()
     network.register_forward_hook(lambda *_: None)
-    assert with_split_convolutions(network) is network
+    assert with_inference_kernels(network) is network

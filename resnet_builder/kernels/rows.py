@@ -1,23 +1,21 @@
-"""What the operations in tiles of the processor's matrix unit (AMX) have in common."""
+"""What convolutions are computed by operations of our own, and what these are told of them."""
 
 import ctypes
 from typing import TypeGuard
 
 from torch import Tensor, nn
 
-from resnet_builder.kernels.compiled import library
-
 _LANES = 16
-"""Channels in a tile."""
+"""Channels that are computed at once."""
 
 
-def fits_tiles(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
-    """Tell whether a layer is a convolution of a kind that is computed in tiles, if there are any.
+def fits_rows(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """Tell whether a layer is a convolution whose images ``rows.h`` can put into a long row.
 
-    Its sides are alike, its numbers of channels are whole tiles, and it is neither grouped nor
+    Its sides are alike, its numbers of channels are whole vectors, and it is neither grouped nor
     dilated.
     """
-    if type(layer) is not nn.Conv2d or not library().has_tiles():
+    if type(layer) is not nn.Conv2d:
         return False
     square = all(
         isinstance(pair, tuple) and pair[0] == pair[1]
@@ -36,7 +34,7 @@ def fits_tiles(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
 def shape_of(
     x: Tensor, y: Tensor, size: int, stride: int, padding: int
 ) -> "ctypes.Array[ctypes.c_int64]":
-    """Return what the kernels are told of a convolution: ``struct Convolution`` of ``tiles.h``.
+    """Return what the kernels are told of a convolution: ``struct Convolution`` of ``rows.h``.
 
     Args:
         x: ``(N, C_in, H, W)``, what it is given.
