@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from resnet_builder.kernels import convolution as module
 from resnet_builder.kernels.convolution import PairedConv2d, has_faster_gradient
-from tests.kernels import NEEDS_GRADIENT
+from tests.kernels import NEEDS_GRADIENT, Processor
 
 BF16 = torch.bfloat16
 
@@ -124,14 +124,6 @@ def test_other_layers_are_left_alone(layer: nn.Module | None) -> None:
     assert not has_faster_gradient(layer)
 
 
-class _Library:
-    """A processor that multiplies bf16 in tiles or in vectors, or not at all."""
-
-    def __init__(self, *, tiles: bool, vectors: bool) -> None:
-        self.has_tiles = lambda: int(tiles)
-        self.has_weight_gradient = lambda: int(tiles or vectors)
-
-
 @pytest.mark.parametrize(
     ("layer", "by_vectors"),
     [
@@ -145,12 +137,12 @@ class _Library:
 def test_each_processor_has_faster_gradients_of_some(
     layer: nn.Module, by_vectors: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for library, wanted in (
-        (_Library(tiles=False, vectors=False), False),
-        (_Library(tiles=False, vectors=True), by_vectors),
-        (_Library(tiles=True, vectors=False), True),
+    for processor, wanted in (
+        (Processor(tiles=False, vectors=False), False),
+        (Processor(tiles=False, vectors=True), by_vectors),
+        (Processor(tiles=True, vectors=False), True),
     ):
-        monkeypatch.setattr(module, "library", lambda library=library: library)
+        monkeypatch.setattr(module, "library", lambda processor=processor: processor)
         assert has_faster_gradient(layer) == wanted
 
 

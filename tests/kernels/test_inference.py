@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from resnet_builder.kernels import inference as module
 from resnet_builder.kernels.inference import InferenceConv2d, Operation, operation_for
-from tests.kernels import NEEDS_KERNELS, has
+from tests.kernels import NEEDS_KERNELS, Processor, has
 from tests.kernels.test_convolution import CASES
 
 pytestmark = NEEDS_KERNELS
@@ -112,14 +112,6 @@ def test_what_is_not_taken_is_computed_by_the_layer(hindrance: str) -> None:
         assert torch.equal(ours(x, addend), (layer(x) + addend).relu())
 
 
-class _Library:
-    """A processor that has tiles or vectors, or neither."""
-
-    def __init__(self, *, tiles: bool, vectors: bool) -> None:
-        self.has_tiles = lambda: int(tiles)
-        self.has_winograd = lambda: int(vectors)
-
-
 @pytest.mark.parametrize(
     ("layer", "with_vectors", "with_tiles"),
     [
@@ -139,10 +131,10 @@ def test_each_processor_has_its_operation(
     with_tiles: Operation | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for library, wanted in (
-        (_Library(tiles=False, vectors=False), None),
-        (_Library(tiles=False, vectors=True), with_vectors),
-        (_Library(tiles=True, vectors=True), with_tiles),
+    for processor, wanted in (
+        (Processor(tiles=False, vectors=False), None),
+        (Processor(tiles=False, vectors=True), with_vectors),
+        (Processor(tiles=True, vectors=True), with_tiles),
     ):
-        monkeypatch.setattr(module, "library", lambda library=library: library)
+        monkeypatch.setattr(module, "library", lambda processor=processor: processor)
         assert operation_for(layer) == wanted
