@@ -19,7 +19,7 @@ from machine import describe, own_results
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.kernels.convolution import PairedConv2d, has_faster_gradient
+from resnet_builder.kernels.gradient import PairedConv2d, has_faster_gradient
 from resnet_builder.training.process import configure
 
 TURNS = 21

@@ -1,6 +1,6 @@
 """Operations of our own for a CPU, where torch's take several times what is needed.
 
-:mod:`.norm` is a batch norm with what follows it, :mod:`.convolution` a convolution with a weights'
+:mod:`.norm` is a batch norm with what follows it, :mod:`.gradient` a convolution with a weights'
 gradient of our own, :mod:`.shortcut` a shortcut that pads channels as one copy, and
 :mod:`.inference` a convolution in fp32 for evaluation. They are computed by C++ files, which
 :mod:`.compiled` compiles on the machine that it runs on; :mod:`.rows` and ``rows.h`` are what the

@@ -17,7 +17,7 @@ import torch
 
 from resnet_builder.host import cache_dir
 
-_SOURCES = ("norm.cpp", "convolution.cpp", "splitting.cpp", "winograd.cpp", "shortcut.cpp")
+_SOURCES = ("norm.cpp", "gradient.cpp", "splitting.cpp", "winograd.cpp", "shortcut.cpp")
 _HEADERS = ("rows.h", "pairs.h", "tiles.h", "gradient_tiles.h", "gradient_vectors.h")
 
 _LONGEST_COMPILATION = 120.0  # seconds; it is about two

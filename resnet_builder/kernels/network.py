@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from resnet_builder.blocks.shortcuts import PadShortcut
 from resnet_builder.folding import LayerTracer
-from resnet_builder.kernels.convolution import PairedConv2d, has_faster_gradient
+from resnet_builder.kernels.gradient import PairedConv2d, has_faster_gradient
 from resnet_builder.kernels.inference import InferenceConv2d, operation_for
 from resnet_builder.kernels.norm import FusedNorm, fusible
 from resnet_builder.kernels.shortcut import CopiedShortcut, copies

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from resnet_builder.kernels import inference as module
 from resnet_builder.kernels.inference import InferenceConv2d, Operation, operation_for
 from tests.kernels import NEEDS_KERNELS, Processor, has
-from tests.kernels.test_convolution import CASES
+from tests.kernels.test_gradient import CASES
 
 pytestmark = NEEDS_KERNELS
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from resnet_builder.builder import build, read_spec
 from resnet_builder.folding import folded
 from resnet_builder.kernels import with_inference_kernels, with_kernels
-from resnet_builder.kernels.convolution import PairedConv2d, has_faster_gradient
+from resnet_builder.kernels.gradient import PairedConv2d, has_faster_gradient
 from resnet_builder.kernels.inference import InferenceConv2d, operation_for
 from resnet_builder.kernels.norm import FusedNorm
 from resnet_builder.kernels.shortcut import CopiedShortcut

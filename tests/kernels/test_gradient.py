@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels import convolution as module
-from resnet_builder.kernels.convolution import PairedConv2d, has_faster_gradient
+from resnet_builder.kernels import gradient as module
+from resnet_builder.kernels.gradient import PairedConv2d, has_faster_gradient
 from tests.kernels import NEEDS_GRADIENT, Processor
 
 BF16 = torch.bfloat16
