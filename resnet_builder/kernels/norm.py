@@ -66,6 +66,11 @@ def fusible(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
     )
 
 
+def has_fusible(network: nn.Module) -> bool:
+    """Tell whether a network has any that are."""
+    return any(map(fusible, network.modules()))
+
+
 def _takes(norm: nn.BatchNorm2d, x: Tensor, addend: Tensor | None) -> bool:
     """Tell whether the kernels compute a layer for these images."""
     return (

@@ -56,10 +56,12 @@ def settle_choices(
         StorageError: ``env.json`` cannot be read or written.
         Stopped: The trial was.
     """
-    fault = None if spec.run.kernels is False else no_kernels(device)
-    kernels = spec.run.kernels is not False and fault is None
+    before = EnvRecord.read(run.env) if run.env.exists() else None
+    wanted = spec.run.kernels is not False and (before is None or before.choices.kernels)
+    fault = no_kernels(device) if wanted else None
+    kernels = wanted and fault is None
     found = _choose(spec, device, processes, kernels=kernels)
-    if not run.env.exists():
+    if before is None:
         decision = decide_compile(spec.run.compile, device, found, trial, warn)
         choices = found.model_copy(
             update={
@@ -72,7 +74,6 @@ def settle_choices(
         record = describe_environment(describe(device), choices, decision)
         record.write(run.env)
         return record
-    before = EnvRecord.read(run.env)
     _compare_versions(before.versions, warn)
     if before.choices.compile and spec.run.compile is not False and no_compiler(device) is None:
         found = found.model_copy(update={"compile": True})

@@ -52,8 +52,8 @@ class Trial(Protocol):
         """Steps of the whole training."""
 
     @property
-    def norms(self) -> int:
-        """Layers that operations of our own take less time for."""
+    def has_own_operations(self) -> bool:
+        """Whether operations of our own can compute any of its layers."""
 
     def __call__(self, choices: Choices, /) -> Step:
         """Begin steps that are computed by these choices."""
@@ -85,7 +85,7 @@ def decide_compile(
         return _unless_broken(device, warn)
     if trial.steps < FEW_STEPS:
         return CompileDecision(compile=False, reason="the training has but a few steps")
-    if choices.kernels and trial.norms:
+    if choices.kernels and trial.has_own_operations:
         return CompileDecision(compile=False, reason=OWN_OPERATIONS)
     try:
         return _tried(device, choices, trial, warn)

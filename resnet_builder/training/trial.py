@@ -10,7 +10,7 @@ from torch import nn
 
 from resnet_builder.data.contract import Batch, Stop, never
 from resnet_builder.errors import Stopped
-from resnet_builder.kernels.norm import fusible
+from resnet_builder.kernels.norm import has_fusible
 from resnet_builder.runs.records import Choices
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS
@@ -50,9 +50,9 @@ class TrialSteps:
         return sum(isinstance(layer, nn.Conv2d) for layer in self.model.modules())
 
     @property
-    def norms(self) -> int:
-        """Layers that operations of our own take less time for."""
-        return sum(fusible(layer) for layer in self.model.modules())
+    def has_own_operations(self) -> bool:
+        """Whether operations of our own can compute any of its layers."""
+        return has_fusible(self.model)
 
     def __call__(self, choices: Choices) -> Step:
         """Copy the network; return what takes a step of the copy by these choices.

@@ -49,7 +49,7 @@ class FakeTrial:
     compiled: float
     compile_seconds: float = 60.0
     layers: int = 20
-    norms: int = 0
+    has_own_operations: bool = False
     error: Exception | None = None
     taken: list[bool] = field(default_factory=list)
 
@@ -100,7 +100,7 @@ def test_what_the_spec_says_takes_no_trial(compiler: None) -> None:
 
 
 def test_operations_of_our_own_take_no_trial(compiler: None) -> None:
-    trial = FakeTrial(steps=10_000, eager=1.0, compiled=0.5, norms=19)
+    trial = FakeTrial(steps=10_000, eager=1.0, compiled=0.5, has_own_operations=True)
     choices = CHOICES.model_copy(update={"kernels": True})
     decision = decide_compile("auto", CPU, choices, trial, lambda text: None)
     assert decision == CompileDecision(compile=False, reason=OWN_OPERATIONS)
