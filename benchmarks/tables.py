@@ -1,9 +1,9 @@
-"""README's tables of results, from the files that the benchmarks write.
+"""The tables of results in our pages, from the files that the benchmarks write.
 
     python benchmarks/tables.py [FILE ...]
 
 writes every table anew that stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` in these
-files, or in README. With ``--show`` the tables are printed.
+files, or in README and docs/benchmarks.md. With ``--show`` the tables are printed.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from typing import Any
 
 from machine import KINDS, RESULTS
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 
 Result = dict[str, Any]
 Row = tuple[str, ...]
@@ -27,7 +28,7 @@ _BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", r
 def main() -> None:
     """Write the tables anew."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, default=[README])
+    parser.add_argument("files", nargs="*", type=Path, default=PAGES)
     parser.add_argument("--show", action="store_true", help="print all tables, and write nothing")
     given = parser.parse_args()
     if given.show:
