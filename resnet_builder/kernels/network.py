@@ -66,7 +66,8 @@ def with_kernels(network: nn.Module) -> nn.Module:
 def with_inference_kernels(network: nn.Module) -> nn.Module:
     """Return what evaluates a network in fp32 in less time, or the network itself.
 
-    A convolution and the sum and the ReLU right behind it become one operation.
+    A convolution and the sum and the ReLU right behind it become one operation, and so does a
+    shortcut that pads channels.
 
     Args:
         network: In evaluation mode, on the CPU, with its norms folded into its convolutions; it is
@@ -83,6 +84,9 @@ def with_inference_kernels(network: nn.Module) -> nn.Module:
             assert isinstance(layer, nn.Conv2d), "operation_for() asks for it"
             relu = _fuse(graph, node, layers, f"fused{number}")
             layers[f"fused{number}"] = InferenceConv2d(layer, operation, relu=relu)
+    for name, layer in layers.items():
+        if copies(layer):
+            layers[name] = CopiedShortcut(layer)
     return followed.assembled(graph)
 
 

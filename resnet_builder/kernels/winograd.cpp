@@ -28,7 +28,7 @@ EXPORT void winograd_convolution(const float*, const float*, const float*, const
 namespace {
 
 constexpr int POINTS = 16;  // elements of 4 x 4
-constexpr int AT_ONCE = 24;  // squares of 2 x 2 output pixels whose sums are in registers, of 32
+constexpr int AT_ONCE = 8;   // squares of 2 x 2 output pixels whose sums are in registers, of 32
 
 struct alignas(64) Vector {
   float values[LANES];
@@ -115,16 +115,16 @@ inline void transform_output(const Vector* from, __m512 y[2][2]) {
 inline void multiply(const Vector* inputs, const Vector* weights, int64_t in_channels,
                      Vector* sums) {
   __m512 sum[AT_ONCE];
-#pragma GCC unroll 24
+#pragma GCC unroll 8
   for (int i = 0; i < AT_ONCE; ++i) sum[i] = _mm512_setzero_ps();
   for (int64_t in = 0; in < in_channels; in += LANES, inputs += AT_ONCE)
     for (int lane = 0; lane < LANES; ++lane) {
       const __m512 weight = _mm512_load_ps(weights++->values);
-#pragma GCC unroll 24
+#pragma GCC unroll 8
       for (int i = 0; i < AT_ONCE; ++i)
         sum[i] = _mm512_fmadd_ps(_mm512_set1_ps(inputs[i].values[lane]), weight, sum[i]);
     }
-#pragma GCC unroll 24
+#pragma GCC unroll 8
   for (int i = 0; i < AT_ONCE; ++i) _mm512_store_ps(sums[i].values, sum[i]);
 }
 

@@ -186,6 +186,8 @@ def test_evaluation_agrees_but_for_rounding(name: str) -> None:
     layers = [layer for layer in split.modules() if isinstance(layer, InferenceConv2d)]
     assert len(layers) == sum(operation_for(layer) is not None for layer in network.modules())
     assert any(layer.relu for layer in layers)
+    shortcuts = sum(isinstance(layer, CopiedShortcut) for layer in split.modules())
+    assert shortcuts == (2 if name == "resnet20" else 0)
     with torch.inference_mode():
         exact = copy.deepcopy(plain).double()(images.double())
         for forward in (plain, split):
