@@ -94,18 +94,20 @@ def recipes() -> str:
     """Time to accuracy of the bundled recipes, beside the paper's recipe in a usual loop."""
     header = (
         "recipe",
+        "trained on",
         "test top-1",
         "seeds",
         "points from the paper's recipe",
         "seconds",
         "times faster than it in *stock*",
     )
-    return table(header, (_recipe(one) for _, one in found("*/summary")))
+    return table(header, (_recipe(one) for _, one in found("*/summary")), left=2)
 
 
 def _recipe(result: Result) -> Row:
     return (
         f"`{result['recipe']}`",
+        ", ".join(result["machines"]),
         top1(result),
         f"{result['n']}",
         f"{result['points_above_the_paper']:+.2f}",

@@ -26,7 +26,7 @@ NAMES = (
 )
 
 RECIPES = (
-    *("fast", "he2015", "he2015_warmup", "kj60", "kuangliu200", "one_cycle10"),
+    *("best", "fast", "he2015", "he2015_warmup", "kj60", "kuangliu200", "one_cycle10"),
     *("resnext300", "torchvision_v1", "wrn200"),
 )
 
