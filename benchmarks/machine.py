@@ -7,21 +7,17 @@ from pathlib import Path
 
 import torch
 
+from resnet_builder.device import bf16_extension
+
 RESULTS = Path(__file__).parent / "results"
 
-KINDS = {"amx": "AMX", "avx512_bf16": "AVX512-BF16", "other": "other"}
-"""What kinds of processors are called in files and in tables, by what multiplies bf16 there."""
+KINDS = {"AMX": "amx", "AVX512-BF16": "avx512_bf16", "neither": "neither"}
+"""Folders of what was measured on a kind of processor, by what multiplies bf16 there."""
 
 
 def own_results() -> Path:
-    """Return the folder of what was measured on this kind of processor, made if it is missing."""
-    if torch.cpu._is_amx_tile_supported():
-        kind = "amx"
-    elif torch.cpu._is_avx512_bf16_supported():
-        kind = "avx512_bf16"
-    else:
-        kind = "other"
-    folder = RESULTS / kind
+    """Return the folder of what is measured on this kind of processor, made if it is missing."""
+    folder = RESULTS / KINDS[bf16_extension() or "neither"]
     folder.mkdir(exist_ok=True)
     return folder
 

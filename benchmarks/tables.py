@@ -70,9 +70,9 @@ def found(pattern: str) -> Iterator[tuple[str, Result]]:
 
 def measured(pattern: str) -> Iterator[tuple[str, str, Result]]:
     """Yield what was measured on each kind of processor: the kind, the star, and the result."""
-    for kind, label in KINDS.items():
-        for name, result in found(f"{kind}/{pattern}"):
-            yield label, name, result
+    for kind, folder in KINDS.items():
+        for name, result in found(f"{folder}/{pattern}"):
+            yield kind, name, result
 
 
 def accuracy() -> str:

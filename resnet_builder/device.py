@@ -66,12 +66,14 @@ def fast_bf16(device: torch.device) -> bool:
     """Tell whether the hardware multiplies bf16 matrices faster than fp32 ones."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= _AMPERE
-    return device.type == "cpu" and _cpu_multiplies_bf16()
+    return device.type == "cpu" and bf16_extension() is not None
 
 
-def _cpu_multiplies_bf16() -> bool:
-    """Ask torch for the two x86 extensions that do: AMX and AVX512-BF16."""
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+def bf16_extension() -> Literal["AMX", "AVX512-BF16"] | None:
+    """Return the extension that this x86 processor multiplies bf16 by, if it has one."""
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else None
 
 
 def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
@@ -101,7 +103,8 @@ def describe(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return f"Apple GPU ({platform.machine()})"
-    return f"CPU ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+    parts = (platform.machine(), torch.backends.cpu.get_cpu_capability(), bf16_extension())
+    return f"CPU ({', '.join(filter(None, parts))})"
 
 
 def compile_options(device: torch.device) -> dict[str, Any]:

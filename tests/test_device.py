@@ -1,5 +1,6 @@
 """What is asked of the hardware, on hardware that is made up."""
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -133,6 +134,18 @@ def test_convolutions_have_their_fastest_order(name: str, order: str) -> None:
 def test_hardware_has_a_name(name: str, start: str, machine: Machine) -> None:
     machine(cuda=1, mps=True)
     assert describe(torch.device(name)).startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("avx512_bf16", "amx", "end"),
+    [(True, True, ", AMX)"), (True, False, ", AVX512-BF16)"), (False, False, ")")],
+)
+def test_a_processor_s_name_says_what_multiplies_bf16(
+    avx512_bf16: bool, amx: bool, end: str, machine: Machine
+) -> None:
+    machine(avx512_bf16=avx512_bf16, amx=amx)
+    capability = torch.backends.cpu.get_cpu_capability()
+    assert describe(torch.device("cpu")) == f"CPU ({platform.machine()}, {capability}{end}"
 
 
 def test_this_machine_is_asked_without_an_error() -> None:

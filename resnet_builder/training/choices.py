@@ -75,6 +75,11 @@ def settle_choices(
         record.write(run.env)
         return record
     _compare_versions(before.versions, warn)
+    if before.device != describe(device):
+        warn(
+            f"the run may not go on to the same bits: it was on {before.device} "
+            f"and is on {describe(device)}"
+        )
     if before.choices.compile and spec.run.compile is not False and no_compiler(device) is None:
         found = found.model_copy(update={"compile": True})
     choices = _repeat(before.choices, found, allow_inexact=allow_inexact, warn=warn)

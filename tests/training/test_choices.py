@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from resnet_builder.device import describe
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import versions
@@ -94,6 +95,18 @@ def test_row72_what_cannot_be_repeated_may_be_allowed_and_is_recorded(
         "the run goes on, but not to the same bits: threads was 1 and is 7",
     ]
     assert settled(tmp_path) == (found, [])
+
+
+def test_row72_another_processor_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(tmp_path)
+    here = describe(CPU)
+    monkeypatch.setattr(choices, "describe", lambda device: "CPU (x86_64, AVX512, AMX too)")
+    assert settled(tmp_path)[1] == [
+        "the run may not go on to the same bits: it was on "
+        f"{here} and is on CPU (x86_64, AVX512, AMX too)"
+    ]
 
 
 def test_row72_other_versions_are_warned_of(
