@@ -66,28 +66,29 @@ std::vector<Vector> transformed_weights(const Convolution& c, const float* weigh
   return found;
 }
 
-// B^T d B of 16 channels; `to` has the next point `step` vectors further on.
-inline void transform_input(const float* const* pixels, int64_t channel, Vector* to,
-                            int64_t step) {
-  __m512 d[4][4], lines[4][4];
+// A column of B^T d, of 16 channels.
+struct Column {
+  __m512 values[4];
+};
+
+inline Column transform_column(const float* const* pixels, const int64_t* at) {
+  __m512 d[4];
 #pragma GCC unroll 4
-  for (int y = 0; y < 4; ++y)
+  for (int y = 0; y < 4; ++y) d[y] = _mm512_loadu_ps(pixels[y] + at[y]);
+  return {{_mm512_sub_ps(d[0], d[2]), _mm512_add_ps(d[1], d[2]), _mm512_sub_ps(d[2], d[1]),
+           _mm512_sub_ps(d[1], d[3])}};
+}
+
+// B^T d B of 16 channels, from its columns; `to` has the next point `step` vectors further on.
+inline void transform_lines(const Column* columns, Vector* to, int64_t step) {
 #pragma GCC unroll 4
-    for (int x = 0; x < 4; ++x) d[y][x] = _mm512_loadu_ps(pixels[4 * y + x] + channel);
-#pragma GCC unroll 4
-  for (int x = 0; x < 4; ++x) {
-    lines[0][x] = _mm512_sub_ps(d[0][x], d[2][x]);
-    lines[1][x] = _mm512_add_ps(d[1][x], d[2][x]);
-    lines[2][x] = _mm512_sub_ps(d[2][x], d[1][x]);
-    lines[3][x] = _mm512_sub_ps(d[1][x], d[3][x]);
-  }
-#pragma GCC unroll 4
-  for (int y = 0; y < 4; ++y) {
-    const __m512* line = lines[y];
-    _mm512_store_ps(to[(4 * y + 0) * step].values, _mm512_sub_ps(line[0], line[2]));
-    _mm512_store_ps(to[(4 * y + 1) * step].values, _mm512_add_ps(line[1], line[2]));
-    _mm512_store_ps(to[(4 * y + 2) * step].values, _mm512_sub_ps(line[2], line[1]));
-    _mm512_store_ps(to[(4 * y + 3) * step].values, _mm512_sub_ps(line[1], line[3]));
+  for (int y = 0; y < 4; ++y, to += 4 * step) {
+    const __m512 first = columns[0].values[y], second = columns[1].values[y];
+    const __m512 third = columns[2].values[y], last = columns[3].values[y];
+    _mm512_store_ps(to[0 * step].values, _mm512_sub_ps(first, third));
+    _mm512_store_ps(to[1 * step].values, _mm512_add_ps(second, third));
+    _mm512_store_ps(to[2 * step].values, _mm512_sub_ps(third, second));
+    _mm512_store_ps(to[3 * step].values, _mm512_sub_ps(second, last));
   }
 }
 
@@ -144,8 +145,9 @@ struct Square {
     return c.images * ((c.out_height + 1) / 2) * ((c.out_width + 1) / 2);
   }
 
-  void advance(const Convolution& c) {
-    if ((x += 2) < c.out_width) return;
+  // Goes so many squares on, to the next line's first one at most.
+  void advance(const Convolution& c, int64_t squares) {
+    if ((x += 2 * squares) < c.out_width) return;
     x = 0;
     if ((y += 2) < c.out_height) return;
     y = 0;
@@ -174,34 +176,51 @@ class Winograd {
     for (; from < to; from += AT_ONCE) {
       const int64_t count = std::min<int64_t>(AT_ONCE, to - from);
       const Square first = next;
-      for (int64_t i = 0; i < count; ++i, next.advance(c_)) read(x, next, i);
+      for (int64_t i = 0; i < count;) {
+        const int64_t some = std::min(count - i, (c_.out_width - next.x + 1) / 2);
+        read(x, next, i, some);
+        i += some;
+        next.advance(c_, some);
+      }
       for (int64_t block = 0; block < blocks; ++block) {
         for (int64_t point = 0; point < POINTS; ++point)
           multiply(&inputs_[point * step], weights + (point * blocks + block) * c_.in_channels,
                    c_.in_channels, &sums_[point * AT_ONCE]);
         Square square = first;
-        for (int64_t i = 0; i < count; ++i, square.advance(c_)) write(y, square, i, block * LANES);
+        for (int64_t i = 0; i < count; ++i, square.advance(c_, 1))
+          write(y, square, i, block * LANES);
       }
     }
   }
 
  private:
-  void read(const float* x, const Square& square, int64_t number) {
+  // Transforms the input of some squares of a line; neighbours have two columns in common.
+  void read(const float* x, const Square& square, int64_t number, int64_t count) {
     const int64_t top = square.y - c_.padding, left = square.x - c_.padding;
-    const bool inside = top >= 0 && top + 4 <= c_.height && left >= 0 && left + 4 <= c_.width;
-    const float* first = x + ((square.image * c_.height + top) * c_.width + left) * c_.in_channels;
-    const float* pixels[POINTS];
-    for (int64_t i = 0; i < POINTS; ++i) {
-      const int64_t line = i / 4, column = i % 4;
-      pixels[i] = first + (line * c_.width + column) * c_.in_channels;
-      if (inside) continue;
-      const bool above = top + line < 0, below = top + line >= c_.height;
-      const bool before = left + column < 0, behind = left + column >= c_.width;
-      if (above || below || before || behind) pixels[i] = zeros_.data();
+    const float* pixels[4];
+    int64_t next[4];  // from column to column; none where all are zeros
+    for (int64_t y = 0; y < 4; ++y) {
+      const bool inside = top + y >= 0 && top + y < c_.height;
+      const int64_t line = (square.image * c_.height + top + y) * c_.width;
+      pixels[y] = inside ? x + line * c_.in_channels : zeros_.data();
+      next[y] = inside ? c_.in_channels : 0;
     }
     const int64_t step = inputs_.size() / POINTS;
-    for (int64_t channel = 0; channel < c_.in_channels; channel += LANES)
-      transform_input(pixels, channel, &inputs_[channel / LANES * AT_ONCE + number], step);
+    for (int64_t channel = 0; channel < c_.in_channels; channel += LANES) {
+      const auto column = [&](int64_t place) {
+        if (place < 0 || place >= c_.width) return Column{};
+        int64_t at[4];
+        for (int y = 0; y < 4; ++y) at[y] = place * next[y] + channel;
+        return transform_column(pixels, at);
+      };
+      Vector* to = &inputs_[channel / LANES * AT_ONCE + number];
+      Column columns[4] = {column(left), column(left + 1)};
+      for (int64_t i = 0; i < count; ++i, columns[0] = columns[2], columns[1] = columns[3]) {
+        columns[2] = column(left + 2 * i + 2);
+        columns[3] = column(left + 2 * i + 3);
+        transform_lines(columns, to + i, step);
+      }
+    }
   }
 
   void write(float* y, const Square& square, int64_t number, int64_t channel) const {
