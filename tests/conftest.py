@@ -22,8 +22,14 @@ def _own_randomness() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _heeded_interrupt() -> Iterator[None]:
-    """Undo what a suite inherits that a script started in the background: SIGINT is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def _heeded_signals() -> Iterator[None]:
+    """Undo what a suite inherits from how it was started.
+
+    In the background of a script SIGINT is ignored, and behind ``nohup`` SIGHUP is.
+    """
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
