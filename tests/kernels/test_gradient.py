@@ -146,6 +146,12 @@ def test_each_processor_has_faster_gradients_of_some(
         assert has_faster_gradient(layer) == wanted
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_all_these_are_faster_in_tiles(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "library", lambda: Processor(tiles=True, vectors=False))
+    assert has_faster_gradient(CASES[case][0])
+
+
 @NEEDS_GRADIENT
 def test_a_frozen_weight_gets_no_gradient() -> None:
     layer = nn.Conv2d(64, 64, 1, bias=False).requires_grad_(False)
