@@ -1,10 +1,10 @@
 """Operations of our own for a CPU, where torch's take several times what is needed.
 
-:mod:`.norm` is a batch norm with what follows it, :mod:`.gradient` a convolution with a weights'
-gradient of our own, :mod:`.shortcut` a shortcut that pads channels as one copy, and
-:mod:`.inference` a convolution in fp32 for evaluation. They are computed by C++ files, which
-:mod:`.compiled` compiles on the machine that it runs on; :mod:`.rows` and ``rows.h`` are what the
-convolutions have in common. :mod:`.network` puts them in the places of what they compute.
+:mod:`.norm` is a batch norm with what follows it, :mod:`.shortcut` a shortcut that pads channels as
+one copy, :mod:`.training` a convolution for training in bf16, and :mod:`.inference` one for
+evaluation. They are computed by C++ files, which :mod:`.compiled` compiles on the machine that it
+runs on; :mod:`.rows` is what the convolutions have in common. :mod:`.network` puts them in the
+places of what they compute.
 """
 
 from resnet_builder.kernels.compiled import no_kernels

@@ -17,8 +17,25 @@ import torch
 
 from resnet_builder.host import cache_dir
 
-_SOURCES = ("norm.cpp", "gradient.cpp", "splitting.cpp", "winograd.cpp", "shortcut.cpp")
-_HEADERS = ("rows.h", "pairs.h", "tiles.h", "gradient_tiles.h", "gradient_vectors.h")
+_SOURCES = (
+    "norm.cpp",
+    "gradient.cpp",
+    "splitting.cpp",
+    "winograd.cpp",
+    "winograd_gradient.cpp",
+    "shortcut.cpp",
+)
+_HEADERS = (
+    "convolution.h",
+    "rows.h",
+    "numbers.h",
+    "pairs.h",
+    "pair_products.h",
+    "tiles.h",
+    "gradient_tiles.h",
+    "gradient_vectors.h",
+    "winograd.h",
+)
 
 _LONGEST_COMPILATION = 120.0  # seconds; it is about two
 
@@ -34,26 +51,29 @@ _TILES = ("-mamx-tile", "-mamx-bf16")
 _PAIRS = ("-mavx512bf16",)
 """And where it found instructions that multiply vectors of bf16; GCC has them since version 10."""
 
+_QUESTIONS = frozenset(
+    {"takes", "has_tiles", "has_paired_gradient", "has_winograd_fp32", "has_winograd_bf16"}
+)
+"""Functions that return whether something is so."""
+
 _POINTER = ctypes.c_void_p
 _FORWARD = [_POINTER, _POINTER, ctypes.c_int, *7 * [_POINTER], *2 * [ctypes.c_int64]]
 _BACKWARD = [*4 * [_POINTER], ctypes.c_int, *8 * [_POINTER], *2 * [ctypes.c_int64], ctypes.c_int]
 _ARGUMENTS = {
     "takes": 2 * [ctypes.c_int64],
-    "has_tiles": [],
-    "has_weight_gradient": [],
-    "has_winograd": [],
-    "weight_gradient": [*4 * [_POINTER], ctypes.c_int],
+    **{question: [] for question in _QUESTIONS - {"takes"}},
     **{
-        f"{way}_convolution": [*4 * [_POINTER], ctypes.c_int, *2 * [_POINTER], ctypes.c_int]
-        for way in ("split", "winograd")
+        f"{what}_gradient": [*4 * [_POINTER], ctypes.c_int]
+        for what in ("paired", "winograd", "winograd_images")
+    },
+    **{
+        way: [*4 * [_POINTER], ctypes.c_int, *2 * [_POINTER], ctypes.c_int]
+        for way in ("split_fp32", "winograd_fp32", "winograd_bf16")
     },
     **{f"shortcut_{way}": [*3 * [_POINTER], ctypes.c_int] for way in ("forward", "backward")},
     **{f"forward_{t}": [*_FORWARD, *2 * [ctypes.c_double], ctypes.c_int] for t in ("bf16", "fp32")},
     **{f"backward_{t}": _BACKWARD for t in ("bf16", "fp32")},
 }
-
-_QUESTIONS = frozenset({"takes", "has_tiles", "has_weight_gradient", "has_winograd"})
-"""Functions that return whether something is so."""
 
 
 class NoKernelsError(Exception):

@@ -7,23 +7,21 @@
 // Whether the processor has tiles, and the system lets this process use them.
 EXPORT int has_tiles();
 
-// Whether there is anything that weight_gradient() can use.
-EXPORT int has_weight_gradient();
+// Whether there is anything that paired_gradient() can use.
+EXPORT int has_paired_gradient();
 
 #if !defined(__AVX512BW__) || !defined(__linux__) || \
     !(defined(__AMX_BF16__) || defined(__AVX512BF16__))
 
 EXPORT int has_tiles() { return 0; }
-EXPORT int has_weight_gradient() { return 0; }
-EXPORT void weight_gradient(const void*, const void*, float*, const std::int64_t*, int) {}
+EXPORT int has_paired_gradient() { return 0; }
+EXPORT void paired_gradient(const void*, const void*, float*, const std::int64_t*, int) {}
 
 #else
 
 #include <omp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <cstring>
 
 #ifdef __AMX_BF16__
 #include "gradient_tiles.h"
@@ -117,7 +115,7 @@ EXPORT int has_tiles() {
 #endif
 }
 
-EXPORT int has_weight_gradient() {
+EXPORT int has_paired_gradient() {
 #ifdef __AMX_BF16__
   return has_tiles();
 #else
@@ -126,10 +124,9 @@ EXPORT int has_weight_gradient() {
 }
 
 // Each thread sums over its images, and what they come to is added in their order.
-EXPORT void weight_gradient(const uint16_t* x, const uint16_t* dy, float* dweight,
+EXPORT void paired_gradient(const uint16_t* x, const uint16_t* dy, float* dweight,
                             const int64_t* numbers, int threads) {
-  Convolution c;
-  std::memcpy(&c, numbers, sizeof c);
+  const Convolution c = Convolution::of(numbers);
   const Row row(c, STEP);
   const int64_t taps = row.taps.size();
   std::vector<std::vector<Sums>> parts(threads);

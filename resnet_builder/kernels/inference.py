@@ -1,4 +1,4 @@
-"""Convolutions in fp32 for evaluation, in fewer products or in faster ones."""
+"""Convolutions for evaluation, in fewer products or in faster ones."""
 
 from typing import Literal
 
@@ -6,28 +6,28 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.rows import fits_rows, shape_of
+from resnet_builder.kernels.rows import empty_output, fits_rows, fits_winograd, shape_of
 
-Operation = Literal["split", "winograd"]
-"""By the matrix unit, in bf16 (``splitting.cpp``), or in fewer products (``winograd.cpp``)."""
+Operation = Literal["split_fp32", "winograd_fp32", "winograd_bf16"]
+"""In fp32 by the matrix unit (``splitting.cpp``), or in fewer products (``winograd.cpp``)."""
 
 _MOST_WEIGHTS = 2**16
-"""Products of channels up to which what Winograd makes of the weights stays near the processor."""
+"""Products of channels up to which what Winograd makes of fp32 weights stays near the processor."""
 
 
 class InferenceConv2d(nn.Module):
     """``relu(convolution(x) + addend)`` for evaluation, without what there is not.
 
     The output is that of the layer but for rounding, and does not hang on the number of threads nor
-    on the other images of a batch. What needs a gradient, other precisions, and images that are not
-    channels-last are computed by the layer itself.
+    on the other images of a batch. What needs a gradient, other precisions than the operation's,
+    and images that are not channels-last are computed by the layer itself.
 
     Args:
         convolution: The layer; its tensors are shared, not copied.
-        operation: What :func:`operation_for` tells of it. ``split`` splits numbers in three, each
-            of which bf16 can hold; of the nine products that two numbers have then, the six that
-            matter in fp32 are summed in fp32. ``winograd`` has 16 products where 36 are usual
-            (Lavin and Gray 2015, section 4.1).
+        operation: What :func:`operation_for` tells of it. ``split_fp32`` splits numbers in
+            three, each of which bf16 can hold; of the nine products that two numbers have then, the
+            six that matter in fp32 are summed in fp32. ``winograd_`` has 16 products where 36 are
+            usual (Lavin and Gray 2015, section 4.1); of transformed numbers, which bf16 rounds.
         relu: Whether a ReLU follows.
 
     Shape:
@@ -43,18 +43,16 @@ class InferenceConv2d(nn.Module):
     def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """Compute the layer."""
         layer = self.convolution
-        if not _takes(x, layer.weight, addend):
+        if not self._takes(x, addend):
             y: Tensor = layer(x)
             if addend is not None:
                 y = y + addend
             return torch.relu(y) if self.relu else y
         size, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]
         assert isinstance(padding, int), "operation_for() asks for it"
-        height, width = ((side + 2 * padding - size) // stride + 1 for side in x.shape[2:])
-        shape = (x.shape[0], layer.out_channels, height, width)
-        y = torch.empty(shape, memory_format=torch.channels_last)
+        y = empty_output(x, layer.out_channels, size, stride, padding)
         weight = layer.weight.contiguous(memory_format=torch.channels_last)
-        getattr(library(), f"{self.operation}_convolution")(
+        getattr(library(), self.operation)(
             x.data_ptr(),
             weight.data_ptr(),
             None if layer.bias is None else layer.bias.data_ptr(),
@@ -66,30 +64,39 @@ class InferenceConv2d(nn.Module):
         )
         return y
 
+    def _takes(self, x: Tensor, addend: Tensor | None) -> bool:
+        """Tell whether the operation computes the layer for these images."""
+        bf16 = self.operation == "winograd_bf16"
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        layer, images = self.convolution, (x,) if addend is None else (x, addend)
+        return (
+            not torch.is_grad_enabled()
+            and torch.is_autocast_enabled("cpu") == bf16
+            and layer.weight.dtype == torch.float32
+            and all(t.device.type == "cpu" and t.dtype == dtype and t.ndim == 4 for t in images)
+            and all(t.is_contiguous(memory_format=torch.channels_last) for t in images)
+        )
+
     def extra_repr(self) -> str:
         """Say how it is computed, and whether a ReLU follows."""
         return f"operation={self.operation}, relu={self.relu}"
 
 
-def operation_for(layer: nn.Module | None) -> Operation | None:
-    """Return what computes a layer faster than torch does, if it is a convolution and there is."""
+def operation_for(layer: nn.Module | None, *, bf16: bool = False) -> Operation | None:
+    """Return what computes a layer faster than torch does, if it is a convolution and there is.
+
+    Args:
+        layer: The layer, if there is one.
+        bf16: Whether it is to be computed in bf16, and not in fp32.
+    """
     if not fits_rows(layer):
         return None
-    if library().has_tiles():
-        return "split"
+    has = library()
+    if has.has_tiles():
+        return None if bf16 else "split_fp32"
+    if not fits_winograd(layer):
+        return None
+    if bf16:
+        return "winograd_bf16" if has.has_winograd_bf16() else None
     small = layer.in_channels * layer.out_channels <= _MOST_WEIGHTS
-    if layer.kernel_size == (3, 3) and layer.stride == (1, 1) and small:
-        return "winograd" if library().has_winograd() else None
-    return None
-
-
-def _takes(x: Tensor, weight: Tensor, addend: Tensor | None) -> bool:
-    """Tell whether the kernels compute a layer for these images."""
-    images = (x,) if addend is None else (x, addend)
-    return (
-        not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (*images, weight))
-        and all(t.ndim == 4 for t in images)
-        and all(t.is_contiguous(memory_format=torch.channels_last) for t in images)
-    )
+    return "winograd_fp32" if small and has.has_winograd_fp32() else None

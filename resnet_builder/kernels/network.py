@@ -6,10 +6,10 @@ from torch import fx, nn
 
 from resnet_builder.blocks.shortcuts import PadShortcut
 from resnet_builder.folding import LayerTracer
-from resnet_builder.kernels.gradient import PairedConv2d, has_faster_gradient
 from resnet_builder.kernels.inference import InferenceConv2d, operation_for
 from resnet_builder.kernels.norm import FusedNorm, fusible
 from resnet_builder.kernels.shortcut import CopiedShortcut, copies
+from resnet_builder.kernels.training import TrainingConv2d, operations_for
 from resnet_builder.recomputing import Recomputed
 
 Modules = dict[str, nn.Module]
@@ -17,7 +17,7 @@ Modules = dict[str, nn.Module]
 _READERS = frozenset(
     {
         nn.Conv2d,
-        PairedConv2d,
+        TrainingConv2d,
         nn.AvgPool2d,
         nn.MaxPool2d,
         PadShortcut,
@@ -34,8 +34,8 @@ _KNOWN = ("torch.nn.", "resnet_builder.blocks.", "resnet_builder.model", Recompu
 def with_kernels(network: nn.Module) -> nn.Module:
     """Return what trains a network in less time, or the network itself.
 
-    A batch norm and the sum and the ReLU right behind it become one operation; convolutions get a
-    faster gradient, where there is one. Parts that have hooks are computed as they are, and so are
+    A batch norm and the sum and the ReLU right behind it become one operation; convolutions get
+    faster ones, where there are. Parts that have hooks are computed as they are, and so are
     those from outside, which may do something else each time they are called.
 
     Args:
@@ -51,8 +51,10 @@ def with_kernels(network: nn.Module) -> nn.Module:
             relu = _fuse(graph, node, layers, f"fused{number}")
             layers[f"fused{number}"] = FusedNorm(norm, relu=relu)
     for name, layer in layers.items():
-        if has_faster_gradient(layer):
-            layers[name] = PairedConv2d(layer)
+        operations = operations_for(layer)
+        if operations is not None:
+            assert isinstance(layer, nn.Conv2d), "operations_for() asks for it"
+            layers[name] = TrainingConv2d(layer, operations)
         elif copies(layer):
             layers[name] = CopiedShortcut(layer)
     for node in list(graph.nodes):
@@ -63,8 +65,8 @@ def with_kernels(network: nn.Module) -> nn.Module:
     return followed.assembled(graph)
 
 
-def with_inference_kernels(network: nn.Module) -> nn.Module:
-    """Return what evaluates a network in fp32 in less time, or the network itself.
+def with_inference_kernels(network: nn.Module, *, bf16: bool = False) -> nn.Module:
+    """Return what evaluates a network in less time, or the network itself.
 
     A convolution and the sum and the ReLU right behind it become one operation, and so does a
     shortcut that pads channels.
@@ -72,14 +74,16 @@ def with_inference_kernels(network: nn.Module) -> nn.Module:
     Args:
         network: In evaluation mode, on the CPU, with its norms folded into its convolutions; it is
             left as it was, and its tensors are shared.
+        bf16: Whether it is evaluated in bf16, and not in fp32.
     """
     followed = _Followed(network)
-    if network in followed.whole or not any(map(operation_for, followed.layers.values())):
+    found = (operation_for(layer, bf16=bf16) for layer in followed.layers.values())
+    if network in followed.whole or not any(found):
         return network
     graph, layers = followed.graph(), followed.layers
     for number, node in enumerate(list(graph.nodes)):
         layer = _layer(node, layers)
-        operation = operation_for(layer)
+        operation = operation_for(layer, bf16=bf16)
         if operation is not None:
             assert isinstance(layer, nn.Conv2d), "operation_for() asks for it"
             relu = _fuse(graph, node, layers, f"fused{number}")

@@ -6,36 +6,15 @@
 
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <vector>
+
+#include "convolution.h"
 
 namespace {
 
-using std::int64_t;
-using std::uint16_t;
-using std::uint32_t;
-
-constexpr int64_t LANES = 16;    // channels at once: a vector's 32-bit numbers, a tile's lines
 constexpr int64_t CHUNK = 1280;  // pixels whose copies stay in the second-level cache
-
-// Tiles are read several times slower from where their lines are not those of the cache.
-struct alignas(64) Line {
-  uint32_t words[LANES];
-};
-struct alignas(64) Sums {
-  float values[LANES * LANES];
-};
-
-// ---- geometry ----------------------------------------------------------------------------------
-
-struct Convolution {
-  int64_t images, height, width, in_channels, out_height, out_width, out_channels;
-  int64_t size, stride, padding;
-};
 
 // Every stride-th pixel of the input, from one of stride x stride first ones on.
 struct Phase {

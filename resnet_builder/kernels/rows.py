@@ -3,6 +3,7 @@
 import ctypes
 from typing import TypeGuard
 
+import torch
 from torch import Tensor, nn
 
 _LANES = 16
@@ -31,10 +32,30 @@ def fits_rows(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     )
 
 
+def fits_winograd(layer: nn.Conv2d) -> bool:
+    """Tell whether ``winograd.cpp`` computes a convolution that :func:`fits_rows`."""
+    return layer.kernel_size == (3, 3) and layer.stride == (1, 1)
+
+
+def empty_output(x: Tensor, channels: int, size: int, stride: int, padding: int) -> Tensor:
+    """Return memory for ``(N, channels, H', W')`` outputs, channels-last.
+
+    Args:
+        x: ``(N, C_in, H, W)``, what the convolution is given.
+        channels: Of the output.
+        size: Pixels of a kernel's side.
+        stride: Pixels from one place of the kernel to the next.
+        padding: Pixels of zeros on each side.
+    """
+    height, width = ((side + 2 * padding - size) // stride + 1 for side in x.shape[2:])
+    shape = (x.shape[0], channels, height, width)
+    return torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+
+
 def shape_of(
     x: Tensor, y: Tensor, size: int, stride: int, padding: int
 ) -> "ctypes.Array[ctypes.c_int64]":
-    """Return what the kernels are told of a convolution: ``struct Convolution`` of ``rows.h``.
+    """Return what the kernels are told of a convolution: ``struct Convolution`` of ``convolution.h``.
 
     Args:
         x: ``(N, C_in, H, W)``, what it is given.

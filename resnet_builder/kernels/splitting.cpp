@@ -9,7 +9,7 @@
 
 #if !defined(__AMX_BF16__) || !defined(__AVX512BW__) || !defined(__linux__)
 
-EXPORT void split_convolution(const float*, const float*, const float*, const float*, int, float*,
+EXPORT void split_fp32(const float*, const float*, const float*, const float*, int, float*,
                               const std::int64_t*, int) {}
 
 #else
@@ -18,6 +18,7 @@ EXPORT void split_convolution(const float*, const float*, const float*, const fl
 
 #include <cstring>
 
+#include "numbers.h"
 #include "tiles.h"
 
 namespace {
@@ -157,10 +158,9 @@ std::vector<int64_t> places(const Convolution& c, const Row& row, const Piece& p
   return found;
 }
 
-// y = relu(convolution(x) + bias + addend), without what there is not.
+// Convolves some of the images.
 void convolve(const Convolution& c, const Row& row, const float* x, const Line* weights,
-              const float* bias, const float* addend, bool relu, float* y, int64_t from_image,
-              int64_t to_image) {
+              const Tail<Fp32>& tail, float* y, int64_t from_image, int64_t to_image) {
   std::vector<Inputs> inputs;
   for (const Phase& phase : row.phases) inputs.emplace_back(c, row, phase);
   Sums sums[GROUPS];
@@ -191,18 +191,11 @@ void convolve(const Convolution& c, const Row& row, const float* x, const Line* 
         _tile_stored(2, &sums[2], 64);
         _tile_stored(3, &sums[3], 64);
         settle_memory();
-        const __m512 zero = _mm512_setzero_ps(), added = bias ? _mm512_loadu_ps(bias + out) : zero;
+        const __m512 bias = tail.bias_of(out);
         const float* sum = sums[0].values;
         for (int64_t i = from; i < from + GROUP; ++i, sum += LANES) {
           if (place[i] < 0) continue;
-          const int64_t at = place[i] * c.out_channels + out;
-          __m512 value = _mm512_add_ps(_mm512_load_ps(sum), added);
-          if (addend) value = _mm512_add_ps(value, _mm512_loadu_ps(addend + at));
-          if (relu) {
-            const __mmask16 negative = _mm512_cmp_ps_mask(value, zero, _CMP_LT_OQ);
-            value = _mm512_mask_mov_ps(value, negative, zero);  // NaN stays NaN
-          }
-          _mm512_storeu_ps(y + at, value);
+          tail.write(_mm512_load_ps(sum), bias, y, place[i] * c.out_channels + out);
         }
       }
     }
@@ -213,17 +206,16 @@ void convolve(const Convolution& c, const Row& row, const float* x, const Line* 
 
 // ---- what Python calls -------------------------------------------------------------------------
 
-EXPORT void split_convolution(const float* x, const float* weights, const float* bias,
+EXPORT void split_fp32(const float* x, const float* weights, const float* bias,
                               const float* addend, int relu, float* y, const int64_t* numbers,
                               int threads) {
-  Convolution c;
-  std::memcpy(&c, numbers, sizeof c);
+  const Convolution c = Convolution::of(numbers);
   const Row row(c, 1);
   const std::vector<Line> factor = factors(c, weights);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
-    convolve(c, row, x, factor.data(), bias, addend, relu, y, c.images * thread / count,
+    convolve(c, row, x, factor.data(), {bias, addend, bool(relu)}, y, c.images * thread / count,
              c.images * (thread + 1) / count);
   }
 }

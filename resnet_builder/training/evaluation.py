@@ -36,7 +36,7 @@ def evaluate(
         batches: ``(B, C, H, W)`` float32 normalised images and ``(B,)`` int64 labels; at
             least one batch. Of several processes, each is given its share of them.
         bf16: Whether to compute in bf16; reported numbers are computed in fp32.
-        kernels: Whether operations of our own may compute fp32, where there are any.
+        kernels: Whether operations of our own may compute it, where there are any.
         stop: Polled at every batch.
         team: The processes; each gets the whole evaluation.
 
@@ -48,7 +48,7 @@ def evaluate(
     num_classes = 0
     stopped = False
     with _evaluating(model):
-        network, layout = prepared(model, kernels=kernels and not bf16)
+        network, layout = prepared(model, kernels=kernels, bf16=bf16)
         for images, answers in batches:
             if stopped := stop():
                 break
@@ -79,12 +79,15 @@ def _put_together(
     return gathered_scores, gathered_labels, max(number for _, number in shares)
 
 
-def prepared(model: nn.Module, *, kernels: bool) -> tuple[nn.Module, torch.memory_format]:
+def prepared(
+    model: nn.Module, *, kernels: bool, bf16: bool = False
+) -> tuple[nn.Module, torch.memory_format]:
     """Return what computes a network fastest in evaluation, and the layout to feed it in.
 
     Args:
         model: The network, in evaluation mode; it is left as it was.
-        kernels: Whether operations of our own may compute it, which are for fp32.
+        kernels: Whether operations of our own may compute it.
+        bf16: Whether it is computed in bf16, and not in fp32.
     """
     device = next(model.parameters()).device
     layout = MEMORY_FORMATS[memory_format(device)]
@@ -92,7 +95,7 @@ def prepared(model: nn.Module, *, kernels: bool) -> tuple[nn.Module, torch.memor
     if network is not model:
         network.to(memory_format=layout)
     if kernels and no_kernels(device) is None:
-        network = with_inference_kernels(network)
+        network = with_inference_kernels(network, bf16=bf16)
     return network, layout
 
 

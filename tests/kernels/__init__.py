@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 import torch
 
@@ -14,17 +16,26 @@ def has(question: str) -> bool:
 
 
 NEEDS_GRADIENT = pytest.mark.skipif(
-    not has("has_weight_gradient"), reason="the processor multiplies no bf16 numbers"
+    not has("has_paired_gradient"), reason="the processor multiplies no bf16 numbers"
+)
+NEEDS_WINOGRAD = pytest.mark.skipif(
+    not has("has_winograd_bf16"), reason="the processor multiplies no vectors of bf16 numbers"
 )
 NEEDS_INFERENCE = pytest.mark.skipif(
-    not has("has_winograd"), reason="the processor has no vectors of 16 numbers"
+    not has("has_winograd_fp32"), reason="the processor has no vectors of 16 numbers"
 )
 
 
 class Processor:
-    """Stands in for compiled kernels: says what the processor has."""
+    """Stands in for compiled kernels: says what the processor has.
 
-    def __init__(self, *, tiles: bool, vectors: bool) -> None:
-        self.has_tiles = lambda: int(tiles)
-        self.has_winograd = lambda: int(vectors)
-        self.has_weight_gradient = lambda: int(tiles or vectors)
+    Args:
+        parts: Of ``vectors`` of 16 numbers, ``pairs`` of bf16 numbers in such vectors, and
+            ``tiles`` of them.
+    """
+
+    def __init__(self, *parts: Literal["vectors", "pairs", "tiles"]) -> None:
+        self.has_tiles = lambda: int("tiles" in parts)
+        self.has_winograd_fp32 = lambda: int("vectors" in parts)
+        self.has_winograd_bf16 = lambda: int("pairs" in parts)
+        self.has_paired_gradient = lambda: int("pairs" in parts or "tiles" in parts)

@@ -1,9 +1,10 @@
 """What the tests of this room need of the machine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.kernels import NEEDS_KERNELS
 
@@ -13,3 +14,11 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(NEEDS_KERNELS)
+
+
+@pytest.fixture(autouse=True)
+def _threads_put_back() -> Iterator[None]:
+    """Let a test of this room set the number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -70,7 +70,7 @@ def test_a_compiler_that_knows_no_tiles_compiles_all_else(
     assert no_kernels(CPU) is None
     assert not library().has_tiles()
     has_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512" and sys.platform == "linux"
-    assert bool(library().has_weight_gradient()) == (known == "vectors" and has_vectors)
+    assert bool(library().has_paired_gradient()) == (known == "vectors" and has_vectors)
     assert library().takes(64, 32)
 
 

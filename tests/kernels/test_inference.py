@@ -1,4 +1,4 @@
-"""Convolutions in fp32 for evaluation, against torch's in fp64."""
+"""Convolutions for evaluation, against torch's in fp64."""
 
 import copy
 
@@ -9,28 +9,31 @@ from torch import Tensor, nn
 from resnet_builder.kernels import inference as module
 from resnet_builder.kernels.inference import InferenceConv2d, Operation, operation_for
 from tests.kernels import NEEDS_KERNELS, Processor, has
-from tests.kernels.test_gradient import CASES
+from tests.kernels.test_training import CASES, FOR_WINOGRAD, error
 
 pytestmark = NEEDS_KERNELS
 
-OPERATIONS: dict[Operation, str] = {"split": "has_tiles", "winograd": "has_winograd"}
-HERE = [name for name, question in OPERATIONS.items() if has(question)]
-
-WINOGRAD = {
-    name
-    for name, (layer, _) in CASES.items()
-    if (layer.kernel_size, layer.stride) == ((3, 3), (1, 1))
+OPERATIONS: dict[Operation, str] = {
+    "split_fp32": "has_tiles",
+    "winograd_fp32": "has_winograd_fp32",
+    "winograd_bf16": "has_winograd_bf16",
 }
-COMPUTED = [(way, case) for way in HERE for case in CASES if way == "split" or case in WINOGRAD]
+HERE = [name for name, question in OPERATIONS.items() if has(question)]
+COMPUTED = [
+    (way, case) for way in HERE for case in CASES if way == "split_fp32" or case in FOR_WINOGRAD
+]
 
 
-def images(*shape: int) -> Tensor:
-    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
+def images(operation: Operation, *shape: int) -> Tensor:
+    """Return images in the numbers that an operation takes."""
+    dtype = torch.bfloat16 if operation == "winograd_bf16" else torch.float32
+    return torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
 def computed(layer: nn.Module, *given: Tensor) -> Tensor:
-    output: Tensor = layer(*given)
+    with torch.autocast("cpu", torch.bfloat16, enabled=given[0].dtype == torch.bfloat16):
+        output: Tensor = layer(*given)
     return output
 
 
@@ -42,26 +45,27 @@ def test_outputs_are_torch_s_but_for_rounding(
     layer, shape = copy.deepcopy(CASES[case])
     if biased:
         layer.bias = nn.Parameter(torch.randn(layer.out_channels))
-    x = images(*shape)
+    x = images(operation, *shape)
     exact = computed(copy.deepcopy(layer).double(), x.double())
     found = computed(InferenceConv2d(layer, operation), x)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert (found - exact).norm() / exact.norm() < 5e-7
+    assert found.dtype == x.dtype
+    assert error(found, exact) < (8e-3 if x.dtype == torch.bfloat16 else 5e-7)
 
 
-@pytest.mark.skipif("split" not in HERE, reason="the processor has no AMX")
+@pytest.mark.skipif("split_fp32" not in HERE, reason="the processor has no AMX")
 def test_numbers_of_all_sizes_are_exact_enough() -> None:
     layer = nn.Conv2d(16, 16, 1, bias=False)
-    x = images(2, 16, 4, 4) * torch.logspace(-15, 15, 16)[:, None, None]
+    x = images("split_fp32", 2, 16, 4, 4) * torch.logspace(-15, 15, 16)[:, None, None]
     layer.weight.data = torch.eye(16)[:, :, None, None] * (1 + 2**-23)
-    found = computed(InferenceConv2d(layer, "split"), x)
+    found = computed(InferenceConv2d(layer, "split_fp32"), x)
     torch.testing.assert_close(found, computed(layer, x), rtol=2**-22, atol=0)
 
 
 @pytest.mark.parametrize("operation", HERE)
 def test_nan_is_not_hidden(operation: Operation) -> None:
     layer = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-    x = images(1, 16, 5, 5)
+    x = images(operation, 1, 16, 5, 5)
     x[0, 3, 2, 2] = torch.nan
     assert computed(InferenceConv2d(layer, operation, relu=True), x).isnan().any()
 
@@ -69,42 +73,44 @@ def test_nan_is_not_hidden(operation: Operation) -> None:
 @pytest.mark.parametrize("operation", HERE)
 @pytest.mark.parametrize("relu", [True, False])
 def test_a_sum_and_a_relu_are_taken_in(operation: Operation, relu: bool) -> None:
-    layer, shape = copy.deepcopy(CASES["stride 2, odd" if operation == "split" else "3x3"])
-    x = images(*shape)
-    plain = computed(layer, x)
-    addend = images(*plain.shape)
+    layer, shape = copy.deepcopy(CASES["stride 2, odd" if operation == "split_fp32" else "3x3"])
+    x = images(operation, *shape)
+    plain = computed(copy.deepcopy(layer).double(), x.double())
+    addend = images(operation, *plain.shape)
     wanted = (plain + addend).relu() if relu else plain + addend
     found = computed(InferenceConv2d(layer, operation, relu=relu), x, addend)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert error(found, wanted) < (8e-3 if x.dtype == torch.bfloat16 else 5e-7)
 
 
 @pytest.mark.parametrize("operation", HERE)
 def test_bits_do_not_hang_on_threads_or_on_other_images(operation: Operation) -> None:
     layer, shape = copy.deepcopy(CASES["many images"])
-    x = images(*shape)
+    x = images(operation, *shape)
     ours = InferenceConv2d(layer, operation)
     together = computed(ours, x)
-    before = torch.get_num_threads()
     torch.set_num_threads(3)
-    try:
-        assert torch.equal(computed(ours, x), together)
-        assert torch.equal(computed(ours, x[5:9]), together[5:9])
-    finally:
-        torch.set_num_threads(before)
+    assert torch.equal(computed(ours, x), together)
+    assert torch.equal(computed(ours, x[5:9]), together[5:9])
 
 
-@pytest.mark.parametrize("hindrance", ["a gradient", "fp64", "another layout", "autocast"])
-def test_what_is_not_taken_is_computed_by_the_layer(hindrance: str) -> None:
+@pytest.mark.parametrize("operation", HERE)
+@pytest.mark.parametrize("hindrance", ["a gradient", "fp64", "another layout", "another precision"])
+def test_what_is_not_taken_is_computed_by_the_layer(operation: Operation, hindrance: str) -> None:
     layer, shape = copy.deepcopy(CASES["3x3"])
-    x = images(*shape)
+    x = images(operation, *shape)
+    bf16 = x.dtype == torch.bfloat16
     if hindrance == "fp64":
         layer, x = layer.double(), x.double()
+        bf16 = False
     if hindrance == "another layout":
         x = x.contiguous()
-    ours = InferenceConv2d(layer, "winograd", relu=True)
+    if hindrance == "another precision":
+        x = x.float()
+        bf16 = not bf16
+    ours = InferenceConv2d(layer, operation, relu=True)
     with (
         torch.set_grad_enabled(hindrance == "a gradient"),
-        torch.autocast("cpu", enabled=hindrance == "autocast"),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
     ):
         wanted = layer(x).relu()
         addend = torch.ones_like(wanted)
@@ -113,28 +119,31 @@ def test_what_is_not_taken_is_computed_by_the_layer(hindrance: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "with_vectors", "with_tiles"),
+    ("layer", "by_vectors", "by_pairs", "by_tiles"),
     [
-        (nn.Conv2d(16, 32, 3, padding=1), "winograd", "split"),
-        (nn.Conv2d(256, 256, 3, padding=1), "winograd", "split"),
-        (nn.Conv2d(512, 512, 3, padding=1), None, "split"),
-        (nn.Conv2d(16, 32, 3, stride=2, padding=1), None, "split"),
-        (nn.Conv2d(16, 32, 1), None, "split"),
-        (nn.Conv2d(3, 16, 3, padding=1), None, None),
-        (nn.Linear(16, 16), None, None),
+        (nn.Conv2d(16, 32, 3, padding=1), "winograd_fp32", "winograd_bf16", "split_fp32"),
+        (nn.Conv2d(256, 256, 3, padding=1), "winograd_fp32", "winograd_bf16", "split_fp32"),
+        (nn.Conv2d(512, 512, 3, padding=1), None, "winograd_bf16", "split_fp32"),
+        (nn.Conv2d(16, 32, 3, stride=2, padding=1), None, None, "split_fp32"),
+        (nn.Conv2d(16, 32, 1), None, None, "split_fp32"),
+        (nn.Conv2d(3, 16, 3, padding=1), None, None, None),
+        (nn.Linear(16, 16), None, None, None),
     ],
     ids=str,
 )
 def test_each_processor_has_its_operation(
     layer: nn.Module,
-    with_vectors: Operation | None,
-    with_tiles: Operation | None,
+    by_vectors: Operation | None,
+    by_pairs: Operation | None,
+    by_tiles: Operation | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for processor, wanted in (
-        (Processor(tiles=False, vectors=False), None),
-        (Processor(tiles=False, vectors=True), with_vectors),
-        (Processor(tiles=True, vectors=True), with_tiles),
+    for processor, fp32, bf16 in (
+        (Processor(), None, None),
+        (Processor("vectors"), by_vectors, None),
+        (Processor("vectors", "pairs"), by_vectors, by_pairs),
+        (Processor("vectors", "tiles"), by_tiles, None),
     ):
         monkeypatch.setattr(module, "library", lambda processor=processor: processor)
-        assert operation_for(layer) == wanted
+        assert operation_for(layer) == fp32
+        assert operation_for(layer, bf16=True) == bf16

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from resnet_builder.builder import build, read_spec
 from resnet_builder.folding import folded
 from resnet_builder.kernels import with_inference_kernels, with_kernels
-from resnet_builder.kernels.gradient import PairedConv2d
 from resnet_builder.kernels.inference import InferenceConv2d
 from resnet_builder.kernels.norm import FusedNorm
 from resnet_builder.kernels.shortcut import CopiedShortcut
+from resnet_builder.kernels.training import TrainingConv2d
 from resnet_builder.recomputing import recomputing
-from tests.kernels import NEEDS_GRADIENT, NEEDS_INFERENCE, has
+from tests.kernels import NEEDS_GRADIENT, NEEDS_INFERENCE, NEEDS_WINOGRAD, has
+from tests.kernels.test_training import error
 from tests.networks import built, cifar_spec, random_images
 
 # Of two blocks in each of two stages: how many norms are fused, how many of them with a ReLU, with
@@ -163,14 +164,14 @@ def test_hooks_are_called(name: str) -> None:
 @NEEDS_GRADIENT
 @pytest.mark.parametrize(
     ("name", "by_tiles", "by_vectors", "norms"),
-    [("resnet20", 18, 18, 19), ("resnet50_cifar", 52, 3, 53)],
+    [("resnet20", 18, 18, 19), ("resnet50_cifar", 52, 16, 53)],
 )
-def test_convolutions_get_faster_gradients(
+def test_convolutions_get_faster_ones(
     name: str, by_tiles: int, by_vectors: int, norms: int
 ) -> None:
     twin = with_kernels(build(read_spec(name), seed=0).train())
     faster = by_tiles if has("has_tiles") else by_vectors
-    assert sum(isinstance(layer, PairedConv2d) for layer in twin.modules()) == faster
+    assert sum(isinstance(layer, TrainingConv2d) for layer in twin.modules()) == faster
     assert counted(twin)[0] == norms
 
 
@@ -199,6 +200,22 @@ def test_evaluation_agrees_but_for_rounding(name: str) -> None:
         for forward in (plain, split):
             error = (forward(images) - exact).norm() / exact.norm()
             assert error < 2e-6
+
+
+@NEEDS_WINOGRAD
+@pytest.mark.parametrize("name", ["resnet20", "resnet50_cifar", "plain20"])
+def test_evaluation_in_bf16_comes_to_twice_torch_s_rounding(name: str) -> None:
+    network = build(read_spec(name), seed=0).eval()
+    images = random_images(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    plain = folded(network).to(memory_format=torch.channels_last)
+    ours = with_inference_kernels(plain, bf16=True)
+    layers = [layer for layer in ours.modules() if isinstance(layer, InferenceConv2d)]
+    assert len(layers) == {"resnet20": 16, "resnet50_cifar": 13, "plain20": 16}[name]
+    with torch.inference_mode():
+        exact = copy.deepcopy(plain).double()(images.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            errors = [error(forward(images), exact) for forward in (plain, ours)]
+    assert errors[1] < 2.5 * errors[0]
 
 
 @NEEDS_INFERENCE

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,13 +13,6 @@ from resnet_builder.kernels.norm import FusedNorm
 BF16, FP32 = torch.bfloat16, torch.float32
 SHAPES = [(4, 16, 6, 5), (2, 32, 3, 3), (8, 48, 4, 4), (3, 64, 8, 8), (2, 512, 2, 2), (64, 8, 9, 9)]
 KINDS = ["alone", "relu", "sum", "sum-relu", "twice", "twice-sum-relu"]
-
-
-@pytest.fixture(autouse=True)
-def _threads_put_back() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def images(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,61 @@
+// Products of pairs of bf16 numbers in vectors: for each pair, each output channel's two numbers
+// times those of 16 input channels are one instruction.
+
+#pragma once
+
+#include <vector>
+
+#include "pairs.h"
+
+namespace {
+
+constexpr int AT_ONCE = 3;  // factors of 16 input channels each
+
+// Some pairs of the long row.
+struct Run {
+  int64_t from, count;
+};
+
+// Adds the products of 16 output channels and of what COUNT taps see, 16 input channels each. They
+// are summed up before they are added, which rounds less.
+template <int COUNT>
+void multiply_pairs(const Line* gradients, const Line* const* inputs, Sums* sums,
+                    const std::vector<Run>& runs) {
+  constexpr int CHANNELS = COUNT == 1 ? 16 : 8;  // whose sums are in registers, of which 32 are
+  for (int64_t first = 0; first < LANES; first += CHANNELS) {
+    __m512 sum[COUNT][CHANNELS];
+#pragma GCC unroll 3
+    for (int i = 0; i < COUNT; ++i)
+#pragma GCC unroll 16
+      for (int channel = 0; channel < CHANNELS; ++channel)
+        sum[i][channel] = _mm512_setzero_ps();
+    for (const Run& run : runs) {
+      const uint32_t* gradient = gradients[run.from].words + first;
+      for (int64_t at = run.from; at < run.from + run.count; ++at, gradient += LANES) {
+        __m512bh input[COUNT];
+#pragma GCC unroll 3
+        for (int i = 0; i < COUNT; ++i)
+          input[i] = (__m512bh)_mm512_load_si512(inputs[i] + at);
+#pragma GCC unroll 16
+        for (int channel = 0; channel < CHANNELS; ++channel) {
+          const __m512bh factor = (__m512bh)_mm512_set1_epi32(int(gradient[channel]));
+#pragma GCC unroll 3
+          for (int i = 0; i < COUNT; ++i)
+            sum[i][channel] = _mm512_dpbf16_ps(sum[i][channel], factor, input[i]);
+        }
+      }
+    }
+#pragma GCC unroll 3
+    for (int i = 0; i < COUNT; ++i)
+#pragma GCC unroll 16
+      for (int channel = 0; channel < CHANNELS; ++channel) {
+        float* all = &sums[i].values[(first + channel) * LANES];
+        _mm512_store_ps(all, _mm512_add_ps(_mm512_load_ps(all), sum[i][channel]));
+      }
+  }
+}
+
+constexpr decltype(&multiply_pairs<1>) MULTIPLY[AT_ONCE] = {multiply_pairs<1>, multiply_pairs<2>,
+                                                            multiply_pairs<3>};
+
+}  // namespace
