@@ -9,6 +9,7 @@ files, or in README and docs/benchmarks.md. With ``--show`` the tables are print
 import argparse
 import json
 import re
+import statistics
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -169,6 +170,32 @@ def _evaluation(kind: str, name: str, result: Result) -> Row:
     return (kind, f"`{name}`", *rates, over, f"{otherwise} of {result['images']:,}")
 
 
+def convolutions() -> str:
+    """What our operations compute of convolutions in training, beside torch's."""
+    header = (
+        "processor",
+        "of a convolution",
+        "times faster: least",
+        "median",
+        "most",
+        "error, median",
+        "torch's",
+    )
+    rows = (row for kind, _, one in measured("convolutions") for row in _convolutions(kind, one))
+    return table(header, rows, left=2)
+
+
+def _convolutions(kind: str, result: Result) -> Iterator[Row]:
+    for part, faster in result["times faster"].items():
+        ratios = [f"{faster[which]:.2f}" for which in ("least", "median", "most")]
+        each = [one[part] for one in result["each"].values() if part in one]
+        errors = [
+            f"{statistics.median(one[whose] for one in each):.1e}"
+            for whose in ("our error", "torch's error")
+        ]
+        yield (kind, part, *ratios, *errors)
+
+
 def memory() -> str:
     """Memory that training steps add to the process."""
     header = ("processor", "network", "ours, MiB", "stock, MiB", "ours over it")
@@ -183,7 +210,7 @@ def _memory(kind: str, name: str, result: Result) -> Row:
 def ablation(result: Result | None = None) -> str:
     """Write what each ingredient of speed gives; of ResNet-20 if it is not said of what."""
     if result is None:
-        result = _first("ablation_resnet20")
+        result = _one("ablation_resnet20")
     header = ("", "what it is", "images/s", "quartiles", "over the row above", "over stock")
     return table(header, _ablation(result), left=2)
 
@@ -201,13 +228,13 @@ def _ablation(result: Result) -> Iterator[Row]:
 
 def startup() -> str:
     """Start-up time, and the memory that the process holds at most."""
-    rows = _only("startup")["starts"].items()
+    rows = _one("startup")["starts"].items()
     return table(("", "seconds", "MiB"), (_timed(f"`{name}`", one) for name, one in rows))
 
 
 def builds() -> str:
     """Time to build networks, and the memory that the process holds at most."""
-    rows = _only("startup")["builds"].items()
+    rows = _one("startup")["builds"].items()
     return table(("spec", "seconds", "MiB"), (_timed(f"`{name}`", one) for name, one in rows))
 
 
@@ -218,7 +245,7 @@ def _timed(name: str, figures: dict[str, float]) -> Row:
 def cost() -> str:
     """What a step of ResNet-20 costs when one thing of it is changed."""
     header = ("changed", "value", "ms a step", "images/s", "MiB added by steps")
-    return table(header, _cost(_first("cost")))
+    return table(header, _cost(_one("cost")))
 
 
 def _cost(result: Result) -> Iterator[Row]:
@@ -233,16 +260,12 @@ def _cost(result: Result) -> Iterator[Row]:
             )
 
 
-def _first(name: str) -> Result:
-    """Return what was measured on the first kind of processor that it was measured on."""
-    for _, _, result in measured(name):
-        return result
+def _one(name: str) -> Result:
+    """Return a result, of the first kind of processor that it was measured on if it hangs on it."""
+    for folder in (".", *KINDS.values()):
+        for _, result in found(f"{folder}/{name}"):
+            return result
     raise FileNotFoundError(name)
-
-
-def _only(name: str) -> Result:
-    result: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return result
 
 
 def top1(result: Result) -> str:
@@ -259,7 +282,18 @@ def rate(images_per_second: float) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__: make
-    for make in (accuracy, recipes, training, evaluation, memory, ablation, startup, builds, cost)
+    for make in (
+        accuracy,
+        recipes,
+        training,
+        convolutions,
+        evaluation,
+        memory,
+        ablation,
+        startup,
+        builds,
+        cost,
+    )
 }
 """What may stand in a file, by name."""
 

@@ -55,7 +55,7 @@ def empty_output(x: Tensor, channels: int, size: int, stride: int, padding: int)
 def shape_of(
     x: Tensor, y: Tensor, size: int, stride: int, padding: int
 ) -> "ctypes.Array[ctypes.c_int64]":
-    """Return what the kernels are told of a convolution: ``struct Convolution`` of ``convolution.h``.
+    """Return what the kernels are told of a convolution: what ``convolution.h`` calls so.
 
     Args:
         x: ``(N, C_in, H, W)``, what it is given.
