@@ -83,8 +83,7 @@ def ours_of(layer: nn.Conv2d) -> list[str]:
     """Return the parts of a layer's step that are ours."""
     operations = operations_for(layer)
     assert operations is not None
-    of_images = ["output", "gradient of images"] if operations.winograd else []
-    return of_images + (["gradient of weights"] if operations.weights is not None else [])
+    return list(PARTS) if operations.winograd else ["gradient of weights"]
 
 
 def output(layer: nn.Module, x: Tensor, _dy: Tensor) -> Callable[[], Tensor]:

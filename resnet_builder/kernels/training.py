@@ -17,16 +17,16 @@ _ENOUGH_CHANNELS = 32
 
 @dataclass(frozen=True)
 class Operations:
-    """What computes a convolution in training, where that is not torch.
+    """What computes a convolution in training; where that is not said, torch does.
 
     Attributes:
         winograd: Whether Winograd's filtering computes the output and the images' gradient.
         weights: What computes the weights' gradient: from pairs of pixels, in tiles (AMX) or in
-            vectors (``gradient.cpp``); by Winograd's filtering (``winograd_gradient.cpp``); torch.
+            vectors (``gradient.cpp``), or by Winograd's filtering (``winograd_gradient.cpp``).
     """
 
     winograd: bool
-    weights: Literal["paired_gradient", "winograd_gradient"] | None
+    weights: Literal["paired_gradient", "winograd_gradient"]
 
 
 class TrainingConv2d(nn.Module):
@@ -117,22 +117,19 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         operations: Operations = ctx.operations
-        of_images, of_weights, *_ = ctx.needs_input_grad
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx, dweight = None, None
-        if of_images and operations.winograd:
+        if ctx.needs_input_grad[0] and operations.winograd:
             dx = _images_gradient(x, dy, weight, ctx.padding)
-        if of_weights and operations.weights is not None:
+        elif ctx.needs_input_grad[0]:
+            stride, padding = 2 * (ctx.stride,), 2 * (ctx.padding,)
+            wanted = (True, False, False)
+            dx, _, _ = torch.ops.aten.convolution_backward(
+                dy, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, wanted
+            )
+        if ctx.needs_input_grad[1]:
             size = weight.shape[2]
             dweight = _weights_gradient(operations.weights, x, dy, size, ctx.stride, ctx.padding)
-        left = (of_images and dx is None, of_weights and dweight is None, False)
-        if any(left):
-            kernel = weight.to(x.dtype)
-            stride, padding = 2 * (ctx.stride,), 2 * (ctx.padding,)
-            found = torch.ops.aten.convolution_backward(
-                dy, x, kernel, None, stride, padding, (1, 1), False, (0, 0), 1, left
-            )
-            dx, dweight = (found[i] if left[i] else own for i, own in enumerate((dx, dweight)))
         return dx, dweight, None, None, None
 
 

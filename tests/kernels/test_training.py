@@ -71,7 +71,7 @@ WINOGRAD = Operations(winograd=True, weights="winograd_gradient")
 ALL = [
     pytest.param(PAIRED, marks=NEEDS_GRADIENT),
     pytest.param(WINOGRAD, marks=NEEDS_WINOGRAD),
-    pytest.param(Operations(winograd=True, weights=None), marks=NEEDS_WINOGRAD),
+    pytest.param(Operations(winograd=True, weights="paired_gradient"), marks=NEEDS_WINOGRAD),
 ]
 
 
