@@ -14,7 +14,8 @@ from tests.kernels import NEEDS_GRADIENT, NEEDS_WINOGRAD, Processor
 BF16 = torch.bfloat16
 
 # Layers, and images that they are given: kernels and strides of all kinds; images of odd sides, of
-# one pixel, larger than what is computed at once, and so small that many are.
+# one pixel, larger than what is computed at once, and so small that many are; few channels, and so
+# many that threads share what they come to.
 CASES = {
     "3x3": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (3, 16, 7, 9)),
     "to more channels": (nn.Conv2d(32, 48, 3, padding=1, bias=False), (2, 32, 8, 8)),
@@ -33,6 +34,7 @@ CASES = {
     "large, 1x1": (nn.Conv2d(16, 32, 1, bias=False), (2, 16, 56, 55)),
     "wide": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (2, 16, 3, 1200)),
     "many images": (nn.Conv2d(64, 64, 3, padding=1, bias=False), (70, 64, 4, 4)),
+    "many channels": (nn.Conv2d(80, 96, 3, padding=1, bias=False), (60, 80, 14, 6)),
     "one image": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (1, 16, 6, 6)),
     "one pixel, stride 2": (nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False), (1, 16, 1, 1)),
     "a column, stride 2": (nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False), (2, 16, 6, 1)),
@@ -108,13 +110,14 @@ def test_winograd_comes_to_twice_torch_s_rounding(
 ) -> None:
     layer, shape = copy.deepcopy(CASES[case])
     layer.to(memory_format=layout)
-    exact = copy.deepcopy(layer).double()
+    twin, exact = copy.deepcopy(layer), copy.deepcopy(layer).double()
     x = images(*shape)
     torch.set_num_threads(threads)
     found = learnt(TrainingConv2d(layer, WINOGRAD), x, bf16=True)
     assert [tensor.dtype for tensor in found] == [BF16, BF16, torch.float32]
-    for ours, wanted in zip(found, learnt(exact, x.double(), bf16=False), strict=True):
-        assert error(ours, wanted) < 8e-3
+    torch_s, wanted = learnt(twin, x, bf16=True), learnt(exact, x.double(), bf16=False)
+    for ours, theirs, right in zip(found, torch_s, wanted, strict=True):
+        assert error(ours, right) < 2.5 * error(theirs, right)
 
 
 @NEEDS_WINOGRAD
@@ -142,8 +145,8 @@ def test_winograd_of_images_does_not_hang_on_threads_or_on_other_images() -> Non
     for output, gradient in found[1:]:
         assert torch.equal(output, found[0][0])
         assert torch.equal(gradient, found[0][1])
-    for one, all_ in zip(learnt(ours, x[5:9], bf16=True), found[0], strict=False):
-        assert torch.equal(one, all_[5:9])
+    for some, all_ in zip(learnt(ours, x[5:9], bf16=True), found[0], strict=False):
+        assert torch.equal(some, all_[5:9])
 
 
 @pytest.mark.parametrize("operations", ALL, ids=str)
