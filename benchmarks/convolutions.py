@@ -92,14 +92,16 @@ def output(layer: nn.Module, x: Tensor, _dy: Tensor) -> Callable[[], Tensor]:
 
 
 def gradient_of_images(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], Tensor]:
-    """Return what computes the images' gradient."""
+    """Return what computes the images' gradient, and nothing else."""
+    layer.requires_grad_(False)
     y = applied(layer, x)
+    layer.requires_grad_()
     return lambda: torch.autograd.grad(y, x, dy.to(y.dtype), retain_graph=True)[0]
 
 
 def gradient_of_weights(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], Tensor]:
-    """Return what computes the weight's gradient."""
-    y = applied(layer, x)
+    """Return what computes the weight's gradient, and nothing else."""
+    y = applied(layer, x.detach())
     (weight,) = layer.parameters()
     return lambda: torch.autograd.grad(y, weight, dy.to(y.dtype), retain_graph=True)[0]
 
