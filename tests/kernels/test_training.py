@@ -118,7 +118,7 @@ def test_winograd_comes_to_twice_torch_s_rounding(
     torch_s, wanted = learnt(twin, x, bf16=True), learnt(exact, x.double(), bf16=False)
     for ours, theirs, right in zip(found, torch_s, wanted, strict=True):
         # Torch's gradient of few pixels is exact; ours has rounded what it multiplies.
-        assert error(ours, right) < 2.5 * max(error(theirs, right), 2**-9)
+        assert error(ours, right) < 3 * max(error(theirs, right), 2**-9)
 
 
 @NEEDS_WINOGRAD
