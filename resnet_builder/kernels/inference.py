@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.rows import empty_output, fits_rows, fits_winograd, shape_of
+from resnet_builder.kernels.rows import convolved, fits_rows, fits_winograd
 
 Operation = Literal["split_fp32", "winograd_fp32", "winograd_bf16"]
 """In fp32 by the matrix unit (``splitting.cpp``), or in fewer products (``winograd.cpp``)."""
@@ -48,21 +48,18 @@ class InferenceConv2d(nn.Module):
             if addend is not None:
                 y = y + addend
             return torch.relu(y) if self.relu else y
-        size, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]
+        padding = layer.padding[0]
         assert isinstance(padding, int), "operation_for() asks for it"
-        y = empty_output(x, layer.out_channels, size, stride, padding)
-        weight = layer.weight.contiguous(memory_format=torch.channels_last)
-        getattr(library(), self.operation)(
-            x.data_ptr(),
-            weight.data_ptr(),
-            None if layer.bias is None else layer.bias.data_ptr(),
-            None if addend is None else addend.data_ptr(),
-            self.relu,
-            y.data_ptr(),
-            shape_of(x, y, size, stride, padding),
-            torch.get_num_threads(),
+        return convolved(
+            self.operation,
+            x,
+            layer.weight,
+            bias=layer.bias,
+            addend=addend,
+            relu=self.relu,
+            stride=layer.stride[0],
+            padding=padding,
         )
-        return y
 
     def _takes(self, x: Tensor, addend: Tensor | None) -> bool:
         """Tell whether the operation computes the layer for these images."""

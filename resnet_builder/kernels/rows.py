@@ -6,6 +6,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from resnet_builder.kernels.compiled import library
+
 _LANES = 16
 """Channels that are computed at once."""
 
@@ -37,19 +39,45 @@ def fits_winograd(layer: nn.Conv2d) -> bool:
     return layer.kernel_size == (3, 3) and layer.stride == (1, 1)
 
 
-def empty_output(x: Tensor, channels: int, size: int, stride: int, padding: int) -> Tensor:
-    """Return memory for ``(N, channels, H', W')`` outputs, channels-last.
+def convolved(
+    operation: str,
+    x: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    addend: Tensor | None = None,
+    relu: bool = False,
+    stride: int = 1,
+    padding: int,
+) -> Tensor:
+    """Return ``relu(convolution(x) + bias + addend)``, without what there is not.
 
     Args:
-        x: ``(N, C_in, H, W)``, what the convolution is given.
-        channels: Of the output.
-        size: Pixels of a kernel's side.
+        operation: The function of the kernels that computes it.
+        x: ``(N, C_in, H, W)`` images, channels-last.
+        weight: ``(C_out, C_in, size, size)`` fp32.
+        bias: ``(C_out,)`` fp32.
+        addend: Like the output: ``(N, C_out, H', W')``, in the images' precision.
+        relu: Whether a ReLU follows.
         stride: Pixels from one place of the kernel to the next.
         padding: Pixels of zeros on each side.
     """
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    channels, size = weight.shape[0], weight.shape[2]
     height, width = ((side + 2 * padding - size) // stride + 1 for side in x.shape[2:])
     shape = (x.shape[0], channels, height, width)
-    return torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    y = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    getattr(library(), operation)(
+        x.data_ptr(),
+        weight.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        None if addend is None else addend.data_ptr(),
+        relu,
+        y.data_ptr(),
+        shape_of(x, y, size, stride, padding),
+        torch.get_num_threads(),
+    )
+    return y
 
 
 def shape_of(

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.rows import empty_output, fits_rows, fits_winograd, shape_of
+from resnet_builder.kernels.rows import convolved, fits_rows, fits_winograd, shape_of
 
 _ENOUGH_CHANNELS = 32
 """From which transforming for Winograd's gradient of the weights takes less than it saves."""
@@ -107,7 +107,7 @@ class _Convolution(torch.autograd.Function):
         if operations.winograd:
             weight = weight.contiguous(memory_format=torch.channels_last)
             ctx.save_for_backward(x, weight)
-            return _output(x, weight, padding)
+            return convolved("winograd_bf16", x, weight, padding=padding)
         kernel = weight.to(x.dtype)
         ctx.save_for_backward(x, kernel)
         return F.conv2d(x, kernel, stride=stride, padding=padding)
@@ -131,22 +131,6 @@ class _Convolution(torch.autograd.Function):
             size = weight.shape[2]
             dweight = _weights_gradient(operations.weights, x, dy, size, ctx.stride, ctx.padding)
         return dx, dweight, None, None, None
-
-
-def _output(x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """Convolve ``(N, C_in, H, W)`` bf16 images with ``(C_out, C_in, 3, 3)`` fp32 weights."""
-    y = empty_output(x, weight.shape[0], 3, 1, padding)
-    library().winograd_bf16(
-        x.data_ptr(),
-        weight.data_ptr(),
-        None,
-        None,
-        False,
-        y.data_ptr(),
-        shape_of(x, y, 3, 1, padding),
-        torch.get_num_threads(),
-    )
-    return y
 
 
 def _images_gradient(x: Tensor, dy: Tensor, weight: Tensor, padding: int) -> Tensor:
