@@ -17,14 +17,13 @@ from pathlib import Path
 import torch
 from machine import describe, own_results
 from opponents import evaluate as evaluate_as_usual
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnet_builder.data.batches import evaluation_batches
 from resnet_builder.data.memory import MemorySource
 from resnet_builder.data.splits import Splits
-from resnet_builder.folding import folded
 from resnet_builder.trained import Trained, load_trained
-from resnet_builder.training.evaluation import evaluate
+from resnet_builder.training.evaluation import evaluate, prepared
 from resnet_builder.training.inference import load_own_splits
 from resnet_builder.training.process import configure
 
@@ -85,18 +84,23 @@ def ways_of(
 def flips(trained: Trained, splits: Splits, test: MemorySource) -> dict[str, int]:
     """Count the images whose likeliest class is another than the network's as it stands."""
 
-    def answers(network: Callable[[Tensor], Tensor], *, bf16: bool) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            batches = (network(images).argmax(1) for images, _ in batches_of(splits, test))
-            return torch.cat(list(batches))
+    def answers(
+        network: nn.Module, layout: torch.memory_format = torch.contiguous_format, *, bf16: bool
+    ) -> Tensor:
+        found = []
+        for images, _ in batches_of(splits, test):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                found.append(network(images.contiguous(memory_format=layout)).argmax(1))
+        return torch.cat(found)
 
     network = trained.network.eval()
     plain = answers(network, bf16=False)
-    twin = folded(network)
-    return {
-        f"ours, {name}": int((answers(twin, bf16=name == "bf16") != plain).sum())
-        for name in ("fp32", "bf16")
-    }
+
+    def changed(*, bf16: bool) -> int:
+        twin, layout = prepared(network, kernels=True, bf16=bf16)
+        return int((answers(twin, layout, bf16=bf16) != plain).sum())
+
+    return {"ours, fp32": changed(bf16=False), "ours, bf16": changed(bf16=True)}
 
 
 def batches_of(splits: Splits, test: MemorySource) -> Iterator[tuple[Tensor, Tensor]]:

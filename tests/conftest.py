@@ -1,10 +1,16 @@
 """Fixtures that many tests share."""
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Start a worker more than there are cores: tests wait for disks and for processes, too."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -95,7 +95,8 @@ def test_logits_equal_timm_s(name: str) -> None:
         assert wanted[0].sub(wanted[1]).abs().max() > 0
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.ci
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_training_step_equals_timm_s(name: str) -> None:
     ours, theirs = twins(name)
     images = random_images(4, 3, 96, 64)

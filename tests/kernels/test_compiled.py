@@ -70,7 +70,7 @@ def test_another_compiler_compiles_anew(
     assert kept(cache) == [".so", ".so"]
 
 
-@pytest.mark.parametrize("known", ["vectors", "neither"])
+@pytest.mark.parametrize("known", ["vectors", pytest.param("neither", marks=pytest.mark.ci)])
 def test_a_compiler_that_knows_no_tiles_compiles_all_else(
     cache: Path, tmp_path: Path, known: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +154,7 @@ def test_windows_has_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert no_kernels(CPU) == "they are not made for Windows"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("capability", ["DEFAULT", "AVX2"])
 def test_older_processors_compute_the_same(
     capability: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -51,7 +51,14 @@ def interrupted(path: Path, spec: Spec, polls: int) -> bool:
     return True
 
 
-@pytest.fixture(scope="module", params=RECIPES, ids=list(RECIPES))
+LONG = {"everything", "muon"}
+
+EVERY = [
+    pytest.param(name, marks=[pytest.mark.ci] if name in LONG else [], id=name) for name in RECIPES
+]
+
+
+@pytest.fixture(scope="module", params=EVERY)
 def uninterrupted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Spec, dict[str, Any], int]:
