@@ -8,6 +8,7 @@ import pytest
 import torch
 
 
+@pytest.hookimpl(optionalhook=True)  # where pytest-xdist is switched off
 def pytest_xdist_auto_num_workers() -> int:
     """Start a worker more than there are cores: tests wait for disks and for processes, too."""
     return (os.cpu_count() or 1) + 1

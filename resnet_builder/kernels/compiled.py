@@ -27,6 +27,7 @@ _SOURCES = (
 )
 _HEADERS = (
     "convolution.h",
+    "filtering.h",
     "rows.h",
     "numbers.h",
     "pairs.h",

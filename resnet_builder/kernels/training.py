@@ -77,7 +77,8 @@ def operations_for(layer: nn.Module | None) -> Operations | None:
     if library().has_tiles():
         return Operations(winograd=False, weights="paired_gradient")
     if fits_winograd(layer) and library().has_winograd_bf16():
-        enough = min(layer.in_channels, layer.out_channels) >= _ENOUGH_CHANNELS
+        channels = min(layer.in_channels, layer.out_channels)
+        enough = layer.stride == (1, 1) and channels >= _ENOUGH_CHANNELS
         return Operations(True, "winograd_gradient" if enough else "paired_gradient")
     if layer.kernel_size > (1, 1) and library().has_paired_gradient():
         return Operations(winograd=False, weights="paired_gradient")
@@ -107,7 +108,7 @@ class _Convolution(torch.autograd.Function):
         if operations.winograd:
             weight = weight.contiguous(memory_format=torch.channels_last)
             ctx.save_for_backward(x, weight)
-            return convolved("winograd_bf16", x, weight, padding=padding)
+            return convolved("winograd_bf16", x, weight, stride=stride, padding=padding)
         kernel = weight.to(x.dtype)
         ctx.save_for_backward(x, kernel)
         return F.conv2d(x, kernel, stride=stride, padding=padding)
@@ -120,7 +121,7 @@ class _Convolution(torch.autograd.Function):
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx, dweight = None, None
         if ctx.needs_input_grad[0] and operations.winograd:
-            dx = _images_gradient(x, dy, weight, ctx.padding)
+            dx = _images_gradient(x, dy, weight, ctx.stride, ctx.padding)
         elif ctx.needs_input_grad[0]:
             stride, padding = 2 * (ctx.stride,), 2 * (ctx.padding,)
             wanted = (True, False, False)
@@ -133,14 +134,14 @@ class _Convolution(torch.autograd.Function):
         return dx, dweight, None, None, None
 
 
-def _images_gradient(x: Tensor, dy: Tensor, weight: Tensor, padding: int) -> Tensor:
+def _images_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """Compute the gradient of ``x``, of its shape, which is itself a convolution of ``dy``."""
     dx = torch.empty_like(x)
     library().winograd_images_gradient(
         dy.data_ptr(),
         weight.data_ptr(),
         dx.data_ptr(),
-        shape_of(dy, dx, 3, 1, 2 - padding),
+        shape_of(dy, dx, 3, stride, 2 - padding if stride == 1 else 0),
         torch.get_num_threads(),
     )
     return dx

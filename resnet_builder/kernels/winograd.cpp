@@ -1,4 +1,5 @@
-// Convolutions of 3 x 3 pixels and stride 1 in fewer products.
+// Convolutions of 3 x 3 pixels in fewer products: those of stride 1, and those of stride 2 that pad
+// one pixel.
 
 #include <cstdint>
 
@@ -22,7 +23,7 @@ namespace {
 
 constexpr int SQUARES = 8;  // that are computed at once
 
-// ---- transforms --------------------------------------------------------------------------------
+// ---- kernels -----------------------------------------------------------------------------------
 
 // Kernels from 16 input to 16 output channels: for each pixel and input channel a vector.
 struct Kernels {
@@ -44,57 +45,34 @@ struct Kernels {
   }
 };
 
-// G g of three numbers.
-inline void transform_kernel(__m512 first, __m512 middle, __m512 last, __m512* to) {
-  const __m512 half = _mm512_set1_ps(0.5f), ends = _mm512_add_ps(first, last);
-  to[0] = first;
-  to[1] = _mm512_mul_ps(half, _mm512_add_ps(ends, middle));
-  to[2] = _mm512_mul_ps(half, _mm512_sub_ps(ends, middle));
-  to[3] = last;
-}
-
 // G g G^T of all kernels to 16 output channels: for each point a vector for each word.
-template <typename Type>
+template <typename Type, typename Way>
 void transform_kernels(const Convolution& c, const float* weights, bool turned, int64_t out,
                        Vector* to) {
+  constexpr int SIDE = Way::POINTS;
   const int64_t words = c.in_channels / Type::PER_WORD;
   Kernels kernels;
   for (int64_t in = 0; in < c.in_channels; in += Type::PER_WORD, ++to) {
     if (in % LANES == 0) kernels.read(c, weights, turned, in, out);
-    __m512 points[POINTS][Type::PER_WORD];
+    __m512 points[SIDE * SIDE][Type::PER_WORD];
     for (int64_t i = 0; i < Type::PER_WORD; ++i) {
       const auto pixel = [&](int at) {
         return _mm512_load_ps(kernels.pixels[at][in % LANES + i].values);
       };
-      __m512 columns[3][4];
-      for (int x = 0; x < 3; ++x)
-        transform_kernel(pixel(x), pixel(3 + x), pixel(6 + x), columns[x]);
-      for (int y = 0; y < 4; ++y) {
-        __m512 line[4];
-        transform_kernel(columns[0][y], columns[1][y], columns[2][y], line);
-        for (int x = 0; x < 4; ++x) points[4 * y + x][i] = line[x];
+      __m512 columns[3][SIDE];
+      for (int x = 0; x < 3; ++x) {
+        const __m512 column[] = {pixel(x), pixel(3 + x), pixel(6 + x)};
+        Way::transform_kernel(column, columns[x]);
+      }
+      for (int y = 0; y < SIDE; ++y) {
+        const __m512 line[] = {columns[0][y], columns[1][y], columns[2][y]};
+        __m512 transformed[SIDE];
+        Way::transform_kernel(line, transformed);
+        for (int x = 0; x < SIDE; ++x) points[SIDE * y + x][i] = transformed[x];
       }
     }
-    for (int point = 0; point < POINTS; ++point)
+    for (int point = 0; point < SIDE * SIDE; ++point)
       _mm512_store_si512(to + point * words, Type::words(points[point]));
-  }
-}
-
-// A^T m A of 16 channels; `from` has the next point SQUARES vectors further on.
-inline void transform_output(const Vector* from, __m512 y[2][2]) {
-  __m512 lines[2][4];
-#pragma GCC unroll 4
-  for (int x = 0; x < 4; ++x) {
-    const auto point = [&](int y) { return _mm512_load_ps(from[(4 * y + x) * SQUARES].values); };
-    const __m512 second = point(1), third = point(2);
-    lines[0][x] = _mm512_add_ps(_mm512_add_ps(point(0), second), third);
-    lines[1][x] = _mm512_sub_ps(_mm512_sub_ps(second, third), point(3));
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const __m512* line = lines[i];
-    y[i][0] = _mm512_add_ps(_mm512_add_ps(line[0], line[1]), line[2]);
-    y[i][1] = _mm512_sub_ps(_mm512_sub_ps(line[1], line[2]), line[3]);
   }
 }
 
@@ -135,7 +113,7 @@ void multiply(const typename Type::Number* inputs, const Vector* weights, int64_
 }
 
 // y = relu(convolution(x) + bias + addend), without what there is not, for a range of squares.
-template <typename Type>
+template <typename Type, typename Way>
 class Winograd {
  public:
   using Number = typename Type::Number;
@@ -145,16 +123,17 @@ class Winograd {
         weights_(weights),
         tail_(tail),
         input_(c, x),
-        factors_(POINTS * SQUARES * c.in_channels / LANES / Type::PER_WORD),
+        step_(SQUARES * c.in_channels / LANES / Type::PER_WORD + 1),
+        factors_(POINTS * step_),
         sums_(2 * POINTS * SQUARES) {}
 
   void convolve(int64_t from, int64_t to, Number* y) {
-    Square next(c_, from);
+    Square<Way> next(c_, from);
     for (; from < to; from += SQUARES) {
       const int64_t count = std::min<int64_t>(SQUARES, to - from);
-      const Square first = next;
+      const Square<Way> first = next;
       for (int64_t i = 0; i < count;) {
-        const int64_t some = std::min(count - i, (c_.out_width - next.x + 1) / 2);
+        const int64_t some = std::min(count - i, Square<Way>::in(c_.out_width - next.x));
         read(next, i, some);
         i += some;
         next.advance(c_, some);
@@ -169,20 +148,24 @@ class Winograd {
   }
 
  private:
+  static constexpr int64_t SIDE = Way::POINTS, POINTS = SIDE * SIDE;
+
   // Transforms the input of some squares of a line, the first of which has this number.
-  void read(const Square& square, int64_t number, int64_t count) {
-    for (int64_t channel = 0; channel < c_.in_channels; channel += LANES)
-      input_.read(square, count, channel, [&](int64_t i, const __m512* points) {
-        Number* to = factors(0) + channel * SQUARES + (number + i) * LANES;
-#pragma GCC unroll 16
-        for (int point = 0; point < POINTS; ++point)
-          Type::store(to + point * SQUARES * c_.in_channels, points[point]);
+  void read(const Square<Way>& square, int64_t number, int64_t count) {
+    for (int64_t channel = 0; channel < c_.in_channels; channel += LANES) {
+      Number* const to = factors(0) + channel * SQUARES + number * LANES;
+      const int64_t step = factors(1) - factors(0);
+      input_.read(square, count, channel, [=](int64_t i, int y, const __m512* points) {
+#pragma GCC unroll 8
+        for (int x = 0; x < SIDE; ++x)
+          Type::store(to + i * LANES + (SIDE * y + x) * step, points[x]);
       });
+    }
   }
 
   // Computes BLOCKS * 16 output channels of some squares whose input is transformed.
   template <int BLOCKS>
-  void compute(Square square, int64_t count, int64_t channel, Number* y) {
+  void compute(Square<Way> square, int64_t count, int64_t channel, Number* y) {
     constexpr int64_t SUMS = POINTS * SQUARES;
     const int64_t words = c_.in_channels / Type::PER_WORD;
     const Vector* weights = weights_ + channel / LANES * POINTS * words;
@@ -194,49 +177,66 @@ class Winograd {
         write(y, square, &sums_[block * SUMS + i], channel + block * LANES);
   }
 
-  void write(Number* y, const Square& square, const Vector* sums, int64_t channel) const {
-    __m512 values[2][2];
-    transform_output(sums, values);
-    const int64_t lines = c_.out_height - square.y, columns = c_.out_width - square.x;
-    const int64_t line = c_.out_width * c_.out_channels, column = c_.out_channels;
-    const int64_t at = (square.image * c_.out_height + square.y) * line + square.x * column;
+  // Writes A^T m A of 16 channels; `sums` has the next point SQUARES vectors further on.
+  void write(Number* y, const Square<Way>& square, const Vector* sums, int64_t channel) const {
+    __m512 lines[Way::OUTPUTS][SIDE];
+#pragma GCC unroll 8
+    for (int x = 0; x < SIDE; ++x) {
+      __m512 column[SIDE], pixels[Way::OUTPUTS];
+#pragma GCC unroll 8
+      for (int y = 0; y < SIDE; ++y)
+        column[y] = _mm512_load_ps(sums[(SIDE * y + x) * SQUARES].values);
+      Way::transform_output(column, pixels);
+#pragma GCC unroll 4
+      for (int y = 0; y < Way::OUTPUTS; ++y) lines[y][x] = pixels[y];
+    }
+    const int64_t height = c_.out_height - square.y, width = c_.out_width - square.x;
+    const int64_t next = c_.out_channels, line = c_.out_width * next;
+    const int64_t at = (square.image * c_.out_height + square.y) * line + square.x * next + channel;
     const __m512 bias = tail_.bias_of(channel);
-    tail_.write(values[0][0], bias, y, at + channel);
-    if (columns > 1) tail_.write(values[0][1], bias, y, at + channel + column);
-    if (lines > 1) tail_.write(values[1][0], bias, y, at + channel + line);
-    if (lines > 1 && columns > 1)
-      tail_.write(values[1][1], bias, y, at + channel + line + column);
+#pragma GCC unroll 4
+    for (int i = 0; i < Way::OUTPUTS; ++i) {
+      if (i >= height) break;
+      __m512 pixels[Way::OUTPUTS];
+      Way::transform_output(lines[i], pixels);
+#pragma GCC unroll 4
+      for (int j = 0; j < Way::OUTPUTS; ++j)
+        if (j < width) tail_.write(pixels[j], bias, y, at + i * line + j * next);
+    }
   }
 
-  // Of each point those of 16 channels of each square, then those of the next.
+  // Of each point those of 16 channels of each square, then those of the next. The points' are as
+  // far apart as no power of two divides, for the cache keeps few of those that one does.
   Number* factors(int64_t point) {
-    return reinterpret_cast<Number*>(factors_.data()) + point * SQUARES * c_.in_channels;
+    return reinterpret_cast<Number*>(factors_.data() + point * step_);
   }
 
   const Convolution& c_;
   const Vector* const weights_;
   const Tail<Type>& tail_;
-  const Input<Type> input_;
+  const Input<Type, Way> input_;
+  const int64_t step_;
   std::vector<Vector> factors_;
   std::vector<Vector> sums_;  // for each of two blocks and each point one for each square
 };
 
-template <typename Type>
+template <typename Type, typename Way>
 void convolve(const Convolution& c, const float* weights, bool turned, const Tail<Type>& tail,
               const typename Type::Number* x, typename Type::Number* y, int threads) {
-  const int64_t blocks = c.out_channels / LANES, size = POINTS * c.in_channels / Type::PER_WORD;
+  const int64_t blocks = c.out_channels / LANES;
+  const int64_t size = Way::POINTS * Way::POINTS * c.in_channels / Type::PER_WORD;
   const std::unique_ptr<Vector[]> factors(new Vector[blocks * size]);
-  const int64_t squares = Square::count(c), groups = (squares + SQUARES - 1) / SQUARES;
+  const int64_t squares = Square<Way>::count(c), groups = (squares + SQUARES - 1) / SQUARES;
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
     for (int64_t block = thread; block < blocks; block += count)
-      transform_kernels<Type>(c, weights, turned, block * LANES, &factors[block * size]);
+      transform_kernels<Type, Way>(c, weights, turned, block * LANES, &factors[block * size]);
 #pragma omp barrier
     const auto first = [&](int64_t part) {
       return std::min(groups * part / count * SQUARES, squares);
     };
-    Winograd<Type>(c, factors.get(), tail, x).convolve(first(thread), first(thread + 1), y);
+    Winograd<Type, Way>(c, factors.get(), tail, x).convolve(first(thread), first(thread + 1), y);
   }
 }
 
@@ -252,7 +252,10 @@ EXPORT void winograd_fp32(const float* x, const float* weights, const float* bia
                           const float* addend, int relu, float* y, const int64_t* numbers,
                           int threads) {
   const Convolution c = Convolution::of(numbers);
-  convolve<Fp32>(c, weights, false, {bias, addend, bool(relu)}, x, y, threads);
+  const auto way = c.stride == 2                           ? convolve<Fp32, TwoOfFour>
+                   : std::min(c.out_height, c.out_width) > 2 ? convolve<Fp32, FourPixels>
+                                                             : convolve<Fp32, TwoPixels>;
+  way(c, weights, false, {bias, addend, bool(relu)}, x, y, threads);
 }
 #else
 EXPORT int has_winograd_fp32() { return 0; }
@@ -266,12 +269,14 @@ EXPORT void winograd_bf16(const uint16_t* x, const float* weights, const float* 
                           const uint16_t* addend, int relu, uint16_t* y, const int64_t* numbers,
                           int threads) {
   const Convolution c = Convolution::of(numbers);
-  convolve<Bf16>(c, weights, false, {bias, addend, bool(relu)}, x, y, threads);
+  const auto way = c.stride == 2 ? convolve<Bf16, TwoOfFour> : convolve<Bf16, TwoPixels>;
+  way(c, weights, false, {bias, addend, bool(relu)}, x, y, threads);
 }
 EXPORT void winograd_images_gradient(const uint16_t* dy, const float* weights, uint16_t* dx,
                                     const int64_t* numbers, int threads) {
   const Convolution c = Convolution::of(numbers);
-  convolve<Bf16>(c, weights, true, {nullptr, nullptr, false}, dy, dx, threads);
+  const auto way = c.stride == 2 ? convolve<Bf16, FourOfTwo> : convolve<Bf16, TwoPixels>;
+  way(c, weights, true, {nullptr, nullptr, false}, dy, dx, threads);
 }
 #else
 EXPORT int has_winograd_bf16() { return 0; }

@@ -1,8 +1,5 @@
-// Winograd's minimal filtering F(2 x 2, 3 x 3), as Lavin and Gray 2015 (arXiv 1509.09308, section
-// 4.1) have it: Y = A^T ((G g G^T) * (B^T d B)) A, where d are 4 x 4 pixels of an input channel, g
-// is a kernel, * multiplies element by element and is summed over input channels, and Y are 2 x 2
-// pixels: 16 products for 4 pixels in place of 36. All factors are 1, -1 and 1/2, so that little is
-// rounded more than in plain sums.
+// Convolutions of 3 x 3 pixels by minimal filtering: Y = A^T ((G g G^T) * (B^T d B)) A, where * is
+// summed over input channels. `filtering.h` has the ways.
 //
 // Images are channels-last; 16 channels are one vector. Transforms and sums are in fp32; what is
 // multiplied is in the numbers that the images are in.
@@ -11,93 +8,92 @@
 
 #include <vector>
 
+#include "filtering.h"
 #include "numbers.h"
 
 namespace {
-
-constexpr int POINTS = 16;  // elements of 4 x 4
 
 struct alignas(64) Vector {
   float values[LANES];
 };
 
-// A square of 2 x 2 output pixels, by its first one.
+// A square of output pixels that are computed together, by its first one.
+template <typename Way>
 struct Square {
+  static constexpr int64_t SIDE = Way::OUTPUTS;
+
   int64_t image, y, x;
 
   // The one of this number, of all images' one after the other.
   Square(const Convolution& c, int64_t number) {
-    const int64_t lines = (c.out_height + 1) / 2, columns = (c.out_width + 1) / 2;
+    const int64_t columns = in(c.out_width), lines = in(c.out_height);
     image = number / (lines * columns);
-    y = number / columns % lines * 2;
-    x = number % columns * 2;
+    y = number / columns % lines * SIDE;
+    x = number % columns * SIDE;
   }
 
+  // How many there are in so many pixels, and in all images.
+  static int64_t in(int64_t pixels) { return (pixels + SIDE - 1) / SIDE; }
   static int64_t count(const Convolution& c) {
-    return c.images * ((c.out_height + 1) / 2) * ((c.out_width + 1) / 2);
+    return c.images * in(c.out_height) * in(c.out_width);
   }
 
   // Goes so many squares on, to the next line's first one at most.
   void advance(const Convolution& c, int64_t squares) {
-    if ((x += 2 * squares) < c.out_width) return;
+    if ((x += SIDE * squares) < c.out_width) return;
     x = 0;
-    if ((y += 2) < c.out_height) return;
+    if ((y += SIDE) < c.out_height) return;
     y = 0;
     ++image;
   }
 };
 
-// B^T d of four numbers.
-inline void transform_input(const __m512* d, __m512* to) {
-  to[0] = _mm512_sub_ps(d[0], d[2]);
-  to[1] = _mm512_add_ps(d[1], d[2]);
-  to[2] = _mm512_sub_ps(d[2], d[1]);
-  to[3] = _mm512_sub_ps(d[1], d[3]);
-}
-
 // The images that a convolution is given.
-template <typename Type>
+template <typename Type, typename Way>
 class Input {
  public:
   using Number = typename Type::Number;
 
   Input(const Convolution& c, const Number* x) : c_(c), x_(x), zeros_(LANES) {}
 
-  // Calls write(i, points) with B^T d B of 16 channels for each of some squares of a line, which
-  // may go on beyond its end. Neighbours have two columns in common.
+  // Calls write(i, y, points) with each line y of B^T d B of 16 channels, for each of some squares
+  // of a line, which may go on beyond its end. Neighbours have columns in common.
   template <typename Write>
-  void read(const Square& square, int64_t count, int64_t channel, Write write) const {
-    const int64_t top = square.y - c_.padding, left = square.x - c_.padding;
-    const Number* pixels[4];
-    int64_t next[4];  // from column to column; none where all are zeros
-    for (int64_t y = 0; y < 4; ++y) {
+  void read(const Square<Way>& square, int64_t count, int64_t channel, Write write) const {
+    constexpr int SIDE = Way::INPUTS, COMMON = SIDE - Way::STEP;
+    const int64_t top = square.y / Way::OUTPUTS * Way::STEP - c_.padding;
+    const int64_t left = square.x / Way::OUTPUTS * Way::STEP - c_.padding;
+    const int64_t width = c_.width;
+    const Number* pixels[SIDE];
+    int64_t next[SIDE];  // from column to column; none where all are zeros
+    for (int64_t y = 0; y < SIDE; ++y) {
       const bool inside = top + y >= 0 && top + y < c_.height;
-      const int64_t line = (square.image * c_.height + top + y) * c_.width;
+      const int64_t line = (square.image * c_.height + top + y) * width;
       pixels[y] = inside ? x_ + line * c_.in_channels + channel : zeros_.data();
       next[y] = inside ? c_.in_channels : 0;
     }
     const auto read_column = [&](int64_t place, __m512* to) {
-      __m512 d[4] = {};
-      if (place >= 0 && place < c_.width)
-#pragma GCC unroll 4
-        for (int y = 0; y < 4; ++y) d[y] = Type::load(pixels[y] + place * next[y]);
-      transform_input(d, to);
+      __m512 d[SIDE] = {};
+      if (place >= 0 && place < width)
+#pragma GCC unroll 8
+        for (int y = 0; y < SIDE; ++y) d[y] = Type::load(pixels[y] + place * next[y]);
+      Way::transform_input(d, to);
     };
-    __m512 columns[4][4];
-    read_column(left, columns[0]);
-    read_column(left + 1, columns[1]);
+    __m512 columns[SIDE][Way::POINTS];
+    for (int x = 0; x < COMMON; ++x) read_column(left + x, columns[x]);
     for (int64_t i = 0; i < count; ++i) {
-      read_column(left + 2 * i + 2, columns[2]);
-      read_column(left + 2 * i + 3, columns[3]);
-      __m512 points[POINTS];
-#pragma GCC unroll 4
-      for (int y = 0; y < 4; ++y) {
-        const __m512 line[] = {columns[0][y], columns[1][y], columns[2][y], columns[3][y]};
-        transform_input(line, points + 4 * y);
-        columns[0][y] = line[2];
-        columns[1][y] = line[3];
+#pragma GCC unroll 8
+      for (int x = COMMON; x < SIDE; ++x) read_column(left + i * Way::STEP + x, columns[x]);
+#pragma GCC unroll 8
+      for (int y = 0; y < Way::POINTS; ++y) {
+        __m512 line[SIDE], points[Way::POINTS];
+#pragma GCC unroll 8
+        for (int x = 0; x < SIDE; ++x) line[x] = columns[x][y];
+        Way::transform_input(line, points);
+        write(i, y, points);
+#pragma GCC unroll 8
+        for (int x = 0; x < COMMON; ++x) columns[x][y] = line[Way::STEP + x];
       }
-      write(i, points);
     }
   }
 

@@ -24,6 +24,8 @@ EXPORT void winograd_gradient(const void*, const void*, float*, const std::int64
 
 namespace {
 
+constexpr int POINTS = TwoPixels::POINTS * TwoPixels::POINTS;
+
 // Up to so many products of channels, each thread has sums of its own, of its images: they stay in
 // its cache, with so many bytes of factors. More are shared among threads.
 constexpr int64_t MOST_OWN = 64 * 64;
@@ -32,7 +34,7 @@ constexpr int64_t SHARED_FACTORS = 4 << 20;
 constexpr int64_t NEAR = 128;  // pairs whose factors stay in the first level of the cache
 
 // A dY A^T of a square's output, of 16 channels; there are zeros outside the image.
-inline void transform_gradient(const Convolution& c, const uint16_t* dy, const Square& square,
+inline void transform_gradient(const Convolution& c, const uint16_t* dy, const Square<TwoPixels>& square,
                                int64_t channel, __m512* points) {
   __m512 columns[2][4];
   const auto expand = [](__m512 first, __m512 second, __m512* to) {
@@ -131,15 +133,15 @@ class Gradient {
 
   // Transforms what a line of squares needs; the last pair may be half outside the image.
   void read(int64_t line, int64_t pair) {
-    const Square first(c_, line * ((c_.out_width + 1) / 2));
+    const Square<TwoPixels> first(c_, line * ((c_.out_width + 1) / 2));
     __m512 points[2][POINTS];
     for (int64_t channel = 0; channel < c_.in_channels; channel += LANES)
-      input_.read(first, 2 * pairs_, channel, [&](int64_t i, const __m512* of_one) {
-        std::memcpy(points[i % 2], of_one, sizeof points[0]);
-        if (i % 2) inputs_.write(pair + i / 2, channel, points);
+      input_.read(first, 2 * pairs_, channel, [&](int64_t i, int y, const __m512* line) {
+        std::memcpy(points[i % 2] + 4 * y, line, 4 * sizeof(__m512));
+        if (i % 2 && y == 3) inputs_.write(pair + i / 2, channel, points);
       });
     for (int64_t channel = 0; channel < c_.out_channels; channel += LANES) {
-      Square square = first;
+      Square<TwoPixels> square = first;
       for (int64_t i = 0; i < 2 * pairs_; ++i, square.x += 2) {
         transform_gradient(c_, dy_, square, channel, points[i % 2]);
         if (i % 2) gradients_.write(pair + i / 2, channel, points);
@@ -164,7 +166,7 @@ class Gradient {
   }
 
   const Convolution& c_;
-  const Input<Bf16> input_;
+  const Input<Bf16, TwoPixels> input_;
   const uint16_t* const dy_;
   const int64_t pairs_, at_once_;  // pairs of a line, and lines at once
   Factors inputs_, gradients_;

@@ -1,0 +1,145 @@
+// Minimal filtering of a line with kernels of three pixels, as Winograd, and Lavin and Gray 2015
+// (arXiv 1509.09308, section 4.1) have it: Y = A^T ((G g) * (B^T d)), where d are pixels of the
+// input, g is a kernel, * multiplies element by element and Y are pixels of the output. Each way
+// has its transforms of d, g and of the products, in 16 lanes, and
+//
+//   INPUTS   pixels d,
+//   STEP     pixels from one d to the next,
+//   POINTS   products, and
+//   OUTPUTS  pixels Y.
+//
+// In two dimensions lines are transformed, and then columns.
+
+#pragma once
+
+#include "convolution.h"
+
+namespace {
+
+// F(2, 3): 4 products in place of 6. All factors are 1, -1 and 1/2, so that little is rounded more
+// than in plain sums.
+struct TwoPixels {
+  static constexpr int INPUTS = 4, STEP = 2, POINTS = 4, OUTPUTS = 2;
+
+  static void transform_input(const __m512* d, __m512* to) {
+    to[0] = _mm512_sub_ps(d[0], d[2]);
+    to[1] = _mm512_add_ps(d[1], d[2]);
+    to[2] = _mm512_sub_ps(d[2], d[1]);
+    to[3] = _mm512_sub_ps(d[1], d[3]);
+  }
+  static void transform_kernel(const __m512* g, __m512* to) {
+    const __m512 half = _mm512_set1_ps(0.5f), ends = _mm512_add_ps(g[0], g[2]);
+    to[0] = g[0];
+    to[1] = _mm512_mul_ps(half, _mm512_add_ps(ends, g[1]));
+    to[2] = _mm512_mul_ps(half, _mm512_sub_ps(ends, g[1]));
+    to[3] = g[2];
+  }
+  static void transform_output(const __m512* m, __m512* to) {
+    to[0] = _mm512_add_ps(_mm512_add_ps(m[0], m[1]), m[2]);
+    to[1] = _mm512_sub_ps(_mm512_sub_ps(m[1], m[2]), m[3]);
+  }
+};
+
+// F(4, 3): 6 products in place of 12. Polynomials are evaluated in 0, +-5/8, +-3/2 and infinity,
+// which are exact, and lose several times less than the usual 0, +-1, +-2: about what sums in
+// fp32 do. (In bf16 they would lose five times what rounding does.)
+struct FourPixels {
+  static constexpr int INPUTS = 6, STEP = 4, POINTS = 6, OUTPUTS = 4;
+
+  static void transform_input(const __m512* d, __m512* to) {
+    const __m512 near = number(NEAR), far = number(FAR);
+    const __m512 near_square = number(-NEAR * NEAR), far_square = number(-FAR * FAR);
+    const __m512 both = number(-NEAR * NEAR - FAR * FAR), all = number(NEAR * NEAR * FAR * FAR);
+    const auto ends = [&](const __m512* of) {
+      return _mm512_fmadd_ps(all, of[0], _mm512_fmadd_ps(both, of[2], of[4]));
+    };
+    to[0] = ends(d);
+    const __m512 even = _mm512_fmadd_ps(far_square, d[2], d[4]);
+    const __m512 odd = _mm512_fmadd_ps(far_square, d[1], d[3]);
+    to[1] = _mm512_fmadd_ps(near, odd, even);
+    to[2] = _mm512_fnmadd_ps(near, odd, even);
+    const __m512 far_even = _mm512_fmadd_ps(near_square, d[2], d[4]);
+    const __m512 far_odd = _mm512_fmadd_ps(near_square, d[1], d[3]);
+    to[3] = _mm512_fmadd_ps(far, far_odd, far_even);
+    to[4] = _mm512_fnmadd_ps(far, far_odd, far_even);
+    to[5] = ends(d + 1);
+  }
+  static void transform_kernel(const __m512* g, __m512* to) {
+    to[0] = _mm512_mul_ps(number(1 / (NEAR * NEAR * FAR * FAR)), g[0]);
+    evaluate(g, NEAR, 1 / (2 * NEAR * NEAR * (NEAR * NEAR - FAR * FAR)), to + 1);
+    evaluate(g, FAR, 1 / (2 * FAR * FAR * (FAR * FAR - NEAR * NEAR)), to + 3);
+    to[5] = g[2];
+  }
+  static void transform_output(const __m512* m, __m512* to) {
+    const __m512 even = _mm512_add_ps(m[1], m[2]), odd = _mm512_sub_ps(m[1], m[2]);
+    const __m512 far_even = _mm512_add_ps(m[3], m[4]), far_odd = _mm512_sub_ps(m[3], m[4]);
+    const auto power = [](__m512 near, __m512 far, int exponent) {
+      float factors[] = {1, 1};
+      for (int i = 0; i < exponent; ++i) factors[0] *= NEAR, factors[1] *= FAR;
+      return _mm512_fmadd_ps(number(factors[0]), near, _mm512_mul_ps(number(factors[1]), far));
+    };
+    to[0] = _mm512_add_ps(m[0], _mm512_add_ps(even, far_even));
+    to[1] = power(odd, far_odd, 1);
+    to[2] = power(even, far_even, 2);
+    to[3] = _mm512_add_ps(m[5], power(odd, far_odd, 3));
+  }
+
+ private:
+  static constexpr float NEAR = 0.625f, FAR = 1.5f;
+
+  static __m512 number(float value) { return _mm512_set1_ps(value); }
+
+  // A kernel's polynomial in a number and its negative, times a factor.
+  static void evaluate(const __m512* g, float at, float factor, __m512* to) {
+    const __m512 even = _mm512_fmadd_ps(number(at * at), g[2], g[0]);
+    const __m512 odd = _mm512_mul_ps(number(at), g[1]);
+    to[0] = _mm512_mul_ps(number(factor), _mm512_add_ps(even, odd));
+    to[1] = _mm512_mul_ps(number(factor), _mm512_sub_ps(even, odd));
+  }
+};
+
+// Kernels that are moved on by two pixels see even pixels with their middle alone, and odd ones
+// with their ends: for these F(2, 2), 5 products in place of 6 in all.
+struct TwoOfFour {
+  static constexpr int INPUTS = 5, STEP = 4, POINTS = 5, OUTPUTS = 2;
+
+  static void transform_input(const __m512* d, __m512* to) {
+    to[0] = _mm512_sub_ps(d[0], d[2]);
+    to[1] = d[2];
+    to[2] = _mm512_sub_ps(d[2], d[4]);
+    to[3] = d[1];
+    to[4] = d[3];
+  }
+  static void transform_kernel(const __m512* g, __m512* to) {
+    to[0] = g[0];
+    to[1] = _mm512_add_ps(g[0], g[2]);
+    to[2] = g[2];
+    to[3] = to[4] = g[1];
+  }
+  static void transform_output(const __m512* m, __m512* to) {
+    to[0] = _mm512_add_ps(_mm512_add_ps(m[0], m[1]), m[3]);
+    to[1] = _mm512_add_ps(_mm512_sub_ps(m[1], m[2]), m[4]);
+  }
+};
+
+// The gradient of what such kernels are given, of kernels turned by half a turn.
+struct FourOfTwo {
+  static constexpr int INPUTS = 3, STEP = 2, POINTS = 5, OUTPUTS = 4;
+
+  static void transform_input(const __m512* d, __m512* to) {
+    to[0] = _mm512_sub_ps(d[0], d[1]);
+    to[1] = d[1];
+    to[2] = _mm512_sub_ps(d[1], d[2]);
+    to[3] = d[0];
+    to[4] = d[1];
+  }
+  static void transform_kernel(const __m512* g, __m512* to) { TwoOfFour::transform_kernel(g, to); }
+  static void transform_output(const __m512* m, __m512* to) {
+    to[0] = m[3];
+    to[1] = _mm512_add_ps(m[0], m[1]);
+    to[2] = m[4];
+    to[3] = _mm512_sub_ps(m[1], m[2]);
+  }
+};
+
+}  // namespace
