@@ -11,8 +11,31 @@ from resnet_builder.kernels.rows import convolved, fits_rows, fits_winograd
 Operation = Literal["split_fp32", "winograd_fp32", "winograd_bf16"]
 """In fp32 by the matrix unit (``splitting.cpp``), or in fewer products (``winograd.cpp``)."""
 
+_IMAGES_A_THREAD = 32
+"""Of CIFAR's networks the images of so many stay in a processor's cache from layer to layer."""
+
 _MOST_WEIGHTS = 2**16
 """Products of channels up to which what Winograd makes of fp32 weights stays near the processor."""
+
+
+class InParts(nn.Module):
+    """A network that computes a batch in parts, which stay near the processor.
+
+    Args:
+        network: Whose output for an image does not hang on the others of a batch.
+
+    Shape:
+        As the network's.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute all parts."""
+        parts = x.split(_IMAGES_A_THREAD * torch.get_num_threads())
+        return torch.cat([self.network(part) for part in parts])
 
 
 class InferenceConv2d(nn.Module):

@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from resnet_builder.blocks.shortcuts import PadShortcut
 from resnet_builder.folding import LayerTracer
-from resnet_builder.kernels.inference import InferenceConv2d, operation_for
+from resnet_builder.kernels.inference import InferenceConv2d, InParts, operation_for
 from resnet_builder.kernels.norm import FusedNorm, fusible
 from resnet_builder.kernels.shortcut import CopiedShortcut, copies
 from resnet_builder.kernels.training import TrainingConv2d, operations_for
@@ -69,7 +69,8 @@ def with_inference_kernels(network: nn.Module, *, bf16: bool = False) -> nn.Modu
     """Return what evaluates a network in less time, or the network itself.
 
     A convolution and the sum and the ReLU right behind it become one operation, and so does a
-    shortcut that pads channels.
+    shortcut that pads channels. Batches are computed in parts, but for networks with parts from
+    outside or hooks, which may want to see them whole.
 
     Args:
         network: In evaluation mode, on the CPU, with its norms folded into its convolutions; it is
@@ -91,7 +92,8 @@ def with_inference_kernels(network: nn.Module, *, bf16: bool = False) -> nn.Modu
     for name, layer in layers.items():
         if copies(layer):
             layers[name] = CopiedShortcut(layer)
-    return followed.assembled(graph)
+    assembled = followed.assembled(graph)
+    return assembled if followed.whole else InParts(assembled)
 
 
 class _Followed:

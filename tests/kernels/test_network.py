@@ -222,6 +222,35 @@ def test_evaluation_in_bf16_comes_to_twice_torch_s_rounding(name: str) -> None:
 
 
 @NEEDS_INFERENCE
+def test_evaluation_takes_large_batches_in_parts() -> None:
+    _, ours, _ = for_evaluation("resnet20", bf16=False)
+    seen: list[int] = []
+    ours.get_submodule("network").register_forward_pre_hook(
+        lambda _, given: seen.append(len(given[0]))
+    )
+    images = random_images(70, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        together = ours(images)
+        assert seen == [32, 32, 6]
+        alone = torch.cat([ours(image[None]) for image in images])
+    assert error(together, alone) < 2e-6
+
+
+@NEEDS_INFERENCE
+def test_evaluation_shows_hooks_the_whole_batch() -> None:
+    network = build(read_spec("resnet20"), seed=0).eval()
+    seen: list[int] = []
+    network.get_submodule("fc").register_forward_pre_hook(
+        lambda _, given: seen.append(len(given[0]))
+    )
+    ours = with_inference_kernels(network)
+    assert any(isinstance(layer, InferenceConv2d) for layer in ours.modules())
+    with torch.inference_mode():
+        ours(random_images(70, 3, 8, 8))
+    assert seen == [70]
+
+
+@NEEDS_INFERENCE
 def test_evaluation_leaves_a_network_with_hooks_alone() -> None:
     network = build(read_spec("resnet20"), seed=0).eval()
     network.register_forward_hook(lambda *_: None)
