@@ -36,6 +36,7 @@ _HEADERS = (
     "gradient_tiles.h",
     "gradient_vectors.h",
     "winograd.h",
+    "winograd_factors.h",
 )
 
 _LONGEST_COMPILATION = 120.0  # seconds; it is about five

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <limits>
+#include <vector>
 
 #include "pair_products.h"
 #include "rows.h"
@@ -38,7 +39,8 @@ class Gradients {
 
   // Adds products of 16 output channels and of what some taps see to sums.
   void multiply(int64_t channel, int64_t, const Line* const* inputs, int count, Sums* sums) const {
-    MULTIPLY[count - 1](&pairs_[channel / LANES * size()], inputs, sums, runs_);
+    const Line* pairs = &pairs_[channel / LANES * size()];
+    MULTIPLY[count - 1](pairs, inputs, sums, runs_.data(), runs_.size());
   }
 
  private:

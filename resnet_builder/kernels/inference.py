@@ -11,8 +11,8 @@ from resnet_builder.kernels.rows import convolved, fits_rows, fits_winograd
 Operation = Literal["split_fp32", "winograd_fp32", "winograd_bf16"]
 """In fp32 by the matrix unit (``splitting.cpp``), or in fewer products (``winograd.cpp``)."""
 
-_IMAGES_A_THREAD = 32
-"""Of CIFAR's networks the images of so many stay in a processor's cache from layer to layer."""
+_IMAGES_A_THREAD = {"fp32": 32, "bf16": 64}
+"""Images of CIFAR whose layers stay in a core's caches."""
 
 _MOST_WEIGHTS = 2**16
 """Products of channels up to which what Winograd makes of fp32 weights stays near the processor."""
@@ -23,18 +23,20 @@ class InParts(nn.Module):
 
     Args:
         network: Whose output for an image does not hang on the others of a batch.
+        bf16: Whether it is computed in bf16, and not in fp32.
 
     Shape:
         As the network's.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, bf16: bool) -> None:
         super().__init__()
         self.network = network
+        self._images = _IMAGES_A_THREAD["bf16" if bf16 else "fp32"]
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute all parts."""
-        parts = x.split(_IMAGES_A_THREAD * torch.get_num_threads())
+        parts = x.split(self._images * torch.get_num_threads())
         return torch.cat([self.network(part) for part in parts])
 
 

@@ -93,7 +93,7 @@ def with_inference_kernels(network: nn.Module, *, bf16: bool = False) -> nn.Modu
         if copies(layer):
             layers[name] = CopiedShortcut(layer)
     assembled = followed.assembled(graph)
-    return assembled if followed.whole else InParts(assembled)
+    return assembled if followed.whole else InParts(assembled, bf16=bf16)
 
 
 class _Followed:

@@ -3,8 +3,6 @@
 
 #pragma once
 
-#include <vector>
-
 #include "pairs.h"
 
 namespace {
@@ -17,10 +15,11 @@ struct Run {
 };
 
 // Adds the products of 16 output channels and of what COUNT taps see, 16 input channels each. They
-// are summed up before they are added, which rounds less.
+// are summed up before they are added, which rounds less. What they are added to, which may be far
+// away, is fetched meanwhile.
 template <int COUNT>
 void multiply_pairs(const Line* gradients, const Line* const* inputs, Sums* sums,
-                    const std::vector<Run>& runs) {
+                    const Run* runs, int64_t count) {
   constexpr int CHANNELS = COUNT == 1 ? 16 : 8;  // whose sums are in registers, of which 32 are
   for (int64_t first = 0; first < LANES; first += CHANNELS) {
     __m512 sum[COUNT][CHANNELS];
@@ -29,9 +28,14 @@ void multiply_pairs(const Line* gradients, const Line* const* inputs, Sums* sums
 #pragma GCC unroll 16
       for (int channel = 0; channel < CHANNELS; ++channel)
         sum[i][channel] = _mm512_setzero_ps();
-    for (const Run& run : runs) {
-      const uint32_t* gradient = gradients[run.from].words + first;
-      for (int64_t at = run.from; at < run.from + run.count; ++at, gradient += LANES) {
+#pragma GCC unroll 3
+    for (int i = 0; i < COUNT; ++i)
+#pragma GCC unroll 16
+      for (int channel = 0; channel < CHANNELS; ++channel)
+        _mm_prefetch(&sums[i].values[(first + channel) * LANES], _MM_HINT_T0);
+    for (const Run* run = runs; run != runs + count; ++run) {
+      const uint32_t* gradient = gradients[run->from].words + first;
+      for (int64_t at = run->from; at < run->from + run->count; ++at, gradient += LANES) {
         __m512bh input[COUNT];
 #pragma GCC unroll 3
         for (int i = 0; i < COUNT; ++i)
