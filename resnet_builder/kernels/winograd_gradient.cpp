@@ -25,11 +25,14 @@ EXPORT void winograd_gradient(const void*, const void*, float*, const std::int64
 
 namespace {
 
-// Up to so many products of channels, each thread has sums of its own, of its images: they stay in
-// its cache, with so many bytes of factors. More are shared among threads.
-constexpr int64_t MOST_OWN = 64 * 64;
-constexpr int64_t OWN_FACTORS = 256 << 10;
+// Up to so many bytes, each thread has sums of its own, of its images. More are shared, and so are
+// factors then, which cores have to hand to each other.
+constexpr int64_t MOST_OWN = 4 << 20;
 constexpr int64_t SHARED_FACTORS = 3 << 20;
+
+// Sums are read and written once for all factors at once, which are as many bytes, if the core's
+// cache has room for them.
+constexpr int64_t LEAST_FACTORS = 256 << 10, MOST_FACTORS = 1 << 20;
 constexpr int64_t NEAR = 128;  // pairs whose factors stay in the first level of the cache
 
 // 16 output channels and up to AT_ONCE times 16 input channels: blocks, counted in 16.
@@ -172,14 +175,17 @@ EXPORT void winograd_gradient(const uint16_t* x, const uint16_t* dy, float* dwei
                               const int64_t* numbers, int threads) {
   const Convolution c = Convolution::of(numbers);
   const int64_t lines = c.images * ((c.out_height + 1) / 2);
-  const bool own = c.in_channels * c.out_channels <= MOST_OWN;
+  const int64_t sums = POINTS * c.in_channels * c.out_channels * int64_t(sizeof(float));
+  const bool own = sums <= MOST_OWN;
+  const int64_t factors =
+      own ? std::min(std::max(sums, LEAST_FACTORS), MOST_FACTORS) : SHARED_FACTORS;
   std::vector<std::unique_ptr<Gradient>> parts(own ? threads : 1);
-  if (!own) parts[0].reset(new Gradient(c, x, dy, SHARED_FACTORS));
+  if (!own) parts[0].reset(new Gradient(c, x, dy, factors));
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
     if (own) {
-      parts[thread].reset(new Gradient(c, x, dy, OWN_FACTORS));
+      parts[thread].reset(new Gradient(c, x, dy, factors));
       parts[thread]->compute(lines * thread / count, lines * (thread + 1) / count, 0, 1);
     } else {
       parts[0]->compute(0, lines, thread, count);

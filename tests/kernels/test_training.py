@@ -35,6 +35,7 @@ CASES = {
     "wide": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (2, 16, 3, 1200)),
     "many images": (nn.Conv2d(64, 64, 3, padding=1, bias=False), (70, 64, 4, 4)),
     "many channels": (nn.Conv2d(80, 96, 3, padding=1, bias=False), (60, 80, 14, 6)),
+    "more channels": (nn.Conv2d(528, 512, 3, padding=1, bias=False), (2, 528, 5, 6)),
     "one image": (nn.Conv2d(16, 16, 3, padding=1, bias=False), (1, 16, 6, 6)),
     "one pixel, stride 2": (nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False), (1, 16, 1, 1)),
     "a column, stride 2": (nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False), (2, 16, 6, 1)),
