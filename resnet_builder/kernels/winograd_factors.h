@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int POINTS = TwoPixels::POINTS * TwoPixels::POINTS;
+constexpr int64_t SIDE = TwoPixels::POINTS;  // lines and columns of points
 
 // 32 channels in fp32: those in the lower halves of words in bf16, and those in the upper halves.
 struct Channels {
@@ -115,11 +115,11 @@ struct Place {
 // of those that one does.
 class Factors {
  public:
-  Factors(int64_t channels, int64_t pairs)
+  Factors(int64_t points, int64_t channels, int64_t pairs)
       : channels_(channels),
         pairs_(pairs),
         step_(channels / LANES * pairs | 1),
-        lines_(new Line[POINTS * step_]) {}
+        lines_(new Line[points * step_]) {}
 
   const Line* pairs(int64_t point, int64_t channel) const {
     return &lines_[point * step_ + channel / LANES * pairs_];
@@ -135,42 +135,36 @@ class Factors {
   const std::unique_ptr<Line[]> lines_;
 };
 
-// B^T d B of a line's pairs of squares, line by line of the points. As in A dY A^T below, the last
-// line and column have the other sign, which makes no difference to products.
-void transform_inputs(const Image& image, int64_t top, int64_t left, int64_t pairs,
-                      Place (&places)[4]) {
+// A line of the points B^T d B of a line's pairs of squares. As in A dY A^T below, the last line and
+// column have the other sign, which makes no difference to products.
+void transform_inputs(const Image& image, int64_t line, int64_t top, int64_t left, int64_t pairs,
+                      Place to) {
   constexpr int64_t SECOND[] = {2, 2, 1, 1};
-  for (int64_t y = 0; y < 4; ++y) {
-    const TwoLines at(image, top + y, top + SECOND[y], y == 1 ? 1 : -1);
-    Place to = places[y];
-    Channels d0 = at(left), d1 = at(left + 1);
-    for (int64_t i = 0; i < pairs; ++i, ++to.words) {
-      const int64_t x = left + 4 * i;
-      const Channels d2 = at(x + 2), d3 = at(x + 3), d4 = at(x + 4), d5 = at(x + 5);
-      to.write(0, d0 - d2, d2 - d4);
-      to.write(1, d1 + d2, d3 + d4);
-      to.write(2, d2 - d1, d4 - d3);
-      to.write(3, d3 - d1, d5 - d3);
-      d0 = d4;
-      d1 = d5;
-    }
+  const TwoLines at(image, top + line, top + SECOND[line], line == 1 ? 1 : -1);
+  Channels d0 = at(left), d1 = at(left + 1);
+  for (int64_t i = 0; i < pairs; ++i, ++to.words) {
+    const int64_t x = left + 4 * i;
+    const Channels d2 = at(x + 2), d3 = at(x + 3), d4 = at(x + 4), d5 = at(x + 5);
+    to.write(0, d0 - d2, d2 - d4);
+    to.write(1, d1 + d2, d3 + d4);
+    to.write(2, d2 - d1, d4 - d3);
+    to.write(3, d3 - d1, d5 - d3);
+    d0 = d4;
+    d1 = d5;
   }
 }
 
-// A dY A^T of a line's pairs of squares.
-void transform_gradients(const Image& image, int64_t top, int64_t pairs, Place (&places)[4]) {
+// A line of the points A dY A^T of a line's pairs of squares.
+void transform_gradients(const Image& image, int64_t line, int64_t top, int64_t pairs, Place to) {
   constexpr int64_t NONE = -1, FIRST[] = {0, 0, 0, 1};
-  for (int64_t y = 0; y < 4; ++y) {
-    const bool both = y == 1 || y == 2;
-    const TwoLines at(image, top + FIRST[y], both ? top + 1 : NONE, y == 1 ? 1 : -1);
-    Place to = places[y];
-    for (int64_t x = 0; x < 4 * pairs; x += 4, ++to.words) {
-      const Channels y0 = at(x), y1 = at(x + 1), y2 = at(x + 2), y3 = at(x + 3);
-      to.write(0, y0, y2);
-      to.write(1, y0 + y1, y2 + y3);
-      to.write(2, y0 - y1, y2 - y3);
-      to.write(3, y1, y3);
-    }
+  const bool both = line == 1 || line == 2;
+  const TwoLines at(image, top + FIRST[line], both ? top + 1 : NONE, line == 1 ? 1 : -1);
+  for (int64_t x = 0; x < 4 * pairs; x += 4, ++to.words) {
+    const Channels y0 = at(x), y1 = at(x + 1), y2 = at(x + 2), y3 = at(x + 3);
+    to.write(0, y0, y2);
+    to.write(1, y0 + y1, y2 + y3);
+    to.write(2, y0 - y1, y2 - y3);
+    to.write(3, y1, y3);
   }
 }
 
