@@ -135,8 +135,8 @@ class Factors {
   const std::unique_ptr<Line[]> lines_;
 };
 
-// A line of the points B^T d B of a line's pairs of squares. As in A dY A^T below, the last line and
-// column have the other sign, which makes no difference to products.
+// A line of the points B^T d B of a line's pairs of squares. As in A dY A^T below, the last line
+// and column have the other sign, which makes no difference to products.
 void transform_inputs(const Image& image, int64_t line, int64_t top, int64_t left, int64_t pairs,
                       Place to) {
   constexpr int64_t SECOND[] = {2, 2, 1, 1};
