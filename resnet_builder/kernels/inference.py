@@ -51,8 +51,9 @@ class InferenceConv2d(nn.Module):
         convolution: The layer; its tensors are shared, not copied.
         operation: What :func:`operation_for` tells of it. ``split_fp32`` splits numbers in
             three, each of which bf16 can hold; of the nine products that two numbers have then, the
-            six that matter in fp32 are summed in fp32. ``winograd_`` has 16 products where 36 are
-            usual (Lavin and Gray 2015, section 4.1); of transformed numbers, which bf16 rounds.
+            six that matter in fp32 are summed in fp32. ``winograd_`` has fewer products of
+            transformed numbers (Lavin and Gray 2015, section 4.1): in fp32 36 where 144 are usual,
+            or, in bf16, which rounds what is multiplied, 16 where 36 are; with a stride of 2, 25.
         relu: Whether a ReLU follows.
 
     Shape:

@@ -36,8 +36,8 @@ def fits_rows(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
 
 def fits_winograd(layer: nn.Conv2d) -> bool:
     """Tell whether ``winograd.cpp`` computes a convolution that :func:`fits_rows`."""
-    ways = (1, 0), (1, 1), (1, 2), (2, 1)  # strides and paddings; others pad more than kernels see
-    return layer.kernel_size == (3, 3) and (layer.stride[0], layer.padding[0]) in ways
+    strided = layer.stride == (2, 2) and layer.padding == (1, 1)
+    return layer.kernel_size == (3, 3) and (layer.stride == (1, 1) or strided)
 
 
 def convolved(

@@ -34,10 +34,10 @@ class TrainingConv2d(nn.Module):
 
     It takes a processor whose instructions multiply pairs of bf16 numbers, in tiles (AMX) or in
     vectors (AVX512-BF16). All is summed in fp32. The weights' gradient stays so; its last bits hang
-    on the number of threads. What Winograd's filtering computes has 16 products where 36 are usual
-    (Lavin and Gray 2015, section 4.1); these are of transformed numbers, which bf16 rounds, so that
-    it comes to about twice torch's rounding error. In fp32, and for images that are not
-    channels-last, all is computed by the layer itself.
+    on the number of threads. What Winograd's filtering computes has 16 products where 36 are usual,
+    or 25 with a stride of 2 (Lavin and Gray 2015, section 4.1); these are of transformed numbers,
+    which bf16 rounds, so that it comes to about twice torch's rounding error. In fp32, and for
+    images that are not channels-last, all is computed by the layer itself.
 
     Args:
         convolution: The layer; its weight is shared, not copied.
