@@ -73,15 +73,13 @@ struct FourPixels {
   static void transform_output(const __m512* m, __m512* to) {
     const __m512 even = _mm512_add_ps(m[1], m[2]), odd = _mm512_sub_ps(m[1], m[2]);
     const __m512 far_even = _mm512_add_ps(m[3], m[4]), far_odd = _mm512_sub_ps(m[3], m[4]);
-    const auto power = [](__m512 near, __m512 far, int exponent) {
-      float factors[] = {1, 1};
-      for (int i = 0; i < exponent; ++i) factors[0] *= NEAR, factors[1] *= FAR;
-      return _mm512_fmadd_ps(number(factors[0]), near, _mm512_mul_ps(number(factors[1]), far));
+    const auto sum = [](float factor, __m512 near, float far_factor, __m512 far) {
+      return _mm512_fmadd_ps(number(factor), near, _mm512_mul_ps(number(far_factor), far));
     };
     to[0] = _mm512_add_ps(m[0], _mm512_add_ps(even, far_even));
-    to[1] = power(odd, far_odd, 1);
-    to[2] = power(even, far_even, 2);
-    to[3] = _mm512_add_ps(m[5], power(odd, far_odd, 3));
+    to[1] = sum(NEAR, odd, FAR, far_odd);
+    to[2] = sum(NEAR * NEAR, even, FAR * FAR, far_even);
+    to[3] = _mm512_add_ps(m[5], sum(NEAR * NEAR * NEAR, odd, FAR * FAR * FAR, far_odd));
   }
 
  private:
