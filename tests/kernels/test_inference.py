@@ -51,7 +51,10 @@ def test_outputs_are_torch_s_but_for_rounding(
     found = computed(InferenceConv2d(layer, operation), x)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert found.dtype == x.dtype
-    assert error(found, exact) < ERRORS[operation]
+    allowed = ERRORS[operation]
+    if operation == "winograd_fp32":  # it grows with the channels, as torch's does
+        allowed = max(allowed, 3 * error(computed(layer, x), exact))
+    assert error(found, exact) < allowed
 
 
 @pytest.mark.skipif("split_fp32" not in HERE, reason="the processor has no AMX")
