@@ -16,7 +16,6 @@ EXPORT void winograd_gradient(const void*, const void*, float*, const std::int64
 #include <omp.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <vector>
 

@@ -73,6 +73,13 @@ def learnt(
 PAIRED = Operations(winograd=False, weights="paired_gradient")
 WINOGRAD = Operations(winograd=True, weights="winograd_gradient")
 STRIDED = Operations(winograd=True, weights="paired_gradient")
+
+
+def by_winograd(stride: int) -> Operations:
+    """Return what filters 3 x 3 pixels; with a stride, kernels have a direct gradient."""
+    return WINOGRAD if stride == 1 else STRIDED
+
+
 ALL = [
     pytest.param(PAIRED, marks=NEEDS_GRADIENT),
     pytest.param(WINOGRAD, marks=NEEDS_WINOGRAD),
@@ -112,8 +119,7 @@ def test_winograd_comes_to_twice_torch_s_rounding(case: str, threads: int) -> No
     twin, exact = copy.deepcopy(layer), copy.deepcopy(layer).double()
     x = images(*shape)
     torch.set_num_threads(threads)
-    operations = WINOGRAD if layer.stride == (1, 1) else STRIDED
-    found = learnt(TrainingConv2d(layer, operations), x, bf16=True)
+    found = learnt(TrainingConv2d(layer, by_winograd(layer.stride[0])), x, bf16=True)
     assert [tensor.dtype for tensor in found] == [BF16, BF16, torch.float32]
     torch_s, wanted = learnt(twin, x, bf16=True), learnt(exact, x.double(), bf16=False)
     for ours, theirs, right in zip(found, torch_s, wanted, strict=True):
@@ -131,8 +137,7 @@ def test_winograd_is_exact_where_nothing_is_rounded(
         pytest.skip("there is no output")
     layer = nn.Conv2d(48, 32, 3, stride=stride, padding=padding, bias=False)
     layer.weight.data = torch.randint(-4, 5, layer.weight.shape) * 4.0
-    operations = WINOGRAD if stride == 1 else STRIDED
-    ours = TrainingConv2d(copy.deepcopy(layer), operations)
+    ours = TrainingConv2d(copy.deepcopy(layer), by_winograd(stride))
     x = torch.randint(-8, 9, (3, 48, *sides)).to(BF16).contiguous(memory_format=torch.channels_last)
     dy = torch.randint(-8, 9, layer(x.float()).shape).to(BF16)
     found = learnt(ours, x, bf16=True, dy=dy)
@@ -157,8 +162,7 @@ def test_weights_may_have_any_layout() -> None:
 def test_winograd_of_images_does_not_hang_on_threads_or_on_other_images(stride: int) -> None:
     layer, shape = copy.deepcopy(CASES["many images"])
     layer.stride = (stride, stride)
-    operations = WINOGRAD if stride == 1 else STRIDED
-    ours, x = TrainingConv2d(layer, operations), images(*shape)
+    ours, x = TrainingConv2d(layer, by_winograd(stride)), images(*shape)
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
