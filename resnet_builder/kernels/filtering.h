@@ -8,7 +8,8 @@
 //   POINTS   products, and
 //   OUTPUTS  pixels Y.
 //
-// In two dimensions lines are transformed, and then columns.
+// Planes are transformed in one direction, and then in the other. Of ways that train, the transposed
+// transform of Y is there, too, which makes points of the gradient of two lines' outputs.
 
 #pragma once
 
@@ -25,7 +26,7 @@ struct TwoPixels {
     to[0] = _mm512_sub_ps(d[0], d[2]);
     to[1] = _mm512_add_ps(d[1], d[2]);
     to[2] = _mm512_sub_ps(d[2], d[1]);
-    to[3] = _mm512_sub_ps(d[1], d[3]);
+    to[3] = _mm512_sub_ps(d[3], d[1]);
   }
   static void transform_kernel(const __m512* g, __m512* to) {
     const __m512 half = _mm512_set1_ps(0.5f), ends = _mm512_add_ps(g[0], g[2]);
@@ -36,7 +37,13 @@ struct TwoPixels {
   }
   static void transform_output(const __m512* m, __m512* to) {
     to[0] = _mm512_add_ps(_mm512_add_ps(m[0], m[1]), m[2]);
-    to[1] = _mm512_sub_ps(_mm512_sub_ps(m[1], m[2]), m[3]);
+    to[1] = _mm512_add_ps(_mm512_sub_ps(m[1], m[2]), m[3]);
+  }
+  static void transform_gradient(const __m512* y, __m512* to) {
+    to[0] = y[0];
+    to[1] = _mm512_add_ps(y[0], y[1]);
+    to[2] = _mm512_sub_ps(y[0], y[1]);
+    to[3] = y[1];
   }
 };
 
@@ -104,7 +111,7 @@ struct TwoOfFour {
   static void transform_input(const __m512* d, __m512* to) {
     to[0] = _mm512_sub_ps(d[0], d[2]);
     to[1] = d[2];
-    to[2] = _mm512_sub_ps(d[2], d[4]);
+    to[2] = _mm512_sub_ps(d[4], d[2]);
     to[3] = d[1];
     to[4] = d[3];
   }
@@ -116,7 +123,12 @@ struct TwoOfFour {
   }
   static void transform_output(const __m512* m, __m512* to) {
     to[0] = _mm512_add_ps(_mm512_add_ps(m[0], m[1]), m[3]);
-    to[1] = _mm512_add_ps(_mm512_sub_ps(m[1], m[2]), m[4]);
+    to[1] = _mm512_add_ps(_mm512_add_ps(m[1], m[2]), m[4]);
+  }
+  static void transform_gradient(const __m512* y, __m512* to) {
+    to[0] = to[3] = y[0];
+    to[1] = _mm512_add_ps(y[0], y[1]);
+    to[2] = to[4] = y[1];
   }
 };
 
@@ -139,5 +151,15 @@ struct FourOfTwo {
     to[3] = _mm512_sub_ps(m[1], m[2]);
   }
 };
+
+// What two ways make of a plane: one down its columns, one across its lines.
+template <typename DownWay, typename AcrossWay>
+struct Plane {
+  using Down = DownWay;
+  using Across = AcrossWay;
+  static constexpr int POINTS = Down::POINTS * Across::POINTS;
+};
+template <typename Way>
+using Square = Plane<Way, Way>;
 
 }  // namespace

@@ -40,7 +40,7 @@ class Gradients {
   // Adds products of 16 output channels and of what some taps see to sums.
   void multiply(int64_t channel, int64_t, const Line* const* inputs, int count, Sums* sums) const {
     const Line* pairs = &pairs_[channel / LANES * size()];
-    MULTIPLY[count - 1](pairs, inputs, sums, runs_.data(), runs_.size());
+    MULTIPLY[count - 1](pairs, inputs, sums, runs_.data(), runs_.size(), true);
   }
 
  private:

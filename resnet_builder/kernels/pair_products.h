@@ -14,12 +14,12 @@ struct Run {
   int64_t from, count;
 };
 
-// Adds the products of 16 output channels and of what COUNT taps see, 16 input channels each. They
-// are summed up before they are added, which rounds less. What they are added to, which may be far
-// away, is fetched meanwhile.
+// Sums the products of 16 output channels and of what COUNT taps see, 16 input channels each. If
+// they are to be added to others, they are summed up before, which rounds less; those others, which
+// may be far away, are fetched meanwhile.
 template <int COUNT>
 void multiply_pairs(const Line* gradients, const Line* const* inputs, Sums* sums,
-                    const Run* runs, int64_t count) {
+                    const Run* runs, int64_t count, bool add) {
   constexpr int CHANNELS = COUNT == 1 ? 16 : 8;  // whose sums are in registers, of which 32 are
   for (int64_t first = 0; first < LANES; first += CHANNELS) {
     __m512 sum[COUNT][CHANNELS];
@@ -54,7 +54,8 @@ void multiply_pairs(const Line* gradients, const Line* const* inputs, Sums* sums
 #pragma GCC unroll 16
       for (int channel = 0; channel < CHANNELS; ++channel) {
         float* all = &sums[i].values[(first + channel) * LANES];
-        _mm512_store_ps(all, _mm512_add_ps(_mm512_load_ps(all), sum[i][channel]));
+        const __m512 others = add ? _mm512_load_ps(all) : _mm512_setzero_ps();
+        _mm512_store_ps(all, _mm512_add_ps(others, sum[i][channel]));
       }
   }
 }

@@ -34,10 +34,11 @@ class TrainingConv2d(nn.Module):
 
     It takes a processor whose instructions multiply pairs of bf16 numbers, in tiles (AMX) or in
     vectors (AVX512-BF16). All is summed in fp32. The weights' gradient stays so; its last bits hang
-    on the number of threads. What Winograd's filtering computes has 16 products where 36 are usual,
-    or 25 with a stride of 2 (Lavin and Gray 2015, section 4.1); these are of transformed numbers,
-    which bf16 rounds, so that it comes to about twice torch's rounding error. In fp32, and for
-    images that are not channels-last, all is computed by the layer itself.
+    on the number of threads. What Winograd's filtering computes has 24 products where 72 are usual,
+    or 25 for 36 with a stride of 2 (Lavin and Gray 2015, section 4.1); these are of transformed
+    numbers, which bf16 rounds, so that it comes to about three times torch's rounding error, and
+    the weights' gradient to four times. In fp32, and for images that are not channels-last, all is
+    computed by the layer itself.
 
     Args:
         convolution: The layer; its weight is shared, not copied.
@@ -77,8 +78,7 @@ def operations_for(layer: nn.Module | None) -> Operations | None:
     if library().has_tiles():
         return Operations(winograd=False, weights="paired_gradient")
     if fits_winograd(layer) and library().has_winograd_bf16():
-        channels = min(layer.in_channels, layer.out_channels)
-        enough = layer.stride == (1, 1) and channels >= _ENOUGH_CHANNELS
+        enough = min(layer.in_channels, layer.out_channels) >= _ENOUGH_CHANNELS
         return Operations(True, "winograd_gradient" if enough else "paired_gradient")
     if layer.kernel_size > (1, 1) and library().has_paired_gradient():
         return Operations(winograd=False, weights="paired_gradient")

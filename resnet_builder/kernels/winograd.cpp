@@ -21,7 +21,7 @@ EXPORT int has_winograd_bf16();
 
 namespace {
 
-constexpr int SQUARES = 8;  // that are computed at once
+constexpr int PATCHES = 8;  // that are computed at once
 
 // ---- kernels -----------------------------------------------------------------------------------
 
@@ -46,57 +46,59 @@ struct Kernels {
 };
 
 // G g G^T of all kernels to 16 output channels: for each point a vector for each word.
-template <typename Type, typename Way>
+template <typename Type, typename Plane>
 void transform_kernels(const Convolution& c, const float* weights, bool turned, int64_t out,
                        Vector* to) {
-  constexpr int SIDE = Way::POINTS;
+  using Down = typename Plane::Down;
+  using Across = typename Plane::Across;
   const int64_t words = c.in_channels / Type::PER_WORD;
   Kernels kernels;
   for (int64_t in = 0; in < c.in_channels; in += Type::PER_WORD, ++to) {
     if (in % LANES == 0) kernels.read(c, weights, turned, in, out);
-    __m512 points[SIDE * SIDE][Type::PER_WORD];
+    __m512 points[Plane::POINTS][Type::PER_WORD];
     for (int64_t i = 0; i < Type::PER_WORD; ++i) {
       const auto pixel = [&](int at) {
         return _mm512_load_ps(kernels.pixels[at][in % LANES + i].values);
       };
-      __m512 columns[3][SIDE];
+      __m512 columns[3][Down::POINTS];
       for (int x = 0; x < 3; ++x) {
         const __m512 column[] = {pixel(x), pixel(3 + x), pixel(6 + x)};
-        Way::transform_kernel(column, columns[x]);
+        Down::transform_kernel(column, columns[x]);
       }
-      for (int y = 0; y < SIDE; ++y) {
+      for (int y = 0; y < Down::POINTS; ++y) {
         const __m512 line[] = {columns[0][y], columns[1][y], columns[2][y]};
-        __m512 transformed[SIDE];
-        Way::transform_kernel(line, transformed);
-        for (int x = 0; x < SIDE; ++x) points[SIDE * y + x][i] = transformed[x];
+        __m512 transformed[Across::POINTS];
+        Across::transform_kernel(line, transformed);
+        for (int x = 0; x < Across::POINTS; ++x)
+          points[Across::POINTS * y + x][i] = transformed[x];
       }
     }
-    for (int point = 0; point < SIDE * SIDE; ++point)
+    for (int point = 0; point < Plane::POINTS; ++point)
       _mm512_store_si512(to + point * words, Type::words(points[point]));
   }
 }
 
 // ---- products ----------------------------------------------------------------------------------
 
-// Sums the products of one point over input channels: SQUARES squares, BLOCKS * 16 output channels.
+// Sums the products of one point over input channels: PATCHES patches, BLOCKS * 16 output channels.
 // Of each block, weights and sums are so many vectors further on.
 template <typename Type, int BLOCKS>
 void multiply(const typename Type::Number* inputs, const Vector* weights, int64_t next_weights,
               int64_t words, Vector* sums, int64_t next_sums) {
   constexpr int64_t GROUP = LANES / Type::PER_WORD;  // words of 16 input channels
-  __m512 sum[BLOCKS][SQUARES];
+  __m512 sum[BLOCKS][PATCHES];
 #pragma GCC unroll 2
   for (int block = 0; block < BLOCKS; ++block)
 #pragma GCC unroll 16
-    for (int i = 0; i < SQUARES; ++i) sum[block][i] = _mm512_setzero_ps();
-  for (int64_t word = 0; word < words; word += GROUP, inputs += SQUARES * LANES)
+    for (int i = 0; i < PATCHES; ++i) sum[block][i] = _mm512_setzero_ps();
+  for (int64_t word = 0; word < words; word += GROUP, inputs += PATCHES * LANES)
     for (int64_t lane = 0; lane < GROUP; ++lane, ++weights) {
       __m512i weight[BLOCKS];
 #pragma GCC unroll 2
       for (int block = 0; block < BLOCKS; ++block)
         weight[block] = _mm512_load_si512(weights + block * next_weights);
 #pragma GCC unroll 16
-      for (int i = 0; i < SQUARES; ++i) {
+      for (int i = 0; i < PATCHES; ++i) {
         int bits;
         std::memcpy(&bits, inputs + i * LANES + lane * Type::PER_WORD, sizeof bits);
         const __m512i input = _mm512_set1_epi32(bits);
@@ -108,12 +110,12 @@ void multiply(const typename Type::Number* inputs, const Vector* weights, int64_
 #pragma GCC unroll 2
   for (int block = 0; block < BLOCKS; ++block)
 #pragma GCC unroll 16
-    for (int i = 0; i < SQUARES; ++i)
+    for (int i = 0; i < PATCHES; ++i)
       _mm512_store_ps(sums[block * next_sums + i].values, sum[block][i]);
 }
 
-// y = relu(convolution(x) + bias + addend), without what there is not, for a range of squares.
-template <typename Type, typename Way>
+// y = relu(convolution(x) + bias + addend), without what there is not, for a range of patches.
+template <typename Type, typename Plane>
 class Winograd {
  public:
   using Number = typename Type::Number;
@@ -123,17 +125,17 @@ class Winograd {
         weights_(weights),
         tail_(tail),
         input_(c, x),
-        step_(SQUARES * c.in_channels / LANES / Type::PER_WORD + 1),
+        step_(PATCHES * c.in_channels / LANES / Type::PER_WORD + 1),
         factors_(POINTS * step_),
-        sums_(2 * POINTS * SQUARES) {}
+        sums_(2 * POINTS * PATCHES) {}
 
   void convolve(int64_t from, int64_t to, Number* y) {
-    Square<Way> next(c_, from);
-    for (; from < to; from += SQUARES) {
-      const int64_t count = std::min<int64_t>(SQUARES, to - from);
-      const Square<Way> first = next;
+    Patch<Plane> next(c_, from);
+    for (; from < to; from += PATCHES) {
+      const int64_t count = std::min<int64_t>(PATCHES, to - from);
+      const Patch<Plane> first = next;
       for (int64_t i = 0; i < count;) {
-        const int64_t some = std::min(count - i, Square<Way>::in(c_.out_width - next.x));
+        const int64_t some = std::min(count - i, Patch<Plane>::in_line(c_, next.x));
         read(next, i, some);
         i += some;
         next.advance(c_, some);
@@ -148,64 +150,66 @@ class Winograd {
   }
 
  private:
-  static constexpr int64_t SIDE = Way::POINTS, POINTS = SIDE * SIDE;
+  using Down = typename Plane::Down;
+  using Across = typename Plane::Across;
+  static constexpr int64_t POINTS = Plane::POINTS;
 
-  // Transforms the input of some squares of a line, the first of which has this number.
-  void read(const Square<Way>& square, int64_t number, int64_t count) {
+  // Transforms the input of some patches of a line, the first of which has this number.
+  void read(const Patch<Plane>& patch, int64_t number, int64_t count) {
     for (int64_t channel = 0; channel < c_.in_channels; channel += LANES) {
-      Number* const to = factors(0) + channel * SQUARES + number * LANES;
+      Number* const to = factors(0) + channel * PATCHES + number * LANES;
       const int64_t step = factors(1) - factors(0);
-      input_.read(square, count, channel, [=](int64_t i, int y, const __m512* points) {
+      input_.read(patch, count, channel, [=](int64_t i, int y, const __m512* points) {
 #pragma GCC unroll 8
-        for (int x = 0; x < SIDE; ++x)
-          Type::store(to + i * LANES + (SIDE * y + x) * step, points[x]);
+        for (int x = 0; x < Across::POINTS; ++x)
+          Type::store(to + i * LANES + (Across::POINTS * y + x) * step, points[x]);
       });
     }
   }
 
-  // Computes BLOCKS * 16 output channels of some squares whose input is transformed.
+  // Computes BLOCKS * 16 output channels of some patches whose input is transformed.
   template <int BLOCKS>
-  void compute(Square<Way> square, int64_t count, int64_t channel, Number* y) {
-    constexpr int64_t SUMS = POINTS * SQUARES;
+  void compute(Patch<Plane> patch, int64_t count, int64_t channel, Number* y) {
+    constexpr int64_t SUMS = POINTS * PATCHES;
     const int64_t words = c_.in_channels / Type::PER_WORD;
     const Vector* weights = weights_ + channel / LANES * POINTS * words;
     for (int64_t point = 0; point < POINTS; ++point)
       multiply<Type, BLOCKS>(factors(point), weights + point * words, POINTS * words, words,
-                             &sums_[point * SQUARES], SUMS);
-    for (int64_t i = 0; i < count; ++i, square.advance(c_, 1))
+                             &sums_[point * PATCHES], SUMS);
+    for (int64_t i = 0; i < count; ++i, patch.advance(c_, 1))
       for (int block = 0; block < BLOCKS; ++block)
-        write(y, square, &sums_[block * SUMS + i], channel + block * LANES);
+        write(y, patch, &sums_[block * SUMS + i], channel + block * LANES);
   }
 
-  // Writes A^T m A of 16 channels; `sums` has the next point SQUARES vectors further on.
-  void write(Number* y, const Square<Way>& square, const Vector* sums, int64_t channel) const {
-    __m512 lines[Way::OUTPUTS][SIDE];
+  // Writes A^T m A of 16 channels; `sums` has the next point PATCHES vectors further on.
+  void write(Number* y, const Patch<Plane>& patch, const Vector* sums, int64_t channel) const {
+    __m512 lines[Down::OUTPUTS][Across::POINTS];
 #pragma GCC unroll 8
-    for (int x = 0; x < SIDE; ++x) {
-      __m512 column[SIDE], pixels[Way::OUTPUTS];
+    for (int x = 0; x < Across::POINTS; ++x) {
+      __m512 column[Down::POINTS], pixels[Down::OUTPUTS];
 #pragma GCC unroll 8
-      for (int y = 0; y < SIDE; ++y)
-        column[y] = _mm512_load_ps(sums[(SIDE * y + x) * SQUARES].values);
-      Way::transform_output(column, pixels);
+      for (int y = 0; y < Down::POINTS; ++y)
+        column[y] = _mm512_load_ps(sums[(Across::POINTS * y + x) * PATCHES].values);
+      Down::transform_output(column, pixels);
 #pragma GCC unroll 4
-      for (int y = 0; y < Way::OUTPUTS; ++y) lines[y][x] = pixels[y];
+      for (int y = 0; y < Down::OUTPUTS; ++y) lines[y][x] = pixels[y];
     }
-    const int64_t height = c_.out_height - square.y, width = c_.out_width - square.x;
+    const int64_t height = c_.out_height - patch.y, width = c_.out_width - patch.x;
     const int64_t next = c_.out_channels, line = c_.out_width * next;
-    const int64_t at = (square.image * c_.out_height + square.y) * line + square.x * next + channel;
+    const int64_t at = (patch.image * c_.out_height + patch.y) * line + patch.x * next + channel;
     const __m512 bias = tail_.bias_of(channel);
 #pragma GCC unroll 4
-    for (int i = 0; i < Way::OUTPUTS; ++i) {
+    for (int i = 0; i < Down::OUTPUTS; ++i) {
       if (i >= height) break;
-      __m512 pixels[Way::OUTPUTS];
-      Way::transform_output(lines[i], pixels);
+      __m512 pixels[Across::OUTPUTS];
+      Across::transform_output(lines[i], pixels);
 #pragma GCC unroll 4
-      for (int j = 0; j < Way::OUTPUTS; ++j)
+      for (int j = 0; j < Across::OUTPUTS; ++j)
         if (j < width) tail_.write(pixels[j], bias, y, at + i * line + j * next);
     }
   }
 
-  // Of each point those of 16 channels of each square, then those of the next. The points' are as
+  // Of each point those of 16 channels of each patch, then those of the next. The points' are as
   // far apart as no power of two divides, for the cache keeps few of those that one does.
   Number* factors(int64_t point) {
     return reinterpret_cast<Number*>(factors_.data() + point * step_);
@@ -214,29 +218,29 @@ class Winograd {
   const Convolution& c_;
   const Vector* const weights_;
   const Tail<Type>& tail_;
-  const Input<Type, Way> input_;
+  const Input<Type, Plane> input_;
   const int64_t step_;
   std::vector<Vector> factors_;
-  std::vector<Vector> sums_;  // for each of two blocks and each point one for each square
+  std::vector<Vector> sums_;  // for each of two blocks and each point one for each patch
 };
 
-template <typename Type, typename Way>
+template <typename Type, typename Plane>
 void convolve(const Convolution& c, const float* weights, bool turned, const Tail<Type>& tail,
               const typename Type::Number* x, typename Type::Number* y, int threads) {
   const int64_t blocks = c.out_channels / LANES;
-  const int64_t size = Way::POINTS * Way::POINTS * c.in_channels / Type::PER_WORD;
+  const int64_t size = Plane::POINTS * c.in_channels / Type::PER_WORD;
   const std::unique_ptr<Vector[]> factors(new Vector[blocks * size]);
-  const int64_t squares = Square<Way>::count(c), groups = (squares + SQUARES - 1) / SQUARES;
+  const int64_t patches = Patch<Plane>::count(c), groups = (patches + PATCHES - 1) / PATCHES;
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
     for (int64_t block = thread; block < blocks; block += count)
-      transform_kernels<Type, Way>(c, weights, turned, block * LANES, &factors[block * size]);
+      transform_kernels<Type, Plane>(c, weights, turned, block * LANES, &factors[block * size]);
 #pragma omp barrier
     const auto first = [&](int64_t part) {
-      return std::min(groups * part / count * SQUARES, squares);
+      return std::min(groups * part / count * PATCHES, patches);
     };
-    Winograd<Type, Way>(c, factors.get(), tail, x).convolve(first(thread), first(thread + 1), y);
+    Winograd<Type, Plane>(c, factors.get(), tail, x).convolve(first(thread), first(thread + 1), y);
   }
 }
 
@@ -252,10 +256,11 @@ EXPORT void winograd_fp32(const float* x, const float* weights, const float* bia
                           const float* addend, int relu, float* y, const int64_t* numbers,
                           int threads) {
   const Convolution c = Convolution::of(numbers);
-  const auto way = c.stride == 2                           ? convolve<Fp32, TwoOfFour>
-                   : std::min(c.out_height, c.out_width) > 2 ? convolve<Fp32, FourPixels>
-                                                             : convolve<Fp32, TwoPixels>;
-  way(c, weights, false, {bias, addend, bool(relu)}, x, y, threads);
+  const bool large = std::min(c.out_height, c.out_width) > 2;
+  const auto plane = c.stride == 2 ? convolve<Fp32, Square<TwoOfFour>>
+                     : large       ? convolve<Fp32, Square<FourPixels>>
+                                   : convolve<Fp32, Square<TwoPixels>>;
+  plane(c, weights, false, {bias, addend, bool(relu)}, x, y, threads);
 }
 #else
 EXPORT int has_winograd_fp32() { return 0; }
@@ -269,14 +274,18 @@ EXPORT void winograd_bf16(const uint16_t* x, const float* weights, const float* 
                           const uint16_t* addend, int relu, uint16_t* y, const int64_t* numbers,
                           int threads) {
   const Convolution c = Convolution::of(numbers);
-  const auto way = c.stride == 2 ? convolve<Bf16, TwoOfFour> : convolve<Bf16, TwoPixels>;
-  way(c, weights, false, {bias, addend, bool(relu)}, x, y, threads);
+  const auto plane = c.stride == 2      ? convolve<Bf16, Square<TwoOfFour>>
+                     : c.out_height > 2 ? convolve<Bf16, Plane<FourPixels, TwoPixels>>
+                                        : convolve<Bf16, Square<TwoPixels>>;
+  plane(c, weights, false, {bias, addend, bool(relu)}, x, y, threads);
 }
 EXPORT void winograd_images_gradient(const uint16_t* dy, const float* weights, uint16_t* dx,
                                     const int64_t* numbers, int threads) {
   const Convolution c = Convolution::of(numbers);
-  const auto way = c.stride == 2 ? convolve<Bf16, FourOfTwo> : convolve<Bf16, TwoPixels>;
-  way(c, weights, true, {nullptr, nullptr, false}, dy, dx, threads);
+  const auto plane = c.stride == 2      ? convolve<Bf16, Square<FourOfTwo>>
+                     : c.out_height > 2 ? convolve<Bf16, Plane<FourPixels, TwoPixels>>
+                                        : convolve<Bf16, Square<TwoPixels>>;
+  plane(c, weights, true, {nullptr, nullptr, false}, dy, dx, threads);
 }
 #else
 EXPORT int has_winograd_bf16() { return 0; }

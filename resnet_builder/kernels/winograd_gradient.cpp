@@ -1,7 +1,7 @@
-// The gradient of kernels of 3 x 3 pixels and stride 1 in bf16, in fewer products.
+// The gradient of kernels of 3 x 3 pixels in bf16, in fewer products, where winograd.cpp has them.
 //
 // Y = A^T ((G g G^T) * (B^T d B)) A is linear in g, so its gradient is
-// G^T ((A dY A^T) * (B^T d B)) G, where * is summed over all squares of 2 x 2 pixels.
+// G^T ((A dY A^T) * (B^T d B)) G, where * is summed over all patches.
 
 #include <cstdint>
 
@@ -24,160 +24,243 @@ EXPORT void winograd_gradient(const void*, const void*, float*, const std::int64
 
 namespace {
 
-// Bytes of factors at once: as many as of the sums, which are read and written once for them, but
-// not more than a core's cache has room for.
-constexpr int64_t LEAST_FACTORS = 256 << 10, MOST_FACTORS = 1 << 20;
-constexpr int64_t NEAR = 128;  // pairs whose factors stay in the first level of the cache
+// Bytes of factors at once: as many as of the sums that they are added to, which are read and
+// written once for them, but not more than caches have room for.
+constexpr int64_t LEAST_FACTORS = 512 << 10, MOST_FACTORS = 2 << 20;
+constexpr int64_t MOST_SUMS = 16 << 20;  // bytes of all threads' sums, if that can be had
+constexpr int64_t NEAR = 128;            // pairs whose factors the first level of the cache keeps
+
+// A part of so many things, of some parts that have about as many.
+struct Range {
+  int64_t from, to;
+
+  Range(int64_t things, int64_t part, int64_t parts)
+      : from(things * part / parts), to(things * (part + 1) / parts) {}
+};
 
 // 16 output channels and up to AT_ONCE times 16 input channels: blocks, counted in 16.
 struct Item {
   int64_t out, in, ins;
 };
 
-// A thread's part: some lines of the points, of some lines of squares.
+// All of some output channels, which are blocks from one on. Next to each other are those with the
+// same input channels.
+struct Items {
+  int64_t ins, first, outs;
+
+  int64_t groups() const { return (ins + AT_ONCE - 1) / AT_ONCE; }  // of input channels
+  int64_t count() const { return groups() * outs; }
+
+  // The one of this number. All have about as many input channels.
+  Item operator[](int64_t number) const {
+    const int64_t group = number / outs, in = ins * group / groups();
+    return {first + number % outs, in, ins * (group + 1) / groups() - in};
+  }
+
+  bool has(const Item& item) const { return item.out >= first && item.out < first + outs; }
+
+  // Blocks before those of an item.
+  int64_t place(const Item& item) const { return item.in * outs + (item.out - first) * item.ins; }
+};
+
+// A thread's part: some output channels, of some lines of patches.
+template <typename Plane>
 class Gradient {
  public:
-  Gradient(const Convolution& c, const uint16_t* x, const uint16_t* dy, int64_t first,
-           int64_t lines)
+  Gradient(const Convolution& c, const uint16_t* x, const uint16_t* dy, const Items& items)
       : c_(c),
         x_(x),
         dy_(dy),
-        first_(first),
-        points_(lines * SIDE),
-        ins_(c.in_channels / LANES),
-        outs_(c.out_channels / LANES),
-        groups_((ins_ + AT_ONCE - 1) / AT_ONCE),
-        pairs_((c.out_width + 3) / 4),
+        items_(items),
+        pairs_((Patch<Plane>::in_line(c) + 1) / 2),
         at_once_(lines_at_once()),
-        inputs_(points_, c.in_channels, at_once_ * pairs_),
-        gradients_(points_, c.out_channels, at_once_ * pairs_),
-        sums_(new Sums[points_ * ins_ * outs_]()) {}
-
-  int64_t items() const { return groups_ * outs_; }
-
-  // Items next to each other have the same input channels. All have about as many.
-  Item item(int64_t number) const {
-    const int64_t group = number / outs_, in = ins_ * group / groups_;
-    return {number % outs_, in, ins_ * (group + 1) / groups_ - in};
-  }
-
-  void compute(int64_t from, int64_t to) {
-    for (; from < to; from += at_once_) {
-      const int64_t count = std::min(at_once_, to - from);
-      for (int64_t line = 0; line < count; ++line) read(from + line, line * pairs_);
-      for (int64_t point = 0; point < points_; ++point)
-        for (int64_t i = 0; i < items(); ++i) multiply(item(i), point, count * pairs_);
+        inputs_(Across::POINTS, items.ins, at_once_ * pairs_),
+        gradients_(Across::POINTS, items.outs, at_once_ * pairs_),
+        sums_(new Sums[Plane::POINTS * items.ins * items.outs]) {
+    const Matrices<Down> matrices;
+    for (int point = 0; point < Down::POINTS; ++point) {
+      for (int line = 0; line < Down::INPUTS; ++line)
+        input_taps_[point].add(line, matrices.inputs[point][line]);
+      for (int line = 0; line < Down::OUTPUTS; ++line)
+        gradient_taps_[point].add(line, matrices.outputs[line][point]);
     }
   }
 
-  // Sums of one of its points and an item: of each 16 input channels.
+  // Sums the products of a range of lines of patches: a line of points at a time, for its sums are
+  // near then.
+  void compute(int64_t from, int64_t to) {
+    for (bool add = false; from < to; from += at_once_, add = true) {
+      const int64_t count = std::min(at_once_, to - from);
+      for (int y = 0; y < Down::POINTS; ++y) {
+        for (int64_t line = 0; line < count; ++line) read(from + line, y, line * pairs_);
+        for (int x = 0; x < Across::POINTS; ++x)
+          for (int64_t i = 0; i < items_.count(); ++i)
+            multiply(items_[i], y, x, count * pairs_, add);
+      }
+    }
+  }
+
+  const Items& items() const { return items_; }
+
+  // Sums of a point and an item: of each 16 input channels.
   Sums* sums(const Item& item, int64_t point) const {
-    return &sums_[(point * ins_ + item.in) * outs_ + item.out * item.ins];
+    return &sums_[point * items_.ins * items_.outs + items_.place(item)];
   }
 
  private:
+  using Down = typename Plane::Down;
+  using Across = typename Plane::Across;
+
   int64_t lines_at_once() const {
-    const int64_t sums = points_ * ins_ * outs_ * int64_t(sizeof(Sums));
-    const int64_t line = pairs_ * points_ * (ins_ + outs_) * int64_t(sizeof(Line));
-    return std::max<int64_t>(1, std::min(std::max(sums, LEAST_FACTORS), MOST_FACTORS) / line);
+    const int64_t sums = Across::POINTS * items_.ins * items_.outs * int64_t(sizeof(Sums));
+    const int64_t pair = Across::POINTS * (items_.ins + items_.outs) * int64_t(sizeof(Line));
+    const int64_t factors = std::min(std::max(sums, LEAST_FACTORS), MOST_FACTORS);
+    return std::max<int64_t>(1, factors / (pair * pairs_));
   }
 
-  // Transforms what a line of squares needs; the last pair may be half outside the image.
-  void read(int64_t line, int64_t pair) {
-    const Square<TwoPixels> square(c_, line * Square<TwoPixels>::in(c_.out_width));
+  // Transforms what a line of patches needs to a line of points. The last pair may be half outside
+  // the image.
+  void read(int64_t number, int y, int64_t pair) {
+    const Patch<Plane> patch(c_, number * Patch<Plane>::in_line(c_));
+    const int64_t top = patch.y / Down::OUTPUTS * Down::STEP - c_.padding;
     for (int64_t channel = 0; channel < c_.in_channels; channel += 2 * LANES) {
-      const Image image(x_, square.image, c_.height, c_.width, c_.in_channels, channel);
-      for (int64_t point = 0; point < points_; point += SIDE)
-        transform_inputs(image, first_ + point / SIDE, square.y - c_.padding, -c_.padding, pairs_,
-                         inputs_.place(point, channel, pair));
+      const Image image(x_, patch.image, c_.height, c_.width, c_.in_channels, channel);
+      with_lines(image, input_taps_[y], top, Down::STEP + y, [&](const auto& lines) {
+        transform_across<Across::INPUTS, Across::STEP, Across::POINTS, Across::transform_input>(
+            lines, -c_.padding, pairs_, inputs_.place(channel / LANES, pair));
+      });
     }
-    for (int64_t channel = 0; channel < c_.out_channels; channel += 2 * LANES) {
-      const Image image(dy_, square.image, c_.out_height, c_.out_width, c_.out_channels, channel);
-      for (int64_t point = 0; point < points_; point += SIDE)
-        transform_gradients(image, first_ + point / SIDE, square.y, pairs_,
-                            gradients_.place(point, channel, pair));
+    for (int64_t out = 0; out < items_.outs; out += 2) {
+      const int64_t channel = (items_.first + out) * LANES;
+      const Image image(dy_, patch.image, c_.out_height, c_.out_width, c_.out_channels, channel);
+      with_lines(image, gradient_taps_[y], patch.y, Down::OUTPUTS + y, [&](const auto& lines) {
+        transform_across<Across::OUTPUTS, Across::OUTPUTS, Across::POINTS,
+                         Across::transform_gradient>(lines, 0, pairs_,
+                                                     gradients_.place(out, pair));
+      });
     }
   }
 
-  // Adds the products of an item at one point.
-  void multiply(const Item& item, int64_t point, int64_t pairs) const {
-    for (int64_t from = 0; from < pairs; from += NEAR) {
+  // Sums the products of an item at a point, of some pairs of patches.
+  void multiply(const Item& item, int y, int x, int64_t pairs, bool add) const {
+    for (int64_t from = 0; from < pairs; from += NEAR, add = true) {
       const Line* inputs[AT_ONCE];
-      for (int64_t i = 0; i < item.ins; ++i)
-        inputs[i] = inputs_.pairs(point, (item.in + i) * LANES) + from;
+      for (int64_t i = 0; i < item.ins; ++i) inputs[i] = inputs_.pairs(x, item.in + i) + from;
       const Run run = {0, std::min(NEAR, pairs - from)};
-      MULTIPLY[item.ins - 1](gradients_.pairs(point, item.out * LANES) + from, inputs,
-                             sums(item, point), &run, 1);
+      MULTIPLY[item.ins - 1](gradients_.pairs(x, item.out - items_.first) + from, inputs,
+                             sums(item, Across::POINTS * y + x), &run, 1, add);
     }
   }
 
   const Convolution& c_;
   const uint16_t *const x_, *const dy_;
-  const int64_t first_, points_;       // its first line of points, and how many points it has
-  const int64_t ins_, outs_, groups_;  // blocks of 16 channels, and groups of input channels'
-  const int64_t pairs_, at_once_;      // pairs of a line, and lines at once
-  Factors inputs_, gradients_;
+  const Items items_;
+  const int64_t pairs_, at_once_;  // pairs of a line, and lines at once
+  Taps input_taps_[Down::POINTS], gradient_taps_[Down::POINTS];
+  Factors inputs_, gradients_;          // of a line of points
   const std::unique_ptr<Sums[]> sums_;  // for each point those of all items
 };
 
-// All threads' parts. Where sums are many, several threads have lines of points of the same images;
-// others have all points of their images.
+// All threads' parts. Where sums would be many, several threads have output channels of the same
+// images, which each of them transforms; others have all of their images.
+template <typename Plane>
 class Parts {
  public:
-  Parts(const Convolution& c, int64_t threads) : parts_(threads), sharing_(1) {
-    const int64_t sums = SIDE * SIDE * c.in_channels * c.out_channels * int64_t(sizeof(float));
-    while (sharing_ < SIDE && threads % (2 * sharing_) == 0 && sums / sharing_ > MOST_FACTORS)
-      sharing_ *= 2;
+  Parts(const Convolution& c, int64_t threads)
+      : lines_(c.images * Patch<Plane>::in_column(c)), parts_(threads), sharing_(1) {
+    const int64_t bytes = Plane::POINTS * c.in_channels * c.out_channels * int64_t(sizeof(float));
+    const int64_t most = std::min(threads, c.out_channels / LANES);
+    while (sharing_ < most && bytes * (threads / sharing_) > MOST_SUMS) ++sharing_;
   }
 
   void compute(const Convolution& c, const uint16_t* x, const uint16_t* dy, int64_t thread) {
-    const int64_t lines = c.images * Square<TwoPixels>::in(c.out_height), own = SIDE / sharing_;
-    const int64_t of = int64_t(parts_.size()) / sharing_, part = thread / sharing_;
-    parts_[thread].reset(new Gradient(c, x, dy, thread % sharing_ * own, own));
-    parts_[thread]->compute(lines * part / of, lines * (part + 1) / of);
+    const int64_t of = count() / sharing_, part = thread / sharing_;
+    if (part == of) return;  // threads are no multiple of those that share
+    const Range lines(lines_, part, of), outs(c.out_channels / LANES, thread % sharing_, sharing_);
+    if (lines.from == lines.to) return;
+    const Items items = {c.in_channels / LANES, outs.from, outs.to - outs.from};
+    parts_[thread].reset(new Gradient<Plane>(c, x, dy, items));
+    parts_[thread]->compute(lines.from, lines.to);
   }
 
-  // Adds up what all that have a point came to, for an item, some input and one output channel.
+  // Adds up what all came to at a point, for an item, some input and one output channel.
   __m512 sum(const Item& item, int64_t point, int64_t in, int64_t channel) const {
-    const int64_t own = SIDE * SIDE / sharing_;
     __m512 sum = _mm512_setzero_ps();
-    for (size_t part = point / own; part < parts_.size(); part += sharing_) {
-      const Sums& sums = parts_[part]->sums(item, point % own)[in];
-      sum = _mm512_add_ps(sum, _mm512_load_ps(sums.values + channel * LANES));
-    }
+    for (const auto& part : parts_)
+      if (part && part->items().has(item)) {
+        const Sums& sums = part->sums(item, point)[in];
+        sum = _mm512_add_ps(sum, _mm512_load_ps(sums.values + channel * LANES));
+      }
     return sum;
   }
 
-  const Gradient& any() const { return *parts_[0]; }
-
  private:
-  std::vector<std::unique_ptr<Gradient>> parts_;
+  int64_t count() const { return int64_t(parts_.size()); }
+
+  const int64_t lines_;  // of patches
+  std::vector<std::unique_ptr<Gradient<Plane>>> parts_;
   int64_t sharing_;  // threads next to each other, which have the same images
 };
 
-// G^T m of four numbers.
-inline void transform_sums(const __m512* m, __m512* to) {
-  const __m512 half = _mm512_set1_ps(0.5f), both = _mm512_mul_ps(half, _mm512_add_ps(m[1], m[2]));
-  to[0] = _mm512_add_ps(m[0], both);
-  to[1] = _mm512_mul_ps(half, _mm512_sub_ps(m[1], m[2]));
-  to[2] = _mm512_add_ps(both, m[3]);
-}
+// The gradient of kernels, from sums of all points: G^T m G.
+template <typename Plane>
+class KernelsGradient {
+ public:
+  KernelsGradient(const Convolution& c, const Parts<Plane>& parts) : c_(c), parts_(parts) {}
 
-// Writes the kernels' gradient of one of an item's 16 input channels and one output channel.
-void write(const Convolution& c, const Parts& parts, const Item& item, int64_t in, int64_t channel,
-           float* dweight) {
-  __m512 lines[3][4];
-  for (int x = 0; x < 4; ++x) {
-    __m512 column[4], taps[3];
-    for (int y = 0; y < 4; ++y) column[y] = parts.sum(item, 4 * y + x, in, channel);
-    transform_sums(column, taps);
-    for (int y = 0; y < 3; ++y) lines[y][x] = taps[y];
+  // Writes that of an item.
+  void write(const Item& item, float* dweight) const {
+    for (int64_t in = 0; in < item.ins; ++in)
+      for (int64_t channel = 0; channel < LANES; ++channel)
+        write(item, in, channel,
+              dweight + (item.out * LANES + channel) * 9 * c_.in_channels + (item.in + in) * LANES);
   }
-  float* to = dweight + (item.out * LANES + channel) * 9 * c.in_channels + (item.in + in) * LANES;
-  for (int y = 0; y < 3; ++y) {
-    __m512 taps[3];
-    transform_sums(lines[y], taps);
-    for (int x = 0; x < 3; ++x) _mm512_storeu_ps(to + (3 * y + x) * c.in_channels, taps[x]);
+
+ private:
+  using Down = typename Plane::Down;
+  using Across = typename Plane::Across;
+
+  // Writes that of 16 of its input channels and one output channel.
+  void write(const Item& item, int64_t in, int64_t channel, float* to) const {
+    __m512 lines[3][Across::POINTS] = {};
+    for (int y = 0; y < Down::POINTS; ++y)
+      for (int x = 0; x < Across::POINTS; ++x) {
+        const __m512 sum = parts_.sum(item, Across::POINTS * y + x, in, channel);
+        for (int i = 0; i < 3; ++i) add(sum, down_.kernels[y][i], &lines[i][x]);
+      }
+    for (int i = 0; i < 3; ++i) {
+      __m512 taps[3] = {};
+      for (int x = 0; x < Across::POINTS; ++x)
+        for (int j = 0; j < 3; ++j) add(lines[i][x], across_.kernels[x][j], &taps[j]);
+      for (int j = 0; j < 3; ++j) _mm512_storeu_ps(to + (3 * i + j) * c_.in_channels, taps[j]);
+    }
+  }
+
+  static void add(__m512 sum, float factor, __m512* to) {
+    *to = _mm512_fmadd_ps(sum, _mm512_set1_ps(factor), *to);
+  }
+
+  const Convolution& c_;
+  const Parts<Plane>& parts_;
+  const Matrices<Down> down_;
+  const Matrices<Across> across_;
+};
+
+template <typename Plane>
+void compute(const Convolution& c, const uint16_t* x, const uint16_t* dy, float* dweight,
+             int threads) {
+  std::unique_ptr<Parts<Plane>> parts;
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
+#pragma omp single
+    parts.reset(new Parts<Plane>(c, count));
+    parts->compute(c, x, dy, thread);
+#pragma omp barrier
+    const KernelsGradient<Plane> gradient(c, *parts);
+    const Items items = {c.in_channels / LANES, 0, c.out_channels / LANES};
+    const Range range(items.count(), thread, count);
+    for (int64_t i = range.from; i < range.to; ++i) gradient.write(items[i], dweight);
   }
 }
 
@@ -188,22 +271,10 @@ void write(const Convolution& c, const Parts& parts, const Item& item, int64_t i
 EXPORT void winograd_gradient(const uint16_t* x, const uint16_t* dy, float* dweight,
                               const int64_t* numbers, int threads) {
   const Convolution c = Convolution::of(numbers);
-  std::unique_ptr<Parts> parts;
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
-#pragma omp single
-    parts.reset(new Parts(c, count));
-    parts->compute(c, x, dy, thread);
-#pragma omp barrier
-    const int64_t items = parts->any().items();
-    for (int64_t i = items * thread / count; i < items * (thread + 1) / count; ++i) {
-      const Item item = parts->any().item(i);
-      for (int64_t in = 0; in < item.ins; ++in)
-        for (int64_t channel = 0; channel < LANES; ++channel)
-          write(c, *parts, item, in, channel, dweight);
-    }
-  }
+  const auto plane = c.stride == 2      ? compute<Square<TwoOfFour>>
+                     : c.out_height > 2 ? compute<Plane<FourPixels, TwoPixels>>
+                                        : compute<Square<TwoPixels>>;
+  plane(c, x, dy, dweight, threads);
 }
 
 #endif

@@ -1,6 +1,7 @@
 """Convolutions for training in bf16, against torch's in fp64."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -72,18 +73,12 @@ def learnt(
 
 PAIRED = Operations(winograd=False, weights="paired_gradient")
 WINOGRAD = Operations(winograd=True, weights="winograd_gradient")
-STRIDED = Operations(winograd=True, weights="paired_gradient")
-
-
-def by_winograd(stride: int) -> Operations:
-    """Return what filters 3 x 3 pixels; with a stride, kernels have a direct gradient."""
-    return WINOGRAD if stride == 1 else STRIDED
-
+OF_FEW_CHANNELS = Operations(winograd=True, weights="paired_gradient")
 
 ALL = [
     pytest.param(PAIRED, marks=NEEDS_GRADIENT),
     pytest.param(WINOGRAD, marks=NEEDS_WINOGRAD),
-    pytest.param(STRIDED, marks=NEEDS_WINOGRAD),
+    pytest.param(OF_FEW_CHANNELS, marks=NEEDS_WINOGRAD),
 ]
 
 
@@ -114,36 +109,53 @@ def test_paired_gradients_are_torch_s_but_for_rounding(case: str, threads: int) 
 @NEEDS_WINOGRAD
 @pytest.mark.parametrize("case", FOR_WINOGRAD)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_winograd_comes_to_twice_torch_s_rounding(case: str, threads: int) -> None:
+def test_winograd_rounds_no_more_than_a_few_times_as_much(case: str, threads: int) -> None:
     layer, shape = copy.deepcopy(CASES[case])
     twin, exact = copy.deepcopy(layer), copy.deepcopy(layer).double()
     x = images(*shape)
     torch.set_num_threads(threads)
-    found = learnt(TrainingConv2d(layer, by_winograd(layer.stride[0])), x, bf16=True)
+    found = learnt(TrainingConv2d(layer, WINOGRAD), x, bf16=True)
     assert [tensor.dtype for tensor in found] == [BF16, BF16, torch.float32]
     torch_s, wanted = learnt(twin, x, bf16=True), learnt(exact, x.double(), bf16=False)
     for ours, theirs, right in zip(found, torch_s, wanted, strict=True):
         # Torch's gradient of few pixels is exact, or NaN with a stride; ours has rounded factors.
-        assert error(ours, right) < 3 * max(2**-9, error(theirs, right))
+        assert error(ours, right) < 7 * max(2**-9, error(theirs, right))
+
+
+def filtered_and_exact(
+    layer: nn.Conv2d, x: Tensor, dy: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return output and gradients as Winograd's filtering has them, and what they are."""
+    found = learnt(TrainingConv2d(copy.deepcopy(layer), WINOGRAD), x, bf16=True, dy=dy)
+    exact = learnt(layer.double(), x.double(), bf16=False, dy=dy)
+    return zip(found, exact, strict=True)
 
 
 @NEEDS_WINOGRAD
-@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 1), (1, 2), (1, 3), (2, 1)], ids=str)
-@pytest.mark.parametrize("sides", [(7, 10), (8, 9), (1, 2)], ids=str)
-def test_winograd_is_exact_where_nothing_is_rounded(
-    stride: int, padding: int, sides: tuple[int, int]
-) -> None:
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
+@pytest.mark.parametrize("sides", [(7, 10), (8, 9), (3, 4), (1, 2)], ids=str)
+def test_winograd_reads_and_writes_all_places(padding: int, sides: tuple[int, int]) -> None:
     if min(sides) + 2 * padding < 3:
         pytest.skip("there is no output")
-    layer = nn.Conv2d(48, 32, 3, stride=stride, padding=padding, bias=False)
+    layer = nn.Conv2d(48, 32, 3, padding=padding, bias=False)
+    x = images(3, 48, *sides)
+    dy = images(*layer(x.float()).shape)
+    for found, exact in filtered_and_exact(layer, x, dy):
+        # A line or a column that was left out anywhere would be a tenth and more.
+        assert float((found - exact).abs().max() / exact.abs().max()) < 0.03
+
+
+@NEEDS_WINOGRAD
+@pytest.mark.parametrize(
+    ("stride", "sides"), [(1, (1, 2)), (1, (2, 9)), (2, (7, 10)), (2, (8, 9)), (2, (1, 2))], ids=str
+)
+def test_winograd_is_exact_where_nothing_is_rounded(stride: int, sides: tuple[int, int]) -> None:
+    layer = nn.Conv2d(48, 32, 3, stride=stride, padding=1, bias=False)
     layer.weight.data = torch.randint(-4, 5, layer.weight.shape) * 4.0
-    ours = TrainingConv2d(copy.deepcopy(layer), by_winograd(stride))
     x = torch.randint(-8, 9, (3, 48, *sides)).to(BF16).contiguous(memory_format=torch.channels_last)
     dy = torch.randint(-8, 9, layer(x.float()).shape).to(BF16)
-    found = learnt(ours, x, bf16=True, dy=dy)
-    wanted = learnt(layer.double(), x.double(), bf16=False, dy=dy)
-    for one, exact in zip(found, wanted, strict=True):
-        assert torch.equal(one, exact.to(one.dtype))
+    for found, exact in filtered_and_exact(layer, x, dy):
+        assert torch.equal(found, exact.to(found.dtype))
 
 
 @NEEDS_WINOGRAD
@@ -162,7 +174,7 @@ def test_weights_may_have_any_layout() -> None:
 def test_winograd_of_images_does_not_hang_on_threads_or_on_other_images(stride: int) -> None:
     layer, shape = copy.deepcopy(CASES["many images"])
     layer.stride = (stride, stride)
-    ours, x = TrainingConv2d(layer, by_winograd(stride)), images(*shape)
+    ours, x = TrainingConv2d(layer, WINOGRAD), images(*shape)
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -244,7 +256,8 @@ def test_other_layers_are_left_alone(layer: nn.Module | None) -> None:
         (nn.Conv2d(16, 32, 3, padding=1, bias=False), (True, "paired_gradient")),
         (nn.Conv2d(32, 64, 3, padding=1, bias=False), (True, "winograd_gradient")),
         (nn.Conv2d(512, 512, 3, padding=1, bias=False), (True, "winograd_gradient")),
-        (nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False), (True, "paired_gradient")),
+        (nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False), (True, "winograd_gradient")),
+        (nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False), (True, "paired_gradient")),
         (nn.Conv2d(32, 64, 3, stride=2, bias=False), (False, "paired_gradient")),
         (nn.Conv2d(32, 64, 3, stride=3, padding=1, bias=False), (False, "paired_gradient")),
         (nn.Conv2d(64, 128, 5, padding=2, bias=False), (False, "paired_gradient")),
