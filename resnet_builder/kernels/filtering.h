@@ -8,7 +8,7 @@
 //   POINTS   products, and
 //   OUTPUTS  pixels Y.
 //
-// Planes are transformed in one direction, and then in the other. Of ways that train, the transposed
+// Planes are transformed in one direction, and then in the other. Of ways that train the transposed
 // transform of Y is there, too, which makes points of the gradient of two lines' outputs.
 
 #pragma once

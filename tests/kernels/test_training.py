@@ -122,9 +122,7 @@ def test_winograd_rounds_no_more_than_a_few_times_as_much(case: str, threads: in
         assert error(ours, right) < 7 * max(2**-9, error(theirs, right))
 
 
-def filtered_and_exact(
-    layer: nn.Conv2d, x: Tensor, dy: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
+def filtered_and_exact(layer: nn.Conv2d, x: Tensor, dy: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Return output and gradients as Winograd's filtering has them, and what they are."""
     found = learnt(TrainingConv2d(copy.deepcopy(layer), WINOGRAD), x, bf16=True, dy=dy)
     exact = learnt(layer.double(), x.double(), bf16=False, dy=dy)
