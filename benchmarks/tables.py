@@ -196,6 +196,16 @@ def _convolutions(kind: str, result: Result) -> Iterator[Row]:
         yield (kind, part, *ratios, *errors)
 
 
+def gradients() -> str:
+    """How exact a step's gradient is in bf16, beside what batches differ by."""
+    header = ("processor", "network", "in bf16 by torch", "in bf16 by us", "of the next batch")
+    return table(header, (_gradients(*one) for one in measured("gradients_*")), left=2)
+
+
+def _gradients(kind: str, name: str, result: Result) -> Row:
+    return (kind, f"`{name}`", *(f"{one:.3f}" for one in result["distance"].values()))
+
+
 def memory() -> str:
     """Memory that training steps add to the process."""
     header = ("processor", "network", "ours, MiB", "stock, MiB", "ours over it")
@@ -287,6 +297,7 @@ TABLES: dict[str, Callable[[], str]] = {
         recipes,
         training,
         convolutions,
+        gradients,
         evaluation,
         memory,
         ablation,

@@ -22,6 +22,7 @@ EXPORT int has_winograd_bf16();
 namespace {
 
 constexpr int PATCHES = 8;  // that are computed at once
+constexpr int PARTS = 16;   // of each thread's share, for one that is held up computes fewer
 
 // ---- kernels -----------------------------------------------------------------------------------
 
@@ -34,9 +35,11 @@ struct Kernels {
   void read(const Convolution& c, const float* weights, bool turned, int64_t in, int64_t out) {
     const int64_t from = turned ? in : out, to = turned ? out : in;
     const int64_t channels = turned ? c.out_channels : c.in_channels;
+    const int64_t next = turned ? 9 * LANES * channels : LANES;
     for (int64_t i = 0; i < LANES; ++i)
       for (int at = 0; at < 9; ++at) {
         const float* numbers = weights + ((from + i) * 9 + at) * channels + to;
+        _mm_prefetch(numbers + next, _MM_HINT_T0);
         if (turned)
           std::memcpy(&pixels[8 - at][i], numbers, sizeof(Vector));
         else
@@ -237,10 +240,13 @@ void convolve(const Convolution& c, const float* weights, bool turned, const Tai
     for (int64_t block = thread; block < blocks; block += count)
       transform_kernels<Type, Plane>(c, weights, turned, block * LANES, &factors[block * size]);
 #pragma omp barrier
-    const auto first = [&](int64_t part) {
-      return std::min(groups * part / count * PATCHES, patches);
-    };
-    Winograd<Type, Plane>(c, factors.get(), tail, x).convolve(first(thread), first(thread + 1), y);
+    Winograd<Type, Plane> winograd(c, factors.get(), tail, x);
+    const int64_t parts = std::min(groups, PARTS * count);
+#pragma omp for schedule(dynamic)
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t from = groups * part / parts, to = groups * (part + 1) / parts;
+      winograd.convolve(from * PATCHES, std::min(to * PATCHES, patches), y);
+    }
   }
 }
 

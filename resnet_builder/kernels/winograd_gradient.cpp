@@ -161,45 +161,40 @@ class Gradient {
   const std::unique_ptr<Sums[]> sums_;  // for each point those of all items
 };
 
-// All threads' parts. Where sums would be many, several threads have output channels of the same
-// images, which each of them transforms; others have all of their images.
+// All threads' parts. Each has images of its own if there are not too many sums for that; otherwise
+// some threads share images, which each of them transforms, and divide the output channels.
 template <typename Plane>
 class Parts {
  public:
-  Parts(const Convolution& c, int64_t threads)
-      : lines_(c.images * Patch<Plane>::in_column(c)), parts_(threads), sharing_(1) {
+  Parts(const Convolution& c, int64_t threads) : c_(c), threads_(threads), parts_(threads) {
     const int64_t bytes = Plane::POINTS * c.in_channels * c.out_channels * int64_t(sizeof(float));
-    const int64_t most = std::min(threads, c.out_channels / LANES);
-    while (sharing_ < most && bytes * (threads / sharing_) > MOST_SUMS) ++sharing_;
+    const int64_t least = (threads + c.out_channels / LANES - 1) / (c.out_channels / LANES);
+    shares_ = std::min(threads, std::max(least, MOST_SUMS / bytes));
   }
 
-  void compute(const Convolution& c, const uint16_t* x, const uint16_t* dy, int64_t thread) {
-    const int64_t of = count() / sharing_, part = thread / sharing_;
-    if (part == of) return;  // threads are no multiple of those that share
-    const Range lines(lines_, part, of), outs(c.out_channels / LANES, thread % sharing_, sharing_);
-    if (lines.from == lines.to) return;
-    const Items items = {c.in_channels / LANES, outs.from, outs.to - outs.from};
-    parts_[thread].reset(new Gradient<Plane>(c, x, dy, items));
-    parts_[thread]->compute(lines.from, lines.to);
+  void compute(const uint16_t* x, const uint16_t* dy, int64_t thread) {
+    const int64_t lines = c_.images * Patch<Plane>::in_column(c_);
+    const Range sharing(threads_, ((thread + 1) * shares_ - 1) / threads_, shares_);
+    const Range outs(c_.out_channels / LANES, thread - sharing.from, sharing.to - sharing.from);
+    const Items items = {c_.in_channels / LANES, outs.from, outs.to - outs.from};
+    const int64_t from = lines * sharing.from / threads_, to = lines * sharing.to / threads_;
+    if (from == to) return;
+    parts_[thread].reset(new Gradient<Plane>(c_, x, dy, items));
+    parts_[thread]->compute(from, to);
   }
 
-  // Adds up what all came to at a point, for an item, some input and one output channel.
-  __m512 sum(const Item& item, int64_t point, int64_t in, int64_t channel) const {
-    __m512 sum = _mm512_setzero_ps();
+  // Calls body(part) with each that has an item's sums.
+  template <typename Body>
+  void having(const Item& item, Body body) const {
     for (const auto& part : parts_)
-      if (part && part->items().has(item)) {
-        const Sums& sums = part->sums(item, point)[in];
-        sum = _mm512_add_ps(sum, _mm512_load_ps(sums.values + channel * LANES));
-      }
-    return sum;
+      if (part && part->items().has(item)) body(*part);
   }
 
  private:
-  int64_t count() const { return int64_t(parts_.size()); }
-
-  const int64_t lines_;  // of patches
+  const Convolution& c_;
+  const int64_t threads_;
+  int64_t shares_;  // of the images, for threads next to each other
   std::vector<std::unique_ptr<Gradient<Plane>>> parts_;
-  int64_t sharing_;  // threads next to each other, which have the same images
 };
 
 // The gradient of kernels, from sums of all points: G^T m G.
@@ -209,41 +204,56 @@ class KernelsGradient {
   KernelsGradient(const Convolution& c, const Parts<Plane>& parts) : c_(c), parts_(parts) {}
 
   // Writes that of an item.
-  void write(const Item& item, float* dweight) const {
-    for (int64_t in = 0; in < item.ins; ++in)
+  void write(const Item& item, float* dweight) {
+    for (int64_t in = 0; in < item.ins; ++in) {
+      std::fill_n(columns_[0][0].values, 3 * Across::POINTS * LANES * LANES, 0.f);
+      parts_.having(item, [&](const Gradient<Plane>& part) {
+        for (int y = 0; y < Down::POINTS; ++y)
+          for (int x = 0; x < Across::POINTS; ++x)
+            add(part.sums(item, Across::POINTS * y + x)[in], down_.kernels[y], x);
+      });
       for (int64_t channel = 0; channel < LANES; ++channel)
-        write(item, in, channel,
-              dweight + (item.out * LANES + channel) * 9 * c_.in_channels + (item.in + in) * LANES);
+        write(channel, dweight + (item.out * LANES + channel) * 9 * c_.in_channels +
+                           (item.in + in) * LANES);
+    }
   }
 
  private:
   using Down = typename Plane::Down;
   using Across = typename Plane::Across;
 
-  // Writes that of 16 of its input channels and one output channel.
-  void write(const Item& item, int64_t in, int64_t channel, float* to) const {
-    __m512 lines[3][Across::POINTS] = {};
-    for (int y = 0; y < Down::POINTS; ++y)
-      for (int x = 0; x < Across::POINTS; ++x) {
-        const __m512 sum = parts_.sum(item, Across::POINTS * y + x, in, channel);
-        for (int i = 0; i < 3; ++i) add(sum, down_.kernels[y][i], &lines[i][x]);
+  // Transforms a point's sums down its column.
+  void add(const Sums& sums, const float* factors, int x) {
+    const __m512 factor[] = {_mm512_set1_ps(factors[0]), _mm512_set1_ps(factors[1]),
+                             _mm512_set1_ps(factors[2])};
+    for (int64_t at = 0; at < LANES * LANES; at += LANES) {
+      const __m512 sum = _mm512_load_ps(sums.values + at);
+#pragma GCC unroll 3
+      for (int i = 0; i < 3; ++i) {
+        float* to = columns_[i][x].values + at;
+        _mm512_store_ps(to, _mm512_fmadd_ps(sum, factor[i], _mm512_load_ps(to)));
       }
-    for (int i = 0; i < 3; ++i) {
-      __m512 taps[3] = {};
-      for (int x = 0; x < Across::POINTS; ++x)
-        for (int j = 0; j < 3; ++j) add(lines[i][x], across_.kernels[x][j], &taps[j]);
-      for (int j = 0; j < 3; ++j) _mm512_storeu_ps(to + (3 * i + j) * c_.in_channels, taps[j]);
     }
   }
 
-  static void add(__m512 sum, float factor, __m512* to) {
-    *to = _mm512_fmadd_ps(sum, _mm512_set1_ps(factor), *to);
+  // Transforms lines, and writes what is of one output channel and 16 input channels.
+  void write(int64_t channel, float* to) const {
+    for (int i = 0; i < 3; ++i) {
+      __m512 pixels[3] = {};
+      for (int x = 0; x < Across::POINTS; ++x) {
+        const __m512 sum = _mm512_load_ps(columns_[i][x].values + channel * LANES);
+        for (int j = 0; j < 3; ++j)
+          pixels[j] = _mm512_fmadd_ps(sum, _mm512_set1_ps(across_.kernels[x][j]), pixels[j]);
+      }
+      for (int j = 0; j < 3; ++j) _mm512_storeu_ps(to + (3 * i + j) * c_.in_channels, pixels[j]);
+    }
   }
 
   const Convolution& c_;
   const Parts<Plane>& parts_;
   const Matrices<Down> down_;
   const Matrices<Across> across_;
+  Sums columns_[3][Across::POINTS];  // of 16 input and 16 output channels
 };
 
 template <typename Plane>
@@ -255,9 +265,9 @@ void compute(const Convolution& c, const uint16_t* x, const uint16_t* dy, float*
     const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
 #pragma omp single
     parts.reset(new Parts<Plane>(c, count));
-    parts->compute(c, x, dy, thread);
+    parts->compute(x, dy, thread);
 #pragma omp barrier
-    const KernelsGradient<Plane> gradient(c, *parts);
+    KernelsGradient<Plane> gradient(c, *parts);
     const Items items = {c.in_channels / LANES, 0, c.out_channels / LANES};
     const Range range(items.count(), thread, count);
     for (int64_t i = range.from; i < range.to; ++i) gradient.write(items[i], dweight);

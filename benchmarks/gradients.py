@@ -1,0 +1,113 @@
+"""How exact a step's gradient is in bf16, by our operations and by torch's.
+
+    python benchmarks/gradients.py RUN [--data-dir DIR]
+
+takes a finished run and its training images, and writes
+``benchmarks/results/KIND/gradients_SPEC.json``: how far the gradients of all kernels together are
+from what fp64 computes, over that one's length, in bf16 by torch's operations and by ours; and how
+far those of the next batch are, which is what training by batches lives with.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from machine import describe, own_results
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnet_builder.data.batches import evaluation_batches
+from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.splits import Splits
+from resnet_builder.kernels import with_kernels
+from resnet_builder.trained import load_trained
+from resnet_builder.training.inference import load_own_splits
+from resnet_builder.training.process import configure
+
+BATCH_SIZE = 128
+BATCHES = 9
+
+Batch = tuple[Tensor, Tensor]
+
+
+def main() -> None:
+    """Compute each batch's gradients in three ways, and write how far they are from each other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data-dir", type=Path)
+    given = parser.parse_args()
+    configure(threads=None)
+    trained = load_trained(given.run)
+    network = trained.network.train().to(memory_format=torch.channels_last)
+    splits = load_own_splits(trained, data_dir=given.data_dir)
+    batches = list(batches_of(splits))
+    exact = [gradient(network.double(), batch) for batch in batches]
+    network.float()
+    distances: dict[str, list[float]] = {
+        "in bf16 by torch": distances_of(network, lambda twin: twin, batches, exact),
+        "in bf16 by us": distances_of(network, with_kernels, batches, exact),
+        "of the next batch": [distance(*pair) for pair in pairwise(exact)],
+    }
+    report = {
+        "what": f"distance of a step's gradient of {trained.spec.name}'s kernels from fp64's, over "
+        f"its length, median of {BATCHES - 1} batches of {BATCH_SIZE}",
+        "machine": describe(),
+        "distance": {name: round(statistics.median(each), 4) for name, each in distances.items()},
+        "each": {name: [round(one, 4) for one in each] for name, each in distances.items()},
+    }
+    path = own_results() / f"gradients_{trained.spec.name}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(path.read_text())
+
+
+def batches_of(splits: Splits) -> Iterator[Batch]:
+    """Yield some batches of training images, drawn at random."""
+    assert isinstance(splits.train, MemorySource)
+    order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))
+    images = splits.train.take(order[: BATCHES * BATCH_SIZE])
+    yield from evaluation_batches(
+        images,
+        batch_size=BATCH_SIZE,
+        mean=splits.mean,
+        std=splits.std,
+        device=torch.device("cpu"),
+    )
+
+
+def distances_of(
+    network: nn.Module,
+    prepare: Callable[[nn.Module], nn.Module],
+    batches: list[Batch],
+    exact: list[Tensor],
+) -> list[float]:
+    """Return how far a way in bf16 is from what is exact, of each batch but the last."""
+    prepared = prepare(copy.deepcopy(network))
+    found = (gradient(prepared, batch, bf16=True) for batch in batches[:-1])
+    return [distance(one, right) for one, right in zip(found, exact, strict=False)]
+
+
+def gradient(network: nn.Module, batch: Batch, *, bf16: bool = False) -> Tensor:
+    """Return the gradients of all kernels, one after the other, in fp64."""
+    network.zero_grad()
+    images, labels = batch
+    (weight, *_) = network.parameters()
+    images = images.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = network(images)
+    F.cross_entropy(logits.to(weight.dtype), labels).backward()
+    kernels = [weight.grad for weight in network.parameters() if weight.ndim == 4]
+    return torch.cat([kernel.flatten().double() for kernel in kernels if kernel is not None])
+
+
+def distance(found: Tensor, exact: Tensor) -> float:
+    """Return how far a tensor is from another, over that one's length."""
+    return float((found - exact).norm() / exact.norm())
+
+
+if __name__ == "__main__":
+    main()
