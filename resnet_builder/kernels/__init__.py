@@ -7,7 +7,7 @@ runs on; :mod:`.rows` is what the convolutions have in common. :mod:`.network` p
 places of what they compute.
 """
 
-from resnet_builder.kernels.compiled import no_kernels
+from resnet_builder.kernels.compiled import no_kernels, unused_instructions
 from resnet_builder.kernels.network import with_inference_kernels, with_kernels
 
-__all__ = ["no_kernels", "with_inference_kernels", "with_kernels"]
+__all__ = ["no_kernels", "unused_instructions", "with_inference_kernels", "with_kernels"]

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -48,7 +47,7 @@ _VECTORS = {
 """What a compiler may use of x86 processors, by what torch found this one to have."""
 
 _TILES = ("-mamx-tile", "-mamx-bf16")
-"""And where torch found AMX, if the compiler knows it: GCC does since version 11."""
+"""And where torch found AMX; GCC knows it since version 11."""
 
 _PAIRS = ("-mavx512bf16",)
 """And where it found instructions that multiply vectors of bf16; GCC has them since version 10."""
@@ -93,22 +92,39 @@ def no_kernels(device: torch.device) -> str | None:
     return None
 
 
-@cache
+def unused_instructions() -> str | None:
+    """Return which of this processor's instructions the kernels do without, if any, and why.
+
+    Raises:
+        NoKernelsError: There are no kernels.
+    """
+    return _library()[1]
+
+
 def library() -> ctypes.CDLL:
     """Load the kernels, compiling them if this machine has not done so yet.
 
     Raises:
         NoKernelsError: This machine cannot compile them.
     """
+    return _library()[0]
+
+
+@cache
+def _library() -> tuple[ctypes.CDLL, str | None]:
+    """Load the kernels, and tell what :func:`unused_instructions` does."""
     command = _command()
-    for found, flags in (
-        (torch.cpu._is_amx_tile_supported, _TILES),
-        (torch.cpu._is_avx512_bf16_supported, _PAIRS),
+    unused = None
+    for name, found, flags in (
+        ("AMX", torch.cpu._is_amx_tile_supported, _TILES),
+        ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported, _PAIRS),
     ):
         if found():
-            with suppress(NoKernelsError):
-                return _compiled((*command, *flags))
-    return _compiled(command)
+            try:
+                return _compiled((*command, *flags)), unused
+            except NoKernelsError as error:
+                unused = unused or f"{name}: {error}"
+    return _compiled(command), unused
 
 
 def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:

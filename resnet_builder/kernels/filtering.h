@@ -8,8 +8,8 @@
 //   POINTS   products, and
 //   OUTPUTS  pixels Y.
 //
-// Planes are transformed in one direction, and then in the other. Of ways that train the transposed
-// transform of Y is there, too, which makes points of the gradient of two lines' outputs.
+// Planes are transformed down their columns, and then across their lines. What goes across in the
+// gradient of kernels has the transposed transform of Y, too, which makes points of Y's gradient.
 
 #pragma once
 
@@ -47,10 +47,10 @@ struct TwoPixels {
   }
 };
 
-// F(4, 3): 6 products in place of 12. Polynomials are evaluated in 0, +-5/8, +-3/2 and infinity,
-// which are exact in fp32, and lose half of what the usual 0, +-1, +-2 do: two to three times what
-// plain sums lose. In bf16 they lose three times what its rounding does if the other direction has
-// F(2, 3), five times if it has this, too.
+// F(4, 3): 6 products in place of 12. Polynomials are evaluated in 0, +-5/8, +-3/2 and infinity:
+// all factors of pixels are then exact even in bf16, and half of what is lost with the usual 0, +-1
+// and +-2 is, two to three times what plain sums lose. In bf16 it is three times what its rounding
+// loses if the other direction has F(2, 3), five times if it has this, too.
 struct FourPixels {
   static constexpr int INPUTS = 6, STEP = 4, POINTS = 6, OUTPUTS = 4;
 

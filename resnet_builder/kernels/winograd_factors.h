@@ -1,5 +1,5 @@
 // What the gradient of Winograd's kernels multiplies: B^T d B of the input and A dY A^T of the
-// output's gradient, in bf16. Words have two squares' numbers, next to each other in a line.
+// output's gradient, in bf16. Words have two patches' numbers, next to each other in a line.
 
 #pragma once
 
@@ -50,7 +50,7 @@ struct Taps {
   }
 };
 
-// 32 channels of an image, or the last 16.
+// 32 channels of an image, or its last 16.
 struct Image {
   const uint16_t* pixels;
   int64_t height, width, channels;
@@ -71,7 +71,7 @@ class Lines {
  public:
   // Lines are counted from `top`. The one of number `soon` is needed soon.
   Lines(const Image& image, const Taps& taps, int64_t top, int64_t soon)
-      : width_(image.width), channels_(image.channels), mask_(image.mask) {
+      : width_(image.width), mask_(image.mask) {
     const auto line = [&](int64_t y, int64_t* step) {
       const bool inside = y >= 0 && y < image.height;
       *step = inside ? image.channels : 0;
@@ -105,7 +105,7 @@ class Lines {
  private:
   alignas(64) static constexpr uint16_t ZEROS[2 * LANES] = {};
 
-  const int64_t width_, channels_;
+  const int64_t width_;
   const __mmask32 mask_;
   __m512bh lower_[TAPS], upper_[TAPS];  // a factor and zero; zero and a factor
   const uint16_t *pixels_[TAPS], *soon_;

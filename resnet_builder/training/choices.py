@@ -4,7 +4,7 @@ import torch
 
 from resnet_builder.device import describe, memory_format, pick_precision
 from resnet_builder.errors import UsageError
-from resnet_builder.kernels import no_kernels
+from resnet_builder.kernels import no_kernels, unused_instructions
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import describe_environment, versions
 from resnet_builder.runs.files import Warn
@@ -71,6 +71,11 @@ def settle_choices(
         )
         if fault is not None and not decision.compile:
             _warn_of_no_kernels(spec, device, fault, warn)
+        if choices.kernels and (unused := unused_instructions()) is not None:
+            warn(
+                "run.kernels: training takes longer than with a newer C++ compiler, for this one "
+                f"has no use for the processor's {unused}"
+            )
         record = describe_environment(describe(device), choices, decision)
         record.write(run.env)
         return record

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from resnet_builder.kernels import compiled as module
-from resnet_builder.kernels import no_kernels
+from resnet_builder.kernels import no_kernels, unused_instructions
 from resnet_builder.kernels.compiled import library
 from resnet_builder.kernels.norm import FusedNorm
 
@@ -27,9 +27,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give the kernels a cache of their own, as on a new machine."""
     folder = tmp_path / "cache"
     monkeypatch.setattr(module, "cache_dir", lambda: folder)
-    library.cache_clear()
+    module._library.cache_clear()
     yield folder / "kernels"
-    library.cache_clear()
+    module._library.cache_clear()
 
 
 def compiler(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,10 +51,11 @@ def kept(folder: Path) -> list[str]:
 
 def test_they_are_compiled_once(cache: Path) -> None:
     assert no_kernels(CPU) is None
+    assert unused_instructions() is None
     assert kept(cache) == [".so"]
     (file,) = cache.iterdir()
     written = file.stat().st_mtime_ns
-    library.cache_clear()
+    module._library.cache_clear()
     assert no_kernels(CPU) is None
     assert file.stat().st_mtime_ns == written
 
@@ -65,7 +66,7 @@ def test_another_compiler_compiles_anew(
     copier(tmp_path / "mine", compiled, monkeypatch)
     assert no_kernels(CPU) is None
     copier(tmp_path / "other", compiled, monkeypatch)
-    library.cache_clear()
+    module._library.cache_clear()
     assert no_kernels(CPU) is None
     assert kept(cache) == [".so", ".so"]
 
@@ -77,9 +78,10 @@ def test_a_compiler_that_knows_no_tiles_compiles_all_else(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     unknown = "*-mamx*" if known == "vectors" else "*-mamx*|*-mavx512bf16*"
-    older = f'case "$*" in {unknown}) exit 1;; esac; exec c++ "$@"'
+    older = f'case "$*" in {unknown}) echo "error: unknown" >&2; exit 1;; esac; exec c++ "$@"'
     compiler(tmp_path / "older", older, monkeypatch)
     assert no_kernels(CPU) is None
+    assert unused_instructions() == f"AMX: {tmp_path / 'older'}: error: unknown"
     assert not library().has_tiles()
     has_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512" and sys.platform == "linux"
     assert bool(library().has_paired_gradient()) == (known == "vectors" and has_vectors)
@@ -97,7 +99,7 @@ def test_a_damaged_file_is_compiled_anew(
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(damage)
     monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "other")
-    library.cache_clear()
+    module._library.cache_clear()
     assert no_kernels(CPU) is None
     assert damaged.stat().st_size == whole.stat().st_size
 

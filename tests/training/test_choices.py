@@ -225,6 +225,20 @@ def test_operations_that_cannot_be_had_are_told(
 
 
 @NEEDS_KERNELS
+def test_instructions_that_the_compiler_does_not_know_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unused = "AMX: c++: error: unrecognized command-line option '-mamx-tile'"
+    monkeypatch.setattr(choices, "unused_instructions", lambda: unused)
+    _, warnings = settled(tmp_path)
+    assert warnings == [
+        "run.kernels: training takes longer than with a newer C++ compiler, for this one has no "
+        f"use for the processor's {unused}"
+    ]
+    assert settled(tmp_path)[1] == []
+
+
+@NEEDS_KERNELS
 def test_operations_that_are_gone_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
