@@ -7,14 +7,13 @@ takes a finished run and its test images, and writes
 and how many images are answered otherwise than by the usual script.
 """
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
+from finished import open_finished
 from machine import describe, own_results
 from opponents import evaluate as evaluate_as_usual
 from torch import Tensor, nn
@@ -22,10 +21,8 @@ from torch import Tensor, nn
 from resnet_builder.data.batches import evaluation_batches
 from resnet_builder.data.memory import MemorySource
 from resnet_builder.data.splits import Splits
-from resnet_builder.trained import Trained, load_trained
+from resnet_builder.trained import Trained
 from resnet_builder.training.evaluation import evaluate, prepared
-from resnet_builder.training.inference import load_own_splits
-from resnet_builder.training.process import configure
 
 BATCH_SIZE = 128
 TURNS = 7
@@ -34,13 +31,7 @@ CPU = torch.device("cpu")
 
 def main() -> None:
     """Take turns, and write each way's rate and its ratio to the usual one."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--data-dir", type=Path)
-    given = parser.parse_args()
-    configure(threads=None)
-    trained = load_trained(given.run)
-    splits = load_own_splits(trained, data_dir=given.data_dir)
+    trained, splits = open_finished(__doc__)
     assert isinstance(splits.test, MemorySource)
     ways = ways_of(trained, splits, splits.test)
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -8,15 +8,14 @@ from what fp64 computes, over that one's length, in bf16 by torch's operations a
 far those of the next batch are, which is what training by batches lives with.
 """
 
-import argparse
 import copy
 import json
 import statistics
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import torch
+from finished import open_finished
 from machine import describe, own_results
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,9 +24,6 @@ from resnet_builder.data.batches import evaluation_batches
 from resnet_builder.data.memory import MemorySource
 from resnet_builder.data.splits import Splits
 from resnet_builder.kernels import with_kernels
-from resnet_builder.trained import load_trained
-from resnet_builder.training.inference import load_own_splits
-from resnet_builder.training.process import configure
 
 BATCH_SIZE = 128
 BATCHES = 9
@@ -37,14 +33,8 @@ Batch = tuple[Tensor, Tensor]
 
 def main() -> None:
     """Compute each batch's gradients in three ways, and write how far they are from each other."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--data-dir", type=Path)
-    given = parser.parse_args()
-    configure(threads=None)
-    trained = load_trained(given.run)
+    trained, splits = open_finished(__doc__)
     network = trained.network.train().to(memory_format=torch.channels_last)
-    splits = load_own_splits(trained, data_dir=given.data_dir)
     batches = list(batches_of(splits))
     exact = [gradient(network.double(), batch) for batch in batches]
     network.float()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.gradients import gradient_of_parameters
+from resnet_builder.kernels.gradient_memory import memory_for_gradient
 
 _TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
@@ -147,7 +147,7 @@ class _Fused(torch.autograd.Function):
         behind = None
         if masks or dy_too is not None:
             behind = torch.empty_like(x) if ctx.has_addend else dx
-        dweight, dbias = gradient_of_parameters(*moments.shape).unbind()
+        dweight, dbias = memory_for_gradient(*moments.shape).unbind()
         mean, inverse_deviation = moments.unbind()
         getattr(library(), f"backward_{_TYPES[x.dtype]}")(
             dy.data_ptr(),

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.gradients import gradient_of_parameters
+from resnet_builder.kernels.gradient_memory import memory_for_gradient
 from resnet_builder.kernels.rows import convolved, fits_rows, fits_winograd, shape_of
 
 _ENOUGH_CHANNELS = 32
@@ -164,7 +164,7 @@ def _weights_gradient(
     Returns:
         ``(C_out, C_in, size, size)`` fp32, channels-last.
     """
-    dweight = gradient_of_parameters(dy.shape[1], size, size, x.shape[1])
+    dweight = memory_for_gradient(dy.shape[1], size, size, x.shape[1])
     getattr(library(), operation)(
         x.data_ptr(),
         dy.data_ptr(),

@@ -117,9 +117,10 @@ def test_winograd_rounds_no_more_than_a_few_times_as_much(case: str, threads: in
     found = learnt(TrainingConv2d(layer, WINOGRAD), x, bf16=True)
     assert [tensor.dtype for tensor in found] == [BF16, BF16, torch.float32]
     torch_s, wanted = learnt(twin, x, bf16=True), learnt(exact, x.double(), bf16=False)
-    for ours, theirs, right in zip(found, torch_s, wanted, strict=True):
+    times = (4.5, 4.5, 7) if layer.stride == (1, 1) else (3, 3, 3)
+    for ours, theirs, right, most in zip(found, torch_s, wanted, times, strict=True):
         # Torch's gradient of few pixels is exact, or NaN with a stride; ours has rounded factors.
-        assert error(ours, right) < 7 * max(2**-9, error(theirs, right))
+        assert error(ours, right) < most * max(2**-9, error(theirs, right))
 
 
 def filtered_and_exact(layer: nn.Conv2d, x: Tensor, dy: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -28,7 +28,7 @@ class _Room(threading.local):
 _room = _Room()
 
 
-def gradient_of_parameters(*shape: int) -> Tensor:
+def memory_for_gradient(*shape: int) -> Tensor:
     """Return an uninitialised tensor of this shape, in fp32, for gradients of parameters.
 
     It is a part of a block that others have parts of, too. A block is given back once all of its

@@ -6,7 +6,7 @@ import weakref
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels.gradients import gradient_of_parameters
+from resnet_builder.kernels.gradient_memory import memory_for_gradient
 from resnet_builder.kernels.training import TrainingConv2d, operations_for
 from tests.kernels import NEEDS_GRADIENT
 
@@ -15,7 +15,7 @@ BLOCK = 4 * 2**20  # bytes
 
 def test_tensors_share_blocks_but_no_numbers() -> None:
     shapes = [(3, 5), (1,), (64, 3, 3, 64), (2, 16)] * 40  # more than a block
-    tensors = [gradient_of_parameters(*shape).fill_(number) for number, shape in enumerate(shapes)]
+    tensors = [memory_for_gradient(*shape).fill_(number) for number, shape in enumerate(shapes)]
     for number, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
         assert tensor.shape == shape
         assert tensor.dtype == torch.float32
@@ -26,25 +26,25 @@ def test_tensors_share_blocks_but_no_numbers() -> None:
 
 
 def test_what_is_larger_than_a_block_has_one_of_its_own() -> None:
-    large = gradient_of_parameters(2**20 + 3)
+    large = memory_for_gradient(2**20 + 3)
     assert large.untyped_storage().nbytes() < BLOCK + 1024
-    assert gradient_of_parameters(4).untyped_storage().nbytes() == BLOCK
+    assert memory_for_gradient(4).untyped_storage().nbytes() == BLOCK
 
 
 def test_a_block_is_given_back_with_its_last_tensor() -> None:
     storages: list[weakref.ref[Tensor]] = []
     for _ in range(5):
-        tensor = gradient_of_parameters(2**20)
+        tensor = memory_for_gradient(2**20)
         assert tensor._base is not None
         storages.append(weakref.ref(tensor._base))
     del tensor
-    gradient_of_parameters(2**20)
+    memory_for_gradient(2**20)
     assert [each() for each in storages] == [None] * 5
 
 
 def test_threads_have_blocks_of_their_own() -> None:
-    found: list[Tensor] = [gradient_of_parameters(4)]
-    thread = threading.Thread(target=lambda: found.append(gradient_of_parameters(4)))
+    found: list[Tensor] = [memory_for_gradient(4)]
+    thread = threading.Thread(target=lambda: found.append(memory_for_gradient(4)))
     thread.start()
     thread.join()
     mine, other = (tensor.untyped_storage().data_ptr() for tensor in found)
