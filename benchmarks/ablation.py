@@ -8,12 +8,12 @@ turns.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Iterator
 
 import torch
-from machine import describe, own_results
+from machine import describe
+from results import own_results, write
 from tables import ablation
 from throughput import Turns, Worker, spec_of, sums, take_turns
 from throughput import work as compete
@@ -70,8 +70,7 @@ def main() -> None:
         "rows": {name: {"what": rows[name], **sums(rates[name], workers[name])} for name in rows},
         **gains({name: statistics.median(values) for name, values in rates.items()}),
     }
-    path = own_results() / f"ablation_{given.spec}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write(own_results() / f"ablation_{given.spec}.json", report)
     print(ablation(report))
 
 

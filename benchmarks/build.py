@@ -1,31 +1,31 @@
 """Time ``build_from_spec`` against building with default initialisation and initialising again.
 
-python benchmarks/build.py [SPEC]
+    python benchmarks/build.py [SPEC]
 
 writes ``benchmarks/results/build_SPEC.json``; the two are alternated in one process.
 """
 
-import json
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from machine import describe
+from results import RESULTS, write
 from torch import nn
 
 from resnet_builder import build_from_spec
 from resnet_builder.builder import read_spec
 from resnet_builder.builder.construct import construct_ordinarily
 
-RESULTS = Path(__file__).parent / "results"
 PAIRS = 9
 
 
 def main() -> None:
     """Alternate, and write medians and their ratio."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "resnet1202"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("spec", nargs="?", default="resnet1202")
+    name = parser.parse_args().spec
     model = read_spec(name).model
 
     def twice() -> None:
@@ -45,9 +45,7 @@ def main() -> None:
         "seconds": medians,
         "ratio": round(medians["ours"] / medians["initialised twice"], 3),
     }
-    path = RESULTS / f"build_{name}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(path.read_text())
+    write(RESULTS / f"build_{name}.json", report)
 
 
 def timed(work: Callable[[], object]) -> float:

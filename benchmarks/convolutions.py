@@ -9,14 +9,15 @@ images that are cut in turn from at least 64 MiB, and how far either is from wha
 
 import argparse
 import copy
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from time import perf_counter
 
 import torch
-from machine import describe, own_results
+from gradients import distance
+from machine import describe
+from results import own_results, write
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
@@ -57,9 +58,7 @@ def main() -> None:
         },
         "each": each,
     }
-    path = own_results() / "convolutions.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path.read_text())
+    write(own_results() / "convolutions.json", result)
 
 
 def convolutions(spec: str) -> Iterator[Case]:
@@ -135,7 +134,7 @@ def compared(layer: nn.Conv2d, shape: torch.Size, part: str) -> dict[str, float]
             times[number].append(timed(compute))
     ours, torch_s = (1000 * statistics.median(column[1:]) for column in times)
     exact = PARTS[part](*in_fp64(layer, *batches[0]))()
-    errors = [float((run[0]() - exact).norm() / exact.norm()) for run in runs]
+    errors = [distance(run[0](), exact) for run in runs]
     return {
         "ours": round(ours, 3),
         "torch's": round(torch_s, 3),

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from machine import describe, own_results
+from machine import describe
+from results import own_results, write
 
 from resnet_builder.bench.endless import endless
 from resnet_builder.bench.turns import train_in_turns
@@ -65,8 +66,7 @@ def main() -> None:
                 for axis in given.axes
             },
         }
-        path.write_text(json.dumps(report, indent=1) + "\n")
-        print(path.read_text())
+        write(path, report)
     draw(json.loads(path.read_text()), DRAWING)
 
 

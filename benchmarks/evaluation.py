@@ -7,15 +7,15 @@ takes a finished run and its test images, and writes
 and how many images are answered otherwise than by the usual script.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 
 import torch
 from finished import open_finished
-from machine import describe, own_results
+from machine import describe
 from opponents import evaluate as evaluate_as_usual
+from results import own_results, write
 from torch import Tensor, nn
 
 from resnet_builder.data.batches import evaluation_batches
@@ -49,9 +49,7 @@ def main() -> None:
         "over the usual": {name: round(rate / rates["usual"], 2) for name, rate in rates.items()},
         "answered otherwise": flips(trained, splits, splits.test),
     }
-    path = own_results() / f"evaluation_{trained.spec.name}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(path.read_text())
+    write(own_results() / f"evaluation_{trained.spec.name}.json", report)
 
 
 def ways_of(

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from machine import describe
 from PIL import Image
+from results import RESULTS, write
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.data.batches import evaluation_batches
@@ -31,7 +32,6 @@ from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.freezing import freeze
 
-RESULTS = Path(__file__).parent / "results"
 BODY = "resnet20_digits"
 CLASSES = 5
 PICTURES = 20
@@ -76,9 +76,7 @@ def main() -> None:
             "ways": {way: fine_tune(folder, way, seeds) for way in WAYS},
             "passes": pass_seconds(),
         }
-    path = RESULTS / "fine_tune.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(path.read_text())
+    write(RESULTS / "fine_tune.json", report)
 
 
 def train(folder: Path, spec: str, out: Path, *overrides: str) -> dict[str, float]:

@@ -13,10 +13,10 @@ gradients than torch's of some convolutions.
 """
 
 import argparse
-import json
 import statistics
 
-from machine import describe, own_results
+from machine import describe
+from results import own_results, write
 from throughput import Worker
 
 from resnet_builder.bench import Bench, measure
@@ -38,9 +38,7 @@ def main() -> None:
     worker = Worker("ours", given.spec)
     alone = statistics.median(worker.turn(TURN_SECONDS) for _ in range(TURNS))
     worker.end()
-    path = own_results() / f"floor_{given.spec}.json"
-    path.write_text(json.dumps(report(found, alone), indent=1) + "\n")
-    print(path.read_text())
+    write(own_results() / f"floor_{given.spec}.json", report(found, alone))
 
 
 def report(found: Bench, alone: float) -> dict[str, object]:

@@ -9,14 +9,14 @@ far those of the next batch are, which is what training by batches lives with.
 """
 
 import copy
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
 from finished import open_finished
-from machine import describe, own_results
+from machine import describe
+from results import own_results, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,9 +50,7 @@ def main() -> None:
         "distance": {name: round(statistics.median(each), 4) for name, each in distances.items()},
         "each": {name: [round(one, 4) for one in each] for name, each in distances.items()},
     }
-    path = own_results() / f"gradients_{trained.spec.name}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(path.read_text())
+    write(own_results() / f"gradients_{trained.spec.name}.json", report)
 
 
 def batches_of(splits: Splits) -> Iterator[Batch]:

@@ -7,20 +7,6 @@ from pathlib import Path
 
 import torch
 
-from resnet_builder.device import bf16_extension
-
-RESULTS = Path(__file__).parent / "results"
-
-KINDS = {"AMX": "amx", "AVX512-BF16": "avx512_bf16", "neither": "neither"}
-"""Folders of what was measured on a kind of processor, by what multiplies bf16 there."""
-
-
-def own_results() -> Path:
-    """Return the folder of what is measured on this kind of processor, made if it is missing."""
-    folder = RESULTS / KINDS[bf16_extension() or "neither"]
-    folder.mkdir(exist_ok=True)
-    return folder
-
 
 def describe() -> dict[str, object]:
     """Name the processor, its cores, and the versions of what computed."""

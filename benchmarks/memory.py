@@ -17,7 +17,8 @@ from pathlib import Path
 
 import opponents
 import torch
-from machine import describe, own_results
+from machine import describe
+from results import own_results, write
 from throughput import spec_of
 
 from resnet_builder.bench.memory import PeakMeter
@@ -50,9 +51,7 @@ def main() -> None:
         ),
         "ratio of the peaks": round(found["ours"]["peak"] / found["stock"]["peak"], 3),
     }
-    path = own_results() / f"memory_{given.spec}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(path.read_text())
+    write(own_results() / f"memory_{given.spec}.json", report)
 
 
 def peaks(name: str, spec: str) -> dict[str, float]:

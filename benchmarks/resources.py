@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import cast
 
 from machine import describe
+from results import RESULTS, write
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.data.splits import load_splits
@@ -32,7 +33,6 @@ from resnet_builder.training.fit import fit
 from resnet_builder.training.process import configure
 from resnet_builder.training.resources import estimate_training
 
-RESULTS = Path(__file__).parent / "results"
 SPECS = ("resnet20", "resnet56", "resnet110", "resnet18_cifar")
 BATCH_SIZES = (32, 128)
 PRECISIONS = ("fp32", "bf16")
@@ -59,9 +59,7 @@ def main() -> None:
         "largest deviation": max(round(abs(one["estimated over measured"] - 1), 3) for one in rows),
         "trainings": rows,
     }
-    path = RESULTS / "resources.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(path.read_text())
+    write(RESULTS / "resources.json", report)
 
 
 def row(name: str, batch_size: str, precision: str) -> dict[str, float]:

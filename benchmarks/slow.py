@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe
+from results import RESULTS, write
 
-RESULTS = Path(__file__).parent / "results"
 COMMAND = ("pytest", "-m", "slow", "--timeout=0", "-n", "1")
 
 
@@ -30,10 +30,12 @@ def main() -> None:
         suite = next(ElementTree.parse(report).iter("testsuite"))
     about = {"command": " ".join(COMMAND), "machine": describe()}
     counts = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
-    write("slow", {**about, "seconds": round(time.monotonic() - started, 1), **counts})
+    write(
+        RESULTS / "slow.json", {**about, "seconds": round(time.monotonic() - started, 1), **counts}
+    )
     if kills := killed(suite):
         total = sum(run["kills"] for run in kills.values())
-        write("kills", {**about, "kills": total, "by_experiment": kills})
+        write(RESULTS / "kills.json", {**about, "kills": total, "by_experiment": kills})
     sys.exit(done.returncode)
 
 
@@ -46,11 +48,6 @@ def killed(suite: ElementTree.Element) -> dict[str, Any]:
             experiment = noted.pop("experiment")
             found[experiment] = {name: json.loads(value) for name, value in noted.items()}
     return found
-
-
-def write(name: str, result: dict[str, Any]) -> None:
-    """Write a result, to be committed."""
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,16 +7,12 @@ building bundled specs. Memory is the most that a process held. Not for Windows.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
-
-RESULTS = Path(__file__).parent / "results"
 
 BUILD = """
 import time
@@ -52,6 +48,7 @@ def main() -> None:
             runs[name].append(run(command))
     # Not before: it imports torch, and a process counts what its parent held when it was started.
     from machine import describe
+    from results import RESULTS, write
 
     report = {
         "what": f"seconds and MiB of starting and of building, medians of {given.turns}",
@@ -62,9 +59,7 @@ def main() -> None:
             for name in builds
         },
     }
-    path = RESULTS / "startup.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(path.read_text())
+    write(RESULTS / "startup.json", report)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ trains only in its turns; the turns alternate, so that a noisy machine is noisy 
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,8 @@ import time
 from pathlib import Path
 
 import opponents
-from machine import describe, own_results
+from machine import describe
+from results import own_results, write
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.data.splits import load_splits
@@ -51,9 +51,7 @@ def main() -> None:
         return
     workers = {name: Worker(name, given.spec) for name in given.contenders}
     rates = take_turns(workers, given.turns, given.seconds)
-    path = own_results() / f"throughput_{given.spec}.json"
-    path.write_text(json.dumps(report(given, rates, workers), indent=1) + "\n")
-    print(path.read_text())
+    write(own_results() / f"throughput_{given.spec}.json", report(given, rates, workers))
 
 
 class Worker:

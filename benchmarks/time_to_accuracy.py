@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe
+from results import RESULTS, write
 from throughput import Worker
 from train import train
-
-RESULTS = Path(__file__).parent / "results"
 
 PAPER_IMAGES = 64_000 * 128
 PAPER_TOP1 = 0.8801
@@ -38,12 +37,8 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     for seed in given.seeds:
         record = one(given.recipe, given.data.resolve(), seed, given.stock_seconds)
-        path = folder / f"seed-{seed}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n")
-        print(path.read_text(), flush=True)
-    summary = folder / "summary.json"
-    summary.write_text(json.dumps(sum_up(given.recipe, folder), indent=1) + "\n")
-    print(summary.read_text())
+        write(folder / f"seed-{seed}.json", record)
+    write(folder / "summary.json", sum_up(given.recipe, folder))
 
 
 def one(recipe: str, data: Path, seed: int, stock_seconds: float) -> dict[str, Any]:

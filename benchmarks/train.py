@@ -12,11 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 from machine import describe
-
-RESULTS = Path(__file__).parent / "results"
+from results import RESULTS, write
 
 
 def main() -> None:
@@ -31,8 +29,7 @@ def main() -> None:
     runs = []
     for seed in range(given.seeds):
         runs.append(train(given.train, seed))
-        path.write_text(json.dumps(report(given.train, given.note, runs), indent=1) + "\n")
-        print(path.read_text() if seed == given.seeds - 1 else f"seed {seed}: {runs[-1]}")
+        write(path, report(given.train, given.note, runs))
 
 
 def train(arguments: list[str], seed: int) -> dict[str, object]:
