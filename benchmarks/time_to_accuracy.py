@@ -5,8 +5,9 @@
 trains ResNet-20 by a bundled recipe on all 50,000 training images of CIFAR-10 as JPEG files
 (``DIR/train/CLASS/*.jpg`` and ``DIR/test/CLASS/*.jpg``), takes the last weights, and reads the test
 images once. Each seed writes ``benchmarks/results/RECIPE/seed-N.json`` as it ends, and
-``RECIPE/summary.json`` sums up those that there are. Before and after each training, *stock*
-trains for a while: its images per second say how long the paper's 64,000 steps would take it.
+``RECIPE/summary.json`` sums up those that there are, together and by machine. Before and after each
+training, *stock* trains for a while: its images per second say how long the paper's 64,000 steps
+would take it.
 """
 
 import argparse
@@ -69,20 +70,38 @@ def stock_rate(seconds: float) -> float:
 
 
 def sum_up(recipe: str, folder: Path) -> dict[str, Any]:
-    """Sum up all seeds that have been trained, with the paper's recipe beside them."""
+    """Sum up all seeds that have been trained, and those of each machine by themselves."""
     seeds = [json.loads(path.read_text()) for path in sorted(folder.glob("seed-*.json"))]
-    top1 = [seed["test.top1"] for seed in seeds]
+    machines = sorted({seed["machine"]["processor"] for seed in seeds})
     return {
         "what": f"test top-1 of ResNet-20 by {Path(recipe).stem}, CIFAR-10 as JPEG files",
         "recipe": Path(recipe).stem,
-        "machines": sorted({seed["machine"]["processor"] for seed in seeds}),
+        "paper.test.top1": PAPER_TOP1,
+        **accuracy(seeds),
+        "by machine": {
+            machine: figures([seed for seed in seeds if seed["machine"]["processor"] == machine])
+            for machine in machines
+        },
+    }
+
+
+def figures(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sum up seeds of one machine, whose times can be compared."""
+    return {
+        **accuracy(seeds),
+        "wall_seconds.median": statistics.median(seed["wall_seconds"] for seed in seeds),
+        "times_faster.median": statistics.median(seed["times_faster"] for seed in seeds),
+    }
+
+
+def accuracy(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean, deviation and number, and how far the mean is above the paper's recipe's."""
+    top1 = [seed["test.top1"] for seed in seeds]
+    return {
         "n": len(seeds),
         "test.top1.mean": round(statistics.mean(top1), 5),
         "test.top1.deviation": round(statistics.stdev(top1), 5) if len(top1) > 1 else None,
-        "paper.test.top1": PAPER_TOP1,
         "points_above_the_paper": round(100 * (statistics.mean(top1) - PAPER_TOP1), 2),
-        "wall_seconds.median": statistics.median(seed["wall_seconds"] for seed in seeds),
-        "times_faster.median": statistics.median(seed["times_faster"] for seed in seeds),
     }
 
 
