@@ -19,7 +19,7 @@ from typing import Any
 from machine import describe
 from results import RESULTS, write
 from throughput import Worker
-from train import train
+from train import accuracy, train
 
 PAPER_IMAGES = 64_000 * 128
 PAPER_TOP1 = 0.8801
@@ -77,7 +77,7 @@ def sum_up(recipe: str, folder: Path) -> dict[str, Any]:
         "what": f"test top-1 of ResNet-20 by {Path(recipe).stem}, CIFAR-10 as JPEG files",
         "recipe": Path(recipe).stem,
         "paper.test.top1": PAPER_TOP1,
-        **accuracy(seeds),
+        **beside_the_paper(seeds),
         "by machine": {
             machine: figures([seed for seed in seeds if seed["machine"]["processor"] == machine])
             for machine in machines
@@ -88,21 +88,16 @@ def sum_up(recipe: str, folder: Path) -> dict[str, Any]:
 def figures(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Sum up seeds of one machine, whose times can be compared."""
     return {
-        **accuracy(seeds),
+        **beside_the_paper(seeds),
         "wall_seconds.median": statistics.median(seed["wall_seconds"] for seed in seeds),
         "times_faster.median": statistics.median(seed["times_faster"] for seed in seeds),
     }
 
 
-def accuracy(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return mean, deviation and number, and how far the mean is above the paper's recipe's."""
-    top1 = [seed["test.top1"] for seed in seeds]
-    return {
-        "n": len(seeds),
-        "test.top1.mean": round(statistics.mean(top1), 5),
-        "test.top1.deviation": round(statistics.stdev(top1), 5) if len(top1) > 1 else None,
-        "points_above_the_paper": round(100 * (statistics.mean(top1) - PAPER_TOP1), 2),
-    }
+def beside_the_paper(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the accuracy of some seeds, and how far its mean is above the paper's recipe's."""
+    top1 = statistics.mean(seed["test.top1"] for seed in seeds)
+    return {**accuracy(seeds), "points_above_the_paper": round(100 * (top1 - PAPER_TOP1), 2)}
 
 
 if __name__ == "__main__":

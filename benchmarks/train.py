@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 from machine import describe
 from results import RESULTS, write
@@ -32,7 +33,7 @@ def main() -> None:
         write(path, report(given.train, given.note, runs))
 
 
-def train(arguments: list[str], seed: int) -> dict[str, object]:
+def train(arguments: list[str], seed: int) -> dict[str, Any]:
     """Train once and return the result's record, with the wall time of the whole command."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "resnet_builder", "train", *arguments]
@@ -45,18 +46,25 @@ def train(arguments: list[str], seed: int) -> dict[str, object]:
     return {key: record.get(key) for key in (*kept, "images_per_second", "wall_seconds")}
 
 
-def report(arguments: list[str], note: str, runs: list[dict[str, object]]) -> dict[str, object]:
-    """Sum runs up: mean, deviation and number."""
-    top1 = [float(str(run["test.top1"])) for run in runs]
+def report(arguments: list[str], note: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sum runs up."""
     return {
         "command": f"resnet-build train {' '.join(arguments)}",
         "note": note,
         "machine": describe(),
-        "n": len(runs),
+        **accuracy(runs),
+        "seconds.median": statistics.median(run["seconds"] for run in runs),
+        "runs": runs,
+    }
+
+
+def accuracy(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return number, mean and deviation of the test accuracies of some runs."""
+    top1 = [run["test.top1"] for run in runs]
+    return {
+        "n": len(top1),
         "test.top1.mean": round(statistics.mean(top1), 5),
         "test.top1.deviation": round(statistics.stdev(top1), 5) if len(top1) > 1 else None,
-        "seconds.median": statistics.median(float(str(run["seconds"])) for run in runs),
-        "runs": runs,
     }
 
 
