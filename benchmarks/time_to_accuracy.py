@@ -89,8 +89,8 @@ def figures(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Sum up seeds of one machine, whose times can be compared."""
     return {
         **beside_the_paper(seeds),
-        "wall_seconds.median": statistics.median(seed["wall_seconds"] for seed in seeds),
-        "times_faster.median": statistics.median(seed["times_faster"] for seed in seeds),
+        "wall_seconds.median": round(statistics.median(seed["wall_seconds"] for seed in seeds), 1),
+        "times_faster.median": round(statistics.median(seed["times_faster"] for seed in seeds), 2),
     }
 
 
