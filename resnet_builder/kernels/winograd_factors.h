@@ -39,8 +39,8 @@ struct Matrices {
 struct Taps {
   static constexpr int MOST = 4;
 
-  int count = 0;
-  int64_t lines[MOST];
+  int count = 0, news = 0;
+  int64_t lines[MOST], new_lines[MOST];  // new are those that are read for the first time
   float factors[MOST];
 
   void add(int64_t line, float factor) {
@@ -49,6 +49,19 @@ struct Taps {
     factors[count++] = factor;
   }
 };
+
+// Finds what is new: neither a line of points before has it nor have the patches above, of whose
+// lines so many are common.
+template <int POINTS>
+void find_new_lines(Taps (&taps)[POINTS], int64_t common) {
+  uint32_t seen = (1u << common) - 1;
+  for (Taps& of : taps)
+    for (int tap = 0; tap < of.count; ++tap) {
+      const uint32_t line = 1u << of.lines[tap];
+      if (!(seen & line)) of.new_lines[of.news++] = of.lines[tap];
+      seen |= line;
+    }
+}
 
 // 32 channels of an image, or its last 16.
 struct Image {
@@ -69,9 +82,10 @@ struct Image {
 template <int TAPS>
 class Lines {
  public:
-  // Lines are counted from `top`. The one of number `soon` is needed soon.
-  Lines(const Image& image, const Taps& taps, int64_t top, int64_t soon)
-      : width_(image.width), mask_(image.mask) {
+  // Lines are counted from `top`. The new ones of the next patches, so many lines below, are needed
+  // soon; below an image is the next one.
+  Lines(const Image& image, const Taps& taps, int64_t top, int64_t next)
+      : width_(image.width), channels_(image.channels), mask_(image.mask), soon_count_(taps.news) {
     const auto line = [&](int64_t y, int64_t* step) {
       const bool inside = y >= 0 && y < image.height;
       *step = inside ? image.channels : 0;
@@ -84,7 +98,8 @@ class Lines {
       upper_[tap] = (__m512bh)_mm512_set1_epi32(int(bits));
       pixels_[tap] = line(top + taps.lines[tap], &step_[tap]);
     }
-    soon_ = line(top + soon, &soon_step_);
+    for (int i = 0; i < taps.news; ++i)
+      soon_[i] = image.pixels + (top + next + taps.new_lines[i]) * image.width * image.channels;
   }
 
   // That of 32 channels of one column in fp32: those in the lower halves of words in bf16, and
@@ -92,7 +107,8 @@ class Lines {
   void read(int64_t column, __m512* even, __m512* odd) const {
     *even = *odd = _mm512_setzero_ps();
     if (column < 0 || column >= width_) return;
-    _mm_prefetch(soon_ + column * soon_step_, _MM_HINT_T1);
+    for (int i = 0; i < soon_count_; ++i)
+      _mm_prefetch(soon_[i] + column * channels_, _MM_HINT_T1);
 #pragma GCC unroll 4
     for (int tap = 0; tap < TAPS; ++tap) {
       const uint16_t* from = pixels_[tap] + column * step_[tap];
@@ -105,11 +121,12 @@ class Lines {
  private:
   alignas(64) static constexpr uint16_t ZEROS[2 * LANES] = {};
 
-  const int64_t width_;
+  const int64_t width_, channels_;
   const __mmask32 mask_;
+  const int soon_count_;
   __m512bh lower_[TAPS], upper_[TAPS];  // a factor and zero; zero and a factor
-  const uint16_t *pixels_[TAPS], *soon_;
-  int64_t step_[TAPS], soon_step_;  // from pixel to pixel; none where all are zeros
+  const uint16_t *pixels_[TAPS], *soon_[Taps::MOST];
+  int64_t step_[TAPS];  // from pixel to pixel; none where all are zeros
 };
 
 // Where a pair of patches has its words of a point, those of the next point, and those of the next
@@ -189,12 +206,12 @@ void transform_across(const Lines<TAPS>& lines, int64_t from, int64_t pairs, Pla
 
 // Calls body(lines) with the sum that some taps make of an image.
 template <typename Body>
-void with_lines(const Image& image, const Taps& taps, int64_t top, int64_t soon, Body body) {
+void with_lines(const Image& image, const Taps& taps, int64_t top, int64_t next, Body body) {
   switch (taps.count) {
-    case 1: return body(Lines<1>(image, taps, top, soon));
-    case 2: return body(Lines<2>(image, taps, top, soon));
-    case 3: return body(Lines<3>(image, taps, top, soon));
-    case 4: return body(Lines<4>(image, taps, top, soon));
+    case 1: return body(Lines<1>(image, taps, top, next));
+    case 2: return body(Lines<2>(image, taps, top, next));
+    case 3: return body(Lines<3>(image, taps, top, next));
+    case 4: return body(Lines<4>(image, taps, top, next));
   }
 }
 

@@ -84,6 +84,8 @@ class Gradient {
       for (int line = 0; line < Down::OUTPUTS; ++line)
         gradient_taps_[point].add(line, matrices.outputs[line][point]);
     }
+    find_new_lines(input_taps_, Down::INPUTS - Down::STEP);
+    find_new_lines(gradient_taps_, 0);
   }
 
   // Sums the products of a range of lines of patches: a line of points at a time, for its sums are
@@ -125,7 +127,7 @@ class Gradient {
     const int64_t top = patch.y / Down::OUTPUTS * Down::STEP - c_.padding;
     for (int64_t channel = 0; channel < c_.in_channels; channel += 2 * LANES) {
       const Image image(x_, patch.image, c_.height, c_.width, c_.in_channels, channel);
-      with_lines(image, input_taps_[y], top, Down::STEP + y, [&](const auto& lines) {
+      with_lines(image, input_taps_[y], top, Down::STEP, [&](const auto& lines) {
         transform_across<Across::INPUTS, Across::STEP, Across::POINTS, Across::transform_input>(
             lines, -c_.padding, pairs_, inputs_.place(channel / LANES, pair));
       });
@@ -133,7 +135,7 @@ class Gradient {
     for (int64_t out = 0; out < items_.outs; out += 2) {
       const int64_t channel = (items_.first + out) * LANES;
       const Image image(dy_, patch.image, c_.out_height, c_.out_width, c_.out_channels, channel);
-      with_lines(image, gradient_taps_[y], patch.y, Down::OUTPUTS + y, [&](const auto& lines) {
+      with_lines(image, gradient_taps_[y], patch.y, Down::OUTPUTS, [&](const auto& lines) {
         transform_across<Across::OUTPUTS, Across::OUTPUTS, Across::POINTS,
                          Across::transform_gradient>(lines, 0, pairs_,
                                                      gradients_.place(out, pair));
