@@ -73,9 +73,9 @@ class Input {
       pixels[y] = inside ? x_ + line * c_.in_channels + channel : zeros_.data();
       next[y] = inside ? c_.in_channels : 0;
     }
-    // Lines that the next patches have, and these have not, for as many channels as are fetched at
-    // once; below an image is the next one.
-    const bool first = channel % int64_t(sizeof(Line) / sizeof(Number)) == 0;
+    // Lines that the next patches have, and these have not, are fetched, for as many channels as a
+    // line of the cache has. Below an image is the next; below the last, fetching does nothing.
+    const bool fetches = channel % int64_t(sizeof(Line) / sizeof(Number)) == 0;
     const int64_t below = (patch.image * c_.height + top + HEIGHT) * width;
     const Number* soon = x_ + below * c_.in_channels + channel;
     const auto read_column = [&](int64_t place, __m512* to) {
@@ -83,7 +83,7 @@ class Input {
       if (place >= 0 && place < width) {
 #pragma GCC unroll 8
         for (int y = 0; y < HEIGHT; ++y) d[y] = Type::load(pixels[y] + place * next[y]);
-        if (first)
+        if (fetches)
 #pragma GCC unroll 8
           for (int y = 0; y < Down::STEP; ++y)
             _mm_prefetch(soon + (y * width + place) * c_.in_channels, _MM_HINT_T1);

@@ -83,23 +83,22 @@ template <int TAPS>
 class Lines {
  public:
   // Lines are counted from `top`. The new ones of the next patches, so many lines below, are needed
-  // soon; below an image is the next one.
+  // soon. Below an image is the next one; below the last, fetching does nothing.
   Lines(const Image& image, const Taps& taps, int64_t top, int64_t next)
       : width_(image.width), channels_(image.channels), mask_(image.mask), soon_count_(taps.news) {
-    const auto line = [&](int64_t y, int64_t* step) {
-      const bool inside = y >= 0 && y < image.height;
-      *step = inside ? image.channels : 0;
-      return inside ? image.pixels + y * image.width * image.channels : ZEROS;
-    };
+    const int64_t line = image.width * image.channels;
     for (int tap = 0; tap < TAPS; ++tap) {
       uint32_t bits;
       std::memcpy(&bits, &taps.factors[tap], sizeof bits);
       lower_[tap] = (__m512bh)_mm512_set1_epi32(int(bits >> 16));
       upper_[tap] = (__m512bh)_mm512_set1_epi32(int(bits));
-      pixels_[tap] = line(top + taps.lines[tap], &step_[tap]);
+      const int64_t y = top + taps.lines[tap];
+      const bool inside = y >= 0 && y < image.height;
+      pixels_[tap] = inside ? image.pixels + y * line : ZEROS;
+      step_[tap] = inside ? image.channels : 0;
     }
     for (int i = 0; i < taps.news; ++i)
-      soon_[i] = image.pixels + (top + next + taps.new_lines[i]) * image.width * image.channels;
+      soon_[i] = image.pixels + (top + next + taps.new_lines[i]) * line;
   }
 
   // That of 32 channels of one column in fp32: those in the lower halves of words in bf16, and
