@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from resnet_builder.builder import build
 from resnet_builder.data.batches import TrainBatches
-from resnet_builder.data.contract import AUGMENTATIONS, Batch
+from resnet_builder.data.interfaces import AUGMENTATIONS, Batch
 from resnet_builder.data.pipeline import Pipeline
-from resnet_builder.data.splits import load_splits
+from resnet_builder.data.splits import load_data
 from resnet_builder.kernels import with_kernels
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.process import configure
@@ -136,7 +136,7 @@ def batches_of(spec: Spec) -> Iterator[Batch]:
     """Yield training batches as ours trains on them, for ever."""
     assert spec.data is not None
     assert spec.train is not None
-    splits = load_splits(spec)
+    splits = load_data(spec)
     augmentations = [AUGMENTATIONS.get(part.type)(**part.options) for part in spec.data.augment]
     pipeline = Pipeline(augmentations, splits.mean, splits.std, len(splits.classes), seed=0)
     batch_size = spec.train.batch_size

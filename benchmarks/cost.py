@@ -21,8 +21,8 @@ from results import own_results, write
 from resnet_builder.bench.endless import endless
 from resnet_builder.bench.turns import train_in_turns
 from resnet_builder.builder import read_spec
-from resnet_builder.data.contract import never
-from resnet_builder.runs.records import Choices
+from resnet_builder.data.interfaces import never
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.training.process import configure
 
 DRAWING = Path(__file__).parent.parent / "docs" / "cost.svg"
@@ -114,7 +114,7 @@ def changed(axis: str, value: int) -> tuple[str, list[str]]:
     return BASE, [f"model.stem.channels={16 * value}", *widths]
 
 
-def alone(_choices: Choices) -> Any:
+def alone(_choices: RuntimeConfig) -> Any:
     """Let nothing happen between turns."""
     return lambda: None
 

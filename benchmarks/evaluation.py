@@ -19,9 +19,9 @@ from results import own_results, write
 from torch import Tensor, nn
 
 from resnet_builder.data.batches import evaluation_batches
-from resnet_builder.data.memory import MemorySource
-from resnet_builder.data.splits import Splits
-from resnet_builder.trained import Trained
+from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.splits import DataSplits
+from resnet_builder.trained import TrainedModel
 from resnet_builder.training.evaluation import evaluate, prepared
 
 BATCH_SIZE = 128
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 def main() -> None:
     """Take turns, and write each way's rate and its ratio to the usual one."""
     trained, splits = open_finished(__doc__)
-    assert isinstance(splits.test, MemorySource)
+    assert isinstance(splits.test, InMemoryImages)
     ways = ways_of(trained, splits, splits.test)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(TURNS):
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def ways_of(
-    trained: Trained, splits: Splits, test: MemorySource
+    trained: TrainedModel, splits: DataSplits, test: InMemoryImages
 ) -> dict[str, Callable[[], object]]:
     """Return what evaluates the test images, by name."""
 
@@ -70,7 +70,7 @@ def ways_of(
 
 
 @torch.inference_mode()
-def flips(trained: Trained, splits: Splits, test: MemorySource) -> dict[str, int]:
+def flips(trained: TrainedModel, splits: DataSplits, test: InMemoryImages) -> dict[str, int]:
     """Count the images whose likeliest class is another than the network's as it stands."""
 
     def answers(
@@ -92,7 +92,7 @@ def flips(trained: Trained, splits: Splits, test: MemorySource) -> dict[str, int
     return {"ours, fp32": changed(bf16=False), "ours, bf16": changed(bf16=True)}
 
 
-def batches_of(splits: Splits, test: MemorySource) -> Iterator[tuple[Tensor, Tensor]]:
+def batches_of(splits: DataSplits, test: InMemoryImages) -> Iterator[tuple[Tensor, Tensor]]:
     """Return the test images in batches."""
     return evaluation_batches(
         test, batch_size=BATCH_SIZE, mean=splits.mean, std=splits.std, device=CPU

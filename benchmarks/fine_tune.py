@@ -25,8 +25,8 @@ from results import RESULTS, write
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.data.batches import evaluation_batches
-from resnet_builder.data.contract import ImageSource
-from resnet_builder.data.splits import load_splits
+from resnet_builder.data.interfaces import ImageSource
+from resnet_builder.data.splits import load_data
 from resnet_builder.model import sections
 from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.training.evaluation import evaluate
@@ -91,7 +91,7 @@ def train(folder: Path, spec: str, out: Path, *overrides: str) -> dict[str, floa
 
 def write_pictures(root: Path) -> dict[str, int]:
     """Write the few pictures to train on and all to test on, as the body's data are divided."""
-    splits = load_splits(read_spec(BODY))
+    splits = load_data(read_spec(BODY))
     assert splits.test is not None
     return {
         "train": _write(splits.train, root / "train", most=PICTURES),
@@ -115,7 +115,7 @@ def _write(source: ImageSource, folder: Path, most: int | None = None) -> int:
 def test_before_training(folder: Path, seed: int) -> float:
     """Return the test top-1 of the body under a head that has learnt nothing."""
     spec = read_spec(folder / "five.yaml")
-    splits = load_splits(spec, data_dir=folder)
+    splits = load_data(spec, data_dir=folder)
     assert splits.test is not None
     batches = evaluation_batches(
         splits.test,
@@ -150,7 +150,7 @@ def compare(folder: Path, way: str) -> dict[str, int]:
     tuned, _ = read_tensors(folder / f"{way} 1" / "best.safetensors")
     spec = read_spec(folder / "five.yaml", overrides=WAYS[way])
     assert spec.train is not None
-    layers = sections(build(spec, first_weights=False))
+    layers = sections(build(spec, pretrained=False))
     frozen = tuple(f"{layer}." for name in spec.train.freeze for layer in layers[name])
     equal = {name for name in body if body[name].numpy().tobytes() == tuned[name].numpy().tobytes()}
     should = {name for name in body if name.startswith(frozen)}

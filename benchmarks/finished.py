@@ -3,18 +3,18 @@
 import argparse
 from pathlib import Path
 
-from resnet_builder.data.splits import Splits
-from resnet_builder.trained import Trained, load_trained
+from resnet_builder.data.splits import DataSplits
+from resnet_builder.trained import TrainedModel, load_model
 from resnet_builder.training.inference import load_own_splits
 from resnet_builder.training.process import configure
 
 
-def open_finished(description: str | None) -> tuple[Trained, Splits]:
+def open_finished(description: str | None) -> tuple[TrainedModel, DataSplits]:
     """Read the command line, set the process up as training does, and load run and data."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data-dir", type=Path)
     given = parser.parse_args()
     configure(threads=None)
-    trained = load_trained(given.run)
+    trained = load_model(given.run)
     return trained, load_own_splits(trained, data_dir=given.data_dir)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnet_builder.data.batches import evaluation_batches
-from resnet_builder.data.memory import MemorySource
-from resnet_builder.data.splits import Splits
+from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.splits import DataSplits
 from resnet_builder.kernels import with_kernels
 
 BATCH_SIZE = 128
@@ -53,9 +53,9 @@ def main() -> None:
     write(own_results() / f"gradients_{trained.spec.name}.json", report)
 
 
-def batches_of(splits: Splits) -> Iterator[Batch]:
+def batches_of(splits: DataSplits) -> Iterator[Batch]:
     """Yield some batches of training images, drawn at random."""
-    assert isinstance(splits.train, MemorySource)
+    assert isinstance(splits.train, InMemoryImages)
     order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))
     images = splits.train.take(order[: BATCHES * BATCH_SIZE])
     yield from evaluation_batches(

@@ -23,7 +23,7 @@ from throughput import spec_of
 
 from resnet_builder.bench.memory import PeakMeter
 from resnet_builder.builder import build
-from resnet_builder.data.splits import load_splits
+from resnet_builder.data.splits import load_data
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.training.fit import fit
@@ -79,7 +79,7 @@ def measured(name: str, spec_name: str) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             run = RunDirectory.create(Path(folder, "run"))
             with suppress(Stopped):
-                fit(network, load_splits(spec), spec, run, stop=stop)
+                fit(network, load_data(spec), spec, run, stop=stop)
     else:
         batch_size = spec.train.batch_size
         opponents.train(

@@ -24,7 +24,7 @@ from machine import describe
 from results import RESULTS, write
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.data.splits import load_splits
+from resnet_builder.data.splits import load_data
 from resnet_builder.device import Precision
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
@@ -90,7 +90,7 @@ def spec_of(name: str, batch_size: str, precision: str) -> Spec:
 
 def measured(spec: Spec) -> list[float]:
     """Be a training; return the peak after each step over what was there before, in MiB."""
-    splits = load_splits(spec)
+    splits = load_data(spec)
     configure(threads=1)
     network = build(spec, seed=0)
     before: list[float] = []

@@ -19,12 +19,12 @@ from machine import describe
 from results import own_results, write
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.data.splits import load_splits
+from resnet_builder.data.splits import load_data
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.schema import Spec
+from resnet_builder.training.callbacks import Silent, Start
 from resnet_builder.training.fit import fit
-from resnet_builder.training.observer import Silent, Start
 from resnet_builder.training.process import configure
 
 CONTENDERS = {
@@ -160,7 +160,7 @@ def work(name: str, spec_name: str) -> None:
         configure(threads=None)
         with tempfile.TemporaryDirectory() as folder:
             run = RunDirectory.create(Path(folder, "run"))
-            splits = load_splits(spec)
+            splits = load_data(spec)
             try:
                 fit(network, splits, spec, run, observer=Beginning(turns), stop=turns)
             except Stopped:

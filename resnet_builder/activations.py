@@ -49,7 +49,7 @@ class Kept:
         return max(2 * self.largest, *backward, 0) + self.again
 
 
-def kept_by(
+def activation_memory(
     network: nn.Module,
     shape: tuple[int, int, int, int],
     *,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resnet_builder.builder import read_spec
 from resnet_builder.builder.parts import MODEL_PARTS
-from resnet_builder.data.contract import AUGMENTATIONS, DATASETS
+from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS
 from resnet_builder.problems import SpecPath
 from resnet_builder.registry import Registry
 from resnet_builder.runs.directory import RunDirectory
@@ -20,7 +20,7 @@ from resnet_builder.spec.differences import Difference, spec_differences
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part, Section
 from resnet_builder.summary import Summary, summarize
-from resnet_builder.trained import Trained, load_trained
+from resnet_builder.trained import TrainedModel, load_model
 
 WEIGHTS_ENDING = ".safetensors"
 
@@ -47,7 +47,7 @@ class Subject:
     kind: Literal["spec", "run", "weights"]
     spec: Spec
     summary: Summary
-    trained: Trained | None
+    trained: TrainedModel | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +114,11 @@ def read_subject(source: str, *, plugins: Sequence[str] = ()) -> Subject:
         spec = read_spec(source, plugins=plugins)
         return Subject(source, "spec", spec, summarize(spec), None)
     if not path.is_dir():
-        trained = load_trained(path, plugins=plugins)
+        trained = load_model(path, plugins=plugins)
         return Subject(source, "weights", trained.spec, summarize(trained.spec), trained)
     run = RunDirectory.open(path)
     spec = read_spec(run.spec, plugins=plugins)
-    weights = load_trained(path, plugins=plugins) if run.best.is_file() else None
+    weights = load_model(path, plugins=plugins) if run.best.is_file() else None
     return Subject(source, "run", spec, summarize(spec), weights)
 
 

@@ -5,7 +5,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from resnet_builder.blocks.contract import Block
+from resnet_builder.blocks.interfaces import Block
 from resnet_builder.errors import UsageError
 from resnet_builder.model import ResNet
 from resnet_builder.problems import nearest

@@ -9,7 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 RUNNING_MEAN = "running_mean"
 
 
-def folded(network: nn.Module) -> nn.Module:
+def fuse_conv_bn(network: nn.Module) -> nn.Module:
     """Return a copy of a network that computes in evaluation what the network does, in less time.
 
     Batch norms are multiplied into the convolutions that they follow; the logits are the same but

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnet_builder.blocks.contract import ATTENTION_ATTRIBUTE, SHORTCUT_ATTRIBUTE
+from resnet_builder.blocks.interfaces import ATTENTION_ATTRIBUTE, SHORTCUT_ATTRIBUTE
 
 
 class ResNet(nn.Sequential):
@@ -89,7 +89,7 @@ def residual_convolutions(block: nn.Module) -> int:
     )
 
 
-def misfit(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
+def state_dict_mismatch(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
     """Compare the state dict of a network with another; say which tensor differs first, and how."""
     for name in sorted(ours.keys() | theirs.keys()):
         here, there = (_shape(tensors.get(name)) for tensors in (ours, theirs))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnet_builder.activations import kept_by
+from resnet_builder.activations import activation_memory
 from resnet_builder.blocks.filters import Blur
 from resnet_builder.builder import resolve
 from resnet_builder.builder.construct import construct_on_meta
@@ -106,7 +106,7 @@ def activation_bytes(network: nn.Module, image: tuple[int, int, int]) -> int:
         image: ``(C, H, W)``.
     """
     batch = 2  # batch norm refuses to train on one pixel of one image
-    return kept_by(network.train(), (batch, *image)).total // batch
+    return activation_memory(network.train(), (batch, *image)).total // batch
 
 
 def _trace(network: ResNet, image: tuple[int, int, int]) -> Iterator[Row]:

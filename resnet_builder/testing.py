@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.blocks import SHORTCUTS
-from resnet_builder.blocks.contract import SHORTCUT_ATTRIBUTE
+from resnet_builder.blocks.interfaces import SHORTCUT_ATTRIBUTE
 from resnet_builder.data.testing import check_augmentation, check_dataset
 from resnet_builder.model import on_residual_path
 

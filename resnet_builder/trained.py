@@ -8,7 +8,7 @@ from torch import Tensor
 
 from resnet_builder.builder import build, check_source
 from resnet_builder.errors import CheckpointError, SpecError, UsageError
-from resnet_builder.model import ResNet, misfit
+from resnet_builder.model import ResNet, state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.reading import checked
@@ -18,7 +18,7 @@ from resnet_builder.weights.file import WeightsHeader, read_weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trained:
+class TrainedModel:
     """A network with its weights, and what one must know to use it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Trained:
         return self.header.classes or tuple(map(str, range(self.spec.model.num_classes)))
 
 
-def load_trained(path: Path, *, plugins: Sequence[str] = ()) -> Trained:
+def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
     """Load the weights that a run selected, or those in a file.
 
     Args:
@@ -55,9 +55,9 @@ def load_trained(path: Path, *, plugins: Sequence[str] = ()) -> Trained:
     file = _weights_file(path)
     weights, header = read_weights(file)
     spec = _read_header_spec(file, header, weights, plugins)
-    network = build(spec, first_weights=False)
+    network = build(spec, pretrained=False)
     network.load_state_dict(weights)
-    return Trained(file, network.eval(), spec, header)
+    return TrainedModel(file, network.eval(), spec, header)
 
 
 def _weights_file(path: Path) -> Path:
@@ -87,7 +87,7 @@ def _read_header_spec(
     found = check_source(values, plugins=plugins)
     if found.spec is None or found.network is None:
         raise SpecError(found.problems)
-    difference = misfit(found.network.state_dict(), weights)
+    difference = state_dict_mismatch(found.network.state_dict(), weights)
     if difference is not None:
         raise CheckpointError(f"{file}: the weights are not of its spec: {difference}")
     return found.spec

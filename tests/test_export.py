@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 import resnet_builder
-from resnet_builder.blocks.contract import BLOCKS
+from resnet_builder.blocks.interfaces import BLOCKS
 from resnet_builder.builder import build, resolve
 from resnet_builder.errors import ExportError, NonFiniteError, StorageError, UsageError
 from resnet_builder.export import FormatName, export
@@ -31,7 +31,7 @@ from resnet_builder.export.formats import FORMATS
 from resnet_builder.spec.data_section import Resize
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
-from resnet_builder.trained import Trained, load_trained
+from resnet_builder.trained import TrainedModel, load_model
 from resnet_builder.weights.file import Origin, WeightsHeader
 from tests.networks import cifar_spec, imagenet_spec, random_images, randomise
 
@@ -76,7 +76,7 @@ SEVERAL: dict[str, Spec] = {
     "group norm": cifar_spec(norm={"type": "group_norm", "groups": 4}, **SMALL),
     "instance norm": cifar_spec(norm="instance_norm", **SMALL),
     "frozen batch norm": cifar_spec(norm="frozen_batch_norm", **SMALL),
-    "blur": cifar_spec(shortcut="projection", downsample_filter="blur", **SMALL),
+    "blur": cifar_spec(shortcut="projection", antialias="blur", **SMALL),
     "drop path and gelu": cifar_spec(2, activation="gelu", drop_path=0.3, **SMALL),
     "grey": cifar_spec(in_channels=1, **SMALL),
     "deep stem": imagenet_spec(
@@ -104,12 +104,12 @@ def header(spec: Spec, **more: Any) -> WeightsHeader:
     return WeightsHeader.model_validate({"spec": dump_spec(spec), **given, **more})
 
 
-def trained(spec: Spec) -> Trained:
+def trained(spec: Spec) -> TrainedModel:
     """Build a network in which nothing is neutral by chance."""
     spec = resolve(spec)
     network = build(spec, seed=0)
     randomise(network)
-    return Trained(Path("best.safetensors"), network.eval(), spec, header(spec))
+    return TrainedModel(Path("best.safetensors"), network.eval(), spec, header(spec))
 
 
 def logits_of(path: Path, spec: Spec) -> Callable[[Tensor], Tensor]:
@@ -137,7 +137,7 @@ def texts_of(path: Path) -> dict[str, str]:
 
 
 @torch.no_grad()
-def assert_computes(path: Path, subject: Trained, tolerance: float) -> None:
+def assert_computes(path: Path, subject: TrainedModel, tolerance: float) -> None:
     """Check that a file computes what a network does, for several sizes of the batch."""
     compute = logits_of(path, subject.spec)
     model = subject.spec.model
@@ -151,12 +151,14 @@ def assert_computes(path: Path, subject: Trained, tolerance: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def subject() -> Trained:
+def subject() -> TrainedModel:
     return trained(cifar_spec(widths=(4, 8), image_size=8))
 
 
 @pytest.fixture(scope="module")
-def exported(subject: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[FormatName, Path]:
+def exported(
+    subject: TrainedModel, tmp_path_factory: pytest.TempPathFactory
+) -> dict[FormatName, Path]:
     """Export a network in every format; tests only read the files."""
     folder = tmp_path_factory.mktemp("exported")
     return {name: export(subject, folder / f"net.{name}").files[0] for name in FILES}
@@ -205,7 +207,7 @@ def test_onnx_names_what_goes_in_and_out_and_leaves_the_batch_open(
 
 @pytest.mark.parametrize("format", FILES)
 def test_file_says_how_it_is_used(
-    format: FormatName, exported: dict[FormatName, Path], subject: Trained
+    format: FormatName, exported: dict[FormatName, Path], subject: TrainedModel
 ) -> None:
     texts = texts_of(exported[format])
     assert json.loads(texts["classes"]) == list(CLASSES)
@@ -230,7 +232,7 @@ def test_file_tells_nothing_of_the_machine(
     assert not any(str(place).encode() in content for place in places)
 
 
-def test_statistics_that_are_not_known_are_left_out(subject: Trained, tmp_path: Path) -> None:
+def test_statistics_that_are_not_known_are_left_out(subject: TrainedModel, tmp_path: Path) -> None:
     source = Origin(file="theirs.pth", layout="torchvision")
     unknown = header(subject.spec, classes=None, mean=None, std=None, step=None, source=source)
     report = export(replace(subject, header=unknown), tmp_path / "net.safetensors")
@@ -238,7 +240,7 @@ def test_statistics_that_are_not_known_are_left_out(subject: Trained, tmp_path: 
     assert not {"classes", "mean", "std"} & set(texts_of(tmp_path / "net.safetensors"))
 
 
-def test_preprocessing_is_told_in_the_words_of_specs(subject: Trained, tmp_path: Path) -> None:
+def test_preprocessing_is_told_in_the_words_of_specs(subject: TrainedModel, tmp_path: Path) -> None:
     known = header(subject.spec, preprocess=(Resize(type="resize", size=8),))
     export(replace(subject, header=known), tmp_path / "net.safetensors")
     told = texts_of(tmp_path / "net.safetensors")["preprocess"]
@@ -257,9 +259,9 @@ def test_safetensors_load_into_torchvision_s_network(tmp_path: Path) -> None:
 
 
 def test_safetensors_are_weights_for_this_program_too(
-    exported: dict[FormatName, Path], subject: Trained
+    exported: dict[FormatName, Path], subject: TrainedModel
 ) -> None:
-    again = load_trained(exported["safetensors"])
+    again = load_model(exported["safetensors"])
     assert again.header == subject.header
     images = random_images(2, 3, 8, 8)
     with torch.no_grad():
@@ -267,7 +269,7 @@ def test_safetensors_are_weights_for_this_program_too(
 
 
 def test_weights_of_any_type_and_layout_are_exported_in_fp32(
-    subject: Trained, exported: dict[FormatName, Path], tmp_path: Path
+    subject: TrainedModel, exported: dict[FormatName, Path], tmp_path: Path
 ) -> None:
     network: Any = build(subject.spec)
     network.load_state_dict(subject.network.state_dict())
@@ -279,13 +281,13 @@ def test_weights_of_any_type_and_layout_are_exported_in_fp32(
     assert network.conv1.weight.dtype == torch.float64
 
 
-def test_exporting_draws_no_global_random_numbers(subject: Trained, tmp_path: Path) -> None:
+def test_exporting_draws_no_global_random_numbers(subject: TrainedModel, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     export(subject, tmp_path / "net.pt2")
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_format_may_be_another_than_the_name_s(subject: Trained, tmp_path: Path) -> None:
+def test_format_may_be_another_than_the_name_s(subject: TrainedModel, tmp_path: Path) -> None:
     assert export(subject, tmp_path / "net.bin", format="pt2").format == "pt2"
     with (tmp_path / "net.bin").open("rb") as file:
         assert torch.export.load(file).module() is not None
@@ -299,27 +301,27 @@ def test_format_may_be_another_than_the_name_s(subject: Trained, tmp_path: Path)
     ],
 )
 def test_unknown_format_is_refused(
-    name: str, format: Any, message: str, subject: Trained, tmp_path: Path
+    name: str, format: Any, message: str, subject: TrainedModel, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):
         export(subject, tmp_path / name, format=format)
 
 
-def test_existing_file_is_not_overwritten(subject: Trained, tmp_path: Path) -> None:
+def test_existing_file_is_not_overwritten(subject: TrainedModel, tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_bytes(b"mine")
     with pytest.raises(UsageError, match=r"net.pt2 exists, and is not overwritten"):
         export(subject, tmp_path / "net.pt2")
     assert (tmp_path / "net.pt2").read_bytes() == b"mine"
 
 
-def test_link_that_leads_nowhere_is_not_overwritten(subject: Trained, tmp_path: Path) -> None:
+def test_link_that_leads_nowhere_is_not_overwritten(subject: TrainedModel, tmp_path: Path) -> None:
     (tmp_path / "net.pt2").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"net.pt2 exists"):
         export(subject, tmp_path / "net.pt2")
 
 
 def test_file_that_comes_meanwhile_is_not_overwritten(
-    subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "net.safetensors"
     replace_loader(monkeypatch, lambda images: path.write_bytes(b"theirs"))
@@ -330,7 +332,7 @@ def test_file_that_comes_meanwhile_is_not_overwritten(
 
 
 def test_file_system_without_links_gets_the_file(
-    subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
@@ -373,7 +375,7 @@ def replace_loader(
 def test_file_that_computes_something_else_is_not_published(
     format: FormatName,
     change: Callable[[Tensor], Tensor],
-    subject: Trained,
+    subject: TrainedModel,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -384,13 +386,13 @@ def test_file_that_computes_something_else_is_not_published(
 
 
 def test_difference_is_told_as_a_fraction_of_the_largest_logit(
-    subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace_loader(monkeypatch, lambda logits: logits * (1 + 2**-14), "pt2")
     assert export(subject, tmp_path / "net.pt2").difference == pytest.approx(2**-14, rel=1e-2)
 
 
-def test_network_whose_logits_are_zero_is_exported(subject: Trained, tmp_path: Path) -> None:
+def test_network_whose_logits_are_zero_is_exported(subject: TrainedModel, tmp_path: Path) -> None:
     network: Any = build(subject.spec)
     nn.init.zeros_(network.fc.weight)
     nn.init.zeros_(network.fc.bias)
@@ -398,7 +400,7 @@ def test_network_whose_logits_are_zero_is_exported(subject: Trained, tmp_path: P
     assert report.difference == 0
 
 
-def test_logits_that_are_not_finite_are_an_error(subject: Trained, tmp_path: Path) -> None:
+def test_logits_that_are_not_finite_are_an_error(subject: TrainedModel, tmp_path: Path) -> None:
     network: Any = build(subject.spec)
     nn.init.constant_(network.fc.bias, math.inf)
     with pytest.raises(NonFiniteError, match=r"best.safetensors: its logits of random images"):
@@ -426,7 +428,7 @@ def test_block_that_cannot_be_exported_is_an_error_in_a_line(tmp_path: Path) -> 
         network = build(spec, seed=0).eval()
         with pytest.raises(ExportError, match="the network cannot be exported to pt2: ") as caught:
             export(
-                Trained(Path("best.safetensors"), network, spec, header(spec)),
+                TrainedModel(Path("best.safetensors"), network, spec, header(spec)),
                 tmp_path / "net.pt2",
             )
     assert "\n" not in str(caught.value)
@@ -435,7 +437,7 @@ def test_block_that_cannot_be_exported_is_an_error_in_a_line(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
 def test_missing_package_is_told_with_its_remedy(
-    package: str, subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, subject: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=rf"{package}.*pip install --upgrade 'resnet-builder\[exp"):
@@ -444,7 +446,7 @@ def test_missing_package_is_told_with_its_remedy(
 
 
 def test_what_torch_says_to_programmers_is_not_shown(
-    subject: Trained,
+    subject: TrainedModel,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -464,13 +466,13 @@ def test_what_torch_says_to_programmers_is_not_shown(
     assert logging.getLogger("torch.onnx").isEnabledFor(logging.WARNING)
 
 
-def test_missing_folder_is_an_error_of_storage(subject: Trained, tmp_path: Path) -> None:
+def test_missing_folder_is_an_error_of_storage(subject: TrainedModel, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot write .*net.pt2: No such file or directory"):
         export(subject, tmp_path / "nowhere" / "net.pt2")
 
 
 def test_weights_too_large_for_one_file_are_beside_it(
-    subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX does so by itself with more than 1.5 GB of them; here it is made to."""
     save = torch.onnx.ONNXProgram.save
@@ -487,7 +489,7 @@ def test_weights_too_large_for_one_file_are_beside_it(
 
 
 def test_second_of_two_files_that_finds_its_name_taken_takes_the_first_back(
-    subject: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "net.safetensors"
     write = FORMATS["safetensors"].write

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from resnet_builder.builder import check_source
-from resnet_builder.data.contract import DATASETS
+from resnet_builder.data.interfaces import DATASETS
 from resnet_builder.errors import UsageError
 from resnet_builder.expectations import measure
 from resnet_builder.families import FAMILIES, PICTURES, Depths, Wish, default_name, new_spec

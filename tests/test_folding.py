@@ -1,4 +1,4 @@
-"""Norms folded into convolutions, for evaluation."""
+"""Norms fuse_conv_bn into convolutions, for evaluation."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.folding import folded, norms_by_convolution
+from resnet_builder.folding import fuse_conv_bn, norms_by_convolution
 from tests.networks import built, cifar_spec, random_images, randomise
 
 # What is folded of two blocks in each of two stages, the stem included.
@@ -17,7 +17,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     "bottleneck": ({"block": "bottleneck", "shortcut": "projection"}, 15),
     "pre-activated": ({"block": "preact_basic"}, 5),
     "deep": ({"stem": "deep", "shortcut": "average_projection"}, 13),
-    "blurred": ({"downsample_filter": "blur", "attention": "eca"}, 9),
+    "blurred": ({"antialias": "blur", "attention": "eca"}, 9),
 }
 
 
@@ -33,7 +33,7 @@ def test_folded_network_gives_the_same_logits_with_fewer_layers(name: str) -> No
     images = random_images(2, 3, 33, 31)
     with torch.no_grad():
         wanted = network.eval()(images)
-        twin = folded(network)
+        twin = fuse_conv_bn(network)
         found = twin(images)
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     assert norms(network) - norms(twin) == count
@@ -42,7 +42,7 @@ def test_folded_network_gives_the_same_logits_with_fewer_layers(name: str) -> No
 def test_folding_leaves_the_network_as_it_was() -> None:
     network = built(cifar_spec(1), seed=0)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    twin = folded(network.train())
+    twin = fuse_conv_bn(network.train())
     assert twin is not network
     assert network.training
     assert all(torch.equal(network.state_dict()[key], tensor) for key, tensor in before.items())
@@ -51,7 +51,7 @@ def test_folding_leaves_the_network_as_it_was() -> None:
 @pytest.mark.parametrize("norm", ["group_norm", "instance_norm", "frozen_batch_norm"])
 def test_other_norms_are_left_alone(norm: str) -> None:
     network = built(cifar_spec(1, widths=(32, 64), norm=norm))
-    assert folded(network) is network
+    assert fuse_conv_bn(network) is network
 
 
 def test_a_network_that_cannot_be_followed_is_left_alone() -> None:
@@ -64,7 +64,7 @@ def test_a_network_that_cannot_be_followed_is_left_alone() -> None:
             return self.bn(self.conv(x)) if x.mean() > 0 else x
 
     network = Choosy()
-    assert folded(network) is network
+    assert fuse_conv_bn(network) is network
 
 
 def test_a_norm_that_serves_twice_is_left_alone() -> None:
@@ -95,4 +95,4 @@ def test_a_convolution_that_feeds_more_than_its_norm_is_left_alone() -> None:
 
 def test_every_norm_behind_a_convolution_of_resnet50_is_folded() -> None:
     network = build(read_spec("resnet50"))
-    assert norms(folded(network)) == 0
+    assert norms(fuse_conv_bn(network)) == 0

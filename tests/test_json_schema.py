@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from resnet_builder.blocks.contract import BLOCKS
+from resnet_builder.blocks.interfaces import BLOCKS
 from resnet_builder.builder import read_spec
 from resnet_builder.json_schema import REGISTRIES, json_schema, json_schema_text
 from resnet_builder.spec.bundled import bundled_file, bundled_names, recipe_names

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.data.splits import load_splits
+from resnet_builder.data.splits import load_data
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
@@ -73,9 +73,9 @@ LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.norm": ((), "model.norm={type: group_norm, groups: 2}"),
     "model.activation": ((), "model.activation=gelu"),
     "model.attention": ((), "model.attention=eca"),
-    "model.downsample_filter": (
+    "model.antialias": (
         ("model.stages.0.stride=2",),
-        "model.downsample_filter=blur",
+        "model.antialias=blur",
     ),
     "model.drop_path": ((), "model.drop_path=0.5"),
     "model.init.type": ((), "model.init=default"),
@@ -214,7 +214,7 @@ EXCEPTIONS = {
     "train.optimizer.rest.type": "there is only one",
     "train.evaluate_every.seconds": "refused: no run would repeat another",
     "train.sync_norm": "it takes several processes: tests/training/test_distributed.py",
-    "train.recompute": "less memory, the same bits; tests/training/test_recompute.py",
+    "train.activation_checkpointing": "less memory, the same bits; tests/training/test_recompute.py",
     "run.device": "tests have one device; tests/test_device.py",
     "run.compile": "a minute each; tests/training/test_compiling.py",
     "run.kernels": "less time; tests/training/test_choices.py",
@@ -267,7 +267,7 @@ def outcome(folder: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     run.publish(dump_spec(spec))
     assert spec.train is not None
     network = build(spec, seed=spec.train.seed)
-    result = fit(network, load_splits(spec), spec, run)
+    result = fit(network, load_data(spec), spec, run)
     seen = re.sub(r'"(seconds|images_per_second)": ?[-+.e0-9]+', "", run.metrics.read_text())
     record = result.record.model_dump(exclude={"seconds", "images_per_second", "spec_sha256"})
     return {

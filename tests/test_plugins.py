@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import nn
 
-from resnet_builder.blocks.contract import BLOCKS
+from resnet_builder.blocks.interfaces import BLOCKS
 
 Path(__file__).with_name("canary").write_text("imported")
 

@@ -106,7 +106,7 @@ def test_a_stem_of_three_convolutions_counts_as_one_layer() -> None:
 
 def test_receptive_field_sees_a_blur() -> None:
     """By hand: 3, 5, 7, 9; then 2 more for the blur, whose stride doubles what follows."""
-    spec = cifar_spec(1, widths=(8, 16), downsample_filter="blur", shortcut="projection")
+    spec = cifar_spec(1, widths=(8, 16), antialias="blur", shortcut="projection")
     fields = {layer.name: layer.receptive_field for layer in summarize(spec).layers}
     assert fields["layer2.0.conv1"] == 9
     assert fields["layer2.0.blur"] == 11

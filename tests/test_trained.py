@@ -10,7 +10,7 @@ from resnet_builder.errors import CheckpointError, SpecError, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
-from resnet_builder.trained import load_trained
+from resnet_builder.trained import load_model
 from resnet_builder.weights.file import WeightsHeader, save_weights
 from tests.cli.experiments import write_tiny
 
@@ -33,7 +33,7 @@ def spec(tmp_path: Path) -> Spec:
 def test_network_is_the_one_that_was_saved(tmp_path: Path, spec: Spec) -> None:
     network = build(spec, seed=5)
     save_weights(tmp_path / "x.safetensors", network.state_dict(), header(spec))
-    trained = load_trained(tmp_path / "x.safetensors")
+    trained = load_model(tmp_path / "x.safetensors")
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(trained.network(images), network.eval()(images))
     assert not trained.network.training
@@ -45,14 +45,14 @@ def test_run_without_weights_says_how_to_go_on(tmp_path: Path, spec: Spec) -> No
     run = RunDirectory.create(tmp_path / "run")
     run.publish(dump_spec(spec))
     with pytest.raises(UsageError, match="has no weights yet"):
-        load_trained(tmp_path / "run")
+        load_model(tmp_path / "run")
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path, spec: Spec) -> None:
     other = build(read_spec("resnet20_digits"))
     save_weights(tmp_path / "x.safetensors", other.state_dict(), header(spec))
     with pytest.raises(CheckpointError) as raised:
-        load_trained(tmp_path / "x.safetensors")
+        load_model(tmp_path / "x.safetensors")
     assert str(raised.value) == (
         f"{tmp_path / 'x.safetensors'}: the weights are not of its spec: "
         "'bn1.bias' has shape [16] there, shape [4] here"
@@ -67,7 +67,7 @@ def test_row68_network_that_the_file_has_no_weights_for_takes_no_memory(
     large = header(spec).model_copy(update={"spec": text})
     save_weights(tmp_path / "x.safetensors", build(spec).state_dict(), large)
     with pytest.raises(CheckpointError, match=r"not of its spec: 'fc\.weight' has shape"):
-        load_trained(tmp_path / "x.safetensors")
+        load_model(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("text", ["resnet20", "5", "[1]", "", "null", "true", "1.5", "/x.yaml"])
@@ -77,7 +77,7 @@ def test_row68_header_whose_spec_is_no_mapping_is_damaged(
     other = header(spec).model_copy(update={"spec": text})
     save_weights(tmp_path / "x.safetensors", build(spec).state_dict(), other)
     with pytest.raises(CheckpointError, match="its header is damaged: the spec is no mapping"):
-        load_trained(tmp_path / "x.safetensors")
+        load_model(tmp_path / "x.safetensors")
 
 
 def test_plugin_named_in_weights_needs_consent(tmp_path: Path, spec: Spec) -> None:
@@ -88,7 +88,7 @@ def test_plugin_named_in_weights_needs_consent(tmp_path: Path, spec: Spec) -> No
     needs = spec.model_copy(update={"plugins": (str(plugin),)})
     save_weights(tmp_path / "x.safetensors", build(spec).state_dict(), header(needs))
     with pytest.raises(SpecError, match="--plugin"):
-        load_trained(tmp_path / "x.safetensors")
+        load_model(tmp_path / "x.safetensors")
     assert not canary.exists()
-    load_trained(tmp_path / "x.safetensors", plugins=[str(plugin)])
+    load_model(tmp_path / "x.safetensors", plugins=[str(plugin)])
     assert canary.exists()

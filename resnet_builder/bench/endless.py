@@ -1,6 +1,6 @@
 """What is measured in a spec's place: its steps, on made-up images, without end."""
 
-from resnet_builder.builder.resolving import fed_facts
+from resnet_builder.builder.resolving import input_info
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.train_section import ConstantSchedule, ConstantWarmup, Interval
@@ -81,5 +81,5 @@ def _synthetic(spec: Spec, batch_size: int) -> Part:
 def _training_images(spec: Spec) -> int | None:
     """Return how many images are trained on; ``None`` where only reading the data set tells."""
     assert spec.data is not None, "a spec to train has data"
-    count = fed_facts(spec.data).training_images
+    count = input_info(spec.data).training_images
     return None if count is None else count - spec.data.set_aside(count)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from resnet_builder.activations import kept_by
+from resnet_builder.activations import activation_memory
 from resnet_builder.bench.clock import Rate, rate, seconds_per_call
 from resnet_builder.bench.endless import endless, recipe_steps
 from resnet_builder.bench.floor import Floor, FloorTimes, Work, convolutions_of
@@ -15,13 +15,13 @@ from resnet_builder.bench.settings import Setting, explain
 from resnet_builder.bench.sizing import FEWEST, Size, measurable_size
 from resnet_builder.bench.turns import Interlude, Turns, train_in_turns
 from resnet_builder.builder.construct import construct_on_meta
-from resnet_builder.data.contract import Report, Stop, never, silent
+from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.device import describe, free_memory, pick_device
 from resnet_builder.errors import ResourceError, UsageError
 from resnet_builder.kernels.norm import has_fusible
 from resnet_builder.model import ResNet, count_parameters
 from resnet_builder.runs.files import Warn
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.compiling import OWN_OPERATIONS, not_worth_a_trial
@@ -190,7 +190,7 @@ class _Rivals:
         forward = sum(work.count for work in self._work if work.kind == "forward")
         return forward // self._size.accumulate
 
-    def prepare(self, choices: Choices) -> Interlude:
+    def prepare(self, choices: RuntimeConfig) -> Interlude:
         """Make them ready to compute, the convolutions as ours are computed."""
         self.floor = Floor(
             self._work,
@@ -216,7 +216,7 @@ def _convolutions(spec: Spec, size: Size) -> tuple[Work, ...]:
 
 def _memory(spec: Spec, size: Size, turns: Turns) -> Memory:
     network = _on_meta(spec)
-    kept = kept_by(
+    kept = activation_memory(
         network,
         (size.part_size, *spec.model.image_shape),
         bf16=turns.start.choices.precision == "bf16",

@@ -39,7 +39,7 @@ class PlainLoop:
         assert spec.train is not None, "a spec to train has a recipe"
         self._model = spec.model
         self._device = device
-        self._network = build(spec, seed=0, device=str(device), first_weights=False).train()
+        self._network = build(spec, seed=0, device=str(device), pretrained=False).train()
         freeze(self._network, spec.train.freeze)
         self._loss = make_loss(spec.train.loss)
         self._optimizer = build_optimizer(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from resnet_builder.kernels import no_kernels
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import RunSpec
 from resnet_builder.training.process import keeps_memory
 
@@ -25,7 +25,7 @@ class Setting:
     why: str
 
 
-def explain(choices: Choices, run: RunSpec, *, why_compiled: str) -> tuple[Setting, ...]:
+def explain(choices: RuntimeConfig, run: RunSpec, *, why_compiled: str) -> tuple[Setting, ...]:
     """Say what each choice is, and why it was made.
 
     Args:
@@ -53,7 +53,7 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _why_device(choices: Choices, run: RunSpec) -> str:
+def _why_device(choices: RuntimeConfig, run: RunSpec) -> str:
     if run.device != "auto":
         return _ASKED
     if choices.device == "cpu":
@@ -61,7 +61,7 @@ def _why_device(choices: Choices, run: RunSpec) -> str:
     return "a graphics card computes faster than the processor"
 
 
-def _why_precision(choices: Choices, run: RunSpec) -> str:
+def _why_precision(choices: RuntimeConfig, run: RunSpec) -> str:
     if run.precision != "auto":
         return _ASKED
     if choices.precision == "bf16":
@@ -69,19 +69,19 @@ def _why_precision(choices: Choices, run: RunSpec) -> str:
     return "numbers of 16 bits are multiplied no faster here than of 32"
 
 
-def _why_memory_format(choices: Choices) -> str:
+def _why_memory_format(choices: RuntimeConfig) -> str:
     if choices.memory_format == "channels_last":
         return "all channels of a pixel lie side by side, as convolutions read them fastest"
     return "each channel lies in memory by itself, which this device computes as fast"
 
 
-def _why_fused(choices: Choices) -> str:
+def _why_fused(choices: RuntimeConfig) -> str:
     if choices.fused:
         return "one pass over memory updates all weights, instead of several for each"
     return "this device has no such kernel that is known to leave weights alone after a bad step"
 
 
-def _why_kernels(choices: Choices, run: RunSpec) -> str:
+def _why_kernels(choices: RuntimeConfig, run: RunSpec) -> str:
     if run.kernels is False:
         return _ASKED
     if choices.kernels:

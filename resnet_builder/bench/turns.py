@@ -12,16 +12,16 @@ import torch
 from resnet_builder.bench.clock import finish
 from resnet_builder.bench.memory import Peak, PeakMeter
 from resnet_builder.builder import build
-from resnet_builder.data.contract import Stop
-from resnet_builder.data.splits import load_splits
+from resnet_builder.data.interfaces import Stop
+from resnet_builder.data.splits import load_data
 from resnet_builder.device import pick_device
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import Spec
+from resnet_builder.training.callbacks import Silent, Start
 from resnet_builder.training.fit import fit
-from resnet_builder.training.observer import Silent, Start
 
 WARM_UP_STEPS = 3
 """Before the first turn, at least: kernels are made, memory is asked for."""
@@ -50,7 +50,7 @@ def train_in_turns(
     *,
     rounds: int,
     seconds: float,
-    interlude: Callable[[Choices], Interlude],
+    interlude: Callable[[RuntimeConfig], Interlude],
     warn: Warn,
     stop: Stop,
 ) -> Turns:
@@ -71,8 +71,8 @@ def train_in_turns(
     """
     assert spec.train is not None, "a spec to train has a recipe"
     device = pick_device(spec.run.device)
-    splits = load_splits(spec)
-    network = build(spec, seed=spec.train.seed, first_weights=False)
+    splits = load_data(spec)
+    network = build(spec, seed=spec.train.seed, pretrained=False)
     timer = _Timer(device, rounds, seconds, interlude, stop)
     with tempfile.TemporaryDirectory() as folder, suppress(_Over):
         run = RunDirectory.create(Path(folder, "run"))
@@ -94,7 +94,7 @@ class _Timer:
         device: torch.device,
         rounds: int,
         seconds: float,
-        interlude: Callable[[Choices], Interlude],
+        interlude: Callable[[RuntimeConfig], Interlude],
         stop: Stop,
     ) -> None:
         self._device = device

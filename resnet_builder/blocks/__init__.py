@@ -12,11 +12,11 @@ from resnet_builder.blocks import (
     shortcuts,
     stems,
 )
-from resnet_builder.blocks.contract import (
+from resnet_builder.blocks.interfaces import (
     ACTIVATIONS,
+    ANTIALIAS_FILTERS,
     ATTENTIONS,
     BLOCKS,
-    DOWNSAMPLE_FILTERS,
     HEADS,
     NORMS,
     SHORTCUTS,
@@ -27,9 +27,9 @@ from resnet_builder.blocks.contract import (
 
 __all__ = [
     "ACTIVATIONS",
+    "ANTIALIAS_FILTERS",
     "ATTENTIONS",
     "BLOCKS",
-    "DOWNSAMPLE_FILTERS",
     "HEADS",
     "NORMS",
     "SHORTCUTS",

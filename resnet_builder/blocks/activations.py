@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from resnet_builder.blocks.contract import ACTIVATIONS
+from resnet_builder.blocks.interfaces import ACTIVATIONS
 
 
 @ACTIVATIONS.register("relu")

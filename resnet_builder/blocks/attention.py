@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from resnet_builder.blocks.contract import ATTENTIONS
+from resnet_builder.blocks.interfaces import ATTENTIONS
 from resnet_builder.blocks.layers import average
 from resnet_builder.errors import PartError
 

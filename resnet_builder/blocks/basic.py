@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from resnet_builder.blocks.contract import (
+from resnet_builder.blocks.filters import no_filter, split_stride
+from resnet_builder.blocks.interfaces import (
     BLOCKS,
     ActivationFactory,
     AttentionFactory,
@@ -13,7 +14,6 @@ from resnet_builder.blocks.contract import (
     NormFactory,
     ShortcutFactory,
 )
-from resnet_builder.blocks.filters import no_filter, split_stride
 from resnet_builder.blocks.layers import (
     conv3x3,
     drop_path_layer,
@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
         activation: Makes an activation.
         attention: Makes an attention layer, which ends the residual path.
         drop_path: Probability that an image's residual is dropped while training.
-        downsample_filter: Makes what subsamples in place of the first convolution.
+        antialias: Makes what subsamples in place of the first convolution.
         dropout: Probability that an element is zeroed between the convolutions.
 
     Shape:
@@ -61,12 +61,12 @@ class BasicBlock(nn.Module):
         activation: ActivationFactory = nn.ReLU,
         attention: AttentionFactory = nn.Identity,
         drop_path: float = 0.0,
-        downsample_filter: FilterFactory = no_filter,
+        antialias: FilterFactory = no_filter,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__()
         self.out_channels = channels * self.expansion
-        first_stride, self.blur = split_stride(downsample_filter, channels, stride)
+        first_stride, self.blur = split_stride(antialias, channels, stride)
         self.conv1 = conv3x3(in_channels, channels, stride=first_stride, dilation=first_dilation)
         self.bn1 = norm(channels)
         self.dropout = dropout_layer(dropout)

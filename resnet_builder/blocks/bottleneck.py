@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from resnet_builder.blocks.contract import (
+from resnet_builder.blocks.filters import no_filter, split_stride
+from resnet_builder.blocks.interfaces import (
     BLOCKS,
     ActivationFactory,
     AttentionFactory,
@@ -13,7 +14,6 @@ from resnet_builder.blocks.contract import (
     NormFactory,
     ShortcutFactory,
 )
-from resnet_builder.blocks.filters import no_filter, split_stride
 from resnet_builder.blocks.layers import (
     conv1x1,
     conv3x3,
@@ -44,7 +44,7 @@ class BottleneckBlock(nn.Module):
         activation: Makes an activation.
         attention: Makes an attention layer, which ends the residual path.
         drop_path: Probability that an image's residual is dropped while training.
-        downsample_filter: Makes what subsamples in place of the strided convolution.
+        antialias: Makes what subsamples in place of the strided convolution.
         groups: Groups of the 3x3 convolution (ResNeXt's cardinality).
         width_per_group: Width of a group where ``channels`` is 64; scales with ``channels``.
         stride_in: The convolution that strides: the 3x3 ("v1.5": torchvision, timm), or the
@@ -73,7 +73,7 @@ class BottleneckBlock(nn.Module):
         activation: ActivationFactory = nn.ReLU,
         attention: AttentionFactory = nn.Identity,
         drop_path: float = 0.0,
-        downsample_filter: FilterFactory = no_filter,
+        antialias: FilterFactory = no_filter,
         groups: Amount = 1,
         width_per_group: Amount = 64,
         stride_in: Literal["conv3x3", "conv1x1"] = "conv3x3",
@@ -82,8 +82,8 @@ class BottleneckBlock(nn.Module):
         super().__init__()
         width = inner_width(channels, groups, width_per_group)
         in_conv1 = stride_in == "conv1x1"
-        stride1, self.blur1 = split_stride(downsample_filter, width, stride if in_conv1 else 1)
-        stride2, self.blur2 = split_stride(downsample_filter, width, 1 if in_conv1 else stride)
+        stride1, self.blur1 = split_stride(antialias, width, stride if in_conv1 else 1)
+        stride2, self.blur2 = split_stride(antialias, width, 1 if in_conv1 else stride)
         dilation2 = dilation if in_conv1 else first_dilation
         self.out_channels = channels * self.expansion
         self.conv1 = conv1x1(in_channels, width, stride=stride1)

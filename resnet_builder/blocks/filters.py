@@ -7,15 +7,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_builder.blocks.contract import DOWNSAMPLE_FILTERS, FilterFactory
+from resnet_builder.blocks.interfaces import ANTIALIAS_FILTERS, FilterFactory
 
 
-@DOWNSAMPLE_FILTERS.register("none")
+@ANTIALIAS_FILTERS.register("none")
 def no_filter(channels: int, stride: int) -> None:
     """Leave subsampling to the convolutions."""
 
 
-@DOWNSAMPLE_FILTERS.register("blur")
+@ANTIALIAS_FILTERS.register("blur")
 def blur(channels: int, stride: int, *, size: Annotated[int, Field(ge=2, le=7)] = 3) -> nn.Module:
     """Convolve densely, then blur and subsample (Zhang 2019, https://arxiv.org/abs/1904.11486).
 
@@ -28,7 +28,7 @@ def blur(channels: int, stride: int, *, size: Annotated[int, Field(ge=2, le=7)] 
 
 
 def split_stride(make_filter: FilterFactory, channels: int, stride: int) -> tuple[int, nn.Module]:
-    """Share a stride between a convolution and what follows its activation.
+    """Shard a stride between a convolution and what follows its activation.
 
     Args:
         make_filter: Makes what subsamples.

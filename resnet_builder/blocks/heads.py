@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from resnet_builder.blocks.contract import HEADS, ActivationFactory, Head, NormFactory
+from resnet_builder.blocks.interfaces import HEADS, ActivationFactory, Head, NormFactory
 from resnet_builder.blocks.layers import GlobalAverage
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]

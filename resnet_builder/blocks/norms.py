@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from resnet_builder.blocks.contract import NORMS
+from resnet_builder.blocks.interfaces import NORMS
 from resnet_builder.errors import PartError
 
 Epsilon = Annotated[float, Field(gt=0)]
@@ -20,7 +20,7 @@ def batch_norm(
     Args:
         channels: Width of the input.
         eps: Added to the variance.
-        momentum: Share of each batch in the running statistics.
+        momentum: Shard of each batch in the running statistics.
     """
     return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from resnet_builder.blocks.bottleneck import Amount, inner_width
-from resnet_builder.blocks.contract import (
+from resnet_builder.blocks.interfaces import (
     BLOCKS,
     ActivationFactory,
     AttentionFactory,

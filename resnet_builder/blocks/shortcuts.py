@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_builder.blocks.contract import SHORTCUTS, NormFactory
+from resnet_builder.blocks.interfaces import SHORTCUTS, NormFactory
 from resnet_builder.blocks.layers import conv1x1
 from resnet_builder.errors import PartError
 

@@ -5,14 +5,14 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from resnet_builder.blocks.contract import (
+from resnet_builder.blocks.filters import no_filter, split_stride
+from resnet_builder.blocks.interfaces import (
     STEMS,
     ActivationFactory,
     FilterFactory,
     NormFactory,
     Stem,
 )
-from resnet_builder.blocks.filters import no_filter, split_stride
 from resnet_builder.blocks.layers import conv1x1, conv3x3
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
@@ -64,7 +64,7 @@ def conv7x7_maxpool_stem(
     bare: bool = False,
     norm: NormFactory,
     activation: ActivationFactory,
-    downsample_filter: FilterFactory = no_filter,
+    antialias: FilterFactory = no_filter,
 ) -> Stem:
     """Make a strided 7x7 convolution and a strided maximum (He et al. 2015, table 1).
 
@@ -74,11 +74,11 @@ def conv7x7_maxpool_stem(
         bare: Without norm and activation, for pre-activated blocks (He et al. 2016).
         norm: Makes a normalisation layer.
         activation: Makes an activation.
-        downsample_filter: Makes what subsamples after the maximum.
+        antialias: Makes what subsamples after the maximum.
     """
     conv = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
     layers = _normed(conv, channels, norm, activation, bare=bare)
-    layers["maxpool"] = _maximum(channels, downsample_filter)
+    layers["maxpool"] = _maximum(channels, antialias)
     return Stem(layers, out_channels=channels, stride=4)
 
 
@@ -90,7 +90,7 @@ def deep_stem(
     width: Width = 32,
     norm: NormFactory,
     activation: ActivationFactory,
-    downsample_filter: FilterFactory = no_filter,
+    antialias: FilterFactory = no_filter,
 ) -> Stem:
     """Make three 3x3 convolutions, the first strided, and a strided maximum: ResNet-C and -D.
 
@@ -102,7 +102,7 @@ def deep_stem(
         width: Of the first two.
         norm: Makes a normalisation layer.
         activation: Makes an activation.
-        downsample_filter: Makes what subsamples after the maximum.
+        antialias: Makes what subsamples after the maximum.
     """
     convolutions = nn.Sequential(
         conv3x3(in_channels, width, stride=2),
@@ -114,7 +114,7 @@ def deep_stem(
         conv3x3(width, channels),
     )
     layers = _normed(convolutions, channels, norm, activation)
-    layers["maxpool"] = _maximum(channels, downsample_filter)
+    layers["maxpool"] = _maximum(channels, antialias)
     return Stem(layers, out_channels=channels, stride=4)
 
 
@@ -131,7 +131,7 @@ def _normed(
     return {"conv1": conv, "bn1": norm(channels), "relu": activation()}
 
 
-def _maximum(channels: int, downsample_filter: FilterFactory) -> nn.Module:
-    stride, blur = split_stride(downsample_filter, channels, 2)
+def _maximum(channels: int, antialias: FilterFactory) -> nn.Module:
+    stride, blur = split_stride(antialias, channels, 2)
     maximum = nn.MaxPool2d(3, stride=stride, padding=1)
     return maximum if stride == 2 else nn.Sequential(maximum, blur)

@@ -4,7 +4,7 @@ import resnet_builder.blocks
 import resnet_builder.data  # noqa: F401 (importing the rooms registers the built-in parts)
 from resnet_builder.builder.building import build, build_from_spec, check_source, read_spec
 from resnet_builder.builder.checking import Checked, check
-from resnet_builder.builder.first_weights import first_weights_digest
+from resnet_builder.builder.pretrained import pretrained_digest
 from resnet_builder.builder.resolving import resolve
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "build_from_spec",
     "check",
     "check_source",
-    "first_weights_digest",
+    "pretrained_digest",
     "read_spec",
     "resolve",
 ]

@@ -12,7 +12,7 @@ from resnet_builder.builder.construct import (
     give_weights,
     network_grids,
 )
-from resnet_builder.builder.first_weights import load_first_weights
+from resnet_builder.builder.pretrained import load_pretrained
 from resnet_builder.builder.resolving import resolve
 from resnet_builder.device import pick_device
 from resnet_builder.errors import SpecError
@@ -30,7 +30,7 @@ def read_spec(
     source: Source,
     *,
     overrides: Sequence[str] = (),
-    with_: Sequence[str | Path] = (),
+    fragments: Sequence[str | Path] = (),
     plugins: Sequence[str] = (),
     with_weights: bool = False,
 ) -> Spec:
@@ -39,7 +39,7 @@ def read_spec(
     Args:
         source: A path, a bundled spec's name, or a mapping.
         overrides: ``path.to.key=value``, as ``--set``.
-        with_: Fragments to lay over the spec, as ``--with``.
+        fragments: Fragments to lay over the spec, as ``--with``.
         plugins: The plugins that may be imported.
         with_weights: Whether to check that the weights it starts from are there.
 
@@ -50,7 +50,7 @@ def read_spec(
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
-    spec = _read(source, overrides, with_, plugins, with_weights=with_weights).spec
+    spec = _read(source, overrides, fragments, plugins, with_weights=with_weights).spec
     assert spec is not None, "a spec without problems"
     return spec
 
@@ -127,7 +127,7 @@ def build_from_spec(
 
 
 def build(
-    spec: Spec, *, device: str = "cpu", seed: int | None = None, first_weights: bool = True
+    spec: Spec, *, device: str = "cpu", seed: int | None = None, pretrained: bool = True
 ) -> ResNet:
     """Build a spec's network, draw its first weights, and read those that it starts from.
 
@@ -136,7 +136,7 @@ def build(
         device: A torch device, or ``"auto"``: CUDA, then MPS, then CPU.
         seed: Of a generator of its own, so that weights are the same on every device and no
             global state is touched; ``None`` draws from torch's global generator.
-        first_weights: Whether to read what ``model.weights`` names; needless, and the file with
+        pretrained: Whether to read what ``model.weights`` names; needless, and the file with
             it, where other weights are put in afterwards.
 
     Raises:
@@ -156,14 +156,14 @@ def build(
             problems = [Problem("expect", f"expect.{key}", text) for key, text in differing]
             if problems:
                 raise SpecError(problems)
-        return _on_device(network, spec, device, seed, first_weights=first_weights)
+        return _on_device(network, spec, device, seed, pretrained=pretrained)
 
 
 def check_source(
     source: Source,
     *,
     overrides: Sequence[str] = (),
-    with_: Sequence[str | Path] = (),
+    fragments: Sequence[str | Path] = (),
     plugins: Sequence[str] = (),
     with_macs: bool = False,
     with_weights: bool = False,
@@ -174,7 +174,7 @@ def check_source(
         SpecError: There is nothing to check: no file, no YAML, no consent to a plugin.
         StorageError: A file cannot be read.
     """
-    draft = read_draft(source, overrides=overrides, with_=with_)
+    draft = read_draft(source, overrides=overrides, fragments=fragments)
     imported = import_plugins(draft.plugins or (), plugins, draft.positions)
     with collector_paused():
         checked = check(draft, with_macs=with_macs, with_weights=with_weights)
@@ -187,13 +187,13 @@ def check_source(
 def _read(
     source: Source,
     overrides: Sequence[str],
-    with_: Sequence[str | Path],
+    fragments: Sequence[str | Path],
     plugins: Sequence[str],
     *,
     with_weights: bool,
 ) -> Checked:
     checked = check_source(
-        source, overrides=overrides, with_=with_, plugins=plugins, with_weights=with_weights
+        source, overrides=overrides, fragments=fragments, plugins=plugins, with_weights=with_weights
     )
     if checked.problems:
         raise SpecError(checked.problems)
@@ -206,11 +206,11 @@ def _on_device(
     device: str,
     seed: int | None,
     *,
-    first_weights: bool = True,
+    pretrained: bool = True,
     output_stride: int | None = None,
 ) -> ResNet:
     place = pick_device(device)
     network = give_weights(network, spec.model, seed=seed, output_stride=output_stride)
-    if first_weights and spec.model.weights is not None:
-        load_first_weights(network, spec.model.weights)
+    if pretrained and spec.model.weights is not None:
+        load_pretrained(network, spec.model.weights)
     return network if place.type == "cpu" else network.to(place)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from resnet_builder.blocks.contract import BLOCKS, STEMS
+from resnet_builder.blocks.interfaces import BLOCKS, STEMS
 from resnet_builder.builder.construct import (
     MisplacedPartError,
     construct_on_meta,
@@ -24,11 +24,11 @@ from resnet_builder.builder.parts import (
 )
 from resnet_builder.builder.resolving import (
     DEFAULT_CHANNELS,
-    fed_facts,
+    input_info,
     resolve,
     resolve_model,
 )
-from resnet_builder.data.contract import AUGMENTATIONS
+from resnet_builder.data.interfaces import AUGMENTATIONS
 from resnet_builder.errors import PartError, RegistryError
 from resnet_builder.model import ResNet, count_macs, count_parameters
 from resnet_builder.problems import Problem
@@ -201,11 +201,11 @@ def _resizing_problems(
 def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
     """Check that whatever the spec asks of a block, the block takes, and has a use for."""
     if (
-        model.downsample_filter.type != "none"
-        and "downsample_filter" not in STEMS.accepts(model.stem.type)
+        model.antialias.type != "none"
+        and "antialias" not in STEMS.accepts(model.stem.type)
         and all(stage.stride == 1 for stage in model.stages)
     ):
-        yield positions.problem("no-effect", ("model", "downsample_filter"), "no block strides")
+        yield positions.problem("no-effect", ("model", "antialias"), "no block strides")
     for number, stage in enumerate(model.stages):
         block = stage.block or model.block
         attention = stage.attention or model.attention
@@ -213,7 +213,7 @@ def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem
             "norm": model.norm.type != "batch_norm",
             "activation": model.activation.type != "relu",
             "attention": attention.type != "none",
-            "downsample_filter": model.downsample_filter.type != "none",
+            "antialias": model.antialias.type != "none",
             "drop_path": model.drop_path > 0,
         }
         wanted = {key for key, is_asked in asked.items() if is_asked}
@@ -249,7 +249,7 @@ def _data_problems(draft: Draft) -> Iterator[Problem]:
     if data is None:
         return
     try:
-        facts = fed_facts(data)
+        facts = input_info(data)
     except PartError as error:
         yield _part_problem(error, ("data", "dataset"), positions)
         return

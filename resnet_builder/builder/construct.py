@@ -10,18 +10,18 @@ from typing import cast
 import torch
 from torch import nn
 
-from resnet_builder.blocks.contract import (
+from resnet_builder.blocks.init import Scheme, empty_from_meta, initialise, is_unwritten
+from resnet_builder.blocks.interfaces import (
     ACTIVATIONS,
+    ANTIALIAS_FILTERS,
     ATTENTIONS,
     BLOCKS,
-    DOWNSAMPLE_FILTERS,
     HEADS,
     NORMS,
     SHORTCUTS,
     STEMS,
     Block,
 )
-from resnet_builder.blocks.init import Scheme, empty_from_meta, initialise, is_unwritten
 from resnet_builder.blocks.shortcuts import changes_shape
 from resnet_builder.builder.grid import Grid, stage_grids
 from resnet_builder.builder.moulds import mould_of
@@ -117,7 +117,7 @@ def _construct(model: ModelSpec, output_stride: int | None, *, device: str) -> R
     layer_makers: dict[str, Callable[..., nn.Module]] = {
         "norm": partial(_make_at, ("model", "norm"), bind(NORMS, model.norm)),
         "activation": bind(ACTIVATIONS, model.activation),
-        "downsample_filter": bind(DOWNSAMPLE_FILTERS, model.downsample_filter),
+        "antialias": bind(ANTIALIAS_FILTERS, model.antialias),
     }
     with _place("model", "stem"), torch.device(device):
         stem = bind(STEMS, model.stem, **layer_makers)(model.in_channels)

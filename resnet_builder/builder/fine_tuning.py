@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from resnet_builder.builder.first_weights import published_weights
+from resnet_builder.builder.pretrained import published_weights
 from resnet_builder.problems import Problem, nearest
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.loading import Draft
@@ -12,7 +12,7 @@ from resnet_builder.spec.positions import Positions
 from resnet_builder.spec.train_section import TrainSpec
 
 _FREEZE = ("train", "freeze")
-_RECOMPUTE = ("train", "recompute")
+_RECOMPUTE = ("train", "activation_checkpointing")
 
 
 def fine_tuning_problems(draft: Draft) -> Iterator[Problem]:
@@ -22,9 +22,11 @@ def fine_tuning_problems(draft: Draft) -> Iterator[Problem]:
         return
     sections = _section_names(model)
     yield from _name_problems(_FREEZE, "", train.freeze, sections, positions)
-    if train.recompute != "all":
+    if train.activation_checkpointing != "all":
         stages = sections[1:-1]
-        yield from _name_problems(_RECOMPUTE, "stage ", train.recompute, stages, positions)
+        yield from _name_problems(
+            _RECOMPUTE, "stage ", train.activation_checkpointing, stages, positions
+        )
     yield from _sense_problems(model, train, positions)
     if "head" in train.freeze and train.head_lr_multiplier != 1:
         yield positions.problem(

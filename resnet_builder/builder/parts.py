@@ -6,15 +6,15 @@ from typing import Any
 
 from resnet_builder.blocks import (
     ACTIVATIONS,
+    ANTIALIAS_FILTERS,
     ATTENTIONS,
     BLOCKS,
-    DOWNSAMPLE_FILTERS,
     HEADS,
     NORMS,
     SHORTCUTS,
     STEMS,
 )
-from resnet_builder.data.contract import AUGMENTATIONS, DATASETS
+from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS
 from resnet_builder.registry import Registry
 from resnet_builder.spec.data_section import DataSpec
 from resnet_builder.spec.model_section import ModelSpec
@@ -29,7 +29,7 @@ MODEL_PARTS: dict[str, Registry[Any]] = {
     "norm": NORMS,
     "activation": ACTIVATIONS,
     "attention": ATTENTIONS,
-    "downsample_filter": DOWNSAMPLE_FILTERS,
+    "antialias": ANTIALIAS_FILTERS,
     "head": HEADS,
 }
 """The registry behind each key of ``model`` that names a part; stages have some of the keys."""

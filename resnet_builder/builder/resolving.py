@@ -12,7 +12,7 @@ from resnet_builder.builder.parts import (
     head_of,
     part_options,
 )
-from resnet_builder.data.contract import AUGMENTATIONS, DATASETS, Facts
+from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, DatasetInfo
 from resnet_builder.data.preprocess import preprocess_shape
 from resnet_builder.errors import PartError
 from resnet_builder.registry import Registry
@@ -43,7 +43,7 @@ def resolve(spec: Spec) -> Spec:
 
 def resolve_model(model: ModelSpec, data: DataSpec | None) -> ModelSpec:
     """Write out a network's defaults; channels and size are the data set's where not given."""
-    facts = Facts() if data is None else fed_facts(data)
+    facts = DatasetInfo() if data is None else input_info(data)
     model = model.model_copy(update={"head": head_of(model)})
     parts = {key: _resolve_part(MODEL_PARTS[key], getattr(model, key)) for key in MODEL_PARTS}
     return model.model_copy(
@@ -66,9 +66,9 @@ def resolve_data(data: DataSpec) -> DataSpec:
     )
 
 
-def fed_facts(data: DataSpec) -> Facts:
+def input_info(data: DataSpec) -> DatasetInfo:
     """Return what is known, before reading any, of the images a network is fed."""
-    facts: Facts = bind(DATASETS, data.dataset)().facts
+    facts: DatasetInfo = bind(DATASETS, data.dataset)().facts
     channels, size = preprocess_shape(data.preprocess, facts.channels, facts.image_size)
     return replace(facts, channels=channels, image_size=size)
 

@@ -42,7 +42,7 @@ def bench(
     spec: str,
     seconds: float,
     overrides: tuple[str, ...],
-    with_: tuple[str, ...],
+    fragments: tuple[str, ...],
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -57,7 +57,7 @@ def bench(
     from resnet_builder.cli.specs import read_spec
     from resnet_builder.training.process import configure
 
-    resolved = read_spec(spec, overrides=overrides, with_=with_, plugins=plugins, warn=note)
+    resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)
     threads = None if resolved.run.threads == "auto" else resolved.run.threads
     undo = configure(threads=threads)
     try:

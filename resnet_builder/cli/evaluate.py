@@ -18,7 +18,7 @@ from resnet_builder.cli.options import (
 
 if TYPE_CHECKING:
     from resnet_builder.runs.answers import EvaluationRecord
-    from resnet_builder.trained import Trained
+    from resnet_builder.trained import TrainedModel
     from resnet_builder.training.metrics import Evaluation
 
 MOST_COLUMNS = 20
@@ -61,10 +61,10 @@ def evaluate(
     """
     from resnet_builder.cli.devices import device_for
     from resnet_builder.cli.progress import display
-    from resnet_builder.trained import load_trained
+    from resnet_builder.trained import load_model
     from resnet_builder.training.inference import evaluate_split, load_own_splits
 
-    trained = load_trained(weights, plugins=plugins)
+    trained = load_model(weights, plugins=plugins)
     device = device_for(trained.spec, warn=note)
     with invocation.signals.polled() as stop, display() as shown:
         splits = load_own_splits(
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def _record(
-    trained: "Trained", classes: tuple[str, ...], split: str, found: "Evaluation"
+    trained: "TrainedModel", classes: tuple[str, ...], split: str, found: "Evaluation"
 ) -> "EvaluationRecord":
     from resnet_builder.runs.answers import EvaluationRecord
 

@@ -11,7 +11,7 @@ from resnet_builder.cli.options import EXISTING, debug_option, json_option, plug
 if TYPE_CHECKING:
     from resnet_builder.export import ExportReport, FormatName
     from resnet_builder.runs.answers import ExportRecord
-    from resnet_builder.trained import Trained
+    from resnet_builder.trained import TrainedModel
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -54,9 +54,9 @@ def export(
     is an error and nothing is written.
     """
     from resnet_builder.export import export as export_file
-    from resnet_builder.trained import load_trained
+    from resnet_builder.trained import load_model
 
-    trained = load_trained(weights, plugins=plugins)
+    trained = load_model(weights, plugins=plugins)
     record = _record(trained, export_file(trained, out, format=format_))
     if as_json:
         show_json(record)
@@ -64,7 +64,7 @@ def export(
         _show(record)
 
 
-def _record(trained: "Trained", report: "ExportReport") -> "ExportRecord":
+def _record(trained: "TrainedModel", report: "ExportReport") -> "ExportRecord":
     from resnet_builder.runs.answers import ExportRecord
 
     return ExportRecord(

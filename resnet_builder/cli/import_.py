@@ -53,7 +53,7 @@ def import_(
     allow_missing: bool,
     allow_unexpected: bool,
     overrides: tuple[str, ...],
-    with_: tuple[str, ...],
+    fragments: tuple[str, ...],
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -69,7 +69,7 @@ def import_(
     from resnet_builder.cli.specs import read_spec
     from resnet_builder.importing import import_weights
 
-    resolved = read_spec(spec, overrides=overrides, with_=with_, plugins=plugins, warn=note)
+    resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)
     report = import_weights(
         checkpoint,
         resolved,
@@ -115,12 +115,12 @@ def _show(checkpoint: Path, out: Path, report: "LoadReport") -> None:
 def _rows(report: "LoadReport") -> Iterator[tuple[str, str, str]]:
     """Yield a row for each thing that became of tensors: what, of how many, of which first."""
     renamed = [f"{theirs} is {ours}" for theirs, ours in report.renamed.items()]
-    folded = [f"{bias} in {mean}" for bias, mean in report.folded.items()]
+    folded = [f"{bias} in {mean}" for bias, mean in report.fuse_conv_bn.items()]
     for what, names in (
         ("matched", report.matched),
         ("renamed", renamed),
         ("reshaped", report.reshaped),
-        ("folded", folded),
+        ("folded", fuse_conv_bn),
         ("fresh", report.fresh),
         ("uncounted", report.uncounted),
         ("missing", report.missing),

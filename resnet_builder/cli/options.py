@@ -43,7 +43,7 @@ def layer_options(command: F) -> F:
     for decorate in (
         plugin_option,
         click.option(
-            "with_",
+            "fragments",
             "--with",
             type=SpecSource(lambda: (*recipe_names(), *bundled_names())),
             multiple=True,

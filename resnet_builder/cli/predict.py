@@ -45,10 +45,10 @@ def predict(
     """
     from resnet_builder.cli.devices import device_for
     from resnet_builder.cli.progress import display
-    from resnet_builder.trained import load_trained
+    from resnet_builder.trained import load_model
     from resnet_builder.training import inference
 
-    trained = load_trained(weights, plugins=plugins)
+    trained = load_model(weights, plugins=plugins)
     device = device_for(trained.spec, warn=note)
     with invocation.signals.polled() as stop, display() as shown:
         paths = inference.find_pictures(pictures, stop=stop)

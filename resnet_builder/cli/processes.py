@@ -19,7 +19,7 @@ from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, held_back, show_
 from resnet_builder.errors import ProcessLostError, UsageError
 
 if TYPE_CHECKING:
-    from resnet_builder.training.distributed import Team
+    from resnet_builder.training.distributed import DistributedContext
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ def nproc_option(command: F) -> F:
 
 
 @contextmanager
-def membership(invocation: Invocation, nproc: int | None) -> Iterator["Team"]:
+def membership(invocation: Invocation, nproc: int | None) -> Iterator["DistributedContext"]:
     """Be one of the processes that train, or the only one, until it is left.
 
     Where ``--nproc`` asks for processes that nobody has started, this one starts them, waits, and
@@ -58,15 +58,15 @@ def membership(invocation: Invocation, nproc: int | None) -> Iterator["Team"]:
     """
     from resnet_builder.training.distributed import joined, place
 
-    team = place()
-    if team.size == 1 and nproc is not None and nproc > 1:
+    ctx = place()
+    if ctx.size == 1 and nproc is not None and nproc > 1:
         raise click.exceptions.Exit(_launch(invocation, nproc))
-    if nproc is not None and nproc != team.size:
+    if nproc is not None and nproc != ctx.size:
         raise UsageError(
-            f"--nproc {nproc}: this is already one of {team.size} processes; leave it out"
+            f"--nproc {nproc}: this is already one of {ctx.size} processes; leave it out"
         )
-    invocation.signals.is_patient = team.size > 1
-    with joined(team) as member:
+    invocation.signals.is_patient = ctx.size > 1
+    with joined(ctx) as member:
         invocation.may_report = member.may_report
         yield member
 

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from resnet_builder.cli.messages import escaped, note, percent
 from resnet_builder.runs.files import unheard
+from resnet_builder.training.callbacks import Observer, Progress, Start
 from resnet_builder.training.metrics import Evaluation
-from resnet_builder.training.observer import Observer, Progress, Start
 from resnet_builder.training.result import Result
 
 LINE_SECONDS = 10.0

@@ -14,7 +14,7 @@ def read_spec(
     source: str | Path,
     *,
     overrides: tuple[str, ...],
-    with_: tuple[str, ...],
+    fragments: tuple[str, ...],
     plugins: tuple[str, ...],
     warn: Callable[[str], None],
     with_weights: bool = False,
@@ -27,7 +27,7 @@ def read_spec(
     Args:
         source: A path, or a bundled spec's name.
         overrides: What ``--set`` gave.
-        with_: What ``--with`` gave.
+        fragments: What ``--with`` gave.
         plugins: What ``--plugin`` gave.
         warn: Told what the user should know of the spec.
         with_weights: Whether to check that the weights it starts from are there.
@@ -36,18 +36,18 @@ def read_spec(
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
-    for notice in first_notices(source, overrides=overrides, with_=with_):
+    for notice in first_notices(source, overrides=overrides, fragments=fragments):
         warn(notice)
 
     from resnet_builder import builder
 
     return builder.read_spec(
-        source, overrides=overrides, with_=with_, plugins=plugins, with_weights=with_weights
+        source, overrides=overrides, fragments=fragments, plugins=plugins, with_weights=with_weights
     )
 
 
 def first_notices(
-    source: str | Path, *, overrides: tuple[str, ...], with_: tuple[str, ...]
+    source: str | Path, *, overrides: tuple[str, ...], fragments: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Check what can be checked without torch; return what the user should know of the spec.
 
@@ -60,7 +60,7 @@ def first_notices(
     """
     from resnet_builder.spec.loading import read_draft
 
-    draft = read_draft(source, overrides=overrides, with_=with_)
+    draft = read_draft(source, overrides=overrides, fragments=fragments)
     if any(problem.code in {"out-of-range", "limit"} for problem in draft.problems):
         raise SpecError(draft.problems)
     return draft.notices

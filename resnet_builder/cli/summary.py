@@ -29,7 +29,7 @@ def summary(
     spec: str,
     depth: bool,
     overrides: tuple[str, ...],
-    with_: tuple[str, ...],
+    fragments: tuple[str, ...],
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -40,7 +40,7 @@ def summary(
     from resnet_builder.cli.specs import read_spec
     from resnet_builder.summary import summarize
 
-    resolved = read_spec(spec, overrides=overrides, with_=with_, plugins=plugins, warn=note)
+    resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)
     found = summarize(resolved)
     if as_json:
         from resnet_builder.runs.answers import SummaryRecord

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.runs.records import ResultRecord
     from resnet_builder.spec.schema import Spec
-    from resnet_builder.training.distributed import Team
+    from resnet_builder.training.distributed import DistributedContext
 
 _HERE = ""
 """What ``--resume`` gives without a directory: the one of ``--out``."""
@@ -85,7 +85,7 @@ def train(
     out: Path | None,
     resume: str | None,
     overrides: tuple[str, ...],
-    with_: tuple[str, ...],
+    fragments: tuple[str, ...],
     plugins: tuple[str, ...],
     data_dir: Path | None,
     skip_bad: bool,
@@ -108,26 +108,27 @@ def train(
         raise click.UsageError("--force-unlock is for --resume: nobody holds a run that is new")
 
     if not is_member():  # what can be refused before torch comes
-        first_notices(_source(spec, directory), overrides=overrides, with_=with_)
+        first_notices(_source(spec, directory), overrides=overrides, fragments=fragments)
 
     from resnet_builder.cli.progress import display
     from resnet_builder.runs.files import unheard
     from resnet_builder.training.distributed import losses_named
     from resnet_builder.training.session import Session
 
-    with membership(invocation, nproc) as team:
+    with membership(invocation, nproc) as ctx:
         resolved = read_spec(
             _source(spec, directory),
             overrides=overrides,
-            with_=with_,
+            fragments=fragments,
             plugins=plugins,
-            warn=note if team.leads else unheard,
-            with_weights=resume is None and team.leads,  # a run with a checkpoint needs none
+            warn=note if ctx.is_main_process else unheard,
+            with_weights=resume is None
+            and ctx.is_main_process,  # a run with a checkpoint needs none
         )
         with (
             invocation.signals.polled() as stop,
-            display(is_shown=team.leads) as shown,
-            _Opened(invocation, team) as opened,
+            display(is_shown=ctx.is_main_process) as shown,
+            _Opened(invocation, ctx) as opened,
             losses_named(),
         ):
             session = Session(
@@ -142,15 +143,15 @@ def train(
                 report=shown.report,
                 say=shown.say,
                 opened=lambda run: opened(run, resolved, shown.say),
-                stop=stop if team.size == 1 else lambda: stop() or is_orphan(),
-                team=team,
+                stop=stop if ctx.size == 1 else lambda: stop() or is_orphan(),
+                ctx=ctx,
             )
             if resume is None:
                 record = session.begin(out)
             else:
                 assert directory is not None, "checked before"
                 record = session.go_on(directory)
-    if not team.leads:
+    if not ctx.is_main_process:
         return
     if as_json:
         show_json(record)
@@ -191,9 +192,9 @@ def _source(spec: str | None, directory: Path | None) -> str | Path:
 class _Opened(AbstractContextManager["_Opened"]):
     """What the process does for a run, once there is one, until the run is left."""
 
-    def __init__(self, invocation: Invocation, team: "Team") -> None:
+    def __init__(self, invocation: Invocation, ctx: "DistributedContext") -> None:
         self._invocation = invocation
-        self._team = team
+        self._team = ctx
         self._stack = ExitStack()
         self._run: RunDirectory | None = None
 

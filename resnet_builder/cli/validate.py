@@ -48,7 +48,7 @@ def validate(
     specs: tuple[str, ...],
     expect: bool,
     overrides: tuple[str, ...],
-    with_: tuple[str, ...],
+    fragments: tuple[str, ...],
     plugins: tuple[str, ...],
     ignore_memory_estimate: bool,
     as_json: bool,
@@ -58,14 +58,14 @@ def validate(
     Values, parts, shapes and expected counts are checked, and whether training is expected to fit
     into this machine's memory; all problems of all specs are reported. Nothing is downloaded.
     """
-    if expect and (overrides or with_):
+    if expect and (overrides or fragments):
         raise UsageError("--expect writes what a file alone counts to: leave out --set and --with")
     records, codes = [], [0]
     for source in specs:
         try:
             changed = _renew(source, plugins) if expect else None
             limited = not ignore_memory_estimate
-            record = _check(source, overrides, with_, plugins, limited=limited)
+            record = _check(source, overrides, fragments, plugins, limited=limited)
             record = record.model_copy(update={"changed": changed})
         except ResnetBuilderError as error:
             record = _failed(source, error)
@@ -86,7 +86,7 @@ def validate(
 def _check(
     source: str,
     overrides: tuple[str, ...],
-    with_: tuple[str, ...],
+    fragments: tuple[str, ...],
     plugins: tuple[str, ...],
     *,
     limited: bool,
@@ -98,7 +98,7 @@ def _check(
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
-    notices = first_notices(source, overrides=overrides, with_=with_)
+    notices = first_notices(source, overrides=overrides, fragments=fragments)
 
     # Only now: what is no YAML is refused without torch.
     from resnet_builder.builder import check_source
@@ -108,7 +108,7 @@ def _check(
     checked = check_source(
         source,
         overrides=overrides,
-        with_=with_,
+        fragments=fragments,
         plugins=plugins,
         with_macs=True,
         with_weights=True,

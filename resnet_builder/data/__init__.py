@@ -8,7 +8,7 @@ from resnet_builder.data import (
     image_folder,
     synthetic,
 )
-from resnet_builder.data.contract import AUGMENTATIONS, DATASETS, Augmentation, Dataset
+from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, Augmentation, Dataset
 
 __all__ = [
     "AUGMENTATIONS",

@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from resnet_builder.data.contract import Batch, ImageSource
 from resnet_builder.data.hashing import permutation
+from resnet_builder.data.interfaces import Batch, ImageSource
 from resnet_builder.data.pipeline import Pipeline, normalise
-from resnet_builder.data.share import WHOLE, Share
+from resnet_builder.data.share import WHOLE, Shard
 from resnet_builder.device import send, sent
 from resnet_builder.errors import DataError
 
@@ -40,7 +40,7 @@ class TrainBatches:
         seed: int,
         pipeline: Pipeline,
         device: torch.device,
-        share: Share = WHOLE,
+        share: Shard = WHOLE,
     ) -> None:
         self.steps_per_epoch = steps_per_epoch(len(source), batch_size)
         self._source = source
@@ -106,7 +106,7 @@ def evaluation_batches(
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device,
-    share: Share = WHOLE,
+    share: Shard = WHOLE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield every image of a split once, in order, without augmentation.
 

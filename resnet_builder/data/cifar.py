@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resnet_builder.data.contract import DATASETS, Facts, Loaded, Surroundings
 from resnet_builder.data.download import Archive, fetch, read_bytes
-from resnet_builder.data.memory import MemorySource, combined, preprocessed
+from resnet_builder.data.interfaces import DATASETS, DatasetInfo, LoadContext, LoadedDataset
+from resnet_builder.data.memory import InMemoryImages, combined, preprocessed
 from resnet_builder.data.unpacking import tar_files
 from resnet_builder.errors import DataError
 
@@ -76,15 +76,17 @@ class Cifar10:
     """60,000 colour images of 32x32 pixels in 10 classes, 10,000 of them for the test."""
 
     layout = CIFAR10
-    facts = Facts(10, channels=3, image_size=SIDE, own_validation=False, training_images=50_000)
+    facts = DatasetInfo(
+        10, channels=3, image_size=SIDE, own_validation=False, training_images=50_000
+    )
 
-    def load(self, surroundings: Surroundings) -> Loaded:
+    def load(self, context: LoadContext) -> LoadedDataset:
         """Read the folder, or the archive, which is downloaded if neither is there.
 
         Raises:
             DataError: It is missing, broken or not the published one.
         """
-        return _load(self.layout, surroundings)
+        return _load(self.layout, context)
 
 
 @DATASETS.register("cifar100")
@@ -92,11 +94,13 @@ class Cifar100(Cifar10):
     """60,000 colour images of 32x32 pixels in 100 classes, 10,000 of them for the test."""
 
     layout = CIFAR100
-    facts = Facts(100, channels=3, image_size=SIDE, own_validation=False, training_images=50_000)
+    facts = DatasetInfo(
+        100, channels=3, image_size=SIDE, own_validation=False, training_images=50_000
+    )
 
 
-def _load(layout: Layout, surroundings: Surroundings) -> Loaded:
-    files = _contents(layout, surroundings)
+def _load(layout: Layout, context: LoadContext) -> LoadedDataset:
+    files = _contents(layout, context)
     parts = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
     classes = tuple(files[layout.names].decode("utf-8", "replace").split())
     if len(classes) != layout.num_classes:
@@ -105,8 +109,8 @@ def _load(layout: Layout, surroundings: Surroundings) -> Loaded:
     for split in (layout.train, layout.test):
         parsed = [_parse(files[name], layout, name) for name in split]
         images, labels = (torch.cat(tensors) for tensors in zip(*parsed, strict=True))
-        sources.append(MemorySource(preprocessed(images, surroundings.preprocess), labels))
-    return Loaded(
+        sources.append(InMemoryImages(preprocessed(images, context.preprocess), labels))
+    return LoadedDataset(
         train=sources[0],
         validation=None,
         test=sources[1],
@@ -116,20 +120,20 @@ def _load(layout: Layout, surroundings: Surroundings) -> Loaded:
     )
 
 
-def _contents(layout: Layout, surroundings: Surroundings) -> dict[str, bytes]:
+def _contents(layout: Layout, context: LoadContext) -> dict[str, bytes]:
     """Return the files' bytes, from the folder if it is there, else from the archive."""
     wanted = (*layout.train, *layout.test, layout.names)
-    folder = surroundings.data_dir / layout.folder
+    folder = context.data_dir / layout.folder
     if folder.is_dir():
         return {name: read_bytes(folder / name, MOST_BYTES) for name in wanted}
     path = fetch(
         layout.archive,
-        surroundings.data_dir,
-        stop=surroundings.stop,
-        report=surroundings.report,
+        context.data_dir,
+        stop=context.stop,
+        report=context.report,
     )
     names = {f"{layout.folder}/{name}": name for name in wanted}
-    members = tar_files(path, names, MOST_BYTES, surroundings.stop)
+    members = tar_files(path, names, MOST_BYTES, context.stop)
     files = {names[name]: content for name, content in members}
     if missing := set(wanted) - files.keys():
         raise DataError(f"{path} does not hold {', '.join(sorted(missing))}")

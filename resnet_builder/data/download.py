@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from resnet_builder.data.contract import Report, Stop
+from resnet_builder.data.interfaces import Report, Stop
 from resnet_builder.data.partial import partial_file
 from resnet_builder.errors import DataError, Stopped, StorageError
 

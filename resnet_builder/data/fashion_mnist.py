@@ -7,9 +7,9 @@ import struct
 import torch
 from torch import Tensor
 
-from resnet_builder.data.contract import DATASETS, Facts, Loaded, Surroundings
 from resnet_builder.data.download import Archive, fetch, read_bytes
-from resnet_builder.data.memory import MemorySource, combined, preprocessed
+from resnet_builder.data.interfaces import DATASETS, DatasetInfo, LoadContext, LoadedDataset
+from resnet_builder.data.memory import InMemoryImages, combined, preprocessed
 from resnet_builder.data.unpacking import unpacked
 from resnet_builder.errors import DataError
 
@@ -66,9 +66,11 @@ _UNSIGNED_BYTES = 8  # the IDX format's code for its elements' type
 class FashionMnist:
     """70,000 grey images of 28x28 pixels in 10 classes of clothing, 10,000 of them for the test."""
 
-    facts = Facts(10, channels=1, image_size=SIDE, own_validation=False, training_images=60_000)
+    facts = DatasetInfo(
+        10, channels=1, image_size=SIDE, own_validation=False, training_images=60_000
+    )
 
-    def load(self, surroundings: Surroundings) -> Loaded:
+    def load(self, context: LoadContext) -> LoadedDataset:
         """Read the four files, downloading those that are not there.
 
         Raises:
@@ -76,7 +78,7 @@ class FashionMnist:
         """
         parts, tensors = {}, {}
         for name, archive in ARCHIVES.items():
-            content = _content(archive, surroundings)
+            content = _content(archive, context)
             parts[name] = hashlib.sha256(content).hexdigest()
             sides = (SIDE, SIDE) if name.endswith("images") else ()
             tensors[name] = _parse_idx(content, archive.name, sides)
@@ -85,9 +87,9 @@ class FashionMnist:
             images, labels = tensors[f"{split}-images"], tensors[f"{split}-labels"]
             if len(images) != len(labels):
                 raise DataError(f"fashion_mnist: {len(images)} images, {len(labels)} labels")
-            ready = preprocessed(images[:, None], surroundings.preprocess)
-            sources.append(MemorySource(ready, labels.to(torch.int64)))
-        return Loaded(
+            ready = preprocessed(images[:, None], context.preprocess)
+            sources.append(InMemoryImages(ready, labels.to(torch.int64)))
+        return LoadedDataset(
             train=sources[0],
             validation=None,
             test=sources[1],
@@ -97,17 +99,17 @@ class FashionMnist:
         )
 
 
-def _content(archive: Archive, surroundings: Surroundings) -> bytes:
+def _content(archive: Archive, context: LoadContext) -> bytes:
     """Return a file's bytes, uncompressed."""
     for folder in FOLDERS:
-        plain = surroundings.data_dir / folder / archive.name.removesuffix(".gz")
+        plain = context.data_dir / folder / archive.name.removesuffix(".gz")
         if plain.is_file():
             return read_bytes(plain, MOST_BYTES)
     path = fetch(
         archive,
-        surroundings.data_dir / FOLDERS[0],
-        stop=surroundings.stop,
-        report=surroundings.report,
+        context.data_dir / FOLDERS[0],
+        stop=context.stop,
+        report=context.report,
     )
     with unpacked(path, MOST_BYTES) as file:
         return file.read()

@@ -53,7 +53,7 @@ def permutation(seed: int, epoch: int, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class HashedDraws:
-    """The random numbers of one operation on one batch; see :class:`data.contract.Draws`.
+    """The random numbers of one operation on one batch; see :class:`data.contract.StatelessGenerator`.
 
     Attributes:
         seed: The recipe's.

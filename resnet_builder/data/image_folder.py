@@ -12,19 +12,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from resnet_builder.data.contract import (
+from resnet_builder.data.interfaces import (
     DATASETS,
-    Facts,
+    DatasetInfo,
     ImageSource,
-    Loaded,
+    LoadContext,
+    LoadedDataset,
     Stop,
-    Surroundings,
 )
 from resnet_builder.data.kept import Findings
 from resnet_builder.data.listing import Listing, list_pictures
-from resnet_builder.data.memory import MemorySource, combined, fingerprint
+from resnet_builder.data.memory import InMemoryImages, combined, fingerprint
 from resnet_builder.data.pictures import Reader, decode
-from resnet_builder.data.streamed import StreamedSource
+from resnet_builder.data.streamed import ImageFiles
 from resnet_builder.data.survey import Survey
 from resnet_builder.errors import DataError, Stopped
 
@@ -55,32 +55,32 @@ class ImageFolder:
     ) -> None:
         self._path = path
         self._channels = channels
-        self.facts = Facts(channels=channels)
+        self.facts = DatasetInfo(channels=channels)
 
-    def load(self, surroundings: Surroundings) -> Loaded:
+    def load(self, context: LoadContext) -> LoadedDataset:
         """List the folder, look at every picture, and hold those in memory that are to be.
 
         Raises:
             DataError: A folder is missing or empty, classes differ between splits, or pictures
                 are broken or of several sizes.
-            Stopped: ``surroundings.stop`` became true.
+            Stopped: ``context.stop`` became true.
         """
-        root = surroundings.data_dir / self._path
-        listing = list_pictures(root, surroundings.stop)
-        first = _first(root, listing, self._channels, surroundings.stop)
-        fed = surroundings.preprocess(first[None])[0]
-        reader = Reader(self._channels, surroundings.preprocess, tuple(fed.shape))
-        survey = Survey(root, listing, reader, surroundings)
+        root = context.data_dir / self._path
+        listing = list_pictures(root, context.stop)
+        first = _first(root, listing, self._channels, context.stop)
+        fed = context.preprocess(first[None])[0]
+        reader = Reader(self._channels, context.preprocess, tuple(fed.shape))
+        survey = Survey(root, listing, reader, context)
         count = sum(len(files.names) for files in listing.splits.values())
-        crops_more = surroundings.whole_pictures and first.numel() > fed.numel()
+        crops_more = context.whole_pictures and first.numel() > fed.numel()
         is_streamed = crops_more or count * fed.numel() > MEMORY_BYTES
         findings, problem = survey.inspected() if is_streamed else survey.decoded()
-        if findings.broken and not surroundings.skip_bad:
+        if findings.broken and not context.skip_bad:
             raise _broken(root, findings.broken)
         found = _usable(survey, findings)
         parts = found.parts()
         sources = found.streamed() if is_streamed else found.held()
-        return Loaded(
+        return LoadedDataset(
             train=sources["train"],
             validation=sources.get("val"),
             test=sources.get("test"),
@@ -111,7 +111,7 @@ class _Found:
     def held(self) -> dict[str, ImageSource]:
         """Return sources in memory."""
         return {
-            split: MemorySource(self.tensors[split], torch.tensor(files.labels))
+            split: InMemoryImages(self.tensors[split], torch.tensor(files.labels))
             for split, files in self.listing.splits.items()
         }
 
@@ -121,7 +121,7 @@ class _Found:
         for split, files in self.listing.splits.items():
             paths = [str(self.root / name) for name in files.names]
             labels = torch.tensor(files.labels)
-            sources[split] = StreamedSource(paths, labels, self.tensors[split], self.reader)
+            sources[split] = ImageFiles(paths, labels, self.tensors[split], self.reader)
         return sources
 
     def parts(self) -> dict[str, str]:

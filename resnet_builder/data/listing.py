@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from resnet_builder.data.contract import Stop
+from resnet_builder.data.interfaces import Stop
 from resnet_builder.data.pictures import ENDINGS
 from resnet_builder.errors import DataError, Stopped
 

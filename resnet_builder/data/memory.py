@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from resnet_builder.data.contract import Preprocess, SampleCrop
+from resnet_builder.data.interfaces import Preprocess, SampleCrop
 from resnet_builder.device import send
 from resnet_builder.errors import DataError
 
 _CHUNK = 1024
 
 
-class MemorySource:
+class InMemoryImages:
     """A split whose images all have one size, in memory.
 
     Args:
@@ -39,13 +39,13 @@ class MemorySource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, indices: Tensor) -> "MemorySource":
+    def take(self, indices: Tensor) -> "InMemoryImages":
         """Return a source of these images alone, in this order."""
-        return MemorySource(self.images[indices], self._labels[indices])
+        return InMemoryImages(self.images[indices], self._labels[indices])
 
-    def on(self, device: torch.device) -> "MemorySource":
+    def on(self, device: torch.device) -> "InMemoryImages":
         """Return a source of these images that holds them on a device."""
-        return MemorySource(self.images.to(device), self._labels)
+        return InMemoryImages(self.images.to(device), self._labels)
 
     def hashes(self) -> list[int]:
         """Return a number for each image, the same where images are, within this process."""

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from resnet_builder.data.contract import Augmentation, Batch, CropsPictures, SampleCrop
 from resnet_builder.data.hashing import HashedDraws
+from resnet_builder.data.interfaces import Augmentation, Batch, CropsPictures, SampleCrop
 from resnet_builder.device import send
 
 WHITE = 255.0

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Shard:
     """One process's images of every batch: those at positions rank, rank + of, rank + 2 of, ...
 
     Attributes:
@@ -38,4 +38,4 @@ class Share:
         return positions, torch.searchsorted(positions, own)
 
 
-WHOLE = Share()
+WHOLE = Shard()

@@ -8,21 +8,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnet_builder.data.contract import (
+from resnet_builder.data.hashing import mix, tag
+from resnet_builder.data.interfaces import (
     AUGMENTATIONS,
     DATASETS,
     CropsPictures,
     ImageSource,
-    Loaded,
+    LoadContext,
+    LoadedDataset,
     Recognises,
     Report,
     Stop,
-    Surroundings,
     never,
     silent,
 )
-from resnet_builder.data.hashing import mix, tag
-from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.pipeline import WHITE
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.errors import DataError, SpecError, Stopped
@@ -42,7 +42,7 @@ _STREAMED = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Splits:
+class DataSplits:
     """What an experiment trains, chooses and reports on.
 
     Attributes:
@@ -72,14 +72,14 @@ class Splits:
     skipped: tuple[str, ...] = ()
 
 
-def load_splits(
+def load_data(
     spec: Spec,
     *,
     data_dir: Path | None = None,
     skip_bad: bool = False,
     stop: Stop = never,
     report: Report = silent,
-) -> Splits:
+) -> DataSplits:
     """Read a spec's data set and divide it.
 
     Args:
@@ -100,7 +100,7 @@ def load_splits(
     dataset = DATASETS.get(data.dataset.type)(**data.dataset.options)
     preprocess = Preprocessing(data.preprocess)
     loaded = dataset.load(
-        Surroundings(
+        LoadContext(
             data_dir=data_dir or default_data_dir(),
             preprocess=preprocess,
             stop=stop,
@@ -113,7 +113,7 @@ def load_splits(
     _refuse_other_images(spec, loaded)
     train, validation, indices = _divide(loaded, data)
     mean, std = _statistics(train, data, stop)
-    return Splits(
+    return DataSplits(
         train=train,
         validation=validation,
         test=loaded.test,
@@ -143,7 +143,7 @@ def _crops_pictures(data: DataSpec) -> bool:
 
 
 def _divide(
-    loaded: Loaded, data: DataSpec
+    loaded: LoadedDataset, data: DataSpec
 ) -> tuple[ImageSource, ImageSource | None, tuple[int, ...]]:
     """Set the validation images aside.
 
@@ -210,7 +210,7 @@ def _hashes(source: ImageSource | None) -> list[int]:
     return source.hashes() if isinstance(source, Recognises) else []
 
 
-def _refuse_other_classes(spec: Spec, loaded: Loaded) -> None:
+def _refuse_other_classes(spec: Spec, loaded: LoadedDataset) -> None:
     wanted, found = spec.model.num_classes, len(loaded.classes)
     if found != wanted:
         raise _spec_error(
@@ -226,7 +226,7 @@ def _refuse_other_classes(spec: Spec, loaded: Loaded) -> None:
             raise DataError(f"{split} image {index} has label {label}, beyond the {found} classes")
 
 
-def _refuse_other_images(spec: Spec, loaded: Loaded) -> None:
+def _refuse_other_images(spec: Spec, loaded: LoadedDataset) -> None:
     """Compare the first image of each split with what the network is for."""
     model = spec.model
     for split, source in _sources(loaded):
@@ -249,7 +249,7 @@ def _refuse_other_images(spec: Spec, loaded: Loaded) -> None:
             )
 
 
-def _sources(loaded: Loaded) -> Iterator[tuple[str, ImageSource]]:
+def _sources(loaded: LoadedDataset) -> Iterator[tuple[str, ImageSource]]:
     """Yield the splits that there are, by the names that users know them by."""
     yield "training", loaded.train
     if loaded.validation is not None:
@@ -313,7 +313,7 @@ def _looked_at(source: ImageSource) -> tuple[Tensor, ...]:
     """Choose the images whose pixels are counted, in batches that take little memory."""
     count = len(source)
     chosen = torch.arange(count)
-    if isinstance(source, MemorySource):
+    if isinstance(source, InMemoryImages):
         return chosen.split(max(1, _BYTES // source.images[0].numel()))
     if count > STATISTICS_IMAGES:
         chosen = torch.linspace(0, count - 1, STATISTICS_IMAGES, dtype=torch.float64).long()

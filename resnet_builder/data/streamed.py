@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from resnet_builder.data.contract import SampleCrop
+from resnet_builder.data.interfaces import SampleCrop
 from resnet_builder.data.memory import whole
 from resnet_builder.data.pictures import Reader, decode
 from resnet_builder.errors import DataError
@@ -30,7 +30,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class StreamedSource:
+class ImageFiles:
     """A split whose pictures stay in their files.
 
     Worker processes decode ahead, one for each core but one, at most eight; what they give does
@@ -64,10 +64,10 @@ class StreamedSource:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def take(self, indices: Tensor) -> "StreamedSource":
+    def take(self, indices: Tensor) -> "ImageFiles":
         """Return a source of these pictures alone, in this order."""
         paths = [self._paths[index] for index in indices.tolist()]
-        return StreamedSource(paths, self._labels[indices], self._digests[indices], self._reader)
+        return ImageFiles(paths, self._labels[indices], self._digests[indices], self._reader)
 
     def hashes(self) -> list[int]:
         """Return a number for each picture, the same where files are, within this process."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnet_builder.data.contract import Surroundings
+from resnet_builder.data.interfaces import LoadContext
 from resnet_builder.data.kept import Findings, read_findings, write_findings
 from resnet_builder.data.listing import Files, Listing
 from resnet_builder.data.pictures import Reader, decode, inspect
@@ -32,13 +32,13 @@ class Survey:
         root: The folder that the pictures' names are relative to.
         listing: The pictures.
         reader: Makes images of them.
-        surroundings: Where findings are kept, and who is told.
+        context: Where findings are kept, and who is told.
     """
 
     root: Path
     listing: Listing
     reader: Reader
-    surroundings: Surroundings
+    context: LoadContext
 
     def decoded(self) -> tuple[Findings, str | None]:
         """Decode every picture.
@@ -48,7 +48,7 @@ class Survey:
 
         Raises:
             DataError: Pictures have several sizes, or one cannot be found.
-            Stopped: ``surroundings.stop`` became true.
+            Stopped: ``context.stop`` became true.
         """
         return self._findings("decoded", repr(self.reader.preprocess), self._decode)
 
@@ -60,7 +60,7 @@ class Survey:
 
         Raises:
             DataError: A picture cannot be found.
-            Stopped: ``surroundings.stop`` became true.
+            Stopped: ``context.stop`` became true.
         """
         return self._findings("inspected", "", self._inspect)
 
@@ -70,7 +70,7 @@ class Survey:
         splits = self.listing.splits
         what = (str(self.root.resolve()), self.reader.channels, how, splits, self._stamps())
         key = hashlib.sha256(repr(what).encode()).hexdigest()[:32]
-        path = self.surroundings.data_dir / place / f"{key}.safetensors"
+        path = self.context.data_dir / place / f"{key}.safetensors"
         counts = {split: len(files.names) for split, files in splits.items()}
         if (kept := read_findings(path, counts)) is not None:
             return kept, None
@@ -94,7 +94,7 @@ class Survey:
                 broken[name] = self._reason(name, str(error))
             else:
                 images[number] = self.reader.fit(picture, name)
-            self.surroundings.report(f"decoding {split}", number + 1, count)
+            self.context.report(f"decoding {split}", number + 1, count)
         return images
 
     def _inspect(self, broken: dict[str, str]) -> dict[str, Tensor]:
@@ -109,7 +109,7 @@ class Survey:
                     name = names[len(digests)]
                     broken[name] = self._reason(name, one)
                 digests.append(_BROKEN if isinstance(one, str) else one)
-            self.surroundings.report("inspecting pictures", len(digests), len(names))
+            self.context.report("inspecting pictures", len(digests), len(names))
         rows = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8)
         counts = [len(files.names) for files in splits.values()]
         return dict(zip(splits, rows.view(-1, DIGEST_BYTES).split(counts), strict=True))
@@ -123,7 +123,7 @@ class Survey:
         """Return size and time of every file.
 
         Raises:
-            DataError: A link leads nowhere.
+            DataError: A link is_main_process nowhere.
         """
         stamps = []
         for files in self.listing.splits.values():
@@ -141,7 +141,7 @@ class Survey:
         return message.removeprefix(f"{self.root / name}: ")
 
     def _poll(self, doing: str) -> None:
-        if self.surroundings.stop():
+        if self.context.stop():
             raise Stopped(f"stopped while {doing} {self.root}")
 
 

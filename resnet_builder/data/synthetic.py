@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from resnet_builder.data.contract import DATASETS, Facts, Loaded, Surroundings
 from resnet_builder.data.hashing import mix, tag
-from resnet_builder.data.memory import MemorySource, fingerprint, preprocessed
+from resnet_builder.data.interfaces import DATASETS, DatasetInfo, LoadContext, LoadedDataset
+from resnet_builder.data.memory import InMemoryImages, fingerprint, preprocessed
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -39,22 +39,22 @@ class Synthetic:
         test: Count = 128,
         seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     ) -> None:
-        self.facts = Facts(num_classes, channels, image_size, False, training_images=train)
+        self.facts = DatasetInfo(num_classes, channels, image_size, False, training_images=train)
         self._counts = (train, test)
         self._seed = seed
         self._shape = (channels, image_size, image_size)
         self._num_classes = num_classes
 
-    def load(self, surroundings: Surroundings) -> Loaded:
+    def load(self, context: LoadContext) -> LoadedDataset:
         """Draw the images."""
         generator = torch.Generator().manual_seed(mix(self._seed, tag("synthetic")) & 0xFFFFFFFF)
         patterns = torch.randn(self._num_classes, *self._shape, generator=generator)
         drawn = [self._draw(patterns, count, generator) for count in self._counts]
         sources = [
-            MemorySource(preprocessed(images, surroundings.preprocess), labels)
+            InMemoryImages(preprocessed(images, context.preprocess), labels)
             for images, labels in drawn
         ]
-        return Loaded(
+        return LoadedDataset(
             train=sources[0],
             validation=None,
             test=sources[1],

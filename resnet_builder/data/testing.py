@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from resnet_builder.data.contract import Augmentation, Batch, Dataset, Surroundings
 from resnet_builder.data.hashing import HashedDraws
+from resnet_builder.data.interfaces import Augmentation, Batch, Dataset, LoadContext
 from resnet_builder.data.pipeline import normalise
 from resnet_builder.data.preprocess import Preprocessing
-from resnet_builder.data.share import Share
+from resnet_builder.data.share import Shard
 
 _CLASSES = 4
 
@@ -27,7 +27,7 @@ def check_dataset(dataset: Callable[..., Dataset], data_dir: Path, **options: ob
         AssertionError: It does not; the message says in what.
     """
     made = dataset(**options)
-    first, second = (made.load(Surroundings(data_dir, Preprocessing())) for _ in range(2))
+    first, second = (made.load(LoadContext(data_dir, Preprocessing())) for _ in range(2))
     assert first.fingerprint == second.fingerprint, "loading twice gives other fingerprints"
     facts = made.facts
     assert facts.num_classes in {None, len(first.classes)}, "facts.num_classes is not the truth"
@@ -84,7 +84,7 @@ def check_augmentation(augmentation: Callable[..., Augmentation], **options: obj
 def _check_reach(made: Augmentation, batch: Batch, whole: Batch, what: str) -> None:
     """Check that an image needs no more of those after it than is said."""
     reach = getattr(made, "reach", None)
-    positions, own = Share(1, of=3).window(6, reach)
+    positions, own = Shard(1, of=3).window(6, reach)
     given = replace(batch, images=batch.images[positions], targets=batch.targets[positions])
     part = made(given, HashedDraws(0, 0, 0, positions, "check"))
     assert torch.equal(part.images[own], whole.images[1::3]), f"{what}: reach is not {reach}"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from resnet_builder.data.contract import Stop
+from resnet_builder.data.interfaces import Stop
 from resnet_builder.errors import DataError, Stopped
 
 MOST_MEMBERS = 1_000

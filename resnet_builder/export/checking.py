@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from resnet_builder.errors import NonFiniteError
-from resnet_builder.trained import Trained
+from resnet_builder.trained import TrainedModel
 
 Logits = Callable[[Tensor], Tensor]
 """Computes ``(N, num_classes)`` from ``(N, C, H, W)``, in fp32 on the CPU."""
@@ -17,7 +17,7 @@ BATCHES = (1, 7)
 
 
 @torch.no_grad()
-def expected_logits(trained: Trained) -> list[tuple[Tensor, Tensor]]:
+def expected_logits(trained: TrainedModel) -> list[tuple[Tensor, Tensor]]:
     """Compute what an exported file has to compute.
 
     Returns:

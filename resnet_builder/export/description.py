@@ -3,10 +3,10 @@
 import json
 
 from resnet_builder.runs.environment import package_version
-from resnet_builder.trained import Trained
+from resnet_builder.trained import TrainedModel
 
 
-def describe(trained: Trained) -> dict[str, str]:
+def describe(trained: TrainedModel) -> dict[str, str]:
     """Return all that one must know to use a network; lists are JSON.
 
     Left out is what the weights do not say: the classes and the statistics, if another program
@@ -28,7 +28,7 @@ def describe(trained: Trained) -> dict[str, str]:
     }
 
 
-def input_text(trained: Trained) -> str:
+def input_text(trained: TrainedModel) -> str:
     """Say what the network is fed."""
     shape = ", ".join(map(str, trained.spec.model.image_shape))
     if trained.header.mean is None:

@@ -13,7 +13,7 @@ from resnet_builder.export.checking import expected_logits, largest_difference
 from resnet_builder.export.description import describe, input_text
 from resnet_builder.export.formats import FORMATS, FormatName, silenced
 from resnet_builder.runs.files import TEMPORARY, storage_errors, sync_directory, sync_file
-from resnet_builder.trained import Trained
+from resnet_builder.trained import TrainedModel
 
 _ENDINGS: dict[str, FormatName] = {f".{name}": name for name in FORMATS}
 
@@ -40,7 +40,9 @@ class ExportReport:
     difference: float
 
 
-def export(trained: Trained, path: str | Path, *, format: FormatName | None = None) -> ExportReport:
+def export(
+    trained: TrainedModel, path: str | Path, *, format: FormatName | None = None
+) -> ExportReport:
     """Write trained weights as a file that other programs run.
 
     The file takes what the network takes: normalised images, in batches of any size. How they are
@@ -97,10 +99,10 @@ def _existing(path: Path) -> UsageError:
     return UsageError(f"{path} exists, and is not overwritten; choose another name")
 
 
-def _in_fp32(trained: Trained) -> Trained:
+def _in_fp32(trained: TrainedModel) -> TrainedModel:
     """Copy a network to the CPU, whatever device, type and layout it is in."""
     # Seeded only so that torch's global generator stays as it is.
-    network = build(trained.spec, seed=0, first_weights=False)
+    network = build(trained.spec, seed=0, pretrained=False)
     network.load_state_dict(trained.network.state_dict())
     return replace(trained, network=network.eval())
 

@@ -19,7 +19,7 @@ from resnet_builder.errors import UsageError
 from resnet_builder.export.checking import Logits
 from resnet_builder.runs.files import write_atomically
 from resnet_builder.spec.schema import Spec
-from resnet_builder.trained import Trained
+from resnet_builder.trained import TrainedModel
 from resnet_builder.weights.file import save_weights
 
 FormatName = Literal["safetensors", "pt2", "onnx"]
@@ -42,12 +42,12 @@ class Format:
         tolerance: By how much logits may differ from the network's, as a fraction of the largest.
     """
 
-    write: Callable[[Path, Trained, Mapping[str, str]], None]
+    write: Callable[[Path, TrainedModel, Mapping[str, str]], None]
     load: Callable[[Path, Spec], Logits]
     tolerance: float
 
 
-def write_safetensors(path: Path, trained: Trained, text: Mapping[str, str]) -> None:
+def write_safetensors(path: Path, trained: TrainedModel, text: Mapping[str, str]) -> None:
     """Write the state dict; ``format`` is what some programs look for before they read it."""
     weights = trained.network.state_dict()
     save_weights(path, weights, trained.header, text={**text, "format": "pt"})
@@ -55,12 +55,12 @@ def write_safetensors(path: Path, trained: Trained, text: Mapping[str, str]) -> 
 
 def load_safetensors(path: Path, spec: Spec) -> Logits:
     """Put the tensors into a new network."""
-    network = build(spec, seed=0, first_weights=False)
+    network = build(spec, seed=0, pretrained=False)
     network.load_state_dict(safetensors.torch.load_file(path))
     return network.eval()
 
 
-def write_pt2(path: Path, trained: Trained, text: Mapping[str, str]) -> None:
+def write_pt2(path: Path, trained: TrainedModel, text: Mapping[str, str]) -> None:
     """Write the program that the network is, with the text as extra files."""
     archive = io.BytesIO()  # where a disk is full, torch ends the process
     torch.export.save(_trace(trained), archive, extra_files=dict(text))
@@ -73,7 +73,7 @@ def load_pt2(path: Path, spec: Spec) -> Logits:
         return torch.export.load(file).module()
 
 
-def write_onnx(path: Path, trained: Trained, text: Mapping[str, str]) -> None:
+def write_onnx(path: Path, trained: TrainedModel, text: Mapping[str, str]) -> None:
     """Write an ONNX model; one of more than 1.5 GB has its weights in a second file beside it.
 
     Raises:
@@ -135,7 +135,7 @@ def silenced() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _trace(trained: Trained) -> ExportedProgram:
+def _trace(trained: TrainedModel) -> ExportedProgram:
     """Record what the network computes, for any number of images."""
     # Two images: a batch of one would be taken for a constant (pytorch/pytorch#157621).
     images = torch.zeros(2, *trained.spec.model.image_shape)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_builder.builder.parts import MODEL_PARTS
-from resnet_builder.data.contract import DATASETS, Facts
+from resnet_builder.data.interfaces import DATASETS, DatasetInfo
 from resnet_builder.errors import RegistryError, UsageError
 from resnet_builder.families.networks import (
     LARGE_SIZE,
@@ -23,7 +23,7 @@ from resnet_builder.spec.commented import commented_spec
 from resnet_builder.spec.layers import read_layers
 from resnet_builder.spec.plain import plain
 
-IMAGENET = Facts(num_classes=1000, channels=3, image_size=LARGE_SIZE)
+IMAGENET = DatasetInfo(num_classes=1000, channels=3, image_size=LARGE_SIZE)
 
 _EXPECT = "Checked at each build; `resnet-build validate --expect` measures it anew."
 
@@ -88,7 +88,7 @@ def _title(wish: Wish, family: Family) -> str:
     return f"{title} for {wish.dataset}"
 
 
-def _facts(dataset: str) -> Facts:
+def _facts(dataset: str) -> DatasetInfo:
     """Return what is known of a data set's images.
 
     Raises:

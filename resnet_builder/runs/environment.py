@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 
-from resnet_builder.runs.records import Choices, CompileDecision, EnvRecord
+from resnet_builder.runs.records import CompileDecision, EnvRecord, RuntimeConfig
 
 _PACKAGES = ("resnet-builder", "torch", "torchvision", "numpy")
 
@@ -19,7 +19,7 @@ def package_version() -> str:
 
 
 def describe_environment(
-    device: str, choices: Choices, compile_decision: CompileDecision | None = None
+    device: str, choices: RuntimeConfig, compile_decision: CompileDecision | None = None
 ) -> EnvRecord:
     """Record what a run is computed with.
 

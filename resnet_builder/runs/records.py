@@ -106,7 +106,7 @@ def first_problem(error: ValidationError) -> str:
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 
-class Choices(BaseModel):
+class RuntimeConfig(BaseModel):
     """What can change the bits of a result: chosen once before step 1, repeated on resume."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -157,7 +157,7 @@ class EnvRecord(Record):
     versions: dict[str, str]
     platform: str
     device: str
-    choices: Choices
+    choices: RuntimeConfig
     compile_decision: CompileDecision | None = None
 
 
@@ -171,7 +171,7 @@ class DataRecord(Record):
         validation: Which of the data set's training images those are.
         parts: Digests of parts of the data, by their names, to tell what has changed.
         skipped: Names of pictures that were left out because they cannot be decoded.
-        first_weights_sha256: Of the file that the network started from, if it did.
+        pretrained_sha256: Of the file that the network started from, if it did.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
@@ -181,7 +181,7 @@ class DataRecord(Record):
     validation: tuple[Count, ...]
     parts: dict[str, str] = {}
     skipped: tuple[str, ...] = ()
-    first_weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    pretrained_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 class ChangeRow(Record):

@@ -67,14 +67,14 @@ def read_layers(
     source: str | Path | Mapping[str, object],
     *,
     overrides: Sequence[str] = (),
-    with_: Sequence[str | Path] = (),
+    fragments: Sequence[str | Path] = (),
 ) -> Layers:
     """Read a spec and everything that is laid under and over it.
 
     Args:
         source: A path, a bundled spec's name, or a mapping.
         overrides: ``path.to.key=value``, as ``--set``.
-        with_: Fragments to lay over the spec: paths, or names of bundled specs or recipes.
+        fragments: Fragments to lay over the spec: paths, or names of bundled specs or recipes.
 
     Raises:
         SpecError: A layer cannot be read.
@@ -85,14 +85,14 @@ def read_layers(
         if isinstance(source, Mapping)
         else read_yaml(source if isinstance(source, Path) else find_spec(source))
     )
-    return layers_of(document, overrides=overrides, with_=with_)
+    return layers_of(document, overrides=overrides, fragments=fragments)
 
 
 def layers_of(
     document: Document,
     *,
     overrides: Sequence[str] = (),
-    with_: Sequence[str | Path] = (),
+    fragments: Sequence[str | Path] = (),
 ) -> Layers:
     """Do the same for a spec that has been read.
 
@@ -103,7 +103,7 @@ def layers_of(
     stack = _Stack(document.source)
     try:
         root = written = stack.extended(document)
-        for fragment in with_:
+        for fragment in fragments:
             root = merge(root, stack.fragment(fragment), main=stack.main)
         for argument in overrides:
             root = stack.overridden(root, parse_override(argument))

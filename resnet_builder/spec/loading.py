@@ -72,40 +72,40 @@ def read_draft(
     source: str | Path | Mapping[str, object],
     *,
     overrides: Sequence[str] = (),
-    with_: Sequence[str | Path] = (),
+    fragments: Sequence[str | Path] = (),
 ) -> Draft:
     """Read a spec, merge its layers and check each section by itself.
 
     Args:
         source: A path, a bundled spec's name, or a mapping.
         overrides: ``path.to.key=value``, as ``--set``.
-        with_: Fragments to lay over the spec, as ``--with``.
+        fragments: Fragments to lay over the spec, as ``--with``.
 
     Raises:
         SpecError: There is nothing to check: no file, no YAML, no mapping.
         StorageError: A file cannot be read.
     """
-    return _draft(read_layers(source, overrides=overrides, with_=with_))
+    return _draft(read_layers(source, overrides=overrides, fragments=fragments))
 
 
 def load_spec(
     source: str | Path | Mapping[str, object],
     *,
     overrides: Sequence[str] = (),
-    with_: Sequence[str | Path] = (),
+    fragments: Sequence[str | Path] = (),
 ) -> Spec:
     """Read a spec and check its form, closed sets and ranges; parts are not looked up.
 
     Args:
         source: A path, a bundled spec's name, or a mapping.
         overrides: ``path.to.key=value``, as ``--set``.
-        with_: Fragments to lay over the spec, as ``--with``.
+        fragments: Fragments to lay over the spec, as ``--with``.
 
     Raises:
         SpecError: All that is wrong.
         StorageError: A file cannot be read.
     """
-    return _whole(read_draft(source, overrides=overrides, with_=with_))
+    return _whole(read_draft(source, overrides=overrides, fragments=fragments))
 
 
 def load_spec_text(text: str, *, name: str = "<text>") -> Spec:

@@ -130,7 +130,7 @@ class ModelSpec(Section):
     attention: Annotated[Part, part_rule("none")] = Field(
         Part(type="none"), description="What reweights each block's residual."
     )
-    downsample_filter: Annotated[Part, part_rule("none")] = Field(
+    antialias: Annotated[Part, part_rule("none")] = Field(
         Part(type="none"), description="What subsamples in place of strided convolutions."
     )
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(

@@ -261,12 +261,12 @@ class TrainSpec(Duration):
         description="Batch norms over the images of all processes, where there are several, "
         "instead of each process's own.",
     )
-    recompute: Literal["all"] | Annotated[tuple[str, ...], Field(max_length=16, strict=False)] = (
-        Field(
-            (),
-            description="Stages (`layer1` and so on, or `all`) that keep only what enters their "
-            "blocks and compute the rest again for gradients: less memory, more time.",
-        )
+    activation_checkpointing: (
+        Literal["all"] | Annotated[tuple[str, ...], Field(max_length=16, strict=False)]
+    ) = Field(
+        (),
+        description="Stages (`layer1` and so on, or `all`) that keep only what enters their "
+        "blocks and compute the rest again for gradients: less memory, more time.",
     )
     progressive_resizing: Resized = Field(
         (),

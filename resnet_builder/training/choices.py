@@ -8,7 +8,7 @@ from resnet_builder.kernels import no_kernels, unused_instructions
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import describe_environment, versions
 from resnet_builder.runs.files import Warn
-from resnet_builder.runs.records import Choices, EnvRecord
+from resnet_builder.runs.records import EnvRecord, RuntimeConfig
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.compiling import Trial, decide_compile, no_compiler
 
@@ -27,7 +27,7 @@ _FUSED_DEVICES = frozenset({"cpu", "cuda"})
 """Where fused kernels are known to leave weights alone when they are given ``found_inf``."""
 
 
-def settle_choices(
+def resolve_runtime(
     spec: Spec,
     run: RunDirectory,
     device: torch.device,
@@ -103,10 +103,10 @@ def _warn_of_no_kernels(spec: Spec, device: torch.device, fault: str, warn: Warn
         )
 
 
-def _choose(spec: Spec, device: torch.device, processes: int, *, kernels: bool) -> Choices:
+def _choose(spec: Spec, device: torch.device, processes: int, *, kernels: bool) -> RuntimeConfig:
     """Make every choice but that of compiling, which takes a trial."""
     assert spec.train is not None, "a spec to train has a recipe"
-    return Choices(
+    return RuntimeConfig(
         device=device.type,
         precision=pick_precision(spec.run.precision, device),
         memory_format=memory_format(device),
@@ -119,7 +119,9 @@ def _choose(spec: Spec, device: torch.device, processes: int, *, kernels: bool) 
     )
 
 
-def _repeat(before: Choices, found: Choices, *, allow_inexact: bool, warn: Warn) -> Choices:
+def _repeat(
+    before: RuntimeConfig, found: RuntimeConfig, *, allow_inexact: bool, warn: Warn
+) -> RuntimeConfig:
     """Take over what was chosen before, but for what only the caller could repeat."""
     lost = (name for name in _TOOLS if getattr(before, name) and not getattr(found, name))
     names = (*_FOUND, *lost)
@@ -136,7 +138,7 @@ def _repeat(before: Choices, found: Choices, *, allow_inexact: bool, warn: Warn)
     return before.model_copy(update=differing)
 
 
-def _may_differ(before: Choices, found: Choices) -> frozenset[str]:
+def _may_differ(before: RuntimeConfig, found: RuntimeConfig) -> frozenset[str]:
     """Return the choices that follow from another number of processes."""
     if before.world_size == found.world_size:
         return frozenset()

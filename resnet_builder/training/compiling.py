@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from resnet_builder.device import begin_step, compile_options
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.files import Warn
-from resnet_builder.runs.records import Choices, CompileDecision
+from resnet_builder.runs.records import CompileDecision, RuntimeConfig
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -55,14 +55,14 @@ class Trial(Protocol):
     def has_own_operations(self) -> bool:
         """Whether operations of our own can compute any of its layers."""
 
-    def __call__(self, choices: Choices, /) -> Step:
+    def __call__(self, choices: RuntimeConfig, /) -> Step:
         """Begin steps that are computed by these choices."""
 
 
 def decide_compile(
     wanted: bool | Literal["auto"],
     device: torch.device,
-    choices: Choices,
+    choices: RuntimeConfig,
     trial: Trial,
     warn: Warn,
 ) -> CompileDecision:
@@ -103,7 +103,9 @@ def _unless_broken(device: torch.device, warn: Warn) -> CompileDecision:
     return CompileDecision(compile=True, reason="the spec says so")
 
 
-def _tried(device: torch.device, choices: Choices, trial: Trial, warn: Warn) -> CompileDecision:
+def _tried(
+    device: torch.device, choices: RuntimeConfig, trial: Trial, warn: Warn
+) -> CompileDecision:
     """Decide by steps of a copy, and by as few of them as will do."""
     eager = trial(choices.model_copy(update={"compile": False}))
     refusal = _after_few_steps(trial, eager)

@@ -8,17 +8,17 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from resnet_builder.data.batches import evaluation_batches
-from resnet_builder.data.contract import ImageSource, Stop
-from resnet_builder.data.splits import Splits
+from resnet_builder.data.interfaces import ImageSource, Stop
+from resnet_builder.data.splits import DataSplits
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.distributed import ALONE, Team
+from resnet_builder.training.callbacks import Observer
+from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.metrics import Evaluation
-from resnet_builder.training.observer import Observer
 from resnet_builder.training.plan import Plan
 from resnet_builder.training.result import Result, make_result
 from resnet_builder.training.rows import evaluation_row
@@ -37,16 +37,16 @@ class Delivery:
         state: What was trained.
         plan: Its lengths.
         choices: How it is computed.
-        team: The processes that trained; all evaluate, its leader alone writes.
+        ctx: The processes that trained; all evaluate, its leader alone writes.
     """
 
     run: RunDirectory
     spec: Spec
-    splits: Splits
+    splits: DataSplits
     state: State
     plan: Plan
-    choices: Choices
-    team: Team = ALONE
+    choices: RuntimeConfig
+    ctx: DistributedContext = SINGLE_PROCESS
 
     @cached_property
     def _spec_text(self) -> str:
@@ -93,7 +93,7 @@ class Delivery:
         test = self._test(step, observer, stop)
         tested = {} if test is None else test.metrics("test")
         self._publish(self.run.best, selected, step, {**metrics, **tested})
-        result = self.team.led(partial(self._conclude, test))
+        result = self.ctx.run_on_main(partial(self._conclude, test))
         observer.finished(result)
         return result
 
@@ -114,7 +114,7 @@ class Delivery:
         if self.splits.test is None:
             return None
         test = self._evaluate(self.state.model, self.splits.test, stop, bf16=False)
-        if self.team.leads:
+        if self.ctx.is_main_process:
             MetricsLog(self.run).append(evaluation_row("test", step, self.plan, test))
         observer.evaluated(step, "test", test, best=False)
         return test
@@ -122,23 +122,23 @@ class Delivery:
     def _evaluate(
         self, model: nn.Module, source: ImageSource, stop: Stop, *, bf16: bool
     ) -> Evaluation:
-        self.team.align(model)
+        self.ctx.broadcast_buffers(model)
         batches = evaluation_batches(
             source,
             batch_size=self.plan.part_size,
             mean=self.splits.mean,
             std=self.splits.std,
             device=next(model.parameters()).device,
-            share=self.team.share,
+            share=self.ctx.share,
         )
         return evaluate(
-            model, batches, bf16=bf16, kernels=self.choices.kernels, stop=stop, team=self.team
+            model, batches, bf16=bf16, kernels=self.choices.kernels, stop=stop, ctx=self.ctx
         )
 
     def _publish(
         self, path: Path, weights: Mapping[str, Tensor], step: int, metrics: Mapping[str, float]
     ) -> None:
-        if not self.team.leads:
+        if not self.ctx.is_main_process:
             return
         assert self.spec.data is not None, "a spec to train has data"
         header = WeightsHeader(

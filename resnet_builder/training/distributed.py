@@ -19,8 +19,8 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from resnet_builder.data.contract import Stop
-from resnet_builder.data.share import Share
+from resnet_builder.data.interfaces import Stop
+from resnet_builder.data.share import Shard
 from resnet_builder.device import pick_device
 from resnet_builder.errors import ProcessLostError, Stopped, UsageError
 
@@ -37,7 +37,7 @@ _REPORTED, _CODE = "resnet-builder/reported", "resnet-builder/exit-code"
 
 
 @dataclass(frozen=True, slots=True)
-class Team:
+class DistributedContext:
     """The processes that train one network, as one of them sees them.
 
     Every process calls the methods that send something at the same points, in the same order.
@@ -58,16 +58,16 @@ class Team:
     store: Store | None = None
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is process 0, which alone writes and prints."""
         return self.rank == 0
 
     @property
-    def share(self) -> Share:
+    def share(self) -> Shard:
         """What this process computes of every batch."""
-        return Share(self.rank, self.size)
+        return Shard(self.rank, self.size)
 
-    def told(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """Return the leader's value; it does not matter what the others give."""
         if self.size == 1:
             return value
@@ -75,11 +75,11 @@ class Team:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def led(self, compute: Callable[[], T]) -> T:
+    def run_on_main(self, compute: Callable[[], T]) -> T:
         """Return what the leader computes; the others wait for it."""
-        return self.told(compute() if self.leads else cast(T, None))
+        return self.broadcast_object(compute() if self.is_main_process else cast(T, None))
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Return the values of all, by rank."""
         if self.size == 1:
             return [value]
@@ -95,12 +95,12 @@ class Team:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return tuple(map(bool, found.tolist()))
 
-    def add_up(self, numbers: Tensor) -> None:
+    def all_reduce(self, numbers: Tensor) -> None:
         """Replace numbers by their sums over all processes."""
         if self.size > 1:
             dist.all_reduce(numbers)
 
-    def align(self, network: nn.Module) -> None:
+    def broadcast_buffers(self, network: nn.Module) -> None:
         """Give a network's buffers the leader's values: running statistics are each process's own.
 
         Args:
@@ -157,18 +157,18 @@ class Team:
         if self.store is None:
             return True
         try:
-            deadline = time.monotonic() + (0 if self.leads else _COURTESY)
+            deadline = time.monotonic() + (0 if self.is_main_process else _COURTESY)
             while time.monotonic() < deadline and not self.store.check([_REPORTED]):
                 time.sleep(_PAUSE)
             if self.store.add(_REPORTED, 1) != 1:
                 return False
             self.store.set(_CODE, str(exit_code))
         except RuntimeError:  # whoever kept the store is gone
-            return self.leads
+            return self.is_main_process
         return True
 
 
-ALONE = Team()
+SINGLE_PROCESS = DistributedContext()
 
 
 def reported_code(store: Store) -> int | None:
@@ -176,14 +176,14 @@ def reported_code(store: Store) -> int | None:
     return int(store.get(_CODE)) if store.check([_CODE]) else None
 
 
-def place(environment: Mapping[str, str] = os.environ) -> Team:
+def place(environment: Mapping[str, str] = os.environ) -> DistributedContext:
     """Read from the environment which of several processes this is; nothing is sent.
 
     Raises:
         UsageError: The environment contradicts itself.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
-        return ALONE
+        return SINGLE_PROCESS
     numbers = {
         name: environment.get(name, default)
         for name, default in (
@@ -199,23 +199,23 @@ def place(environment: Mapping[str, str] = os.environ) -> Team:
     rank, size, local_rank, local_size = map(int, numbers.values())
     if not (rank < size and local_rank < local_size <= size):
         raise UsageError(f"the environment says that this is process {rank} of {size}")
-    return Team(rank, size, local_rank, local_size) if size > 1 else ALONE
+    return DistributedContext(rank, size, local_rank, local_size) if size > 1 else SINGLE_PROCESS
 
 
 @contextmanager
-def joined(team: Team) -> Iterator[Team]:
+def joined(ctx: DistributedContext) -> Iterator[DistributedContext]:
     """Meet the other processes, until the training is left.
 
     After an error the connections stay until the process ends: leaving in good order takes all.
 
     Args:
-        team: The place of this process.
+        ctx: The place of this process.
 
     Raises:
         ProcessLostError: One did not come, is gone, or has not answered for long.
     """
-    if team.size == 1:
-        yield team
+    if ctx.size == 1:
+        yield ctx
         return
     with losses_named():
         store, rank, size = next(iter(rendezvous("env://", timeout=PATIENCE)))
@@ -226,7 +226,7 @@ def joined(team: Team) -> Iterator[Team]:
             world_size=size,
             timeout=PATIENCE,
         )
-        yield Team(rank, size, team.local_rank, team.local_size, store)
+        yield DistributedContext(rank, size, ctx.local_rank, ctx.local_size, store)
         dist.destroy_process_group()
 
 
@@ -249,47 +249,47 @@ def losses_named() -> Iterator[None]:
         ) from error
 
 
-def own_device(name: str, team: Team) -> torch.device:
+def own_device(name: str, ctx: DistributedContext) -> torch.device:
     """Return the device that a process computes on: with several, its own GPU or the CPU.
 
     Args:
         name: A torch device, or ``"auto"``.
-        team: The processes.
+        ctx: The processes.
 
     Raises:
         UsageError: There is no such device, or not one for each process.
     """
     device = pick_device(name)
-    if team.size == 1 or device.type == "cpu":
+    if ctx.size == 1 or device.type == "cpu":
         return device
     if device.type != "cuda" or ":" in name:
         raise UsageError(
-            f"{team.size} processes cannot train on `run.device: {name}`; give `cuda` or `cpu`"
+            f"{ctx.size} processes cannot train on `run.device: {name}`; give `cuda` or `cpu`"
         )
     count = torch.cuda.device_count()
-    if team.local_size > count:
-        raise UsageError(f"{team.local_size} processes need as many GPUs, and there are {count}")
-    own = torch.device("cuda", team.local_rank)
+    if ctx.local_size > count:
+        raise UsageError(f"{ctx.local_size} processes need as many GPUs, and there are {count}")
+    own = torch.device("cuda", ctx.local_rank)
     torch.cuda.set_device(own)
     return own
 
 
-def own_threads(team: Team) -> int:
+def own_threads(ctx: DistributedContext) -> int:
     """Return how many threads a process is to compute with, so that all find cores."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = (os.cpu_count() or 1) if affinity is None else len(affinity(0))
-    return max(1, min(torch.get_num_threads(), cores // team.local_size))
+    return max(1, min(torch.get_num_threads(), cores // ctx.local_size))
 
 
-def refuse_unequal_parts(batch_size: int, accumulate: int, team: Team) -> None:
+def refuse_unequal_parts(batch_size: int, accumulate: int, ctx: DistributedContext) -> None:
     """Do nothing if a batch falls to the processes in equal parts.
 
     Raises:
         UsageError: It does not.
     """
-    if batch_size % (team.size * accumulate):
+    if batch_size % (ctx.size * accumulate):
         parts = f" in {accumulate} parts each" if accumulate > 1 else ""
         raise UsageError(
-            f"train.batch_size: {batch_size} images cannot be divided among {team.size} "
-            f"processes{parts}; give a multiple of {team.size * accumulate}"
+            f"train.batch_size: {batch_size} images cannot be divided among {ctx.size} "
+            f"processes{parts}; give a multiple of {ctx.size * accumulate}"
         )

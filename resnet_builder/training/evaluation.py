@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.data.contract import Stop, never
+from resnet_builder.data.interfaces import Stop, never
 from resnet_builder.device import full_precision, memory_format
 from resnet_builder.errors import Stopped
-from resnet_builder.folding import folded
+from resnet_builder.folding import fuse_conv_bn
 from resnet_builder.kernels import no_kernels, with_inference_kernels
 from resnet_builder.training.choices import MEMORY_FORMATS
-from resnet_builder.training.distributed import ALONE, Team
+from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
 
 
@@ -25,7 +25,7 @@ def evaluate(
     bf16: bool = False,
     kernels: bool = True,
     stop: Stop = never,
-    team: Team = ALONE,
+    ctx: DistributedContext = SINGLE_PROCESS,
 ) -> Evaluation:
     """Evaluate ``model`` on every image of ``batches``; each layer's mode is left as it was.
 
@@ -38,7 +38,7 @@ def evaluate(
         bf16: Whether to compute in bf16; reported numbers are computed in fp32.
         kernels: Whether operations of our own may compute it, where there are any.
         stop: Polled at every batch.
-        team: The processes; each gets the whole evaluation.
+        ctx: The processes; each gets the whole evaluation.
 
     Raises:
         Stopped: ``stop`` became true, in any of them.
@@ -57,15 +57,15 @@ def evaluate(
             scores.append(score(logits, answers))
             labels.append(answers)
             num_classes = logits.shape[1]
-    if any(team.any_of(stopped)):
+    if any(ctx.any_of(stopped)):
         raise Stopped("stopped during an evaluation")
-    if team.size > 1:
-        scores, labels, num_classes = _put_together(team, scores, labels, num_classes)
+    if ctx.size > 1:
+        scores, labels, num_classes = _put_together(ctx, scores, labels, num_classes)
     return summarise(scores, torch.cat(labels), num_classes)
 
 
 def _put_together(
-    team: Team, scores: list[Scores], labels: list[Tensor], num_classes: int
+    ctx: DistributedContext, scores: list[Scores], labels: list[Tensor], num_classes: int
 ) -> tuple[list[Scores], list[Tensor], int]:
     """Return what all processes scored, by rank, which is in the order of the images.
 
@@ -73,7 +73,7 @@ def _put_together(
     depend on how many processes there are.
     """
     own = ([Scores(*(part.cpu() for part in one)) for one in scores], [x.cpu() for x in labels])
-    shares = team.gathered((own, num_classes))  # no classes are known where there was no image
+    shares = ctx.all_gather((own, num_classes))  # no classes are known where there was no image
     gathered_scores = [one for (found, _), _ in shares for one in found]
     gathered_labels = [one for (_, found), _ in shares for one in found]
     return gathered_scores, gathered_labels, max(number for _, number in shares)
@@ -91,7 +91,7 @@ def prepared(
     """
     device = next(model.parameters()).device
     layout = MEMORY_FORMATS[memory_format(device)]
-    network = folded(model)
+    network = fuse_conv_bn(model)
     if network is not model:
         network.to(memory_format=layout)
     if kernels and no_kernels(device) is None:

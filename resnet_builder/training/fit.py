@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from resnet_builder.data.batches import TrainBatches
-from resnet_builder.data.contract import AUGMENTATIONS, ImageSource, Stop, never
-from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.interfaces import AUGMENTATIONS, ImageSource, Stop, never
+from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.pipeline import Pipeline
-from resnet_builder.data.splits import Splits
+from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import describe, fits
 from resnet_builder.errors import UsageError
 from resnet_builder.kernels import no_kernels
@@ -19,38 +19,43 @@ from resnet_builder.runs.records import EnvRecord
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.train_section import TrainSpec
-from resnet_builder.training.choices import MEMORY_FORMATS, settle_choices
+from resnet_builder.training.callbacks import SILENT, Observer, Start
+from resnet_builder.training.choices import MEMORY_FORMATS, resolve_runtime
 from resnet_builder.training.delivery import Delivery
-from resnet_builder.training.distributed import ALONE, Team, own_device, refuse_unequal_parts
+from resnet_builder.training.distributed import (
+    SINGLE_PROCESS,
+    DistributedContext,
+    own_device,
+    refuse_unequal_parts,
+)
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.freezing import frozen_tensors
 from resnet_builder.training.global_layers import draw_globally, normalise_globally
 from resnet_builder.training.log import Logged
 from resnet_builder.training.loop import Loop
-from resnet_builder.training.observer import SILENT, Observer, Start
 from resnet_builder.training.plan import Plan, make_plan
 from resnet_builder.training.randomness import private_generators
 from resnet_builder.training.resizing import make_resizing
 from resnet_builder.training.resources import memory_named
 from resnet_builder.training.result import Result
-from resnet_builder.training.saving import Saver
+from resnet_builder.training.saving import CheckpointManager
 from resnet_builder.training.schedule import Schedule, make_schedule
 from resnet_builder.training.state import State
-from resnet_builder.training.step import make_learner
+from resnet_builder.training.step import make_train_step
 from resnet_builder.training.trial import TrialSteps
 from resnet_builder.training.unused import unused_parameters
 
 
 def fit(
     model: nn.Module,
-    splits: Splits,
+    splits: DataSplits,
     spec: Spec,
     run: RunDirectory,
     *,
     observer: Observer = SILENT,
     stop: Stop = never,
     allow_inexact: bool = False,
-    team: Team = ALONE,
+    ctx: DistributedContext = SINGLE_PROCESS,
 ) -> Result:
     """Train a network to the end of its recipe, from the newest checkpoint of the run if any.
 
@@ -64,7 +69,7 @@ def fit(
         stop: Polled at every step and every batch of an evaluation.
         allow_inexact: Whether to go on where it cannot be to the same bits, because the
             machine is another.
-        team: The processes that train, each of which calls this. Its leader alone uses ``run``,
+        ctx: The processes that train, each of which calls this. Its leader alone uses ``run``,
             and the others take its weights.
 
     Raises:
@@ -78,42 +83,44 @@ def fit(
         Stopped: ``stop`` became true; resuming goes on from there.
         UsageError: The recipe does not fit the data, or the run cannot go on to the same bits.
     """
-    train = _recipe(spec, splits, run, team)
-    observer = Logged(run.log, observer) if team.leads else SILENT
-    device = own_device(spec.run.device, team)
-    batches = _training_batches(spec, splits, device, team)
-    plan = make_plan(train, batches.steps_per_epoch, team.size)
+    train = _recipe(spec, splits, run, ctx)
+    observer = Logged(run.log, observer) if ctx.is_main_process else SILENT
+    device = own_device(spec.run.device, ctx)
+    batches = _training_batches(spec, splits, device, ctx)
+    plan = make_plan(train, batches.steps_per_epoch, ctx.size)
     schedule = make_schedule(train, batches.steps_per_epoch)
     trial = _trial(model, spec, splits, schedule, plan, device, stop)
-    settle = partial(settle_choices, processes=team.size, allow_inexact=allow_inexact)
-    environment = team.led(partial(settle, spec, run, device, trial=trial, warn=observer.warned))
+    settle = partial(resolve_runtime, processes=ctx.size, allow_inexact=allow_inexact)
+    environment = ctx.run_on_main(
+        partial(settle, spec, run, device, trial=trial, warn=observer.warned)
+    )
     choices = environment.choices
     if choices.kernels and (fault := no_kernels(device)) is not None:
         raise UsageError(
-            f"process {team.rank} lacks the operations that process 0 trains with: {fault}; "
+            f"process {ctx.rank} lacks the operations that process 0 trains with: {fault}; "
             "set run.kernels to false"
         )
     model.to(device).to(memory_format=MEMORY_FORMATS[choices.memory_format])
-    _make_global(model, train, device, team)
+    _make_global(model, train, device, ctx)
     resize = make_resizing(train, plan.total_steps)
-    has_unused = team.size > 1 and bool(unused_parameters(model, spec.model.image_shape))
-    learner = make_learner(
-        model, train, schedule, choices, resize=resize, team=team, has_unused=has_unused
+    has_unused = ctx.size > 1 and bool(unused_parameters(model, spec.model.image_shape))
+    train_step = make_train_step(
+        model, train, schedule, choices, resize=resize, ctx=ctx, has_unused=has_unused
     )
     state = State(
         model,
-        learner.optimizer,
+        train_step.optimizer,
         _average(model, train),
         fingerprint=splits.fingerprint,
         validation_indices=splits.validation_indices,
     )
-    saver = Saver(run, state, plan, train.keep, observer, team)
-    delivery = Delivery(run, spec, splits, state, plan, choices, team)
+    saver = CheckpointManager(run, state, plan, train.keep, observer, ctx)
+    delivery = Delivery(run, spec, splits, state, plan, choices, ctx)
     loop = Loop(
         state,
         plan,
         schedule,
-        learner,
+        train_step,
         batches,
         validate=None if splits.validation is None else partial(delivery.validate, stop),
         early_stop=train.early_stop,
@@ -122,7 +129,7 @@ def fit(
         rows=MetricsLog(run),
         observer=observer,
         stop=stop,
-        team=team,
+        ctx=ctx,
     )
     saver.resume()
     observer.started(_start(state, plan, device, environment))
@@ -131,16 +138,18 @@ def fit(
         return delivery.finish(observer, stop)
 
 
-def _recipe(spec: Spec, splits: Splits, run: RunDirectory, team: Team) -> TrainSpec:
+def _recipe(
+    spec: Spec, splits: DataSplits, run: RunDirectory, ctx: DistributedContext
+) -> TrainSpec:
     """Return the recipe of a run that there is something left to do of.
 
     Raises:
         UsageError: There is nothing to do, or nothing to do it with.
     """
     given = (dump_spec(spec), splits.fingerprint, splits.validation_indices)
-    if team.told(given) != given:
+    if ctx.broadcast_object(given) != given:
         raise UsageError(
-            f"process {team.rank} was given another spec, or other images, than process 0"
+            f"process {ctx.rank} was given another spec, or other images, than process 0"
         )
     if run.is_finished:
         raise UsageError(f"{run.path} is already complete")
@@ -148,14 +157,16 @@ def _recipe(spec: Spec, splits: Splits, run: RunDirectory, team: Team) -> TrainS
         raise UsageError(f"{spec.name}: a spec to train needs `data` and `train`")
     if spec.train.early_stop is not None and splits.validation is None:
         raise UsageError("train.early_stop: it needs validation images; set data.validation")
-    refuse_unequal_parts(spec.train.batch_size, spec.train.accumulate, team)
+    refuse_unequal_parts(spec.train.batch_size, spec.train.accumulate, ctx)
     return spec.train
 
 
-def _make_global(model: nn.Module, train: TrainSpec, device: torch.device, team: Team) -> None:
+def _make_global(
+    model: nn.Module, train: TrainSpec, device: torch.device, ctx: DistributedContext
+) -> None:
     """Let layers compute with the whole batch, as they do where one process has it."""
-    if team.size > 1:
-        draw_globally(model, team.share)
+    if ctx.size > 1:
+        draw_globally(model, ctx.share)
         if train.sync_norm:
             normalise_globally(model, device)
 
@@ -166,7 +177,9 @@ def _average(model: nn.Module, train: TrainSpec) -> Ema | None:
     return Ema(model, train.ema, frozen=frozen_tensors(model, train.freeze))
 
 
-def _training_batches(spec: Spec, splits: Splits, device: torch.device, team: Team) -> TrainBatches:
+def _training_batches(
+    spec: Spec, splits: DataSplits, device: torch.device, ctx: DistributedContext
+) -> TrainBatches:
     assert spec.data is not None, "a spec to train has data"
     assert spec.train is not None, "a spec to train has a recipe"
     augmentations = [AUGMENTATIONS.get(part.type)(**part.options) for part in spec.data.augment]
@@ -179,13 +192,13 @@ def _training_batches(spec: Spec, splits: Splits, device: torch.device, team: Te
         seed=spec.train.seed,
         pipeline=pipeline,
         device=device,
-        share=team.share,
+        share=ctx.share,
     )
 
 
 def _held(source: ImageSource, device: torch.device) -> ImageSource:
     """Bring images to a device that can hold them all, so that no batch has to be sent."""
-    if isinstance(source, MemorySource) and fits(source.images.nbytes, device):
+    if isinstance(source, InMemoryImages) and fits(source.images.nbytes, device):
         return source.on(device)
     return source
 
@@ -193,7 +206,7 @@ def _held(source: ImageSource, device: torch.device) -> ImageSource:
 def _trial(
     model: nn.Module,
     spec: Spec,
-    splits: Splits,
+    splits: DataSplits,
     schedule: Schedule,
     plan: Plan,
     device: torch.device,

@@ -7,13 +7,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from resnet_builder.data.share import Share
+from resnet_builder.data.share import Shard
 
 _MULTIPLYING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, StochasticDepth)
 """Layers that multiply what they are given by random numbers which do not depend on it."""
 
 
-def draw_globally(network: nn.Module, share: Share) -> None:
+def draw_globally(network: nn.Module, share: Shard) -> None:
     """Let dropout and stochastic depth drop what one process would drop of the whole batch.
 
     Args:
@@ -29,11 +29,11 @@ class GlobalDraws(nn.Module):
     """Multiplies a process's part of a batch by its part of the whole batch's random numbers.
 
     Args:
-        layer: Draws them.
+        layer: StatelessGenerator them.
         share: What this process computes of every batch.
     """
 
-    def __init__(self, layer: nn.Module, share: Share) -> None:
+    def __init__(self, layer: nn.Module, share: Shard) -> None:
         super().__init__()
         self.layer = layer
         self._share = share

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from resnet_builder.data.batches import evaluation_batches
-from resnet_builder.data.contract import Report, Stop, never, silent
+from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.pictures import ENDINGS, decode
 from resnet_builder.data.pipeline import normalise
 from resnet_builder.data.preprocess import Preprocessing
-from resnet_builder.data.splits import Splits, load_splits
+from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.device import full_precision
 from resnet_builder.errors import DataError, Stopped, UsageError
 from resnet_builder.spec.data_section import CenterCrop, Normalize, Resize, ToRgb
 from resnet_builder.spec.schema import Spec
-from resnet_builder.trained import Trained
+from resnet_builder.trained import TrainedModel
 from resnet_builder.training.evaluation import evaluate, prepared
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.weights.file import WeightsHeader
@@ -45,13 +45,13 @@ class Prediction:
 
 
 def load_own_splits(
-    trained: Trained,
+    trained: TrainedModel,
     *,
     data_dir: Path | None = None,
     skip_bad: bool = False,
     stop: Stop = never,
     report: Report = silent,
-) -> Splits:
+) -> DataSplits:
     """Read the data that a network was trained on, to be normalised as it was then.
 
     Where the weights do not say how that was, the spec does, and a notice is given.
@@ -76,7 +76,7 @@ def load_own_splits(
     if header.mean is not None and header.std is not None:
         own["normalize"] = Normalize(mean=header.mean, std=header.std)
     own_spec = spec.model_copy(update={"data": spec.data.model_copy(update=own)})
-    splits = load_splits(own_spec, data_dir=data_dir, skip_bad=skip_bad, stop=stop, report=report)
+    splits = load_data(own_spec, data_dir=data_dir, skip_bad=skip_bad, stop=stop, report=report)
     if header.mean is not None:
         return splits
     notice = f"{trained.path} does not say how images are normalised; here, by their own statistics"
@@ -84,7 +84,12 @@ def load_own_splits(
 
 
 def evaluate_split(
-    trained: Trained, splits: Splits, split: str, *, device: torch.device, stop: Stop = never
+    trained: TrainedModel,
+    splits: DataSplits,
+    split: str,
+    *,
+    device: torch.device,
+    stop: Stop = never,
 ) -> Evaluation:
     """Evaluate a network on one split, in fp32.
 
@@ -140,7 +145,7 @@ def _pictures_in(folder: Path, stop: Stop) -> list[Path]:
 
 
 def predict(
-    trained: Trained,
+    trained: TrainedModel,
     paths: Sequence[Path],
     *,
     top: int,
@@ -222,12 +227,12 @@ def _answer(
             yield Prediction(path, next(answers), fitted=one[1])
 
 
-def _kernels(trained: Trained) -> bool:
+def _kernels(trained: TrainedModel) -> bool:
     """Tell whether a network may be computed by operations of our own."""
     return trained.spec.run.kernels is not False
 
 
-def _computer(trained: Trained, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _computer(trained: TrainedModel, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return what computes a network's ``(B, K)`` logits of ``(B, C, H, W)`` uint8 pictures.
 
     Raises:

@@ -7,8 +7,8 @@ from time import monotonic
 from resnet_builder.errors import StorageError
 from resnet_builder.problems import visible
 from resnet_builder.runs.files import append_line
+from resnet_builder.training.callbacks import Observer, Progress, Start
 from resnet_builder.training.metrics import Evaluation
-from resnet_builder.training.observer import Observer, Progress, Start
 from resnet_builder.training.result import Result
 
 PROGRESS_SECONDS = 60.0

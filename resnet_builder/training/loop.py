@@ -7,19 +7,19 @@ from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from resnet_builder.data.contract import Batch, Stop
+from resnet_builder.data.interfaces import Batch, Stop
 from resnet_builder.errors import NonFiniteError, Stopped, StorageError
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.spec.train_section import EarlyStopSpec
-from resnet_builder.training.distributed import ALONE, Team
+from resnet_builder.training.callbacks import Observer, Progress
+from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.metrics import Evaluation
-from resnet_builder.training.observer import Observer, Progress
 from resnet_builder.training.plan import Plan
 from resnet_builder.training.rows import evaluation_row, train_row
-from resnet_builder.training.saving import Saver
+from resnet_builder.training.saving import CheckpointManager
 from resnet_builder.training.schedule import Schedule
 from resnet_builder.training.state import State
-from resnet_builder.training.step import Learner
+from resnet_builder.training.step import TrainStep
 from resnet_builder.training.tally import Tally
 
 REPORT_SECONDS = 1.0
@@ -67,7 +67,7 @@ class Loop:
         state: What is trained.
         plan: What is due when.
         schedule: The learning rate of each step, for reports.
-        learner: Takes one step.
+        train_step: Takes one step.
         batches: What it learns from.
         validate: Evaluates the weights; ``None`` if there is nothing to evaluate them on.
         early_stop: When to give up.
@@ -76,22 +76,22 @@ class Loop:
         rows: Where metrics are written.
         observer: Told what happens.
         stop: Polled at every step.
-        team: The processes that train; all read, save and stop after the same step.
+        ctx: The processes that train; all read, save and stop after the same step.
     """
 
     state: State
     plan: Plan
     schedule: Schedule
-    learner: Learner
+    train_step: TrainStep
     batches: Batches
     validate: Callable[[], Evaluation] | None
     early_stop: EarlyStopSpec | None
-    saver: Saver
+    saver: CheckpointManager
     deliver_best: Callable[[], None]
     rows: MetricsLog
     observer: Observer
     stop: Stop
-    team: Team = ALONE
+    ctx: DistributedContext = SINGLE_PROCESS
 
     _tally: Tally = field(default_factory=Tally, init=False)
     _unreported: _Stretch = field(default_factory=_Stretch, init=False)
@@ -122,7 +122,7 @@ class Loop:
             self._evaluate_if_due()
             if self._is_over():
                 break
-            stops, saves, reads = self.team.any_of(
+            stops, saves, reads = self.ctx.any_of(
                 self.stop(), self.saver.is_due, monotonic() - self._marked >= REPORT_SECONDS
             )
             if reads or saves:
@@ -141,7 +141,7 @@ class Loop:
 
     def _step(self, batch: Batch) -> None:
         counters = self.state.counters
-        self._tally.add(self.learner(counters.step, batch))
+        self._tally.add(self.train_step(counters.step, batch))
         counters.step += 1
         if self.state.ema is not None:
             self.state.ema.update(counters.step)
@@ -230,7 +230,7 @@ class Loop:
 
     def _tolerate(self, write: Callable[[], None]) -> None:
         """Write what training can go on without, if it is this process that writes."""
-        if not self.team.leads:
+        if not self.ctx.is_main_process:
             return
         try:
             write()

@@ -149,7 +149,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
     By the Newton-Schulz iteration of Jordan et al. 2024, which trades their exact value for fewer
     rounds. Each round multiplies a matrix by a polynomial of its product with itself, and these
-    commute; so they are gathered on the shorter side, and the matrix is multiplied once. A matrix
+    commute; so they are all_gather on the shorter side, and the matrix is multiplied once. A matrix
     of zeros stays one.
     """
     is_tall = matrices.shape[1] > matrices.shape[2]

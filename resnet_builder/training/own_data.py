@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from resnet_builder.data.splits import Splits
+from resnet_builder.data.splits import DataSplits
 from resnet_builder.errors import DataError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord
@@ -10,12 +10,12 @@ from resnet_builder.runs.records import DataRecord
 _SHOWN = 20
 
 
-def describe_data(splits: Splits, first_weights_sha256: str | None = None) -> DataRecord:
+def describe_data(splits: DataSplits, pretrained_sha256: str | None = None) -> DataRecord:
     """Record what a run trains on.
 
     Args:
         splits: The images.
-        first_weights_sha256: Of the file that it starts from, if it does.
+        pretrained_sha256: Of the file that it starts from, if it does.
     """
     sources = {"train": splits.train, "val": splits.validation, "test": splits.test}
     return DataRecord(
@@ -25,11 +25,13 @@ def describe_data(splits: Splits, first_weights_sha256: str | None = None) -> Da
         validation=splits.validation_indices,
         parts=dict(splits.parts),
         skipped=splits.skipped,
-        first_weights_sha256=first_weights_sha256,
+        pretrained_sha256=pretrained_sha256,
     )
 
 
-def settle_data(run: RunDirectory, splits: Splits, *, allow_spec_change: bool = False) -> None:
+def check_data_unchanged(
+    run: RunDirectory, splits: DataSplits, *, allow_spec_change: bool = False
+) -> None:
     """Compare the images with those that a run was begun with.
 
     Args:
@@ -42,7 +44,7 @@ def settle_data(run: RunDirectory, splits: Splits, *, allow_spec_change: bool = 
         StorageError: What they were cannot be read or written.
     """
     before = DataRecord.read(run.data)
-    after = describe_data(splits, before.first_weights_sha256)
+    after = describe_data(splits, before.pretrained_sha256)
     if _images_of(before) == _images_of(after):
         return
     if before.fingerprint == after.fingerprint and allow_spec_change:

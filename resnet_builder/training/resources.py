@@ -10,18 +10,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resnet_builder.activations import kept_by
+from resnet_builder.activations import activation_memory
 from resnet_builder.builder.construct import collector_paused, construct_on_meta
-from resnet_builder.builder.resolving import fed_facts, resolve
-from resnet_builder.data.memory import MemorySource
-from resnet_builder.data.splits import Splits
+from resnet_builder.builder.resolving import input_info, resolve
+from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import Precision, free_memory
 from resnet_builder.errors import ResourceError, StorageError
 from resnet_builder.host import free_disk, is_out_of_memory
 from resnet_builder.model import ResNet
 from resnet_builder.recomputing import recomputed_stages
 from resnet_builder.runs.files import Warn, storage_errors
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.freezing import freeze
 from resnet_builder.training.optim import state_copies
@@ -192,25 +192,25 @@ def _activations(spec: Spec, network: nn.Module, images: int, precision: Precisi
     batch = max(2, images)  # batch norm refuses to train on one pixel of one image
     shape = (batch, *spec.model.image_shape)
     assert spec.train is not None, "a spec to train has a recipe"
-    recomputed = recomputed_stages(network, spec.train.recompute)
-    return kept_by(network, shape, bf16=precision == "bf16", recomputed=recomputed).peak
+    recomputed = recomputed_stages(network, spec.train.activation_checkpointing)
+    return activation_memory(network, shape, bf16=precision == "bf16", recomputed=recomputed).peak
 
 
 def _is_validated(spec: Spec) -> bool:
     assert spec.data is not None, "a spec to train has data"
-    return spec.data.validation != 0 or fed_facts(spec.data).own_validation is not False
+    return spec.data.validation != 0 or input_info(spec.data).own_validation is not False
 
 
 def _expected_images(spec: Spec) -> int:
     assert spec.data is not None, "a spec to train has data"
-    facts = fed_facts(spec.data)
+    facts = input_info(spec.data)
     return (facts.training_images or 0) * prod(spec.model.image_shape)
 
 
-def image_bytes(splits: Splits) -> int:
+def image_bytes(splits: DataSplits) -> int:
     """Return what the images of all splits take of memory; streamed ones take none for long."""
     sources = (splits.train, splits.validation, splits.test)
-    return sum(source.images.nbytes for source in sources if isinstance(source, MemorySource))
+    return sum(source.images.nbytes for source in sources if isinstance(source, InMemoryImages))
 
 
 def check_memory(
@@ -287,7 +287,7 @@ def check_disk(estimate: Estimate, place: Path, warn: Warn) -> None:
 
 
 @contextmanager
-def memory_named(spec: Spec, choices: Choices) -> Iterator[None]:
+def memory_named(spec: Spec, choices: RuntimeConfig) -> Iterator[None]:
     """Turn what torch raises when memory runs out into an error that says what to change.
 
     Raises:
@@ -302,7 +302,7 @@ def memory_named(spec: Spec, choices: Choices) -> Iterator[None]:
         raise ResourceError(_after_the_fact(spec, choices)) from error
 
 
-def _after_the_fact(spec: Spec, choices: Choices) -> str:
+def _after_the_fact(spec: Spec, choices: RuntimeConfig) -> str:
     """Say what was too much, what it was estimated to be, and what would take less."""
     estimate = estimate_training(spec, choices.precision, processes=choices.world_size)
     return (

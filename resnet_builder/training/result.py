@@ -12,7 +12,7 @@ from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import versions
 from resnet_builder.runs.files import storage_errors
-from resnet_builder.runs.records import Choices, Comparison, ResultRecord
+from resnet_builder.runs.records import Comparison, ResultRecord, RuntimeConfig
 from resnet_builder.spec.schema import PublishedSpec, Spec
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.state import Counters
@@ -36,7 +36,7 @@ def make_result(
     spec: Spec,
     run: RunDirectory,
     counters: Counters,
-    choices: Choices,
+    choices: RuntimeConfig,
     test: Evaluation | None,
     classes: tuple[str, ...],
 ) -> Result:

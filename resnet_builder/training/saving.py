@@ -7,13 +7,13 @@ from resnet_builder.errors import NonFiniteError, StorageError
 from resnet_builder.runs.checkpoint import checkpoint_path, load_newest, save_checkpoint
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.training.distributed import ALONE, Team
-from resnet_builder.training.observer import Observer
+from resnet_builder.training.callbacks import Observer
+from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.plan import Plan
 from resnet_builder.training.state import State
 
 
-class Saver:
+class CheckpointManager:
     """Saves a training's state, by steps or by a clock that is never set.
 
     Args:
@@ -22,7 +22,7 @@ class Saver:
         plan: When.
         keep: How many checkpoints to keep.
         observer: Told of what is saved, and of what cannot be.
-        team: The processes that hold this state; its leader alone reads and writes, and the
+        ctx: The processes that hold this state; its leader alone reads and writes, and the
             others wait for it.
     """
 
@@ -33,14 +33,14 @@ class Saver:
         plan: Plan,
         keep: int,
         observer: Observer,
-        team: Team = ALONE,
+        ctx: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         self._run = run
         self._state = state
         self._plan = plan
         self._keep = keep
         self._observer = observer
-        self._team = team
+        self._team = ctx
         self._tried = self._safe = monotonic()
         self._saved: tuple[int, int] | None = None
 
@@ -54,12 +54,12 @@ class Saver:
             UsageError: It is of another network or a newer release.
         """
         warn = self._observer.warned
-        checkpoint = self._team.led(partial(load_newest, self._run, warn=warn))
+        checkpoint = self._team.run_on_main(partial(load_newest, self._run, warn=warn))
         size = 0
         if checkpoint is not None:
             size = self._state.restore(checkpoint)
             self._saved = self._moment
-        if self._team.leads:
+        if self._team.is_main_process:
             MetricsLog(self._run).rewind(size, warn=warn)
 
     @property
@@ -84,7 +84,7 @@ class Saver:
             return
         step = self._state.counters.step
         self._tried = monotonic()
-        error = self._team.led(self._write)
+        error = self._team.run_on_main(self._write)
         if error is not None:
             raise error
         self._saved, self._safe = self._moment, self._tried

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from resnet_builder.builder import build, check, first_weights_digest
+from resnet_builder.builder import build, check, pretrained_digest
 from resnet_builder.data.batches import steps_per_epoch
-from resnet_builder.data.contract import Report, Stop, never, silent
-from resnet_builder.data.splits import Splits, load_splits
+from resnet_builder.data.interfaces import Report, Stop, never, silent
+from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.device import pick_precision
 from resnet_builder.errors import DataError, ResourceError, SpecError, UsageError
 from resnet_builder.model import ResNet
@@ -21,16 +21,16 @@ from resnet_builder.runs.lock import locked
 from resnet_builder.runs.records import ChangeRow, DataRecord, EnvRecord, ResultRecord
 from resnet_builder.spec.loading import dump_spec, read_draft
 from resnet_builder.spec.schema import Spec
+from resnet_builder.training.callbacks import SILENT, Observer
 from resnet_builder.training.distributed import (
-    ALONE,
-    Team,
+    SINGLE_PROCESS,
+    DistributedContext,
     own_device,
     own_threads,
     refuse_unequal_parts,
 )
 from resnet_builder.training.fit import fit
-from resnet_builder.training.observer import SILENT, Observer
-from resnet_builder.training.own_data import describe_data, leaves_out, settle_data
+from resnet_builder.training.own_data import check_data_unchanged, describe_data, leaves_out
 from resnet_builder.training.resources import (
     OVERRIDE,
     Estimate,
@@ -81,7 +81,7 @@ class Session:
         say: Told what else the user should know, in one line.
         opened: Given the run once it is locked, before anything is computed.
         stop: Polled in every loop.
-        team: The processes that train.
+        ctx: The processes that train.
     """
 
     spec: Spec
@@ -96,7 +96,7 @@ class Session:
     say: Warn = unheard
     opened: Callable[[RunDirectory], None] = ignore_run
     stop: Stop = never
-    team: Team = ALONE
+    ctx: DistributedContext = SINGLE_PROCESS
 
     def begin(self, out: Path | None = None) -> ResultRecord:
         """Train in a directory that is made for it.
@@ -111,15 +111,15 @@ class Session:
             ResourceError: It is not expected to fit into memory.
             StorageError: There is no room for its checkpoints.
             UsageError: ``out`` exists, or there is nothing to train.
-            ResnetBuilderError: What :func:`data.splits.load_splits`, :func:`builder.build`,
+            ResnetBuilderError: What :func:`data.splits.load_data`, :func:`builder.build`,
                 :func:`begun` and :func:`training.fit.fit` raise.
         """
         self._refuse_untrainable()
-        if not self.team.leads:
+        if not self.ctx.is_main_process:
             return self._help()
         if out is not None and out.exists():
             RunDirectory.create(out)  # says why it cannot be made
-        self.team.told(_Task(skip_bad=self.skip_bad))
+        self.ctx.broadcast_object(_Task(skip_bad=self.skip_bad))
         estimate = self._estimated(out or RUNS)
         splits = self._load(skip_bad=self.skip_bad)
         self._refuse_unfit(estimate, splits)
@@ -133,12 +133,12 @@ class Session:
             ResourceError: It is not expected to fit into memory.
             StorageError: There is no room for its checkpoints.
             UsageError: The directory holds another experiment, or there is nothing to train.
-            ResnetBuilderError: What :func:`found`, :func:`data.splits.load_splits`,
-                :func:`settle_data`, :func:`settle_first_weights`, :func:`builder.build` and
+            ResnetBuilderError: What :func:`found`, :func:`data.splits.load_data`,
+                :func:`check_data_unchanged`, :func:`check_pretrained_unchanged`, :func:`builder.build` and
                 :func:`training.fit.fit` raise.
         """
         self._refuse_untrainable()
-        if not self.team.leads:
+        if not self.ctx.is_main_process:
             return self._help()
         changing = self.allow_spec_change
         with found(
@@ -151,23 +151,23 @@ class Session:
             if run.is_finished:
                 self.say(f"{run.path} is already complete")
                 record = ResultRecord.read(run.result)
-                self.team.told(_Task(record))
+                self.ctx.broadcast_object(_Task(record))
                 return record
             skip_bad = self.skip_bad or (run.is_published and leaves_out(run))
-            self.team.told(_Task(skip_bad=skip_bad))
+            self.ctx.broadcast_object(_Task(skip_bad=skip_bad))
             estimate = self._estimated(run.path)
             splits = self._load(skip_bad=skip_bad)
             self._refuse_unfit(estimate, splits)
             if run.is_published:
-                settle_data(run, splits, allow_spec_change=changing)
-                settle_first_weights(run, self.spec)
+                check_data_unchanged(run, splits, allow_spec_change=changing)
+                check_pretrained_unchanged(run, self.spec)
             else:
                 publish(run, self.spec, self._describe(splits))
             return self._fit(run, splits)
 
     def _help(self) -> ResultRecord:
         """Train with the leader, in whose run this process touches nothing."""
-        task = self.team.told(_Task())
+        task = self.ctx.broadcast_object(_Task())
         if task.record is not None:
             return task.record
         return self._fit(None, self._load(skip_bad=task.skip_bad))
@@ -175,35 +175,35 @@ class Session:
     def _refuse_untrainable(self) -> None:
         if self.spec.data is None or self.spec.train is None:
             raise UsageError(f"{self.spec.name}: a spec to train needs `data` and `train`")
-        refuse_unequal_parts(self.spec.train.batch_size, self.spec.train.accumulate, self.team)
+        refuse_unequal_parts(self.spec.train.batch_size, self.spec.train.accumulate, self.ctx)
 
     def _estimated(self, place: Path) -> Estimate:
         """Estimate what the training takes, before any of it is taken, and look for room."""
-        device = own_device(self.spec.run.device, self.team)
+        device = own_device(self.spec.run.device, self.ctx)
         precision = pick_precision(self.spec.run.precision, device)
-        estimate = estimate_training(self.spec, precision, processes=self.team.size)
+        estimate = estimate_training(self.spec, precision, processes=self.ctx.size)
         check_disk(estimate, place, self.say)
         self._refuse_unfit(estimate)
         return estimate
 
-    def _refuse_unfit(self, estimate: Estimate, splits: Splits | None = None) -> None:
+    def _refuse_unfit(self, estimate: Estimate, splits: DataSplits | None = None) -> None:
         """Refuse what is not expected to fit, unless the user insists; images count if loaded."""
         held = 0 if splits is None else image_bytes(splits)
         estimate = replace(estimate, images=held) if held else estimate
-        device = own_device(self.spec.run.device, self.team)
+        device = own_device(self.spec.run.device, self.ctx)
         try:
-            check_memory(estimate, device, processes=self.team.local_size, held=held)
+            check_memory(estimate, device, processes=self.ctx.local_size, held=held)
         except ResourceError as error:
             if not self.ignore_memory_estimate:
                 raise
             if splits is None:
                 self.say(f"{OVERRIDE}: {error}")
 
-    def _load(self, *, skip_bad: bool) -> Splits:
+    def _load(self, *, skip_bad: bool) -> DataSplits:
         assert self.spec.train is not None, "refused before"
-        own_device(self.spec.run.device, self.team)  # a missing one is told before any download
-        with self.team.machine_by_machine(self.stop):
-            splits = load_splits(
+        own_device(self.spec.run.device, self.ctx)  # a missing one is told before any download
+        with self.ctx.machine_by_machine(self.stop):
+            splits = load_data(
                 self.spec,
                 data_dir=self.data_dir,
                 skip_bad=skip_bad,
@@ -215,31 +215,31 @@ class Session:
         steps_per_epoch(len(splits.train), self.spec.train.batch_size)
         return splits
 
-    def _describe(self, splits: Splits) -> DataRecord:
+    def _describe(self, splits: DataSplits) -> DataRecord:
         """Record what is trained on, once it is known that the first weights fit."""
         weights = self.spec.model.weights
         if weights is None:
             return describe_data(splits)
         self._build()
-        return describe_data(splits, first_weights_digest(weights))
+        return describe_data(splits, pretrained_digest(weights))
 
-    def _build(self, *, first_weights: bool = True) -> ResNet:
+    def _build(self, *, pretrained: bool = True) -> ResNet:
         assert self.spec.train is not None, "refused before"
-        return build(self.spec, seed=self.spec.train.seed, first_weights=first_weights)
+        return build(self.spec, seed=self.spec.train.seed, pretrained=pretrained)
 
-    def _fit(self, own: RunDirectory | None, splits: Splits) -> ResultRecord:
-        run = self.team.told(own)
+    def _fit(self, own: RunDirectory | None, splits: DataSplits) -> ResultRecord:
+        run = self.ctx.broadcast_object(own)
         assert run is not None, "the leader has one"
         self.opened(run)
         result = fit(
-            self._build(first_weights=self.team.leads and not has_checkpoints(run)),
+            self._build(pretrained=self.ctx.is_main_process and not has_checkpoints(run)),
             splits,
             self.spec,
             run,
             observer=self.observer,
             stop=self.stop,
             allow_inexact=self.allow_inexact,
-            team=self.team,
+            ctx=self.ctx,
         )
         return result.record
 
@@ -305,7 +305,7 @@ def found(
         yield run
 
 
-def settle_first_weights(run: RunDirectory, spec: Spec) -> None:
+def check_pretrained_unchanged(run: RunDirectory, spec: Spec) -> None:
     """Compare the weights that a run starts from with those that it began with.
 
     From its first checkpoint on, a run needs them no more.
@@ -317,21 +317,21 @@ def settle_first_weights(run: RunDirectory, spec: Spec) -> None:
     """
     if spec.model.weights is None or has_checkpoints(run):
         return
-    before, now = DataRecord.read(run.data), first_weights_digest(spec.model.weights)
-    if now != before.first_weights_sha256:
+    before, now = DataRecord.read(run.data), pretrained_digest(spec.model.weights)
+    if now != before.pretrained_sha256:
         raise DataError(
             f"{run.path} cannot go on, as {spec.model.weights.path} has changed: its SHA-256 was "
-            f"{before.first_weights_sha256} and is {now}; bring the file back, or start another run"
+            f"{before.pretrained_sha256} and is {now}; bring the file back, or start another run"
         )
 
 
-def threads(spec: Spec, run: RunDirectory, team: Team = ALONE) -> int | None:
+def threads(spec: Spec, run: RunDirectory, ctx: DistributedContext = SINGLE_PROCESS) -> int | None:
     """Return how many threads to compute with: what a run has used before, if it is left open.
 
     Args:
         spec: The experiment.
         run: Its directory.
-        team: The processes; with another number of them, a run goes on with as many threads as
+        ctx: The processes; with another number of them, a run goes on with as many threads as
             suit these.
 
     Returns:
@@ -342,10 +342,10 @@ def threads(spec: Spec, run: RunDirectory, team: Team = ALONE) -> int | None:
     """
     if spec.run.threads != "auto":
         return spec.run.threads
-    before = team.led(lambda: EnvRecord.read(run.env).choices if run.env.exists() else None)
-    if before is not None and before.world_size == team.size:
+    before = ctx.run_on_main(lambda: EnvRecord.read(run.env).choices if run.env.exists() else None)
+    if before is not None and before.world_size == ctx.size:
         return before.threads
-    return None if team.size == 1 else own_threads(team)
+    return None if ctx.size == 1 else own_threads(ctx)
 
 
 def _settle_spec(run: RunDirectory, spec: Spec, *, allow_spec_change: bool, warn: Warn) -> None:

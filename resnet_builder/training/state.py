@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from resnet_builder.errors import CheckpointError, DataError, UsageError
-from resnet_builder.model import misfit
+from resnet_builder.model import state_dict_mismatch
 from resnet_builder.runs.checkpoint import Checkpoint
 from resnet_builder.runs.records import first_problem
 from resnet_builder.training.ema import Ema
@@ -220,7 +220,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         UsageError: Names or shapes differ.
     """
     own = model.state_dict()
-    if (difference := misfit(own, weights)) is not None:
+    if (difference := state_dict_mismatch(own, weights)) is not None:
         raise UsageError(f"the checkpoint is of another network: {difference}")
     for name, tensor in own.items():
         tensor.copy_(weights[name])

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from resnet_builder.data.contract import Batch
+from resnet_builder.data.interfaces import Batch
 from resnet_builder.kernels import with_kernels
 from resnet_builder.recomputing import recomputing
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.compiling import compiled
-from resnet_builder.training.distributed import ALONE, Team
+from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.freezing import freeze
 from resnet_builder.training.losses import Loss, make_loss
 from resnet_builder.training.optim import build_optimizer, set_rate
@@ -26,7 +26,7 @@ from resnet_builder.training.schedule import Schedule
 Forward = Callable[[Tensor], Tensor]
 
 
-class Learner:
+class TrainStep:
     """Updates a network's weights, one batch at a time, without waiting for the device.
 
     Once a loss or a gradient is not finite, no weight and no optimizer state changes any more.
@@ -46,7 +46,7 @@ class Learner:
         memory_format: The network's, in which it is fed.
         bf16: Whether the network computes in bf16.
         fused: Whether the optimizer is.
-        team: The processes, each of which computes its part of the batch.
+        ctx: The processes, each of which computes its part of the batch.
         unreduced: Leaves gradients to each process while it is entered, for all parts but the
             last.
 
@@ -69,7 +69,7 @@ class Learner:
         memory_format: torch.memory_format = torch.contiguous_format,
         bf16: bool = False,
         fused: bool = True,
-        team: Team = ALONE,
+        ctx: DistributedContext = SINGLE_PROCESS,
         unreduced: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._forward = forward
@@ -83,7 +83,7 @@ class Learner:
         self._memory_format = memory_format
         self._bf16 = bf16
         self._fused = fused
-        self._team = team
+        self._team = ctx
         self._unreduced = unreduced
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._failed = torch.zeros((), device=self._parameters[0].device)
@@ -118,7 +118,7 @@ class Learner:
             loss += part_loss
             hits += _hits(logits, answers)
         totals = torch.stack((loss / self._team.size, hits))
-        self._team.add_up(totals)
+        self._team.all_reduce(totals)
         return totals[0], totals[1]
 
     def _backward_part(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,16 +138,16 @@ class Learner:
         return norm
 
 
-def make_learner(
+def make_train_step(
     model: nn.Module,
     train: TrainSpec,
     schedule: Schedule,
-    choices: Choices,
+    choices: RuntimeConfig,
     *,
     resize: Resizing = unchanged,
-    team: Team = ALONE,
+    ctx: DistributedContext = SINGLE_PROCESS,
     has_unused: bool = False,
-) -> Learner:
+) -> TrainStep:
     """Put a recipe's loss and optimizer together for a network.
 
     Args:
@@ -157,19 +157,19 @@ def make_learner(
         schedule: Its learning rate.
         choices: How to compute.
         resize: Makes images of the size that each step is fed.
-        team: The processes that compute it.
+        ctx: The processes that compute it.
         has_unused: Whether the network has parameters that no gradient reaches.
 
     Raises:
         UsageError: The recipe freezes what the network does not have, or all of it.
     """
     freeze(model.train(), train.freeze)
-    network = recomputing(model, train.recompute)
+    network = recomputing(model, train.activation_checkpointing)
     if choices.kernels:
         network = with_kernels(network)
-    network = team.parallel(network, has_unused=has_unused)
+    network = ctx.parallel(network, has_unused=has_unused)
     device = next(model.parameters()).device
-    return Learner(
+    return TrainStep(
         model,
         compiled(network, device) if choices.compile else network,
         make_loss(train.loss),
@@ -188,7 +188,7 @@ def make_learner(
         memory_format=MEMORY_FORMATS[choices.memory_format],
         bf16=choices.precision == "bf16",
         fused=choices.fused,
-        team=team,
+        ctx=ctx,
         unreduced=network.no_sync if isinstance(network, DistributedDataParallel) else nullcontext,
     )
 

@@ -22,7 +22,7 @@ class Reading:
 
 
 class Tally:
-    """Keeps what :class:`~resnet_builder.training.step.Learner` returns until it is read."""
+    """Keeps what :class:`~resnet_builder.training.step.TrainStep` returns until it is read."""
 
     def __init__(self) -> None:
         self._rows: list[Tensor] = []

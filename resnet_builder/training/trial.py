@@ -8,16 +8,16 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from resnet_builder.data.contract import Batch, Stop, never
+from resnet_builder.data.interfaces import Batch, Stop, never
 from resnet_builder.errors import Stopped
 from resnet_builder.kernels.norm import has_fusible
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.compiling import Step
 from resnet_builder.training.randomness import private_generators
 from resnet_builder.training.schedule import Schedule
-from resnet_builder.training.step import Learner, make_learner
+from resnet_builder.training.step import TrainStep, make_train_step
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class TrialSteps:
         """Whether operations of our own can compute any of its layers."""
         return has_fusible(self.model)
 
-    def __call__(self, choices: Choices) -> Step:
+    def __call__(self, choices: RuntimeConfig) -> Step:
         """Copy the network; return what takes a step of the copy by these choices.
 
         It raises ``Stopped`` once ``stop`` is true.
         """
-        learner, batch = self._learner(choices), self._batch()
+        train_step, batch = self._learner(choices), self._batch()
         taken = count()
 
         def step() -> float:
@@ -67,15 +67,15 @@ class TrialSteps:
                 raise Stopped("stopped while trying how to compute")
             started = perf_counter()
             with private_generators(self.device):
-                learner(0, batch)[0].item()  # waits for the device
+                train_step(0, batch)[0].item()  # waits for the device
             return perf_counter() - started
 
         return step
 
-    def _learner(self, choices: Choices) -> Learner:
+    def _learner(self, choices: RuntimeConfig) -> TrainStep:
         network = copy.deepcopy(self.model).to(self.device)
         network.to(memory_format=MEMORY_FORMATS[choices.memory_format])
-        return make_learner(network, self.train, self.schedule, choices)
+        return make_train_step(network, self.train, self.schedule, choices)
 
     def _batch(self) -> Batch:
         size, channels = self.images[:2]

@@ -4,7 +4,7 @@ import pytest
 
 from resnet_builder.bench.endless import endless, recipe_steps
 from resnet_builder.builder import read_spec
-from resnet_builder.data.splits import load_splits
+from resnet_builder.data.splits import load_data
 from resnet_builder.training.plan import make_plan
 from resnet_builder.training.schedule import make_schedule
 from tests.bench.specs import tiny
@@ -31,7 +31,7 @@ def test_fraction_set_aside_shortens_an_epoch() -> None:
 
 def test_images_are_made_up_in_the_spec_s_size_and_nothing_is_read() -> None:
     trial = endless(tiny("data.validation=20"), batch_size=16, accumulate=1)
-    splits = load_splits(trial)
+    splits = load_data(trial)
     (images,) = splits.train.read([splits.train.labels[:3] * 0])
     assert images.shape[1:] == trial.model.image_shape == (3, 8, 8)
     assert len(splits.classes) == 4

@@ -3,10 +3,10 @@
 import pytest
 
 from resnet_builder.bench.settings import explain
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import RunSpec
 
-CHOICES = Choices(
+CHOICES = RuntimeConfig(
     device="cpu",
     precision="bf16",
     memory_format="channels_last",

@@ -8,7 +8,7 @@ import pytest
 from resnet_builder.bench.endless import endless
 from resnet_builder.bench.turns import WARM_UP_STEPS, Interlude, train_in_turns
 from resnet_builder.errors import Stopped
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
 from tests.bench.specs import tiny
 
 TRIAL = endless(tiny(), batch_size=16, accumulate=1)
@@ -32,7 +32,7 @@ def test_turns_alternate_and_count_whole_steps(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     polls, begun = Polls(), list[int]()
 
-    def prepare(choices: Choices) -> Interlude:
+    def prepare(choices: RuntimeConfig) -> Interlude:
         assert choices.precision == "fp32"
         return lambda: begun.append(polls.count)
 
@@ -49,7 +49,7 @@ def test_turns_alternate_and_count_whole_steps(
 def test_time_of_others_is_not_the_training_s() -> None:
     from time import sleep
 
-    def prepare(_choices: Choices) -> Interlude:
+    def prepare(_choices: RuntimeConfig) -> Interlude:
         return lambda: sleep(0.3)
 
     turns = train_in_turns(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from resnet_builder.blocks import BLOCKS
 from resnet_builder.blocks.activations import gelu, silu
 from resnet_builder.blocks.attention import efficient_channel_attention, squeeze_excitation
-from resnet_builder.blocks.contract import ShortcutFactory
 from resnet_builder.blocks.filters import blur
+from resnet_builder.blocks.interfaces import ShortcutFactory
 from resnet_builder.testing import check_block
 
 
@@ -27,13 +27,13 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("basic", {"dropout": 0.3, "drop_path": 0.2}),
     ("basic", {"dilation": 2}),
     ("basic", {"norm": four_groups}),
-    ("basic", {"attention": squeeze, "activation": gelu, "downsample_filter": blur}),
+    ("basic", {"attention": squeeze, "activation": gelu, "antialias": blur}),
     ("bottleneck", {}),
     ("bottleneck", {"stride_in": "conv1x1"}),
     ("bottleneck", {"groups": 4, "width_per_group": 16, "dropout": 0.3}),
     ("bottleneck", {"dilation": 2, "drop_path": 0.2}),
-    ("bottleneck", {"attention": efficient_channel_attention, "downsample_filter": blur}),
-    ("bottleneck", {"stride_in": "conv1x1", "activation": silu, "downsample_filter": blur}),
+    ("bottleneck", {"attention": efficient_channel_attention, "antialias": blur}),
+    ("bottleneck", {"stride_in": "conv1x1", "activation": silu, "antialias": blur}),
     ("preact_basic", {}),
     ("preact_basic", {"dropout": 0.3, "drop_path": 0.2, "shared": "never"}),
     ("preact_basic", {"first_activation": False, "last_norm": True, "attention": squeeze}),

@@ -46,6 +46,6 @@ def test_stride_is_left_to_the_convolution_without_a_filter() -> None:
 
 
 def test_filter_survives_a_build_and_is_in_no_state_dict() -> None:
-    network = built(cifar_spec(1, downsample_filter="blur"))
+    network = built(cifar_spec(1, antialias="blur"))
     assert torch.equal(network.layer2[0].blur.filter, Blur(32, 2, 3).filter)
     assert not [key for key in network.state_dict() if "blur" in key]

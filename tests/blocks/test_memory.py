@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from resnet_builder.blocks.contract import BLOCKS
+from resnet_builder.blocks.interfaces import BLOCKS
 from tests.networks import random_images
 
 WIDTH, PIXELS = 4, 2 * 6 * 6

@@ -192,12 +192,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "reduction": ({"attention": {"type": "se", "reduction": 64}}, "16 channels cannot be reduced"),
     "even kernel": ({"attention": {"type": "eca", "kernel": 4}}, "a kernel of 4 has no middle"),
     "blur of pre-activated blocks": (
-        {"block": "preact_basic", "downsample_filter": "blur"},
-        "block 'preact_basic' in stages[0] takes no `downsample_filter`",
+        {"block": "preact_basic", "antialias": "blur"},
+        "block 'preact_basic' in stages[0] takes no `antialias`",
     ),
     "blur where nothing strides": (
-        {"stages": [{"channels": 16, "blocks": 1}], "downsample_filter": "blur"},
-        "model.downsample_filter: no block strides",
+        {"stages": [{"channels": 16, "blocks": 1}], "antialias": "blur"},
+        "model.antialias: no block strides",
     ),
     "a frozen norm that would have to learn": (
         {"norm": "frozen_batch_norm", "zero_init_residual": True},

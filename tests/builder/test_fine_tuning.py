@@ -1,4 +1,4 @@
-"""What a recipe may freeze or recompute, and what makes no sense together."""
+"""What a recipe may freeze or activation_checkpointing, and what makes no sense together."""
 
 from pathlib import Path
 
@@ -43,10 +43,10 @@ def test_unknown_section_gets_the_names_there_are(tmp_path: Path) -> None:
 
 
 def test_only_stages_can_be_recomputed(tmp_path: Path) -> None:
-    [message] = messages(tmp_path, "train.recompute=[head]")
+    [message] = messages(tmp_path, "train.activation_checkpointing=[head]")
     assert message == (
-        "[unknown-name]: train.recompute[0]: the network has no stage 'head'\n"
-        "      | train.recompute=[head]\n"
+        "[unknown-name]: train.activation_checkpointing[0]: the network has no stage 'head'\n"
+        "      | train.activation_checkpointing=[head]\n"
         "      |                  ^\n"
         "allowed: layer1, layer2"
     )
@@ -54,10 +54,10 @@ def test_only_stages_can_be_recomputed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stages", ["all", "[layer1]", "[layer2, layer1]"])
 def test_stages_can_be_recomputed(tmp_path: Path, stages: str) -> None:
-    overrides = [TWO_STAGES, f"train.recompute={stages}"]
+    overrides = [TWO_STAGES, f"train.activation_checkpointing={stages}"]
     spec = read_spec(write_tiny(tmp_path), overrides=overrides)
     assert spec.train is not None
-    given = spec.train.recompute
+    given = spec.train.activation_checkpointing
     assert given == stages if stages == "all" else f"[{', '.join(given)}]" == stages
 
 
@@ -91,8 +91,8 @@ def test_stages_can_be_recomputed(tmp_path: Path, stages: str) -> None:
             "[out-of-range]: train.head_lr_multiplier: 0 is out of range",
         ),
         (
-            ("train.recompute=[layer1, layer1]",),
-            "[no-effect]: train.recompute[1]: 'layer1' is named before",
+            ("train.activation_checkpointing=[layer1, layer1]",),
+            "[no-effect]: train.activation_checkpointing[1]: 'layer1' is named before",
         ),
         (("train.freeze=stem",), "[wrong-type]: train.freeze: must be a list, not the text 'stem'"),
     ],

@@ -37,7 +37,7 @@ NETWORKS: dict[str, tuple[tuple[int, ...], Any, dict[str, Any]]] = {
     ),
     "wide_resnet50_2": ((3, 4, 6, 3), {"type": "bottleneck", "width_per_group": 128}, {}),
     "ecaresnet50d": ((3, 4, 6, 3), "bottleneck", {**D, "attention": "eca"}),
-    "resnetblur50": ((3, 4, 6, 3), "bottleneck", {"downsample_filter": "blur"}),
+    "resnetblur50": ((3, 4, 6, 3), "bottleneck", {"antialias": "blur"}),
     "resnetv2_50": ((3, 4, 6, 3), "preact_bottleneck", V2),
 }
 

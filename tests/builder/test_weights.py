@@ -14,11 +14,11 @@ from resnet_builder.builder import (
     build,
     build_from_spec,
     check_source,
-    first_weights,
-    first_weights_digest,
+    pretrained,
+    pretrained_digest,
     read_spec,
 )
-from resnet_builder.builder.first_weights import published_weights
+from resnet_builder.builder.pretrained import published_weights
 from resnet_builder.errors import CheckpointError, DataError, SpecError, UsageError
 from resnet_builder.spec.loading import dump_spec, load_spec, load_spec_text
 from resnet_builder.spec.model_section import WeightsSpec
@@ -104,15 +104,15 @@ def test_path_counts_from_what_it_is_written_in(folder: Path) -> None:
     fragment.write_text("model: {weights: {ema: true}}\n", encoding="utf-8")
     cwd = Path.cwd()
 
-    def path(source: Any, *overrides: str, with_: list[Path] | None = None) -> str:
-        weights = load_spec(source, overrides=overrides, with_=with_ or []).model.weights
+    def path(source: Any, *overrides: str, fragments: list[Path] | None = None) -> str:
+        weights = load_spec(source, overrides=overrides, fragments=fragments or []).model.weights
         assert weights is not None
         return weights.path
 
     assert path(above) == str(inner / "one.pth")
     assert path(Path("specs/above.yaml")) == str(inner / "one.pth")
     assert path(above, "model.weights.new_head=true") == str(inner / "one.pth")
-    assert path(above, with_=[fragment]) == str(inner / "one.pth")
+    assert path(above, fragments=[fragment]) == str(inner / "one.pth")
     assert path(above, "model.weights=one.pth") == str(cwd / "one.pth")
     assert path(above, "model.weights.path=one.pth") == str(cwd / "one.pth")
     assert path({"extends": str(above), "model": {"weights": "two.pth"}}) == str(cwd / "two.pth")
@@ -178,7 +178,7 @@ def test_file_is_looked_for_only_where_it_is_needed(folder: Path) -> None:
     overrides = ["model.weights=nowhere.pth"]
     assert check_source(path, overrides=overrides).problems == ()
     assert len(check_source(path, overrides=overrides, with_weights=True).problems) == 1
-    build(read_spec(path, overrides=overrides), first_weights=False)
+    build(read_spec(path, overrides=overrides), pretrained=False)
     assert call("summary", path, "--set", *overrides).exit_code == 0
     result = call("validate", path, "--set", *overrides)
     assert result.exit_code == 2
@@ -188,9 +188,9 @@ def test_file_is_looked_for_only_where_it_is_needed(folder: Path) -> None:
 def test_digest_is_of_the_bytes(folder: Path) -> None:
     (folder / "x").write_bytes(b"abc")
     expected = hashlib.sha256(b"abc").hexdigest()
-    assert first_weights_digest(WeightsSpec(path=str(folder / "x"))) == expected
+    assert pretrained_digest(WeightsSpec(path=str(folder / "x"))) == expected
     with pytest.raises(CheckpointError, match=r"model\.weights: nowhere: there is no such file"):
-        first_weights_digest(WeightsSpec(path="nowhere"))
+        pretrained_digest(WeightsSpec(path="nowhere"))
 
 
 def test_published_names_are_those_of_torchvisions_resnets() -> None:
@@ -228,13 +228,13 @@ def test_download_has_the_digest_of_its_name(
     url = (folder / f"tiny-{digest[:8] if is_right else '0' * 8}.pth").as_uri()
     (folder / "five.pth").rename(folder / url.rpartition("/")[2])
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder / "hub"))
-    monkeypatch.setattr(first_weights, "published_weights", lambda: {"Tiny_Weights.V1": url})
+    monkeypatch.setattr(pretrained, "published_weights", lambda: {"Tiny_Weights.V1": url})
     weights = WeightsSpec(path="torchvision:Tiny_Weights.V1")
     if is_right:
-        assert first_weights_digest(weights) == digest
+        assert pretrained_digest(weights) == digest
     else:
         with pytest.raises(DataError, match="invalid hash value"):
-            first_weights_digest(weights)
+            pretrained_digest(weights)
         assert list((folder / "hub" / "checkpoints").iterdir()) == []
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from resnet_builder.data import DATASETS
-from resnet_builder.data.contract import Facts, Loaded, Surroundings
-from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
+from resnet_builder.data.memory import InMemoryImages
 from tests.cli.experiments import call, write_tiny
 from tests.data.folders import WAYS, write_pets, write_pets_spec, write_picture
 
@@ -158,11 +158,11 @@ def told(labels: Tensor) -> Callable[[], Any]:
     """Return a data set whose training images have these labels."""
 
     class Told:
-        facts = Facts()
+        facts = DatasetInfo()
 
-        def load(self, surroundings: Surroundings) -> Loaded:
+        def load(self, context: LoadContext) -> LoadedDataset:
             images = torch.arange(len(labels) * 192).view(-1, 3, 8, 8).byte()
-            return Loaded(MemorySource(images, labels), None, None, tuple("abcd"), "0")
+            return LoadedDataset(InMemoryImages(images, labels), None, None, tuple("abcd"), "0")
 
     return Told
 

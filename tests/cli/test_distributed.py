@@ -16,7 +16,7 @@ from resnet_builder.cli.signals import Signals, held_back
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord
 from resnet_builder.training import distributed
-from resnet_builder.training.distributed import Team
+from resnet_builder.training.distributed import DistributedContext
 from tests.cli.experiments import call, write_tiny
 from tests.training.teams import environment
 
@@ -28,7 +28,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent by 
 
 
 @dataclass(frozen=True, slots=True)
-class Mute(Team):
+class Mute(DistributedContext):
     """The second of two processes, whose leader has said all there is to say."""
 
     rank: int = 1
@@ -41,8 +41,8 @@ class Mute(Team):
 @pytest.fixture
 def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def joined(team: Team) -> Iterator[Team]:
-        assert team == Team(1, 2, 1, 2)
+    def joined(ctx: DistributedContext) -> Iterator[DistributedContext]:
+        assert ctx == DistributedContext(1, 2, 1, 2)
         yield Mute()
 
     for name, value in environment(1, 2, 29_500).items():

@@ -89,8 +89,8 @@ def test_results_are_the_same_on_any_terminal(
     plain = call(*line).output
     assert plain
     assert not set("\x1b\r\b") & set(plain)
-    for surroundings in (NARROW, COLOURED):
+    for context in (NARROW, COLOURED):
         with monkeypatch.context() as patched:
-            for variable, value in surroundings.items():
+            for variable, value in context.items():
                 patched.setenv(variable, value)
             assert CliRunner().invoke(main, line, color=True).output == plain

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_builder.data.contract import DATASETS, Surroundings
-from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.interfaces import DATASETS, LoadContext
+from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.preprocess import Preprocessing
 from tests.cli.experiments import call
 
@@ -101,9 +101,9 @@ def test_test_images_as_files_are_taken_for_what_evaluation_counts(folder: Path)
 
 def write_digits(folder: Path) -> None:
     """Write the digits' test images as files, in a folder for each class."""
-    loaded = DATASETS.get("digits")().load(Surroundings(folder, Preprocessing(())))
+    loaded = DATASETS.get("digits")().load(LoadContext(folder, Preprocessing(())))
     test = loaded.test
-    assert isinstance(test, MemorySource)
+    assert isinstance(test, InMemoryImages)
     for number, (image, label) in enumerate(zip(test.images, test.labels.tolist(), strict=True)):
         path = folder / str(label) / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

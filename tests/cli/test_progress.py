@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.live import Live
 
 from resnet_builder.cli.progress import Lines, Pace, Screen, display
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
+from resnet_builder.training.callbacks import Progress, Start
 from resnet_builder.training.metrics import Evaluation
-from resnet_builder.training.observer import Progress, Start
 
-CHOICES = Choices(
+CHOICES = RuntimeConfig(
     device="cpu",
     precision="fp32",
     memory_format="contiguous",

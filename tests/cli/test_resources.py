@@ -192,16 +192,16 @@ OUT_OF_MEMORY = """
 import resource, sys
 import torch
 from resnet_builder.cli.main import main
-from resnet_builder.data.splits import load_splits
+from resnet_builder.data.splits import load_data
 from resnet_builder.training import session
 
 def load(*args, **kwargs):
-    splits = load_splits(*args, **kwargs)
+    splits = load_data(*args, **kwargs)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
     return splits
 
-session.load_splits = load
+session.load_data = load
 main(sys.argv[1:])
 """
 

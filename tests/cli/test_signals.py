@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from resnet_builder.cli.signals import Interrupted, Signals
-from resnet_builder.data.contract import AUGMENTATIONS
+from resnet_builder.data.interfaces import AUGMENTATIONS
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.weights.file import read_weights
 from tests.cli.experiments import call, write_tiny
@@ -85,7 +85,7 @@ def test_outside_the_main_thread_nothing_is_handled() -> None:
 
 PLUGIN = """\
 import os, signal
-from resnet_builder.data.contract import AUGMENTATIONS
+from resnet_builder.data.interfaces import AUGMENTATIONS
 
 @AUGMENTATIONS.register("sending")
 class Sending:

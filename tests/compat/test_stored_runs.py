@@ -15,7 +15,7 @@ from resnet_builder.runs.checkpoint import checkpoint_path, load_checkpoint
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import ResultRecord
-from resnet_builder.trained import load_trained
+from resnet_builder.trained import load_model
 from tests.cli.experiments import call
 
 RUNS = Path(__file__).parent / "runs"
@@ -53,7 +53,7 @@ def test_stored_checkpoint_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: f"row69-{name}")
 def test_stored_weights_are_used(name: str) -> None:
-    trained = load_trained(RUNS / name)
+    trained = load_model(RUNS / name)
     assert trained.classes == ("class_0", "class_1", "class_2")
     assert trained.header.step == 8
     image = torch.linspace(-1, 1, 3 * 8 * 8).view(1, 3, 8, 8)

@@ -15,7 +15,7 @@ from tests.crash.program import End, Fault, Server
 
 pytestmark = pytest.mark.ci
 
-STEP = "resnet_builder.training.step:Learner.__call__"
+STEP = "resnet_builder.training.step:TrainStep.__call__"
 
 
 class Disk:

@@ -10,13 +10,13 @@ import pytest
 
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.trained import load_trained
+from resnet_builder.trained import load_model
 from resnet_builder.weights.file import read_weights
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal
 from tests.crash.program import Child, End, Fault, Server
 
-STEP = "resnet_builder.training.step:Learner.__call__"
+STEP = "resnet_builder.training.step:TrainStep.__call__"
 
 HOLDING = [("in_call", STEP, 1, "SIGSTOP")]
 """Whoever wins holds the directory, stopped before its first step, until the other has ended."""
@@ -128,6 +128,6 @@ def read(run: RunDirectory, times: int, writer: Child) -> set[int | None]:
         rows = [row.step for row in MetricsLog(run).read() if row.event != "test"]
         assert rows == sorted(rows)
         if count % 100 == 0:
-            load_trained(run.path)
+            load_model(run.path)
         count += 1
     return steps

@@ -20,14 +20,14 @@ GRACE = 10.0
 PHASES: dict[str, tuple[object, ...]] = {
     "start-up": ("in_call", "resnet_builder.builder:read_spec", 1),
     "data": ("in_call", "PIL.Image:open", 20),
-    "step": ("in_call", "resnet_builder.training.step:Learner.__call__", 10),
+    "step": ("in_call", "resnet_builder.training.step:TrainStep.__call__", 10),
     "evaluation": ("in_call", "resnet_builder.training.delivery:evaluate", 2),
     "save": ("at_point", "written", 4),
     "last-test": ("in_call", "resnet_builder.training.delivery:Delivery.finish", 1),
 }
 
 
-class Trained:
+class TrainedModel:
     """An experiment on pictures, and what it leaves without any signal."""
 
     def __init__(self, server: Server, folder: Path) -> None:
@@ -54,12 +54,12 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return Trained(server, tmp_path_factory.mktemp("signals"))
+def trained(server: Server, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    return TrainedModel(server, tmp_path_factory.mktemp("signals"))
 
 
 @pytest.fixture(autouse=True)
-def _pictures_are_decoded_again(trained: Trained) -> None:
+def _pictures_are_decoded_again(trained: TrainedModel) -> None:
     for kept in (trained.folder / "decoded").glob("*"):
         kept.unlink()
 
@@ -74,7 +74,7 @@ def _pictures_are_decoded_again(trained: Trained) -> None:
     ids=lambda value: f"row55-row64-{value}" if value in PHASES else str(value),
 )
 def test_signal_in_any_phase_ends_soon_and_can_be_gone_on_from(
-    phase: str, signal: str, code: int, trained: Trained
+    phase: str, signal: str, code: int, trained: TrainedModel
 ) -> None:
     run = f"{phase}-{signal}"
     end = trained.train(run, [(*PHASES[phase], signal)])
@@ -87,7 +87,7 @@ def test_signal_in_any_phase_ends_soon_and_can_be_gone_on_from(
     trained.go_on(run)
 
 
-def test_row53_signal_finishes_the_step_and_saves_it(trained: Trained) -> None:
+def test_row53_signal_finishes_the_step_and_saves_it(trained: TrainedModel) -> None:
     end = trained.train("once", [(*PHASES["step"], "SIGINT")])
     assert end.code == 130
     checkpoints = sorted((trained.folder / "once" / "checkpoints").iterdir())
@@ -107,7 +107,7 @@ def test_row53_signal_finishes_the_step_and_saves_it(trained: Trained) -> None:
     ids=["row54-once", "row54-written-twice", "row54-verified-twice", "row54-replaced-twice"],
 )
 def test_signal_during_a_save(
-    point: str, signals: list[str], steps: list[int], torn: int, trained: Trained
+    point: str, signals: list[str], steps: list[int], torn: int, trained: TrainedModel
 ) -> None:
     """One lets the save be completed; at the second nothing is, but what was saved is whole."""
     run = f"{point}-{len(signals)}"
@@ -128,9 +128,9 @@ def checkpoints_of(run: Path) -> tuple[list[int], int]:
     return [load_checkpoint(path).step for path in paths if path not in torn], len(torn)
 
 
-def test_row64_nobody_is_left_by_any_end(trained: Trained) -> None:
+def test_row64_nobody_is_left_by_any_end(trained: TrainedModel) -> None:
     """By an end in good order, by a fault of ours, by an error and by a kill."""
-    step = "resnet_builder.training.step:Learner.__call__"
+    step = "resnet_builder.training.step:TrainStep.__call__"
     ends: dict[int, list[Any]] = {
         1: [("raising", "oh", step, 4)],
         -9: [("in_call", step, 5, "SIGKILL")],

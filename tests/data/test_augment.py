@@ -15,8 +15,8 @@ from resnet_builder.data.augment.erasing import fill_batch, rectangle
 from resnet_builder.data.augment.geometry import RandomResizedCrop, crop_batch, flip_batch, window
 from resnet_builder.data.augment.mixing import beta, cutmix_batch, mixup_batch
 from resnet_builder.data.augment.policies import BINS, TRIVIAL, change_image, rand_space
-from resnet_builder.data.contract import Batch
 from resnet_builder.data.hashing import HashedDraws
+from resnet_builder.data.interfaces import Batch
 from resnet_builder.errors import PartError
 from resnet_builder.testing import check_augmentation
 

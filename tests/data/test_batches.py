@@ -8,8 +8,8 @@ from torch import Tensor
 
 from resnet_builder.data import AUGMENTATIONS
 from resnet_builder.data.batches import TrainBatches, evaluation_batches
-from resnet_builder.data.contract import Batch
-from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.interfaces import Batch
+from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.pipeline import Pipeline, normalise
 from resnet_builder.errors import DataError
 
@@ -17,10 +17,10 @@ CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-def source(count: int = 34) -> MemorySource:
+def source(count: int = 34) -> InMemoryImages:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 8, 8), generator=generator).byte()
-    return MemorySource(images, torch.arange(count) % 5)
+    return InMemoryImages(images, torch.arange(count) % 5)
 
 
 def batches(seed: int = 0, size: int = 8, augment: Any = None, count: int = 34) -> TrainBatches:

@@ -26,8 +26,8 @@ from torchvision.transforms.v2 import functional as F
 
 from resnet_builder.data import DATASETS, download, fashion_mnist
 from resnet_builder.data.cifar import CIFAR10, CIFAR100, Cifar10, Cifar100, Layout
-from resnet_builder.data.contract import Facts, Loaded, Surroundings
 from resnet_builder.data.download import Archive, fetch
+from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
 from resnet_builder.data.preprocess import Preprocessing, preprocess_shape
 from resnet_builder.data.synthetic import Synthetic
 from resnet_builder.errors import DataError, Stopped, StorageError
@@ -42,9 +42,9 @@ from tests.data.publishing import (
 )
 
 
-def load(name: str, folder: Path, **options: Any) -> Loaded:
+def load(name: str, folder: Path, **options: Any) -> LoadedDataset:
     dataset = DATASETS.get(name)(**options)
-    return dataset.load(Surroundings(folder, Preprocessing()))
+    return dataset.load(LoadContext(folder, Preprocessing()))
 
 
 @pytest.fixture
@@ -234,14 +234,14 @@ def test_registered_dataset_keeps_the_contract(
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        (Facts(num_classes=3), "facts.num_classes is not the truth"),
-        (Facts(channels=1), "facts.channels is not the truth"),
-        (Facts(training_images=1), "facts.training_images is not the truth"),
+        (DatasetInfo(num_classes=3), "facts.num_classes is not the truth"),
+        (DatasetInfo(channels=1), "facts.channels is not the truth"),
+        (DatasetInfo(training_images=1), "facts.training_images is not the truth"),
     ],
     ids=["classes", "channels", "training images"],
 )
 def test_a_dataset_that_is_not_what_it_says_breaks_the_contract(
-    facts: Facts, message: str, tmp_path: Path
+    facts: DatasetInfo, message: str, tmp_path: Path
 ) -> None:
     class Lying(Synthetic):
         def __init__(self) -> None:

@@ -16,15 +16,15 @@ from torchvision.transforms.v2 import functional as F
 from resnet_builder.data import image_folder, kept, streamed, survey
 from resnet_builder.data.augment.geometry import RandomResizedCrop, window
 from resnet_builder.data.batches import TrainBatches
-from resnet_builder.data.contract import Loaded, Surroundings, never
 from resnet_builder.data.hashing import HashedDraws, permutation
 from resnet_builder.data.image_folder import ImageFolder
+from resnet_builder.data.interfaces import LoadContext, LoadedDataset, never
 from resnet_builder.data.listing import list_pictures
-from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.pictures import decode
 from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.preprocess import Preprocessing
-from resnet_builder.data.streamed import StreamedSource
+from resnet_builder.data.streamed import ImageFiles
 from resnet_builder.errors import DataError, Stopped
 from resnet_builder.spec.data_section import CenterCrop, Resize
 from resnet_builder.testing import check_dataset
@@ -51,9 +51,9 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def load(folder: Path, steps: Any = (), channels: Any = 3, **how: Any) -> Loaded:
+def load(folder: Path, steps: Any = (), channels: Any = 3, **how: Any) -> LoadedDataset:
     dataset = ImageFolder(path=folder.name, channels=channels)
-    return dataset.load(Surroundings(folder.parent, Preprocessing(tuple(steps)), **how))
+    return dataset.load(LoadContext(folder.parent, Preprocessing(tuple(steps)), **how))
 
 
 def everything(source: Any) -> torch.Tensor:
@@ -89,7 +89,7 @@ def test_pictures_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     for module in (image_folder, survey):
         monkeypatch.setattr(module, "decode", counted)
     second = load(folder)
-    assert isinstance(second.train, MemorySource)
+    assert isinstance(second.train, InMemoryImages)
     assert len(decoded) == 1  # the one whose size is looked at
     assert torch.equal(everything(first.train), everything(second.train))
     assert first.fingerprint == second.fingerprint
@@ -109,7 +109,7 @@ def test_streamed_and_cached_pictures_are_the_same_bits(
     cached = load(folder)
     monkeypatch.setattr(image_folder, "MEMORY_BYTES", 0)
     read = load(folder)
-    assert isinstance(read.train, StreamedSource)
+    assert isinstance(read.train, ImageFiles)
     assert torch.equal(everything(cached.train), everything(read.train))
     assert cached.train.labels.tolist() == read.train.labels.tolist()
     part = torch.tensor([7, 2])
@@ -130,10 +130,10 @@ def test_row50_a_streamed_picture_of_another_size_changes_the_fingerprint(
 @pytest.mark.parametrize(
     ("steps", "whole_pictures", "kind"),
     [
-        ((), False, MemorySource),
-        ((), True, MemorySource),
-        (SMALLER, False, MemorySource),
-        (SMALLER, True, StreamedSource),
+        ((), False, InMemoryImages),
+        ((), True, InMemoryImages),
+        (SMALLER, False, InMemoryImages),
+        (SMALLER, True, ImageFiles),
     ],
     ids=["plain", "plain-cropped", "smaller", "smaller-cropped"],
 )

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from resnet_builder.data import AUGMENTATIONS
 from resnet_builder.data.batches import TrainBatches, evaluation_batches
-from resnet_builder.data.contract import Batch, Draws, SampleCrop
-from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.interfaces import Batch, SampleCrop, StatelessGenerator
+from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.pipeline import Pipeline
-from resnet_builder.data.share import WHOLE, Share
+from resnet_builder.data.share import WHOLE, Shard
 from resnet_builder.testing import check_augmentation
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ CHAINS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 
 
-class Counting(MemorySource):
+class Counting(InMemoryImages):
     """Counts the images that are read."""
 
     count = 0
@@ -49,7 +49,7 @@ class Centred:
 
     works_on = "normalised"
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         return replace(batch, images=batch.images - batch.images.mean(0))
 
 
@@ -59,7 +59,7 @@ def source(count: int = 30, side: int = 7) -> Counting:
     return Counting(images, torch.arange(count) % 5)
 
 
-def batches(images: MemorySource, chain: list[Any], share: Share = WHOLE) -> list[Batch]:
+def batches(images: InMemoryImages, chain: list[Any], share: Shard = WHOLE) -> list[Batch]:
     made = TrainBatches(
         images,
         batch_size=12,
@@ -77,7 +77,7 @@ def test_position_p_of_the_batch_goes_to_process_p_mod_w(chain: str, processes: 
     made = [AUGMENTATIONS.get(name)(**options) for name, options in CHAINS[chain]]
     whole = batches(source(), made)
     for rank in range(processes):
-        for one, part in zip(whole, batches(source(), made, Share(rank, processes)), strict=True):
+        for one, part in zip(whole, batches(source(), made, Shard(rank, processes)), strict=True):
             assert torch.equal(part.images, one.images[rank::processes])
             assert torch.equal(part.targets, one.targets[rank::processes])
 
@@ -86,13 +86,13 @@ def test_position_p_of_the_batch_goes_to_process_p_mod_w(chain: str, processes: 
 def test_a_process_reads_only_the_images_it_needs(chain: str, read: int) -> None:
     made = [AUGMENTATIONS.get(name)(**options) for name, options in CHAINS[chain]]
     images = source()
-    batches(images, made, Share(1, of=4))
+    batches(images, made, Shard(1, of=4))
     assert images.count == 4 * read
 
 
 def test_an_augmentation_that_says_nothing_is_given_the_whole_batch() -> None:
     [whole, *_] = batches(source(), [Centred()])
-    [part, *_] = batches(source(), [Centred()], Share(2, of=4))
+    [part, *_] = batches(source(), [Centred()], Shard(2, of=4))
     assert torch.equal(part.images, whole.images[2::4])
 
 
@@ -107,11 +107,11 @@ def test_an_augmentation_that_says_too_little_breaks_the_contract() -> None:
 
 @pytest.mark.parametrize(("count", "processes"), [(30, 2), (30, 3), (8, 3), (5, 4)])
 def test_shares_of_an_evaluation_make_up_the_whole_in_order(count: int, processes: int) -> None:
-    def labels(share: Share) -> Tensor:
+    def labels(share: Shard) -> Tensor:
         found = evaluation_batches(
             source(count), batch_size=8, mean=MEAN, std=STD, device=CPU, share=share
         )
         return torch.cat([torch.empty(0, dtype=torch.int64), *(labels for _, labels in found)])
 
-    parts = [labels(Share(rank, processes)) for rank in range(processes)]
+    parts = [labels(Shard(rank, processes)) for rank in range(processes)]
     assert torch.equal(torch.cat(parts), labels(WHOLE))

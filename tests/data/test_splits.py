@@ -10,12 +10,12 @@ from torch import Tensor
 from resnet_builder.builder import resolve
 from resnet_builder.data import DATASETS
 from resnet_builder.data import splits as splits_module
-from resnet_builder.data.contract import Facts, Loaded, Surroundings
-from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
+from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.splits import (
     channel_statistics,
     default_data_dir,
-    load_splits,
+    load_data,
     stratified,
 )
 from resnet_builder.errors import DataError, SpecError, Stopped
@@ -30,22 +30,22 @@ def experiment(data: Any, **model: Any) -> Spec:
 
 def test_validation_is_stratified_disjoint_and_chosen_by_its_own_seed() -> None:
     spec = experiment({"dataset": "digits", "validation": 300})
-    splits = load_splits(spec)
+    splits = load_data(spec)
     assert splits.validation is not None
     assert (len(splits.train), len(splits.validation)) == (1137, 300)
     shares = splits.validation.labels.bincount() / splits.train.labels.bincount()
     assert (shares - 300 / 1137).abs().max() < 0.02
-    everything = load_splits(experiment({"dataset": "digits"})).train
+    everything = load_data(experiment({"dataset": "digits"})).train
     aside = torch.tensor(splits.validation_indices)
     assert torch.equal(everything.labels[aside], splits.validation.labels)
     kept = set(range(1437)) - set(splits.validation_indices)
     assert torch.equal(everything.labels[sorted(kept)], splits.train.labels)
-    again = load_splits(experiment({"dataset": "digits", "validation": 300, "split_seed": 1}))
+    again = load_data(experiment({"dataset": "digits", "validation": 300, "split_seed": 1}))
     assert again.validation_indices != splits.validation_indices
 
 
 def test_validation_can_be_a_fraction() -> None:
-    splits = load_splits(experiment({"dataset": "digits", "validation": 0.2}))
+    splits = load_data(experiment({"dataset": "digits", "validation": 0.2}))
     assert splits.validation is not None
     assert len(splits.validation) == round(0.2 * 1437)
 
@@ -58,12 +58,12 @@ def test_the_choice_of_validation_images_is_fixed_for_ever() -> None:
 @pytest.mark.parametrize("amount", [5, 1437, 2000])
 def test_a_split_that_cannot_be_made_is_refused(amount: int) -> None:
     with pytest.raises(DataError, match="cannot be set aside"):
-        load_splits(experiment({"dataset": "digits", "validation": amount}))
+        load_data(experiment({"dataset": "digits", "validation": amount}))
 
 
 def test_statistics_are_numpy_s_and_not_the_mean_of_images_deviations() -> None:
     """kuangliu's `get_mean_and_std` averages the deviation of each image."""
-    splits = load_splits(experiment({"dataset": "digits", "validation": 300}))
+    splits = load_data(experiment({"dataset": "digits", "validation": 300}))
     pixels = splits.train.images.numpy() / 255  # type: ignore[attr-defined]
     assert splits.mean == pytest.approx([pixels.mean()], rel=1e-6)
     assert splits.std == pytest.approx([pixels.std()], rel=1e-6)
@@ -74,7 +74,7 @@ def test_statistics_are_numpy_s_and_not_the_mean_of_images_deviations() -> None:
 def test_statistics_are_of_each_channel() -> None:
     images = torch.randint(0, 256, (50, 3, 4, 4)).byte()
     images[:, 1] //= 2
-    mean, std = channel_statistics(MemorySource(images, torch.zeros(50)))
+    mean, std = channel_statistics(InMemoryImages(images, torch.zeros(50)))
     flat = images.transpose(0, 1).flatten(1).double() / 255
     assert mean == pytest.approx(flat.mean(1).tolist())
     assert std == pytest.approx(flat.std(1, correction=0).tolist())
@@ -83,7 +83,7 @@ def test_statistics_are_of_each_channel() -> None:
 class Elsewhere:
     """Images that are not held in memory, and remember which of them were read."""
 
-    def __init__(self, held: MemorySource) -> None:
+    def __init__(self, held: InMemoryImages) -> None:
         self._held, self.labels, self.seen = held, held.labels, list[int]()
 
     def __len__(self) -> int:
@@ -117,12 +117,12 @@ def test_statistics_can_be_stopped() -> None:
 
 def test_given_statistics_are_used() -> None:
     given = {"mean": [0.5], "std": [0.25]}
-    splits = load_splits(experiment({"dataset": "digits", "normalize": given}))
+    splits = load_data(experiment({"dataset": "digits", "normalize": given}))
     assert (splits.mean, splits.std) == ((0.5,), (0.25,))
 
 
 def test_images_that_say_nothing_are_refused() -> None:
-    black = MemorySource(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4))
+    black = InMemoryImages(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4))
     with pytest.raises(DataError, match="the same everywhere"):
         channel_statistics(black)
 
@@ -130,25 +130,27 @@ def test_images_that_say_nothing_are_refused() -> None:
 class Told:
     """A data set made of what a test says."""
 
-    facts = Facts()
+    facts = DatasetInfo()
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedDataset) -> None:
         self._loaded = loaded
 
-    def load(self, surroundings: Surroundings) -> Loaded:
+    def load(self, context: LoadContext) -> LoadedDataset:
         return self._loaded
 
 
-def source(count: int = 40, channels: int = 3, size: int = 32, labels: Any = None) -> MemorySource:
+def source(
+    count: int = 40, channels: int = 3, size: int = 32, labels: Any = None
+) -> InMemoryImages:
     images = torch.randint(0, 256, (count, channels, size, size)).byte()
-    return MemorySource(images, torch.arange(count) % 10 if labels is None else labels)
+    return InMemoryImages(images, torch.arange(count) % 10 if labels is None else labels)
 
 
-def told(train: MemorySource, own: Any = None, classes: int = 10, **data: Any) -> Any:
+def told(train: InMemoryImages, own: Any = None, classes: int = 10, **data: Any) -> Any:
     names = tuple(str(number) for number in range(classes))
-    loaded = Loaded(train, own, None, names, "x")
+    loaded = LoadedDataset(train, own, None, names, "x")
     with DATASETS.temporary("told", lambda: Told(loaded)):
-        return load_splits(experiment({"dataset": "told", **data}))
+        return load_data(experiment({"dataset": "told", **data}))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def told(train: MemorySource, own: Any = None, classes: int = 10, **data: Any) -
     ids=["row24-classes", "row24-channels", "row24-size"],
 )
 def test_images_the_network_is_not_for_are_refused(
-    train: MemorySource, classes: int, message: str
+    train: InMemoryImages, classes: int, message: str
 ) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         told(train, classes=classes)
@@ -188,12 +190,12 @@ def test_labels_that_are_no_whole_numbers_are_named(label: float) -> None:
 def test_row24_every_split_s_images_are_compared_with_the_network(split: str) -> None:
     others = {split: source(20, size=28)}
     names = tuple("0123456789")
-    loaded = Loaded(source(), others.get("validation"), others.get("test"), names, "x")
+    loaded = LoadedDataset(source(), others.get("validation"), others.get("test"), names, "x")
     with (
         DATASETS.temporary("told", lambda: Told(loaded)),
         pytest.raises(SpecError, match=f"{split} images are 28x28"),
     ):
-        load_splits(experiment({"dataset": "told"}))
+        load_data(experiment({"dataset": "told"}))
 
 
 @pytest.mark.parametrize(
@@ -212,13 +214,13 @@ def test_a_data_set_is_told_whether_training_crops_whole_pictures(
     told_of: list[bool] = []
 
     class Listening(Told):
-        def load(self, surroundings: Surroundings) -> Loaded:
-            told_of.append(surroundings.whole_pictures)
-            return super().load(surroundings)
+        def load(self, context: LoadContext) -> LoadedDataset:
+            told_of.append(context.whole_pictures)
+            return super().load(context)
 
-    loaded = Loaded(source(), None, None, tuple("0123456789"), "x")
+    loaded = LoadedDataset(source(), None, None, tuple("0123456789"), "x")
     with DATASETS.temporary("told", lambda: Listening(loaded)):
-        load_splits(experiment({"dataset": "told", "augment": augment}))
+        load_data(experiment({"dataset": "told", "augment": augment}))
     assert told_of == [wanted]
 
 
@@ -231,11 +233,11 @@ def test_a_data_set_s_own_validation_images_are_used() -> None:
 
 def test_validation_images_are_never_augmented() -> None:
     """KellerJordan's validation loader wrapped the augmented training set."""
-    splits = load_splits(
+    splits = load_data(
         experiment({"dataset": "digits", "validation": 300, "augment": ["horizontal_flip"]})
     )
     assert splits.validation is not None
-    everything = load_splits(experiment({"dataset": "digits"})).train
+    everything = load_data(experiment({"dataset": "digits"})).train
     wanted = next(iter(everything.read([torch.tensor(splits.validation_indices)])))
     assert torch.equal(_all(splits.validation), wanted)
 

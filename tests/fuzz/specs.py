@@ -30,7 +30,7 @@ model:
   norm: {type: group_norm, groups: 4}
   activation: relu
   attention: {type: se, reduction: 4}
-  downsample_filter: none
+  antialias: none
   drop_path: 0.1
   init: {type: kaiming_normal, mode: fan_in}
   zero_init_residual: true
@@ -76,7 +76,7 @@ model:
   norm: {type: batch_norm, eps: 1e-3, momentum: 0.2}
   activation: {type: leaky_relu, slope: 0.2}
   attention: {type: eca, kernel: 3}
-  downsample_filter: {type: blur}
+  antialias: {type: blur}
   init: {type: normal, std: 0.02}
   head: {type: preact_linear}
   stages: [{channels: 4, blocks: 1}, {channels: 8, blocks: 1, stride: 2}]

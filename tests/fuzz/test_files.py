@@ -13,7 +13,7 @@ from resnet_builder.runs.checkpoint import load_checkpoint
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import DataRecord, EnvRecord, ResultRecord
-from resnet_builder.trained import load_trained
+from resnet_builder.trained import load_model
 from resnet_builder.weights.file import read_weights
 from resnet_builder.weights.foreign import read_foreign
 from tests.cli.experiments import call
@@ -53,7 +53,7 @@ class Target:
 TENSORS = {
     "checkpoint": Target(CHECKPOINT, damaged_file, load_checkpoint),
     "weights": Target("best.safetensors", damaged_file, read_weights),
-    "network": Target("best.safetensors", damaged_file, load_trained),
+    "network": Target("best.safetensors", damaged_file, load_model),
     "foreign": Target("best.safetensors", damaged_file, read_foreign),
 }
 RECORDS = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.folding import folded
+from resnet_builder.folding import fuse_conv_bn
 from resnet_builder.kernels import with_inference_kernels, with_kernels
 from resnet_builder.kernels.inference import InferenceConv2d
 from resnet_builder.kernels.norm import FusedNorm
@@ -184,7 +184,7 @@ def test_shortcuts_that_pad_are_copied() -> None:
 def for_evaluation(name: str, *, bf16: bool) -> tuple[nn.Module, nn.Module, list[InferenceConv2d]]:
     """Return a network with folded norms, the same with our operations, and its layers of ours."""
     network = build(read_spec(name), seed=0).eval()
-    plain = folded(network).to(memory_format=torch.channels_last)
+    plain = fuse_conv_bn(network).to(memory_format=torch.channels_last)
     ours = with_inference_kernels(plain, bf16=bf16)
     return plain, ours, [layer for layer in ours.modules() if isinstance(layer, InferenceConv2d)]
 

@@ -11,17 +11,17 @@ from torch import Tensor
 from resnet_builder.builder import read_spec
 from resnet_builder.data.augment.geometry import HorizontalFlip, RandomCrop
 from resnet_builder.data.batches import TrainBatches, evaluation_batches
-from resnet_builder.data.contract import Augmentation, Batch
-from resnet_builder.data.memory import MemorySource, whole
+from resnet_builder.data.interfaces import Augmentation, Batch
+from resnet_builder.data.memory import InMemoryImages, whole
 from resnet_builder.data.pipeline import WHITE, Pipeline, normalise
-from resnet_builder.data.splits import Splits, channel_statistics, load_splits
+from resnet_builder.data.splits import DataSplits, channel_statistics, load_data
 from resnet_builder.spec.schema import Spec
 from tests.known_bugs.bugs import bug
 
 CPU = torch.device("cpu")
 DARK, EVEN = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
-Statistics = Callable[[MemorySource], tuple[Sequence[float], Sequence[float]]]
+Statistics = Callable[[InMemoryImages], tuple[Sequence[float], Sequence[float]]]
 
 
 def experiment(validation: int) -> Spec:
@@ -43,21 +43,21 @@ def experiment(validation: int) -> Spec:
     )
 
 
-def source(count: int) -> MemorySource:
+def source(count: int) -> InMemoryImages:
     """Draw images, each of a brightness of its own."""
     generator = torch.Generator().manual_seed(0)
     brightness = torch.randint(0, 200, (count, 3, 1, 1), generator=generator)
     noise = torch.randint(0, 56, (count, 3, 8, 8), generator=generator)
-    return MemorySource((brightness + noise).to(torch.uint8), torch.arange(count))
+    return InMemoryImages((brightness + noise).to(torch.uint8), torch.arange(count))
 
 
 def images_of(given: Any) -> Tensor:
     """Return the images of a source in memory."""
-    assert isinstance(given, MemorySource)
+    assert isinstance(given, InMemoryImages)
     return given.images
 
 
-def as_evaluated(splits: Splits) -> Tensor:
+def as_evaluated(splits: DataSplits) -> Tensor:
     """Return the validation images as the network is fed them."""
     assert splits.validation is not None
     batches = evaluation_batches(
@@ -66,7 +66,7 @@ def as_evaluated(splits: Splits) -> Tensor:
     return torch.cat([images for images, _ in batches])
 
 
-def as_trained(splits: Splits) -> Tensor:
+def as_trained(splits: DataSplits) -> Tensor:
     """Return the validation images as if they were training images."""
     assert splits.validation is not None
     augmentations: list[Augmentation] = [HorizontalFlip(), RandomCrop()]
@@ -81,9 +81,9 @@ def as_trained(splits: Splits) -> Tensor:
     ours=as_evaluated,
     planted=as_trained,
 )
-def check_validation_images_are_as_they_are(fed: Callable[[Splits], Tensor]) -> None:
-    splits = load_splits(experiment(validation=20))
-    everything = images_of(load_splits(experiment(validation=0)).train)
+def check_validation_images_are_as_they_are(fed: Callable[[DataSplits], Tensor]) -> None:
+    splits = load_data(experiment(validation=20))
+    everything = images_of(load_data(experiment(validation=0)).train)
     images = everything[torch.tensor(splits.validation_indices)]
     expected = normalise(images, torch.tensor(splits.mean), torch.tensor(splits.std))
     assert torch.equal(fed(splits), expected)
@@ -122,17 +122,17 @@ def check_labels_stay_whole_numbers(read: Callable[[Tensor], Tensor]) -> None:
     assert read(labels).tolist() == labels.tolist()
 
 
-def halves(given: MemorySource) -> tuple[Sequence[float], Sequence[float]]:
+def halves(given: InMemoryImages) -> tuple[Sequence[float], Sequence[float]]:
     """Take every channel for grey."""
     return (0.5,) * 3, (0.5,) * 3
 
 
-def imagenet_s(given: MemorySource) -> tuple[Sequence[float], Sequence[float]]:
+def imagenet_s(given: InMemoryImages) -> tuple[Sequence[float], Sequence[float]]:
     """Take every data set for ImageNet."""
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def averages_of_images(given: MemorySource) -> tuple[Sequence[float], Sequence[float]]:
+def averages_of_images(given: InMemoryImages) -> tuple[Sequence[float], Sequence[float]]:
     """Average each image's own mean and deviation."""
     pixels = given.images.double().flatten(2) / WHITE
     return pixels.mean(2).mean(0).tolist(), pixels.std(2).mean(0).tolist()
@@ -154,19 +154,21 @@ def check_normalised_images_have_mean_0_and_deviation_1(statistics: Statistics) 
     assert (channels.std(1, correction=0) - 1).abs().max() < 1e-4
 
 
-def tested_for_validation(spec: Spec) -> Splits:
+def tested_for_validation(spec: Spec) -> DataSplits:
     """Choose the best weights on the test images."""
-    splits = load_splits(spec)
+    splits = load_data(spec)
     return replace(splits, validation=splits.test)
 
 
 @bug(
     "akamaster-7",
     "the test images are the validation images",
-    ours=load_splits,
+    ours=load_data,
     planted=tested_for_validation,
 )
-def check_validation_images_are_training_images_set_aside(load: Callable[[Spec], Splits]) -> None:
+def check_validation_images_are_training_images_set_aside(
+    load: Callable[[Spec], DataSplits],
+) -> None:
     splits = load(experiment(validation=20))
     everything = images_of(load(experiment(validation=0)).train)
     aside = torch.tensor(splits.validation_indices)
@@ -177,7 +179,7 @@ def check_validation_images_are_training_images_set_aside(load: Callable[[Spec],
 
 
 def batches_of_100(
-    given: MemorySource, *, batch_size: int, **how: Any
+    given: InMemoryImages, *, batch_size: int, **how: Any
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Take 100 images at a time, whatever is asked for."""
     return evaluation_batches(given, batch_size=100, **how)

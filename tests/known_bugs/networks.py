@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from resnet_builder.blocks import BLOCKS, SHORTCUTS
 from resnet_builder.blocks.basic import BasicBlock
 from resnet_builder.blocks.bottleneck import BottleneckBlock
-from resnet_builder.blocks.contract import NormFactory
+from resnet_builder.blocks.interfaces import NormFactory
 from resnet_builder.blocks.shortcuts import PadShortcut, pad, projection, projection_all
 from resnet_builder.builder import build, read_spec
 from resnet_builder.errors import RegistryError

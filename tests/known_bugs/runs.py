@@ -21,12 +21,12 @@ from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.tensor_files import write_tensors
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
-from resnet_builder.trained import load_trained
+from resnet_builder.trained import load_model
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.optim import build_optimizer
-from resnet_builder.training.saving import Saver
+from resnet_builder.training.saving import CheckpointManager
 from resnet_builder.training.state import State, host_copy
-from resnet_builder.training.step import Learner
+from resnet_builder.training.step import TrainStep
 from resnet_builder.weights.file import WeightsHeader, save_weights
 from tests.known_bugs.bugs import bug, works
 from tests.networks import cifar_spec, random_images
@@ -35,7 +35,7 @@ from tests.training.runs import Recorder, after, experiment, outcome, train
 
 Restore = Callable[[State, Checkpoint], int]
 
-RESTORE, SAVE = State.restore, Saver.save
+RESTORE, SAVE = State.restore, CheckpointManager.save
 """Ours, also while another stands in its place."""
 
 STEPS = 12
@@ -240,7 +240,7 @@ def steps_of_a_run_that_goes_on(stopped_after: int) -> list[tuple[int, float]]:
     """Return each step that is taken, and its rate."""
     taken: list[tuple[int, float]] = []
 
-    class Noting(Learner):
+    class Noting(TrainStep):
         def __call__(self, step: int, batch: Any) -> Tensor:
             taken.append((step, self._schedule(step)))
             return super().__call__(step, batch)
@@ -248,7 +248,7 @@ def steps_of_a_run_that_goes_on(stopped_after: int) -> list[tuple[int, float]]:
     spec = experiment(schedule="cosine")
     polls = stopped_after + 2 * (stopped_after // 4)  # asked at both batches of an evaluation too
     with folder() as path, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnet_builder.training.step.Learner", Noting)
+        patch.setattr("resnet_builder.training.step.TrainStep", Noting)
         with pytest.raises(Stopped):
             train(path / "run", spec, stop=after(polls))
         train(path / "run", spec)
@@ -278,7 +278,7 @@ def check_resuming_goes_on(taken: Callable[[int], list[tuple[int, float]]]) -> N
     assert [rate for _, rate in steps] == pytest.approx([cosine(step) for step in range(STEPS)])
 
 
-def save_the_best_alone(saver: Saver) -> None:
+def save_the_best_alone(saver: CheckpointManager) -> None:
     """Keep nothing that is not better than what there was."""
     counters = saver._state.counters
     if counters.step == counters.best_step:
@@ -291,11 +291,11 @@ def save_the_best_alone(saver: Saver) -> None:
     ours=SAVE,
     planted=save_the_best_alone,
 )
-def check_resuming_goes_on_from_the_last_step(save: Callable[[Saver], None]) -> None:
+def check_resuming_goes_on_from_the_last_step(save: Callable[[CheckpointManager], None]) -> None:
     recorder = Recorder()
     spec = experiment(evaluate_every={"steps": 5})
     with folder() as path, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Saver, "save", save)
+        patch.setattr(CheckpointManager, "save", save)
         with pytest.raises(Stopped):
             train(path / "run", spec, stop=after(3))
         with pytest.raises(Stopped):
@@ -332,5 +332,5 @@ def check_weights_are_enough_to_use_them(
     network, x = build(spec, seed=0).eval(), random_images(2, 3, 32, 32)
     with folder() as path:
         save(path / "x.safetensors", spec, network.state_dict())
-        loaded = works(lambda: load_trained(path / "x.safetensors"))
+        loaded = works(lambda: load_model(path / "x.safetensors"))
     assert torch.equal(loaded.network(x), network(x))

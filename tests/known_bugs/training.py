@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
 
 from resnet_builder.builder import build
-from resnet_builder.data.contract import Batch
+from resnet_builder.data.interfaces import Batch
 from resnet_builder.spec.loading import load_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.evaluation import evaluate
@@ -18,7 +18,7 @@ from resnet_builder.training.losses import make_loss
 from resnet_builder.training.metrics import score
 from resnet_builder.training.optim import build_optimizer
 from resnet_builder.training.schedule import make_schedule
-from resnet_builder.training.step import Learner
+from resnet_builder.training.step import TrainStep
 from resnet_builder.training.tally import Tally
 from tests.known_bugs.bugs import bug, works
 from tests.networks import cifar_spec
@@ -33,7 +33,7 @@ WARMED_UP = {
 }
 
 
-def learner(make: type[Learner], model: nn.Module, **how: Any) -> Learner:
+def train_step(make: type[TrainStep], model: nn.Module, **how: Any) -> TrainStep:
     """Make what takes steps, with a milestone before the fourth."""
     bf16 = how.pop("bf16", False)
     schedule = {"type": "multistep", "milestones": [3], "gamma": 1e-9}
@@ -43,7 +43,7 @@ def learner(make: type[Learner], model: nn.Module, **how: Any) -> Learner:
     return make(model, model, make_loss(train.loss), optimizer, rate, seed=0, bf16=bf16)
 
 
-class Forgetful(Learner):
+class Forgetful(TrainStep):
     """Begin with a new optimizer whenever the rate changes."""
 
     def __call__(self, step: int, batch: Batch) -> Tensor:
@@ -55,12 +55,12 @@ class Forgetful(Learner):
 @bug(
     "kellerjordan-16",
     "the momentum is lost whenever the rate changes",
-    ours=Learner,
+    ours=TrainStep,
     planted=Forgetful,
 )
-def check_momentum_survives_a_milestone(make: type[Learner]) -> None:
+def check_momentum_survives_a_milestone(make: type[TrainStep]) -> None:
     model = small_net()
-    learn, parameter = learner(make, model), weight(model, 0)
+    learn, parameter = train_step(make, model), weight(model, 0)
     for step in range(3):
         learn(step, batch(step))
     before = learn.optimizer.state[parameter]["momentum_buffer"].clone()
@@ -71,7 +71,7 @@ def check_momentum_survives_a_milestone(make: type[Learner]) -> None:
 
 
 def load_in_60_epochs(name: str) -> Spec:
-    return load_spec(name, with_=["kj60"])
+    return load_spec(name, fragments=["kj60"])
 
 
 def load_with_akamaster_s_recipe(name: str) -> Spec:
@@ -236,7 +236,7 @@ def check_warm_up_comes_to_an_end(rates: Callable[[int], list[float]]) -> None:
 
 
 def step_in_bf16(model: nn.Module) -> None:
-    learner(Learner, model, bf16=True)(0, batch(0))
+    train_step(TrainStep, model, bf16=True)(0, batch(0))
 
 
 def step_of_halves(model: nn.Module) -> None:

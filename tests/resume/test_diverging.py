@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.training.losses import make_loss
-from resnet_builder.training.step import Learner
+from resnet_builder.training.step import TrainStep
 from tests.cli.experiments import call
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal
@@ -48,19 +48,19 @@ def statistics_that_are_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def before_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[Any], object]) -> None:
     """Do something to the network before the step that is to be bad."""
-    real_init, real_call = Learner.__init__, Learner.__call__
+    real_init, real_call = TrainStep.__init__, TrainStep.__call__
 
-    def remember(learner: Any, model: nn.Module, *arguments: Any, **options: Any) -> None:
-        learner.network = model
-        real_init(learner, model, *arguments, **options)
+    def remember(train_step: Any, model: nn.Module, *arguments: Any, **options: Any) -> None:
+        train_step.network = model
+        real_init(train_step, model, *arguments, **options)
 
-    def call_after(learner: Any, step: int, batch: Any) -> Tensor:
+    def call_after(train_step: Any, step: int, batch: Any) -> Tensor:
         if step == BAD_STEP:
-            act(learner.network)
-        return real_call(learner, step, batch)
+            act(train_step.network)
+        return real_call(train_step, step, batch)
 
-    monkeypatch.setattr(Learner, "__init__", remember)
-    monkeypatch.setattr(Learner, "__call__", call_after)
+    monkeypatch.setattr(TrainStep, "__init__", remember)
+    monkeypatch.setattr(TrainStep, "__call__", call_after)
 
 
 @pytest.mark.parametrize(

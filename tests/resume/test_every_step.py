@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resnet_builder.builder import read_spec
-from resnet_builder.data.contract import never
+from resnet_builder.data.interfaces import never
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord

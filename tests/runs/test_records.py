@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from resnet_builder.errors import CheckpointError, StorageError, UsageError
 from resnet_builder.runs.records import (
     ChangeRow,
-    Choices,
     Comparison,
     CompileDecision,
     DataRecord,
@@ -16,11 +15,12 @@ from resnet_builder.runs.records import (
     MetricsRow,
     Record,
     ResultRecord,
+    RuntimeConfig,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
 
-CHOICES = Choices(
+CHOICES = RuntimeConfig(
     device="cpu",
     precision="bf16",
     memory_format="channels_last",
@@ -64,7 +64,7 @@ EXAMPLES: dict[str, Record] = {
         classes=("cat", "dog"),
         images={"train": 3},
         validation=(),
-        first_weights_sha256="0" * 63 + "f",
+        pretrained_sha256="0" * 63 + "f",
     ),
     "change": ChangeRow(
         time="2026-01-02T03:04:05+00:00",
@@ -178,10 +178,10 @@ def test_accuracies_are_fractions() -> None:
 
 def test_choice_that_is_not_known_is_not_passed_over() -> None:
     with pytest.raises(ValidationError, match="tensor_parallel"):
-        Choices.model_validate({**CHOICES.model_dump(), "tensor_parallel": 2})
+        RuntimeConfig.model_validate({**CHOICES.model_dump(), "tensor_parallel": 2})
 
 
 def test_more_threads_than_a_spec_may_ask_for_are_none_that_a_run_has_used() -> None:
     """They would all be started before the first step."""
     with pytest.raises(ValidationError, match="less than or equal to 1024"):
-        Choices.model_validate({**CHOICES.model_dump(), "threads": 10**9})
+        RuntimeConfig.model_validate({**CHOICES.model_dump(), "threads": 10**9})

@@ -21,9 +21,9 @@ import pytest
 
 from resnet_builder.data import cifar, fashion_mnist, unpacking
 from resnet_builder.data.cifar import CIFAR10, Cifar10
-from resnet_builder.data.contract import Loaded, Surroundings
 from resnet_builder.data.download import read_bytes
 from resnet_builder.data.fashion_mnist import FashionMnist
+from resnet_builder.data.interfaces import LoadContext, LoadedDataset
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.errors import DataError
 from tests.cli.experiments import call, write_tiny
@@ -49,8 +49,8 @@ def publish(content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder / archive.name
 
 
-def load(folder: Path) -> Loaded:
-    return Cifar10().load(Surroundings(folder, Preprocessing()))
+def load(folder: Path) -> LoadedDataset:
+    return Cifar10().load(LoadContext(folder, Preprocessing()))
 
 
 def tar(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
@@ -178,7 +178,7 @@ def test_row39_compressed_file_that_is_a_bomb_is_cut_off(
     (folder / "fashion_mnist").mkdir()
     (folder / "fashion_mnist" / archive.name).write_bytes(bomb)
     with pytest.raises(DataError, match=r"unpacks to more than 1,048,576 bytes"):
-        FashionMnist().load(Surroundings(folder, Preprocessing()))
+        FashionMnist().load(LoadContext(folder, Preprocessing()))
 
 
 def test_row39_bounds_leave_room_for_what_is_published() -> None:
@@ -306,4 +306,4 @@ def test_row37_damaged_files_of_numbers_are_refused(folder: Path) -> None:
         made[draw.randrange(16)] ^= 1 << draw.randrange(8)
         path.write_bytes(made[: (len(made), len(made) - 1, 16, 3)[number % 4]])
         with pytest.raises(DataError, match="train-images"):
-            FashionMnist().load(Surroundings(folder, Preprocessing()))
+            FashionMnist().load(LoadContext(folder, Preprocessing()))

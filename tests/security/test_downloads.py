@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from resnet_builder.data.contract import never, silent
 from resnet_builder.data.download import fetch
+from resnet_builder.data.interfaces import never, silent
 from resnet_builder.errors import DataError
 from tests.data.folders import write_pets
 from tests.data.publishing import QuietHandler, published, serving
@@ -94,7 +94,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from resnet_builder.data import download, kept
-from resnet_builder.data.contract import never, Surroundings
+from resnet_builder.data.interfaces import never, LoadContext
 from resnet_builder.data.download import Archive, fetch
 from resnet_builder.data.image_folder import ImageFolder
 from resnet_builder.data.preprocess import Preprocessing
@@ -120,7 +120,7 @@ def download_it(report=lambda *_: None):
     fetch(Archive(url, size, sha256), folder, stop=never, report=report)
 
 def unpack_it(report=lambda *_: None):
-    ImageFolder(path="pets").load(Surroundings(folder, Preprocessing(), report=report))
+    ImageFolder(path="pets").load(LoadContext(folder, Preprocessing(), report=report))
 
 in_a_child(lambda: download_it(die))
 in_a_child(lambda: (dying(download, "_verify"), download_it()))

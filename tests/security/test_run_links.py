@@ -47,7 +47,7 @@ def resumable(stopped: Path, folder: Path) -> Path:
 
 
 def led_elsewhere(path: Path, canary: Path) -> bytes | None:
-    """Put a link in the place of a file; it leads to the file's content, or nowhere."""
+    """Put a link in the place of a file; it is_main_process to the file's content, or nowhere."""
     if path.exists():
         path.rename(canary)
     path.symlink_to(canary)

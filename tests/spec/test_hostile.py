@@ -88,7 +88,7 @@ def test_row25_thousand_problems_take_no_second(tmp_path: Path) -> None:
 
 SLOTS = [
     "model.stem", "model.block", "model.shortcut", "model.norm", "model.activation",
-    "model.attention", "model.downsample_filter", "model.head", "model.init",
+    "model.attention", "model.antialias", "model.head", "model.init",
     "model.stages.0.block", "data.dataset", "data.augment.0", "data.preprocess",
     "train.optimizer", "train.schedule", "train.loss",
 ]  # fmt: skip

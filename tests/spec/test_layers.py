@@ -24,7 +24,7 @@ def specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refused(path: Path, **layers: list[str]) -> Problem:
     with pytest.raises(SpecError) as raised:
-        load_spec(path, with_=layers.get("with_", []))
+        load_spec(path, fragments=layers.get("fragments", []))
     [problem] = raised.value.errors
     return problem
 
@@ -75,7 +75,7 @@ def test_fragment_lies_over_the_spec_and_under_overrides(tmp_path: Path) -> None
     write(tmp_path, "train: {seed: 2}\n", "high.yaml")
     draft = read_draft(
         path,
-        with_=[tmp_path / "low.yaml", str(tmp_path / "high.yaml")],
+        fragments=[tmp_path / "low.yaml", str(tmp_path / "high.yaml")],
         overrides=["train.accumulate=2", "train.keep=4", "train.accumulate=4"],
     )
     assert draft.train is not None
@@ -86,7 +86,7 @@ def test_fragment_lies_over_the_spec_and_under_overrides(tmp_path: Path) -> None
 
 
 def test_fragment_may_be_a_bundled_name(tmp_path: Path, specs: Path) -> None:
-    spec = load_spec(write(tmp_path, FULL), with_=["lucky"])
+    spec = load_spec(write(tmp_path, FULL), fragments=["lucky"])
     assert spec.train is not None
     assert spec.train.seed == 9
 
@@ -109,7 +109,7 @@ def test_changed_network_drops_what_is_said_of_it(tmp_path: Path) -> None:
 
 def test_fragment_that_changes_the_network_drops_what_is_said_of_it(tmp_path: Path) -> None:
     write(tmp_path, "model: {drop_path: 0.1}\n", "fragment.yaml")
-    draft = read_draft(write(tmp_path, FULL), with_=[tmp_path / "fragment.yaml"])
+    draft = read_draft(write(tmp_path, FULL), fragments=[tmp_path / "fragment.yaml"])
     assert (draft.expect, draft.published) == (None, None)
 
 
@@ -159,7 +159,7 @@ def test_other_data_or_recipe_drop_the_published_result(
 
 def test_recipe_laid_over_drops_the_published_result(tmp_path: Path) -> None:
     write(tmp_path, "train: {optimizer: {type: adamw, lr: 0.001}}\n", "fragment.yaml")
-    draft = read_draft(write(tmp_path, FULL), with_=[tmp_path / "fragment.yaml"])
+    draft = read_draft(write(tmp_path, FULL), fragments=[tmp_path / "fragment.yaml"])
     assert draft.published is None
     assert draft.expect is not None
 
@@ -226,7 +226,7 @@ def test_missing_fragment_is_pointed_at_in_the_argument(tmp_path: Path, specs: P
         ("./none.yaml", "none.yaml: there is no such file"),
         ("luckyy", "no bundled spec or recipe is named 'luckyy'"),
     ):
-        problem = refused(path, with_=[argument])
+        problem = refused(path, fragments=[argument])
         assert (problem.code, problem.file) == ("extends", "<command line>:--with")
         assert (problem.snippet, problem.message) == (argument, message)
 

@@ -102,7 +102,7 @@ def test_recipe_fits_other_networks(recipe: str) -> None:
     [use] = [line for line in rest if line.startswith("Use:")]
     assert f"--with {recipe}" in use
     for name in ("resnet110", "resnet34_cifar", "resnet50"):
-        base, laid = load_spec(name), load_spec(name, with_=[recipe])
+        base, laid = load_spec(name), load_spec(name, fragments=[recipe])
         assert laid.model == base.model
         assert laid.expect == base.expect
         assert laid.train is not None
@@ -121,7 +121,7 @@ def test_recipe_fits_other_networks(recipe: str) -> None:
     ],
 )
 def test_recipe_is_that_of_its_networks(name: str, recipe: str) -> None:
-    with_recipe, spec = load_spec(name, with_=[recipe]), load_spec(name)
+    with_recipe, spec = load_spec(name, fragments=[recipe]), load_spec(name)
     assert (with_recipe.data, with_recipe.train) == (spec.data, spec.train)
 
 

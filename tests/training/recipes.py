@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.data.contract import Batch
+from resnet_builder.data.interfaces import Batch
 from resnet_builder.spec.train_section import TrainSpec
 
 SIZE = 6

@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from resnet_builder.data.contract import Stop
-from resnet_builder.data.memory import MemorySource
-from resnet_builder.data.splits import Splits
+from resnet_builder.data.interfaces import Stop
+from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.splits import DataSplits
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
+from resnet_builder.training.callbacks import Progress, Start
 from resnet_builder.training.fit import fit
 from resnet_builder.training.metrics import Evaluation
-from resnet_builder.training.observer import Progress, Start
 from resnet_builder.training.result import Result
 from tests.training.recipes import CLASSES, SIZE, small_net
 
@@ -50,18 +50,18 @@ def experiment(*, augment: Any = (), run: Any = None, published: Any = None, **t
     )
 
 
-def source(count: int, seed: int) -> MemorySource:
+def source(count: int, seed: int) -> InMemoryImages:
     """Draw images whose class shows as a bright row in a noise that makes it hard to see."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, (count,), generator=generator)
     pictures = torch.randint(0, 200, (count, 3, SIZE, SIZE), generator=generator)
     pictures[torch.arange(count), :, labels] += 55
-    return MemorySource(pictures.to(torch.uint8), labels)
+    return InMemoryImages(pictures.to(torch.uint8), labels)
 
 
-def small_splits(*, validation: bool = True, test: bool = True, train: int = 34) -> Splits:
+def small_splits(*, validation: bool = True, test: bool = True, train: int = 34) -> DataSplits:
     """Make splits of 34, 11 and 13 images."""
-    return Splits(
+    return DataSplits(
         train=source(train, seed=1),
         validation=source(11, seed=2) if validation else None,
         test=source(13, seed=3) if test else None,
@@ -83,7 +83,7 @@ def open_run(path: Path, spec: Spec) -> RunDirectory:
     return run
 
 
-def train(path: Path, spec: Spec, *, splits: Splits | None = None, **how: Any) -> Result:
+def train(path: Path, spec: Spec, *, splits: DataSplits | None = None, **how: Any) -> Result:
     """Train a small network in ``path``, from its newest checkpoint if it has one."""
     extra = how.pop("extra", ())
     model = how.pop("model", None) or small_net(*extra, seed=spec.train.seed if spec.train else 0)

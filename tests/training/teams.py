@@ -35,7 +35,7 @@ _IMPORTED_BY_TRAINING = (
 def in_team(
     work: Callable[..., T], folder: Path, *arguments: object, size: int = 2
 ) -> list[T | ResnetBuilderError]:
-    """Return what ``work(team, *arguments)`` comes to in each of several processes, by rank."""
+    """Return what ``work(ctx, *arguments)`` comes to in each of several processes, by rank."""
     from torch._C._distributed_c10d import TCPStore  # torch.distributed's, which mypy does not see
 
     multiprocessing.set_forkserver_preload([work.__module__, *_IMPORTED_BY_TRAINING])
@@ -70,8 +70,8 @@ def _member(
             patch.setenv(name, value)
         result: object
         try:
-            with joined(place()) as team:
-                result = work(team, *arguments)
+            with joined(place()) as ctx:
+                result = work(ctx, *arguments)
         except ResnetBuilderError as error:
             result = error
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))

@@ -11,9 +11,9 @@ from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import versions
 from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import Choices, CompileDecision, EnvRecord
+from resnet_builder.runs.records import CompileDecision, EnvRecord, RuntimeConfig
 from resnet_builder.training import choices, fit
-from resnet_builder.training.choices import settle_choices
+from resnet_builder.training.choices import resolve_runtime
 from tests.kernels import HAS_KERNELS, NEEDS_KERNELS
 from tests.training.recipes import small_net
 from tests.training.runs import Recorder, after, experiment, train
@@ -30,10 +30,10 @@ def settled(
     allow_inexact: bool = False,
     trial: FakeTrial = SHORT,
     **recipe: Any,
-) -> tuple[Choices, list[str]]:
+) -> tuple[RuntimeConfig, list[str]]:
     """Settle a run's choices; return them and what was warned of."""
     warnings: list[str] = []
-    record = settle_choices(
+    record = resolve_runtime(
         experiment(run=run, **recipe),
         RunDirectory(path),
         CPU,
@@ -47,7 +47,7 @@ def settled(
 
 def test_choices_are_made_from_the_spec_and_the_machine(tmp_path: Path) -> None:
     found, warnings = settled(tmp_path, run={"precision": "bf16"}, accumulate=2)
-    assert found == Choices(
+    assert found == RuntimeConfig(
         device="cpu",
         precision="bf16",
         memory_format="channels_last",

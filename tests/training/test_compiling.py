@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resnet_builder.builder import build
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import Choices, CompileDecision, EnvRecord
+from resnet_builder.runs.records import CompileDecision, EnvRecord, RuntimeConfig
 from resnet_builder.training import choices
 from resnet_builder.training.compiling import OWN_OPERATIONS, compiled, decide_compile
 from resnet_builder.training.process import configure
@@ -24,7 +24,7 @@ from tests.training.recipes import CLASSES, SIZE, batch, recipe, small_net
 from tests.training.runs import after, experiment, outcome, train
 
 CPU = torch.device("cpu")
-CHOICES = Choices(
+CHOICES = RuntimeConfig(
     device="cpu",
     precision="fp32",
     memory_format="channels_last",
@@ -53,7 +53,7 @@ class FakeTrial:
     error: Exception | None = None
     taken: list[bool] = field(default_factory=list)
 
-    def __call__(self, how: Choices) -> Any:
+    def __call__(self, how: RuntimeConfig) -> Any:
         first = iter([self.compile_seconds if how.compile else 1.0])
 
         def step() -> float:
@@ -229,7 +229,7 @@ def test_a_trial_that_fails_is_left_for_the_training_to_fail(
 ) -> None:
     """Which then says better what is wrong, as it does when memory runs out."""
 
-    def fail(trial: TrialSteps, how: Choices) -> None:
+    def fail(trial: TrialSteps, how: RuntimeConfig) -> None:
         raise MemoryError("no memory for a copy")
 
     monkeypatch.setattr(TrialSteps, "__call__", fail)

@@ -23,8 +23,8 @@ from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import EnvRecord, ResultRecord
 from resnet_builder.training import distributed, saving, step
 from resnet_builder.training.distributed import (
-    ALONE,
-    Team,
+    SINGLE_PROCESS,
+    DistributedContext,
     own_device,
     own_threads,
     place,
@@ -77,7 +77,7 @@ DRAWS = (
 NORMS = (
     "data.augment=[horizontal_flip, cutmix]",
     "train.sync_norm=true",
-    "train.recompute=all",
+    "train.activation_checkpointing=all",
     "train.accumulate=2",
 )
 
@@ -86,13 +86,15 @@ def session(*overrides: str, **how: Any) -> Session:
     return Session(read_spec(BASE, overrides=overrides), **how)
 
 
-def begin(team: Team, run: Path, *overrides: str) -> ResultRecord:
+def begin(ctx: DistributedContext, run: Path, *overrides: str) -> ResultRecord:
     """Train; a process that does not lead is given a directory that must not be made."""
-    out = run if team.leads else run.with_name("not-the-leader's")
-    return session(*overrides, team=team).begin(out)
+    out = run if ctx.is_main_process else run.with_name("not-the-leader's")
+    return session(*overrides, ctx=ctx).begin(out)
 
 
-def begin_recording(team: Team, run: Path, *overrides: str) -> tuple[ResultRecord, list[float]]:
+def begin_recording(
+    ctx: DistributedContext, run: Path, *overrides: str
+) -> tuple[ResultRecord, list[float]]:
     """Train; return also the loss of every step."""
     losses: list[float] = []
     add = Tally.add
@@ -103,19 +105,19 @@ def begin_recording(team: Team, run: Path, *overrides: str) -> tuple[ResultRecor
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tally, "add", record)
-        return begin(team, run, *overrides), losses
+        return begin(ctx, run, *overrides), losses
 
 
-def go_on(team: Team, run: Path, polls: int, *overrides: str) -> list[str]:
+def go_on(ctx: DistributedContext, run: Path, polls: int, *overrides: str) -> list[str]:
     """Train until the second process is asked to stop; return what was warned of."""
     seen = Recorder()
     opened: list[RunDirectory] = []
-    count = after(polls if team.rank == team.size - 1 else 10_000)
+    count = after(polls if ctx.rank == ctx.size - 1 else 10_000)
 
     def stop() -> bool:
         return bool(opened) and count()
 
-    session(*overrides, team=team, stop=stop, opened=opened.append, observer=seen).go_on(run)
+    session(*overrides, ctx=ctx, stop=stop, opened=opened.append, observer=seen).go_on(run)
     return seen.warnings
 
 
@@ -133,7 +135,7 @@ def weights(run: Path) -> dict[str, Tensor]:
 @forked
 @pytest.mark.parametrize("overrides", [DRAWS, NORMS], ids=["draws", "norms"])
 def test_two_processes_train_what_one_does(overrides: tuple[str, ...], tmp_path: Path) -> None:
-    record, one = begin_recording(ALONE, tmp_path / "one", *overrides)
+    record, one = begin_recording(SINGLE_PROCESS, tmp_path / "one", *overrides)
     leader, other = results(in_team(begin_recording, tmp_path, tmp_path / "two", *overrides))
     assert leader == other
     assert leader[0] == ResultRecord.read(tmp_path / "two" / "result.json")
@@ -153,7 +155,7 @@ def test_two_processes_train_what_one_does(overrides: tuple[str, ...], tmp_path:
 @pytest.mark.ci
 @forked
 def test_norms_are_each_processs_own_unless_asked_for(tmp_path: Path) -> None:
-    begin(ALONE, tmp_path / "one", "train.steps=2")
+    begin(SINGLE_PROCESS, tmp_path / "one", "train.steps=2")
     results(in_team(begin, tmp_path, tmp_path / "two", "train.steps=2"))
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert two[0] != pytest.approx(one[0], rel=1e-4)
@@ -187,12 +189,12 @@ def test_run_goes_on_with_another_number_of_processes_and_says_so(
         [warned, _] = results(in_team(go_on, tmp_path, run, 1_000, *how))
     else:
         in_team(go_on, tmp_path, run, 10, *how)
-        warned = go_on(ALONE, run, 1_000, *how)
+        warned = go_on(SINGLE_PROCESS, run, 1_000, *how)
     [warning] = warned
     assert warning == (
         f"the run goes on, but not to the same bits: world_size was {first} and is {3 - first}"
     )
-    begin(ALONE, tmp_path / "one", *how)
+    begin(SINGLE_PROCESS, tmp_path / "one", *how)
     assert losses(run) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     assert EnvRecord.read(run / "env.json").choices.world_size == 3 - first
 
@@ -200,12 +202,12 @@ def test_run_goes_on_with_another_number_of_processes_and_says_so(
 @pytest.mark.ci
 @forked
 def test_run_that_is_complete_is_told_to_all(tmp_path: Path) -> None:
-    record = begin(ALONE, tmp_path / "run", "train.steps=2")
+    record = begin(SINGLE_PROCESS, tmp_path / "run", "train.steps=2")
     assert in_team(complete, tmp_path, tmp_path / "run") == [record, record]
 
 
-def complete(team: Team, run: Path) -> ResultRecord:
-    return session("train.steps=2", team=team).go_on(run)
+def complete(ctx: DistributedContext, run: Path) -> ResultRecord:
+    return session("train.steps=2", ctx=ctx).go_on(run)
 
 
 @pytest.mark.ci
@@ -227,8 +229,8 @@ class Idle(nn.Sequential):
         return self[0](x)
 
 
-def train_idle(team: Team, run: Path) -> float | None:
-    result = train(run, experiment(steps=3), model=Idle(), team=team)
+def train_idle(ctx: DistributedContext, run: Path) -> float | None:
+    result = train(run, experiment(steps=3), model=Idle(), ctx=ctx)
     return result.record.test_top1
 
 
@@ -249,14 +251,14 @@ def spoilt(spoil: Callable[[int], float]) -> Callable[[Any], Loss]:
     return make
 
 
-def train_to_infinity(team: Team, run: Path) -> None:
+def train_to_infinity(ctx: DistributedContext, run: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             step,
             "make_loss",
-            spoilt(lambda call: float("inf") if (team.rank, call) == (1, 3) else 1.0),
+            spoilt(lambda call: float("inf") if (ctx.rank, call) == (1, 3) else 1.0),
         )
-        begin(team, run)
+        begin(ctx, run)
 
 
 @pytest.mark.ci
@@ -278,17 +280,15 @@ def test_all_stop_in_an_evaluation_when_one_is_asked_to(tmp_path: Path) -> None:
     assert checkpoint.name == "step-000000001.safetensors"
 
 
-def train_without_a_disk(team: Team, run: Path) -> list[str]:
+def train_without_a_disk(ctx: DistributedContext, run: Path) -> list[str]:
     def fail(*_: Any, **__: Any) -> None:
-        assert team.leads
+        assert ctx.is_main_process
         raise StorageError("the disk is full")
 
     seen = Recorder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saving, "save_checkpoint", fail)
-        how = session(
-            "train.steps=4", "train.checkpoint_every={steps: 2}", observer=seen, team=team
-        )
+        how = session("train.steps=4", "train.checkpoint_every={steps: 2}", observer=seen, ctx=ctx)
         try:
             how.begin(run)
         except StorageError as error:
@@ -306,9 +306,9 @@ def test_checkpoint_that_cannot_be_saved_is_borne_by_all_and_told_once(tmp_path:
     assert other[-1] == "the disk is full"
 
 
-def train_another(team: Team, run: Path, change: str) -> None:
-    overrides = [change] if team.rank == 1 else []
-    begin(team, run, *overrides)
+def train_another(ctx: DistributedContext, run: Path, change: str) -> None:
+    overrides = [change] if ctx.rank == 1 else []
+    begin(ctx, run, *overrides)
 
 
 @pytest.mark.ci
@@ -321,10 +321,10 @@ def test_processes_with_other_specs_or_images_are_refused(change: str, tmp_path:
     assert str(other) == "process 1 was given another spec, or other images, than process 0"
 
 
-def lose_one(team: Team) -> bool:
-    if team.rank == 1:
+def lose_one(ctx: DistributedContext) -> bool:
+    if ctx.rank == 1:
         raise UsageError("this one leaves")
-    return team.any_of(True)[0]
+    return ctx.any_of(True)[0]
 
 
 @pytest.mark.ci
@@ -336,8 +336,8 @@ def test_process_that_is_gone_is_noticed(tmp_path: Path) -> None:
     assert str(leader) == ("a process of this training is gone, or has not answered for 30 minutes")
 
 
-def claim(team: Team) -> bool:
-    return team.may_report(5)
+def claim(ctx: DistributedContext) -> bool:
+    return ctx.may_report(5)
 
 
 @pytest.mark.ci
@@ -346,9 +346,9 @@ def test_one_process_reports(tmp_path: Path) -> None:
     assert in_team(claim, tmp_path) == [True, False]
 
 
-def take_turns(team: Team, folder: Path) -> list[str]:
-    with team.machine_by_machine(lambda: False):
-        (folder / f"turn-{team.rank}").touch()
+def take_turns(ctx: DistributedContext, folder: Path) -> list[str]:
+    with ctx.machine_by_machine(lambda: False):
+        (folder / f"turn-{ctx.rank}").touch()
         return sorted(path.name for path in folder.glob("turn-*"))
 
 
@@ -361,12 +361,12 @@ def test_first_process_of_a_machine_prepares_the_data_alone(tmp_path: Path) -> N
 
 
 def test_place_is_read_as_torchrun_tells_it() -> None:
-    assert place({}) == ALONE
-    assert place({"RANK": "0", "WORLD_SIZE": "2"}) == ALONE
-    assert place(environment(0, 1, 29_500)) == ALONE
-    assert place(environment(1, 2, 29_500)) == Team(1, 2, 1, 2)
+    assert place({}) == SINGLE_PROCESS
+    assert place({"RANK": "0", "WORLD_SIZE": "2"}) == SINGLE_PROCESS
+    assert place(environment(0, 1, 29_500)) == SINGLE_PROCESS
+    assert place(environment(1, 2, 29_500)) == DistributedContext(1, 2, 1, 2)
     machines = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    assert place(environment(3, 4, 29_500) | machines) == Team(3, 4, 1, 2)
+    assert place(environment(3, 4, 29_500) | machines) == DistributedContext(3, 4, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -392,8 +392,8 @@ def test_batch_that_cannot_be_divided_is_refused(
     processes: int, accumulate: int, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        refuse_unequal_parts(100, accumulate, Team(size=processes))
-    refuse_unequal_parts(96, accumulate, Team(size=processes))
+        refuse_unequal_parts(100, accumulate, DistributedContext(size=processes))
+    refuse_unequal_parts(96, accumulate, DistributedContext(size=processes))
 
 
 def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,31 +401,35 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(distributed, "pick_device", lambda name: torch.device(name))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    team = Team(rank=3, size=4, local_rank=1, local_size=2)
-    assert own_device("cuda", team) == torch.device("cuda", 1)
+    ctx = DistributedContext(rank=3, size=4, local_rank=1, local_size=2)
+    assert own_device("cuda", ctx) == torch.device("cuda", 1)
     assert chosen == [torch.device("cuda", 1)]
-    assert own_device("cuda:1", ALONE) == torch.device("cuda", 1)
+    assert own_device("cuda:1", SINGLE_PROCESS) == torch.device("cuda", 1)
     for name, words in (("cuda:1", "give `cuda` or `cpu`"), ("mps", "cannot train on")):
         with pytest.raises(UsageError, match=words):
-            own_device(name, team)
+            own_device(name, ctx)
     with pytest.raises(UsageError, match="3 processes need as many GPUs, and there are 2"):
-        own_device("cuda", Team(rank=2, size=3, local_rank=2, local_size=3))
+        own_device("cuda", DistributedContext(rank=2, size=3, local_rank=2, local_size=3))
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert [own_threads(Team(size=size, local_size=size)) for size in (2, 3, 16)] == [4, 2, 1]
+    assert [own_threads(DistributedContext(size=size, local_size=size)) for size in (2, 3, 16)] == [
+        4,
+        2,
+        1,
+    ]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as torchrun sets it
-    assert own_threads(Team(size=2, local_size=2)) == 1
+    assert own_threads(DistributedContext(size=2, local_size=2)) == 1
 
 
 def test_one_process_needs_nobody() -> None:
-    assert ALONE.leads
-    assert ALONE.led(lambda: 3) == ALONE.told(3) == 3
-    assert ALONE.gathered(3) == [3]
-    assert ALONE.any_of(True, False) == (True, False)
-    assert ALONE.may_report(1)
-    assert own_device("cpu", ALONE) == pick_device("cpu")
+    assert SINGLE_PROCESS.is_main_process
+    assert SINGLE_PROCESS.run_on_main(lambda: 3) == SINGLE_PROCESS.broadcast_object(3) == 3
+    assert SINGLE_PROCESS.all_gather(3) == [3]
+    assert SINGLE_PROCESS.any_of(True, False) == (True, False)
+    assert SINGLE_PROCESS.may_report(1)
+    assert own_device("cpu", SINGLE_PROCESS) == pick_device("cpu")
     network = nn.Linear(2, 2)
-    assert ALONE.parallel(network, has_unused=False) is network
+    assert SINGLE_PROCESS.parallel(network, has_unused=False) is network

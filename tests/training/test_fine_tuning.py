@@ -129,7 +129,7 @@ def stopped(spec: Spec, polls: int) -> RunDirectory:
 def test_run_writes_down_which_bytes_it_started_from(folder: Path, spec: Spec) -> None:
     digest = sha256(folder / "body.safetensors")
     Session(spec).begin(Path("run"))
-    assert DataRecord.read(RunDirectory(Path("run")).data).first_weights_sha256 == digest
+    assert DataRecord.read(RunDirectory(Path("run")).data).pretrained_sha256 == digest
 
 
 def test_run_with_a_checkpoint_needs_the_file_no_more(folder: Path, spec: Spec) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.data.memory import MemorySource
+from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.errors import (
     NonFiniteError,
     ResourceError,
@@ -577,7 +577,7 @@ def test_images_are_held_by_a_device_that_has_room_for_them(
     asked: list[int] = []
     moved: list[torch.device] = []
 
-    def on(source: MemorySource, device: torch.device) -> MemorySource:
+    def on(source: InMemoryImages, device: torch.device) -> InMemoryImages:
         moved.append(device)
         return source
 
@@ -585,7 +585,7 @@ def test_images_are_held_by_a_device_that_has_room_for_them(
         asked.append(size)
         return True
 
-    monkeypatch.setattr(MemorySource, "on", on)
+    monkeypatch.setattr(InMemoryImages, "on", on)
     monkeypatch.setattr("resnet_builder.training.fit.fits", fits)
     train(tmp_path / "run", experiment())
     assert asked == [34 * 3 * SIZE * SIZE]

@@ -11,25 +11,25 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from resnet_builder.builder import build, resolve
-from resnet_builder.data.contract import Batch
+from resnet_builder.data.interfaces import Batch
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.model import ResNet, sections
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import Choices
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.freezing import freeze, frozen_tensors
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
 from resnet_builder.training.schedule import make_schedule
-from resnet_builder.training.step import Learner, make_learner
+from resnet_builder.training.step import TrainStep, make_train_step
 from tests.networks import cifar_spec
 from tests.training.recipes import CLASSES, batch, images, recipe
 from tests.training.runs import after, experiment, outcome, train
 from tests.training.test_step import OPTIMIZERS, SCHEDULES, STEPS, reference_rate
 
-CHOICES = Choices(
+CHOICES = RuntimeConfig(
     device="cpu",
     precision="fp32",
     memory_format="contiguous",
@@ -52,9 +52,9 @@ def network(seed: int = 0, **model: Any) -> ResNet:
     return built
 
 
-def learner(model: nn.Module, **changes: Any) -> Learner:
+def train_step(model: nn.Module, **changes: Any) -> TrainStep:
     given = recipe(**changes)
-    return make_learner(model, given, make_schedule(given, 5), CHOICES)
+    return make_train_step(model, given, make_schedule(given, 5), CHOICES)
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ def test_frozen_tensors_keep_their_bytes_and_all_others_change(
 ) -> None:
     model = network()
     before = state(model)
-    learn = learner(model, optimizer=optimizer, freeze=frozen, clip_norm=1.0)
+    learn = train_step(model, optimizer=optimizer, freeze=frozen, clip_norm=1.0)
     for step in range(3):
         learn(step, batch(step))
 
@@ -101,7 +101,7 @@ def test_frozen_tensors_keep_their_bytes_and_all_others_change(
 
 def test_frozen_layers_stay_in_evaluation_mode_after_an_evaluation() -> None:
     model = network()
-    learner(model, freeze=["stem", "layer1"])
+    train_step(model, freeze=["stem", "layer1"])
     modes = {name: module.training for name, module in model.named_modules()}
     assert modes["layer2"]
     assert not any(mode for name, mode in modes.items() if name.startswith(("bn1", "layer1")))
@@ -114,14 +114,14 @@ def test_frozen_layers_stay_in_evaluation_mode_after_an_evaluation() -> None:
 def test_dropout_and_drop_path_are_off_where_frozen() -> None:
     model = network(block={"type": "basic", "dropout": 0.5}, drop_path=0.5)
     assert any(isinstance(module, StochasticDepth) for module in model.modules())
-    learner(model, freeze=["stem", "layer1", "layer2", "layer3"])
+    train_step(model, freeze=["stem", "layer1", "layer2", "layer3"])
     once, again = (model[:-1](images(4)) for _ in range(2))
     assert torch.equal(once, again)
 
 
 def test_no_backward_pass_goes_through_leading_frozen_layers() -> None:
     model = network()
-    learn = learner(model, freeze=["stem", "layer1"])
+    learn = train_step(model, freeze=["stem", "layer1"])
     needed: dict[str, bool] = {}
     for name, layer in model.named_children():
         layer.register_forward_hook(
@@ -136,7 +136,7 @@ def test_no_backward_pass_goes_through_leading_frozen_layers() -> None:
 def test_gradients_go_through_frozen_layers_that_something_trains_before() -> None:
     model = network()
     before = state(model)
-    learner(model, freeze=["layer2"])(0, batch(0))
+    train_step(model, freeze=["layer2"])(0, batch(0))
     assert "conv1.weight" in changed(model, before)
 
 
@@ -144,7 +144,7 @@ def test_norm_of_the_gradient_is_of_what_is_trained() -> None:
     """A clipped step is as long as the rate, whatever the frozen layers' gradients would be."""
     model = network()
     plain = {"type": "sgd", "lr": 0.5, "momentum": 0.0}
-    learn = learner(model, optimizer=plain, freeze=["stem", "layer1", "layer2"], clip_norm=1e-3)
+    learn = train_step(model, optimizer=plain, freeze=["stem", "layer1", "layer2"], clip_norm=1e-3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     learn(0, batch(0))
     moved = [(p.detach() - before[name]).flatten() for name, p in model.named_parameters()]
@@ -157,7 +157,7 @@ def test_average_of_frozen_tensors_is_an_exact_copy() -> None:
         model.get_parameter("layer1.0.bn1.bias").fill_(-0.0)  # a sum with 0.0 would lose the sign
     before = state(model)
     frozen = ["stem", "layer1"]
-    learn = learner(model, freeze=frozen)
+    learn = train_step(model, freeze=frozen)
     given = recipe(ema={"decay": 0.9})
     assert given.ema is not None
     average = Ema(model, given.ema, frozen=frozen_tensors(model, frozen))
@@ -205,7 +205,7 @@ def test_twenty_steps_equal_a_plain_loop(
     expected = reference(network(), given, batches)
 
     model = network()
-    learn = make_learner(model, given, make_schedule(given, 5), CHOICES)
+    learn = make_train_step(model, given, make_schedule(given, 5), CHOICES)
     assert given.ema is not None
     average = Ema(model, given.ema, frozen=frozen_tensors(model, frozen))
     for step, one in enumerate(batches):
@@ -250,7 +250,7 @@ def test_rate_of_the_head_is_a_multiple_of_the_scheduled_one(spare: bool) -> Non
         optimizer=SGD, schedule="linear", head_lr_multiplier=4.0, spare_norm_and_bias=spare
     )
     schedule = make_schedule(given, 5)
-    learn = make_learner(model, given, schedule, CHOICES)
+    learn = make_train_step(model, given, schedule, CHOICES)
     names = {parameter: name for name, parameter in model.named_parameters()}
     for step in (0, 7):
         learn(step, batch(step))
@@ -266,10 +266,10 @@ def test_rate_of_the_head_is_a_multiple_of_the_scheduled_one(spare: bool) -> Non
 
 def test_state_of_what_is_frozen_later_is_dropped() -> None:
     model = network()
-    learn = learner(model, optimizer=ADAMW)
+    learn = train_step(model, optimizer=ADAMW)
     learn(0, batch(0))
     saved = optimizer_state(learn.optimizer, model)
-    later = learner(model, optimizer=ADAMW, freeze=["stem", "layer1"])
+    later = train_step(model, optimizer=ADAMW, freeze=["stem", "layer1"])
     restore_optimizer(later.optimizer, model, saved)
     kept = optimizer_state(later.optimizer, model)
     assert kept.keys() == {

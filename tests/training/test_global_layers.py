@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from resnet_builder.data.share import Share
-from resnet_builder.training.distributed import Team
+from resnet_builder.data.share import Shard
+from resnet_builder.training.distributed import DistributedContext
 from resnet_builder.training.global_layers import (
     GlobalBatchNorm2d,
     GlobalDraws,
@@ -42,7 +42,7 @@ def test_what_is_dropped_does_not_depend_on_the_processes(
     whole = [LAYERS[layer]()(x) for _ in range(2)]
     for rank in range(3):
         network = nn.Sequential(LAYERS[layer]())
-        draw_globally(network, Share(rank, of=3))
+        draw_globally(network, Shard(rank, of=3))
         part = x[rank::3].contiguous(memory_format=LAYOUTS[layout])
         torch.manual_seed(7)
         for one in whole:
@@ -54,12 +54,12 @@ def test_drop_in_a_classifier_does_not_depend_on_the_processes() -> None:
     torch.manual_seed(7)
     whole = nn.Dropout(0.5)(x)
     torch.manual_seed(7)
-    assert torch.equal(GlobalDraws(nn.Dropout(0.5), Share(1, of=2))(x[1::2]), whole[1::2])
+    assert torch.equal(GlobalDraws(nn.Dropout(0.5), Shard(1, of=2))(x[1::2]), whole[1::2])
 
 
 def test_nothing_is_dropped_in_evaluation_or_where_it_is_frozen() -> None:
     network = nn.Sequential(nn.Dropout(0.5).eval(), nn.Dropout(0.5))
-    draw_globally(network, Share(0, of=2))
+    draw_globally(network, Shard(0, of=2))
     assert [layer.training for layer in network] == [False, True]
     x = features()
     assert torch.equal(network[0](x), x)
@@ -72,7 +72,7 @@ def test_nothing_is_dropped_in_evaluation_or_where_it_is_frozen() -> None:
 def test_replaced_layers_keep_their_weights(device: str, kind: type[nn.Module]) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.Dropout(0.1)))
     before = {name: tensor.data_ptr() for name, tensor in network.state_dict().items()}
-    draw_globally(network, Share(0, of=2))
+    draw_globally(network, Shard(0, of=2))
     normalise_globally(network, torch.device(device))
     assert type(network[1]) is kind
     assert {name: tensor.data_ptr() for name, tensor in network.state_dict().items()} == before
@@ -103,16 +103,16 @@ def make_norm(kind: str) -> nn.BatchNorm2d:
     return norm
 
 
-def normalise_part(team: Team, kind: str) -> dict[str, Tensor]:
+def normalise_part(ctx: DistributedContext, kind: str) -> dict[str, Tensor]:
     network = nn.Sequential(make_norm(kind))
     normalise_globally(network, CPU)
     [norm] = network
     assert isinstance(norm, GlobalBatchNorm2d)
-    batches = [features(seed=seed)[team.rank :: team.size] for seed in range(2)]
+    batches = [features(seed=seed)[ctx.rank :: ctx.size] for seed in range(2)]
     found = normalised(norm, batches)
     for name in found:
         if name.endswith("gradient"):
-            team.add_up(found[name])
+            ctx.all_reduce(found[name])
     return found
 
 

@@ -62,7 +62,9 @@ def test_a_run_that_recomputes_comes_to_the_same_bits(
 ) -> None:
     """Weights, average, running statistics and their counters, momentum, metrics."""
     for name, stages in (("kept", []), ("again", "all")):
-        spec = experiment(epochs=2, recompute=stages, run={"precision": precision}, **recipe)
+        spec = experiment(
+            epochs=2, activation_checkpointing=stages, run={"precision": precision}, **recipe
+        )
         train(tmp_path / name, spec, model=network(**model))
     kept, again = outcome(tmp_path / "kept"), outcome(tmp_path / "again")
     assert kept["checkpoint"] == again["checkpoint"]
@@ -73,7 +75,7 @@ def test_a_run_may_be_resumed_with_other_stages_recomputed(tmp_path: Path) -> No
     train(tmp_path / "kept", experiment(), model=network())
     with pytest.raises(Stopped):
         train(tmp_path / "again", experiment(), model=network(), stop=after(5))
-    train(tmp_path / "again", experiment(recompute=["layer2"]), model=network())
+    train(tmp_path / "again", experiment(activation_checkpointing=["layer2"]), model=network())
     kept, again = outcome(tmp_path / "kept"), outcome(tmp_path / "again")
     assert kept["checkpoint"] == again["checkpoint"]
 

@@ -93,7 +93,7 @@ def test_processes_share_a_batch_out() -> None:
 
 
 def test_stages_that_are_computed_again_keep_less() -> None:
-    assert estimate("train.recompute=all").activations < 0.6 * estimate().activations
+    assert estimate("train.activation_checkpointing=all").activations < 0.6 * estimate().activations
 
 
 def test_images_are_those_of_the_data_set() -> None:

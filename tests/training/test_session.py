@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from resnet_builder.builder import read_spec
-from resnet_builder.data.splits import load_splits
+from resnet_builder.data.splits import load_data
 from resnet_builder.errors import BusyError, DataError, SpecError, Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import describe_environment
 from resnet_builder.runs.lock import locked
-from resnet_builder.runs.records import Choices, DataRecord, ResultRecord
+from resnet_builder.runs.records import DataRecord, ResultRecord, RuntimeConfig
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.own_data import settle_data
+from resnet_builder.training.own_data import check_data_unchanged
 from resnet_builder.training.session import Session, threads
 from tests.cli.experiments import write_tiny
 
@@ -53,7 +53,7 @@ def test_existing_directory_is_refused_before_data_are_read(
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr("resnet_builder.training.session.load_splits", fail)
+    monkeypatch.setattr("resnet_builder.training.session.load_data", fail)
     (folder / "run").mkdir()
     with pytest.raises(UsageError, match="exists"):
         Session(tiny(folder)).begin(folder / "run")
@@ -90,14 +90,14 @@ def test_data_are_described(folder: Path) -> None:
 def test_row50_each_difference_of_data_is_named(folder: Path) -> None:
     Session(tiny(folder)).begin(folder / "run")
     run = RunDirectory(folder / "run")
-    other = load_splits(tiny(folder, "data.validation=16"))
+    other = load_data(tiny(folder, "data.validation=16"))
     with pytest.raises(DataError, match=r"train: 128 images, now 144\n  val: 32 images, now 16"):
-        settle_data(run, other)
-    settle_data(run, other, allow_spec_change=True)
+        check_data_unchanged(run, other)
+    check_data_unchanged(run, other, allow_spec_change=True)
     assert DataRecord.read(run.data).images["val"] == 16
-    changed = load_splits(tiny(folder, "data.dataset.seed=1", "data.validation=16"))
+    changed = load_data(tiny(folder, "data.dataset.seed=1", "data.validation=16"))
     with pytest.raises(DataError, match="as many as before, but not the same"):
-        settle_data(run, changed, allow_spec_change=True)
+        check_data_unchanged(run, changed, allow_spec_change=True)
 
 
 def test_run_whose_own_spec_was_broken_is_refused_where_it_is(folder: Path) -> None:
@@ -116,7 +116,7 @@ def test_threads_are_those_the_run_has_used(folder: Path) -> None:
     run = RunDirectory(folder)
     assert threads(tiny(folder), run) is None
     assert threads(tiny(folder, "run.threads=3"), run) == 3
-    choices = Choices(
+    choices = RuntimeConfig(
         device="cpu",
         precision="fp32",
         memory_format="contiguous",

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_builder.data.contract import Batch
+from resnet_builder.data.interfaces import Batch
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.losses import make_loss
 from resnet_builder.training.optim import build_optimizer
 from resnet_builder.training.schedule import make_schedule
-from resnet_builder.training.step import Learner
+from resnet_builder.training.step import TrainStep
 from tests.training.recipes import batch, recipe, small_net, weight
 
 STEPS = 20
@@ -54,13 +54,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def learner(model: nn.Module, train: TrainSpec, **how: Any) -> Learner:
+def train_step(model: nn.Module, train: TrainSpec, **how: Any) -> TrainStep:
     """Put a recipe's parts together."""
     fused = how.pop("fused", True)
     optimizer = build_optimizer(
         model, train.optimizer, spare_norm_and_bias=train.spare_norm_and_bias, fused=fused
     )
-    return Learner(
+    return TrainStep(
         model,
         how.pop("forward", model),
         make_loss(train.loss),
@@ -76,7 +76,7 @@ def learner(model: nn.Module, train: TrainSpec, **how: Any) -> Learner:
 
 def ours(model: nn.Module, train: TrainSpec, batches: list[Batch]) -> nn.Module:
     """Train, and return the network to evaluate."""
-    learn = learner(model, train)
+    learn = train_step(model, train)
     ema = None if train.ema is None else Ema(model, train.ema)
     for step, one in enumerate(batches):
         learn(step, one)
@@ -201,7 +201,9 @@ def test_momentum_survives_a_milestone() -> None:
     train = recipe(schedule={"type": "multistep", "milestones": [3], "gamma": 1e-9})
     model = small_net()
     optimizer = build_optimizer(model, train.optimizer, spare_norm_and_bias=False, fused=True)
-    learn = Learner(model, model, make_loss(train.loss), optimizer, make_schedule(train, 5), seed=0)
+    learn = TrainStep(
+        model, model, make_loss(train.loss), optimizer, make_schedule(train, 5), seed=0
+    )
     parameter = weight(model, 0)
     for step in range(3):
         learn(step, batch(step))
@@ -222,7 +224,7 @@ def test_a_bad_step_and_those_after_it_change_no_weight(
     fused: bool, optimizer: str, bad: float, first: int
 ) -> None:
     model = small_net()
-    learn = learner(model, recipe(optimizer=OPTIMIZERS[optimizer]), fused=fused)
+    learn = train_step(model, recipe(optimizer=OPTIMIZERS[optimizer]), fused=fused)
     for step in range(first):
         learn(step, batch(step))
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -240,7 +242,7 @@ def test_a_gradient_without_a_finite_norm_is_bad() -> None:
     weight(model, 0).register_hook(lambda gradient: gradient * math.inf)
     before = weight(model, 0).detach().clone()
 
-    loss, _, failed = learner(model, recipe())(0, batch(0)).tolist()
+    loss, _, failed = train_step(model, recipe())(0, batch(0)).tolist()
 
     assert math.isfinite(loss)
     assert failed == 1
@@ -255,14 +257,14 @@ def test_a_step_reports_its_loss_and_hits() -> None:
     expected = nn.functional.cross_entropy(logits, one.targets)
     hits = (logits.argmax(1) == one.targets).sum()
 
-    row = learner(model, recipe())(0, one)
+    row = train_step(model, recipe())(0, one)
 
     torch.testing.assert_close(row, torch.stack((expected, hits, torch.tensor(0.0))))
 
 
 def test_parts_report_the_whole_batchs_loss_and_hits() -> None:
-    whole = learner(small_net(norm=False), recipe())(0, batch(0, mixed=True))
-    parts = learner(small_net(norm=False), recipe(accumulate=4))(0, batch(0, mixed=True))
+    whole = train_step(small_net(norm=False), recipe())(0, batch(0, mixed=True))
+    parts = train_step(small_net(norm=False), recipe(accumulate=4))(0, batch(0, mixed=True))
     torch.testing.assert_close(parts, whole)
 
 
@@ -275,7 +277,7 @@ def test_bf16_computes_the_network_but_not_the_loss_in_bf16() -> None:
         dtypes.append(logits.dtype)
         return logits
 
-    row = learner(model, recipe(), forward=forward, bf16=True)(0, batch(0))
+    row = train_step(model, recipe(), forward=forward, bf16=True)(0, batch(0))
 
     assert dtypes == [torch.bfloat16]
     assert row.dtype == torch.float32
@@ -289,7 +291,7 @@ def test_the_rate_is_set_before_each_update() -> None:
     model = small_net()
     optimizer = build_optimizer(model, train.optimizer, spare_norm_and_bias=False, fused=True)
     schedule = make_schedule(train, 5)
-    learn = Learner(model, model, make_loss(train.loss), optimizer, schedule, seed=0)
+    learn = TrainStep(model, model, make_loss(train.loss), optimizer, schedule, seed=0)
     for step in (0, 19, 7):
         learn(step, batch(step))
         assert optimizer.param_groups[0]["lr"] == schedule(step)
@@ -299,7 +301,7 @@ def test_a_networks_randomness_is_decided_by_the_step() -> None:
     drawn: list[torch.Tensor] = []
     model = small_net(nn.Dropout(0.5))
     model[6].register_forward_hook(lambda module, inputs, output: drawn.append(output == 0))
-    learn = learner(model, recipe(accumulate=2))
+    learn = train_step(model, recipe(accumulate=2))
     for step in (4, 5, 4):
         learn(step, batch(0))
     assert torch.equal(drawn[0], drawn[4])

@@ -20,7 +20,7 @@ NAMES = sorted(path.stem for path in FACTS.glob("*.json"))
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class DatasetInfo:
     """What is known of a network; see ``layouts/README.md``."""
 
     source: str
@@ -46,9 +46,9 @@ class Facts:
         return (2 * steps.frac() - 1).float().reshape(self.input)
 
 
-def read_facts(name: str) -> Facts:
+def read_facts(name: str) -> DatasetInfo:
     """Read what is known of a network."""
-    return Facts(**json.loads((FACTS / f"{name}.json").read_text(encoding="utf-8")))
+    return DatasetInfo(**json.loads((FACTS / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def even(name: str, shape: Sequence[int]) -> Tensor:

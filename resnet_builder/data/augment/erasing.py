@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from resnet_builder.data.augment.geometry import Proportions, Shares, ascending
-from resnet_builder.data.contract import AUGMENTATIONS, Batch, Draws
+from resnet_builder.data.interfaces import AUGMENTATIONS, Batch, StatelessGenerator
 
 _ATTEMPTS = 10
 
@@ -35,7 +35,7 @@ class Cutout:
         self._size = size
         self._fill = fill
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Fill a square of every image; its centre is any of the image's pixels."""
         height, width = batch.images.shape[-2:]
         numbers = draws.per_sample(2)
@@ -73,7 +73,7 @@ class RandomErasing:
         self._scale = ascending("scale", scale)
         self._ratio = ascending("ratio", ratio)
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Fill a rectangle of those images whose number is below the probability."""
         height, width = batch.images.shape[-2:]
         numbers = draws.per_sample(2 * _ATTEMPTS + 3)

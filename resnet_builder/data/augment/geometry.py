@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from resnet_builder.data.contract import AUGMENTATIONS, Batch, Draws
 from resnet_builder.data.hashing import HashedDraws
+from resnet_builder.data.interfaces import AUGMENTATIONS, Batch, StatelessGenerator
 from resnet_builder.data.vision import functional
 from resnet_builder.errors import PartError
 
@@ -45,7 +45,7 @@ class RandomCrop:
         self._padding = padding
         self._mode = mode
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Cut every image at an offset of its own."""
         offsets = (draws.per_sample(2) * (2 * self._padding + 1)).long()
         images = crop_batch(batch.images, offsets[:, 0], offsets[:, 1], self._padding, self._mode)
@@ -99,7 +99,7 @@ class HorizontalFlip:
     def __init__(self, *, p: Annotated[float, Field(gt=0, le=1)] = 0.5) -> None:
         self._p = p
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Mirror the images whose number is below the probability."""
         flipped = draws.per_sample(1)[:, 0] < self._p
         return replace(batch, images=flip_batch(batch.images, flipped))
@@ -116,7 +116,7 @@ class AlternatingFlip:
     works_on: Literal["any"] = "any"
     reach = 0
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Mirror the images whose turn it is."""
         begins_mirrored = draws.once_per_sample(1)[:, 0] < _EVEN
         is_odd = draws.epoch % 2 == 1
@@ -158,7 +158,7 @@ class RandomResizedCrop:
         self._scale = ascending("scale", scale)
         self._ratio = ascending("ratio", ratio)
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Cut every image by its own numbers."""
         numbers = draws.per_sample(2 * _ATTEMPTS + 2).tolist()
         pairs = zip(batch.images, numbers, strict=True)

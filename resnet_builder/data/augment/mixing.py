@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from resnet_builder.data.contract import AUGMENTATIONS, Batch, Draws
+from resnet_builder.data.interfaces import AUGMENTATIONS, Batch, StatelessGenerator
 
 Alpha = Annotated[float, Field(gt=0, le=100)]
 
@@ -27,7 +27,7 @@ class Mixup:
     def __init__(self, *, alpha: Alpha = 0.2) -> None:
         self._alpha = alpha
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Mix the batch by one weight."""
         return mixup_batch(batch, beta(self._alpha, draws.per_batch(1)[0].item()))
 
@@ -46,7 +46,7 @@ class CutMix:
     def __init__(self, *, alpha: Alpha = 1.0) -> None:
         self._alpha = alpha
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Paste one rectangle, the same in every image of the batch."""
         share, middle, across = draws.per_batch(3).tolist()
         height, width = batch.images.shape[-2:]

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from resnet_builder.data.contract import AUGMENTATIONS, Batch, Draws
+from resnet_builder.data.interfaces import AUGMENTATIONS, Batch, StatelessGenerator
 from resnet_builder.data.vision import functional
 
 BINS = 31
@@ -149,7 +149,7 @@ class TrivialAugment:
     channels = COLOURS
     reach = 0
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Change every image by its own numbers."""
         images = [
             change_image(image, TRIVIAL, kind, strength, sign)
@@ -182,7 +182,7 @@ class RandAugment:
         self._num_ops = num_ops
         self._magnitude = magnitude
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Change every image by its own numbers."""
         space = rand_space(*batch.images.shape[-2:])
         strength = (self._magnitude + 0.5) / BINS

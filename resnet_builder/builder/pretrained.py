@@ -25,7 +25,7 @@ _DOWNLOAD_ERRORS = (
 )
 
 
-def load_first_weights(network: ResNet, weights: WeightsSpec) -> None:
+def load_pretrained(network: ResNet, weights: WeightsSpec) -> None:
     """Give a network the weights of a file; its head keeps its own if the spec asks for that.
 
     Args:
@@ -45,7 +45,7 @@ def load_first_weights(network: ResNet, weights: WeightsSpec) -> None:
         raise CheckpointError(f"model.weights: {error}") from error
 
 
-def first_weights_digest(weights: WeightsSpec) -> str:
+def pretrained_digest(weights: WeightsSpec) -> str:
     """Return the SHA-256 digest of the file that weights are read from, in hexadecimal.
 
     Raises:

@@ -29,7 +29,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class DatasetInfo:
     """What a data set's options tell before any of it is read; ``None`` where they do not.
 
     Attributes:
@@ -89,7 +89,7 @@ class SampleCrop(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class LoadContext:
     """What a data set is given to load itself with.
 
     Attributes:
@@ -111,7 +111,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedDataset:
     """A data set as it came, before its training images are divided.
 
     Attributes:
@@ -140,15 +140,15 @@ class Dataset(Protocol):
     """A registered data set: a class whose keyword-only arguments are its options."""
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> DatasetInfo:
         """What the options alone tell; reads nothing."""
 
-    def load(self, surroundings: Surroundings) -> Loaded:
+    def load(self, context: LoadContext) -> LoadedDataset:
         """Read, and download first if need be.
 
         Raises:
             DataError: It is missing, broken or unusable.
-            Stopped: ``surroundings.stop`` became true.
+            Stopped: ``context.stop`` became true.
         """
 
 
@@ -172,7 +172,7 @@ class Batch:
     black: Tensor
 
 
-class Draws(Protocol):
+class StatelessGenerator(Protocol):
     """The random numbers of one operation: the same for the same seed, epoch, step and sample."""
 
     @property
@@ -202,7 +202,7 @@ class Augmentation(Protocol):
     def works_on(self) -> Literal["pixels", "normalised", "any"]:
         """``"pixels"`` needs uint8, ``"normalised"`` needs float32, ``"any"`` takes both."""
 
-    def __call__(self, batch: Batch, draws: Draws) -> Batch:
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Return the batch, changed; never in place."""
 
 

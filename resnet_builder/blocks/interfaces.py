@@ -99,7 +99,7 @@ BLOCKS: Registry[Callable[..., Any]] = Registry(
         "activation",
         "attention",
         "drop_path",
-        "downsample_filter",
+        "antialias",
     ),
 )
 _HINTS = {
@@ -114,10 +114,10 @@ SHORTCUTS: Registry[Callable[..., nn.Module | None]] = Registry(
     "shortcut", contract=("norm", "undone_stride", "dilation"), hints=_HINTS
 )
 STEMS: Registry[Callable[..., Stem]] = Registry(
-    "stem", contract=("norm", "activation", "downsample_filter")
+    "stem", contract=("norm", "activation", "antialias")
 )
 HEADS: Registry[Callable[..., Head]] = Registry("head", contract=("norm", "activation"))
 NORMS: Registry[Callable[..., nn.Module]] = Registry("norm")
 ACTIVATIONS: Registry[Callable[..., nn.Module]] = Registry("activation")
 ATTENTIONS: Registry[Callable[..., nn.Module]] = Registry("attention")
-DOWNSAMPLE_FILTERS: Registry[Callable[..., nn.Module | None]] = Registry("downsample filter")
+ANTIALIAS_FILTERS: Registry[Callable[..., nn.Module | None]] = Registry("downsample filter")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from resnet_builder.runs.records import Choices, CompileDecision
+from resnet_builder.runs.records import CompileDecision, RuntimeConfig
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.result import Result
 
@@ -26,7 +26,7 @@ class Start:
     total_steps: int
     steps_per_epoch: int
     device: str
-    choices: Choices
+    choices: RuntimeConfig
     compile_decision: CompileDecision | None = None
 
 
