@@ -115,12 +115,12 @@ def _show(checkpoint: Path, out: Path, report: "LoadReport") -> None:
 def _rows(report: "LoadReport") -> Iterator[tuple[str, str, str]]:
     """Yield a row for each thing that became of tensors: what, of how many, of which first."""
     renamed = [f"{theirs} is {ours}" for theirs, ours in report.renamed.items()]
-    folded = [f"{bias} in {mean}" for bias, mean in report.fuse_conv_bn.items()]
+    folded = [f"{bias} in {mean}" for bias, mean in report.folded.items()]
     for what, names in (
         ("matched", report.matched),
         ("renamed", renamed),
         ("reshaped", report.reshaped),
-        ("folded", fuse_conv_bn),
+        ("folded", folded),
         ("fresh", report.fresh),
         ("uncounted", report.uncounted),
         ("missing", report.missing),
