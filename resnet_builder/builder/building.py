@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
-from resnet_builder.builder.checking import Checked, check, unexpected
+from resnet_builder.builder.checking import CheckedSpec, check, unexpected
 from resnet_builder.builder.construct import (
     collector_paused,
     construct_on_meta,
@@ -16,14 +16,42 @@ from resnet_builder.builder.pretrained import load_pretrained
 from resnet_builder.builder.resolving import resolve
 from resnet_builder.device import pick_device
 from resnet_builder.errors import SpecError
+from resnet_builder.experiment import Experiment
 from resnet_builder.features import Features
 from resnet_builder.model import ResNet
 from resnet_builder.plugins import import_plugins
 from resnet_builder.problems import Problem
-from resnet_builder.spec.loading import read_draft
+from resnet_builder.spec.loading import Draft, read_draft
 from resnet_builder.spec.schema import Spec
 
-Source = str | Path | Mapping[str, object]
+Source = str | Path | Mapping[str, object] | Draft
+"""A path, a bundled spec's name, a mapping, or what :func:`read_draft` made of one of them."""
+
+
+def load_experiment(
+    source: Source,
+    *,
+    overrides: Sequence[str] = (),
+    fragments: Sequence[str | Path] = (),
+    plugins: Sequence[str] = (),
+) -> Experiment:
+    """Read a spec that is to be trained, and check it in full.
+
+    Args:
+        source: A path, a bundled spec's name, a mapping, or a draft, which is not read again.
+        overrides: ``path.to.key=value``, as ``--set``.
+        fragments: Fragments to lay over the spec, as ``--with``.
+        plugins: The plugins that may be imported.
+
+    Raises:
+        SpecError: Everything that is wrong with the spec.
+        StorageError: A file cannot be read.
+        UsageError: The spec has no ``data`` or no ``train``.
+    """
+    checked = _read(source, overrides, fragments, plugins, with_weights=True)
+    assert checked.spec is not None, "a spec without problems"
+    assert checked.network is not None, "a spec without problems"
+    return Experiment(checked.spec, checked.network)
 
 
 def read_spec(
@@ -127,12 +155,16 @@ def build_from_spec(
 
 
 def build(
-    spec: Spec, *, device: str = "cpu", seed: int | None = None, pretrained: bool = True
+    source: Experiment | Spec,
+    *,
+    device: str = "cpu",
+    seed: int | None = None,
+    pretrained: bool = True,
 ) -> ResNet:
-    """Build a spec's network, draw its first weights, and read those that it starts from.
+    """Build a network, draw its first weights, and read those that it starts from.
 
     Args:
-        spec: A spec; resolved or not.
+        source: An experiment, which was checked already, or a spec, resolved or not.
         device: A torch device, or ``"auto"``: CUDA, then MPS, then CPU.
         seed: Of a generator of its own, so that weights are the same on every device and no
             global state is touched; ``None`` draws from torch's global generator.
@@ -149,9 +181,9 @@ def build(
         UsageError: There is no such device.
     """
     with collector_paused():
-        spec = resolve(spec)
+        spec = resolve(source) if isinstance(source, Spec) else source.spec
         network = construct_on_meta(spec.model)
-        if spec.expect is not None:
+        if isinstance(source, Spec) and spec.expect is not None:
             differing = unexpected(network, spec.expect)
             problems = [Problem("expect", f"expect.{key}", text) for key, text in differing]
             if problems:
@@ -167,14 +199,18 @@ def check_source(
     plugins: Sequence[str] = (),
     with_macs: bool = False,
     with_weights: bool = False,
-) -> Checked:
+) -> CheckedSpec:
     """Read and check a spec without raising for what is wrong in it; see :func:`read_spec`.
 
     Raises:
         SpecError: There is nothing to check: no file, no YAML, no consent to a plugin.
         StorageError: A file cannot be read.
     """
-    draft = read_draft(source, overrides=overrides, fragments=fragments)
+    draft = (
+        source
+        if isinstance(source, Draft)
+        else read_draft(source, overrides=overrides, fragments=fragments)
+    )
     imported = import_plugins(draft.plugins or (), plugins, draft.positions)
     with collector_paused():
         checked = check(draft, with_macs=with_macs, with_weights=with_weights)
@@ -191,7 +227,7 @@ def _read(
     plugins: Sequence[str],
     *,
     with_weights: bool,
-) -> Checked:
+) -> CheckedSpec:
     checked = check_source(
         source, overrides=overrides, fragments=fragments, plugins=plugins, with_weights=with_weights
     )

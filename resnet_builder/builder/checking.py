@@ -44,7 +44,7 @@ from resnet_builder.spec.validation import problems_from
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedSpec:
     """A spec after both halves of checking.
 
     Attributes:
@@ -52,15 +52,17 @@ class Checked:
         spec: The spec, resolved, if nothing is wrong.
         network: Its network on the meta device, if it could be built.
         macs: Multiply-adds for one image, if they were asked for.
+        notices: What the user should know of the spec, one line each.
     """
 
     problems: tuple[Problem, ...]
     spec: Spec | None
     network: ResNet | None
     macs: int | None = None
+    notices: tuple[str, ...] = ()
 
 
-def check(draft: Draft, *, with_macs: bool = False, with_weights: bool = False) -> Checked:
+def check(draft: Draft, *, with_macs: bool = False, with_weights: bool = False) -> CheckedSpec:
     """Check names, options, shapes and expected counts of whatever sections are well-formed.
 
     Args:
@@ -92,7 +94,7 @@ def check(draft: Draft, *, with_macs: bool = False, with_weights: bool = False) 
         found += weights_problems(draft.model.weights, draft.positions)
     everything = draft.positions.ordered([*draft.problems, *found])
     spec = resolve(draft.spec) if draft.spec is not None and not everything else None
-    return Checked(everything, spec, network, macs)
+    return CheckedSpec(everything, spec, network, macs, draft.notices)
 
 
 def _part_problems(draft: Draft) -> Iterator[Problem]:

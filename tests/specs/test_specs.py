@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.builder import Checked, check_source
+from resnet_builder.builder import CheckedSpec, check_source
 from resnet_builder.spec.bundled import bundled_file, bundled_names, recipe_names
 from resnet_builder.spec.loading import dump_spec, load_spec, load_spec_text
 from resnet_builder.spec.schema import Spec
@@ -35,7 +35,7 @@ PAPER = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
 
 
 @cache
-def checked(name: str) -> Checked:
+def checked(name: str) -> CheckedSpec:
     """Check a spec in full, once for all tests."""
     return check_source(name, with_macs=True)
 
