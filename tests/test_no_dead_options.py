@@ -52,7 +52,7 @@ BASE: dict[str, Any] = {
 }
 
 ADAMW = "train.optimizer={type: adamw, lr: 0.01"
-MUON = "train.optimizer={type: muon, lr: 0.01, rest: {lr: 0.1, nesterov: true}}"
+MUON = "train.optimizer={type: muon, lr: 0.01, aux: {lr: 0.1, nesterov: true}}"
 STEPS = ("train.steps=8",)
 
 LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -113,10 +113,10 @@ LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
     "train.optimizer.nesterov": ((), "train.optimizer.nesterov=true"),
     "train.optimizer.betas": ((f"{ADAMW}}}",), "train.optimizer.betas=[0.5, 0.9]"),
     "train.optimizer.eps": ((f"{ADAMW}}}",), "train.optimizer.eps=0.1"),
-    "train.optimizer.rest.lr": ((MUON,), "train.optimizer.rest.lr=0.2"),
-    "train.optimizer.rest.momentum": ((MUON,), "train.optimizer.rest.momentum=0.5"),
-    "train.optimizer.rest.weight_decay": ((MUON,), "train.optimizer.rest.weight_decay=0.2"),
-    "train.optimizer.rest.nesterov": ((MUON,), "train.optimizer.rest.nesterov=false"),
+    "train.optimizer.aux.lr": ((MUON,), "train.optimizer.aux.lr=0.2"),
+    "train.optimizer.aux.momentum": ((MUON,), "train.optimizer.aux.momentum=0.5"),
+    "train.optimizer.aux.weight_decay": ((MUON,), "train.optimizer.aux.weight_decay=0.2"),
+    "train.optimizer.aux.nesterov": ((MUON,), "train.optimizer.aux.nesterov=false"),
     "train.schedule.type": ((), "train.schedule=cosine"),
     "train.schedule.milestones": (
         ("train.schedule={type: multistep, milestones: [1], unit: steps}",),
@@ -160,7 +160,7 @@ LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "train.loss.label_smoothing": ((), "train.loss.label_smoothing=0.1"),
     "train.seed": ((), "train.seed=1"),
-    "train.spare_norm_and_bias": ((), "train.spare_norm_and_bias=true"),
+    "train.no_weight_decay": ((), "train.no_weight_decay=[norm, bias]"),
     "train.freeze": (("model.weights=one.pth",), "train.freeze=[layer1]"),
     "train.head_lr_multiplier": ((), "train.head_lr_multiplier=2.0"),
     "train.ema.decay": (("train.ema={decay: 0.5}",), "train.ema.decay=0.9"),
@@ -180,7 +180,7 @@ LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
     "train.checkpoint_every.steps": ((), "train.checkpoint_every={steps: 3}"),
     "train.checkpoint_every.epochs": ((), "train.checkpoint_every={epochs: 1}"),
     "train.checkpoint_every.seconds": ((), "train.checkpoint_every={seconds: 1e-6}"),
-    "train.keep": (("train.checkpoint_every={steps: 1}",), "train.keep=3"),
+    "train.keep_checkpoints": (("train.checkpoint_every={steps: 1}",), "train.keep_checkpoints=3"),
     "train.early_stop.patience": (
         ("train.epochs=6", "train.early_stop={patience: 1, min_delta: 1.0}"),
         "train.early_stop.patience=3",
@@ -211,7 +211,7 @@ EXCEPTIONS = {
     "version": "there is only one",
     "plugins": "tests/test_plugins.py",
     "train.loss.type": "there is only one",
-    "train.optimizer.rest.type": "there is only one",
+    "train.optimizer.aux.type": "there is only one",
     "train.evaluate_every.seconds": "refused: no run would repeat another",
     "train.sync_norm": "it takes several processes: tests/training/test_distributed.py",
     "train.activation_checkpointing": "less memory, the same bits; tests/training/test_recompute.py",

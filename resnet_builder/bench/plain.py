@@ -45,7 +45,7 @@ class PlainLoop:
         self._optimizer = build_optimizer(
             self._network,
             spec.train.optimizer,
-            spare_norm_and_bias=spec.train.spare_norm_and_bias,
+            no_weight_decay=spec.train.no_weight_decay,
             fused=False,
             head_lr_multiplier=spec.train.head_lr_multiplier,
         )

@@ -17,7 +17,7 @@ COSMETIC = (
     "expect",
     "train.evaluate_every",
     "train.checkpoint_every",
-    "train.keep",
+    "train.keep_checkpoints",
 )
 """Changing these does not change the weights; ``run`` is checked where choices are repeated."""
 

@@ -38,7 +38,7 @@ _INCIDENTAL = frozenset(
         "train.seed",
         "train.evaluate_every",
         "train.checkpoint_every",
-        "train.keep",
+        "train.keep_checkpoints",
     }
 )
 """With another value of these, an experiment is repeated, and its published result still holds."""

@@ -48,7 +48,7 @@ class Muon(Section):
     weight_decay: Decay = Field(
         0.0, description="Of the stages' convolutions, beside the gradient."
     )
-    rest: Annotated[Sgd, part_rule("sgd")] = Field(
+    aux: Annotated[Sgd, part_rule("sgd")] = Field(
         Sgd(type="sgd", lr=0.1, nesterov=True),
         description="SGD for the stem, the head, norms and biases, at the same schedule.",
     )
@@ -240,8 +240,12 @@ class TrainSpec(Duration):
     )
     loss: LossSpec = Field(CrossEntropy(type="cross_entropy"), description="What is minimised.")
     seed: Seed = Field(0, description="Of first weights, order, augmentation and dropout.")
-    spare_norm_and_bias: bool = Field(
-        False, description="No weight decay for normalisation layers and biases."
+    no_weight_decay: Annotated[
+        tuple[Literal["norm", "bias"], ...], Field(max_length=2, strict=False)
+    ] = Field(
+        (),
+        description="Parameters without weight decay: `norm`, those of normalisation layers and "
+        "other vectors, as PReLU's; `bias`, all biases.",
     )
     freeze: Annotated[tuple[str, ...], Field(max_length=18, strict=False)] = Field(
         (),
@@ -279,7 +283,9 @@ class TrainSpec(Duration):
     checkpoint_every: Interval = Field(
         Interval(seconds=300.0), description="When all that resuming needs is saved."
     )
-    keep: Annotated[int, Field(ge=2, le=1_000)] = Field(2, description="Checkpoints kept.")
+    keep_checkpoints: Annotated[int, Field(ge=2, le=1_000)] = Field(
+        2, description="Number of the newest checkpoints that are kept."
+    )
     early_stop: EarlyStopSpec | None = Field(None, description="When to give up.")
 
     @property
@@ -308,10 +314,8 @@ class TrainSpec(Duration):
                 batch=self.batch_size,
                 parts=self.accumulate,
             )
-        if self.spare_norm_and_bias and self._decay_of_norms == 0:
-            raise problem(
-                "no-effect", "has no effect without weight_decay", at="spare_norm_and_bias"
-            )
+        if self.no_weight_decay and self._decay_of_norms == 0:
+            raise problem("no-effect", "has no effect without weight_decay", at="no_weight_decay")
         if sum(part.fraction for part in self.progressive_resizing) >= 1:
             raise problem(
                 "out-of-range",
@@ -324,7 +328,7 @@ class TrainSpec(Duration):
     @property
     def _decay_of_norms(self) -> float:
         optimizer = self.optimizer
-        return (optimizer.rest if isinstance(optimizer, Muon) else optimizer).weight_decay
+        return (optimizer.aux if isinstance(optimizer, Muon) else optimizer).weight_decay
 
     def _schedule_ends_in_time(self) -> None:
         """Check what needs no data: lengths in the recipe's own unit."""

@@ -114,7 +114,7 @@ def fit(
         fingerprint=splits.fingerprint,
         validation_indices=splits.validation_indices,
     )
-    saver = CheckpointManager(run, state, plan, train.keep, observer, ctx)
+    saver = CheckpointManager(run, state, plan, train.keep_checkpoints, observer, ctx)
     delivery = Delivery(run, spec, splits, state, plan, choices, ctx)
     loop = Loop(
         state,

@@ -30,7 +30,7 @@ def build_optimizer(
     model: nn.Module,
     spec: OptimizerSpec,
     *,
-    spare_norm_and_bias: bool,
+    no_weight_decay: Collection[str],
     fused: bool,
     head_lr_multiplier: float = 1.0,
 ) -> Optimizer:
@@ -39,16 +39,16 @@ def build_optimizer(
     Args:
         model: The network, on its device and in its memory format.
         spec: Which optimizer, and its options.
-        spare_norm_and_bias: Whether norms and biases keep out of weight decay.
+        no_weight_decay: Parameters without weight decay, as ``train.no_weight_decay`` lists them.
         fused: Whether one kernel updates all weights.
         head_lr_multiplier: The head's learning rate over that of all else.
     """
     kernels = _kernels(model) if isinstance(spec, MuonSpec) else {}
-    rest = spec.rest if isinstance(spec, MuonSpec) else spec
+    aux = spec.aux if isinstance(spec, MuonSpec) else spec
     groups = _groups(
         model,
-        rest.weight_decay,
-        spare=spare_norm_and_bias,
+        aux.weight_decay,
+        no_weight_decay=no_weight_decay,
         head_lr_multiplier=head_lr_multiplier,
         but=frozenset(kernels),
     )
@@ -122,10 +122,10 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
 def _muon(
     spec: MuonSpec, kernels: dict[Tensor, int], groups: list[dict[str, Any]], *, fused: bool
 ) -> Optimizer:
-    """Make the optimizer of two kinds; the rest's rate is told by a multiplier of Muon's."""
+    """Make the optimizer of two kinds; the auxiliary rate is a multiple of Muon's."""
     for group in groups:
-        group[_MULTIPLIER] *= spec.rest.lr / spec.lr
-        group |= {"momentum": spec.rest.momentum, "nesterov": spec.rest.nesterov}
+        group[_MULTIPLIER] *= spec.aux.lr / spec.lr
+        group |= {"momentum": spec.aux.momentum, "nesterov": spec.aux.nesterov}
     orthogonal = {
         "params": list(kernels),
         "kernels": True,
@@ -158,17 +158,17 @@ def _groups(
     model: nn.Module,
     weight_decay: float,
     *,
-    spare: bool,
+    no_weight_decay: Collection[str],
     head_lr_multiplier: float,
     but: Collection[Tensor],
 ) -> list[dict[str, Any]]:
     """Put parameters together that share their weight decay and their learning rate."""
     head = frozenset[nn.Parameter]() if head_lr_multiplier == 1 else _head_parameters(model)
     members: defaultdict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for parameter, is_spared in _parameters(model):
+    for parameter, kinds in _parameters(model):
         if parameter in but:
             continue
-        decay = 0.0 if spare and is_spared else weight_decay
+        decay = 0.0 if kinds & set(no_weight_decay) else weight_decay
         multiplier = head_lr_multiplier if parameter in head else 1.0
         members[decay, multiplier].append(parameter)
     return [
@@ -182,12 +182,15 @@ def _head_parameters(model: nn.Module) -> frozenset[nn.Parameter]:
     return frozenset(parameter for layer in layers for parameter in layer.parameters())
 
 
-def _parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
-    """Yield the parameters to train, and whether each is a norm's, a bias or a lone vector."""
+def _parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, set[str]]]:
+    """Yield the parameters to train, each with its kinds: ``norm``, ``bias``, both or neither."""
     seen: set[nn.Parameter] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and parameter not in seen:
                 seen.add(parameter)
-                vector = parameter.ndim < 2 or name == "bias"
-                yield parameter, vector or isinstance(module, _NORMS)
+                kinds = {"bias"} if name == "bias" else set()
+                # A lone vector scales channels as a norm does, in whatever layer it stands.
+                if isinstance(module, _NORMS) or (parameter.ndim < 2 and not kinds):
+                    kinds.add("norm")
+                yield parameter, kinds

@@ -184,7 +184,7 @@ def estimate_training(
         overhead=KERNELS + round((HEAP - 1) * (trained + optimizer + activations)),
         images=_expected_images(spec),
         checkpoint=checkpoint,
-        disk=checkpoint * (spec.train.keep + 2) + 2 * weights,
+        disk=checkpoint * (spec.train.keep_checkpoints + 2) + 2 * weights,
     )
 
 

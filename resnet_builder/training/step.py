@@ -176,7 +176,7 @@ def make_train_step(
         build_optimizer(
             model,
             train.optimizer,
-            spare_norm_and_bias=train.spare_norm_and_bias,
+            no_weight_decay=train.no_weight_decay,
             fused=choices.fused,
             head_lr_multiplier=train.head_lr_multiplier,
         ),

@@ -171,7 +171,7 @@ def test_new_run_has_no_lock_to_force(folder: Path) -> None:
         ("model.stages.0.blocks=2", True, 2, "is of another network"),
         ("train.optimizer.lr=0.2", False, 2, "train.optimizer.lr: 0.1 in the run, 0.2 in the spec"),
         ("data.validation=16", False, 2, "add --allow-spec-change"),
-        ("train.keep=5", False, 0, "changed: train.keep"),
+        ("train.keep_checkpoints=5", False, 0, "changed: train.keep_checkpoints"),
     ],
     ids=["row70-architecture", "row70-trajectory", "row70-data", "row70-cosmetic"],
 )

@@ -24,7 +24,7 @@ EVERYTHING: dict[str, Any] = {
     "ema": {"decay": 0.9, "every": 2},
     "clip_norm": 1.0,
     "accumulate": 2,
-    "spare_norm_and_bias": True,
+    "no_weight_decay": ["norm", "bias"],
 }
 
 RANDOM_NETWORK = {"drop_path": 0.3, "head": {"type": "linear", "dropout": 0.3}}

@@ -52,13 +52,13 @@ train:
   schedule: {type: cosine, end: 1e-5, warmup: {type: linear, epochs: 2}}
   loss: {type: cross_entropy, label_smoothing: 0.1}
   seed: 7
-  spare_norm_and_bias: true
+  no_weight_decay: [norm, bias]
   ema: {decay: 0.999, every: 2}
   clip_norm: 1.0
   accumulate: 2
   evaluate_every: {epochs: 2}
   checkpoint_every: {steps: 100}
-  keep: 3
+  keep_checkpoints: 3
   early_stop: {patience: 3, min_delta: 0.001}
 run: {device: cpu, precision: fp32, compile: false, threads: 1}
 expect: {depth: 12}

@@ -159,7 +159,7 @@ def note_everything(state: State, evaluation: Evaluation, min_delta: float) -> b
 )
 def check_best_weights_are_kept(note: Callable[[State, Evaluation, float], bool]) -> None:
     model = small_net()
-    optimizer = build_optimizer(model, recipe().optimizer, spare_norm_and_bias=False, fused=True)
+    optimizer = build_optimizer(model, recipe().optimizer, no_weight_decay=(), fused=True)
     state = State(model, optimizer, None, fingerprint="")
     nothing = torch.zeros(1, dtype=torch.int64)
     seen = []
@@ -215,7 +215,7 @@ def check_names_are_those_of_the_network(names: Callable[[nn.Module], set[str]])
 
 
 def names_in_a_checkpoint(network: nn.Module) -> set[str]:
-    optimizer = build_optimizer(network, recipe().optimizer, spare_norm_and_bias=False, fused=False)
+    optimizer = build_optimizer(network, recipe().optimizer, no_weight_decay=(), fused=False)
     return set(State(network, optimizer, None, fingerprint="").checkpoint(0).tensors)
 
 

@@ -38,7 +38,7 @@ def train_step(make: type[TrainStep], model: nn.Module, **how: Any) -> TrainStep
     bf16 = how.pop("bf16", False)
     schedule = {"type": "multistep", "milestones": [3], "gamma": 1e-9}
     train = recipe(schedule=schedule, **how)
-    optimizer = build_optimizer(model, train.optimizer, spare_norm_and_bias=False, fused=True)
+    optimizer = build_optimizer(model, train.optimizer, no_weight_decay=(), fused=True)
     rate = make_schedule(train, 5)
     return make(model, model, make_loss(train.loss), optimizer, rate, seed=0, bf16=bf16)
 

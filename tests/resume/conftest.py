@@ -45,7 +45,7 @@ class Interrupted:
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     """Train it twice, once to step 10 and once to the end; tests copy it."""
     folder = tmp_path_factory.mktemp("stopped")
-    path = write_experiment(folder, "plain", epochs=2, keep=3)
+    path = write_experiment(folder, "plain", epochs=2, keep_checkpoints=3)
     spec = read_spec(path)
     Session(spec).go_on(folder / "whole")
     with pytest.raises(Stopped):

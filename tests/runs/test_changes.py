@@ -46,7 +46,7 @@ TABLE = [
     ("run.precision", "bf16", "cosmetic", "run.precision"),
     ("published.test_top1", 0.8, "cosmetic", "published.test_top1"),
     ("expect.parameters", 2, "cosmetic", "expect.parameters"),
-    ("train.keep", 5, "cosmetic", "train.keep"),
+    ("train.keep_checkpoints", 5, "cosmetic", "train.keep_checkpoints"),
     ("train.evaluate_every.epochs", 2, "cosmetic", "train.evaluate_every.epochs"),
     ("train.checkpoint_every.seconds", 1.0, "cosmetic", "train.checkpoint_every.seconds"),
     ("train.optimizer.lr", 0.2, "trajectory", "train.optimizer.lr"),

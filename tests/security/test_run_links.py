@@ -64,7 +64,13 @@ def test_file_that_is_a_link_is_replaced_or_refused(
 ) -> None:
     run, canary = resumable(stopped_run, folder), folder / "canary"
     before = led_elsewhere(run / name, canary)
-    more = ("--set", "train.optimizer.lr=0.2", "--allow-spec-change", "--set", "train.keep=5")
+    more = (
+        "--set",
+        "train.optimizer.lr=0.2",
+        "--allow-spec-change",
+        "--set",
+        "train.keep_checkpoints=5",
+    )
     result = call("train", "--resume", run, *more)
     assert result.exit_code in {0, 7}, result.stderr
     assert "Traceback" not in result.stderr

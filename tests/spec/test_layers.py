@@ -47,20 +47,20 @@ def test_file_extends_a_bundled_spec_or_recipe(tmp_path: Path, specs: Path) -> N
 
 def test_later_base_lies_over_earlier_ones_and_the_file_over_all(tmp_path: Path) -> None:
     write(tmp_path, FULL, "low.yaml")
-    write(tmp_path, "train: {seed: 1, keep: 3}\n", "high.yaml")
-    path = write(tmp_path, "extends: [low.yaml, high.yaml]\ntrain: {keep: 4}\n")
+    write(tmp_path, "train: {seed: 1, keep_checkpoints: 3}\n", "high.yaml")
+    path = write(tmp_path, "extends: [low.yaml, high.yaml]\ntrain: {keep_checkpoints: 4}\n")
     spec = load_spec(path)
     assert spec.train is not None
-    assert (spec.train.seed, spec.train.keep, spec.train.batch_size) == (1, 4, 32)
+    assert (spec.train.seed, spec.train.keep_checkpoints, spec.train.batch_size) == (1, 4, 32)
 
 
 def test_base_may_extend_and_be_extended_twice(tmp_path: Path) -> None:
     write(tmp_path, FULL, "base.yaml")
     write(tmp_path, "extends: base.yaml\ntrain: {seed: 1}\n", "left.yaml")
-    write(tmp_path, "extends: base.yaml\ntrain: {keep: 5}\n", "right.yaml")
+    write(tmp_path, "extends: base.yaml\ntrain: {keep_checkpoints: 5}\n", "right.yaml")
     spec = load_spec(write(tmp_path, "extends: [left.yaml, right.yaml]\n"))
     assert spec.train is not None
-    assert (spec.train.seed, spec.train.keep) == (1, 5)
+    assert (spec.train.seed, spec.train.keep_checkpoints) == (1, 5)
 
 
 def test_name_expect_and_published_are_never_inherited(tmp_path: Path) -> None:
@@ -71,15 +71,19 @@ def test_name_expect_and_published_are_never_inherited(tmp_path: Path) -> None:
 
 def test_fragment_lies_over_the_spec_and_under_overrides(tmp_path: Path) -> None:
     path = write(tmp_path, FULL)
-    write(tmp_path, "name: other\nexpect: {depth: 5}\ntrain: {seed: 1, keep: 3}\n", "low.yaml")
+    write(
+        tmp_path,
+        "name: other\nexpect: {depth: 5}\ntrain: {seed: 1, keep_checkpoints: 3}\n",
+        "low.yaml",
+    )
     write(tmp_path, "train: {seed: 2}\n", "high.yaml")
     draft = read_draft(
         path,
         fragments=[tmp_path / "low.yaml", str(tmp_path / "high.yaml")],
-        overrides=["train.accumulate=2", "train.keep=4", "train.accumulate=4"],
+        overrides=["train.accumulate=2", "train.keep_checkpoints=4", "train.accumulate=4"],
     )
     assert draft.train is not None
-    assert (draft.train.seed, draft.train.keep, draft.train.accumulate) == (2, 4, 4)
+    assert (draft.train.seed, draft.train.keep_checkpoints, draft.train.accumulate) == (2, 4, 4)
     assert draft.name == "full"
     assert draft.expect is not None
     assert draft.expect.depth == 8
@@ -117,7 +121,7 @@ def test_fragment_that_changes_the_network_drops_what_is_said_of_it(tmp_path: Pa
     "argument",
     [
         "train.seed=3",
-        "train.keep=4",
+        "train.keep_checkpoints=4",
         "train.evaluate_every={epochs: 5}",
         "train.checkpoint_every.seconds=5",
         "data.split_seed=3",
@@ -232,7 +236,7 @@ def test_missing_fragment_is_pointed_at_in_the_argument(tmp_path: Path, specs: P
 
 
 def test_problems_of_every_layer_are_reported_at_their_places(tmp_path: Path) -> None:
-    write(tmp_path, "train: {keep: 1, batch_sise: 3}\n", "base.yaml")
+    write(tmp_path, "train: {keep_checkpoints: 1, batch_sise: 3}\n", "base.yaml")
     path = write(tmp_path, "extends: base.yaml\nmodel: {norm: 5}\nrun: {compile: no}\n")
     draft = read_draft(path, overrides=["run.threads=0"])
     found = [
@@ -243,7 +247,7 @@ def test_problems_of_every_layer_are_reported_at_their_places(tmp_path: Path) ->
     assert found == [
         ("spec.yaml", 2, "model.norm"),
         ("spec.yaml", 3, "run.compile"),
-        ("base.yaml", 1, "train.keep"),
+        ("base.yaml", 1, "train.keep_checkpoints"),
         ("base.yaml", 1, "train.batch_sise"),
         ("<command line>:--set", None, "run.threads"),
     ]

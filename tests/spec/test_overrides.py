@@ -154,7 +154,7 @@ def test_value_that_cannot_be_read_is_pointed_at(argument: str, code: str, colum
 def test_problem_points_into_the_argument(
     argument: str, code: str, path: str, column: int, tmp_path: Path
 ) -> None:
-    found = draft(tmp_path, "train.keep=3", argument).problems
+    found = draft(tmp_path, "train.keep_checkpoints=3", argument).problems
     assert [(one.code, one.path, one.col, one.snippet) for one in found] == [
         (code, path, column, argument)
     ]

@@ -51,7 +51,7 @@ def test_options_are_inside_registered_parts_only() -> None:
 def test_homes_are_where_a_key_can_stand() -> None:
     assert homes("lr") == (
         "train.optimizer.lr",
-        "train.optimizer.rest.lr",
+        "train.optimizer.aux.lr",
         "train.schedule.warmup.lr",
     )
     assert homes("stride") == ("model.stages[].stride",)

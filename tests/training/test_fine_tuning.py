@@ -49,7 +49,7 @@ train:
   optimizer: {lr: 0.02}
   freeze: [stem, layer1]
   head_lr_multiplier: 5.0
-  spare_norm_and_bias: true
+  no_weight_decay: [norm, bias]
   ema: {decay: 0.9}
 """
 

@@ -311,7 +311,9 @@ def test_checkpoints_are_saved_at_intervals_and_at_the_end(
     every: Any, expected: list[int], tmp_path: Path
 ) -> None:
     recorder = Recorder()
-    train(tmp_path / "run", experiment(checkpoint_every=every, keep=3), observer=recorder)
+    train(
+        tmp_path / "run", experiment(checkpoint_every=every, keep_checkpoints=3), observer=recorder
+    )
     assert recorder.saves == expected
     names = sorted(path.name for path in RunDirectory(tmp_path / "run").checkpoints.iterdir())
     assert names == [f"step-{step:09d}.safetensors" for step in expected]

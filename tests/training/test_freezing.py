@@ -195,7 +195,7 @@ def test_twenty_steps_equal_a_plain_loop(
     given = recipe(
         optimizer={**OPTIMIZERS[optimizer], "weight_decay": 0.01},
         schedule=SCHEDULES[schedule],
-        spare_norm_and_bias=True,
+        no_weight_decay=("norm", "bias"),
         clip_norm=0.5,
         ema={"decay": 0.8},
         freeze=frozen,
@@ -243,12 +243,10 @@ def reference(model: nn.Module, given: TrainSpec, batches: list[Batch]) -> nn.Mo
     return average
 
 
-@pytest.mark.parametrize("spare", [False, True])
-def test_rate_of_the_head_is_a_multiple_of_the_scheduled_one(spare: bool) -> None:
+@pytest.mark.parametrize("exempt", [[], ["norm", "bias"]])
+def test_rate_of_the_head_is_a_multiple_of_the_scheduled_one(exempt: list[str]) -> None:
     model = network()
-    given = recipe(
-        optimizer=SGD, schedule="linear", head_lr_multiplier=4.0, spare_norm_and_bias=spare
-    )
+    given = recipe(optimizer=SGD, schedule="linear", head_lr_multiplier=4.0, no_weight_decay=exempt)
     schedule = make_schedule(given, 5)
     learn = make_train_step(model, given, schedule, CHOICES)
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -280,7 +278,7 @@ def test_state_of_what_is_frozen_later_is_dropped() -> None:
 EVERYTHING: dict[str, Any] = {
     "optimizer": SGD,
     "schedule": "cosine",
-    "spare_norm_and_bias": True,
+    "no_weight_decay": ["norm", "bias"],
     "ema": {"decay": 0.9},
     "clip_norm": 1.0,
     "freeze": ["stem"],

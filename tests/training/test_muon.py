@@ -18,7 +18,7 @@ SPEC: dict[str, Any] = {
     "lr": 0.05,
     "momentum": 0.6,
     "weight_decay": 0.1,
-    "rest": {"lr": 0.2, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01},
+    "aux": {"lr": 0.2, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01},
 }
 RATE = 0.03
 
@@ -43,7 +43,7 @@ def net(groups: int = 1) -> nn.Module:
 
 def optimizer_for(model: nn.Module, **changes: Any) -> torch.optim.Optimizer:
     train = recipe(optimizer={**SPEC, **changes})
-    made = build_optimizer(model, train.optimizer, spare_norm_and_bias=False, fused=True)
+    made = build_optimizer(model, train.optimizer, no_weight_decay=(), fused=True)
     for group in made.param_groups:
         group["lr"] = RATE * group["lr_multiplier"]
     return made

@@ -1,5 +1,6 @@
 """Parameter groups, and an optimizer's state by parameter name."""
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -15,10 +16,14 @@ ADAMW = {"type": "adamw", "lr": 0.1}
 
 
 def optimizer_for(
-    model: nn.Module, spec: dict[str, Any], *, spare: bool = False, fused: bool = True
+    model: nn.Module,
+    spec: dict[str, Any],
+    *,
+    no_weight_decay: Collection[str] = (),
+    fused: bool = True,
 ) -> Optimizer:
     train = recipe(optimizer=spec)
-    return build_optimizer(model, train.optimizer, spare_norm_and_bias=spare, fused=fused)
+    return build_optimizer(model, train.optimizer, no_weight_decay=no_weight_decay, fused=fused)
 
 
 def decays(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
@@ -37,26 +42,36 @@ def take_steps(model: nn.Module, optimizer: Optimizer, count: int, seed: int = 0
         optimizer.step()
 
 
-def test_every_parameter_decays_unless_spared() -> None:
+def test_every_parameter_decays_by_default() -> None:
     model = small_net()
     assert set(decays(model, optimizer_for(model, SGD)).values()) == {0.01}
     assert len(decays(model, optimizer_for(model, SGD))) == len(list(model.parameters()))
 
 
-def test_norms_and_biases_are_spared() -> None:
+@pytest.mark.parametrize(
+    ("kinds", "exempt"),
+    [
+        (("norm",), {"1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias", "4.weight"}),
+        (("bias",), {"0.bias", "1.bias", "2.bias", "3.bias"}),
+        (
+            ("bias", "norm"),
+            {
+                *("0.bias", "1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias"),
+                "4.weight",
+            },
+        ),
+    ],
+)
+def test_no_weight_decay_exempts_norms_or_biases(kinds: tuple[str, ...], exempt: set[str]) -> None:
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm([4, 6, 6])
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.GroupNorm(2, 4),
+        nn.LayerNorm([4, 6, 6]),
+        nn.PReLU(4),
     )
-    assert decays(model, optimizer_for(model, SGD, spare=True)) == {
-        "0.weight": 0.01,
-        "0.bias": 0.0,
-        "1.weight": 0.0,
-        "1.bias": 0.0,
-        "2.weight": 0.0,
-        "2.bias": 0.0,
-        "3.weight": 0.0,
-        "3.bias": 0.0,
-    }
+    found = decays(model, optimizer_for(model, SGD, no_weight_decay=kinds))
+    assert found == {name: 0.0 if name in exempt else 0.01 for name, _ in model.named_parameters()}
 
 
 def test_frozen_parameters_are_left_out() -> None:
@@ -89,7 +104,7 @@ def test_a_restored_optimizer_goes_on_to_the_same_bits(
 ) -> None:
     model = small_net()
     model.to(memory_format=layout)
-    optimizer = optimizer_for(model, spec, spare=True, fused=fused)
+    optimizer = optimizer_for(model, spec, no_weight_decay=("norm", "bias"), fused=fused)
     take_steps(model, optimizer, 3)
     saved = {k: v.clone().contiguous() for k, v in optimizer_state(optimizer, model).items()}
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -98,7 +113,7 @@ def test_a_restored_optimizer_goes_on_to_the_same_bits(
     other = small_net(seed=9)
     other.to(memory_format=layout)
     other.load_state_dict(weights)
-    restored = optimizer_for(other, spec, spare=True, fused=fused)
+    restored = optimizer_for(other, spec, no_weight_decay=("norm", "bias"), fused=fused)
     restore_optimizer(restored, other, saved)
     take_steps(other, restored, 3, seed=10)
 

@@ -115,7 +115,7 @@ def test_images_are_those_of_the_data_set() -> None:
 )
 def test_optimizers_remember_as_many_numbers_as_is_said(optimizer: dict[str, Any]) -> None:
     spec, model = recipe(optimizer=optimizer).optimizer, small_net()
-    made = build_optimizer(model, spec, spare_norm_and_bias=False, fused=True)
+    made = build_optimizer(model, spec, no_weight_decay=(), fused=True)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     made.step()
@@ -132,7 +132,7 @@ def test_muon_remembers_a_momentum_of_each_weight() -> None:
     """Its convolutions' is their own, the rest's SGD's."""
     spec = recipe(optimizer={"type": "muon", "lr": 0.1}).optimizer
     model = build(experiment(), seed=0)
-    made = build_optimizer(model, spec, spare_norm_and_bias=False, fused=True)
+    made = build_optimizer(model, spec, no_weight_decay=(), fused=True)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     made.step()

@@ -20,7 +20,7 @@ EVERYTHING: dict[str, Any] = {
     "ema": {"decay": 0.9, "every": 2},
     "clip_norm": 1.0,
     "accumulate": 2,
-    "spare_norm_and_bias": True,
+    "no_weight_decay": ["norm", "bias"],
     "evaluate_every": {"steps": 5},
     "augment": [{"type": "mixup", "alpha": 0.4}],
 }
@@ -34,7 +34,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "early_stop": {"patience": 2},
     },
     "muon": {
-        "optimizer": {"type": "muon", "lr": 0.03, "rest": {"lr": 0.1}},
+        "optimizer": {"type": "muon", "lr": 0.03, "aux": {"lr": 0.1}},
         "schedule": {"type": "linear"},
         "augment": [{"type": "alternating_flip"}],
         "evaluate_every": {"steps": 4},

@@ -19,7 +19,7 @@ from tests.training.runs import after, experiment, small_splits, train
 
 
 def state_of(model: nn.Module) -> State:
-    optimizer = build_optimizer(model, recipe().optimizer, spare_norm_and_bias=False, fused=True)
+    optimizer = build_optimizer(model, recipe().optimizer, no_weight_decay=(), fused=True)
     return State(model, optimizer, None, fingerprint="small")
 
 

@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "clipping": {"clip_norm": 0.5},
     "smoothing": {"loss": {"label_smoothing": 0.1}},
     "accumulation": {"accumulate": 4},
-    "sparing": {"spare_norm_and_bias": True},
+    "sparing": {"no_weight_decay": ["norm", "bias"]},
     "mixed": {},
 }
 
@@ -58,7 +58,7 @@ def train_step(model: nn.Module, train: TrainSpec, **how: Any) -> TrainStep:
     """Put a recipe's parts together."""
     fused = how.pop("fused", True)
     optimizer = build_optimizer(
-        model, train.optimizer, spare_norm_and_bias=train.spare_norm_and_bias, fused=fused
+        model, train.optimizer, no_weight_decay=train.no_weight_decay, fused=fused
     )
     return TrainStep(
         model,
@@ -112,7 +112,7 @@ def reference_optimizer(model: nn.Module, train: TrainSpec) -> torch.optim.Optim
     kind: Callable[..., torch.optim.Optimizer] = (
         torch.optim.SGD if train.optimizer.type == "sgd" else torch.optim.AdamW
     )
-    if not train.spare_norm_and_bias:
+    if not train.no_weight_decay:
         return kind(model.parameters(), **options, fused=False, foreach=False)
     named = list(model.named_parameters())
     weights = [p for name, p in named if name in {"0.weight", "3.weight", "6.weight"}]
@@ -200,7 +200,7 @@ def test_momentum_survives_a_milestone() -> None:
     """KellerJordan makes a new optimizer at each rate."""
     train = recipe(schedule={"type": "multistep", "milestones": [3], "gamma": 1e-9})
     model = small_net()
-    optimizer = build_optimizer(model, train.optimizer, spare_norm_and_bias=False, fused=True)
+    optimizer = build_optimizer(model, train.optimizer, no_weight_decay=(), fused=True)
     learn = TrainStep(
         model, model, make_loss(train.loss), optimizer, make_schedule(train, 5), seed=0
     )
@@ -289,7 +289,7 @@ def test_bf16_computes_the_network_but_not_the_loss_in_bf16() -> None:
 def test_the_rate_is_set_before_each_update() -> None:
     train = recipe(schedule={"type": "linear"})
     model = small_net()
-    optimizer = build_optimizer(model, train.optimizer, spare_norm_and_bias=False, fused=True)
+    optimizer = build_optimizer(model, train.optimizer, no_weight_decay=(), fused=True)
     schedule = make_schedule(train, 5)
     learn = TrainStep(model, model, make_loss(train.loss), optimizer, schedule, seed=0)
     for step in (0, 19, 7):
