@@ -3,7 +3,7 @@
     python benchmarks/slow.py [slow.xml]
 
 writes ``benchmarks/results/slow.json``, and what the kill loop came to into ``kills.json``; and
-into a file of your own, for ``reliability.py``, pytest's report.
+into a file of your own, if you name one, pytest's report.
 """
 
 import json

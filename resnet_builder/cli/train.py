@@ -69,11 +69,6 @@ _HERE = ""
     is_flag=True,
     help="Go on although this machine cannot give the same bits.",
 )
-@click.option(
-    "--force-unlock",
-    is_flag=True,
-    help="Take the run from a process that seems to hold it, but is gone.",
-)
 @nproc_option
 @ignore_memory_option
 @json_option
@@ -91,7 +86,6 @@ def train(
     skip_bad: bool,
     allow_spec_change: bool,
     allow_inexact: bool,
-    force_unlock: bool,
     nproc: int | None,
     ignore_memory_estimate: bool,
     as_json: bool,
@@ -104,9 +98,6 @@ def train(
     the same line can be given again until the run is complete.
     """
     directory = _directory(spec, out, resume)
-    if force_unlock and resume is None:
-        raise click.UsageError("--force-unlock is for --resume: nobody holds a run that is new")
-
     if not is_member():  # what can be refused before torch comes
         first_notices(_source(spec, directory), overrides=overrides, fragments=fragments)
 
@@ -136,7 +127,6 @@ def train(
                 data_dir=data_dir,
                 allow_spec_change=allow_spec_change,
                 allow_inexact=allow_inexact,
-                force_unlock=force_unlock,
                 skip_bad=skip_bad,
                 ignore_memory_estimate=ignore_memory_estimate,
                 observer=shown,

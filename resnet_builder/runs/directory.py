@@ -1,21 +1,65 @@
-"""The run directory: where each file of a run lies, and how a run begins and is found again."""
+"""The run directory: the path of every file of a run, and the lock of its writer."""
 
+import contextlib
+import os
 import re
+import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from resnet_builder.errors import UsageError
-from resnet_builder.runs.files import TEMPORARY, storage_errors, write_atomically
-from resnet_builder.runs.kernel_lock import PATIENCE
-from resnet_builder.runs.lock import refuse_locked
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 
+from resnet_builder.errors import BusyError, UsageError
+from resnet_builder.runs.files import (
+    TEMPORARY,
+    Warn,
+    append_line,
+    prepare_directory,
+    storage_errors,
+    unheard,
+    write_atomically,
+)
+
+PATIENCE = 0.25
+"""Seconds to wait for a lock: another process may hold it for an instant to look at it."""
+
+_PAUSE = 0.01
 _CHECKPOINTS = "checkpoints"
 _LOCK = "run.lock"
+_HOLDER = "run.lock.json"
 _ENV = "env.json"
 _DATA = "data.json"
 _LOG = "train.log"
-_SETUP = frozenset({_CHECKPOINTS, _LOCK, _ENV, _DATA, _LOG})
+_SETUP = frozenset({_CHECKPOINTS, _LOCK, _HOLDER, _ENV, _DATA, _LOG})
+
+
+class Holder(BaseModel):
+    """Process that holds a run, as ``run.lock.json`` names it to other processes.
+
+    It is for messages only: the file lock decides, which the system frees when a process ends.
+
+    Attributes:
+        host: Name of the machine.
+        pid: Process number on that machine.
+        since: Time at which the process took the lock, in UTC.
+    """
+
+    host: str
+    pid: int
+    since: str
+
+    @classmethod
+    def present(cls) -> "Holder":
+        """Return this process."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(host=socket.gethostname(), pid=os.getpid(), since=now)
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +89,7 @@ class RunDirectory:
             try:
                 path.mkdir()
             except FileExistsError:
-                _refuse_existing(path)
+                cls(path)._refuse_existing()
             return cls(path)
 
     @classmethod
@@ -156,8 +200,13 @@ class RunDirectory:
 
     @property
     def lock(self) -> Path:
-        """Held by the process that writes into the directory."""
+        """Lock file of the process that writes into the directory."""
         return self.path / _LOCK
+
+    @property
+    def holder(self) -> Path:
+        """Name of the process that holds the lock, for messages."""
+        return self.path / _HOLDER
 
     @property
     def is_published(self) -> bool:
@@ -177,6 +226,92 @@ class RunDirectory:
         """
         write_atomically(self.spec, [spec.encode()])
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process holds the run; looking must not make a lock file."""
+        if not self.lock.is_file():
+            return False
+        try:
+            with FileLock(self.lock, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    @contextlib.contextmanager
+    def locked(self, *, warn: Warn = unheard) -> Iterator[None]:
+        """Hold the run for writing, and remove the temporary files of a killed process.
+
+        The system frees the lock when its process ends, however it ends, so that none is stale.
+
+        Args:
+            warn: Told of a process that ended without freeing the run.
+
+        Raises:
+            BusyError: Another process holds it.
+            UsageError: Its ``checkpoints`` is a link to another place.
+            StorageError: Files cannot be made in it.
+        """
+        lock = FileLock(self.lock, timeout=PATIENCE, poll_interval=_PAUSE)
+        with storage_errors("lock", self.lock):
+            try:
+                lock.acquire()
+            except Timeout:
+                raise self._busy() from None
+        try:
+            before = _read_holder(self.holder)
+            if before is not None:
+                warn(f"taking over from {before}, which ended without freeing the run")
+            self._write_holder()
+            if self.checkpoints.is_symlink():
+                raise UsageError(f"{self.checkpoints} is a link: a run keeps its files to itself")
+            for directory in (self.path, self.checkpoints):
+                prepare_directory(directory)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self.holder.unlink(missing_ok=True)
+            lock.release()
+
+    def _write_holder(self) -> None:
+        with storage_errors("write", self.holder):
+            self.holder.unlink(missing_ok=True)  # it may be a link: append_line follows none
+        append_line(self.holder, Holder.present().model_dump_json())
+
+    def _busy(self) -> BusyError:
+        """Return the error that names the holder, which may be just writing its name."""
+        deadline = time.monotonic() + PATIENCE
+        while (holder := _read_holder(self.holder)) is None and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+        return BusyError(f"{self.path} is in use by {holder or 'another process'}")
+
+    def _refuse_existing(self) -> None:
+        """Raise the reason why the directory cannot be made.
+
+        Between making a directory and locking it there is an instant in which it looks unused, so
+        one that may be in that state is watched for a little.
+
+        Raises:
+            BusyError: A process is using it.
+            UsageError: It is there, and nobody is using it.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while self.path.is_dir():
+            with contextlib.suppress(OSError):  # a lock that may not be opened is not ours
+                if self.is_locked:
+                    raise self._busy()
+            if not _is_unpublished(self.path) or time.monotonic() > deadline:
+                break
+            time.sleep(_PAUSE)
+        raise UsageError(f"{self.path} exists: choose another, or go on with it by --resume")
+
+
+def _read_holder(path: Path) -> Holder | None:
+    """Return the process that a file names; it may be missing, empty or half-written."""
+    try:
+        return Holder.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
 
 def _last_number(parent: Path, name: str) -> int:
     numbered = re.compile(re.escape(name) + r"-(\d{3,})")
@@ -195,22 +330,3 @@ def _is_unpublished(path: Path) -> bool:
     return all(name in _SETUP or name.startswith(TEMPORARY) for name in names) and all(
         name.startswith(TEMPORARY) for name in saved
     )
-
-
-def _refuse_existing(path: Path) -> None:
-    """Say why a directory cannot be made.
-
-    Between making a directory and locking it there is an instant in which it looks unused, so
-    one that may be in that state is watched for a little.
-
-    Raises:
-        BusyError: A process is using it.
-        UsageError: It is there, and nobody is using it.
-    """
-    deadline = time.monotonic() + PATIENCE
-    while path.is_dir():
-        refuse_locked(path / _LOCK)
-        if not _is_unpublished(path) or time.monotonic() > deadline:
-            break
-        time.sleep(0.01)
-    raise UsageError(f"{path} exists: choose another, or go on with it by --resume")

@@ -170,23 +170,6 @@ def prepare_directory(directory: Path) -> None:
         os.unlink(probe)
 
 
-def file_system_time(directory: Path) -> float:
-    """Return the time by the clock of whoever keeps a directory, in seconds.
-
-    That of a network file system is the same for all machines, unlike their own.
-
-    Raises:
-        OSError: Files cannot be made in it.
-    """
-    probe, descriptor = _create_temporary(directory)
-    try:
-        return os.fstat(descriptor).st_mtime
-    finally:
-        os.close(descriptor)
-        with contextlib.suppress(OSError):
-            os.unlink(probe)
-
-
 def _create_temporary(directory: Path) -> tuple[Path, int]:
     """Make a new file, whatever anyone else may have put there."""
     path = directory / (TEMPORARY + secrets.token_hex(8))

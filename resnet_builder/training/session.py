@@ -17,7 +17,6 @@ from resnet_builder.runs.changes import Change, compare_specs
 from resnet_builder.runs.checkpoint import has_checkpoints
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, unheard
-from resnet_builder.runs.lock import locked
 from resnet_builder.runs.records import ChangeRow, DataRecord, EnvRecord, ResultRecord
 from resnet_builder.spec.loading import dump_spec, read_draft
 from resnet_builder.spec.schema import Spec
@@ -72,7 +71,6 @@ class Session:
         data_dir: Where data sets live; ``None`` for the user's own place.
         allow_spec_change: Whether a run may go on although recipe or data have changed.
         allow_inexact: Whether it may go on where it cannot be to the same bits.
-        force_unlock: Whether to take a run from a process that seems to hold it.
         skip_bad: Whether pictures that cannot be decoded are left out, instead of refused; a run
             that was begun so goes on so.
         ignore_memory_estimate: Whether to train although that is not expected to fit into memory.
@@ -88,7 +86,6 @@ class Session:
     data_dir: Path | None = None
     allow_spec_change: bool = False
     allow_inexact: bool = False
-    force_unlock: bool = False
     skip_bad: bool = False
     ignore_memory_estimate: bool = False
     observer: Observer = SILENT
@@ -145,7 +142,6 @@ class Session:
             self.spec,
             directory,
             allow_spec_change=changing,
-            force_unlock=self.force_unlock,
             warn=self.observer.warned,
         ) as run:
             if run.is_finished:
@@ -259,7 +255,7 @@ def begun(spec: Spec, data: DataRecord, out: Path | None) -> Iterator[RunDirecto
         StorageError: The disk is full, read-only or failing.
     """
     run = RunDirectory.create_numbered(RUNS, spec.name) if out is None else RunDirectory.create(out)
-    with locked(run):
+    with run.locked():
         publish(run, spec, data)
         yield run
 
@@ -280,7 +276,6 @@ def found(
     path: Path,
     *,
     allow_spec_change: bool = False,
-    force_unlock: bool = False,
     warn: Warn = unheard,
 ) -> Iterator[RunDirectory]:
     """Find a run, or a directory that may become one, and hold its lock.
@@ -290,7 +285,6 @@ def found(
         path: The directory; it is made if it is not there.
         allow_spec_change: Whether a run may go on although that changes what comes of it; what
             changes is recorded.
-        force_unlock: Whether to take it also from a process that seems to hold it.
         warn: Told of what changes, and of a lock that was left behind.
 
     Raises:
@@ -299,7 +293,7 @@ def found(
         StorageError: The disk is full, read-only or failing.
     """
     run = RunDirectory.open_or_create(path)
-    with locked(run, force=force_unlock, warn=warn):
+    with run.locked(warn=warn):
         if run.is_published:
             _settle_spec(run, spec, allow_spec_change=allow_spec_change, warn=warn)
         yield run

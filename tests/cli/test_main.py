@@ -176,7 +176,7 @@ def test_flags_are_few() -> None:
     assert flags == {
         *("--set", "--with", "--plugin", "--out", "--resume", "--data-dir", "--json", "--debug"),
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact"),
-        *("--force-unlock", "--nproc"),
+        "--nproc",
         "--ignore-memory-estimate",
         "--skip-bad",
         *("--spec", "-o", "--new-head", "--ema", "--allow-missing", "--allow-unexpected"),

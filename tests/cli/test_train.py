@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.lock import Owner, locked
 from tests.cli.experiments import call, write_tiny
 
 
@@ -137,32 +136,11 @@ def test_row71_directory_that_is_no_run_is_2(name: str, folder: Path) -> None:
 
 
 def test_row73_directory_in_use_is_8(folder: Path, finished_run: Path) -> None:
-    with locked(RunDirectory(finished_run)):
+    with RunDirectory(finished_run).locked():
         for arguments in (("--resume", finished_run), (write_tiny(folder), "--out", finished_run)):
             result = call("train", *arguments)
             assert result.exit_code == 8
             assert "is in use by process" in result.stderr
-
-
-def test_row74_run_of_another_host_is_taken_by_force_only(folder: Path, finished_run: Path) -> None:
-    run = copied(finished_run, folder / "run")
-    owner = Owner.present().model_copy(update={"host": "elsewhere", "boot": "another"})
-    (run / "run.lock").write_text(owner.model_dump_json())
-    refused = call("train", "--resume", run)
-    assert refused.exit_code == 8
-    assert f"s ago by {owner}; if it is gone, try again" in refused.stderr
-    assert "add --force-unlock" in refused.stderr
-    taken = call("train", "--resume", run, "--force-unlock")
-    assert taken.exit_code == 0, taken.stderr
-    assert f"taking over from {owner}, by force" in taken.stderr
-    assert call("train", "--resume", run).exit_code == 0
-
-
-def test_new_run_has_no_lock_to_force(folder: Path) -> None:
-    result = call("train", write_tiny(folder), "--out", "run", "--force-unlock")
-    assert result.exit_code == 2
-    assert "--force-unlock is for --resume" in result.stderr
-    assert not (folder / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.kernel_lock import is_locked
 from resnet_builder.runs.records import EnvRecord, ResultRecord
 from tests.crash.experiments import train_line, write_experiment
 from tests.crash.program import Child, CommandLine, End, Fault, Server, family, kill
@@ -48,7 +47,7 @@ class Launch:
         """Wait for the end, after which nobody and no lock is left."""
         end = child.wait(SOON)
         assert all_gone(child)
-        assert not is_locked(self.run.lock)
+        assert not self.run.is_locked
         assert "Traceback" not in end.stderr
         return end
 
@@ -156,7 +155,7 @@ def test_processes_end_with_who_started_them(launch: Launch) -> None:
     assert all_gone(child)
     assert "stopped after step" in child.stderr.read_text()
     assert launch.steps()
-    assert not is_locked(launch.run.lock)
+    assert not launch.run.is_locked
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

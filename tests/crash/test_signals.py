@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from resnet_builder.runs.checkpoint import load_checkpoint
-from resnet_builder.runs.kernel_lock import is_locked
+from resnet_builder.runs.directory import RunDirectory
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal
 from tests.crash.program import End, Fault, Server, family
@@ -43,7 +43,7 @@ class TrainedModel:
         child = self.server.start(*line, folder=self.folder, faults=faults)
         end = child.wait()
         assert family(child) == []
-        assert not is_locked(self.folder / run / "run.lock")
+        assert not RunDirectory(self.folder / run).is_locked
         return end
 
     def go_on(self, run: str) -> None:

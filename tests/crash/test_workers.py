@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.runs.kernel_lock import is_locked
+from resnet_builder.runs.directory import RunDirectory
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal
 from tests.crash.program import Child, Server, family, kill, parent
@@ -58,14 +58,14 @@ def test_row61_row64_lost_processes(server: Server, tmp_path: Path) -> None:
     assert ".png: a process that was to read it, or one after it, was lost: " in end.stderr
     assert "Traceback" not in end.stderr
     wait_until_gone(training)
-    assert not is_locked(tmp_path / "run" / "run.lock")
+    assert not RunDirectory(tmp_path / "run").is_locked
 
     training = server.start(*line, folder=tmp_path, faults=AHEAD)
     reader(training)
     kill(training)
     assert training.wait().code == -signal.SIGKILL
     wait_until_gone(training)
-    assert not is_locked(tmp_path / "run" / "run.lock")
+    assert not RunDirectory(tmp_path / "run").is_locked
 
     end = server.call(*line, folder=tmp_path)
     assert end.code == 0, end.stderr

@@ -7,7 +7,6 @@ from unittest.mock import patch
 from resnet_builder.errors import BusyError, UsageError
 from resnet_builder.runs import directory
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.lock import locked
 
 _UNHURRIED = 20.0  # seconds: a crowded machine may stop a process for long
 
@@ -22,7 +21,7 @@ def race(parent: Path, rounds: int, start: Barrier, end: Barrier, outcomes: list
 
 def _try(path: Path, end: Barrier, outcomes: list[str]) -> None:
     try:
-        with locked(RunDirectory.create(path)):
+        with RunDirectory.create(path).locked():
             outcomes.append("won")
             end.wait(60)
     except (BusyError, UsageError) as error:

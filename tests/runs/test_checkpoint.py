@@ -24,7 +24,6 @@ from resnet_builder.runs.checkpoint import (
 )
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.failpoints import POINTS
-from resnet_builder.runs.lock import locked
 from resnet_builder.runs.tensor_files import write_tensors
 from tests.runs.faults import CALLS, Disk, heard, names
 
@@ -178,12 +177,12 @@ def test_kill_at_any_point_leaves_a_run_to_go_on_with(point: str, run: RunDirect
 
     def save_and_die() -> None:
         failpoints.hook = die
-        with locked(run):
+        with run.locked():
             save(run, 3, keep=2)
 
     assert _in_a_child(save_and_die) == signal.SIGKILL
     told, warn = heard()
-    with locked(run, warn=warn):
+    with run.locked(warn=warn):
         published = point in {"replaced", "published", "rotated"}
         assert step_of(load_newest(run)) == (3 if published else 2)
         save(run, 4, keep=2)

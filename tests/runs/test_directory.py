@@ -1,7 +1,14 @@
-"""How a run directory begins and is found again."""
+"""Run directories: how they are made and found again, and that one process writes at a time."""
 
+import errno
+import multiprocessing
 import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,9 +16,31 @@ import pytest
 
 from resnet_builder.errors import BusyError, StorageError, UsageError
 from resnet_builder.runs import directory
+from resnet_builder.runs.directory import Holder, RunDirectory
+from tests.runs.faults import Disk, heard, names
+from tests.runs.racing import race
+
+HOLDING = """
+import sys
+from pathlib import Path
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.lock import locked
-from tests.runs.faults import Disk, names
+with RunDirectory(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def start_holder(run: RunDirectory) -> subprocess.Popen[str]:
+    """Start a process that holds a run until it is told to go on, or killed."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(run.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "locked\n"
+    return holder
 
 
 def test_directory_is_made_with_its_parents(tmp_path: Path) -> None:
@@ -30,49 +59,19 @@ def test_existing_path_is_never_used_again(what: str, tmp_path: Path) -> None:
         (path / ("spec.yaml" if what == "run" else "notes.txt")).write_text("mine")
     with pytest.raises(UsageError, match="run exists: choose another, or go on with it by"):
         RunDirectory.create(path)
-    assert "mine" in (path.read_text() if what == "file" else next(path.iterdir()).read_text())
+    found = [path] if what == "file" else list(path.iterdir())
+    assert [each.read_text() for each in found] == ["mine"]
 
 
-def test_row73_directory_in_use_is_busy(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
-    with locked(run), pytest.raises(BusyError, match=f"by process {os.getpid()} on "):
-        RunDirectory.create(run.path)
-
-
-def test_row73_directory_that_is_about_to_be_locked_is_busy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(directory, "PATIENCE", 20.0)
-    run = RunDirectory.create(tmp_path / "run")
-    taken, asked = threading.Event(), threading.Event()
-
-    def lock_later() -> None:
-        asked.wait(0.05)
-        with locked(run):
-            taken.wait()
-
-    with ThreadPoolExecutor() as pool:
-        holder = pool.submit(lock_later)
-        try:
-            with pytest.raises(BusyError):
-                RunDirectory.create(run.path)
-        finally:
-            taken.set()
-            holder.result()
-
-
-def test_runs_are_numbered_from_one(tmp_path: Path) -> None:
+def test_runs_are_numbered_from_one_above_the_largest_of_their_name(tmp_path: Path) -> None:
     runs = [RunDirectory.create_numbered(tmp_path / "runs", "resnet20") for _ in range(3)]
     assert [run.path.name for run in runs] == ["resnet20-001", "resnet20-002", "resnet20-003"]
-
-
-def test_number_follows_the_largest_of_the_same_name(tmp_path: Path) -> None:
     for name in ("a.b-007", "a.b-1000", "a.b-x", "axb-2000", "a.b-c-3000", "a.b-12"):
         (tmp_path / name).mkdir()
     assert RunDirectory.create_numbered(tmp_path, "a.b").path.name == "a.b-1001"
 
 
-def test_row73_numbers_are_never_shared(tmp_path: Path) -> None:
+def test_numbers_are_never_shared(tmp_path: Path) -> None:
     barrier = threading.Barrier(20)
 
     def create(_: int) -> str:
@@ -84,7 +83,7 @@ def test_row73_numbers_are_never_shared(tmp_path: Path) -> None:
     assert made == [f"run-{number:03d}" for number in range(1, 21)]
 
 
-def test_directory_that_cannot_be_made_is_an_error_of_storage(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for create in (RunDirectory.create, RunDirectory.open_or_create):
         with pytest.raises(StorageError, match="cannot make"):
@@ -93,7 +92,7 @@ def test_directory_that_cannot_be_made_is_an_error_of_storage(tmp_path: Path) ->
         RunDirectory.create_numbered(tmp_path / "file", "run")
 
 
-def test_row71_directory_that_is_no_run_is_not_opened(tmp_path: Path) -> None:
+def test_directory_without_a_spec_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is no run: it has no spec\.yaml"):
         RunDirectory.open(tmp_path)
     with pytest.raises(UsageError, match="is no run: there is no such directory"):
@@ -105,7 +104,7 @@ def test_spec_makes_it_a_run_and_result_finishes_it(tmp_path: Path) -> None:
     run.publish("name: ä\n")
     assert run.is_published
     assert not run.is_finished
-    assert RunDirectory.open(run.path) == run
+    assert RunDirectory.open(run.path) == RunDirectory.open_or_create(run.path) == run
     assert run.spec.read_text(encoding="utf-8") == "name: ä\n"
     run.result.write_text("{}")
     assert run.is_finished
@@ -121,19 +120,15 @@ def test_interrupted_set_up_makes_no_run(point: str, disk: Disk, tmp_path: Path)
     assert names(run.path) == []
 
 
-def test_row71_interrupted_set_up_is_used_again(tmp_path: Path) -> None:
+def test_interrupted_set_up_is_used_again(tmp_path: Path) -> None:
     run = RunDirectory.open_or_create(tmp_path / "run")
-    with locked(run):
+    with run.locked():
         (run.path / ".tmp-0123").write_text("half")
         (run.checkpoints / ".tmp-0123").write_text("half")
         for path in (run.env, run.data, run.log):
             path.write_text("")
-    assert RunDirectory.open_or_create(run.path) == run
+        assert RunDirectory.open_or_create(run.path) == run
     assert not run.is_published
-
-
-def test_run_is_found_again(run: RunDirectory) -> None:
-    assert RunDirectory.open_or_create(run.path).is_published
 
 
 @pytest.mark.parametrize(
@@ -147,13 +142,160 @@ def test_directory_with_other_files_is_not_taken(name: str, tmp_path: Path) -> N
         RunDirectory.open_or_create(tmp_path / "run")
 
 
-def test_every_file_of_a_run_has_its_own_name(run: RunDirectory) -> None:
-    paths = [
-        value
-        for name in dir(RunDirectory)
-        if not name.startswith("_")
-        and name != "path"
-        and isinstance(value := getattr(run, name), Path)
-    ]
-    assert len(set(paths)) == len(paths) == 12
-    assert {path.parent for path in paths} == {run.path}
+def test_second_process_is_told_who_holds_the_run(run: RunDirectory) -> None:
+    with start_holder(run) as holder:
+        for attempt in (run.locked().__enter__, lambda: RunDirectory.create(run.path)):
+            with pytest.raises(BusyError) as error:
+                attempt()
+            assert str(error.value).startswith(
+                f"{run.path} is in use by process {holder.pid} on {socket.gethostname()}, since 20"
+            )
+            assert error.value.exit_code == 8
+        holder.communicate("\n")
+    told, warn = heard()
+    with run.locked(warn=warn):
+        assert run.is_locked
+    assert told == []
+    assert not run.is_locked
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes cannot be killed like this there")
+def test_lock_of_a_killed_process_is_taken_over_with_a_note(run: RunDirectory) -> None:
+    with start_holder(run) as holder:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    told, warn = heard()
+    with run.locked(warn=warn):
+        assert len(told) == 1
+        assert told[0].startswith(f"taking over from process {holder.pid} on ")
+
+
+@pytest.mark.parametrize("text", [b"", b"not json", b'{"pid": 1}', b"\xff" * 5000])
+def test_name_that_cannot_be_read_neither_blocks_nor_hides_the_holder(
+    text: bytes, run: RunDirectory
+) -> None:
+    run.holder.write_bytes(text)
+    with run.locked():
+        run.holder.write_bytes(text)
+        with pytest.raises(BusyError, match="in use by another process"), run.locked():
+            pytest.fail("two hold it")
+
+
+def test_name_of_another_machine_does_not_block(run: RunDirectory) -> None:
+    """Its lock file is free, whoever the name in the file beside it belongs to."""
+    owner = Holder(host="elsewhere", pid=os.getpid(), since="2020-01-01T00:00:00+00:00")
+    run.holder.write_text(owner.model_dump_json())
+    told, warn = heard()
+    with run.locked(warn=warn):
+        assert told == [f"taking over from {owner}, which ended without freeing the run"]
+
+
+def test_of_two_at_the_same_instant_one_wins(tmp_path: Path) -> None:
+    rounds, context = 50, multiprocessing.get_context("spawn")
+    start, end = context.Barrier(2), context.Barrier(2)
+    with context.Manager() as manager:
+        lists = [manager.list() for _ in range(2)]
+        racers = [
+            context.Process(target=race, args=(tmp_path, rounds, start, end, outcomes))
+            for outcomes in lists
+        ]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join()
+        outcomes = [list(each) for each in lists]
+    assert [len(each) for each in outcomes] == [rounds, rounds]
+    for turn in range(rounds):
+        lost, won = sorted((each[turn] for each in outcomes), key=lambda outcome: outcome == "won")
+        assert won == "won"
+        assert lost.startswith(f"{tmp_path / f'run-{turn}'} is in use by ")
+
+
+def test_directory_that_is_about_to_be_locked_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "PATIENCE", 20.0)
+    run = RunDirectory.create(tmp_path / "run")
+    taken = threading.Event()
+
+    def lock_later() -> None:
+        taken.wait(0.05)
+        with run.locked():
+            taken.wait()
+
+    with ThreadPoolExecutor() as pool:
+        holder = pool.submit(lock_later)
+        try:
+            with pytest.raises(BusyError):
+                RunDirectory.create(run.path)
+        finally:
+            taken.set()
+            holder.result()
+
+
+def test_lock_is_free_after_an_error(run: RunDirectory) -> None:
+    with pytest.raises(ZeroDivisionError), run.locked():
+        raise ZeroDivisionError
+    assert not run.is_locked
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked")
+def test_child_does_not_keep_the_lock_of_a_dead_parent(run: RunDirectory) -> None:
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        parent = os.fork()
+        if parent == 0:
+            with run.locked():
+                child = os.fork()
+                if child == 0:
+                    os.close(writing)
+                    os.read(reading, 1)  # until the test is over
+                os._exit(0)
+    os.close(reading)
+    os.waitpid(parent, 0)
+    with run.locked():
+        pass
+    os.close(writing)
+
+
+def test_temporary_files_are_removed_under_the_lock_only(run: RunDirectory) -> None:
+    halves = [directory / ".tmp-0123" for directory in (run.path, run.checkpoints)]
+    with run.locked():
+        for half in halves:
+            half.write_bytes(b"being written")
+        with pytest.raises(BusyError), run.locked():
+            pytest.fail("two hold it")
+        assert all(half.exists() for half in halves)
+    with run.locked():
+        assert names(run.path) == ["checkpoints", "run.lock", "run.lock.json", "spec.yaml"]
+        assert names(run.checkpoints) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making links needs a privilege there")
+def test_links_to_elsewhere_are_not_followed(run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    canary = tmp_path / "elsewhere" / ".tmp-canary"
+    canary.write_bytes(b"canary")
+    run.holder.symlink_to(canary)
+    with run.locked():
+        assert not run.holder.is_symlink()
+    run.lock.unlink(missing_ok=True)
+    run.lock.symlink_to(canary)
+    with pytest.raises(StorageError, match="cannot lock"), run.locked():
+        pytest.fail("it was locked")
+    run.lock.unlink()
+    run.checkpoints.rmdir()
+    run.checkpoints.symlink_to(canary.parent)
+    with pytest.raises(UsageError, match="checkpoints is a link"), run.locked():
+        pytest.fail("it was locked")
+    assert {path.name: path.read_bytes() for path in canary.parent.iterdir()} == {
+        ".tmp-canary": b"canary"
+    }
+
+
+def test_read_only_directory_is_an_error_before_any_work(run: RunDirectory, disk: Disk) -> None:
+    disk.failing, disk.error = "open", OSError(errno.EROFS, "Read-only file system")
+    with pytest.raises(StorageError, match="cannot write in"), run.locked():
+        pytest.fail("it was locked")
+    assert not run.is_locked

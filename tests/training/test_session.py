@@ -10,7 +10,6 @@ from resnet_builder.data.splits import load_data
 from resnet_builder.errors import BusyError, DataError, SpecError, Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import describe_environment
-from resnet_builder.runs.lock import locked
 from resnet_builder.runs.records import DataRecord, ResultRecord, RuntimeConfig
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.own_data import check_data_unchanged
@@ -41,7 +40,7 @@ def test_session_trains_from_python(folder: Path) -> None:
 
 def test_run_is_locked_while_it_is_open(folder: Path) -> None:
     def refuse(run: RunDirectory) -> None:
-        with pytest.raises(BusyError), locked(run):
+        with pytest.raises(BusyError), run.locked():
             pass
 
     Session(tiny(folder), opened=refuse).begin(folder / "run")
