@@ -20,11 +20,11 @@ from throughput import work as compete
 from torch import Tensor, nn
 
 from resnet_builder.builder import build
+from resnet_builder.cpu import accelerate
 from resnet_builder.data.batches import TrainBatches
 from resnet_builder.data.interfaces import AUGMENTATIONS, Batch
 from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.splits import load_data
-from resnet_builder.kernels import with_kernels
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.process import configure
 
@@ -108,7 +108,7 @@ def train(spec: Spec, ingredients: frozenset[str]) -> None:
         network.to(memory_format=layout)  # type: ignore[call-overload]
     forward: Callable[[Tensor], Tensor] = network
     if "own operations" in ingredients:
-        forward = with_kernels(network)
+        forward = accelerate(network, training=True, precision="bf16")
     elif "compiled" in ingredients:
         forward = torch.compile(network, dynamic=False)
     optimizer = torch.optim.SGD(

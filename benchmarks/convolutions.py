@@ -21,7 +21,7 @@ from results import own_results, write
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.kernels.training import TrainingConv2d, operations_for
+from resnet_builder.cpu.training import TrainingConv2d, operations_for
 from resnet_builder.training.process import configure
 
 TURNS = 21

@@ -86,7 +86,7 @@ def flips(trained: TrainedModel, splits: DataSplits, test: InMemoryImages) -> di
     plain = answers(network, bf16=False)
 
     def changed(*, bf16: bool) -> int:
-        twin, layout = prepared(network, kernels=True, bf16=bf16)
+        twin, layout = prepared(network, cpu_kernels=True, bf16=bf16)
         return int((answers(twin, layout, bf16=bf16) != plain).sum())
 
     return {"ours, fp32": changed(bf16=False), "ours, bf16": changed(bf16=True)}

@@ -20,10 +20,10 @@ from results import own_results, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resnet_builder.cpu import accelerate
 from resnet_builder.data.batches import evaluation_batches
 from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.splits import DataSplits
-from resnet_builder.kernels import with_kernels
 
 BATCH_SIZE = 128
 BATCHES = 9
@@ -40,7 +40,7 @@ def main() -> None:
     network.float()
     distances: dict[str, list[float]] = {
         "in bf16 by torch": distances_of(network, lambda twin: twin, batches, exact),
-        "in bf16 by us": distances_of(network, with_kernels, batches, exact),
+        "in bf16 by us": distances_of(network, accelerated, batches, exact),
         "of the next batch": [distance(*pair) for pair in pairwise(exact)],
     }
     report = {
@@ -51,6 +51,11 @@ def main() -> None:
         "each": {name: [round(one, 4) for one in each] for name, each in distances.items()},
     }
     write(own_results() / f"gradients_{trained.spec.name}.json", report)
+
+
+def accelerated(network: nn.Module) -> nn.Module:
+    """Return the network with its training kernels."""
+    return accelerate(network, training=True, precision="bf16")
 
 
 def batches_of(splits: DataSplits) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ LAYERS = (
     {"experiment"},
     {"data", "runs"},
     {"activations", "plugins", "recomputing", "weights", "features"},
-    {"builder", "kernels"},
+    {"builder", "cpu"},
     {"expectations", "families", "importing", "json_schema", "summary", "testing", "trained"},
     {"comparison", "export", "training"},
     {"bench", "reports"},

@@ -217,7 +217,7 @@ EXCEPTIONS = {
     "train.activation_checkpointing": "less memory, the same bits; tests/training/test_recompute.py",
     "run.device": "tests have one device; tests/test_device.py",
     "run.compile": "a minute each; tests/training/test_compiling.py",
-    "run.kernels": "less time; tests/training/test_choices.py",
+    "run.cpu_kernels": "less time; tests/training/test_choices.py",
     "run.threads": "the command line sets them; tests/training/test_session.py",
     "expect.parameters": "a wrong one is refused: tests/builder/test_checking.py",
     "expect.depth": "a wrong one is refused: tests/builder/test_checking.py",

@@ -15,10 +15,10 @@ from resnet_builder.bench.settings import Setting, explain
 from resnet_builder.bench.sizing import FEWEST, Size, measurable_size
 from resnet_builder.bench.turns import Interlude, Turns, train_in_turns
 from resnet_builder.builder.construct import construct_on_meta
+from resnet_builder.cpu.norm import has_fusible
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.device import describe, free_memory, pick_device
 from resnet_builder.errors import ResourceError, UsageError
-from resnet_builder.kernels.norm import has_fusible
 from resnet_builder.model import ResNet, count_parameters
 from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import RuntimeConfig
@@ -265,7 +265,7 @@ def _why_compiled(spec: Spec, turns: Turns, recipe: Recipe, layers: int) -> str:
     decision = turns.start.compile_decision
     if spec.run.compile != "auto" and decision is not None:
         return decision.reason
-    if turns.start.choices.kernels and has_fusible(_on_meta(spec)):
+    if turns.start.choices.cpu_kernels and has_fusible(_on_meta(spec)):
         return OWN_OPERATIONS
     if recipe.steps is None or recipe.seconds is None:
         return "whether it pays depends on the length of the training, which is not known"

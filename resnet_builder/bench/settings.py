@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from resnet_builder.kernels import no_kernels
+from resnet_builder.cpu import kernel_support
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import RunSpec
 from resnet_builder.training.process import keeps_memory
@@ -40,7 +40,7 @@ def explain(choices: RuntimeConfig, run: RunSpec, *, why_compiled: str) -> tuple
         Setting("memory format", choices.memory_format, _why_memory_format(choices)),
         Setting("compile", _yes(choices.compile), why_compiled),
         Setting("fused optimizer", _yes(choices.fused), _why_fused(choices)),
-        Setting("own operations", _yes(choices.kernels), _why_kernels(choices, run)),
+        Setting("CPU kernels", _yes(choices.cpu_kernels), _why_kernels(choices, run)),
         Setting("threads", str(choices.threads), _why_threads(run)),
         Setting("memory freed by a step", "kept" if keeps else "given back", _why_kept(keeps)),
     )
@@ -82,13 +82,13 @@ def _why_fused(choices: RuntimeConfig) -> str:
 
 
 def _why_kernels(choices: RuntimeConfig, run: RunSpec) -> str:
-    if run.kernels is False:
+    if run.cpu_kernels is False:
         return _ASKED
-    if choices.kernels:
+    if choices.cpu_kernels:
         return "a norm, a sum and a ReLU go over memory together, not one after another"
     if choices.compile:
         return "the compiler makes its own"
-    return f"they cannot be had here: {no_kernels(torch.device(choices.device))}"
+    return f"they cannot be had here: {kernel_support(torch.device(choices.device)).reason}"
 
 
 def _why_threads(run: RunSpec) -> str:

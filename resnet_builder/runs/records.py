@@ -116,7 +116,7 @@ class RuntimeConfig(BaseModel):
     memory_format: Literal["channels_last", "contiguous"]
     compile: bool
     fused: bool
-    kernels: bool = False
+    cpu_kernels: bool = False
     threads: Annotated[int, Field(ge=1, le=1_024)]
     accumulate: Annotated[int, Field(ge=1)]
     world_size: Annotated[int, Field(ge=1)]

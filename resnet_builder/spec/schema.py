@@ -26,9 +26,9 @@ class RunSpec(Section):
         "auto", description="Of training; `auto` is bf16 where the hardware computes it fast."
     )
     compile: Auto | bool = Field("auto", description="Whether torch.compile is used.")
-    kernels: Auto | bool = Field(
+    cpu_kernels: Auto | bool = Field(
         "auto",
-        description="Whether a CPU trains with operations of our own, faster than torch's.",
+        description="Whether a CPU computes with kernels of its own, faster than torch's.",
     )
     threads: Auto | Annotated[int, Field(ge=1, le=1_024)] = Field(
         "auto", description="CPU threads; `auto` is one for each core."

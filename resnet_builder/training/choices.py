@@ -2,9 +2,9 @@
 
 import torch
 
+from resnet_builder.cpu import KernelSupport, kernel_support
 from resnet_builder.device import describe, memory_format, pick_precision
 from resnet_builder.errors import UsageError
-from resnet_builder.kernels import no_kernels, unused_instructions
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.environment import describe_environment, versions
 from resnet_builder.runs.files import Warn
@@ -20,7 +20,7 @@ MEMORY_FORMATS = {
 _FOUND = ("device", "threads", "accumulate", "world_size")
 """The choices that are made before ``fit`` is called: it can compare them, but not repeat them."""
 
-_TOOLS = ("compile", "kernels")
+_TOOLS = ("compile", "cpu_kernels")
 """The choices that take a compiler, which may be gone."""
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda"})
@@ -57,25 +57,22 @@ def resolve_runtime(
         Stopped: The trial was.
     """
     before = EnvRecord.read(run.env) if run.env.exists() else None
-    wanted = spec.run.kernels is not False and (before is None or before.choices.kernels)
-    fault = no_kernels(device) if wanted else None
-    kernels = wanted and fault is None
-    found = _choose(spec, device, processes, kernels=kernels)
+    wanted = spec.run.cpu_kernels is not False
+    if before is not None:
+        wanted = wanted and before.choices.cpu_kernels
+    support = kernel_support(device) if wanted else KernelSupport(None)
+    cpu_kernels = support.instructions is not None
+    found = _choose(spec, device, processes, cpu_kernels=cpu_kernels)
     if before is None:
         decision = decide_compile(spec.run.compile, device, found, trial, warn)
         choices = found.model_copy(
             update={
                 "compile": decision.compile,
-                "kernels": kernels and not decision.compile,  # a compiler fuses by itself
+                "cpu_kernels": cpu_kernels and not decision.compile,  # a compiler fuses by itself
             }
         )
-        if fault is not None and not decision.compile:
-            _warn_of_no_kernels(spec, device, fault, warn)
-        if choices.kernels and (unused := unused_instructions()) is not None:
-            warn(
-                "run.kernels: training takes longer than with a newer C++ compiler, for this one "
-                f"has no use for the processor's {unused}"
-            )
+        if wanted and not decision.compile:
+            _warn_of_missing_kernels(spec, device, support, warn)
         record = describe_environment(describe(device), choices, decision)
         record.write(run.env)
         return record
@@ -95,15 +92,26 @@ def resolve_runtime(
     return record
 
 
-def _warn_of_no_kernels(spec: Spec, device: torch.device, fault: str, warn: Warn) -> None:
-    if spec.run.kernels is True or device.type == "cpu":
+def _warn_of_missing_kernels(
+    spec: Spec, device: torch.device, support: KernelSupport, warn: Warn
+) -> None:
+    if support.reason is None:
+        return
+    if support.instructions is not None:
         warn(
-            "run.kernels: training with torch's own operations, which takes longer, for the "
-            f"faster ones cannot be had: {fault}"
+            "run.cpu_kernels: a newer C++ compiler would make training faster; this one cannot "
+            f"use the processor's {support.reason}"
+        )
+    elif spec.run.cpu_kernels is True or device.type == "cpu":
+        warn(
+            "run.cpu_kernels: torch's own operations train the network, which takes longer; there "
+            f"are no CPU kernels here: {support.reason}"
         )
 
 
-def _choose(spec: Spec, device: torch.device, processes: int, *, kernels: bool) -> RuntimeConfig:
+def _choose(
+    spec: Spec, device: torch.device, processes: int, *, cpu_kernels: bool
+) -> RuntimeConfig:
     """Make every choice but that of compiling, which takes a trial."""
     assert spec.train is not None, "a spec to train has a recipe"
     return RuntimeConfig(
@@ -112,7 +120,7 @@ def _choose(spec: Spec, device: torch.device, processes: int, *, kernels: bool) 
         memory_format=memory_format(device),
         compile=False,
         fused=device.type in _FUSED_DEVICES,
-        kernels=kernels,
+        cpu_kernels=cpu_kernels,
         threads=torch.get_num_threads(),
         accumulate=spec.train.accumulate,
         world_size=processes,

@@ -85,7 +85,7 @@ def decide_compile(
         return _unless_broken(device, warn)
     if trial.steps < FEW_STEPS:
         return CompileDecision(compile=False, reason="the training has but a few steps")
-    if choices.kernels and trial.has_own_operations:
+    if choices.cpu_kernels and trial.has_own_operations:
         return CompileDecision(compile=False, reason=OWN_OPERATIONS)
     try:
         return _tried(device, choices, trial, warn)

@@ -132,7 +132,7 @@ class Delivery:
             share=self.ctx.share,
         )
         return evaluate(
-            model, batches, bf16=bf16, kernels=self.choices.kernels, stop=stop, ctx=self.ctx
+            model, batches, bf16=bf16, cpu_kernels=self.choices.cpu_kernels, stop=stop, ctx=self.ctx
         )
 
     def _publish(

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import Stop, never
 from resnet_builder.device import full_precision, memory_format
 from resnet_builder.errors import Stopped
 from resnet_builder.folding import fuse_conv_bn
-from resnet_builder.kernels import no_kernels, with_inference_kernels
 from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
@@ -23,7 +24,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     bf16: bool = False,
-    kernels: bool = True,
+    cpu_kernels: bool = True,
     stop: Stop = never,
     ctx: DistributedContext = SINGLE_PROCESS,
 ) -> Evaluation:
@@ -36,7 +37,7 @@ def evaluate(
         batches: ``(B, C, H, W)`` float32 normalised images and ``(B,)`` int64 labels; at
             least one batch. Of several processes, each is given its share of them.
         bf16: Whether to compute in bf16; reported numbers are computed in fp32.
-        kernels: Whether operations of our own may compute it, where there are any.
+        cpu_kernels: Whether CPU kernels may compute it, where there are any.
         stop: Polled at every batch.
         ctx: The processes; each gets the whole evaluation.
 
@@ -48,7 +49,7 @@ def evaluate(
     num_classes = 0
     stopped = False
     with _evaluating(model):
-        network, layout = prepared(model, kernels=kernels, bf16=bf16)
+        network, layout = prepared(model, cpu_kernels=cpu_kernels, bf16=bf16)
         for images, answers in batches:
             if stopped := stop():
                 break
@@ -80,13 +81,13 @@ def _put_together(
 
 
 def prepared(
-    model: nn.Module, *, kernels: bool, bf16: bool = False
+    model: nn.Module, *, cpu_kernels: bool, bf16: bool = False
 ) -> tuple[nn.Module, torch.memory_format]:
     """Return what computes a network fastest in evaluation, and the layout to feed it in.
 
     Args:
         model: The network, in evaluation mode; it is left as it was.
-        kernels: Whether operations of our own may compute it.
+        cpu_kernels: Whether CPU kernels may compute it.
         bf16: Whether it is computed in bf16, and not in fp32.
     """
     device = next(model.parameters()).device
@@ -94,8 +95,9 @@ def prepared(
     network = fuse_conv_bn(model)
     if network is not model:
         network.to(memory_format=layout)
-    if kernels and no_kernels(device) is None:
-        network = with_inference_kernels(network, bf16=bf16)
+    if cpu_kernels:
+        precision: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
+        network = accelerate(network, training=False, precision=precision)
     return network, layout
 
 

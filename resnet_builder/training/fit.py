@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from resnet_builder.cpu import kernel_support
 from resnet_builder.data.batches import TrainBatches
 from resnet_builder.data.interfaces import AUGMENTATIONS, ImageSource, Stop, never
 from resnet_builder.data.memory import InMemoryImages
@@ -12,7 +13,6 @@ from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import describe, fits
 from resnet_builder.errors import UsageError
-from resnet_builder.kernels import no_kernels
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import EnvRecord
@@ -95,10 +95,10 @@ def fit(
         partial(settle, spec, run, device, trial=trial, warn=observer.warned)
     )
     choices = environment.choices
-    if choices.kernels and (fault := no_kernels(device)) is not None:
+    if choices.cpu_kernels and (support := kernel_support(device)).instructions is None:
         raise UsageError(
-            f"process {ctx.rank} lacks the operations that process 0 trains with: {fault}; "
-            "set run.kernels to false"
+            f"process {ctx.rank} lacks the CPU kernels that process 0 trains with: {support.reason}; "
+            "set run.cpu_kernels to false"
         )
     model.to(device).to(memory_format=MEMORY_FORMATS[choices.memory_format])
     _make_global(model, train, device, ctx)

@@ -112,7 +112,9 @@ def evaluate_split(
     batches = evaluation_batches(
         source, batch_size=BATCH_SIZE, mean=splits.mean, std=splits.std, device=device
     )
-    return evaluate(trained.network.to(device), batches, kernels=_kernels(trained), stop=stop)
+    return evaluate(
+        trained.network.to(device), batches, cpu_kernels=_cpu_kernels(trained), stop=stop
+    )
 
 
 def find_pictures(paths: Iterable[Path], *, stop: Stop = never) -> list[Path]:
@@ -227,9 +229,9 @@ def _answer(
             yield Prediction(path, next(answers), fitted=one[1])
 
 
-def _kernels(trained: TrainedModel) -> bool:
-    """Tell whether a network may be computed by operations of our own."""
-    return trained.spec.run.kernels is not False
+def _cpu_kernels(trained: TrainedModel) -> bool:
+    """Tell whether a network may be computed by CPU kernels."""
+    return trained.spec.run.cpu_kernels is not False
 
 
 def _computer(trained: TrainedModel, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -245,7 +247,7 @@ def _computer(trained: TrainedModel, device: torch.device) -> Callable[[Tensor],
             "--set data.normalize='{mean: [...], std: [...]}'"
         )
     mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
-    network, layout = prepared(trained.network.to(device).eval(), kernels=_kernels(trained))
+    network, layout = prepared(trained.network.to(device).eval(), cpu_kernels=_cpu_kernels(trained))
 
     @full_precision()
     def compute(pictures: Tensor) -> Tensor:

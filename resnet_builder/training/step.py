@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import Batch
-from resnet_builder.kernels import with_kernels
 from resnet_builder.recomputing import recomputing
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.train_section import TrainSpec
@@ -165,8 +165,8 @@ def make_train_step(
     """
     freeze(model.train(), train.freeze)
     network = recomputing(model, train.activation_checkpointing)
-    if choices.kernels:
-        network = with_kernels(network)
+    if choices.cpu_kernels:
+        network = accelerate(network, training=True, precision=choices.precision)
     network = ctx.parallel(network, has_unused=has_unused)
     device = next(model.parameters()).device
     return TrainStep(

@@ -8,9 +8,9 @@ from time import perf_counter
 import torch
 from torch import nn
 
+from resnet_builder.cpu.norm import has_fusible
 from resnet_builder.data.interfaces import Batch, Stop, never
 from resnet_builder.errors import Stopped
-from resnet_builder.kernels.norm import has_fusible
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS

@@ -7,7 +7,7 @@ from resnet_builder.bench.sizing import Size
 from resnet_builder.errors import ResourceError, UsageError
 from resnet_builder.summary import summarize
 from tests.bench.specs import tiny
-from tests.kernels import NEEDS_KERNELS
+from tests.cpu import NEEDS_KERNELS
 
 
 def test_figures_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,11 +46,15 @@ def test_frozen_layers_stay_out_of_it_and_first_weights_are_not_read() -> None:
     ("overrides", "value", "why"),
     [
         pytest.param((), "no", "this package's own operations are used", marks=NEEDS_KERNELS),
-        (("run.kernels=false",), "no", "the training takes about"),
-        (("run.kernels=false", "train.steps=2000000000"), "no", "`train` tries whether it pays"),
+        (("run.cpu_kernels=false",), "no", "the training takes about"),
+        (
+            ("run.cpu_kernels=false", "train.steps=2000000000"),
+            "no",
+            "`train` tries whether it pays",
+        ),
         (("run.compile=false",), "no", "the spec says so"),
         (
-            ("run.kernels=false", "data.validation=20", "train.epochs=1"),
+            ("run.cpu_kernels=false", "data.validation=20", "train.epochs=1"),
             "no",
             "the length of the training",
         ),

@@ -12,7 +12,7 @@ CHOICES = RuntimeConfig(
     memory_format="channels_last",
     compile=False,
     fused=True,
-    kernels=True,
+    cpu_kernels=True,
     threads=2,
     accumulate=1,
     world_size=1,
@@ -35,7 +35,7 @@ def test_every_setting_has_its_own_reason() -> None:
         "memory format",
         "compile",
         "fused optimizer",
-        "own operations",
+        "CPU kernels",
         "threads",
         "memory freed by a step",
     ]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from resnet_builder.cpu import KernelSupport
 from resnet_builder.device import describe
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
@@ -14,12 +15,13 @@ from resnet_builder.runs.metrics import MetricsLog
 from resnet_builder.runs.records import CompileDecision, EnvRecord, RuntimeConfig
 from resnet_builder.training import choices, fit
 from resnet_builder.training.choices import resolve_runtime
-from tests.kernels import HAS_KERNELS, NEEDS_KERNELS
+from tests.cpu import HAS_KERNELS, NEEDS_KERNELS
 from tests.training.recipes import small_net
 from tests.training.runs import Recorder, after, experiment, train
 from tests.training.test_compiling import FakeTrial, no_compiler
 
 CPU = torch.device("cpu")
+NO_COMPILER = KernelSupport(None, "there is no C++ compiler")
 SHORT = FakeTrial(steps=12, eager=1.0, compiled=0.5)
 
 
@@ -53,7 +55,7 @@ def test_choices_are_made_from_the_spec_and_the_machine(tmp_path: Path) -> None:
         memory_format="channels_last",
         compile=False,
         fused=True,
-        kernels=HAS_KERNELS,
+        cpu_kernels=HAS_KERNELS,
         threads=torch.get_num_threads(),
         accumulate=2,
         world_size=1,
@@ -197,8 +199,8 @@ def test_a_run_is_refused_on_other_threads(tmp_path: Path) -> None:
 def test_own_operations_are_used_where_the_spec_does_not_forbid_it(
     tmp_path: Path, wanted: Any
 ) -> None:
-    found, warnings = settled(tmp_path, run={"kernels": wanted})
-    assert found.kernels == (wanted is not False)
+    found, warnings = settled(tmp_path, run={"cpu_kernels": wanted})
+    assert found.cpu_kernels == (wanted is not False)
     assert warnings == []
 
 
@@ -208,19 +210,19 @@ def test_a_compiler_makes_operations_of_its_own(
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     found, _ = settled(tmp_path, run={"compile": True})
     assert found.compile
-    assert not found.kernels
+    assert not found.cpu_kernels
 
 
 @pytest.mark.parametrize("wanted", ["auto", True])
 def test_operations_that_cannot_be_had_are_told(
     tmp_path: Path, wanted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choices, "no_kernels", lambda device: "there is no C++ compiler")
-    found, warnings = settled(tmp_path, run={"kernels": wanted})
-    assert not found.kernels
+    monkeypatch.setattr(choices, "kernel_support", lambda device: NO_COMPILER)
+    found, warnings = settled(tmp_path, run={"cpu_kernels": wanted})
+    assert not found.cpu_kernels
     assert warnings == [
-        "run.kernels: training with torch's own operations, which takes longer, for the faster "
-        "ones cannot be had: there is no C++ compiler"
+        "run.cpu_kernels: torch's own operations train the network, which takes longer; there are "
+        "no CPU kernels here: there is no C++ compiler"
     ]
 
 
@@ -229,11 +231,11 @@ def test_instructions_that_the_compiler_does_not_know_are_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unused = "AMX: c++: error: unrecognized command-line option '-mamx-tile'"
-    monkeypatch.setattr(choices, "unused_instructions", lambda: unused)
+    monkeypatch.setattr(choices, "kernel_support", lambda device: KernelSupport("AVX512", unused))
     _, warnings = settled(tmp_path)
     assert warnings == [
-        "run.kernels: training takes longer than with a newer C++ compiler, for this one has no "
-        f"use for the processor's {unused}"
+        "run.cpu_kernels: a newer C++ compiler would make training faster; this one cannot use "
+        f"the processor's {unused}"
     ]
     assert settled(tmp_path)[1] == []
 
@@ -243,8 +245,8 @@ def test_operations_that_are_gone_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled(tmp_path)
-    monkeypatch.setattr(choices, "no_kernels", lambda device: "there is no C++ compiler")
-    with pytest.raises(UsageError, match="kernels was True and is False"):
+    monkeypatch.setattr(choices, "kernel_support", lambda device: NO_COMPILER)
+    with pytest.raises(UsageError, match="cpu_kernels was True and is False"):
         settled(tmp_path)
 
 
@@ -252,13 +254,13 @@ def test_operations_that_come_later_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(choices, "no_kernels", lambda device: "there is no C++ compiler")
+        patch.setattr(choices, "kernel_support", lambda device: NO_COMPILER)
         before, _ = settled(tmp_path)
-    monkeypatch.setattr(choices, "no_kernels", _refuse)
+    monkeypatch.setattr(choices, "kernel_support", _refuse)
     assert settled(tmp_path) == (before, [])
 
 
-def _refuse(device: torch.device) -> str:
+def _refuse(device: torch.device) -> KernelSupport:
     raise AssertionError("nothing has to be compiled for a run that does without")
 
 
@@ -267,10 +269,10 @@ def test_own_operations_train_as_torch_s_do(tmp_path: Path) -> None:
     """In fp32, for a few steps: rounding differs, and grows."""
     losses = []
     for wanted in (True, False):
-        spec = experiment(run={"kernels": wanted, "precision": "fp32"})
+        spec = experiment(run={"cpu_kernels": wanted, "precision": "fp32"})
         recorder = Recorder()
         train(tmp_path / str(wanted), spec, observer=recorder)
-        assert recorder.starts[0].choices.kernels == wanted
+        assert recorder.starts[0].choices.cpu_kernels == wanted
         rows = MetricsLog(RunDirectory(tmp_path / str(wanted))).read()
         losses.append([row.train_loss for row in rows if row.event == "train"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -282,10 +284,10 @@ def test_a_process_that_lacks_the_others_operations_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One on another machine, which has no compiler."""
-    monkeypatch.setattr(fit, "no_kernels", lambda device: "there is no C++ compiler")
+    monkeypatch.setattr(fit, "kernel_support", lambda device: NO_COMPILER)
     with pytest.raises(UsageError) as caught:
         train(tmp_path / "run", experiment())
     assert str(caught.value) == (
-        "process 0 lacks the operations that process 0 trains with: there is no C++ compiler; "
-        "set run.kernels to false"
+        "process 0 lacks the CPU kernels that process 0 trains with: there is no C++ compiler; "
+        "set run.cpu_kernels to false"
     )

@@ -101,7 +101,7 @@ def test_what_the_spec_says_takes_no_trial(compiler: None) -> None:
 
 def test_operations_of_our_own_take_no_trial(compiler: None) -> None:
     trial = FakeTrial(steps=10_000, eager=1.0, compiled=0.5, has_own_operations=True)
-    choices = CHOICES.model_copy(update={"kernels": True})
+    choices = CHOICES.model_copy(update={"cpu_kernels": True})
     decision = decide_compile("auto", CPU, choices, trial, lambda text: None)
     assert decision == CompileDecision(compile=False, reason=OWN_OPERATIONS)
     assert trial.taken == []
@@ -233,7 +233,7 @@ def test_a_trial_that_fails_is_left_for_the_training_to_fail(
         raise MemoryError("no memory for a copy")
 
     monkeypatch.setattr(TrialSteps, "__call__", fail)
-    train(tmp_path / "run", experiment(steps=100, run={"kernels": False}))
+    train(tmp_path / "run", experiment(steps=100, run={"cpu_kernels": False}))
     decision = EnvRecord.read(RunDirectory(tmp_path / "run").env).compile_decision
     assert decision == CompileDecision(
         compile=False, reason="trying it fails: no memory for a copy"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kernels import NEEDS_KERNELS
+from tests.cpu import NEEDS_KERNELS
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.gradient_memory import memory_for_gradient
+from resnet_builder.cpu.gradient_memory import memory_for_gradient
+from resnet_builder.cpu.library import library
 
 _TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 

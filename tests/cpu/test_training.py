@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels import training as module
-from resnet_builder.kernels.training import Operations, TrainingConv2d, operations_for
-from tests.kernels import NEEDS_GRADIENT, NEEDS_WINOGRAD, Processor
+from resnet_builder.cpu import training as module
+from resnet_builder.cpu.training import Operations, TrainingConv2d, operations_for
+from tests.cpu import NEEDS_GRADIENT, NEEDS_WINOGRAD, Processor
 
 BF16 = torch.bfloat16
 

@@ -3,10 +3,10 @@ from typing import Literal
 import pytest
 import torch
 
-from resnet_builder.kernels import no_kernels
-from resnet_builder.kernels.compiled import library
+from resnet_builder.cpu import kernel_support
+from resnet_builder.cpu.library import library
 
-HAS_KERNELS = no_kernels(torch.device("cpu")) is None
+HAS_KERNELS = kernel_support(torch.device("cpu")).instructions is not None
 NEEDS_KERNELS = pytest.mark.skipif(not HAS_KERNELS, reason="nothing compiles our own operations")
 
 

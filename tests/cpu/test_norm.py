@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.norm import FusedNorm
+from resnet_builder.cpu.library import library
+from resnet_builder.cpu.norm import FusedNorm
 
 BF16, FP32 = torch.bfloat16, torch.float32
 SHAPES = [(4, 16, 6, 5), (2, 32, 3, 3), (8, 48, 4, 4), (3, 64, 8, 8), (2, 512, 2, 2), (64, 8, 9, 9)]

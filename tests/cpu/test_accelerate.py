@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
+from resnet_builder.cpu import accelerate
+from resnet_builder.cpu.inference import InferenceConv2d
+from resnet_builder.cpu.norm import FusedNorm
+from resnet_builder.cpu.shortcut import CopiedShortcut
+from resnet_builder.cpu.training import TrainingConv2d
 from resnet_builder.folding import fuse_conv_bn
-from resnet_builder.kernels import with_inference_kernels, with_kernels
-from resnet_builder.kernels.inference import InferenceConv2d
-from resnet_builder.kernels.norm import FusedNorm
-from resnet_builder.kernels.shortcut import CopiedShortcut
-from resnet_builder.kernels.training import TrainingConv2d
 from resnet_builder.recomputing import recomputing
-from tests.kernels import NEEDS_GRADIENT, NEEDS_INFERENCE, NEEDS_WINOGRAD, has
-from tests.kernels.test_training import error
+from tests.cpu import NEEDS_GRADIENT, NEEDS_INFERENCE, NEEDS_WINOGRAD, has
+from tests.cpu.test_training import error
 from tests.networks import built, cifar_spec, random_images
 
 # Of two blocks in each of two stages: how many norms are fused, how many of them with a ReLU, with
@@ -33,6 +33,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
     "smooth": ({"activation": "silu"}, (9, 0, 4, 0)),
     "dropped": ({"drop_path": 0.2}, (9, 6, 1, 1)),
 }
+
+
+def trained_by_kernels(network: nn.Module) -> nn.Module:
+    """Return the network with its training kernels."""
+    return accelerate(network, training=True, precision="bf16")
 
 
 def counted(network: nn.Module) -> tuple[int, int, int, int]:
@@ -71,7 +76,7 @@ def test_fused_network_learns_the_same_with_fewer_operations(name: str, wanted: 
     network = built(cifar_spec(2, widths=(16, 32), **model), seed=0)
     network.train().to(memory_format=torch.channels_last)
     twin = copy.deepcopy(network)
-    forward = with_kernels(recomputing(twin, wanted))
+    forward = trained_by_kernels(recomputing(twin, wanted))
     found = counted(forward)
     assert found[:3] == expected[:3]
     assert found[3] == expected[3] or wanted  # blocks that are computed again stand alone
@@ -92,7 +97,7 @@ def test_computing_again_comes_to_the_same_bits(precision: torch.dtype) -> None:
     for wanted in ([], ["layer1"], "all"):
         twin = copy.deepcopy(network)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            found.append(learnt(with_kernels(recomputing(twin, wanted)), twin, images))
+            found.append(learnt(trained_by_kernels(recomputing(twin, wanted)), twin, images))
     for key, tensor in found[0].items():
         assert all(torch.equal(tensor, other[key]) for other in found[1:]), key
 
@@ -101,13 +106,13 @@ def test_computing_again_comes_to_the_same_bits(precision: torch.dtype) -> None:
 def test_every_norm_of_a_bundled_network_is_fused(name: str) -> None:
     network = build(read_spec(name), seed=0).train()
     norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-    assert counted(with_kernels(network))[0] == norms
+    assert counted(trained_by_kernels(network))[0] == norms
 
 
 def test_tensors_are_shared_and_the_network_is_left_as_it_was() -> None:
     network = built(cifar_spec(1), seed=0).train()
     layers = Counter(type(layer) for layer in network.modules())
-    twin = with_kernels(network)
+    twin = trained_by_kernels(network)
     assert {id(p) for p in twin.parameters()} == {id(p) for p in network.parameters()}
     assert {id(b) for b in twin.buffers()} == {id(b) for b in network.buffers()}
     assert Counter(type(layer) for layer in network.modules()) == layers
@@ -116,7 +121,7 @@ def test_tensors_are_shared_and_the_network_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("norm", ["group_norm", "instance_norm", "frozen_batch_norm"])
 def test_other_norms_are_left_alone(norm: str) -> None:
     network = built(cifar_spec(1, widths=(32, 64), norm=norm)).train()
-    assert counted(with_kernels(network)) == (0, 0, 0, 0)
+    assert counted(trained_by_kernels(network)) == (0, 0, 0, 0)
 
 
 def test_frozen_norms_use_their_running_statistics() -> None:
@@ -124,7 +129,7 @@ def test_frozen_norms_use_their_running_statistics() -> None:
     network.bn1.eval()
     images = random_images(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     before = network.bn1.running_mean.clone()
-    logits = with_kernels(network)(images)
+    logits = trained_by_kernels(network)(images)
     assert torch.equal(network.bn1.running_mean, before)
     torch.testing.assert_close(logits, copy.deepcopy(network)(images), rtol=1e-4, atol=1e-4)
 
@@ -145,7 +150,7 @@ class Fickle(nn.Module):
 def test_parts_from_outside_are_called_as_they_are() -> None:
     network = built(cifar_spec(1), seed=0).train()
     network.layer1.append(Fickle())
-    twin = with_kernels(network)
+    twin = trained_by_kernels(network)
     for _ in range(2):
         twin(random_images(2, 3, 8, 8))
     assert network.layer1[-1].calls == 2
@@ -157,7 +162,7 @@ def test_hooks_are_called(name: str) -> None:
     network = built(cifar_spec(1), seed=0).train()
     seen: list[int] = []
     network.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))
-    with_kernels(network)(random_images(2, 3, 8, 8))
+    trained_by_kernels(network)(random_images(2, 3, 8, 8))
     assert seen == [1]
 
 
@@ -169,7 +174,7 @@ def test_hooks_are_called(name: str) -> None:
 def test_convolutions_get_faster_ones(
     name: str, by_tiles: int, by_vectors: int, norms: int
 ) -> None:
-    twin = with_kernels(build(read_spec(name), seed=0).train())
+    twin = trained_by_kernels(build(read_spec(name), seed=0).train())
     faster = by_tiles if has("has_tiles") else by_vectors
     assert sum(isinstance(layer, TrainingConv2d) for layer in twin.modules()) == faster
     assert counted(twin)[0] == norms
@@ -177,7 +182,7 @@ def test_convolutions_get_faster_ones(
 
 def test_shortcuts_that_pad_are_copied() -> None:
     network = build(read_spec("resnet20"), seed=0).train()
-    twin = with_kernels(network)
+    twin = trained_by_kernels(network)
     assert sum(isinstance(layer, CopiedShortcut) for layer in twin.modules()) == 2
 
 
@@ -185,7 +190,7 @@ def for_evaluation(name: str, *, bf16: bool) -> tuple[nn.Module, nn.Module, list
     """Return a network with folded norms, the same with our operations, and its layers of ours."""
     network = build(read_spec(name), seed=0).eval()
     plain = fuse_conv_bn(network).to(memory_format=torch.channels_last)
-    ours = with_inference_kernels(plain, bf16=bf16)
+    ours = accelerate(plain, training=False, precision="bf16" if bf16 else "fp32")
     return plain, ours, [layer for layer in ours.modules() if isinstance(layer, InferenceConv2d)]
 
 
@@ -249,7 +254,7 @@ def test_evaluation_shows_hooks_the_whole_batch() -> None:
     network.get_submodule("fc").register_forward_pre_hook(
         lambda _, given: seen.append(len(given[0]))
     )
-    ours = with_inference_kernels(network)
+    ours = accelerate(network, training=False, precision="fp32")
     assert any(isinstance(layer, InferenceConv2d) for layer in ours.modules())
     with torch.inference_mode():
         ours(random_images(70, 3, 8, 8))
@@ -260,4 +265,4 @@ def test_evaluation_shows_hooks_the_whole_batch() -> None:
 def test_evaluation_leaves_a_network_with_hooks_alone() -> None:
     network = build(read_spec("resnet20"), seed=0).eval()
     network.register_forward_hook(lambda *_: None)
-    assert with_inference_kernels(network) is network
+    assert accelerate(network, training=False, precision="fp32") is network

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.blocks.shortcuts import PadShortcut
-from resnet_builder.kernels.shortcut import CopiedShortcut, copies
+from resnet_builder.cpu.shortcut import CopiedShortcut, copies
 
 
 def learnt(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

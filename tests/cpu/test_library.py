@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_builder.kernels import compiled as module
-from resnet_builder.kernels import no_kernels, unused_instructions
-from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.norm import FusedNorm
+from resnet_builder.cpu import kernel_support
+from resnet_builder.cpu import library as module
+from resnet_builder.cpu.library import library
+from resnet_builder.cpu.norm import FusedNorm
 
 CPU = torch.device("cpu")
 
@@ -50,13 +50,13 @@ def kept(folder: Path) -> list[str]:
 
 
 def test_they_are_compiled_once(cache: Path) -> None:
-    assert no_kernels(CPU) is None
-    assert unused_instructions() is None
+    assert kernel_support(CPU).instructions is not None
+    assert kernel_support(CPU).reason is None
     assert kept(cache) == [".so"]
     (file,) = cache.iterdir()
     written = file.stat().st_mtime_ns
     module._library.cache_clear()
-    assert no_kernels(CPU) is None
+    assert kernel_support(CPU).instructions is not None
     assert file.stat().st_mtime_ns == written
 
 
@@ -64,10 +64,10 @@ def test_another_compiler_compiles_anew(
     compiled: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copier(tmp_path / "mine", compiled, monkeypatch)
-    assert no_kernels(CPU) is None
+    assert kernel_support(CPU).instructions is not None
     copier(tmp_path / "other", compiled, monkeypatch)
     module._library.cache_clear()
-    assert no_kernels(CPU) is None
+    assert kernel_support(CPU).instructions is not None
     assert kept(cache) == [".so", ".so"]
 
 
@@ -80,8 +80,8 @@ def test_a_compiler_that_knows_no_tiles_compiles_all_else(
     unknown = "*-mamx*" if known == "vectors" else "*-mamx*|*-mavx512bf16*"
     older = f'case "$*" in {unknown}) echo "error: unknown" >&2; exit 1;; esac; exec c++ "$@"'
     compiler(tmp_path / "older", older, monkeypatch)
-    assert no_kernels(CPU) is None
-    assert unused_instructions() == f"AMX: {tmp_path / 'older'}: error: unknown"
+    assert kernel_support(CPU).instructions is not None
+    assert kernel_support(CPU).reason == f"AMX: {tmp_path / 'older'}: error: unknown"
     assert not library().has_tiles()
     has_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512" and sys.platform == "linux"
     assert bool(library().has_paired_gradient()) == (known == "vectors" and has_vectors)
@@ -93,14 +93,14 @@ def test_a_damaged_file_is_compiled_anew(
     compiled: str, cache: Path, tmp_path: Path, damage: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copier(tmp_path / "compiler", compiled, monkeypatch)
-    assert no_kernels(CPU) is None
+    assert kernel_support(CPU).instructions is not None
     (whole,) = cache.iterdir()
     damaged = tmp_path / "other" / "kernels" / whole.name
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(damage)
     monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "other")
     module._library.cache_clear()
-    assert no_kernels(CPU) is None
+    assert kernel_support(CPU).instructions is not None
     assert damaged.stat().st_size == whole.stat().st_size
 
 
@@ -113,12 +113,12 @@ def test_without_a_cache_they_are_compiled_all_the_same(
         cache.parent.write_text("in the way")
     else:
         cache.parent.symlink_to("/proc/nowhere")
-    assert no_kernels(CPU) is None
+    assert kernel_support(CPU).instructions is not None
 
 
 def test_without_a_compiler_there_are_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert no_kernels(CPU) == "there is no C++ compiler"
+    assert kernel_support(CPU).reason == "there is no C++ compiler"
 
 
 def test_what_a_compiler_says_is_passed_on(
@@ -127,7 +127,7 @@ def test_what_a_compiler_says_is_passed_on(
     path = tmp_path / "broken"
     compiler(path, "echo 'norm.cpp:1: fatal error: cmath: No such file' >&2; exit 1", monkeypatch)
     said = f"{path}: norm.cpp:1: fatal error: cmath: No such file"
-    assert no_kernels(CPU) == said
+    assert kernel_support(CPU).reason == said
     assert kept(cache) == []
 
 
@@ -136,7 +136,7 @@ def test_a_compiler_that_makes_something_else_is_of_no_use(
 ) -> None:
     text = 'while [ "$1" != -o ]; do shift; done; echo nothing > "$2"'
     compiler(tmp_path / "odd", text, monkeypatch)
-    assert str(no_kernels(CPU)).startswith("they cannot be written or loaded: ")
+    assert str(kernel_support(CPU).reason).startswith("they cannot be written or loaded: ")
 
 
 def test_a_compiler_that_never_ends_is_not_waited_for(
@@ -144,16 +144,16 @@ def test_a_compiler_that_never_ends_is_not_waited_for(
 ) -> None:
     compiler(tmp_path / "endless", "exec sleep 60", monkeypatch)
     monkeypatch.setattr(module, "_LONGEST_COMPILATION", 0.2)
-    assert str(no_kernels(CPU)).endswith("takes too long")
+    assert str(kernel_support(CPU).reason).endswith("takes too long")
 
 
 def test_other_devices_have_none() -> None:
-    assert no_kernels(torch.device("cuda")) == "they are for the processor, not for cuda"
+    assert kernel_support(torch.device("cuda")).reason == "they are for the processor, not for cuda"
 
 
 def test_windows_has_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    assert no_kernels(CPU) == "they are not made for Windows"
+    assert kernel_support(CPU).reason == "they are not made for Windows"
 
 
 @pytest.mark.ci

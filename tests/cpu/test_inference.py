@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels import inference as module
-from resnet_builder.kernels.inference import InferenceConv2d, Operation, operation_for
-from tests.kernels import NEEDS_KERNELS, Processor, has
-from tests.kernels.test_training import CASES, FOR_WINOGRAD, error
+from resnet_builder.cpu import inference as module
+from resnet_builder.cpu.inference import InferenceConv2d, Operation, operation_for
+from tests.cpu import NEEDS_KERNELS, Processor, has
+from tests.cpu.test_training import CASES, FOR_WINOGRAD, error
 
 pytestmark = NEEDS_KERNELS
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -81,24 +82,29 @@ class NoKernelsError(Exception):
     """There are no kernels on this machine; the text says why."""
 
 
-def no_kernels(device: torch.device) -> str | None:
-    """Return why a device has no kernels, if it has none; they are compiled if they are not yet."""
-    if device.type != "cpu":
-        return f"they are for the processor, not for {device.type}"
-    try:
-        library()
-    except NoKernelsError as error:
-        return str(error)
-    return None
+@dataclass(frozen=True, slots=True)
+class KernelSupport:
+    """CPU kernels that a machine has.
 
-
-def unused_instructions() -> str | None:
-    """Return which of this processor's instructions the kernels do without, if any, and why.
-
-    Raises:
-        NoKernelsError: There are no kernels.
+    Attributes:
+        instructions: Instruction set that they are compiled for, such as ``"AMX"``; ``None`` where
+            there are no kernels.
+        reason: Why there are none, or why they do without newer instructions of the processor;
+            ``None`` where nothing is missing.
     """
-    return _library()[1]
+
+    instructions: str | None
+    reason: str | None = None
+
+
+def kernel_support(device: torch.device) -> KernelSupport:
+    """Return which kernels a device has; they are compiled if they are not yet."""
+    if device.type != "cpu":
+        return KernelSupport(None, f"they are for the processor, not for {device.type}")
+    try:
+        return _library()[1]
+    except NoKernelsError as error:
+        return KernelSupport(None, str(error))
 
 
 def library() -> ctypes.CDLL:
@@ -111,20 +117,21 @@ def library() -> ctypes.CDLL:
 
 
 @cache
-def _library() -> tuple[ctypes.CDLL, str | None]:
-    """Load the kernels, and tell what :func:`unused_instructions` does."""
+def _library() -> tuple[ctypes.CDLL, KernelSupport]:
+    """Load the kernels for the newest instructions that processor and compiler both know."""
     command = _command()
-    unused = None
+    missing = None
     for name, found, flags in (
         ("AMX", torch.cpu._is_amx_tile_supported, _TILES),
         ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported, _PAIRS),
     ):
         if found():
             try:
-                return _compiled((*command, *flags)), unused
+                return _compiled((*command, *flags)), KernelSupport(name, missing)
             except NoKernelsError as error:
-                unused = unused or f"{name}: {error}"
-    return _compiled(command), unused
+                missing = missing or f"{name}: {error}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return _compiled(command), KernelSupport(capability, missing)
 
 
 def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
@@ -134,7 +141,8 @@ def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
         NoKernelsError: The command fails, or its result cannot be kept or loaded.
     """
     sources = {
-        name: files(__package__).joinpath(name).read_bytes() for name in (*_SOURCES, *_HEADERS)
+        name: files(__package__).joinpath("csrc", name).read_bytes()
+        for name in (*_SOURCES, *_HEADERS)
     }
     parts = (*sources.values(), *map(str.encode, (*command, platform.machine())))
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]

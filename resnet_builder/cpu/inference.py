@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.rows import convolved, fits_rows, fits_winograd
+from resnet_builder.cpu.library import library
+from resnet_builder.cpu.rows import convolved, fits_rows, fits_winograd
 
 Operation = Literal["split_fp32", "winograd_fp32", "winograd_bf16"]
 """In fp32 by the matrix unit (``splitting.cpp``), or in fewer products (``winograd.cpp``)."""

@@ -6,7 +6,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels.compiled import library
+from resnet_builder.cpu.library import library
 
 _LANES = 16
 """Channels that are computed at once."""

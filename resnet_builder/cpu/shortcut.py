@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnet_builder.blocks.shortcuts import PadShortcut
-from resnet_builder.kernels.compiled import library
+from resnet_builder.cpu.library import library
 
 
 class CopiedShortcut(nn.Module):

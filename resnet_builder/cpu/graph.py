@@ -1,15 +1,17 @@
 """Networks whose layers are operations of our own, for training and for evaluation."""
 
 from operator import add, getitem
+from typing import Literal
 
 from torch import fx, nn
 
 from resnet_builder.blocks.shortcuts import PadShortcut
+from resnet_builder.cpu.inference import InferenceConv2d, InParts, operation_for
+from resnet_builder.cpu.library import kernel_support
+from resnet_builder.cpu.norm import FusedNorm, fusible
+from resnet_builder.cpu.shortcut import CopiedShortcut, copies
+from resnet_builder.cpu.training import TrainingConv2d, operations_for
 from resnet_builder.folding import LayerTracer
-from resnet_builder.kernels.inference import InferenceConv2d, InParts, operation_for
-from resnet_builder.kernels.norm import FusedNorm, fusible
-from resnet_builder.kernels.shortcut import CopiedShortcut, copies
-from resnet_builder.kernels.training import TrainingConv2d, operations_for
 from resnet_builder.recomputing import Recomputed
 
 Modules = dict[str, nn.Module]
@@ -31,7 +33,29 @@ _KNOWN = ("torch.nn.", "resnet_builder.blocks.", "resnet_builder.model", Recompu
 """Where modules come from that do the same each time they are called."""
 
 
-def with_kernels(network: nn.Module) -> nn.Module:
+def accelerate(
+    network: nn.Module, *, training: bool, precision: Literal["fp32", "bf16"]
+) -> nn.Module:
+    """Return a network that computes the same with CPU kernels, or the network itself.
+
+    Its parameters and buffers are those of ``network``, which is left as it was. A network on
+    another device, or on a machine without kernels, is returned as it is.
+
+    Args:
+        network: In training mode; or in evaluation mode with its norms fused into its
+            convolutions.
+        training: Whether it is to be trained, and not evaluated.
+        precision: Precision of the convolutions.
+    """
+    parameter = next(network.parameters(), None)
+    if parameter is None or kernel_support(parameter.device).instructions is None:
+        return network
+    if training:
+        return _with_training_kernels(network)
+    return _with_inference_kernels(network, bf16=precision == "bf16")
+
+
+def _with_training_kernels(network: nn.Module) -> nn.Module:
     """Return what trains a network in less time, or the network itself.
 
     A batch norm and the sum and the ReLU right behind it become one operation; convolutions get
@@ -61,11 +85,11 @@ def with_kernels(network: nn.Module) -> nn.Module:
         _hand_out_twice(graph, node, layers)
     for name, layer in layers.items():
         if isinstance(layer, Recomputed):
-            layers[name] = Recomputed(with_kernels(layer.block))
+            layers[name] = Recomputed(_with_training_kernels(layer.block))
     return followed.assembled(graph)
 
 
-def with_inference_kernels(network: nn.Module, *, bf16: bool = False) -> nn.Module:
+def _with_inference_kernels(network: nn.Module, *, bf16: bool = False) -> nn.Module:
     """Return what evaluates a network in less time, or the network itself.
 
     A convolution and the sum and the ReLU right behind it become one operation, and so does a

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from resnet_builder.kernels.compiled import library
-from resnet_builder.kernels.gradient_memory import memory_for_gradient
-from resnet_builder.kernels.rows import convolved, fits_rows, fits_winograd, shape_of
+from resnet_builder.cpu.gradient_memory import memory_for_gradient
+from resnet_builder.cpu.library import library
+from resnet_builder.cpu.rows import convolved, fits_rows, fits_winograd, shape_of
 
 _ENOUGH_CHANNELS = 32
 """From which transforming for Winograd's gradient of the weights takes less than it saves."""

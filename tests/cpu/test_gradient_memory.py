@@ -6,9 +6,9 @@ import weakref
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.kernels.gradient_memory import memory_for_gradient
-from resnet_builder.kernels.training import TrainingConv2d, operations_for
-from tests.kernels import NEEDS_GRADIENT
+from resnet_builder.cpu.gradient_memory import memory_for_gradient
+from resnet_builder.cpu.training import TrainingConv2d, operations_for
+from tests.cpu import NEEDS_GRADIENT
 
 BLOCK = 4 * 2**20  # bytes
 
