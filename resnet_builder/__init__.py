@@ -49,7 +49,7 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     """Import a public name (PEP 562)."""
     if name == "__version__":
-        environment = importlib.import_module("resnet_builder.runs.environment")
+        environment = importlib.import_module("resnet_builder.runs.records")
         return environment.package_version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

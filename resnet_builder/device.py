@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from resnet_builder import host
+from resnet_builder import system
 from resnet_builder.errors import UsageError
 
 Precision = Literal["fp32", "bf16"]
@@ -94,7 +94,7 @@ def free_memory(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return host.free_memory()
+    return system.free_memory()
 
 
 def describe(device: torch.device) -> str:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "resnet_builder"
 LAYERS = (
     {"problems"},
     {"errors"},
-    {"host", "registry"},
+    {"system", "registry"},
     {"spec", "blocks", "device"},
     {"model", "folding"},
     {"experiment"},

@@ -77,7 +77,7 @@ def bench(
 def _record(found: "Bench") -> "BenchRecord":
     from resnet_builder.bench.plain import WHAT
     from resnet_builder.runs.answers import BenchRecord
-    from resnet_builder.runs.environment import versions
+    from resnet_builder.runs.records import versions
 
     memory, floor = found.memory, found.floor
     return BenchRecord.model_validate(

@@ -31,8 +31,8 @@ from resnet_builder.cli.summary import summary
 from resnet_builder.cli.train import train
 from resnet_builder.cli.validate import validate
 from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError
-from resnet_builder.host import is_out_of_memory
 from resnet_builder.runs.files import write_atomically
+from resnet_builder.system import is_out_of_memory
 
 PROGRAM = "resnet-build"
 COMPLETE = "_RESNET_BUILD_COMPLETE"

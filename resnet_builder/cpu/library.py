@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from resnet_builder.host import cache_dir
+from resnet_builder.system import cache_dir
 
 _SOURCES = (
     "norm.cpp",

@@ -26,10 +26,10 @@ from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.pipeline import WHITE
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.errors import DataError, SpecError, Stopped
-from resnet_builder.host import cache_dir
 from resnet_builder.problems import Problem
 from resnet_builder.spec.data_section import DataSpec, Normalize
 from resnet_builder.spec.schema import Spec
+from resnet_builder.system import cache_dir
 
 DATA_VARIABLE = "RESNET_BUILDER_DATA"
 

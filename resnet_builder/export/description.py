@@ -2,7 +2,7 @@
 
 import json
 
-from resnet_builder.runs.environment import package_version
+from resnet_builder.runs.records import package_version
 from resnet_builder.trained import TrainedModel
 
 

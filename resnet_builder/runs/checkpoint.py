@@ -18,10 +18,8 @@ from torch import Tensor
 
 from resnet_builder.errors import CheckpointError, StorageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.environment import package_version
-from resnet_builder.runs.failpoints import failpoint
-from resnet_builder.runs.files import Warn, storage_errors, unheard
-from resnet_builder.runs.records import Count, Record
+from resnet_builder.runs.files import Warn, failpoint, storage_errors, unheard
+from resnet_builder.runs.records import Count, Record, package_version
 from resnet_builder.runs.tensor_files import read_tensors, write_tensors
 
 CORRUPT = ".corrupt"

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from resnet_builder.errors import StorageError
-from resnet_builder.runs.failpoints import failpoint
 
 if sys.platform == "darwin":
     import fcntl
@@ -25,6 +24,18 @@ Warn = Callable[[str], None]
 TEMPORARY = ".tmp-"
 """How the names of files begin that are being written."""
 
+POINTS = (
+    "created",
+    "written",
+    "synced",
+    "closed",
+    "verified",
+    "replaced",
+    "published",
+    "rotated",
+)
+"""Failpoints, in the order in which saving a checkpoint passes them."""
+
 _CHUNK = 8 * 2**20
 
 # Flags that a platform lacks are zero there: Windows has no links to be led astray by, and
@@ -34,6 +45,19 @@ _COMMON = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(o
 
 def unheard(message: str) -> None:
     """Drop a warning."""
+
+
+def _pass(point: str) -> None:
+    """Let the program go on."""
+
+
+failpoint_hook: Callable[[str], None] = _pass
+"""Called at each failpoint; a test replaces it, to fail or to kill the process there."""
+
+
+def failpoint(point: str) -> None:
+    """Pass one of :data:`POINTS`."""
+    failpoint_hook(point)
 
 
 @contextlib.contextmanager
@@ -106,8 +130,8 @@ def append_line(path: Path, line: str) -> None:
             os.close(descriptor)
 
 
-def cut(path: Path, size: int) -> None:
-    """Shorten a file to ``size`` bytes.
+def truncate(path: Path, size: int) -> None:
+    """Truncate a file to ``size`` bytes.
 
     Raises:
         StorageError: The disk is read-only or failing.

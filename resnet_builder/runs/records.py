@@ -1,18 +1,48 @@
-"""What is written for programs to read: a model, with a ``schema`` number, for each record.
+"""Records of a run, and the environment and spec changes that they record.
 
-``metrics.jsonl``, ``changes.jsonl``, ``result.json``, ``env.json`` and ``data.json``; what commands
-print for ``--json`` is in :mod:`resnet_builder.runs.answers`. A field may be added under the same
-number, and readers ignore fields that they do not know; whatever else changes raises the number,
-and a reader refuses a number above its own.
+``metrics.jsonl``, ``changes.jsonl``, ``result.json``, ``env.json`` and ``data.json`` hold records:
+JSON with a ``schema`` number. A field may be added under the same number, and readers ignore
+fields that they do not know; any other change raises the number, and a reader refuses a number
+above its own.
 """
 
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resnet_builder.errors import CheckpointError, UsageError
-from resnet_builder.runs.files import storage_errors, write_atomically
+from resnet_builder.problems import dotted
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.files import (
+    Warn,
+    append_line,
+    storage_errors,
+    sync_file,
+    truncate,
+    unheard,
+    write_atomically,
+)
+from resnet_builder.spec.differences import spec_differences
+from resnet_builder.spec.dump import dump_value, plain_data
+from resnet_builder.spec.schema import Spec
+
+COSMETIC = (
+    "name",
+    "run",
+    "published",
+    "expect",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+)
+"""Keys that do not change the weights; ``run`` is compared with the record of the environment."""
+
+_PACKAGES = ("resnet-builder", "torch", "torchvision", "numpy")
 
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -184,23 +214,49 @@ class DataRecord(Record):
     pretrained_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
-class ChangeRow(Record):
-    """A line of ``changes.jsonl``: a value of the spec that a run was resumed with.
+class Change(Record):
+    """A line of ``changes.jsonl``: a value of the spec that a run is resumed with.
 
     Attributes:
-        time: When, in UTC.
-        path: Where in the spec.
-        before: What it was; left out if there was nothing, like ``after``.
-        after: What it is.
-        kind: ``cosmetic``, or ``trajectory``: then the run is not what either spec alone gives.
+        time: Time of the change, in UTC.
+        path: Place in the spec, as ``train.optimizer.lr``.
+        before: Value in the run, as plain data; left out if there is none, like ``after``.
+        after: Value in the spec that the run is resumed with.
+        kind: ``cosmetic`` changes are made, ``trajectory`` changes need consent, and
+            ``architecture`` changes are refused.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
-    time: str
+    time: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     path: str
     before: Any = None
     after: Any = None
-    kind: Literal["cosmetic", "trajectory"]
+    kind: Literal["cosmetic", "trajectory", "architecture"]
+
+    def __str__(self) -> str:
+        before, after = (
+            "nothing" if value is None else dump_value(value) for value in (self.before, self.after)
+        )
+        return f"{self.path}: {before} in the run, {after} in the spec"
+
+
+def compare_specs(before: Spec, after: Spec) -> list[Change]:
+    """Return the differences of a run's spec and another, both resolved."""
+    return [
+        Change(
+            path=dotted(difference.path),
+            before=plain_data(difference.before),
+            after=plain_data(difference.after),
+            kind=_kind(dotted(difference.path)),
+        )
+        for difference in spec_differences(before, after)
+    ]
+
+
+def _kind(path: str) -> Literal["cosmetic", "trajectory", "architecture"]:
+    if any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in COSMETIC):
+        return "cosmetic"
+    return "trajectory" if path.startswith(("train", "data", "plugins")) else "architecture"
 
 
 class MetricsRow(Record):
@@ -231,6 +287,76 @@ class MetricsRow(Record):
     test_loss: float | None = Field(None, alias="test.loss")
     test_top1: Fraction | None = Field(None, alias="test.top1")
     test_top5: Fraction | None = Field(None, alias="test.top5")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsLog:
+    """``metrics.jsonl``: one line for each report and evaluation, all whole and none twice.
+
+    Attributes:
+        run: The run whose file it is.
+    """
+
+    run: RunDirectory
+
+    @property
+    def path(self) -> Path:
+        """The file, which exists from the first row on."""
+        return self.run.metrics
+
+    def append(self, row: MetricsRow) -> None:
+        """Append a row.
+
+        Raises:
+            StorageError: The disk is full, read-only or failing; the earlier rows are whole.
+        """
+        append_line(self.path, row.to_json())
+
+    def sync(self) -> int:
+        """Flush the rows to the disk, before a checkpoint that records the file's size.
+
+        Returns:
+            The size in bytes, for :meth:`rewind`.
+
+        Raises:
+            StorageError: The disk is full or failing.
+        """
+        if not self.path.exists():
+            return 0
+        sync_file(self.path)
+        return self.path.stat().st_size
+
+    def rewind(self, size: int, *, warn: Warn = unheard) -> None:
+        """Truncate the file to a size that :meth:`sync` returned, and drop a half-written row.
+
+        Raises:
+            StorageError: The disk is read-only or failing.
+        """
+        found = self._read_bytes()
+        kept = found[:size]
+        whole = kept[: kept.rfind(b"\n") + 1]
+        if len(whole) < size:
+            warn(f"{self.path} lost {size - len(whole)} of {size} bytes: rows are missing")
+        if len(whole) < len(found):
+            truncate(self.path, len(whole))
+
+    def read(self) -> list[MetricsRow]:
+        """Return the whole rows; one that is being written is left out.
+
+        Raises:
+            UsageError: A newer release wrote them.
+            CheckpointError: A line is damaged.
+            StorageError: The file cannot be read.
+        """
+        *lines, _unfinished = self._read_bytes().split(b"\n")
+        return [
+            MetricsRow.from_json(line, f"{self.path}:{number}")
+            for number, line in enumerate(lines, start=1)
+        ]
+
+    def _read_bytes(self) -> bytes:
+        with storage_errors("read", self.path):
+            return self.path.read_bytes() if self.path.exists() else b""
 
 
 class Comparison(BaseModel):
@@ -283,3 +409,39 @@ class ResultRecord(Record):
     precision: Literal["fp32", "bf16"]
     versions: dict[str, str]
     published: Comparison | None = None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result depends on."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+
+
+def package_version() -> str:
+    """Return the version of this package."""
+    return _version("resnet-builder")
+
+
+def describe_environment(
+    device: str, choices: RuntimeConfig, compile_decision: CompileDecision | None = None
+) -> EnvRecord:
+    """Return the record of a run's environment.
+
+    Args:
+        device: The hardware's own name and number.
+        choices: What was chosen before the first step.
+        compile_decision: Why the network is compiled, or is not.
+    """
+    return EnvRecord(
+        versions=versions(),
+        platform=platform.platform(),
+        device=device,
+        choices=choices,
+        compile_decision=compile_decision,
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a source tree that is not installed

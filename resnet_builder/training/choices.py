@@ -6,9 +6,8 @@ from resnet_builder.cpu import KernelSupport, kernel_support
 from resnet_builder.device import describe, memory_format, pick_precision
 from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.environment import describe_environment, versions
 from resnet_builder.runs.files import Warn
-from resnet_builder.runs.records import EnvRecord, RuntimeConfig
+from resnet_builder.runs.records import EnvRecord, RuntimeConfig, describe_environment, versions
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.compiling import Trial, decide_compile, no_compiler
 

@@ -11,8 +11,7 @@ from resnet_builder.data.batches import evaluation_batches
 from resnet_builder.data.interfaces import ImageSource, Stop
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import RuntimeConfig
+from resnet_builder.runs.records import MetricsLog, RuntimeConfig
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import Observer

@@ -14,8 +14,7 @@ from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import describe, fits
 from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import EnvRecord
+from resnet_builder.runs.records import EnvRecord, MetricsLog
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.train_section import TrainSpec

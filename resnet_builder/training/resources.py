@@ -17,12 +17,12 @@ from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import Precision, free_memory
 from resnet_builder.errors import ResourceError, StorageError
-from resnet_builder.host import free_disk, is_out_of_memory
 from resnet_builder.model import ResNet
 from resnet_builder.recomputing import recomputed_stages
 from resnet_builder.runs.files import Warn, storage_errors
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import Spec
+from resnet_builder.system import free_disk, is_out_of_memory
 from resnet_builder.training.freezing import freeze
 from resnet_builder.training.optim import state_copies
 

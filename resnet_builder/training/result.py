@@ -10,9 +10,8 @@ from torch import nn
 from resnet_builder.device import describe
 from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.environment import versions
 from resnet_builder.runs.files import storage_errors
-from resnet_builder.runs.records import Comparison, ResultRecord, RuntimeConfig
+from resnet_builder.runs.records import Comparison, ResultRecord, RuntimeConfig, versions
 from resnet_builder.spec.schema import PublishedSpec, Spec
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.state import Counters

@@ -6,7 +6,7 @@ from time import monotonic
 from resnet_builder.errors import NonFiniteError, StorageError
 from resnet_builder.runs.checkpoint import checkpoint_path, load_newest, save_checkpoint
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.runs.records import MetricsLog
 from resnet_builder.training.callbacks import Observer
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.plan import Plan

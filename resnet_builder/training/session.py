@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from resnet_builder.builder import build, check, pretrained_digest
@@ -13,11 +12,10 @@ from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.device import pick_precision
 from resnet_builder.errors import DataError, ResourceError, SpecError, UsageError
 from resnet_builder.model import ResNet
-from resnet_builder.runs.changes import Change, compare_specs
 from resnet_builder.runs.checkpoint import has_checkpoints
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, unheard
-from resnet_builder.runs.records import ChangeRow, DataRecord, EnvRecord, ResultRecord
+from resnet_builder.runs.records import Change, DataRecord, EnvRecord, ResultRecord, compare_specs
 from resnet_builder.spec.loading import dump_spec, read_draft
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import SILENT, Observer
@@ -348,13 +346,9 @@ def _settle_spec(run: RunDirectory, spec: Spec, *, allow_spec_change: bool, warn
     if not changes:
         return
     _refuse(run, changes, allow_spec_change=allow_spec_change)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     for change in changes:
         warn(f"changed: {change}")
-        row = ChangeRow(
-            time=now, path=change.path, before=change.before, after=change.after, kind=change.kind
-        )
-        append_line(run.changes, row.to_json())
+        append_line(run.changes, change.to_json())
     run.publish(dump_spec(spec))
 
 

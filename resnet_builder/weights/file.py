@@ -13,8 +13,7 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from resnet_builder.errors import CheckpointError
-from resnet_builder.runs.environment import package_version
-from resnet_builder.runs.records import first_problem, refuse_newer
+from resnet_builder.runs.records import first_problem, package_version, refuse_newer
 from resnet_builder.runs.tensor_files import read_tensors, write_tensors
 from resnet_builder.spec.data_section import PreprocessSpec
 

@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.runs.records import MetricsLog
 from resnet_builder.runs.tensor_files import read_tensors
 
 CLASSES = 3

@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any
 
 from resnet_builder.errors import DataError
-from resnet_builder.runs import failpoints
+from resnet_builder.runs import files
 
 
 def at_point(name: str, turn: int, *signals: str) -> None:
     """Send this process signals when it passes a failpoint for the ``turn``-th time."""
     passed = 0
-    before = failpoints.hook
+    before = files.failpoint_hook
 
     def hook(point: str) -> None:
         nonlocal passed
@@ -27,7 +27,7 @@ def at_point(name: str, turn: int, *signals: str) -> None:
             for each in signals:
                 os.kill(os.getpid(), getattr(signal, each))
 
-    failpoints.hook = hook
+    files.failpoint_hook = hook
 
 
 def in_call(target: str, turn: int, *signals: str) -> None:

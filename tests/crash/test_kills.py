@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.runs.failpoints import POINTS
+from resnet_builder.runs.files import POINTS
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import Killing, assert_equal
 from tests.crash.program import Server

@@ -17,7 +17,7 @@ from resnet_builder.builder import build, resolve
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.checkpoint import Checkpoint
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.runs.records import MetricsLog
 from resnet_builder.runs.tensor_files import write_tensors
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec

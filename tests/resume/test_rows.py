@@ -5,8 +5,7 @@ import time
 
 import pytest
 
-from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import ResultRecord
+from resnet_builder.runs.records import MetricsLog, ResultRecord
 from tests.crash.experiments import left
 from tests.crash.killing import assert_equal
 from tests.resume.conftest import Interrupted

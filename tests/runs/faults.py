@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resnet_builder.runs import failpoints
+from resnet_builder.runs import files
 from resnet_builder.runs.files import TEMPORARY
 
 CALLS = ("open", "write", "fsync", "close", "replace", "fsync directory")
@@ -34,7 +34,7 @@ class Disk:
         self._ours: set[int] = set()
         self._real = {name: getattr(os, name) for name in ("open", "write", "fsync", "close")}
         self._real["replace"] = os.replace
-        monkeypatch.setattr(failpoints, "hook", self._pass)
+        monkeypatch.setattr(files, "failpoint_hook", self._pass)
         for name in self._real:
             monkeypatch.setattr(os, name, getattr(self, f"_{name}"))
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from resnet_builder.runs.changes import COSMETIC, compare_specs
+from resnet_builder.runs.records import COSMETIC, compare_specs
 from resnet_builder.spec.schema import Spec
 
 BASE: dict[str, Any] = {

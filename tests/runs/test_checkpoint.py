@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from resnet_builder.errors import CheckpointError, NonFiniteError, StorageError, UsageError
-from resnet_builder.runs import failpoints
+from resnet_builder.runs import files
 from resnet_builder.runs.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -23,7 +23,7 @@ from resnet_builder.runs.checkpoint import (
     save_checkpoint,
 )
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.failpoints import POINTS
+from resnet_builder.runs.files import POINTS
 from resnet_builder.runs.tensor_files import write_tensors
 from tests.runs.faults import CALLS, Disk, heard, names
 
@@ -176,7 +176,7 @@ def test_kill_at_any_point_leaves_a_run_to_go_on_with(point: str, run: RunDirect
             os.kill(os.getpid(), signal.SIGKILL)
 
     def save_and_die() -> None:
-        failpoints.hook = die
+        files.failpoint_hook = die
         with run.locked():
             save(run, 3, keep=2)
 

@@ -6,7 +6,7 @@ import platform
 import pytest
 import torch
 
-from resnet_builder.runs.environment import describe_environment, package_version, versions
+from resnet_builder.runs.records import describe_environment, package_version, versions
 from tests.runs.test_records import CHOICES
 
 

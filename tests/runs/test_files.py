@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from resnet_builder.errors import StorageError
-from resnet_builder.runs.failpoints import POINTS
 from resnet_builder.runs.files import (
+    POINTS,
     TEMPORARY,
     append_line,
-    cut,
     prepare_directory,
+    truncate,
     write_atomically,
 )
 from tests.runs.faults import CALLS, Disk, names, without_repeats
@@ -153,9 +153,9 @@ def test_row58_line_that_does_not_fit_is_taken_back(
     assert (tmp_path / "log").read_bytes() == b"one\n"
 
 
-def test_cut_shortens(tmp_path: Path) -> None:
+def test_truncate_shortens(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"one\ntwo\n")
-    cut(tmp_path / "log", 4)
+    truncate(tmp_path / "log", 4)
     assert (tmp_path / "log").read_bytes() == b"one\n"
 
 

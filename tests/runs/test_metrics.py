@@ -7,8 +7,7 @@ import pytest
 
 from resnet_builder.errors import CheckpointError, UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import MetricsRow
+from resnet_builder.runs.records import MetricsLog, MetricsRow
 from tests.runs.faults import heard
 
 

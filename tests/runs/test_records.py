@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from resnet_builder.errors import CheckpointError, StorageError, UsageError
 from resnet_builder.runs.records import (
-    ChangeRow,
+    Change,
     Comparison,
     CompileDecision,
     DataRecord,
@@ -66,7 +66,7 @@ EXAMPLES: dict[str, Record] = {
         validation=(),
         pretrained_sha256="0" * 63 + "f",
     ),
-    "change": ChangeRow(
+    "change": Change(
         time="2026-01-02T03:04:05+00:00",
         path="train.optimizer.lr",
         before=0.1,

@@ -10,7 +10,7 @@ from resnet_builder.data.interfaces import Stop
 from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.metrics import MetricsLog
+from resnet_builder.runs.records import MetricsLog
 from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.spec.loading import dump_spec
 from resnet_builder.spec.schema import Spec

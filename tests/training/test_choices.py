@@ -10,9 +10,13 @@ from resnet_builder.cpu import KernelSupport
 from resnet_builder.device import describe
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.environment import versions
-from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import CompileDecision, EnvRecord, RuntimeConfig
+from resnet_builder.runs.records import (
+    CompileDecision,
+    EnvRecord,
+    MetricsLog,
+    RuntimeConfig,
+    versions,
+)
 from resnet_builder.training import choices, fit
 from resnet_builder.training.choices import resolve_runtime
 from tests.cpu import HAS_KERNELS, NEEDS_KERNELS

@@ -19,8 +19,7 @@ from resnet_builder.errors import (
 )
 from resnet_builder.runs.checkpoint import load_newest
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import EnvRecord, ResultRecord
+from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord
 from resnet_builder.training import distributed, saving, step
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,

@@ -20,11 +20,10 @@ from resnet_builder.errors import (
     StorageError,
     UsageError,
 )
-from resnet_builder.runs import failpoints
+from resnet_builder.runs import files
 from resnet_builder.runs.checkpoint import load_newest, save_checkpoint
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import ResultRecord
+from resnet_builder.runs.records import MetricsLog, ResultRecord
 from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.training import delivery, loop, saving
 from resnet_builder.training.evaluation import evaluate
@@ -92,7 +91,7 @@ def failing_saves(monkeypatch: pytest.MonkeyPatch, code: int, *, times: int) -> 
 
         with monkeypatch.context() as patch:
             if next(left, None) is not None:
-                patch.setattr(failpoints, "hook", fail)
+                patch.setattr(files, "failpoint_hook", fail)
             save_checkpoint(*args, **kwargs)
 
     monkeypatch.setattr(saving, "save_checkpoint", save)

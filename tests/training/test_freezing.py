@@ -15,8 +15,7 @@ from resnet_builder.data.interfaces import Batch
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.model import ResNet, sections
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.metrics import MetricsLog
-from resnet_builder.runs.records import RuntimeConfig
+from resnet_builder.runs.records import MetricsLog, RuntimeConfig
 from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import evaluate

@@ -9,8 +9,12 @@ from resnet_builder.builder import read_spec
 from resnet_builder.data.splits import load_data
 from resnet_builder.errors import BusyError, DataError, SpecError, Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.environment import describe_environment
-from resnet_builder.runs.records import DataRecord, ResultRecord, RuntimeConfig
+from resnet_builder.runs.records import (
+    DataRecord,
+    ResultRecord,
+    RuntimeConfig,
+    describe_environment,
+)
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.own_data import check_data_unchanged
 from resnet_builder.training.session import Session, threads

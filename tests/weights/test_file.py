@@ -12,7 +12,7 @@ from torch import Tensor
 from resnet_builder.errors import CheckpointError, NonFiniteError, UsageError
 from resnet_builder.runs.checkpoint import Checkpoint, checkpoint_path, save_checkpoint
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.environment import package_version
+from resnet_builder.runs.records import package_version
 from resnet_builder.runs.tensor_files import write_tensors
 from resnet_builder.spec.data_section import CenterCrop, Resize, ToRgb
 from resnet_builder.weights.file import Origin, WeightsHeader, read_weights, save_weights

@@ -1,0 +1,67 @@
+"""Limits of the system for this process: free memory, free disk, the user's cache directory."""
+
+import os
+import re
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+PROC = Path("/proc")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory() -> int | None:
+    """Return the bytes that this process may still allocate, or ``None`` where they are unknown.
+
+    That is the memory which Linux has available, or less if a control group limits the process
+    (containers and batch systems do).
+    """
+    available = re.search(r"^MemAvailable:\s+(\d+) kB", _read(PROC / "meminfo"), re.MULTILINE)
+    left = [int(available[1]) * 1024] if available else []
+    own_group = re.search(r"^0::(/.*)$", _read(PROC / "self" / "cgroup"), re.MULTILINE)
+    if own_group:
+        group = PurePosixPath(own_group[1])
+        for each in (group, *group.parents):  # a limit of an outer group holds for the inner ones
+            folder = CGROUP / each.relative_to("/")
+            with suppress(ValueError):  # "max" is no limit; a container does not see outer groups
+                limit, used = (int(_read(folder / f"memory.{name}")) for name in ("max", "current"))
+                cache = re.search(r"^inactive_file (\d+)", _read(folder / "memory.stat"), re.M)
+                # Pages of files that were read are given up before memory runs out.
+                left.append(limit - used + (int(cache[1]) if cache else 0))
+    return min(left, default=None)
+
+
+def free_disk(path: Path) -> int:
+    """Return the free bytes of the file system that a path lies in, or would be made in.
+
+    Raises:
+        OSError: The disk is failing.
+    """
+    existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    return shutil.disk_usage(existing).free
+
+
+def cache_dir() -> Path:
+    """Return the package's folder in the user's cache directory, which may not exist yet."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "resnet-builder"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is an allocator's; torch's have no class of their own, only words."""
+    words = ("out of memory", "DefaultCPUAllocator", "bad_alloc")
+    of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, MemoryError) or of_torch
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""

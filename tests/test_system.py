@@ -1,0 +1,76 @@
+"""Limits of the system, from files that stand in for Linux's."""
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_builder import system
+
+MIB = 2**20
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder that stands in for ``/``, on a machine that has 100 MiB available."""
+    monkeypatch.setattr(system, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(system, "CGROUP", tmp_path / "cgroup")
+    write(tmp_path / "proc" / "meminfo", f"MemFree: 7 kB\nMemAvailable:   {100 * 1024} kB\n")
+    write(tmp_path / "proc" / "self" / "cgroup", "0::/users/me")
+    return tmp_path
+
+
+def write(path: Path, text: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n", encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "free"),
+    [
+        ((40, 15), ("max", 60), 40 - 15 + 5),
+        (("max", 15), (60, 55), 60 - 55 + 5),
+        (("max", 15), ("max", 60), 100),
+        (None, None, 100),
+    ],
+    ids=["inner-group", "outer-group", "no-limit", "no-groups"],
+)
+def test_free_memory_is_the_least_that_the_machine_and_the_groups_leave(
+    inner: tuple[object, int] | None, outer: tuple[object, int] | None, free: int, root: Path
+) -> None:
+    for group, name in ((inner, "users/me"), (outer, "users")):
+        if group is not None:
+            folder, (limit, used) = root / "cgroup" / name, group
+            write(folder / "memory.max", limit * MIB if isinstance(limit, int) else limit)
+            write(folder / "memory.current", used * MIB)
+            write(folder / "memory.stat", f"anon 1\ninactive_file {5 * MIB}\nactive_file 3")
+    assert system.free_memory() == free * MIB
+
+
+def test_free_memory_is_unknown_on_other_systems(root: Path) -> None:
+    (root / "proc" / "meminfo").unlink()
+    assert system.free_memory() is None
+
+
+def test_free_disk_is_known_before_a_directory_is_made(tmp_path: Path) -> None:
+    free = system.free_disk(tmp_path)
+    assert free > 0
+    assert system.free_disk(tmp_path / "runs" / "x") == pytest.approx(free, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't"), True),
+        (RuntimeError("MPS backend out of memory"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("shapes differ"), False),
+        (OSError(errno.ENOMEM, "out of memory"), False),
+    ],
+    ids=["python", "cuda", "cpu", "mps", "c++", "other", "system"],
+)
+def test_errors_of_allocators_are_told_from_others(error: Exception, is_one: bool) -> None:
+    assert system.is_out_of_memory(error) is is_one
