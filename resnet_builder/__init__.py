@@ -11,7 +11,7 @@ if typing.TYPE_CHECKING:
     from resnet_builder.errors import ResnetBuilderError, SpecError
     from resnet_builder.features import Features
     from resnet_builder.model import ResNet
-    from resnet_builder.spec.loading import load_spec
+    from resnet_builder.spec.load import load_spec
     from resnet_builder.spec.schema import Spec
     from resnet_builder.training.fit import fit
     from resnet_builder.weights.loading import load_weights
@@ -41,7 +41,7 @@ _HOMES = {
     "build": "resnet_builder.builder",
     "build_from_spec": "resnet_builder.builder",
     "fit": "resnet_builder.training.fit",
-    "load_spec": "resnet_builder.spec.loading",
+    "load_spec": "resnet_builder.spec.load",
     "load_weights": "resnet_builder.weights.loading",
 }
 

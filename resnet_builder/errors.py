@@ -1,25 +1,99 @@
-"""Every error a user can meet, and the exit code that the command line ends with.
+"""Exceptions with their exit codes, and problems: the diagnostics of a spec.
 
 ResnetBuilderError            1
-├── ExportError               1  an exported file that is not its network
-├── UsageError                2  a command or call that cannot be meant
-├── SpecError                 2  a spec; lists every problem with its place
+├── ExportError               1  an exported file that computes something else
+├── UsageError                2  an invalid command line or call
+├── SpecError                 2  a spec with problems; lists all of them with their places
 ├── RegistryError             2  a part that is unknown or registered twice
 ├── PartError                 2  options or shapes that do not go together
-├── DataError                 3  a data set that is missing, broken or unusable
+├── DataError                 3  a dataset that is missing, broken or unusable
 ├── CheckpointError           4  no checkpoint that can be trusted
-├── NonFiniteError            5  a loss or gradient that is not a number
-├── ResourceError             6  more memory than there is
+├── NonFiniteError            5  a loss or gradient that is infinite or not a number
+├── ResourceError             6  more memory needed than there is
 ├── StorageError              7  a disk that is full, read-only or failing
-├── BusyError                 8  a run directory that another process is using
-├── ProcessLostError          9  a process of a distributed training is gone
-└── Stopped             130/143  a signal asked the program to stop
+├── BusyError                 8  a run directory in use by another process
+├── ProcessLostError          9  a process of a distributed training that is gone
+└── Stopped             130/143  a stop by a signal
 """
 
-from collections.abc import Sequence
+import difflib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
-from resnet_builder.problems import CODES, Problem, render
+CODES = (
+    "yaml-syntax",
+    "yaml-tag",
+    "yaml-alias",
+    "yaml-ambiguous",
+    "duplicate-key",
+    "unknown-key",
+    "missing-key",
+    "wrong-type",
+    "out-of-range",
+    "unknown-name",
+    "unknown-option",
+    "no-effect",
+    "exclusive",
+    "shape",
+    "expect",
+    "mismatch",
+    "plugin",
+    "limit",
+    "extends",
+)
+"""Codes of problems; ``docs/errors.md`` has a paragraph on each."""
+
+MAX_PRINTED = 20
+"""Number of problems that one report prints in full."""
+
+SpecPath = tuple[str | int, ...]
+"""Place in a spec: keys of mappings and indices of lists."""
+
+_SNIPPET_WIDTH = 160
+_SHORTEST_START = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Diagnostic of a spec.
+
+    Attributes:
+        code: One of :data:`CODES`.
+        path: Place in the spec, as ``model.stages[1].shortcut``; empty for the whole spec.
+        message: Message in one line.
+        file: File that the value comes from, or ``<mapping>``, or the command-line argument.
+        line: Line in the file, counted from 1; ``None`` for a source without lines.
+        col: Column, counted from 1 in characters.
+        snippet: Source line, or the argument.
+        allowed: Values that are allowed there.
+        suggestion: Value that was probably meant.
+    """
+
+    code: str
+    path: str
+    message: str
+    file: str = "<mapping>"
+    line: int | None = None
+    col: int | None = None
+    snippet: str | None = None
+    allowed: tuple[str, ...] = ()
+    suggestion: str | None = None
+
+    def __post_init__(self) -> None:
+        assert self.code in CODES, self.code
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}:{self.col}"
+        where = f"{self.path}: " if self.path else ""
+        lines = [visible(f"{place}: error[{self.code}]: {where}{self.message}")]
+        lines += _snippet_lines(self)
+        if self.allowed:
+            lines.append(visible(f"allowed: {', '.join(self.allowed)}"))
+        if self.suggestion is not None:
+            lines.append(visible(f"did you mean: {self.suggestion}"))
+        return "\n".join(lines)
 
 
 class ResnetBuilderError(Exception):
@@ -33,7 +107,7 @@ class ExportError(ResnetBuilderError):
 
 
 class UsageError(ResnetBuilderError):
-    """A command line or a call that asks for something that cannot be meant."""
+    """An invalid command line or call."""
 
     exit_code = 2
 
@@ -42,7 +116,7 @@ class SpecError(ResnetBuilderError):
     """A spec that cannot be used.
 
     Attributes:
-        errors: Every problem found, in file order.
+        errors: All problems, in file order.
     """
 
     exit_code = 2
@@ -59,8 +133,8 @@ class RegistryError(ResnetBuilderError):
     """A part that is not registered, or that is registered twice.
 
     Attributes:
-        allowed: The names that are registered.
-        suggestion: The registered name nearest to the one asked for.
+        allowed: Registered names.
+        suggestion: Registered name nearest to the one asked for.
     """
 
     exit_code = 2
@@ -74,11 +148,11 @@ class RegistryError(ResnetBuilderError):
 
 
 class PartError(ResnetBuilderError):
-    """Raised by a part whose options or shapes do not go together; the builder adds the place.
+    """Options or shapes of a part that do not go together; the builder adds the place.
 
     Attributes:
-        code: One of :data:`resnet_builder.problems.CODES`.
-        option: The option to point at, if there is one.
+        code: One of :data:`CODES`.
+        option: Option to point at, if there is one.
 
     Raises:
         ValueError: There is no such code.
@@ -95,7 +169,7 @@ class PartError(ResnetBuilderError):
 
 
 class DataError(ResnetBuilderError):
-    """A data set that is missing, broken or unusable."""
+    """A dataset that is missing, broken or unusable."""
 
     exit_code = 3
 
@@ -137,9 +211,98 @@ class ProcessLostError(ResnetBuilderError):
 
 
 class Stopped(ResnetBuilderError):
-    """Raised where ``stop()`` was seen to be true: a signal asked the program to end.
+    """A stop that ``should_stop()`` asked for.
 
-    Whoever asked for the stop knows the signal, and so the exit code: 130 or 143.
+    Whoever asked knows the signal, and so the exit code: 130 or 143.
     """
 
     exit_code = 130
+
+
+def render(problems: Sequence[Problem]) -> str:
+    """Text of a report: the first 20 problems in full, the rest as a number."""
+    printed = [str(problem) for problem in problems[:MAX_PRINTED]]
+    more = len(problems) - len(printed)
+    if more:
+        printed.append(f"and {more} more")
+    return "\n\n".join(printed)
+
+
+def dotted(path: SpecPath) -> str:
+    """Text of a path: ``("stages", 1, "block")`` is ``stages[1].block``."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{step}" if text else step
+    return text
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """Allowed name that ``name`` was probably meant to be: misspelt, or cut short."""
+    plain = _latin(name).casefold()
+    names = {name.casefold(): name for name in sorted(allowed)}
+    matches = difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
+    if not matches and len(plain) >= _SHORTEST_START:
+        matches = [name for name in names if name.startswith(plain)]
+    return names[min(matches, key=len)] if matches else None
+
+
+def visible(text: str) -> str:
+    """Text in which all is escaped that a terminal would act on or a reader could not see.
+
+    Letters of other scripts stay as they are, unless they look like Latin ones. Those are followed
+    by their code point, since a reader cannot tell them apart.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_visible_character(character) for character in text)
+
+
+def _visible_character(character: str) -> str:
+    if character.isascii():
+        return character if character.isprintable() else f"\\x{ord(character):02x}"
+    code_point = f"U+{ord(character):04X}"
+    if not character.isprintable():  # a space other than ASCII's is not either
+        return f"<{code_point}>"
+    return f"{character}<{code_point}>" if character in _LATIN_LOOKALIKES else character
+
+
+def _latin(text: str) -> str:
+    """Spell ``text`` in the Latin letters it looks like, without invisible characters."""
+    kept = (c for c in text if c.isprintable())
+    return "".join(_LATIN_LOOKALIKES.get(c, c) for c in kept)
+
+
+# Cyrillic and Greek letters that look like a Latin one (from Unicode TR 39).
+_LATIN_LOOKALIKES = dict(
+    zip(
+        "аеорсухіјѕԁһԛԝѵɡοανικρτυωΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕКМНОРСТХ",
+        "aeopcyxijsdhqwvgoavikptuwABEZHIKMNOPTYXABEKMHOPCTX",
+        strict=True,
+    )
+)
+
+
+def _snippet_lines(problem: Problem) -> list[str]:
+    """Draw the source line with a caret below the column, cut to a readable width."""
+    if problem.snippet is None:
+        return []
+    column = (problem.col or 1) - 1
+    line = problem.snippet.replace("\t", " ")
+    start = max(0, column - _SNIPPET_WIDTH // 2) if len(line) > _SNIPPET_WIDTH else 0
+    before = visible(line[start:column])
+    after = visible(line[column : start + _SNIPPET_WIDTH])
+    number = "" if problem.line is None else str(problem.line)
+    return [
+        f"{number:>5} | {before}{after}".rstrip(),
+        f"      | {' ' * _columns(before)}^",
+    ]
+
+
+def _columns(text: str) -> int:
+    """Count the columns a terminal gives to ``text``: two to a wide letter, none to an accent."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    accents = sum(unicodedata.combining(character) > 0 for character in text)
+    return len(text) + wide - accents

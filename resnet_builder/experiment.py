@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 from resnet_builder.errors import UsageError
 from resnet_builder.model import ResNet
-from resnet_builder.spec.data_section import DataSpec
-from resnet_builder.spec.model_section import ModelSpec
-from resnet_builder.spec.schema import RunSpec, Spec
-from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
+from resnet_builder.spec.schema import DataSpec, ModelSpec, RunSpec, Spec
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from resnet_builder.blocks.interfaces import Block
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import UsageError, nearest
 from resnet_builder.model import ResNet
-from resnet_builder.problems import nearest
 
 
 class Features(nn.ModuleDict):

@@ -4,9 +4,8 @@ from pathlib import Path
 
 from resnet_builder.builder import build
 from resnet_builder.errors import UsageError
-from resnet_builder.spec.data_section import Normalize
-from resnet_builder.spec.loading import dump_spec
-from resnet_builder.spec.schema import Spec
+from resnet_builder.spec.dump import dump_spec
+from resnet_builder.spec.schema import Normalize, Spec
 from resnet_builder.weights.file import Origin, WeightsHeader, save_weights
 from resnet_builder.weights.loading import LoadReport, load_weights
 

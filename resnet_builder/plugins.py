@@ -8,8 +8,7 @@ import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem
+from resnet_builder.errors import Problem, SpecError
 from resnet_builder.spec.positions import Positions
 
 CONSENT_VARIABLE = "RESNET_BUILDER_PLUGINS"

@@ -9,8 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from resnet_builder.errors import RegistryError
-from resnet_builder.problems import nearest
+from resnet_builder.errors import RegistryError, nearest
 
 T = TypeVar("T", bound=Callable[..., Any])
 U = TypeVar("U", bound=Callable[..., Any])

@@ -10,8 +10,7 @@ from resnet_builder.blocks import BLOCKS
 from resnet_builder.blocks.basic import BasicBlock
 from resnet_builder.builder import build
 from resnet_builder.comparison import compare, compare_weights, read_subject
-from resnet_builder.errors import UsageError
-from resnet_builder.problems import dotted
+from resnet_builder.errors import UsageError, dotted
 from resnet_builder.spec.dump import dump_spec
 from tests.cli.experiments import write_tiny
 from tests.networks import cifar_spec

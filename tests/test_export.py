@@ -28,9 +28,8 @@ from resnet_builder.builder import build, resolve
 from resnet_builder.errors import ExportError, NonFiniteError, StorageError, UsageError
 from resnet_builder.export import FormatName, export
 from resnet_builder.export.formats import FORMATS
-from resnet_builder.spec.data_section import Resize
-from resnet_builder.spec.loading import dump_spec
-from resnet_builder.spec.schema import Spec
+from resnet_builder.spec.dump import dump_spec
+from resnet_builder.spec.schema import Resize, Spec
 from resnet_builder.trained import TrainedModel, load_model
 from resnet_builder.weights.file import Origin, WeightsHeader
 from tests.networks import cifar_spec, imagenet_spec, random_images, randomise

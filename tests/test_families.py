@@ -11,7 +11,7 @@ from resnet_builder.errors import UsageError
 from resnet_builder.expectations import measure
 from resnet_builder.families import FAMILIES, PICTURES, Depths, Wish, default_name, new_spec
 from resnet_builder.spec.expectations import expected
-from resnet_builder.spec.loading import load_spec, load_spec_text
+from resnet_builder.spec.load import load_spec, load_spec_text
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.reading import checked
 from resnet_builder.spec.tree import parse_yaml

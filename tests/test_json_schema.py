@@ -12,13 +12,11 @@ from resnet_builder.blocks.interfaces import BLOCKS
 from resnet_builder.builder import read_spec
 from resnet_builder.json_schema import REGISTRIES, json_schema, json_schema_text
 from resnet_builder.spec.bundled import bundled_file, bundled_names, recipe_names
-from resnet_builder.spec.data_section import DataSpec
 from resnet_builder.spec.dump import dump_spec
-from resnet_builder.spec.model_section import ModelSpec
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.reading import checked
-from resnet_builder.spec.schema import SpecFile
-from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
+from resnet_builder.spec.schema import DataSpec, ModelSpec, SpecFile
 from resnet_builder.spec.tree import parse_yaml
 
 Validator = jsonschema.Draft7Validator

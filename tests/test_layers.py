@@ -9,7 +9,6 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "resnet_builder"
 
 LAYERS = (
-    {"problems"},
     {"errors"},
     {"system", "registry"},
     {"spec", "blocks", "device"},
@@ -28,7 +27,7 @@ LAYERS = (
 FREE = {"__init__", "__main__", "py.typed"}
 """The package's front doors may import everything."""
 
-TORCH_FREE = {"problems", "errors", "registry", "spec", "plugins"}
+TORCH_FREE = {"errors", "registry", "spec", "plugins"}
 
 
 def rooms() -> dict[str, int]:

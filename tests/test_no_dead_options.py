@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from resnet_builder.builder import build, read_spec
 from resnet_builder.data.splits import load_data
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.spec.loading import dump_spec
+from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part
 from resnet_builder.training.fit import fit

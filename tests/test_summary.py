@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from resnet_builder.builder import build
-from resnet_builder.spec.loading import load_spec
+from resnet_builder.spec.load import load_spec
 from resnet_builder.summary import activation_bytes, summarize
 from tests.networks import cifar_spec, imagenet_spec
 

@@ -1,9 +1,9 @@
 """What is measured in a spec's place: its steps, on made-up images, without end."""
 
 from resnet_builder.builder.resolving import input_info
+from resnet_builder.spec.recipe import ConstantSchedule, ConstantWarmup, Interval
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part
-from resnet_builder.spec.train_section import ConstantSchedule, ConstantWarmup, Interval
 
 _ENDLESS = 2**31 - 1
 _MADE_BYTES = 64 * 1024 * 1024

@@ -15,13 +15,12 @@ from resnet_builder.builder.construct import (
 from resnet_builder.builder.pretrained import load_pretrained
 from resnet_builder.builder.resolving import resolve
 from resnet_builder.device import pick_device
-from resnet_builder.errors import SpecError
+from resnet_builder.errors import Problem, SpecError
 from resnet_builder.experiment import Experiment
 from resnet_builder.features import Features
 from resnet_builder.model import ResNet
 from resnet_builder.plugins import import_plugins
-from resnet_builder.problems import Problem
-from resnet_builder.spec.loading import Draft, read_draft
+from resnet_builder.spec.load import Draft, read_draft
 from resnet_builder.spec.schema import Spec
 
 Source = str | Path | Mapping[str, object] | Draft

@@ -29,17 +29,14 @@ from resnet_builder.builder.resolving import (
     resolve_model,
 )
 from resnet_builder.data.interfaces import AUGMENTATIONS
-from resnet_builder.errors import PartError, RegistryError
+from resnet_builder.errors import PartError, Problem, RegistryError
 from resnet_builder.model import ResNet, count_macs, count_parameters
-from resnet_builder.problems import Problem
 from resnet_builder.registry import Registry
-from resnet_builder.spec.data_section import DataSpec
-from resnet_builder.spec.loading import Draft
-from resnet_builder.spec.model_section import ModelSpec
+from resnet_builder.spec.load import Draft
 from resnet_builder.spec.positions import Positions
-from resnet_builder.spec.schema import ExpectSpec, Spec
+from resnet_builder.spec.recipe import Interval, TrainSpec
+from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec, Spec
 from resnet_builder.spec.section import Part
-from resnet_builder.spec.train_section import Interval, TrainSpec
 from resnet_builder.spec.validation import problems_from
 
 

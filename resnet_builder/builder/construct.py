@@ -28,7 +28,7 @@ from resnet_builder.builder.moulds import mould_of
 from resnet_builder.builder.parts import bind, is_preactivated
 from resnet_builder.errors import PartError
 from resnet_builder.model import ResNet
-from resnet_builder.spec.model_section import DefaultInit, FanInit, ModelSpec, NormalInit, StageSpec
+from resnet_builder.spec.schema import DefaultInit, FanInit, ModelSpec, NormalInit, StageSpec
 
 
 class MisplacedPartError(PartError):

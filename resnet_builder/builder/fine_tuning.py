@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnet_builder.builder.pretrained import published_weights
-from resnet_builder.problems import Problem, nearest
+from resnet_builder.errors import Problem, nearest
 from resnet_builder.runs.files import storage_errors
-from resnet_builder.spec.loading import Draft
-from resnet_builder.spec.model_section import ModelSpec, WeightsSpec
+from resnet_builder.spec.load import Draft
 from resnet_builder.spec.positions import Positions
-from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
+from resnet_builder.spec.schema import ModelSpec, WeightsSpec
 
 _FREEZE = ("train", "freeze")
 _RECOMPUTE = ("train", "activation_checkpointing")

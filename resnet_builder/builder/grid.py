@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from resnet_builder.errors import UsageError
-from resnet_builder.spec.model_section import StageSpec
+from resnet_builder.spec.schema import StageSpec
 
 
 @dataclass(frozen=True, slots=True)

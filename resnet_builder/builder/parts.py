@@ -16,8 +16,7 @@ from resnet_builder.blocks import (
 )
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS
 from resnet_builder.registry import Registry
-from resnet_builder.spec.data_section import DataSpec
-from resnet_builder.spec.model_section import ModelSpec
+from resnet_builder.spec.schema import DataSpec, ModelSpec
 from resnet_builder.spec.section import Part
 
 Path = tuple[str | int, ...]

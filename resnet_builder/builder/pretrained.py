@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch.hub
 
-from resnet_builder.errors import CheckpointError, DataError, UsageError
+from resnet_builder.errors import CheckpointError, DataError, UsageError, nearest
 from resnet_builder.model import ResNet
-from resnet_builder.problems import nearest
 from resnet_builder.runs.files import storage_errors
-from resnet_builder.spec.model_section import WeightsSpec
+from resnet_builder.spec.schema import WeightsSpec
 from resnet_builder.weights.loading import load_weights
 
 # What torch raises for another digest than the published one is a bare RuntimeError.

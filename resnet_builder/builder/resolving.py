@@ -17,9 +17,7 @@ from resnet_builder.data.preprocess import preprocess_shape
 from resnet_builder.errors import PartError
 from resnet_builder.registry import Registry
 from resnet_builder.runs.records import first_problem
-from resnet_builder.spec.data_section import DataSpec
-from resnet_builder.spec.model_section import ModelSpec, StageSpec
-from resnet_builder.spec.schema import Spec
+from resnet_builder.spec.schema import DataSpec, ModelSpec, Spec, StageSpec
 from resnet_builder.spec.section import Part
 
 DEFAULT_CHANNELS = 3

@@ -55,7 +55,7 @@ def diff(a: str, b: str, plugins: tuple[str, ...], as_json: bool) -> None:
 
 
 def _record(found: "Diff") -> "DiffRecord":
-    from resnet_builder.problems import dotted
+    from resnet_builder.errors import dotted
     from resnet_builder.runs.answers import DifferenceRecord, DiffRecord
 
     return DiffRecord(

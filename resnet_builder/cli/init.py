@@ -134,7 +134,7 @@ def _copy(source: str, out: str | None) -> None:
     """
     from resnet_builder.runs.files import storage_errors
     from resnet_builder.spec.copying import copied_spec
-    from resnet_builder.spec.loading import load_spec
+    from resnet_builder.spec.load import load_spec
 
     spec, original = load_spec(source), find_spec(source)
     file = _target(out, original.name)

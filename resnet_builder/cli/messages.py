@@ -6,8 +6,7 @@ from typing import Protocol
 
 import click
 
-from resnet_builder.errors import SpecError, Stopped
-from resnet_builder.problems import visible
+from resnet_builder.errors import SpecError, Stopped, visible
 
 
 class Json(Protocol):

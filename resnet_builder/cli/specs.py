@@ -58,7 +58,7 @@ def first_notices(
         SpecError: There is nothing to check, or a number is out of its range.
         StorageError: A file cannot be read.
     """
-    from resnet_builder.spec.loading import read_draft
+    from resnet_builder.spec.load import read_draft
 
     draft = read_draft(source, overrides=overrides, fragments=fragments)
     if any(problem.code in {"out-of-range", "limit"} for problem in draft.problems):

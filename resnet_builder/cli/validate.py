@@ -15,8 +15,7 @@ from resnet_builder.cli.options import (
     layer_options,
 )
 from resnet_builder.cli.specs import first_notices
-from resnet_builder.errors import ResnetBuilderError, SpecError, UsageError
-from resnet_builder.problems import render
+from resnet_builder.errors import ResnetBuilderError, SpecError, UsageError, render
 from resnet_builder.spec.bundled import find_spec, is_path
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from resnet_builder.data.vision import functional
-from resnet_builder.spec.data_section import CenterCrop, Resize, ToRgb
+from resnet_builder.spec.schema import CenterCrop, Resize, ToRgb
 
 Step = Resize | CenterCrop | ToRgb
 

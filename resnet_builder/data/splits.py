@@ -25,10 +25,8 @@ from resnet_builder.data.interfaces import (
 from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.pipeline import WHITE
 from resnet_builder.data.preprocess import Preprocessing
-from resnet_builder.errors import DataError, SpecError, Stopped
-from resnet_builder.problems import Problem
-from resnet_builder.spec.data_section import DataSpec, Normalize
-from resnet_builder.spec.schema import Spec
+from resnet_builder.errors import DataError, Problem, SpecError, Stopped
+from resnet_builder.spec.schema import DataSpec, Normalize, Spec
 from resnet_builder.system import cache_dir
 
 DATA_VARIABLE = "RESNET_BUILDER_DATA"

@@ -8,7 +8,7 @@ from resnet_builder.runs.records import Count, Duration, Fraction, Record, Resul
 
 
 class ProblemRecord(BaseModel):
-    """Something wrong in a spec; the fields are those of :class:`problems.Problem`."""
+    """Something wrong in a spec; the fields are those of :class:`errors.Problem`."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 

@@ -15,8 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from resnet_builder.errors import CheckpointError, UsageError
-from resnet_builder.problems import dotted
+from resnet_builder.errors import CheckpointError, UsageError, dotted
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import (
     Warn,

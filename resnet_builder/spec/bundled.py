@@ -4,8 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem, nearest
+from resnet_builder.errors import Problem, SpecError, nearest
 
 _ENDINGS = (".yaml", ".yml")
 

@@ -8,7 +8,7 @@ from typing import Any
 from resnet_builder.spec.bundled import is_path
 from resnet_builder.spec.dump import dump_value
 from resnet_builder.spec.editing import BYTE_ORDER_MARK, compose, entries, line_end, put
-from resnet_builder.spec.model_section import is_file_name
+from resnet_builder.spec.schema import is_file_name
 
 
 def copied_spec(text: str, *, origin: str, name: str, source: str, target: str) -> str:

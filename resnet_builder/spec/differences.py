@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from resnet_builder.problems import SpecPath
+from resnet_builder.errors import SpecPath
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part, Section
 

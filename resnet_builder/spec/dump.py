@@ -11,7 +11,7 @@ from resnet_builder.spec.section import Part, Section
 
 
 def dump_spec(spec: Spec) -> str:
-    """Write a spec as YAML text, of which :func:`loading.load_spec_text` makes an equal spec.
+    """Write a spec as YAML text, of which :func:`load.load_spec_text` makes an equal spec.
 
     A section or an option that is absent is left out; whatever has a value is written, defaults
     included.

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem, SpecPath, nearest
+from resnet_builder.errors import Problem, SpecError, SpecPath, nearest
 from resnet_builder.spec.bundled import (
     bundled_file,
     bundled_names,

@@ -1,6 +1,6 @@
 """How one layer of a spec is laid over another: plain data, before any validation."""
 
-from resnet_builder.problems import SpecPath
+from resnet_builder.errors import SpecPath
 from resnet_builder.spec.source import Node, Source
 from resnet_builder.spec.structure import is_option, is_part, short_key
 

@@ -3,8 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem, SpecPath
+from resnet_builder.errors import Problem, SpecError, SpecPath
 from resnet_builder.spec.merging import merge
 from resnet_builder.spec.reading import checked
 from resnet_builder.spec.source import Document, Node, Place, Source

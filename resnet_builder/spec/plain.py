@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import SpecPath
+from resnet_builder.errors import SpecError, SpecPath
 from resnet_builder.spec.source import Document, Node, Place, Scalar, Source
 from resnet_builder.spec.tree import (
     HALF_PAIR,

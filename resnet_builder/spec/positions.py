@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from resnet_builder.problems import Problem, SpecPath
+from resnet_builder.errors import Problem, SpecPath
 from resnet_builder.spec.source import Node, Place, Source
 from resnet_builder.spec.structure import short_key
 
@@ -52,7 +52,7 @@ class Positions:
         """Make the problem that a value is wrong.
 
         Args:
-            code: One of :data:`resnet_builder.problems.CODES`.
+            code: One of :data:`resnet_builder.errors.CODES`.
             path: The value's path, of which as much is followed as is written.
             message: What is wrong.
             at: What to point at, as in :meth:`place`.

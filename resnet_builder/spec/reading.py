@@ -7,8 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from resnet_builder.errors import SpecError, StorageError
-from resnet_builder.problems import Problem
+from resnet_builder.errors import Problem, SpecError, StorageError
 from resnet_builder.spec.source import Document, Place, Source
 from resnet_builder.spec.tree import parse_yaml
 

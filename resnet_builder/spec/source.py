@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from resnet_builder.problems import Problem, SpecPath, dotted
+from resnet_builder.errors import Problem, SpecPath, dotted
 
 Scalar = str | int | float | bool | None
 

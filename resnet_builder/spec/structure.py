@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from resnet_builder.problems import SpecPath
+from resnet_builder.errors import SpecPath
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from resnet_builder.problems import Problem
+from resnet_builder.errors import Problem
 from resnet_builder.spec.source import Place, Source
 
 NO_ALIASES = "anchors and aliases are not supported; quote text that begins with `&` or `*`"

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem, SpecPath
+from resnet_builder.errors import Problem, SpecError, SpecPath
 from resnet_builder.spec.scalars import AmbiguousError, resolve
 from resnet_builder.spec.source import Document, Node, Place, Scalar, Source
 from resnet_builder.spec.syntax import NO_ALIASES, NO_DIRECTIVES, NO_TAGS, syntax_problem

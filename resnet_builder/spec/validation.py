@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from resnet_builder.problems import CODES, Problem, SpecPath, dotted, nearest
+from resnet_builder.errors import CODES, Problem, SpecPath, dotted, nearest
 from resnet_builder.spec.foreign import our_home, our_name
 from resnet_builder.spec.positions import At, Positions
 from resnet_builder.spec.section import PATTERN_WORDS

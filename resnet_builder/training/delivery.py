@@ -12,7 +12,7 @@ from resnet_builder.data.interfaces import ImageSource, Stop
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, RuntimeConfig
-from resnet_builder.spec.loading import dump_spec
+from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import Observer
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext

@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.spec.train_section import EmaSpec
+from resnet_builder.spec.recipe import EmaSpec
 
 
 class Ema:

@@ -15,9 +15,9 @@ from resnet_builder.device import describe, fits
 from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord, MetricsLog
-from resnet_builder.spec.loading import dump_spec
+from resnet_builder.spec.dump import dump_spec
+from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import Spec
-from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.training.callbacks import SILENT, Observer, Start
 from resnet_builder.training.choices import MEMORY_FORMATS, resolve_runtime
 from resnet_builder.training.delivery import Delivery

@@ -16,8 +16,7 @@ from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.device import full_precision
 from resnet_builder.errors import DataError, Stopped, UsageError
-from resnet_builder.spec.data_section import CenterCrop, Normalize, Resize, ToRgb
-from resnet_builder.spec.schema import Spec
+from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
 from resnet_builder.trained import TrainedModel
 from resnet_builder.training.evaluation import evaluate, prepared
 from resnet_builder.training.metrics import Evaluation

@@ -4,8 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from resnet_builder.errors import StorageError
-from resnet_builder.problems import visible
+from resnet_builder.errors import StorageError, visible
 from resnet_builder.runs.files import append_line
 from resnet_builder.training.callbacks import Observer, Progress, Start
 from resnet_builder.training.metrics import Evaluation

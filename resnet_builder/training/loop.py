@@ -10,7 +10,7 @@ from typing import Protocol
 from resnet_builder.data.interfaces import Batch, Stop
 from resnet_builder.errors import NonFiniteError, Stopped, StorageError
 from resnet_builder.runs.records import MetricsLog
-from resnet_builder.spec.train_section import EarlyStopSpec
+from resnet_builder.spec.recipe import EarlyStopSpec
 from resnet_builder.training.callbacks import Observer, Progress
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.metrics import Evaluation

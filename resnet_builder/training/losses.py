@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
-from resnet_builder.spec.train_section import LossSpec
+from resnet_builder.spec.recipe import LossSpec
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """``(B, K)`` float32 logits and ``(B,)`` labels or ``(B, K)`` probabilities to their mean loss."""

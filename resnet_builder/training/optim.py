@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from resnet_builder.errors import CheckpointError
 from resnet_builder.model import sections
-from resnet_builder.spec.train_section import AdamW, OptimizerSpec, Sgd
-from resnet_builder.spec.train_section import Muon as MuonSpec
+from resnet_builder.spec.recipe import AdamW, OptimizerSpec, Sgd
+from resnet_builder.spec.recipe import Muon as MuonSpec
 from resnet_builder.training.muon import Muon
 
 _NORMS = (

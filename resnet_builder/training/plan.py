@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from resnet_builder.errors import UsageError
-from resnet_builder.spec.train_section import Duration, Interval, MultistepSchedule, TrainSpec, Unit
+from resnet_builder.spec.recipe import Duration, Interval, MultistepSchedule, TrainSpec, Unit
 
 
 @dataclass(frozen=True, slots=True)

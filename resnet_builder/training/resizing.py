@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
 
 Resizing = Callable[[Tensor, int], Tensor]
 """Turns a step's ``(B, C, H, W)`` float32 images into those that are fed; steps count from 0."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from resnet_builder.spec.train_section import (
+from resnet_builder.spec.recipe import (
     ConstantSchedule,
     ConstantWarmup,
     CosineSchedule,

@@ -16,7 +16,8 @@ from resnet_builder.runs.checkpoint import has_checkpoints
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, unheard
 from resnet_builder.runs.records import Change, DataRecord, EnvRecord, ResultRecord, compare_specs
-from resnet_builder.spec.loading import dump_spec, read_draft
+from resnet_builder.spec.dump import dump_spec
+from resnet_builder.spec.load import read_draft
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import SILENT, Observer
 from resnet_builder.training.distributed import (

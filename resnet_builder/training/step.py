@@ -12,7 +12,7 @@ from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import Batch
 from resnet_builder.recomputing import recomputing
 from resnet_builder.runs.records import RuntimeConfig
-from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.compiling import compiled
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext

@@ -12,7 +12,7 @@ from resnet_builder.cpu.norm import has_fusible
 from resnet_builder.data.interfaces import Batch, Stop, never
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.records import RuntimeConfig
-from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.compiling import Step
 from resnet_builder.training.randomness import private_generators

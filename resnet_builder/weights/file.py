@@ -15,7 +15,7 @@ from torch import Tensor
 from resnet_builder.errors import CheckpointError
 from resnet_builder.runs.records import first_problem, package_version, refuse_newer
 from resnet_builder.runs.tensor_files import read_tensors, write_tensors
-from resnet_builder.spec.data_section import PreprocessSpec
+from resnet_builder.spec.schema import PreprocessSpec
 
 _KEY = "resnet_builder"
 _FORMAT = 1

@@ -9,8 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from resnet_builder.errors import CheckpointError, NonFiniteError, UsageError
-from resnet_builder.problems import visible
+from resnet_builder.errors import CheckpointError, NonFiniteError, UsageError, visible
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.runs.tensor_files import MAX_HEADER
 from resnet_builder.weights.file import WeightsHeader, read_weights

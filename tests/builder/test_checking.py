@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from resnet_builder.blocks import BLOCKS, SHORTCUTS
 from resnet_builder.builder import check_source, read_spec, resolve
 from resnet_builder.errors import SpecError
-from resnet_builder.spec.loading import dump_spec, load_spec_text
+from resnet_builder.spec.dump import dump_spec
+from resnet_builder.spec.load import load_spec_text
 
 SPEC = """\
 name: small

@@ -7,7 +7,7 @@ import pytest
 from resnet_builder.builder import resolve
 from resnet_builder.builder.construct import construct_on_meta
 from resnet_builder.model import ResNet, count_macs, count_parameters
-from resnet_builder.spec.loading import load_spec
+from resnet_builder.spec.load import load_spec
 from resnet_builder.spec.schema import Spec
 from tests.networks import cifar_spec, imagenet_spec
 

@@ -20,8 +20,9 @@ from resnet_builder.builder import (
 )
 from resnet_builder.builder.pretrained import published_weights
 from resnet_builder.errors import CheckpointError, DataError, SpecError, UsageError
-from resnet_builder.spec.loading import dump_spec, load_spec, load_spec_text
-from resnet_builder.spec.model_section import WeightsSpec
+from resnet_builder.spec.dump import dump_spec
+from resnet_builder.spec.load import load_spec, load_spec_text
+from resnet_builder.spec.schema import WeightsSpec
 from tests.cli.experiments import call, write_tiny
 
 TINY_RESNET18 = "model.weights=torchvision:ResNet18_Weights.IMAGENET1K_V1"

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from resnet_builder.spec.data_section import Resize
+from resnet_builder.spec.schema import Resize
 from resnet_builder.weights.file import read_weights, save_weights
 from tests.cli.experiments import call
 

@@ -7,7 +7,7 @@ import pytest
 
 from resnet_builder.families import FAMILIES
 from resnet_builder.spec.bundled import bundled_file
-from resnet_builder.spec.loading import load_spec
+from resnet_builder.spec.load import load_spec
 from tests.cli.experiments import call, write_tiny
 
 RESNET8 = """\

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from resnet_builder.cli.messages import escaped, note, percent, points, show_error, table
-from resnet_builder.errors import DataError, SpecError, Stopped
-from resnet_builder.problems import Problem
+from resnet_builder.errors import DataError, Problem, SpecError, Stopped
 
 
 def test_table_aligns_names_left_and_numbers_right() -> None:

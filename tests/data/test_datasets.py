@@ -31,7 +31,7 @@ from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDatas
 from resnet_builder.data.preprocess import Preprocessing, preprocess_shape
 from resnet_builder.data.synthetic import Synthetic
 from resnet_builder.errors import DataError, Stopped, StorageError
-from resnet_builder.spec.data_section import CenterCrop, Resize, ToRgb
+from resnet_builder.spec.schema import CenterCrop, Resize, ToRgb
 from resnet_builder.testing import check_dataset
 from tests.data.publishing import (
     Payload,

@@ -26,7 +26,7 @@ from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.streamed import ImageFiles
 from resnet_builder.errors import DataError, Stopped
-from resnet_builder.spec.data_section import CenterCrop, Resize
+from resnet_builder.spec.schema import CenterCrop, Resize
 from resnet_builder.testing import check_dataset
 
 NEEDS_LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")

@@ -10,7 +10,7 @@ from resnet_builder.builder.checking import check
 from resnet_builder.errors import SpecError
 from resnet_builder.plugins import import_plugins
 from resnet_builder.spec.dump import dump_spec
-from resnet_builder.spec.loading import Draft, load_spec, load_spec_text, read_draft
+from resnet_builder.spec.load import Draft, load_spec, load_spec_text, read_draft
 from tests.fuzz.damage import damage_text
 from tests.fuzz.harness import SECONDS, Read, fuzz, limited_time
 from tests.fuzz.specs import BAD, damaged_spec, damaged_tree

@@ -22,7 +22,7 @@ from resnet_builder.builder import build, read_spec
 from resnet_builder.errors import RegistryError
 from resnet_builder.model import count_parameters
 from resnet_builder.registry import Registry
-from resnet_builder.spec.loading import load_spec
+from resnet_builder.spec.load import load_spec
 from resnet_builder.spec.schema import Spec
 from tests.known_bugs.bugs import bug, refused, works
 from tests.networks import cifar_spec

@@ -22,7 +22,7 @@ import resnet_builder
 from resnet_builder.cli.main import main
 from resnet_builder.device import pick_device
 from resnet_builder.errors import UsageError
-from resnet_builder.spec.loading import load_spec
+from resnet_builder.spec.load import load_spec
 from resnet_builder.spec.schema import Spec
 from tests.cli.experiments import call, write_tiny
 from tests.known_bugs.bugs import bug, works

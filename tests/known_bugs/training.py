@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from resnet_builder.builder import build
 from resnet_builder.data.interfaces import Batch
-from resnet_builder.spec.loading import load_spec
+from resnet_builder.spec.load import load_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.losses import make_loss

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from resnet_builder.problems import dotted
+from resnet_builder.errors import dotted
 from resnet_builder.spec.differences import spec_differences
 from resnet_builder.spec.dump import plain_data
-from resnet_builder.spec.loading import load_spec
+from resnet_builder.spec.load import load_spec
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.reading import checked
 from resnet_builder.spec.tree import parse_yaml

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from resnet_builder.spec.dump import dump_spec
-from resnet_builder.spec.loading import load_spec_text
+from resnet_builder.spec.load import load_spec_text
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part
 from tests.spec.texts import FULL, MINIMAL

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resnet_builder.errors import SpecError
-from resnet_builder.spec.loading import load_spec
+from resnet_builder.spec.load import load_spec
 
 BAD = Path(__file__).parent / "bad"
 CASES = sorted(path.name for path in BAD.glob("*.yaml") if path.name != "base.yaml")

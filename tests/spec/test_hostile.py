@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from resnet_builder.builder import build_from_spec, check_source
-from resnet_builder.problems import SHOWN, render
-from resnet_builder.spec.loading import read_draft
+from resnet_builder.errors import MAX_PRINTED, render
+from resnet_builder.spec.load import read_draft
 from tests.cli.experiments import call
 from tests.spec.texts import FULL, MINIMAL, write
 
@@ -79,7 +79,7 @@ def test_row25_thousand_problems_take_no_second(tmp_path: Path) -> None:
     start = time.process_time()
     shown = render(read_draft(path).problems)
     assert time.process_time() - start < 1
-    assert shown.count("error[unknown-key]") == SHOWN == 20
+    assert shown.count("error[unknown-key]") == MAX_PRINTED == 20
     result = call("validate", path)
     assert result.exit_code == 2
     assert result.stderr.count("error[unknown-key]") == 20
@@ -135,7 +135,7 @@ CHILD = """\
 import json, pathlib, re, resource, sys, time
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
 from resnet_builder.errors import SpecError
-from resnet_builder.spec.loading import load_spec
+from resnet_builder.spec.load import load_spec
 load_spec("resnet20")
 found = {}
 for path in sys.argv[2:]:

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem
+from resnet_builder.errors import Problem, SpecError
 from resnet_builder.spec import bundled
-from resnet_builder.spec.loading import load_spec, read_draft
+from resnet_builder.spec.load import load_spec, read_draft
 from tests.spec.texts import FULL, MINIMAL, write
 
 

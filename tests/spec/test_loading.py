@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import render
-from resnet_builder.spec.loading import load_spec, load_spec_text, read_draft
+from resnet_builder.errors import SpecError, render
+from resnet_builder.spec.load import load_spec, load_spec_text, read_draft
+from resnet_builder.spec.recipe import CosineSchedule, Sgd
 from resnet_builder.spec.section import Part
-from resnet_builder.spec.train_section import CosineSchedule, Sgd
 from tests.spec.texts import FULL, MINIMAL, draft, problems, write
 
 
@@ -31,7 +30,7 @@ def test_loading_imports_no_torch() -> None:
         "import pkgutil, sys, resnet_builder.spec as room\n"
         "for module in pkgutil.iter_modules(room.__path__, room.__name__ + '.'):\n"
         "    __import__(module.name)\n"
-        "import resnet_builder.errors, resnet_builder.problems, resnet_builder.registry\n"
+        "import resnet_builder.errors, resnet_builder.errors, resnet_builder.registry\n"
         "print(*{'torch', 'torchvision', 'numpy', 'sklearn'} & sys.modules.keys())"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

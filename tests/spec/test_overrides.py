@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem
+from resnet_builder.errors import Problem, SpecError
 from resnet_builder.spec.overrides import apply_override, parse_override
 from resnet_builder.spec.plain import node_from_mapping, plain
 from tests.spec.texts import draft

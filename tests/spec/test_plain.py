@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem
+from resnet_builder.errors import Problem, SpecError
 from resnet_builder.spec.plain import node_from_mapping, plain
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.problems import Problem, SpecPath
+from resnet_builder.errors import Problem, SpecPath
 from resnet_builder.spec.plain import node_from_mapping
 from resnet_builder.spec.positions import At, Positions
 from resnet_builder.spec.source import Source

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resnet_builder.errors import SpecError, StorageError
-from resnet_builder.spec.loading import load_spec, load_spec_text
+from resnet_builder.spec.load import load_spec, load_spec_text
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.reading import MAX_BYTES, checked, read_yaml
 from tests.spec.texts import FULL, write

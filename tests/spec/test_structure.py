@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from resnet_builder.problems import SpecPath
+from resnet_builder.errors import SpecPath
 from resnet_builder.spec.structure import homes, is_option, is_part, members, short_key
 
 

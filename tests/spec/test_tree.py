@@ -4,8 +4,7 @@ import time
 
 import pytest
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem
+from resnet_builder.errors import Problem, SpecError
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.source import Document, Node, Source
 from resnet_builder.spec.tree import parse_yaml

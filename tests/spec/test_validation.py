@@ -7,11 +7,11 @@ import pytest
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from resnet_builder.problems import Problem
+from resnet_builder.errors import Problem
 from resnet_builder.registry import Registry
-from resnet_builder.spec.data_section import DataSpec
 from resnet_builder.spec.plain import node_from_mapping
 from resnet_builder.spec.positions import Positions
+from resnet_builder.spec.schema import DataSpec
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.validation import problems_from
 from tests.spec.texts import FULL, problems

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem
-from resnet_builder.spec.loading import Draft, load_spec_text, read_draft
+from resnet_builder.errors import Problem, SpecError
+from resnet_builder.spec.load import Draft, load_spec_text, read_draft
 
 MINIMAL = """\
 model:

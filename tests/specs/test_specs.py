@@ -8,7 +8,8 @@ import pytest
 
 from resnet_builder.builder import CheckedSpec, check_source
 from resnet_builder.spec.bundled import bundled_file, bundled_names, recipe_names
-from resnet_builder.spec.loading import dump_spec, load_spec, load_spec_text
+from resnet_builder.spec.dump import dump_spec
+from resnet_builder.spec.load import load_spec, load_spec_text
 from resnet_builder.spec.schema import Spec
 
 NAMES = (

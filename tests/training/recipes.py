@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.data.interfaces import Batch
-from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
 
 SIZE = 6
 CLASSES = 4

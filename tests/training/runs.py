@@ -12,7 +12,7 @@ from resnet_builder.data.splits import DataSplits
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog
 from resnet_builder.runs.tensor_files import read_tensors
-from resnet_builder.spec.loading import dump_spec
+from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import Progress, Start
 from resnet_builder.training.fit import fit

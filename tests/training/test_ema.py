@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from resnet_builder.spec.train_section import EmaSpec
+from resnet_builder.spec.recipe import EmaSpec
 from resnet_builder.training.ema import Ema
 from tests.training.recipes import images
 

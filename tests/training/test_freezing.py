@@ -16,7 +16,7 @@ from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.model import ResNet, sections
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, RuntimeConfig
-from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.freezing import freeze, frozen_tensors

@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from resnet_builder.errors import UsageError
-from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.plan import make_plan
 from resnet_builder.training.schedule import make_schedule
 from tests.training.recipes import recipe

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resnet_builder.data.interfaces import Batch
-from resnet_builder.spec.train_section import TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.losses import make_loss
 from resnet_builder.training.optim import build_optimizer

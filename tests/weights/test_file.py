@@ -14,7 +14,7 @@ from resnet_builder.runs.checkpoint import Checkpoint, checkpoint_path, save_che
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import package_version
 from resnet_builder.runs.tensor_files import write_tensors
-from resnet_builder.spec.data_section import CenterCrop, Resize, ToRgb
+from resnet_builder.spec.schema import CenterCrop, Resize, ToRgb
 from resnet_builder.weights.file import Origin, WeightsHeader, read_weights, save_weights
 
 HEADER = WeightsHeader(

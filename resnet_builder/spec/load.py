@@ -9,22 +9,25 @@ from typing import Any
 
 from pydantic import ValidationError, create_model
 
-from resnet_builder.errors import SpecError
-from resnet_builder.problems import Problem
-from resnet_builder.spec.data_section import DataSpec
-from resnet_builder.spec.dump import dump_spec
+from resnet_builder.errors import Problem, SpecError
 from resnet_builder.spec.layers import Layers, layers_of, read_layers
-from resnet_builder.spec.model_section import ModelSpec, is_file_name
 from resnet_builder.spec.plain import plain
 from resnet_builder.spec.positions import Positions
 from resnet_builder.spec.reading import checked
-from resnet_builder.spec.schema import ExpectSpec, PublishedSpec, RunSpec, Spec, SpecFile
+from resnet_builder.spec.recipe import TrainSpec
+from resnet_builder.spec.schema import (
+    DataSpec,
+    ExpectSpec,
+    ModelSpec,
+    PublishedSpec,
+    RunSpec,
+    Spec,
+    SpecFile,
+    is_file_name,
+)
 from resnet_builder.spec.section import Name, is_name
-from resnet_builder.spec.train_section import TrainSpec
 from resnet_builder.spec.tree import parse_yaml
 from resnet_builder.spec.validation import problems_from
-
-__all__ = ["Draft", "dump_spec", "load_spec", "load_spec_text", "read_draft"]
 
 UNNAMED = "unnamed"
 """What a mapping without a name is called."""

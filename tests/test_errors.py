@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnet_builder.problems import CODES, Problem, SpecPath, dotted, nearest, render, visible
+from resnet_builder.errors import CODES, Problem, SpecPath, dotted, nearest, render, visible
 
 
 def test_problem_is_shown_with_its_place_line_choices_and_suggestion() -> None:
