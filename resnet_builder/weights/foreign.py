@@ -11,7 +11,6 @@ from torch import Tensor
 
 from resnet_builder.errors import CheckpointError, NonFiniteError, UsageError, visible
 from resnet_builder.runs.files import storage_errors
-from resnet_builder.runs.tensor_files import MAX_HEADER
 from resnet_builder.weights.file import WeightsHeader, read_weights
 from resnet_builder.weights.refusal import Refused, damaged
 from resnet_builder.weights.torch_files import read_torch_pickles, read_torch_zip
@@ -24,11 +23,12 @@ _TORCH = "torch"
 _OLD_TORCH = "torch before 1.6"
 _SAFETENSORS = "safetensors"
 _OURS = "resnet-builder"
-_OUR_ENTRIES = {"resnet_builder", "sha256", "header_sha256"}
+_OUR_ENTRIES = {"resnet_builder", "sha256"}
 """In the header of our files; any of them is enough, so that a damaged one is not let through."""
 
 _HEAD = 512
 _LENGTH = 8
+_MAX_HEADER = 16 * 2**20
 _TAR = slice(257, 262)
 
 
@@ -134,7 +134,7 @@ def _recognise(file: BinaryIO) -> str:
     if head.startswith(b"\x1f\x8b"):
         raise Refused("it is compressed by gzip; unpack it first")
     length = int.from_bytes(head[:_LENGTH], "little")
-    if head[_LENGTH : _LENGTH + 1] == b"{" and length <= MAX_HEADER:
+    if head[_LENGTH : _LENGTH + 1] == b"{" and length <= _MAX_HEADER:
         return _SAFETENSORS
     if head.startswith(b"PK\x03\x04"):
         return _TORCH

@@ -1,5 +1,6 @@
 """Files of tensors: what goes in comes out, and nothing else is let in."""
 
+import errno
 import json
 import os
 import pickle
@@ -15,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from resnet_builder.errors import CheckpointError, NonFiniteError, StorageError
-from resnet_builder.runs.tensor_files import MAX_HEADER, read_tensors, write_tensors
+from resnet_builder.runs.tensor_files import read_tensors, write_tensors
 
 HALVES = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -46,9 +47,9 @@ def craft(path: Path, header: object, body: bytes = b"") -> None:
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    write_tensors(path, tensors(), {"b": 'quoted "header_sha256":"', "a": "ä\n\0"})
+    write_tensors(path, tensors(), {"b": 'quoted "sha256":"', "a": "ä\n\0"})
     read, metadata = read_tensors(path)
-    assert metadata == {"b": 'quoted "header_sha256":"', "a": "ä\n\0"}
+    assert metadata == {"b": 'quoted "sha256":"', "a": "ä\n\0"}
     assert read.keys() == tensors().keys()
     for name, tensor in tensors().items():
         assert read[name].dtype == tensor.dtype
@@ -75,7 +76,7 @@ def test_other_programs_read_the_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_row51_tensor_that_is_not_finite_is_never_written(bad: float, path: Path) -> None:
+def test_tensor_that_is_not_finite_is_never_written(bad: float, path: Path) -> None:
     write_tensors(path, tensors(), {})
     before = path.read_bytes()
     with pytest.raises(NonFiniteError, match="'running_mean' holds a value that is not finite"):
@@ -83,7 +84,7 @@ def test_row51_tensor_that_is_not_finite_is_never_written(bad: float, path: Path
     assert path.read_bytes() == before
 
 
-def test_row65_no_flipped_bit_goes_unnoticed(path: Path) -> None:
+def test_no_flipped_bit_goes_unnoticed(path: Path) -> None:
     write_tensors(path, {"a": torch.ones(3), "b": torch.zeros(2, dtype=torch.int64)}, {"k": "v"})
     sound = path.read_bytes()
     choose = random.Random(0)
@@ -95,91 +96,69 @@ def test_row65_no_flipped_bit_goes_unnoticed(path: Path) -> None:
             read_tensors(path)
 
 
-@pytest.mark.parametrize("extra", [b"\0", b"x" * 1000], ids=["row65-one", "row65-many"])
-def test_trailing_bytes_are_refused(extra: bytes, path: Path) -> None:
-    write_tensors(path, tensors(), {})
-    path.write_bytes(path.read_bytes() + extra)
-    with pytest.raises(CheckpointError, match=r"its tensors take \d+ bytes, but it has \d+"):
-        read_tensors(path)
-
-
-def test_damage_is_told_by_digest(path: Path) -> None:
+def test_damage_is_named(path: Path) -> None:
     write_tensors(path, {"a": torch.ones(3)}, {"k": "value"})
     sound = path.read_bytes()
-    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match="the tensors do not match their SHA-256 digest"):
-        read_tensors(path)
-    path.write_bytes(sound.replace(b"value", b"vapue"))
-    with pytest.raises(CheckpointError, match="the header does not match its SHA-256 digest"):
-        read_tensors(path)
+    for damaged in (sound[:-1] + bytes([sound[-1] ^ 1]), sound.replace(b"value", b"vapue")):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="it does not match its SHA-256 digest"):
+            read_tensors(path)
+    for damaged in (sound[:-1], sound + b"\0", sound + b"x" * 1000):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="no sound safetensors file: "):
+            read_tensors(path)
 
 
-LAYOUTS: dict[str, tuple[object, bytes, str]] = {
-    "overlapping": ({"a": HALVES, "b": HALVES}, bytes(8), "'b' starts at byte 0, not at 8"),
-    "hole": (
-        {"a": HALVES, "b": {**HALVES, "data_offsets": [12, 20]}},
-        bytes(20),
-        "'b' starts at byte 12, not at 8",
-    ),
-    "late-start": ({"a": {**HALVES, "data_offsets": [4, 12]}}, bytes(12), "not at 0"),
-    "trailing": ({"a": HALVES}, bytes(9), "take 8 bytes, but it has 9"),
-    "missing": ({"a": HALVES}, bytes(7), "take 8 bytes, but it has 7"),
-    "reversed": ({"a": {**HALVES, "data_offsets": [8, 0]}}, bytes(8), "does not take -8 bytes"),
-    "negative": ({"a": {**HALVES, "data_offsets": [-8, 0]}}, b"", "not whole numbers from 0"),
-    "dtype-lie": ({"a": {**HALVES, "dtype": "F64"}}, bytes(8), "does not take 8 bytes"),
-    "shape-lie": ({"a": {**HALVES, "shape": [3]}}, bytes(8), "does not take 8 bytes"),
-    "overflow": (
-        {"a": {**HALVES, "shape": [2**62, 4, 2]}},
-        bytes(8),
-        "does not take 8 bytes",  # but 0 bytes in 64 bits
-    ),
-    "huge-size": ({"a": {**HALVES, "shape": [2**63]}}, bytes(8), "not whole numbers from 0"),
-    "fraction": ({"a": {**HALVES, "shape": [2.0]}}, bytes(8), "not whole numbers from 0"),
-    "boolean": ({"a": {**HALVES, "shape": [2, True]}}, bytes(8), "not whole numbers from 0"),
-    "dimensions": ({"a": {**HALVES, "shape": [2] + [1] * 99}}, bytes(8), "not known here"),
-    "unknown-dtype": ({"a": {**HALVES, "dtype": "C64"}}, bytes(8), "not known here"),
-    "unknown-key": ({"a": {**HALVES, "strides": [1]}}, bytes(8), "not known here"),
-    "no-shape": ({"a": {"dtype": "F32", "data_offsets": [0, 8]}}, bytes(8), "not described by"),
-    "three-offsets": ({"a": {**HALVES, "data_offsets": [0, 4, 8]}}, bytes(8), "not described by"),
-    "not-a-mapping": ({"a": [1, 2]}, b"", "not described by"),
-    "metadata-numbers": ({"__metadata__": {"a": 1}}, b"", "__metadata__ is not text"),
-    "metadata-list": ({"__metadata__": []}, b"", "__metadata__ is not text"),
-    "no-digests": ({"a": HALVES}, bytes(8), "resnet-builder did not write it"),
-    "duplicate-tensor": (
-        f'{{"a":{json.dumps(HALVES)},"a":{json.dumps(HALVES)}}}',
-        bytes(8),
-        "a key stands twice",
-    ),
+LAYOUTS: dict[str, tuple[object, bytes]] = {
+    "overlapping": ({"a": HALVES, "b": HALVES}, bytes(8)),
+    "hole": ({"a": HALVES, "b": {**HALVES, "data_offsets": [12, 20]}}, bytes(20)),
+    "late-start": ({"a": {**HALVES, "data_offsets": [4, 12]}}, bytes(12)),
+    "trailing": ({"a": HALVES}, bytes(9)),
+    "missing": ({"a": HALVES}, bytes(7)),
+    "reversed": ({"a": {**HALVES, "data_offsets": [8, 0]}}, bytes(8)),
+    "negative": ({"a": {**HALVES, "data_offsets": [-8, 0]}}, b""),
+    "dtype-lie": ({"a": {**HALVES, "dtype": "F64"}}, bytes(8)),
+    "shape-lie": ({"a": {**HALVES, "shape": [3]}}, bytes(8)),
+    "overflow": ({"a": {**HALVES, "shape": [2**62, 4, 2]}}, bytes(8)),  # 0 bytes in 64 bits
+    "huge-size": ({"a": {**HALVES, "shape": [2**63]}}, bytes(8)),
+    "fraction": ({"a": {**HALVES, "shape": [2.0]}}, bytes(8)),
+    "boolean": ({"a": {**HALVES, "shape": [2, True]}}, bytes(8)),
+    "dimensions": ({"a": {**HALVES, "shape": [2] + [1] * 99}}, bytes(8)),
+    "unknown-dtype": ({"a": {**HALVES, "dtype": "F128"}}, bytes(8)),
+    "half-bytes": ({"a": {**HALVES, "dtype": "F4", "shape": [16]}}, bytes(8)),
+    "no-shape": ({"a": {"dtype": "F32", "data_offsets": [0, 8]}}, bytes(8)),
+    "three-offsets": ({"a": {**HALVES, "data_offsets": [0, 4, 8]}}, bytes(8)),
+    "not-a-mapping": ({"a": [1, 2]}, b""),
+    "metadata-numbers": ({"__metadata__": {"a": 1}}, b""),
+    "metadata-list": ({"__metadata__": []}, b""),
+    "no-digest": ({"a": HALVES}, bytes(8)),
     "duplicate-inside": (
         '{"a":{"dtype":"F32","dtype":"F64","shape":[1],"data_offsets":[0,8]}}',
         bytes(8),
-        "a key stands twice",
     ),
-    "escaped-duplicate": (r'{"a":1,"\u0061":1}', b"", "a key stands twice"),
-    "not-a-number": ('{"a":NaN}', b"", "NaN is no JSON"),
-    "array": ("[]", b"", "no safetensors header"),
-    "space-first": (" {}", b"", "no safetensors header"),
-    "half-json": ('{"a":', b"", "not JSON"),
-    "latin-1": (b'{"\xe9":1}', b"", "not JSON"),
-    "deep": ('{"a":' + "[" * 100_000, b"", "not JSON"),
-    "long-number": ('{"a":' + "9" * 10_000 + "}", b"", "not JSON"),
+    "not-a-number": ('{"a":NaN}', b""),
+    "array": ("[]", b""),
+    "space-first": (" {}", b""),
+    "half-json": ('{"a":', b""),
+    "latin-1": (b'{"\xe9":1}', b""),
+    "deep": ('{"a":' + "[" * 100_000, b""),
+    "long-number": ('{"a":' + "9" * 10_000 + "}", b""),
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS, ids=lambda name: f"row68-{name}")
-def test_layout_that_does_not_hold_together_is_refused(name: str, path: Path) -> None:
-    header, body, reason = LAYOUTS[name]
-    craft(path, header, body)
-    with pytest.raises(CheckpointError, match=reason):
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_header_that_does_not_describe_its_bytes_is_refused(name: str, path: Path) -> None:
+    craft(path, *LAYOUTS[name])
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: it "):
         read_tensors(path)
 
 
-@pytest.mark.parametrize("length", [MAX_HEADER + 1, 2**32, 2**63, 2**64 - 1])
-def test_row68_huge_header_is_refused_unread(length: int, path: Path) -> None:
+@pytest.mark.parametrize("length", [2**24 + 1, 2**32, 2**63, 2**64 - 1])
+def test_huge_header_is_refused_unread(length: int, path: Path) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", length) + b"{")
         file.truncate(2**40)  # sparse: reading it would take minutes and all memory
-    with pytest.raises(CheckpointError, match=f"its header has {length} bytes, more than"):
+    with pytest.raises(CheckpointError, match="it is no sound safetensors file"):
         read_tensors(path)
 
 
@@ -191,56 +170,50 @@ class _Canary:
         return os.mkdir, (str(self.path),)
 
 
-def test_row68_pickle_is_refused_unread(path: Path, tmp_path: Path) -> None:
+def test_pickle_is_refused_unread(path: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    path.write_bytes(pickle.dumps(_Canary(canary)))
-    with pytest.raises(CheckpointError, match="its header has"):
-        read_tensors(path)
-    torch.save({"a": _Canary(canary)}, path)
-    with pytest.raises(CheckpointError, match="its header has"):
-        read_tensors(path)
+    for write in (
+        lambda: path.write_bytes(pickle.dumps(_Canary(canary))),
+        lambda: torch.save({"a": _Canary(canary)}, path),
+    ):
+        write()
+        with pytest.raises(CheckpointError, match="it is no sound safetensors file"):
+            read_tensors(path)
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("size", range(8))
-def test_row65_file_without_a_header_is_cut_short(size: int, path: Path) -> None:
+@pytest.mark.parametrize("size", range(9))
+def test_file_without_a_header_is_refused(size: int, path: Path) -> None:
     path.write_bytes(bytes(size))
-    with pytest.raises(CheckpointError, match=f"it has {size} bytes: it is empty or cut short"):
+    with pytest.raises(CheckpointError, match="it is no sound safetensors file"):
         read_tensors(path)
 
 
 def test_other_programs_tensors_are_not_trusted(path: Path) -> None:
     path.write_bytes(save({"a": torch.ones(2)}, {"format": "pt"}))
-    with pytest.raises(CheckpointError, match="no digests: resnet-builder did not write it"):
+    with pytest.raises(CheckpointError, match="no digest: resnet-builder did not write it"):
         read_tensors(path)
 
 
-def test_missing_file_is_named(path: Path) -> None:
+def test_what_is_no_file_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"x\.safetensors: there is no such file"):
         read_tensors(path)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
-def test_pipe_is_not_waited_for(path: Path) -> None:
-    os.mkfifo(path)
-    with pytest.raises(CheckpointError, match="it is not a file"):
-        read_tensors(path)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="it cannot be opened at all there")
-def test_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="it is not a file"):
         read_tensors(tmp_path)
+    if hasattr(os, "mkfifo"):  # where there are named pipes, none is waited for
+        os.mkfifo(path)
+        with pytest.raises(CheckpointError, match="it is not a file"):
+            read_tensors(path)
 
 
 def test_failing_disk_is_not_taken_for_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tensors(path, tensors(), {})
 
-    def refuse(*arguments: object) -> int:
-        raise PermissionError(13, "Permission denied")
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(StorageError, match=r"cannot read .*Permission denied"):
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(StorageError, match=r"cannot read .*Input/output error"):
         read_tensors(path)
 
 

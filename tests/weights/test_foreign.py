@@ -226,7 +226,7 @@ def test_own_file_is_verified(path: Path) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(CheckpointError, match="do not match their SHA-256 digest"):
+    with pytest.raises(CheckpointError, match="does not match its SHA-256 digest"):
         read_foreign(path)
 
 
