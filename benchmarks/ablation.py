@@ -26,7 +26,7 @@ from resnet_builder.data.interfaces import AUGMENTATIONS, Batch
 from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.splits import load_data
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.process import configure
+from resnet_builder.training.runtime import set_backend_flags
 
 CPU = torch.device("cpu")
 
@@ -100,7 +100,7 @@ def train(spec: Spec, ingredients: frozenset[str]) -> None:
     """Train as stock does but for some ingredients; see :func:`opponents.train`."""
     assert spec.train is not None
     if "freed memory kept" in ingredients:
-        configure(threads=None)
+        set_backend_flags(threads=None)
     network = build(spec, seed=0).train()
     layout = torch.contiguous_format
     if "channels-last memory" in ingredients:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.cpu.training import TrainingConv2d, operations_for
-from resnet_builder.training.process import configure
+from resnet_builder.training.runtime import set_backend_flags
 
 TURNS = 21
 IMAGES = 64
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("specs", nargs="+")
     given = parser.parse_args()
-    configure(threads=None)
+    set_backend_flags(threads=None)
     each: dict[str, dict[str, dict[str, float]]] = {}
     for spec in given.specs:
         for layer, shape in convolutions(spec):

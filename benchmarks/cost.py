@@ -23,7 +23,7 @@ from resnet_builder.bench.turns import train_in_turns
 from resnet_builder.builder import read_spec
 from resnet_builder.data.interfaces import never
 from resnet_builder.runs.records import RuntimeConfig
-from resnet_builder.training.process import configure
+from resnet_builder.training.runtime import set_backend_flags
 
 DRAWING = Path(__file__).parent.parent / "docs" / "cost.svg"
 ROUNDS = 3
@@ -80,7 +80,7 @@ def point(axis: str, value: int, seconds: float) -> dict[str, float]:
 
 def measured(axis: str, value: int, seconds: float) -> dict[str, float]:
     """Be a point."""
-    configure(threads=None)
+    set_backend_flags(threads=None)
     name, overrides = changed(axis, value)
     spec = read_spec(name, overrides=overrides)
     assert spec.train is not None

@@ -21,7 +21,7 @@ from throughput import Worker
 
 from resnet_builder.bench import Bench, measure
 from resnet_builder.builder import read_spec
-from resnet_builder.training.process import configure
+from resnet_builder.training.runtime import set_backend_flags
 
 TURNS = 3
 TURN_SECONDS = 20.0
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("spec")
     parser.add_argument("--seconds", type=float, default=150)
     given = parser.parse_args()
-    configure(threads=None)
+    set_backend_flags(threads=None)
     found = measure(read_spec(given.spec), seconds=given.seconds, warn=print)
     worker = Worker("ours", given.spec)
     alone = statistics.median(worker.turn(TURN_SECONDS) for _ in range(TURNS))

@@ -27,7 +27,7 @@ from resnet_builder.data.splits import load_data
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.training.fit import fit
-from resnet_builder.training.process import configure
+from resnet_builder.training.runtime import set_backend_flags
 
 STEPS = 4
 
@@ -75,7 +75,7 @@ def measured(name: str, spec_name: str) -> dict[str, float]:
         return len(meters) > STEPS
 
     if name == "ours":
-        configure(threads=None)
+        set_backend_flags(threads=None)
         with tempfile.TemporaryDirectory() as folder:
             run = RunDirectory.create(Path(folder, "run"))
             with suppress(Stopped):

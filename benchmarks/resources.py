@@ -30,8 +30,8 @@ from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.fit import fit
-from resnet_builder.training.process import configure
 from resnet_builder.training.resources import estimate_training
+from resnet_builder.training.runtime import set_backend_flags
 
 SPECS = ("resnet20", "resnet56", "resnet110", "resnet18_cifar")
 BATCH_SIZES = (32, 128)
@@ -91,7 +91,7 @@ def spec_of(name: str, batch_size: str, precision: str) -> Spec:
 def measured(spec: Spec) -> list[float]:
     """Be a training; return the peak after each step over what was there before, in MiB."""
     splits = load_data(spec)
-    configure(threads=1)
+    set_backend_flags(threads=1)
     network = build(spec, seed=0)
     before: list[float] = []
     peaks: list[float] = []

@@ -25,7 +25,7 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import Silent, Start
 from resnet_builder.training.fit import fit
-from resnet_builder.training.process import configure
+from resnet_builder.training.runtime import set_backend_flags
 
 CONTENDERS = {
     "ours": "as `resnet-build train` does it by default",
@@ -157,7 +157,7 @@ def work(name: str, spec_name: str) -> None:
     turns = Turns(spec.train.batch_size, trying=name.startswith("ours"))
     network = build(spec, seed=0)
     if name.startswith("ours"):
-        configure(threads=None)
+        set_backend_flags(threads=None)
         with tempfile.TemporaryDirectory() as folder:
             run = RunDirectory.create(Path(folder, "run"))
             splits = load_data(spec)

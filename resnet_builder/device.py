@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from resnet_builder import system
 from resnet_builder.errors import UsageError
 
 Precision = Literal["fp32", "bf16"]
-MemoryFormat = Literal["channels_last", "contiguous"]
 
 _AMPERE = 8  # the first CUDA generation whose tensor cores take bf16
 _RESIDENT = 0.25  # of the free memory: the rest is for the network and its activations
@@ -76,18 +75,6 @@ def bf16_extension() -> Literal["AMX", "AVX512-BF16"] | None:
     return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else None
 
 
-def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """Choose what training computes in; ``"auto"`` is bf16 where that is fast."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if fast_bf16(device) else "fp32"
-
-
-def memory_format(device: torch.device) -> MemoryFormat:
-    """Choose the layout of images that convolutions are fastest in."""
-    return "contiguous" if device.type == "mps" else "channels_last"
-
-
 def free_memory(device: torch.device) -> int | None:
     """Return the bytes that this process may still take on a device; ``None`` if nothing tells."""
     if device.type == "cuda":
@@ -107,18 +94,6 @@ def describe(device: torch.device) -> str:
     return f"CPU ({', '.join(filter(None, parts))})"
 
 
-def compile_options(device: torch.device) -> dict[str, Any]:
-    """Return what ``torch.compile`` is to be told: on CUDA, to replay whole graphs of kernels."""
-    mode = {"mode": "reduce-overhead"} if device.type == "cuda" else {}
-    return {"dynamic": False, **mode}
-
-
-def begin_step(device: torch.device) -> None:
-    """Let the graphs that a compiled network replays use the memory of its last outputs again."""
-    if device.type == "cuda":
-        torch.compiler.cudagraph_mark_step_begin()
-
-
 def fits(size: int, device: torch.device) -> bool:
     """Tell whether a device has memory of its own, enough to hold images for a whole training.
 
@@ -129,14 +104,14 @@ def fits(size: int, device: torch.device) -> bool:
     return device.type == "cuda" and size <= _RESIDENT * torch.cuda.mem_get_info(device)[0]
 
 
-def send(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device, if it is not there; the host does not wait for CUDA."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()  # other memory may be paged out, so its copies are waited for
     return tensor.to(device, non_blocking=True)
 
 
-def sent(
+def prefetch(
     batches: Iterable[tuple[Tensor, ...]], device: torch.device
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield batches on a device; CUDA is sent each while it computes with the one before.
@@ -147,7 +122,7 @@ def sent(
     """
     if device.type != "cuda":
         for batch in batches:
-            yield tuple(send(tensor, device) for tensor in batch)
+            yield tuple(to_device(tensor, device) for tensor in batch)
         return
     stream = torch.cuda.Stream(device)
     coming: _Coming | None = None
@@ -168,7 +143,7 @@ def _sent_aside(
 ) -> _Coming:
     """Send a batch on a stream of its own."""
     with torch.cuda.stream(stream):
-        return tuple(send(tensor, device) for tensor in batch), stream.record_event()
+        return tuple(to_device(tensor, device) for tensor in batch), stream.record_event()
 
 
 def _arrived(

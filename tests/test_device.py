@@ -10,17 +10,13 @@ import pytest
 import torch
 
 from resnet_builder.device import (
-    begin_step,
-    compile_options,
     describe,
     fast_bf16,
     fits,
     full_precision,
-    memory_format,
     pick_device,
-    pick_precision,
-    send,
-    sent,
+    prefetch,
+    to_device,
 )
 from resnet_builder.errors import UsageError
 
@@ -113,21 +109,6 @@ def test_cpu_is_fast_in_bf16_if_it_multiplies_it(
     assert fast_bf16(torch.device("cpu")) is fast
 
 
-def test_precision_is_auto_by_speed_and_otherwise_as_asked(machine: Machine) -> None:
-    machine(mps=True, avx512_bf16=True)
-    assert pick_precision("auto", torch.device("cpu")) == "bf16"
-    assert pick_precision("auto", torch.device("mps")) == "fp32"
-    assert pick_precision("fp32", torch.device("cpu")) == "fp32"
-    assert pick_precision("bf16", torch.device("mps")) == "bf16"
-
-
-@pytest.mark.parametrize(
-    ("name", "order"), [("cpu", "channels_last"), ("cuda", "channels_last"), ("mps", "contiguous")]
-)
-def test_convolutions_have_their_fastest_order(name: str, order: str) -> None:
-    assert memory_format(torch.device(name)) == order
-
-
 @pytest.mark.parametrize(
     ("name", "start"), [("cpu", "CPU ("), ("cuda", "NVIDIA A100"), ("mps", "Apple GPU (")]
 )
@@ -217,7 +198,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_batch_is_sent_while_the_one_before_is_computed_with(log: list[str]) -> None:
     batches: Any = ((FakeTensor(name, log),) for name in ("a", "b", "c"))
-    for (tensor,) in sent(batches, CUDA):
+    for (tensor,) in prefetch(batches, CUDA):
         assert tensor.device == CUDA
         log.append(f"compute {tensor.name}")  # type: ignore[attr-defined]  # a fake
     assert log == [
@@ -241,13 +222,13 @@ def test_a_batch_is_sent_while_the_one_before_is_computed_with(log: list[str]) -
 
 def test_what_is_on_the_gpu_is_not_sent_again(log: list[str]) -> None:
     there: Any = FakeTensor("a", log, CUDA)
-    assert send(there, CUDA).device == CUDA
+    assert to_device(there, CUDA).device == CUDA
     assert log == []
 
 
 def test_the_cpu_is_handed_its_batches_as_they_are() -> None:
     batch = torch.ones(2), torch.zeros(2)
-    ((images, labels),) = sent([batch], CPU)
+    ((images, labels),) = prefetch([batch], CPU)
     assert images is batch[0]
     assert labels is batch[1]
 
@@ -260,7 +241,7 @@ def test_nothing_is_read_ahead_on_the_cpu() -> None:
             read.append(number)
             yield (torch.zeros(1),)
 
-    next(sent(batches(), CPU))
+    next(prefetch(batches(), CPU))
     assert read == [0]
 
 
@@ -275,17 +256,6 @@ def test_images_are_held_by_a_gpu_with_four_times_their_memory_free(
 @pytest.mark.parametrize("device", [CPU, MPS])
 def test_images_stay_where_the_device_shares_the_memory_of_the_cpu(device: torch.device) -> None:
     assert not fits(1, device)
-
-
-def test_cuda_replays_graphs_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[bool] = []
-    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
-    assert compile_options(CUDA) == {"dynamic": False, "mode": "reduce-overhead"}
-    assert compile_options(CPU) == compile_options(MPS) == {"dynamic": False}
-    begin_step(CPU)
-    assert begun == []
-    begin_step(CUDA)
-    assert begun == [True]
 
 
 def test_full_precision_is_without_tf32_and_undone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ from resnet_builder.spec.section import Part
 _ENDLESS = 2**31 - 1
 _MADE_BYTES = 64 * 1024 * 1024
 _MADE_IMAGES = 4096
-_AS_IT_IS = {"compile": False}
 _NEARLY_STILL = ConstantWarmup(type="constant", lr=1e-6, steps=_ENDLESS - 1)
 """Weights hardly move: what a step costs does not depend on them, and nothing diverges."""
 
@@ -17,8 +16,7 @@ def endless(spec: Spec, *, batch_size: int, accumulate: int) -> Spec:
     """Return an experiment that takes a spec's steps until it is stopped.
 
     Its images are synthetic, of the spec's size and classes, and in memory; they are augmented and
-    normalised as the spec says. Nothing is evaluated, no checkpoint falls due, and whether it pays
-    to compile is not tried, which takes minutes.
+    normalised as the spec says. Nothing is evaluated, no checkpoint falls due.
 
     Args:
         spec: The experiment, resolved, with data and a recipe.
@@ -48,8 +46,7 @@ def endless(spec: Spec, *, batch_size: int, accumulate: int) -> Spec:
             "progressive_resizing": (),
         }
     )
-    run = spec.run if spec.run.compile != "auto" else spec.run.model_copy(update=_AS_IT_IS)
-    return spec.model_copy(update={"data": data, "train": train, "run": run})
+    return spec.model_copy(update={"data": data, "train": train})
 
 
 def recipe_steps(spec: Spec) -> int | None:

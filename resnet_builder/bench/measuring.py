@@ -15,7 +15,6 @@ from resnet_builder.bench.settings import Setting, explain
 from resnet_builder.bench.sizing import FEWEST, Size, measurable_size
 from resnet_builder.bench.turns import Interlude, Turns, train_in_turns
 from resnet_builder.builder.construct import construct_on_meta
-from resnet_builder.cpu.norm import has_fusible
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.device import describe, free_memory, pick_device
 from resnet_builder.errors import ResourceError, UsageError
@@ -23,10 +22,9 @@ from resnet_builder.model import ResNet, count_parameters
 from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.choices import MEMORY_FORMATS
-from resnet_builder.training.compiling import OWN_OPERATIONS, not_worth_a_trial
 from resnet_builder.training.freezing import freeze
 from resnet_builder.training.resources import estimate_training, size_text
+from resnet_builder.training.runtime import MEMORY_FORMATS
 
 ROUNDS = 5
 """Turns that each of the three has."""
@@ -124,7 +122,7 @@ def measure(
 ) -> Bench:
     """Measure a spec on this machine, on made-up images.
 
-    Settings of the whole process are left as they are: what :func:`training.process.configure`
+    Settings of the whole process are left as they are: what :func:`training.runtime.set_backend_flags`
     sets, the caller does, for all three alike.
 
     Args:
@@ -155,7 +153,6 @@ def measure(
     )
     ours = rate(turns.seconds_per_step, size.batch_size)
     recipe = _recipe(spec, ours)
-    why = _why_compiled(spec, turns, recipe, rivals.layers)
     return Bench(
         name=spec.name,
         device=describe(device),
@@ -166,7 +163,7 @@ def measure(
         floor=rivals.floor.times(),
         memory=_memory(spec, size, turns),
         recipe=recipe,
-        settings=explain(turns.start.choices, spec.run, why_compiled=why),
+        settings=explain(turns.start.choices, spec.run),
     )
 
 
@@ -183,12 +180,6 @@ class _Rivals:
         self._report = report
         self._work = _convolutions(spec, size)
         self.plain_seconds: list[float] = []
-
-    @property
-    def layers(self) -> int:
-        """Convolutions of the network."""
-        forward = sum(work.count for work in self._work if work.kind == "forward")
-        return forward // self._size.accumulate
 
     def prepare(self, choices: RuntimeConfig) -> Interlude:
         """Make them ready to compute, the convolutions as ours are computed."""
@@ -258,16 +249,3 @@ def _on_meta(spec: Spec) -> ResNet:
     network = construct_on_meta(spec.model).train()
     freeze(network, spec.train.freeze)
     return network
-
-
-def _why_compiled(spec: Spec, turns: Turns, recipe: Recipe, layers: int) -> str:
-    """Say why the network is compiled or not, and what `train` would do in its own place."""
-    decision = turns.start.compile_decision
-    if spec.run.compile != "auto" and decision is not None:
-        return decision.reason
-    if turns.start.choices.cpu_kernels and has_fusible(_on_meta(spec)):
-        return OWN_OPERATIONS
-    if recipe.steps is None or recipe.seconds is None:
-        return "whether it pays depends on the length of the training, which is not known"
-    refusal = not_worth_a_trial(recipe.steps, layers, recipe.seconds / recipe.steps)
-    return _TRIED if refusal is None else refusal.reason

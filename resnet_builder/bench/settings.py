@@ -7,7 +7,6 @@ import torch
 from resnet_builder.cpu import kernel_support
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import RunSpec
-from resnet_builder.training.process import keeps_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +24,21 @@ class Setting:
     why: str
 
 
-def explain(choices: RuntimeConfig, run: RunSpec, *, why_compiled: str) -> tuple[Setting, ...]:
+def explain(choices: RuntimeConfig, run: RunSpec) -> tuple[Setting, ...]:
     """Say what each choice is, and why it was made.
 
     Args:
         choices: What was chosen.
         run: What the spec asks for.
-        why_compiled: Why the network is compiled, or is not.
     """
-    keeps = keeps_memory()
     return (
         Setting("device", choices.device, _why_device(choices, run)),
         Setting("precision", choices.precision, _why_precision(choices, run)),
         Setting("memory format", choices.memory_format, _why_memory_format(choices)),
-        Setting("compile", _yes(choices.compile), why_compiled),
+        Setting("compile", _yes(choices.compile), _why_compiled(choices, run)),
         Setting("fused optimizer", _yes(choices.fused), _why_fused(choices)),
         Setting("CPU kernels", _yes(choices.cpu_kernels), _why_kernels(choices, run)),
         Setting("threads", str(choices.threads), _why_threads(run)),
-        Setting("memory freed by a step", "kept" if keeps else "given back", _why_kept(keeps)),
     )
 
 
@@ -51,6 +47,12 @@ _ASKED = "the spec says so"
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+def _why_compiled(choices: RuntimeConfig, run: RunSpec) -> str:
+    if run.compile != "auto":
+        return _ASKED
+    return "`auto` means that CUDA compiles, and nothing else does"
 
 
 def _why_device(choices: RuntimeConfig, run: RunSpec) -> str:
@@ -95,9 +97,3 @@ def _why_threads(run: RunSpec) -> str:
     if run.threads != "auto":
         return _ASKED
     return "torch's own choice: one for each core, unless OMP_NUM_THREADS says otherwise"
-
-
-def _why_kept(keeps: bool) -> str:
-    if keeps:
-        return "the next step needs as much again, and the system is slow to hand it out"
-    return "the C library here keeps or gives back memory by rules of its own"

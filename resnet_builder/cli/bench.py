@@ -55,11 +55,11 @@ def bench(
     from resnet_builder.bench import measure
     from resnet_builder.cli.progress import display
     from resnet_builder.cli.specs import read_spec
-    from resnet_builder.training.process import configure
+    from resnet_builder.training.runtime import set_backend_flags
 
     resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)
     threads = None if resolved.run.threads == "auto" else resolved.run.threads
-    undo = configure(threads=threads)
+    undo = set_backend_flags(threads=threads)
     try:
         with invocation.signals.polled() as stop, display() as shown:
             found = measure(

@@ -56,17 +56,17 @@ def membership(invocation: Invocation, nproc: int | None) -> Iterator["Distribut
         ProcessLostError: One ended without a word, did not come, or does not answer.
         UsageError: Other processes were asked for than have been started.
     """
-    from resnet_builder.training.distributed import joined, place
+    from resnet_builder.training.distributed import from_env, init_process_group
 
-    ctx = place()
-    if ctx.size == 1 and nproc is not None and nproc > 1:
+    ctx = from_env()
+    if ctx.world_size == 1 and nproc is not None and nproc > 1:
         raise click.exceptions.Exit(_launch(invocation, nproc))
-    if nproc is not None and nproc != ctx.size:
+    if nproc is not None and nproc != ctx.world_size:
         raise UsageError(
-            f"--nproc {nproc}: this is already one of {ctx.size} processes; leave it out"
+            f"--nproc {nproc}: this is already one of {ctx.world_size} processes; leave it out"
         )
-    invocation.signals.is_patient = ctx.size > 1
-    with joined(ctx) as member:
+    invocation.signals.is_patient = ctx.world_size > 1
+    with init_process_group(ctx) as member:
         invocation.may_report = member.may_report
         yield member
 

@@ -103,7 +103,7 @@ def train(
 
     from resnet_builder.cli.progress import display
     from resnet_builder.runs.files import unheard
-    from resnet_builder.training.distributed import losses_named
+    from resnet_builder.training.distributed import process_loss_reported
     from resnet_builder.training.session import Session
 
     with membership(invocation, nproc) as ctx:
@@ -120,7 +120,7 @@ def train(
             invocation.signals.polled() as stop,
             display(is_shown=ctx.is_main_process) as shown,
             _Opened(invocation, ctx) as opened,
-            losses_named(),
+            process_loss_reported(),
         ):
             session = Session(
                 spec=resolved,
@@ -133,7 +133,7 @@ def train(
                 report=shown.report,
                 say=shown.say,
                 opened=lambda run: opened(run, resolved, shown.say),
-                stop=stop if ctx.size == 1 else lambda: stop() or is_orphan(),
+                stop=stop if ctx.world_size == 1 else lambda: stop() or is_orphan(),
                 ctx=ctx,
             )
             if resume is None:
@@ -190,13 +190,12 @@ class _Opened(AbstractContextManager["_Opened"]):
 
     def __call__(self, run: "RunDirectory", spec: "Spec", say: Callable[[str], None]) -> None:
         """Say where the run is, and make the settings of the process."""
-        from resnet_builder.training.process import configure
-        from resnet_builder.training.session import threads
+        from resnet_builder.training.runtime import resolve_threads, set_backend_flags
 
         self._run = run
         self._invocation.crash_log = run.crash_log
         say(f"run directory: {run.path}")
-        self._stack.callback(configure(threads=threads(spec, run, self._team)))
+        self._stack.callback(set_backend_flags(threads=resolve_threads(spec.run, run, self._team)))
 
     def __exit__(
         self,

@@ -140,8 +140,9 @@ def _estimate(spec: "Spec", network: "ResNet", *, limited: bool) -> "Estimate | 
     """
     if spec.data is None or spec.train is None:
         return None
-    from resnet_builder.device import pick_device, pick_precision
+    from resnet_builder.device import pick_device
     from resnet_builder.training.resources import check_memory, estimate_training
+    from resnet_builder.training.runtime import pick_precision
 
     device, is_here = pick_device("cpu"), False
     with suppress(UsageError):

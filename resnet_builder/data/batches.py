@@ -10,7 +10,7 @@ from resnet_builder.data.hashing import permutation
 from resnet_builder.data.interfaces import Batch, ImageSource
 from resnet_builder.data.pipeline import Pipeline, normalise
 from resnet_builder.data.share import WHOLE, Shard
-from resnet_builder.device import send, sent
+from resnet_builder.device import prefetch, to_device
 from resnet_builder.errors import DataError
 
 
@@ -68,7 +68,7 @@ class TrainBatches:
         batches = [samples[self._positions] for samples in whole]
         read = self._source.read(batches, self._pipeline.crop(epoch))
         labelled = zip(read, (self._source.labels[samples] for samples in batches), strict=True)
-        pairs = zip(sent(labelled, self._device), batches, strict=True)
+        pairs = zip(prefetch(labelled, self._device), batches, strict=True)
         for number, ((images, labels), samples) in enumerate(pairs):
             batch = self._pipeline(
                 images,
@@ -81,7 +81,7 @@ class TrainBatches:
 
 
 def _only(batch: Batch, positions: Tensor) -> Batch:
-    positions = send(positions, batch.images.device)
+    positions = to_device(positions, batch.images.device)
     return replace(batch, images=batch.images[positions], targets=batch.targets[positions])
 
 
@@ -126,5 +126,5 @@ def evaluation_batches(
     first, beyond = (len(batches) * rank // share.of for rank in (share.rank, share.rank + 1))
     batches = batches[first:beyond]
     labelled = zip(source.read(batches), (source.labels[i] for i in batches), strict=True)
-    for images, labels in sent(labelled, device):
+    for images, labels in prefetch(labelled, device):
         yield normalise(images, means, deviations), labels

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnet_builder.device import send
+from resnet_builder.device import to_device
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 _GOLDEN = 0x9E37_79B9_7F4A_7C15
@@ -94,7 +94,7 @@ class HashedDraws:
 
     def _moved(self, numbers: Tensor) -> Tensor:
         """Bring numbers to the device; MPS has no float64."""
-        return send(numbers.float() if self.device.type == "mps" else numbers, self.device)
+        return to_device(numbers.float() if self.device.type == "mps" else numbers, self.device)
 
     @cached_property
     def _operation(self) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from resnet_builder.data.interfaces import Preprocess, SampleCrop
-from resnet_builder.device import send
+from resnet_builder.device import to_device
 from resnet_builder.errors import DataError
 
 _CHUNK = 1024
@@ -54,7 +54,7 @@ class InMemoryImages:
     def read(self, batches: Iterable[Tensor], crop: SampleCrop | None = None) -> Iterator[Tensor]:
         """Yield the images of each batch of indices, ``(B, C, H, W)`` uint8."""
         for indices in batches:
-            images = self.images[send(indices, self.images.device)]
+            images = self.images[to_device(indices, self.images.device)]
             yield images if crop is None else _cropped(images, indices, crop)
 
 

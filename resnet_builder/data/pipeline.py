@@ -8,7 +8,7 @@ from torch import Tensor
 
 from resnet_builder.data.hashing import HashedDraws
 from resnet_builder.data.interfaces import Augmentation, Batch, CropsPictures, SampleCrop
-from resnet_builder.device import send
+from resnet_builder.device import to_device
 
 WHITE = 255.0
 
@@ -81,7 +81,7 @@ class Pipeline:
             epoch: Counted from 0.
             step: Of the whole training, counted from 0.
         """
-        mean = send(self._mean, images.device)
+        mean = to_device(self._mean, images.device)
         batch = Batch(images, labels, self._num_classes, mean * WHITE, torch.zeros_like(mean))
         for augmentation, name in self._named:
             if augmentation.works_on == "normalised":
@@ -93,7 +93,7 @@ class Pipeline:
     def _normalised(self, batch: Batch) -> Batch:
         if batch.images.is_floating_point():
             return batch
-        mean, std = (send(values, batch.images.device) for values in (self._mean, self._std))
+        mean, std = (to_device(values, batch.images.device) for values in (self._mean, self._std))
         return replace(
             batch,
             images=normalise(batch.images, mean, std),

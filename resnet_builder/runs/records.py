@@ -151,26 +151,6 @@ class RuntimeConfig(BaseModel):
     world_size: Annotated[int, Field(ge=1)]
 
 
-class CompileDecision(BaseModel):
-    """Whether a run's network is compiled, and why.
-
-    Attributes:
-        compile: Whether it is.
-        reason: In words, to go on after "because".
-        eager_seconds: What a step takes that is not compiled, if it was measured.
-        compiled_seconds: What it takes compiled, likewise.
-        compile_seconds: What compiling takes, likewise.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    compile: bool
-    reason: str
-    eager_seconds: Duration | None = None
-    compiled_seconds: Duration | None = None
-    compile_seconds: Duration | None = None
-
-
 class EnvRecord(Record):
     """``env.json``: what a run is computed with.
 
@@ -179,7 +159,6 @@ class EnvRecord(Record):
         platform: Operating system and architecture.
         device: The hardware's own name and number.
         choices: What is repeated on resume.
-        compile_decision: Why the network is compiled, or is not.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
@@ -187,7 +166,6 @@ class EnvRecord(Record):
     platform: str
     device: str
     choices: RuntimeConfig
-    compile_decision: CompileDecision | None = None
 
 
 class DataRecord(Record):
@@ -420,22 +398,18 @@ def package_version() -> str:
     return _version("resnet-builder")
 
 
-def describe_environment(
-    device: str, choices: RuntimeConfig, compile_decision: CompileDecision | None = None
-) -> EnvRecord:
+def describe_environment(device: str, choices: RuntimeConfig) -> EnvRecord:
     """Return the record of a run's environment.
 
     Args:
         device: The hardware's own name and number.
         choices: What was chosen before the first step.
-        compile_decision: Why the network is compiled, or is not.
     """
     return EnvRecord(
         versions=versions(),
         platform=platform.platform(),
         device=device,
         choices=choices,
-        compile_decision=compile_decision,
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from resnet_builder.runs.records import CompileDecision, RuntimeConfig
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.training.metrics import Evaluation
 from resnet_builder.training.result import Result
 
@@ -19,7 +19,6 @@ class Start:
         steps_per_epoch: Steps of an epoch.
         device: The hardware's own name.
         choices: How it is computed.
-        compile_decision: Why the network is compiled, or is not.
     """
 
     step: int
@@ -27,7 +26,6 @@ class Start:
     steps_per_epoch: int
     device: str
     choices: RuntimeConfig
-    compile_decision: CompileDecision | None = None
 
 
 @dataclass(frozen=True, slots=True)

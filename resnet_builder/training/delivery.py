@@ -128,7 +128,7 @@ class Delivery:
             mean=self.splits.mean,
             std=self.splits.std,
             device=next(model.parameters()).device,
-            share=self.ctx.share,
+            share=self.ctx.shard,
         )
         return evaluate(
             model, batches, bf16=bf16, cpu_kernels=self.choices.cpu_kernels, stop=stop, ctx=self.ctx

@@ -1,7 +1,7 @@
-"""Several processes that train one network: how they find each other, agree, and add up.
+"""Distributed training: the process group, and what its processes tell each other.
 
-Whoever starts them, ``torchrun`` or this program, tells each its place by the environment variables
-of ``torchrun``. The leader, process 0, alone reads and writes the run directory, and prints.
+``torchrun``, or ``--nproc`` through it, tells each process its rank by environment variables. The
+main process (rank 0) alone reads and writes the run directory, and prints.
 """
 
 import os
@@ -21,117 +21,118 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resnet_builder.data.interfaces import Stop
 from resnet_builder.data.share import Shard
-from resnet_builder.device import pick_device
 from resnet_builder.errors import ProcessLostError, Stopped, UsageError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(minutes=30)
-"""For processes that do not answer; the end of one is noticed at once."""
+TIMEOUT = timedelta(minutes=30)
+"""Timeout of a collective; the end of a process is noticed at once."""
 
-_PAUSE = 0.05
-_COURTESY = 2.0
-"""Seconds that the leader is given to say first why all end."""
+_POLL_SECONDS = 0.05
+_MAIN_FIRST_SECONDS = 2.0
+"""Time that the main process is given to report an error before another process does."""
 
 _REPORTED, _CODE = "resnet-builder/reported", "resnet-builder/exit-code"
 
 
 @dataclass(frozen=True, slots=True)
 class DistributedContext:
-    """The processes that train one network, as one of them sees them.
+    """Process group of a training, as one of its processes sees it.
 
-    Every process calls the methods that send something at the same points, in the same order.
-    Alone, nothing is sent.
+    Every process calls the methods that communicate at the same points, in the same order. A
+    single process communicates with nobody.
 
     Attributes:
-        rank: The number of this process, from 0.
-        size: How many there are.
-        local_rank: The number among those of this machine.
-        local_size: How many there are on this machine.
-        store: What all can read and write, by key.
+        rank: Index of this process.
+        world_size: Number of processes.
+        local_rank: Index of this process among those of its machine.
+        local_world_size: Number of processes on this machine.
+        store: Key-value store that all processes read and write.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_size: int = 1
+    local_world_size: int = 1
     store: Store | None = None
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is process 0, which alone writes and prints."""
+        """Whether this is process 0, the only one that writes and prints."""
         return self.rank == 0
 
     @property
-    def share(self) -> Shard:
-        """What this process computes of every batch."""
-        return Shard(self.rank, self.size)
+    def shard(self) -> Shard:
+        """Shard of each global batch that this process computes."""
+        return Shard(self.rank, self.world_size)
 
     def broadcast_object(self, value: T) -> T:
-        """Return the leader's value; it does not matter what the others give."""
-        if self.size == 1:
+        """Return the main process's value; the other processes' values are ignored."""
+        if self.world_size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def run_on_main(self, compute: Callable[[], T]) -> T:
-        """Return what the leader computes; the others wait for it."""
+        """Return the result of a function that only the main process calls."""
         return self.broadcast_object(compute() if self.is_main_process else cast(T, None))
 
     def all_gather(self, value: T) -> list[T]:
-        """Return the values of all, by rank."""
-        if self.size == 1:
+        """Return the values of all processes, by rank."""
+        if self.world_size == 1:
             return [value]
-        values = [value] * self.size
+        values = [value] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def any_of(self, *flags: bool) -> tuple[bool, ...]:
-        """Tell of each flag whether it is set in any process; devices are not waited for."""
-        if self.size == 1:
+    def all_reduce(self, numbers: Tensor) -> None:
+        """Replace a tensor by its sum over all processes."""
+        if self.world_size > 1:
+            dist.all_reduce(numbers)
+
+    def any_reduce(self, *flags: bool) -> tuple[bool, ...]:
+        """Return, for each flag, whether any process set it. Waits for no device."""
+        if self.world_size == 1:
             return flags
         found = torch.tensor(flags, dtype=torch.int32)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return tuple(map(bool, found.tolist()))
 
-    def all_reduce(self, numbers: Tensor) -> None:
-        """Replace numbers by their sums over all processes."""
-        if self.size > 1:
-            dist.all_reduce(numbers)
-
     def broadcast_buffers(self, network: nn.Module) -> None:
-        """Give a network's buffers the leader's values: running statistics are each process's own.
+        """Copy the main process's buffers: each process has running statistics of its own.
 
         Args:
             network: The same network in every process.
         """
-        if self.size > 1:
+        if self.world_size > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def parallel(self, network: nn.Module, *, has_unused: bool) -> nn.Module:
-        """Return what computes a network and averages its gradients over all processes.
+    def data_parallel(self, network: nn.Module, *, has_unused: bool) -> nn.Module:
+        """Wrap a network in DistributedDataParallel; a single process gets the network itself.
 
         Args:
-            network: On its device, and with the leader's weights from then on.
-            has_unused: Whether there are parameters that no gradient reaches; looking for them
-                takes time.
+            network: The network on its device; it takes over the main process's weights.
+            has_unused: Whether there are parameters that no gradient reaches. DDP then searches
+                for them in every step, which takes time.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return network
         wrapped = DistributedDataParallel(
             network,
             find_unused_parameters=has_unused,
             gradient_as_bucket_view=True,
         )
-        # Statistics stay each process's own. Not by the argument: torch 2.14 renamed it.
+        # Running statistics stay each process's own. Not set by argument: torch 2.14 renamed it.
         wrapped.broadcast_buffers = False
         return wrapped
 
     @contextmanager
-    def machine_by_machine(self, stop: Stop) -> Iterator[None]:
-        """Let the first process of each machine finish what its others then find done.
+    def main_process_first(self, stop: Stop) -> Iterator[None]:
+        """Context that the first process of each machine leaves before the others enter it.
+
+        It downloads and scans the data; the others find that done.
 
         Raises:
             Stopped: ``stop`` became true while waiting.
@@ -143,27 +144,27 @@ class DistributedContext:
         while self.local_rank > 0 and not self.store.check([key]):
             if stop():
                 raise Stopped("stopped while another process was preparing the data")
-            time.sleep(_PAUSE)
+            time.sleep(_POLL_SECONDS)
         yield
         if self.local_rank == 0:
             self.store.set(key, "done")
 
     def may_report(self, exit_code: int) -> bool:
-        """Tell whether this process is the one to say why all of them end: only one is.
+        """Return whether this process is the one that prints why all processes end.
 
         Args:
-            exit_code: What it is going to end with, for whoever started the processes.
+            exit_code: Exit code of this process, for the launcher.
         """
         if self.store is None:
             return True
         try:
-            deadline = time.monotonic() + (0 if self.is_main_process else _COURTESY)
+            deadline = time.monotonic() + (0 if self.is_main_process else _MAIN_FIRST_SECONDS)
             while time.monotonic() < deadline and not self.store.check([_REPORTED]):
-                time.sleep(_PAUSE)
+                time.sleep(_POLL_SECONDS)
             if self.store.add(_REPORTED, 1) != 1:
                 return False
             self.store.set(_CODE, str(exit_code))
-        except RuntimeError:  # whoever kept the store is gone
+        except RuntimeError:  # the process that kept the store is gone
             return self.is_main_process
         return True
 
@@ -171,16 +172,13 @@ class DistributedContext:
 SINGLE_PROCESS = DistributedContext()
 
 
-def reported_code(store: Store) -> int | None:
-    """Return what the process that reported why all end was going to end with, if one did."""
-    return int(store.get(_CODE)) if store.check([_CODE]) else None
+def from_env(environment: Mapping[str, str] = os.environ) -> DistributedContext:
+    """Return the process group that ``torchrun``'s environment variables describe.
 
-
-def place(environment: Mapping[str, str] = os.environ) -> DistributedContext:
-    """Read from the environment which of several processes this is; nothing is sent.
+    Nothing is sent yet; :func:`init_process_group` does that.
 
     Raises:
-        UsageError: The environment contradicts itself.
+        UsageError: The variables contradict each other.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
         return SINGLE_PROCESS
@@ -194,48 +192,52 @@ def place(environment: Mapping[str, str] = os.environ) -> DistributedContext:
         )
     }
     if not all(number.isdecimal() for number in numbers.values()):
-        told = ", ".join(f"{name}={number}" for name, number in numbers.items())
-        raise UsageError(f"the environment names no place among processes: {told}")
+        found = ", ".join(f"{name}={number}" for name, number in numbers.items())
+        raise UsageError(f"the environment variables of torchrun are not numbers: {found}")
     rank, size, local_rank, local_size = map(int, numbers.values())
     if not (rank < size and local_rank < local_size <= size):
-        raise UsageError(f"the environment says that this is process {rank} of {size}")
+        raise UsageError(
+            f"the environment variables of torchrun contradict each other: rank {rank} of {size} "
+            f"processes, rank {local_rank} of {local_size} on this machine"
+        )
     return DistributedContext(rank, size, local_rank, local_size) if size > 1 else SINGLE_PROCESS
 
 
 @contextmanager
-def joined(ctx: DistributedContext) -> Iterator[DistributedContext]:
-    """Meet the other processes, until the training is left.
+def init_process_group(ctx: DistributedContext) -> Iterator[DistributedContext]:
+    """Context in which this process is connected to the others.
 
-    After an error the connections stay until the process ends: leaving in good order takes all.
+    After an error the connections stay until the process ends: an orderly shutdown needs all
+    processes.
 
     Args:
-        ctx: The place of this process.
+        ctx: The result of :func:`from_env`.
 
     Raises:
-        ProcessLostError: One did not come, is gone, or has not answered for long.
+        ProcessLostError: A process did not come, is gone, or has not answered for long.
     """
-    if ctx.size == 1:
+    if ctx.world_size == 1:
         yield ctx
         return
-    with losses_named():
-        store, rank, size = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    with process_loss_reported():
+        store, rank, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=store,
             rank=rank,
             world_size=size,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
-        yield DistributedContext(rank, size, ctx.local_rank, ctx.local_size, store)
+        yield DistributedContext(rank, size, ctx.local_rank, ctx.local_world_size, store)
         dist.destroy_process_group()
 
 
 @contextmanager
-def losses_named() -> Iterator[None]:
-    """Turn what torch raises when another process is gone into an error that says so.
+def process_loss_reported() -> Iterator[None]:
+    """Context that turns torch's errors about a lost process into :class:`ProcessLostError`.
 
     Raises:
-        ProcessLostError: One is gone, or has not answered for long.
+        ProcessLostError: A process is gone, or has not answered for long.
     """
     try:
         yield
@@ -245,51 +247,24 @@ def losses_named() -> Iterator[None]:
             raise
         raise ProcessLostError(
             "a process of this training is gone, or has not answered for "
-            f"{PATIENCE.total_seconds() / 60:.0f} minutes"
+            f"{TIMEOUT.total_seconds() / 60:.0f} minutes"
         ) from error
 
 
-def own_device(name: str, ctx: DistributedContext) -> torch.device:
-    """Return the device that a process computes on: with several, its own GPU or the CPU.
-
-    Args:
-        name: A torch device, or ``"auto"``.
-        ctx: The processes.
+def check_batch_size(batch_size: int, accumulate: int, ctx: DistributedContext) -> None:
+    """Check that a batch can be divided equally among the processes.
 
     Raises:
-        UsageError: There is no such device, or not one for each process.
+        UsageError: It cannot.
     """
-    device = pick_device(name)
-    if ctx.size == 1 or device.type == "cpu":
-        return device
-    if device.type != "cuda" or ":" in name:
+    if batch_size % (ctx.world_size * accumulate):
+        parts = f" in {accumulate} micro-batches each" if accumulate > 1 else ""
         raise UsageError(
-            f"{ctx.size} processes cannot train on `run.device: {name}`; give `cuda` or `cpu`"
+            f"train.batch_size: {batch_size} images cannot be divided among {ctx.world_size} "
+            f"processes{parts}; give a multiple of {ctx.world_size * accumulate}"
         )
-    count = torch.cuda.device_count()
-    if ctx.local_size > count:
-        raise UsageError(f"{ctx.local_size} processes need as many GPUs, and there are {count}")
-    own = torch.device("cuda", ctx.local_rank)
-    torch.cuda.set_device(own)
-    return own
 
 
-def own_threads(ctx: DistributedContext) -> int:
-    """Return how many threads a process is to compute with, so that all find cores."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = (os.cpu_count() or 1) if affinity is None else len(affinity(0))
-    return max(1, min(torch.get_num_threads(), cores // ctx.local_size))
-
-
-def refuse_unequal_parts(batch_size: int, accumulate: int, ctx: DistributedContext) -> None:
-    """Do nothing if a batch falls to the processes in equal parts.
-
-    Raises:
-        UsageError: It does not.
-    """
-    if batch_size % (ctx.size * accumulate):
-        parts = f" in {accumulate} parts each" if accumulate > 1 else ""
-        raise UsageError(
-            f"train.batch_size: {batch_size} images cannot be divided among {ctx.size} "
-            f"processes{parts}; give a multiple of {ctx.size * accumulate}"
-        )
+def reported_code(store: Store) -> int | None:
+    """Return the exit code of the process that printed why all processes end, if one did."""
+    return int(store.get(_CODE)) if store.check([_CODE]) else None

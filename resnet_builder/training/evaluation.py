@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import Stop, never
-from resnet_builder.device import full_precision, memory_format
+from resnet_builder.device import full_precision
 from resnet_builder.errors import Stopped
 from resnet_builder.folding import fuse_conv_bn
-from resnet_builder.training.choices import MEMORY_FORMATS
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
+from resnet_builder.training.runtime import MEMORY_FORMATS, memory_format
 
 
 @full_precision()
@@ -58,9 +58,9 @@ def evaluate(
             scores.append(score(logits, answers))
             labels.append(answers)
             num_classes = logits.shape[1]
-    if any(ctx.any_of(stopped)):
+    if any(ctx.any_reduce(stopped)):
         raise Stopped("stopped during an evaluation")
-    if ctx.size > 1:
+    if ctx.world_size > 1:
         scores, labels, num_classes = _put_together(ctx, scores, labels, num_classes)
     return summarise(scores, torch.cat(labels), num_classes)
 

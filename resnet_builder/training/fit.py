@@ -5,7 +5,6 @@ from functools import partial
 import torch
 from torch import nn
 
-from resnet_builder.cpu import kernel_support
 from resnet_builder.data.batches import TrainBatches
 from resnet_builder.data.interfaces import AUGMENTATIONS, ImageSource, Stop, never
 from resnet_builder.data.memory import InMemoryImages
@@ -14,22 +13,19 @@ from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import describe, fits
 from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import EnvRecord, MetricsLog
+from resnet_builder.runs.records import MetricsLog, RuntimeConfig
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import SILENT, Observer, Start
-from resnet_builder.training.choices import MEMORY_FORMATS, resolve_runtime
 from resnet_builder.training.delivery import Delivery
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
-    own_device,
-    refuse_unequal_parts,
+    check_batch_size,
 )
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.freezing import frozen_tensors
-from resnet_builder.training.global_layers import draw_globally, normalise_globally
 from resnet_builder.training.log import Logged
 from resnet_builder.training.loop import Loop
 from resnet_builder.training.plan import Plan, make_plan
@@ -37,11 +33,11 @@ from resnet_builder.training.randomness import private_generators
 from resnet_builder.training.resizing import make_resizing
 from resnet_builder.training.resources import memory_named
 from resnet_builder.training.result import Result
+from resnet_builder.training.runtime import MEMORY_FORMATS, resolve_device, resolve_runtime
 from resnet_builder.training.saving import CheckpointManager
-from resnet_builder.training.schedule import Schedule, make_schedule
+from resnet_builder.training.schedule import make_schedule
 from resnet_builder.training.state import State
 from resnet_builder.training.step import make_train_step
-from resnet_builder.training.trial import TrialSteps
 from resnet_builder.training.unused import unused_parameters
 
 
@@ -84,25 +80,22 @@ def fit(
     """
     train = _recipe(spec, splits, run, ctx)
     observer = Logged(run.log, observer) if ctx.is_main_process else SILENT
-    device = own_device(spec.run.device, ctx)
+    device = resolve_device(spec.run.device, ctx)
     batches = _training_batches(spec, splits, device, ctx)
-    plan = make_plan(train, batches.steps_per_epoch, ctx.size)
+    plan = make_plan(train, batches.steps_per_epoch, ctx.world_size)
     schedule = make_schedule(train, batches.steps_per_epoch)
-    trial = _trial(model, spec, splits, schedule, plan, device, stop)
-    settle = partial(resolve_runtime, processes=ctx.size, allow_inexact=allow_inexact)
-    environment = ctx.run_on_main(
-        partial(settle, spec, run, device, trial=trial, warn=observer.warned)
+    choices = resolve_runtime(
+        spec.run,
+        run,
+        ctx,
+        accumulate=train.accumulate,
+        allow_inexact=allow_inexact,
+        warn=observer.warned,
     )
-    choices = environment.choices
-    if choices.cpu_kernels and (support := kernel_support(device)).instructions is None:
-        raise UsageError(
-            f"process {ctx.rank} lacks the CPU kernels that process 0 trains with: {support.reason}; "
-            "set run.cpu_kernels to false"
-        )
     model.to(device).to(memory_format=MEMORY_FORMATS[choices.memory_format])
-    _make_global(model, train, device, ctx)
+    _sync_norms(model, train, device, ctx)
     resize = make_resizing(train, plan.total_steps)
-    has_unused = ctx.size > 1 and bool(unused_parameters(model, spec.model.image_shape))
+    has_unused = ctx.world_size > 1 and bool(unused_parameters(model, spec.model.image_shape))
     train_step = make_train_step(
         model, train, schedule, choices, resize=resize, ctx=ctx, has_unused=has_unused
     )
@@ -131,7 +124,7 @@ def fit(
         ctx=ctx,
     )
     saver.resume()
-    observer.started(_start(state, plan, device, environment))
+    observer.started(_start(state, plan, device, choices))
     with private_generators(device), memory_named(spec, choices):
         loop.run()
         return delivery.finish(observer, stop)
@@ -156,18 +149,26 @@ def _recipe(
         raise UsageError(f"{spec.name}: a spec to train needs `data` and `train`")
     if spec.train.early_stop is not None and splits.validation is None:
         raise UsageError("train.early_stop: it needs validation images; set data.validation")
-    refuse_unequal_parts(spec.train.batch_size, spec.train.accumulate, ctx)
+    check_batch_size(spec.train.batch_size, spec.train.accumulate, ctx)
     return spec.train
 
 
-def _make_global(
+def _sync_norms(
     model: nn.Module, train: TrainSpec, device: torch.device, ctx: DistributedContext
 ) -> None:
-    """Let layers compute with the whole batch, as they do where one process has it."""
-    if ctx.size > 1:
-        draw_globally(model, ctx.share)
-        if train.sync_norm:
-            normalise_globally(model, device)
+    """Replace batch norms by SyncBatchNorm, if the recipe asks for it.
+
+    Raises:
+        UsageError: The device is not CUDA, the only one that SyncBatchNorm supports.
+    """
+    if not train.sync_norm or ctx.world_size == 1:
+        return
+    if device.type != "cuda":
+        raise UsageError(
+            f"train.sync_norm: synchronised batch norm needs CUDA, and this run trains on "
+            f"'{device.type}'; set it to false"
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _average(model: nn.Module, train: TrainSpec) -> Ema | None:
@@ -191,7 +192,7 @@ def _training_batches(
         seed=spec.train.seed,
         pipeline=pipeline,
         device=device,
-        share=ctx.share,
+        share=ctx.shard,
     )
 
 
@@ -202,35 +203,11 @@ def _held(source: ImageSource, device: torch.device) -> ImageSource:
     return source
 
 
-def _trial(
-    model: nn.Module,
-    spec: Spec,
-    splits: DataSplits,
-    schedule: Schedule,
-    plan: Plan,
-    device: torch.device,
-    stop: Stop,
-) -> TrialSteps:
-    """Return the steps that a process tries how to compute by."""
-    assert spec.train is not None, "a spec to train has a recipe"
-    return TrialSteps(
-        model,
-        spec.train,
-        schedule,
-        device,
-        images=(plan.batch_size // plan.processes, *spec.model.image_shape),
-        classes=len(splits.classes),
-        steps=plan.total_steps,
-        stop=stop if plan.processes == 1 else never,  # all others wait for the one that tries
-    )
-
-
-def _start(state: State, plan: Plan, device: torch.device, environment: EnvRecord) -> Start:
+def _start(state: State, plan: Plan, device: torch.device, choices: RuntimeConfig) -> Start:
     return Start(
         step=state.counters.step,
         total_steps=plan.total_steps,
         steps_per_epoch=plan.steps_per_epoch,
         device=describe(device),
-        choices=environment.choices,
-        compile_decision=environment.compile_decision,
+        choices=choices,
     )

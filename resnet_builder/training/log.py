@@ -35,8 +35,7 @@ class Logged:
         """Write down what training begins with."""
         how = ", ".join(f"{name} {value}" for name, value in start.choices)
         self._write(f"from step {start.step} of {start.total_steps} on {start.device}: {how}")
-        if start.compile_decision is not None:
-            self._write(f"compile {start.choices.compile}: {start.compile_decision.reason}")
+        self._write(f"compile {start.choices.compile}")
         self._observer.started(start)
 
     def progressed(self, progress: Progress) -> None:

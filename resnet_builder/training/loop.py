@@ -122,7 +122,7 @@ class Loop:
             self._evaluate_if_due()
             if self._is_over():
                 break
-            stops, saves, reads = self.ctx.any_of(
+            stops, saves, reads = self.ctx.any_reduce(
                 self.stop(), self.saver.is_due, monotonic() - self._marked >= REPORT_SECONDS
             )
             if reads or saves:

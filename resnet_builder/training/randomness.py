@@ -23,13 +23,15 @@ def private_generators(device: torch.device) -> Iterator[None]:
             torch.mps.set_rng_state(mps)
 
 
-def seed_step(seed: int, step: int, device: torch.device) -> None:
+def seed_step(seed: int, step: int, device: torch.device, *, rank: int = 0) -> None:
     """Seed the generators that a network draws from, for one step.
+
+    Each process has dropout masks of its own.
 
     ``torch.manual_seed`` is not used: where CUDA has not been started, every call of it is kept
     for later.
     """
-    number = step_seed(seed, step)
+    number = step_seed(seed if rank == 0 else mix(seed, tag("process"), rank), step)
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         with torch.cuda.device(device):

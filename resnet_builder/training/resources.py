@@ -35,7 +35,7 @@ SHARE = 0.8
 HEAP = 1.35
 """What the heap grows to, over what is alive at its fullest.
 
-Between steps it is kept, not given back (see :func:`training.process.configure`), and what a layer
+Between steps it is kept, not given back (see :func:`training.runtime.set_backend_flags`), and what a layer
 frees serves another only if that fits into it. Which does depends on chance: from 1.2 to 1.6 was
 measured (``benchmarks/results/resources.json``).
 """

@@ -9,13 +9,12 @@ from resnet_builder.builder import build, check, pretrained_digest
 from resnet_builder.data.batches import steps_per_epoch
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.splits import DataSplits, load_data
-from resnet_builder.device import pick_precision
 from resnet_builder.errors import DataError, ResourceError, SpecError, UsageError
 from resnet_builder.model import ResNet
 from resnet_builder.runs.checkpoint import has_checkpoints
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, unheard
-from resnet_builder.runs.records import Change, DataRecord, EnvRecord, ResultRecord, compare_specs
+from resnet_builder.runs.records import Change, DataRecord, ResultRecord, compare_specs
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import read_draft
 from resnet_builder.spec.schema import Spec
@@ -23,9 +22,7 @@ from resnet_builder.training.callbacks import SILENT, Observer
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
-    own_device,
-    own_threads,
-    refuse_unequal_parts,
+    check_batch_size,
 )
 from resnet_builder.training.fit import fit
 from resnet_builder.training.own_data import check_data_unchanged, describe_data, leaves_out
@@ -37,6 +34,7 @@ from resnet_builder.training.resources import (
     estimate_training,
     image_bytes,
 )
+from resnet_builder.training.runtime import pick_precision, resolve_device
 
 RUNS = Path("runs")
 """Where runs are made that were given no directory."""
@@ -170,13 +168,13 @@ class Session:
     def _refuse_untrainable(self) -> None:
         if self.spec.data is None or self.spec.train is None:
             raise UsageError(f"{self.spec.name}: a spec to train needs `data` and `train`")
-        refuse_unequal_parts(self.spec.train.batch_size, self.spec.train.accumulate, self.ctx)
+        check_batch_size(self.spec.train.batch_size, self.spec.train.accumulate, self.ctx)
 
     def _estimated(self, place: Path) -> Estimate:
         """Estimate what the training takes, before any of it is taken, and look for room."""
-        device = own_device(self.spec.run.device, self.ctx)
+        device = resolve_device(self.spec.run.device, self.ctx)
         precision = pick_precision(self.spec.run.precision, device)
-        estimate = estimate_training(self.spec, precision, processes=self.ctx.size)
+        estimate = estimate_training(self.spec, precision, processes=self.ctx.world_size)
         check_disk(estimate, place, self.say)
         self._refuse_unfit(estimate)
         return estimate
@@ -185,9 +183,9 @@ class Session:
         """Refuse what is not expected to fit, unless the user insists; images count if loaded."""
         held = 0 if splits is None else image_bytes(splits)
         estimate = replace(estimate, images=held) if held else estimate
-        device = own_device(self.spec.run.device, self.ctx)
+        device = resolve_device(self.spec.run.device, self.ctx)
         try:
-            check_memory(estimate, device, processes=self.ctx.local_size, held=held)
+            check_memory(estimate, device, processes=self.ctx.local_world_size, held=held)
         except ResourceError as error:
             if not self.ignore_memory_estimate:
                 raise
@@ -196,8 +194,8 @@ class Session:
 
     def _load(self, *, skip_bad: bool) -> DataSplits:
         assert self.spec.train is not None, "refused before"
-        own_device(self.spec.run.device, self.ctx)  # a missing one is told before any download
-        with self.ctx.machine_by_machine(self.stop):
+        resolve_device(self.spec.run.device, self.ctx)  # a missing one is told before any download
+        with self.ctx.main_process_first(self.stop):
             splits = load_data(
                 self.spec,
                 data_dir=self.data_dir,
@@ -316,29 +314,6 @@ def check_pretrained_unchanged(run: RunDirectory, spec: Spec) -> None:
             f"{run.path} cannot go on, as {spec.model.weights.path} has changed: its SHA-256 was "
             f"{before.pretrained_sha256} and is {now}; bring the file back, or start another run"
         )
-
-
-def threads(spec: Spec, run: RunDirectory, ctx: DistributedContext = SINGLE_PROCESS) -> int | None:
-    """Return how many threads to compute with: what a run has used before, if it is left open.
-
-    Args:
-        spec: The experiment.
-        run: Its directory.
-        ctx: The processes; with another number of them, a run goes on with as many threads as
-            suit these.
-
-    Returns:
-        The number, or ``None`` for torch's own choice.
-
-    Raises:
-        CheckpointError: What the run has used is damaged.
-    """
-    if spec.run.threads != "auto":
-        return spec.run.threads
-    before = ctx.run_on_main(lambda: EnvRecord.read(run.env).choices if run.env.exists() else None)
-    if before is not None and before.world_size == ctx.size:
-        return before.threads
-    return None if ctx.size == 1 else own_threads(ctx)
 
 
 def _settle_spec(run: RunDirectory, spec: Spec, *, allow_spec_change: bool, warn: Warn) -> None:

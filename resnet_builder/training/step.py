@@ -13,14 +13,13 @@ from resnet_builder.data.interfaces import Batch
 from resnet_builder.recomputing import recomputing
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.recipe import TrainSpec
-from resnet_builder.training.choices import MEMORY_FORMATS
-from resnet_builder.training.compiling import compiled
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.freezing import freeze
 from resnet_builder.training.losses import Loss, make_loss
 from resnet_builder.training.optim import build_optimizer, set_rate
 from resnet_builder.training.randomness import seed_step
 from resnet_builder.training.resizing import Resizing, unchanged
+from resnet_builder.training.runtime import MEMORY_FORMATS, compile_network
 from resnet_builder.training.schedule import Schedule
 
 Forward = Callable[[Tensor], Tensor]
@@ -98,7 +97,7 @@ class TrainStep:
             anything has not been finite yet, 0 or 1; of the whole batch in every process.
         """
         set_rate(self.optimizer, self._schedule(step))
-        seed_step(self._seed, step, self._failed.device)
+        seed_step(self._seed, step, self._failed.device, rank=self._team.rank)
         self.optimizer.zero_grad()
         loss, hits = self._backward(self._resize(batch.images, step), batch.targets)
         norm = self._clip()
@@ -117,7 +116,7 @@ class TrainStep:
                 part_loss, logits = self._backward_part(part, answers)
             loss += part_loss
             hits += _hits(logits, answers)
-        totals = torch.stack((loss / self._team.size, hits))
+        totals = torch.stack((loss / self._team.world_size, hits))
         self._team.all_reduce(totals)
         return totals[0], totals[1]
 
@@ -167,11 +166,11 @@ def make_train_step(
     network = recomputing(model, train.activation_checkpointing)
     if choices.cpu_kernels:
         network = accelerate(network, training=True, precision=choices.precision)
-    network = ctx.parallel(network, has_unused=has_unused)
+    network = ctx.data_parallel(network, has_unused=has_unused)
     device = next(model.parameters()).device
     return TrainStep(
         model,
-        compiled(network, device) if choices.compile else network,
+        compile_network(network, device) if choices.compile else network,
         make_loss(train.loss),
         build_optimizer(
             model,

@@ -7,7 +7,6 @@ from resnet_builder.bench.sizing import Size
 from resnet_builder.errors import ResourceError, UsageError
 from resnet_builder.summary import summarize
 from tests.bench.specs import tiny
-from tests.cpu import NEEDS_KERNELS
 
 
 def test_figures_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,19 +44,8 @@ def test_frozen_layers_stay_out_of_it_and_first_weights_are_not_read() -> None:
 @pytest.mark.parametrize(
     ("overrides", "value", "why"),
     [
-        pytest.param((), "no", "this package's own operations are used", marks=NEEDS_KERNELS),
-        (("run.cpu_kernels=false",), "no", "the training takes about"),
-        (
-            ("run.cpu_kernels=false", "train.steps=2000000000"),
-            "no",
-            "`train` tries whether it pays",
-        ),
+        ((), "no", "`auto` means that CUDA compiles"),
         (("run.compile=false",), "no", "the spec says so"),
-        (
-            ("run.cpu_kernels=false", "data.validation=20", "train.epochs=1"),
-            "no",
-            "the length of the training",
-        ),
     ],
 )
 def test_why_the_network_is_not_compiled_is_told(

@@ -23,7 +23,7 @@ ASKED = "the spec says so"
 
 def told(run: RunSpec, **changes: object) -> dict[str, tuple[str, str]]:
     """Return value and reason of each setting."""
-    settings = explain(CHOICES.model_copy(update=changes), run, why_compiled="it is short")
+    settings = explain(CHOICES.model_copy(update=changes), run)
     return {setting.name: (setting.value, setting.why) for setting in settings}
 
 
@@ -37,7 +37,6 @@ def test_every_setting_has_its_own_reason() -> None:
         "fused optimizer",
         "CPU kernels",
         "threads",
-        "memory freed by a step",
     ]
     assert len({why for _, why in found.values()}) == len(found)
     assert found["threads"][0] == "2"
@@ -63,7 +62,3 @@ def test_other_choices_have_other_reasons(name: str, change: dict[str, object]) 
     before, after = told(RunSpec())[name], told(RunSpec(), **change)[name]
     assert before[0] != after[0]
     assert before[1] != after[1]
-
-
-def test_reason_of_compiling_is_the_one_given() -> None:
-    assert told(RunSpec(), compile=True)["compile"] == ("yes", "it is short")

@@ -22,7 +22,7 @@ IMPORTED_BY_TRAIN = (
     "resnet_builder.builder",
     "resnet_builder.cli.progress",
     "resnet_builder.cli.specs",
-    "resnet_builder.training.process",
+    "resnet_builder.training.runtime",
     "resnet_builder.training.session",
     "sklearn.metrics",
     "torch._dynamo",  # by DistributedDataParallel

@@ -9,7 +9,6 @@ from resnet_builder.errors import CheckpointError, StorageError, UsageError
 from resnet_builder.runs.records import (
     Change,
     Comparison,
-    CompileDecision,
     DataRecord,
     EnvRecord,
     MetricsRow,
@@ -37,19 +36,6 @@ VERSIONS = {"python": "3.11.7", "resnet-builder": "0.1.0", "torch": "2.14.1"}
 EXAMPLES: dict[str, Record] = {
     "env": EnvRecord(
         versions=VERSIONS, platform="Linux-6.1-x86_64", device="CPU (x86_64)", choices=CHOICES
-    ),
-    "env-compile-tried": EnvRecord(
-        versions=VERSIONS,
-        platform="Linux-6.1-x86_64",
-        device="CPU (x86_64)",
-        choices=CHOICES,
-        compile_decision=CompileDecision(
-            compile=False,
-            reason="a step takes 98 ms compiled and 99 ms as it is",
-            eager_seconds=0.099,
-            compiled_seconds=0.098,
-            compile_seconds=57.5,
-        ),
     ),
     "data": DataRecord(
         fingerprint="0123",

@@ -15,7 +15,7 @@ import torch
 from torch.multiprocessing.spawn import start_processes
 
 from resnet_builder.errors import ResnetBuilderError
-from resnet_builder.training.distributed import joined, place
+from resnet_builder.training.distributed import from_env, init_process_group
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def _member(
             patch.setenv(name, value)
         result: object
         try:
-            with joined(place()) as ctx:
+            with init_process_group(from_env()) as ctx:
                 result = work(ctx, *arguments)
         except ResnetBuilderError as error:
             result = error

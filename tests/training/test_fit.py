@@ -600,7 +600,7 @@ def test_what_is_told_is_also_written_down(tmp_path: Path) -> None:
     lines = RunDirectory(tmp_path / "run").log.read_text().splitlines()
     texts = [line.split(" ", 1)[1] for line in lines]
     assert texts[0].startswith("from step 0 of 12 on ")
-    assert texts[1] == "compile False: the training has but a few steps"
+    assert texts[1] == "compile False"
     assert texts[2] == "step 3: saved step-000000003.safetensors"
     assert texts[3].startswith("from step 3 of 12 on ")
     assert texts[4] == texts[1]

@@ -9,15 +9,10 @@ from resnet_builder.builder import read_spec
 from resnet_builder.data.splits import load_data
 from resnet_builder.errors import BusyError, DataError, SpecError, Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import (
-    DataRecord,
-    ResultRecord,
-    RuntimeConfig,
-    describe_environment,
-)
+from resnet_builder.runs.records import DataRecord, ResultRecord
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.own_data import check_data_unchanged
-from resnet_builder.training.session import Session, threads
+from resnet_builder.training.session import Session
 from tests.cli.experiments import write_tiny
 
 
@@ -113,22 +108,3 @@ def test_run_whose_own_spec_was_broken_is_refused_where_it_is(folder: Path) -> N
     [problem] = raised.value.errors
     assert (problem.code, problem.path) == ("wrong-type", "model.norm.eps")
     assert problem.file == str(run.spec)
-
-
-def test_threads_are_those_the_run_has_used(folder: Path) -> None:
-    run = RunDirectory(folder)
-    assert threads(tiny(folder), run) is None
-    assert threads(tiny(folder, "run.threads=3"), run) == 3
-    choices = RuntimeConfig(
-        device="cpu",
-        precision="fp32",
-        memory_format="contiguous",
-        compile=False,
-        fused=True,
-        threads=7,
-        accumulate=1,
-        world_size=1,
-    )
-    describe_environment("a computer", choices).write(run.env)
-    assert threads(tiny(folder), run) == 7
-    assert threads(tiny(folder, "run.threads=3"), run) == 3

@@ -1,0 +1,388 @@
+"""The runtime configuration is decided once, recorded, and repeated."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from resnet_builder.builder import build
+from resnet_builder.cpu import KernelSupport
+from resnet_builder.device import describe
+from resnet_builder.errors import Stopped, UsageError
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.records import (
+    EnvRecord,
+    MetricsLog,
+    RuntimeConfig,
+    describe_environment,
+    versions,
+)
+from resnet_builder.spec.schema import RunSpec
+from resnet_builder.training import runtime
+from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
+from resnet_builder.training.runtime import (
+    compile_network,
+    memory_format,
+    pick_precision,
+    resolve_device,
+    resolve_runtime,
+    resolve_threads,
+    set_backend_flags,
+    threads_per_process,
+)
+from resnet_builder.weights.file import read_weights
+from tests.cpu import HAS_KERNELS, NEEDS_KERNELS
+from tests.networks import cifar_spec
+from tests.training.recipes import CLASSES, batch, small_net
+from tests.training.runs import Recorder, after, experiment, outcome, train
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+NO_COMPILER = KernelSupport(None, "there is no C++ compiler")
+
+
+def resolved(path: Path, *, inexact: bool = False, **run: Any) -> tuple[RuntimeConfig, list[str]]:
+    """Resolve the runtime of a run on the CPU; return it, and the warnings."""
+    warnings: list[str] = []
+    found = resolve_runtime(
+        RunSpec.model_validate({"device": "cpu", **run}),
+        RunDirectory(path),
+        allow_inexact=inexact,
+        warn=warnings.append,
+    )
+    assert EnvRecord.read(path / "env.json").choices == found
+    return found, warnings
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the C++ compiler away."""
+    monkeypatch.setattr(runtime, "kernel_support", lambda device: NO_COMPILER)
+
+
+def test_runtime_follows_from_the_spec_and_the_machine(tmp_path: Path) -> None:
+    found = resolve_runtime(
+        RunSpec(device="cpu", precision="bf16"), RunDirectory(tmp_path), accumulate=2
+    )
+    assert found == RuntimeConfig(
+        device="cpu",
+        precision="bf16",
+        memory_format="channels_last",
+        compile=False,
+        fused=True,
+        cpu_kernels=HAS_KERNELS,
+        threads=torch.get_num_threads(),
+        accumulate=2,
+        world_size=1,
+    )
+
+
+def test_resumed_run_repeats_what_was_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = resolved(tmp_path)
+    monkeypatch.setattr(runtime, "pick_precision", lambda wanted, device: "bf16")
+    monkeypatch.setattr(runtime, "memory_format", lambda device: "contiguous")
+    assert resolved(tmp_path) == before
+
+
+def test_change_of_threads_is_refused_or_allowed_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, _ = resolved(tmp_path)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    with pytest.raises(UsageError) as caught:
+        resolved(tmp_path)
+    assert str(caught.value) == (
+        "the run cannot resume to the same bits: threads was 1 and is 7; restore the old values, "
+        "or add --allow-inexact"
+    )
+    found, warnings = resolved(tmp_path, inexact=True)
+    assert found == before.model_copy(update={"threads": 7})
+    assert warnings == ["the run resumes, but not to the same bits: threads was 1 and is 7"]
+    assert resolved(tmp_path) == (found, [])
+
+
+def test_other_processors_and_versions_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved(tmp_path)
+    now, here = versions(), describe(CPU)
+    monkeypatch.setattr(runtime, "versions", lambda: {**now, "torch": "9.9"})
+    monkeypatch.setattr(runtime, "describe", lambda device: "another CPU")
+    start = "the run may not resume to the same bits:"
+    assert resolved(tmp_path)[1] == [
+        f"{start} torch was {now['torch']} and is 9.9",
+        f"{start} the device was {here} and is another CPU",
+    ]
+
+
+def test_run_is_refused_on_other_threads(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", experiment(), stop=after(2))
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(UsageError, match="threads was 1 and is 2"):
+            train(tmp_path / "run", experiment())
+        recorder = Recorder()
+        train(tmp_path / "run", experiment(), allow_inexact=True, observer=recorder)
+    finally:
+        torch.set_num_threads(1)
+    assert len(recorder.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "compiled"),
+    [("auto", "cpu", False), ("auto", "cuda", True), (True, "cpu", True), (False, "cuda", False)],
+)
+def test_auto_compiles_on_cuda(
+    wanted: Any, device: str, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(runtime, "describe", str)
+    monkeypatch.setattr(runtime, "fast_bf16", lambda device: True)
+    found, _ = resolved(tmp_path, compile=wanted)
+    assert found.compile is compiled
+    assert found.cpu_kernels is (HAS_KERNELS and device == "cpu" and not compiled)
+    assert resolved(tmp_path)[0] == found
+    if compiled:
+        with pytest.raises(UsageError, match="compile was True and is False"):
+            resolved(tmp_path, compile=False)
+
+
+def test_network_that_cannot_be_compiled_is_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(images: Tensor) -> Tensor:
+        raise torch._dynamo.exc.Unsupported("data-dependent branching\nfrom user code ...")
+
+    monkeypatch.setattr(torch, "compile", lambda model, **options: fail)
+    with pytest.raises(UsageError) as caught:
+        compile_network(small_net(), CPU)(batch(0).images)
+    assert str(caught.value) == (
+        "run.compile: the network cannot be compiled: data-dependent branching; set it to false"
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "mode"), [(CPU, {}), (CUDA, {"mode": "reduce-overhead"})], ids=str
+)
+def test_cuda_replays_graphs_of_kernels(
+    device: torch.device, mode: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    begun: list[bool] = []
+
+    def compile_(model: Any, **options: Any) -> Callable[[Tensor], Tensor]:
+        asked.append(options)
+        return lambda images: images
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
+    compile_network(small_net(), device)(batch(0).images)
+    assert asked == [{"dynamic": False, **mode}]
+    assert len(begun) == (device == CUDA)
+
+
+@NEEDS_KERNELS
+@pytest.mark.parametrize("wanted", ["auto", True, False])
+def test_cpu_kernels_are_used_unless_the_spec_forbids_it(tmp_path: Path, wanted: Any) -> None:
+    found, warnings = resolved(tmp_path, cpu_kernels=wanted)
+    assert (found.cpu_kernels, warnings) == (wanted is not False, [])
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize("wanted", ["auto", True])
+def test_kernels_that_cannot_be_compiled_are_warned_of(tmp_path: Path, wanted: Any) -> None:
+    found, warnings = resolved(tmp_path, cpu_kernels=wanted)
+    assert not found.cpu_kernels
+    assert warnings == [
+        "run.cpu_kernels: torch's own operations train the network, which takes longer; there are "
+        "no CPU kernels here: there is no C++ compiler"
+    ]
+
+
+@NEEDS_KERNELS
+def test_instructions_that_the_compiler_lacks_are_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support = KernelSupport("AVX512", "AMX: c++: error")
+    monkeypatch.setattr(runtime, "kernel_support", lambda device: support)
+    [warning] = resolved(tmp_path)[1]
+    assert warning.endswith("this one cannot use the processor's AMX: c++: error")
+    assert resolved(tmp_path)[1] == []
+
+
+@NEEDS_KERNELS
+def test_kernels_that_are_gone_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved(tmp_path)
+    monkeypatch.setattr(runtime, "kernel_support", lambda device: NO_COMPILER)
+    with pytest.raises(UsageError, match="cpu_kernels was True and is False"):
+        resolved(tmp_path)
+
+
+def test_kernels_that_come_later_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "kernel_support", lambda device: NO_COMPILER)
+        before, _ = resolved(tmp_path)
+    monkeypatch.setattr(
+        runtime, "kernel_support", lambda device: pytest.fail("compiled for nothing")
+    )
+    assert resolved(tmp_path) == (before, [])
+
+
+@NEEDS_KERNELS
+def test_process_that_lacks_the_kernels_of_the_others_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = iter([KernelSupport("AVX2"), NO_COMPILER])
+    monkeypatch.setattr(runtime, "kernel_support", lambda device: next(faults))
+    with pytest.raises(UsageError) as caught:
+        resolved(tmp_path)
+    assert str(caught.value) == (
+        "process 0 lacks the CPU kernels that process 0 trains with: there is no C++ compiler; "
+        "set run.cpu_kernels to false"
+    )
+
+
+@NEEDS_KERNELS
+def test_kernels_train_as_torch_does(tmp_path: Path) -> None:
+    """In fp32, for a few steps: rounding differs, and grows."""
+    losses = []
+    for wanted in (True, False):
+        train(tmp_path / str(wanted), experiment(run={"cpu_kernels": wanted, "precision": "fp32"}))
+        rows = MetricsLog(RunDirectory(tmp_path / str(wanted))).read()
+        losses.append([row.train_loss for row in rows if row.event == "train"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] != losses[1], "both were computed in the same way"
+
+
+def last_weights(path: Path) -> dict[str, Tensor]:
+    return read_weights(RunDirectory(path).last)[0]
+
+
+@pytest.mark.parametrize(
+    "compile_", [False, pytest.param(True, marks=pytest.mark.ci)], ids=["eager", "compiled"]
+)
+def test_speed_settings_change_results_by_rounding_alone(
+    compile_: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe: dict[str, Any] = {"ema": {"decay": 0.9}, "clip_norm": 1.0, "accumulate": 2}
+    network = cifar_spec(widths=(4, 6), classes=CLASSES)
+    undo = set_backend_flags()
+    fast = experiment(run={"compile": compile_}, **recipe)
+    train(tmp_path / "fast", fast, model=build(network, seed=0))
+    undo()
+    monkeypatch.setattr(runtime, "memory_format", lambda device: "contiguous")
+    monkeypatch.setattr(runtime, "_FUSED_DEVICES", frozenset())
+    plain = experiment(run={"compile": False}, **recipe)
+    train(tmp_path / "plain", plain, model=build(network, seed=0))
+    torch.testing.assert_close(
+        last_weights(tmp_path / "fast"), last_weights(tmp_path / "plain"), rtol=1e-3, atol=1e-5
+    )
+
+
+@pytest.mark.ci
+def test_compiled_run_repeats_itself_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """Also with dropout in the network; evaluations compile nothing."""
+    given = experiment(run={"compile": True}, ema={"decay": 0.9}, clip_norm=1.0)
+    network = cifar_spec(widths=(4, 6), classes=CLASSES, drop_path=0.2)
+    torch._dynamo.utils.counters.clear()
+    train(tmp_path / "once", given, model=build(network, seed=0))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    with pytest.raises(Stopped):
+        train(tmp_path / "again", given, model=build(network, seed=0), stop=after(7))
+    train(tmp_path / "again", given, model=build(network, seed=0))
+    assert outcome(tmp_path / "again") == outcome(tmp_path / "once")
+    assert EnvRecord.read(RunDirectory(tmp_path / "again").env).choices.compile
+
+
+def test_precision_is_bf16_where_that_is_fast_or_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "fast_bf16", lambda device: device.type == "cuda")
+    assert pick_precision("auto", CUDA) == "bf16"
+    assert pick_precision("auto", CPU) == "fp32"
+    assert pick_precision("fp32", CUDA) == "fp32"
+    assert pick_precision("bf16", CPU) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("cpu", "channels_last"), ("cuda", "channels_last"), ("mps", "contiguous")]
+)
+def test_memory_format_is_the_fastest_of_the_device(name: str, order: str) -> None:
+    assert memory_format(torch.device(name)) == order
+
+
+def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(runtime, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    ctx = DistributedContext(rank=3, world_size=4, local_rank=1, local_world_size=2)
+    assert resolve_device("cuda", ctx) == torch.device("cuda", 1)
+    assert chosen == [torch.device("cuda", 1)]
+    assert resolve_device("cuda:1", SINGLE_PROCESS) == torch.device("cuda", 1)
+    for name in ("cuda:1", "mps"):
+        with pytest.raises(UsageError, match=f"cannot train on '{name}'; give `cuda` or `cpu`"):
+            resolve_device(name, ctx)
+    with pytest.raises(UsageError, match="3 processes need as many GPUs, and there are 2"):
+        resolve_device("cuda", DistributedContext(2, 3, local_rank=2, local_world_size=3))
+
+
+def test_threads_are_those_of_the_spec_or_of_the_run_or_torchs(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert resolve_threads(RunSpec(), run) is None
+    before, _ = resolved(tmp_path)
+    describe_environment("a computer", before.model_copy(update={"threads": 7})).write(run.env)
+    assert resolve_threads(RunSpec(), run) == 7
+    assert resolve_threads(RunSpec(threads=3), run) == 3
+
+
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert [threads_per_process(count) for count in (2, 3, 16)] == [4, 2, 1]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as torchrun sets it
+    assert threads_per_process(2) == 1
+
+
+def flags() -> dict[str, Any]:
+    cudnn = ("allow_tf32", "deterministic", "benchmark")
+    return {
+        "threads": torch.get_num_threads(),
+        "precision": torch.get_float32_matmul_precision(),
+        **{name: getattr(torch.backends.cudnn, name) for name in cudnn},
+    }
+
+
+@pytest.fixture
+def _flags_restored() -> Iterator[None]:
+    before = flags()
+    yield
+    assert flags() == before
+
+
+@pytest.mark.usefixtures("_flags_restored")
+@pytest.mark.parametrize("threads", [None, 3])
+def test_backend_flags_are_set_and_restored(
+    threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = flags()
+    undo = set_backend_flags(threads=threads)
+    assert flags() == {
+        "threads": threads or before["threads"],
+        "precision": "high",
+        "allow_tf32": True,
+        "deterministic": True,
+        "benchmark": False,
+    }
+    undo()
+    assert flags() == before
