@@ -9,8 +9,7 @@ import typing
 if typing.TYPE_CHECKING:
     from resnet_builder.builder import build, build_from_spec
     from resnet_builder.errors import ResnetBuilderError, SpecError
-    from resnet_builder.features import Features
-    from resnet_builder.model import ResNet
+    from resnet_builder.model import Features, ResNet
     from resnet_builder.spec.load import load_spec
     from resnet_builder.spec.schema import Spec
     from resnet_builder.training.fit import fit
@@ -33,7 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Features": "resnet_builder.features",
+    "Features": "resnet_builder.model",
     "ResNet": "resnet_builder.model",
     "ResnetBuilderError": "resnet_builder.errors",
     "Spec": "resnet_builder.spec.schema",

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
-from resnet_builder.model import alike_left_out
+from resnet_builder.model import deduplicate_blocks
 
 
 @dataclass
@@ -67,7 +67,7 @@ def activation_memory(
         recomputed: Names of stages of whose blocks only the inputs are kept.
     """
     kept = Kept()
-    with alike_left_out(network) as alike, _noted(network, alike, recomputed, kept):
+    with deduplicate_blocks(network) as alike, _noted(network, alike, recomputed, kept):
         try:
             with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 _follow(network, _stand_ins(network), torch.empty(shape, device="cpu"), kept)

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from resnet_builder.builder import read_spec
-from resnet_builder.builder.parts import MODEL_PARTS
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS
 from resnet_builder.errors import SpecPath
+from resnet_builder.parts import MODEL_PARTS
 from resnet_builder.registry import Registry
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.bundled import bundled_names

@@ -14,8 +14,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
-from resnet_builder.builder.parts import MODEL_PARTS
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS
+from resnet_builder.parts import MODEL_PARTS
 from resnet_builder.registry import Registry
 from resnet_builder.spec.dump import plain_data
 from resnet_builder.spec.layers import OWN

@@ -1,7 +1,7 @@
-"""The network: named layers in torchvision's order."""
+"""ResNet: named layers in torchvision's order; its sections, its counts, and its use as a backbone."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeGuard
@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_builder.blocks.interfaces import ATTENTION_ATTRIBUTE, SHORTCUT_ATTRIBUTE
+from resnet_builder.errors import UsageError, nearest
 
 
 class ResNet(nn.Sequential):
-    """A residual network: ``conv1, bn1, relu[, maxpool], layer1 ... layerN, avgpool, flatten, fc``.
+    """Residual network: ``conv1, bn1, relu[, maxpool], layer1 ... layerN, avgpool, flatten, fc``.
 
     Names and order are torchvision's, so state dicts go from one to the other unchanged. A slice
     is a plain ``nn.Sequential``: ``model[:-1]`` gives features instead of logits.
 
     Args:
-        layers: The layers by name, in order.
+        layers: Layers by name, in order.
 
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, num_classes)``; H and W need not be equal.
@@ -37,29 +38,92 @@ class ResNet(nn.Sequential):
 
     @property
     def stages(self) -> tuple[nn.Sequential, ...]:
-        """The stages, first to last."""
+        """Stages, first to last."""
         return tuple(layer for name, layer in self.named_children() if _is_stage(layer, name))
 
     @property
     def stage_depths(self) -> tuple[int, ...]:
-        """The number of convolutions on the residual path of each stage."""
+        """Number of convolutions on the residual path of each stage."""
         return tuple(sum(residual_convolutions(block) for block in stage) for stage in self.stages)
 
     @property
     def depth(self) -> int:
-        """Convolutions on the residual path, one for the stem, one for the classifier.
+        """Depth as in the names of He et al. 2015.
 
-        Counted as in the names of He et al. 2015: shortcuts, attention and further convolutions
-        of the stem are left out.
+        Number of convolutions on the residual path, plus one for the stem and one for the
+        classifier; shortcuts, attention and further convolutions of the stem do not count.
         """
         return 1 + sum(self.stage_depths) + 1
 
 
+class Features(nn.ModuleDict):
+    """Backbone: the layers of a network up to the last stage asked for, under the same names.
+
+    State-dict keys are the network's too, so its weights load with ``strict=False``.
+
+    Args:
+        network: Network, whose layers are shared, not copied.
+        stages: Names of stages whose outputs are returned, as ``layer2``, in any order.
+        strides: Total stride behind each stage of the network, by name.
+
+    Attributes:
+        channels: Width of each output, by stage.
+        strides: Total stride of each output, by stage.
+
+    Shape:
+        ``(N, in_channels, H, W)`` to a ``dict`` of ``(N, channels, ceil(H / stride), ceil(W /
+        stride))`` by stage, in the network's order.
+
+    Raises:
+        UsageError: A name is no stage's, or none is given.
+    """
+
+    def __init__(
+        self, network: ResNet, stages: Sequence[str], *, strides: Mapping[str, int]
+    ) -> None:
+        _check_stage_names(stages, strides)
+        names = [name for name in strides if name in stages]
+        layers = list(network.named_children())
+        end = next(number for number, (name, _) in enumerate(layers) if name == names[-1]) + 1
+        super().__init__(dict(layers[:end]))
+        self.channels = {name: _width(network.get_submodule(name)) for name in names}
+        self.strides = {name: strides[name] for name in names}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute the stages' outputs."""
+        outputs: dict[str, Tensor] = {}
+        for name, layer in self.items():
+            images = layer(images)
+            if name in self.strides:
+                outputs[name] = images
+        return outputs
+
+
+def _width(stage: Any) -> int:
+    """Return the width of a stage's output, which its last block knows."""
+    width: int = stage[-1].out_channels
+    return width
+
+
+def _check_stage_names(stages: Sequence[str], known: Mapping[str, int]) -> None:
+    if isinstance(stages, str):
+        raise UsageError(f"features: give a list of stages, as ['{stages}']")
+    if not stages:
+        raise UsageError(f"features: name at least one stage: {', '.join(known)}")
+    for name in stages:
+        if name not in known:
+            meant = nearest(name, known)
+            hint = f"; did you mean {meant}" if meant else ""
+            raise UsageError(
+                f"features: no stage is named '{name}'; there are {', '.join(known)}{hint}"
+            )
+
+
 def sections(network: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Name a network's layers as specs do: ``stem``, each stage by its own name, ``head``.
+    """Sections of a network, as specs name them: ``stem``, ``layer1`` and so on, ``head``.
 
     Returns:
-        The names of the layers of each section, in order.
+        Names of the layers of each section, in order.
     """
     stem: list[str] = []
     head: list[str] = []
@@ -77,7 +141,7 @@ def _is_stage(layer: nn.Module, name: str) -> TypeGuard[nn.Sequential]:
 
 
 def on_residual_path(name: str) -> bool:
-    """Tell whether a block's submodule of this name is on its residual path."""
+    """Whether a block's submodule of this name is on its residual path."""
     return name.split(".", 1)[0] not in {SHORTCUT_ATTRIBUTE, ATTENTION_ATTRIBUTE}
 
 
@@ -90,7 +154,7 @@ def residual_convolutions(block: nn.Module) -> int:
 
 
 def state_dict_mismatch(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
-    """Compare the state dict of a network with another; say which tensor differs first, and how."""
+    """Describe the first tensor in which two state dicts differ by name or shape, if any does."""
     for name in sorted(ours.keys() | theirs.keys()):
         here, there = (_shape(tensors.get(name)) for tensors in (ours, theirs))
         if here != there:
@@ -103,15 +167,15 @@ def _shape(tensor: Tensor | None) -> str:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count the numbers that training changes."""
+    """Count a network's parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, in_channels: int, image_size: int) -> int:
-    """Count the multiply-adds of convolutions and linear layers for one image, without computing.
+    """Count the multiply-adds of convolutions and linear layers for one image.
 
     Args:
-        model: The network, on the meta device; its training mode is left as it was.
+        model: Network on the meta device, so that nothing is computed. Its training mode stays.
         in_channels: Channels of an image.
         image_size: Height and width of an image.
     """
@@ -119,7 +183,7 @@ def count_macs(model: nn.Module, in_channels: int, image_size: int) -> int:
     was_training = model.training
     model.eval()
     with (
-        alike_left_out(model) as alike,
+        deduplicate_blocks(model) as repeated,
         _norms_skipped(model),
         FlopCounterMode(display=False) as counter,
         torch.no_grad(),
@@ -127,24 +191,25 @@ def count_macs(model: nn.Module, in_channels: int, image_size: int) -> int:
         model(image)
     model.train(was_training)
     flops = counter.get_flop_counts()
-    left_out = sum(
+    skipped = sum(
         (count - 1) * sum(flops.get(f"{type(model).__name__}.{name}", {}).values())
-        for name, count in alike.items()
+        for name, count in repeated.items()
     )
-    return (int(counter.get_total_flops()) + left_out) // 2
+    return (int(counter.get_total_flops()) + skipped) // 2
 
 
 @contextmanager
-def alike_left_out(model: nn.Module) -> Iterator[dict[str, int]]:
-    """Leave all blocks of a stage but its first two out: the others are like the second.
+def deduplicate_blocks(model: nn.Module) -> Iterator[dict[str, int]]:
+    """Context in which each stage has its first two blocks only: the others equal the second.
 
-    They differ in weights, and in how often drop path drops them; not in what they compute.
+    They differ in their weights and in their drop-path rate, not in shapes.
 
     Args:
-        model: The network; one that was not built here is left as it is.
+        model: Network; one that is no :class:`ResNet` stays as it is.
 
     Yields:
-        The name of each block that stands for others, and for how many, itself included.
+        Name of each block that stands for others, and the number that it stands for, itself
+        included.
     """
     named = model.named_children() if isinstance(model, ResNet) else ()
     stages = {name: layer for name, layer in named if _is_stage(layer, name) and len(layer) > 2}
@@ -160,7 +225,8 @@ def alike_left_out(model: nn.Module) -> Iterator[dict[str, int]]:
 
 @contextmanager
 def _norms_skipped(model: nn.Module) -> Iterator[None]:
-    """Go around batch norms: they change no shape, multiply nothing, and on meta take longest."""
+    """Context in which batch norms do nothing: they change no shape and multiply nothing."""
+    # On meta they take longer than all other layers together.
     norms = [layer for layer in model.modules() if type(layer) is nn.BatchNorm2d]
     for norm in norms:
         norm.__dict__["forward"] = _unchanged

@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_builder.activations import activation_memory
-from resnet_builder.blocks.filters import Blur
-from resnet_builder.builder import resolve
-from resnet_builder.builder.construct import construct_on_meta
+from resnet_builder.blocks.antialias import Blur
+from resnet_builder.builder import build_on_meta
 from resnet_builder.model import ResNet, count_parameters, on_residual_path
+from resnet_builder.parts import resolve
 from resnet_builder.spec.schema import Spec
 
 BYTES_PER_MIB = 1024 * 1024
@@ -77,7 +77,7 @@ def summarize(spec: Spec) -> Summary:
         RegistryError: A part is not registered.
     """
     model = resolve(spec).model
-    network = construct_on_meta(model)
+    network = build_on_meta(model)
     image = model.image_shape
     layers = tuple(_trace(network, image))
     kinds = {

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.activations import Kept, activation_memory
-from resnet_builder.builder.construct import construct_on_meta
-from resnet_builder.builder.resolving import resolve_model
+from resnet_builder.builder import build_on_meta
 from resnet_builder.model import ResNet
+from resnet_builder.parts import resolve_model
 from resnet_builder.training.freezing import freeze
 from tests.networks import cifar_spec
 
@@ -19,7 +19,7 @@ PIXELS = 4 * 32 * 32
 
 
 def network(blocks: int = 2, **changes: Any) -> ResNet:
-    made = construct_on_meta(resolve_model(cifar_spec(blocks, **changes).model, None))
+    made = build_on_meta(resolve_model(cifar_spec(blocks, **changes).model, None))
     made.train()
     return made
 

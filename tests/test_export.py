@@ -24,10 +24,11 @@ from torchvision.models import resnet
 
 import resnet_builder
 from resnet_builder.blocks.interfaces import BLOCKS
-from resnet_builder.builder import build, resolve
+from resnet_builder.builder import build
 from resnet_builder.errors import ExportError, NonFiniteError, StorageError, UsageError
 from resnet_builder.export import FormatName, export
 from resnet_builder.export.formats import FORMATS
+from resnet_builder.parts import resolve
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Resize, Spec
 from resnet_builder.trained import TrainedModel, load_model

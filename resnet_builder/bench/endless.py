@@ -1,6 +1,6 @@
 """What is measured in a spec's place: its steps, on made-up images, without end."""
 
-from resnet_builder.builder.resolving import input_info
+from resnet_builder.parts import input_info
 from resnet_builder.spec.recipe import ConstantSchedule, ConstantWarmup, Interval
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part

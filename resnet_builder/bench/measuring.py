@@ -14,7 +14,7 @@ from resnet_builder.bench.plain import PlainLoop
 from resnet_builder.bench.settings import Setting, explain
 from resnet_builder.bench.sizing import FEWEST, Size, measurable_size
 from resnet_builder.bench.turns import Interlude, Turns, train_in_turns
-from resnet_builder.builder.construct import construct_on_meta
+from resnet_builder.builder import build_on_meta
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.device import describe, free_memory, pick_device
 from resnet_builder.errors import ResourceError, UsageError
@@ -246,6 +246,6 @@ def _room(spec: Spec, device: torch.device) -> int:
 def _on_meta(spec: Spec) -> ResNet:
     """Return a spec's network, ready to be trained but for its weights."""
     assert spec.train is not None, "refused before"
-    network = construct_on_meta(spec.model).train()
+    network = build_on_meta(spec.model).train()
     freeze(network, spec.train.freeze)
     return network

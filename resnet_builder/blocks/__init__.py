@@ -1,13 +1,12 @@
-"""The parts of networks; importing this package registers the built-in ones."""
+"""Parts of networks, and their registries; importing this package registers the built-in parts."""
 
 from resnet_builder.blocks import (
-    activations,
+    antialias,
     attention,
     basic,
     bottleneck,
-    filters,
     heads,
-    norms,
+    layers,
     preact,
     shortcuts,
     stems,
@@ -36,13 +35,12 @@ __all__ = [
     "STEMS",
     "Block",
     "Stem",
-    "activations",
+    "antialias",
     "attention",
     "basic",
     "bottleneck",
-    "filters",
     "heads",
-    "norms",
+    "layers",
     "preact",
     "shortcuts",
     "stems",

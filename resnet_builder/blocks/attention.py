@@ -1,4 +1,4 @@
-"""Attention: what reweights the channels of a residual by the image as a whole."""
+"""Channel attention: weights for the channels of a residual, computed from the whole image."""
 
 import math
 from typing import Annotated
@@ -13,7 +13,7 @@ from resnet_builder.errors import PartError
 
 @ATTENTIONS.register("none")
 def no_attention(channels: int) -> nn.Module:
-    """Leave the residual as it is."""
+    """No attention."""
     return nn.Identity()
 
 
@@ -24,17 +24,17 @@ def squeeze_excitation(
     reduction: Annotated[int, Field(ge=1, le=1_024)] = 16,
     divisor: Annotated[int, Field(ge=1, le=1_024)] = 1,
 ) -> nn.Module:
-    """Weigh channels by two layers over their means (Hu et al. 2018).
+    """Squeeze and excitation: two layers over the channels' means (Hu et al. 2018).
 
     https://arxiv.org/abs/1709.01507
 
     Args:
         channels: Width of the residual.
-        reduction: How many times fewer channels there are between the layers.
-        divisor: Round their number to a multiple of it; timm rounds to 8.
+        reduction: Ratio of the residual's width to the width between the layers.
+        divisor: Number whose multiple the width between the layers is rounded to; timm's is 8.
 
     Raises:
-        PartError: The channels cannot be reduced so.
+        PartError: The channels are not a multiple of ``reduction``, and nothing rounds.
     """
     if divisor == 1 and channels % reduction:
         raise PartError(
@@ -49,14 +49,14 @@ def squeeze_excitation(
 def efficient_channel_attention(
     channels: int, *, kernel: Annotated[int, Field(ge=1, le=63)] | None = None
 ) -> nn.Module:
-    """Weigh channels by a convolution along their means (Wang et al. 2020).
+    """Efficient channel attention: a convolution along the means (Wang et al. 2020).
 
     https://arxiv.org/abs/1910.03151
 
     Args:
         channels: Width of the residual.
-        kernel: Channels that a weight is computed from; by default the odd number nearest to
-            ``(log2(channels) + 1) / 2`` by the paper's equation 12.
+        kernel: Number of channels that a weight is computed from; by default the odd number
+            nearest to ``(log2(channels) + 1) / 2``, the paper's equation 12.
 
     Raises:
         PartError: The kernel is even.
@@ -70,7 +70,7 @@ def efficient_channel_attention(
 
 
 class SqueezeExcitation(nn.Module):
-    """Multiply each channel by ``sigmoid(fc2(relu(fc1(mean))))``.
+    """Product of each channel and ``sigmoid(fc2(relu(fc1(mean))))``.
 
     Args:
         channels: Width of the input.
@@ -92,10 +92,10 @@ class SqueezeExcitation(nn.Module):
 
 
 class EfficientChannelAttention(nn.Module):
-    """Multiply each channel by the sigmoid of a convolution over its neighbours' means.
+    """Product of each channel and the sigmoid of a convolution over its neighbours' means.
 
     Args:
-        kernel: Number of neighbours, itself included.
+        kernel: Number of neighbours, the channel itself included.
 
     Shape:
         ``(N, C, H, W)`` to the same.

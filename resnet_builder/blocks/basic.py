@@ -1,20 +1,18 @@
-"""The two-convolution residual block of ResNet-18/34 and of the CIFAR ResNets."""
+"""Basic block: the two-convolution residual block of ResNet-18/34 and of the CIFAR ResNets."""
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import Tensor, nn
 
-from resnet_builder.blocks.filters import no_filter, split_stride
+from resnet_builder.blocks.antialias import no_filter, split_stride
 from resnet_builder.blocks.interfaces import (
     BLOCKS,
     ActivationFactory,
+    AntialiasFactory,
     AttentionFactory,
-    FilterFactory,
     NormFactory,
     ShortcutFactory,
 )
 from resnet_builder.blocks.layers import (
+    Probability,
     conv3x3,
     drop_path_layer,
     dropout_layer,
@@ -32,15 +30,15 @@ class BasicBlock(nn.Module):
         in_channels: Width of the input.
         channels: Width of both convolutions.
         stride: Stride of the first convolution and of the shortcut.
-        first_dilation: Dilation of the first convolution.
-        dilation: Dilation of the second.
-        shortcut: Makes the skip path.
-        norm: Makes a normalisation layer.
-        activation: Makes an activation.
-        attention: Makes an attention layer, which ends the residual path.
-        drop_path: Probability that an image's residual is dropped while training.
-        antialias: Makes what subsamples in place of the first convolution.
-        dropout: Probability that an element is zeroed between the convolutions.
+        shortcut: Maker of the skip path.
+        previous_dilation: Dilation of the first convolution.
+        dilation: Dilation of the second convolution.
+        norm: Maker of a normalisation layer.
+        activation: Maker of an activation.
+        attention: Maker of the attention layer that ends the residual path.
+        drop_path: Probability that an image's residual is dropped in training.
+        antialias: Maker of the filter that subsamples in place of the first convolution.
+        dropout: Probability that an element between the convolutions is zeroed.
 
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, channels, ceil(H / stride), ceil(W / stride))``.
@@ -55,19 +53,19 @@ class BasicBlock(nn.Module):
         *,
         stride: int,
         shortcut: ShortcutFactory,
-        first_dilation: int = 1,
+        previous_dilation: int = 1,
         dilation: int = 1,
         norm: NormFactory = nn.BatchNorm2d,
         activation: ActivationFactory = nn.ReLU,
         attention: AttentionFactory = nn.Identity,
         drop_path: float = 0.0,
-        antialias: FilterFactory = no_filter,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        antialias: AntialiasFactory = no_filter,
+        dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
         self.out_channels = channels * self.expansion
-        first_stride, self.blur = split_stride(antialias, channels, stride)
-        self.conv1 = conv3x3(in_channels, channels, stride=first_stride, dilation=first_dilation)
+        conv_stride, self.blur = split_stride(antialias, channels, stride)
+        self.conv1 = conv3x3(in_channels, channels, stride=conv_stride, dilation=previous_dilation)
         self.bn1 = norm(channels)
         self.dropout = dropout_layer(dropout)
         self.conv2 = conv3x3(channels, self.out_channels, dilation=dilation)
@@ -86,5 +84,5 @@ class BasicBlock(nn.Module):
         residual = self.dropout(self.blur(self.relu(self.bn1(self.conv1(x)))))
         residual = self.drop_path(self.se(self.bn2(self.conv2(residual))))
         if self.downsample is not None:
-            residual += self.downsample(x)
+            residual += self.downsample(x)  # in place: one tensor less is kept for backward
         return self.relu(residual)

@@ -1,20 +1,21 @@
-"""The three-convolution residual block of ResNet-50/101/152 and of ResNeXt."""
+"""Bottleneck block: the three-convolution residual block of ResNet-50/101/152 and ResNeXt."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from resnet_builder.blocks.filters import no_filter, split_stride
+from resnet_builder.blocks.antialias import no_filter, split_stride
 from resnet_builder.blocks.interfaces import (
     BLOCKS,
     ActivationFactory,
+    AntialiasFactory,
     AttentionFactory,
-    FilterFactory,
     NormFactory,
     ShortcutFactory,
 )
 from resnet_builder.blocks.layers import (
+    Probability,
     conv1x1,
     conv3x3,
     drop_path_layer,
@@ -37,19 +38,19 @@ class BottleneckBlock(nn.Module):
         in_channels: Width of the input.
         channels: Inner width; the output is four times as wide.
         stride: Stride of one convolution and of the shortcut.
-        first_dilation: Dilation of the 3x3 convolution if it is the one that strides.
-        dilation: Its dilation otherwise.
-        shortcut: Makes the skip path.
-        norm: Makes a normalisation layer.
-        activation: Makes an activation.
-        attention: Makes an attention layer, which ends the residual path.
-        drop_path: Probability that an image's residual is dropped while training.
-        antialias: Makes what subsamples in place of the strided convolution.
-        groups: Groups of the 3x3 convolution (ResNeXt's cardinality).
+        previous_dilation: Dilation of the 3x3 convolution if that is the one that strides.
+        dilation: Dilation of the 3x3 convolution otherwise.
+        shortcut: Maker of the skip path.
+        norm: Maker of a normalisation layer.
+        activation: Maker of an activation.
+        attention: Maker of the attention layer that ends the residual path.
+        drop_path: Probability that an image's residual is dropped in training.
+        antialias: Maker of the filter that subsamples in place of the strided convolution.
+        groups: Number of groups of the 3x3 convolution (ResNeXt's cardinality).
         width_per_group: Width of a group where ``channels`` is 64; scales with ``channels``.
-        stride_in: The convolution that strides: the 3x3 ("v1.5": torchvision, timm), or the
-            first 1x1 as in the paper.
-        dropout: Probability that an element is zeroed before the last convolution.
+        stride_in: Convolution that strides: the 3x3 ("v1.5": torchvision, timm), or the first
+            1x1 as in the paper.
+        dropout: Probability that an element before the last convolution is zeroed.
 
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, 4 * channels, ceil(H / stride), ceil(W / stride))``.
@@ -67,24 +68,25 @@ class BottleneckBlock(nn.Module):
         *,
         stride: int,
         shortcut: ShortcutFactory,
-        first_dilation: int = 1,
+        previous_dilation: int = 1,
         dilation: int = 1,
         norm: NormFactory = nn.BatchNorm2d,
         activation: ActivationFactory = nn.ReLU,
         attention: AttentionFactory = nn.Identity,
         drop_path: float = 0.0,
-        antialias: FilterFactory = no_filter,
+        antialias: AntialiasFactory = no_filter,
         groups: Amount = 1,
         width_per_group: Amount = 64,
         stride_in: Literal["conv3x3", "conv1x1"] = "conv3x3",
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
         width = inner_width(channels, groups, width_per_group)
         in_conv1 = stride_in == "conv1x1"
         stride1, self.blur1 = split_stride(antialias, width, stride if in_conv1 else 1)
         stride2, self.blur2 = split_stride(antialias, width, 1 if in_conv1 else stride)
-        dilation2 = dilation if in_conv1 else first_dilation
+        # Dilation spreads the convolutions after the stride that it replaces.
+        dilation2 = dilation if in_conv1 else previous_dilation
         self.out_channels = channels * self.expansion
         self.conv1 = conv1x1(in_channels, width, stride=stride1)
         self.bn1 = norm(width)
@@ -108,15 +110,15 @@ class BottleneckBlock(nn.Module):
         residual = self.dropout(self.blur2(self.relu(self.bn2(self.conv2(residual)))))
         residual = self.drop_path(self.se(self.bn3(self.conv3(residual))))
         if self.downsample is not None:
-            residual += self.downsample(x)
+            residual += self.downsample(x)  # in place: one tensor less is kept for backward
         return self.relu(residual)
 
 
 def inner_width(channels: int, groups: int, width_per_group: int) -> int:
-    """Return the width of the 3x3 convolution (Xie et al. 2016, table 1).
+    """Width of the 3x3 convolution (Xie et al. 2016, table 1).
 
     Raises:
-        PartError: It is not a whole number.
+        PartError: The width is not a whole number.
     """
     if channels * width_per_group % 64:
         raise PartError(

@@ -1,24 +1,19 @@
-"""What comes after the last stage."""
+"""Heads: layers after the last stage."""
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import nn
 
 from resnet_builder.blocks.interfaces import HEADS, ActivationFactory, Head, NormFactory
-from resnet_builder.blocks.layers import GlobalAverage
-
-Dropout = Annotated[float, Field(ge=0, lt=1)]
+from resnet_builder.blocks.layers import GlobalAverage, Probability
 
 
 @HEADS.register("linear")
-def linear_head(in_channels: int, num_classes: int, *, dropout: Dropout = 0.0) -> Head:
-    """Average over all pixels, however many, and classify (He et al. 2015, table 1).
+def linear_head(in_channels: int, num_classes: int, *, dropout: Probability = 0.0) -> Head:
+    """Average over all pixels and a linear classifier (He et al. 2015, table 1).
 
     Args:
         in_channels: Width of the last stage.
         num_classes: Number of logits.
-        dropout: Probability that an average is zeroed while training.
+        dropout: Probability that an average is zeroed in training.
     """
     layers: dict[str, nn.Module] = {"avgpool": GlobalAverage(), "flatten": nn.Flatten(1)}
     if dropout:
@@ -31,18 +26,18 @@ def preact_linear_head(
     in_channels: int,
     num_classes: int,
     *,
-    dropout: Dropout = 0.0,
+    dropout: Probability = 0.0,
     norm: NormFactory,
     activation: ActivationFactory,
 ) -> Head:
-    """Normalise and activate the last sum of pre-activated blocks first (He et al. 2016, app.).
+    """Norm and activation of the last sum, then ``linear`` (He et al. 2016, appendix).
 
     Args:
         in_channels: Width of the last stage.
         num_classes: Number of logits.
-        dropout: Probability that an average is zeroed while training.
-        norm: Makes a normalisation layer.
-        activation: Makes an activation.
+        dropout: Probability that an average is zeroed in training.
+        norm: Maker of a normalisation layer.
+        activation: Maker of an activation.
     """
     return {
         "norm": norm(in_channels),  # timm's name for it

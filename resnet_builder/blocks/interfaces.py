@@ -1,4 +1,4 @@
-"""What the parts of a network must be, and the registries of each kind."""
+"""Interfaces of a network's parts, and the registry of each kind."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,52 +9,50 @@ from torch import Tensor, nn
 from resnet_builder.registry import Registry
 
 NormFactory = Callable[[int], nn.Module]
-"""Makes a normalisation layer, with a ``weight`` that scales, from a width.
+"""Maker of a normalisation layer, with a ``weight`` that scales, from a width.
 
-Blocks change what it gives in place, so its own gradient must not need that.
+Blocks modify the layer's output in place; its backward must not need it.
 """
 
 ActivationFactory = Callable[[], nn.Module]
-"""Makes an activation."""
+"""Maker of an activation."""
 
 ShortcutFactory = Callable[[int, int, int], nn.Module | None]
-"""Makes the skip path from ``(in_channels, out_channels, stride)``.
+"""Maker of the skip path from ``(in_channels, out_channels, stride)``.
 
 ``nn.Identity()`` where nothing changes; ``None`` where the block is to add nothing at all.
 """
 
 AttentionFactory = Callable[[int], nn.Module]
-"""Makes an attention layer from a width; ``nn.Identity()`` is none.
+"""Maker of an attention layer from a width; ``nn.Identity()`` stands for none.
 
-Blocks add to what it gives in place, so its own gradient must not need that.
+Blocks add to the layer's output in place; its backward must not need it.
 """
 
-FilterFactory = Callable[[int, int], nn.Module | None]
-"""Makes what subsamples, from ``(channels, stride)``; ``None`` leaves that to a convolution."""
+AntialiasFactory = Callable[[int, int], nn.Module | None]
+"""Maker of a subsampling filter from ``(channels, stride)``; ``None``: the convolution strides."""
 
+# Attributes under which every block keeps the two; the names are torchvision's and timm's keys.
+# Modules below them are not on the residual path: depth and receptive field leave them out.
 SHORTCUT_ATTRIBUTE = "downsample"
 ATTENTION_ATTRIBUTE = "se"
-"""Where every block keeps the two, after torchvision's and timm's keys.
-
-What lies below them is not on the residual path: depth and receptive field leave it out.
-"""
 
 
 class Block(Protocol):
-    """A residual block, which is an ``nn.Module``.
+    """Residual block, which is an ``nn.Module``.
 
-    Its class is called with ``(in_channels, channels)`` and by keyword with ``stride`` and
-    ``shortcut``; of the other parameters in :data:`BLOCKS`' contract it is given those that its
-    signature names. Any further keyword-only parameters are its options in a spec.
+    The builder calls its class with ``(in_channels, channels)`` and, by keyword, ``stride`` and
+    ``shortcut``. Other parameters of the contract of :data:`BLOCKS` are passed if the signature
+    names them. All further keyword-only parameters are the block's options in a spec.
 
-    ``first_dilation`` is that of convolutions up to the one that strides, ``dilation`` that of
-    those after it; they differ where dilation stands in for the block's stride, which is 1 then.
-    ``begins_stage`` tells the first block of a stage.
+    ``dilation`` is the dilation of the stage. ``previous_dilation`` is that of the convolutions up
+    to the one that strides. The two differ in the first block of a stage whose stride is replaced
+    with dilation; that block's ``stride`` is 1. ``begins_stage`` is true in the first block.
 
     Attributes:
         out_channels: Width of the output; only the block knows its expansion.
-        preactivated: Set on the class of a block whose output is a bare sum: the next block, or
-            the head, begins by normalising it. The shortcuts it is given have no norm either.
+        preactivated: True on a class whose output is a bare sum: the next block, or the head,
+            normalises it first. Shortcuts of such blocks have no norm either.
 
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, out_channels, ceil(H / stride), ceil(W / stride))``.
@@ -71,12 +69,12 @@ class Block(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stem:
-    """The layers before the first stage.
+    """Layers before the first stage.
 
     Attributes:
-        layers: By the names they get in the network, in order.
-        out_channels: Width of what they give.
-        stride: By how much they shrink an image.
+        layers: Layers by their names in the network, in order.
+        out_channels: Width of the output.
+        stride: Total stride of the layers.
     """
 
     layers: Mapping[str, nn.Module]
@@ -85,13 +83,13 @@ class Stem:
 
 
 Head = Mapping[str, nn.Module]
-"""The layers after the last stage, by the names they get in the network, in order."""
+"""Layers after the last stage, by their names in the network, in order."""
 
 BLOCKS: Registry[Callable[..., Any]] = Registry(
     "block",
     contract=(
         "stride",
-        "first_dilation",
+        "previous_dilation",
         "dilation",
         "begins_stage",
         "shortcut",
@@ -111,7 +109,7 @@ _HINTS = {
     "identity": "where nothing changes every shortcut is one; `pad` needs no parameters anywhere",
 }
 SHORTCUTS: Registry[Callable[..., nn.Module | None]] = Registry(
-    "shortcut", contract=("norm", "undone_stride", "dilation"), hints=_HINTS
+    "shortcut", contract=("norm", "replaced_stride", "dilation"), hints=_HINTS
 )
 STEMS: Registry[Callable[..., Stem]] = Registry(
     "stem", contract=("norm", "activation", "antialias")
@@ -120,4 +118,4 @@ HEADS: Registry[Callable[..., Head]] = Registry("head", contract=("norm", "activ
 NORMS: Registry[Callable[..., nn.Module]] = Registry("norm")
 ACTIVATIONS: Registry[Callable[..., nn.Module]] = Registry("activation")
 ATTENTIONS: Registry[Callable[..., nn.Module]] = Registry("attention")
-ANTIALIAS_FILTERS: Registry[Callable[..., nn.Module | None]] = Registry("downsample filter")
+ANTIALIAS_FILTERS: Registry[Callable[..., nn.Module | None]] = Registry("antialias filter")

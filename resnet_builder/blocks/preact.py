@@ -1,13 +1,12 @@
 """Pre-activated residual blocks: norms and activations stand before the convolutions.
 
-He et al. 2016, figure 1b, https://arxiv.org/abs/1603.05027. What a block gives is a bare sum, so
-shortcuts have no norm, and the head ``preact_linear`` normalises the last one. A stem for these
+He et al. 2016, figure 1b, https://arxiv.org/abs/1603.05027. The output of a block is a bare sum, so
+shortcuts have no norm, and the head ``preact_linear`` normalises the last sum. The stem before these
 blocks is ``bare``.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from resnet_builder.blocks.bottleneck import Amount, inner_width
@@ -19,6 +18,7 @@ from resnet_builder.blocks.interfaces import (
     ShortcutFactory,
 )
 from resnet_builder.blocks.layers import (
+    Probability,
     conv1x1,
     conv3x3,
     drop_path_layer,
@@ -26,13 +26,11 @@ from resnet_builder.blocks.layers import (
     zero_scale,
 )
 
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-
 Shared = Literal["change", "first", "never"]
-"""Which shortcuts begin after the first norm and activation, which they share with the residual.
+"""Shortcuts that begin after the first norm and activation, which the residual path has too.
 
-``change``: those that are no identity, as the authors' code and timm have it; ``first``: that of
-the first block of each stage, as hysts; ``never``: none, as weiaicunzai.
+``change``: shortcuts that are not an identity, as in the authors' code and in timm; ``first``: the
+shortcut of the first block of each stage, as in hysts; ``never``: none, as in weiaicunzai.
 """
 
 
@@ -47,20 +45,20 @@ class PreactBasicBlock(nn.Module):
         in_channels: Width of the input.
         channels: Width of both convolutions.
         stride: Stride of the first convolution and of the shortcut.
-        first_dilation: Dilation of the first convolution.
-        dilation: Dilation of the second.
+        previous_dilation: Dilation of the first convolution.
+        dilation: Dilation of the second convolution.
         begins_stage: Whether this is the first block of its stage.
-        shortcut: Makes the skip path.
-        norm: Makes a normalisation layer.
-        activation: Makes an activation.
-        attention: Makes an attention layer, which ends the residual path.
-        drop_path: Probability that an image's residual is dropped while training.
-        dropout: Probability that an element is zeroed between the convolutions.
-        shared: Which blocks' shortcuts begin after the first norm and activation: those that
-            are no identity, the first of each stage, or none.
-        first_activation: Whether an activation follows the first norm where it is not shared;
-            Han et al. 2017 remove it, https://arxiv.org/abs/1610.02915.
-        last_norm: Whether a norm ends the residual path, as theirs.
+        shortcut: Maker of the skip path.
+        norm: Maker of a normalisation layer.
+        activation: Maker of an activation.
+        attention: Maker of the attention layer that ends the residual path.
+        drop_path: Probability that an image's residual is dropped in training.
+        dropout: Probability that an element between the convolutions is zeroed.
+        shared: Blocks whose shortcut begins after the first norm and activation: ``change``,
+            those where it is not an identity; ``first``, the first of each stage; or ``never``.
+        first_activation: Whether an activation follows a first norm that is not shared; Han et
+            al. 2017 remove it, https://arxiv.org/abs/1610.02915.
+        last_norm: Whether a norm ends the residual path, as in Han et al. 2017.
 
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, channels, ceil(H / stride), ceil(W / stride))``.
@@ -76,14 +74,14 @@ class PreactBasicBlock(nn.Module):
         *,
         stride: int,
         shortcut: ShortcutFactory,
-        first_dilation: int = 1,
+        previous_dilation: int = 1,
         dilation: int = 1,
         begins_stage: bool = False,
         norm: NormFactory = nn.BatchNorm2d,
         activation: ActivationFactory = nn.ReLU,
         attention: AttentionFactory = nn.Identity,
         drop_path: float = 0.0,
-        dropout: Dropout = 0.0,
+        dropout: Probability = 0.0,
         shared: Shared = "change",
         first_activation: bool = True,
         last_norm: bool = False,
@@ -91,7 +89,7 @@ class PreactBasicBlock(nn.Module):
         super().__init__()
         self.out_channels = channels * self.expansion
         self.bn1 = norm(in_channels)
-        self.conv1 = conv3x3(in_channels, channels, stride=stride, dilation=first_dilation)
+        self.conv1 = conv3x3(in_channels, channels, stride=stride, dilation=previous_dilation)
         self.bn2 = norm(channels)
         self.dropout = dropout_layer(dropout)
         self.conv2 = conv3x3(channels, self.out_channels, dilation=dilation)
@@ -129,21 +127,21 @@ class PreactBottleneckBlock(nn.Module):
         in_channels: Width of the input.
         channels: Inner width; the output is four times as wide.
         stride: Stride of one convolution and of the shortcut.
-        first_dilation: Dilation of the 3x3 convolution if it is the one that strides.
-        dilation: Its dilation otherwise.
+        previous_dilation: Dilation of the 3x3 convolution if that is the one that strides.
+        dilation: Dilation of the 3x3 convolution otherwise.
         begins_stage: Whether this is the first block of its stage.
-        shortcut: Makes the skip path.
-        norm: Makes a normalisation layer.
-        activation: Makes an activation.
-        attention: Makes an attention layer, which ends the residual path.
-        drop_path: Probability that an image's residual is dropped while training.
-        groups: Groups of the 3x3 convolution.
+        shortcut: Maker of the skip path.
+        norm: Maker of a normalisation layer.
+        activation: Maker of an activation.
+        attention: Maker of the attention layer that ends the residual path.
+        drop_path: Probability that an image's residual is dropped in training.
+        groups: Number of groups of the 3x3 convolution.
         width_per_group: Width of a group where ``channels`` is 64; scales with ``channels``.
-        stride_in: The convolution that strides.
-        dropout: Probability that an element is zeroed before the last convolution.
-        shared: Which blocks' shortcuts begin after the first norm and activation: those that
-            are no identity, the first of each stage, or none.
-        first_activation: Whether an activation follows the first norm where it is not shared.
+        stride_in: Convolution that strides.
+        dropout: Probability that an element before the last convolution is zeroed.
+        shared: Blocks whose shortcut begins after the first norm and activation: ``change``,
+            those where it is not an identity; ``first``, the first of each stage; or ``never``.
+        first_activation: Whether an activation follows a first norm that is not shared.
         last_norm: Whether a norm ends the residual path.
 
     Shape:
@@ -163,7 +161,7 @@ class PreactBottleneckBlock(nn.Module):
         *,
         stride: int,
         shortcut: ShortcutFactory,
-        first_dilation: int = 1,
+        previous_dilation: int = 1,
         dilation: int = 1,
         begins_stage: bool = False,
         norm: NormFactory = nn.BatchNorm2d,
@@ -173,7 +171,7 @@ class PreactBottleneckBlock(nn.Module):
         groups: Amount = 1,
         width_per_group: Amount = 64,
         stride_in: Literal["conv3x3", "conv1x1"] = "conv3x3",
-        dropout: Dropout = 0.0,
+        dropout: Probability = 0.0,
         shared: Shared = "change",
         first_activation: bool = True,
         last_norm: bool = False,
@@ -182,7 +180,7 @@ class PreactBottleneckBlock(nn.Module):
         width = inner_width(channels, groups, width_per_group)
         in_conv1 = stride_in == "conv1x1"
         stride1, stride2 = (stride, 1) if in_conv1 else (1, stride)
-        dilation2 = dilation if in_conv1 else first_dilation
+        dilation2 = dilation if in_conv1 else previous_dilation
         self.out_channels = channels * self.expansion
         self.bn1 = norm(in_channels)
         self.conv1 = conv1x1(in_channels, width, stride=stride1)
@@ -217,14 +215,14 @@ class PreactBottleneckBlock(nn.Module):
 
 
 def _is_shared(shared: Shared, downsample: nn.Module | None, begins_stage: bool) -> bool:
-    """Tell whether a block's shortcut begins after the first norm and activation."""
+    """Whether a block's shortcut begins after the first norm and activation."""
     if shared == "change":
         return not isinstance(downsample, nn.Identity)
     return shared == "first" and begins_stage
 
 
 def _zero_end(conv: nn.Conv2d, norm: nn.Module) -> None:
-    """Zero the last layer of a residual path: its norm, if there is one."""
+    """Zero the last layer of a residual path: the norm, if there is one."""
     if isinstance(norm, nn.Identity):
         nn.init.zeros_(conv.weight)
     else:

@@ -1,4 +1,4 @@
-"""The skip paths of residual blocks: He et al. 2015, section 3.3, options A to C, and others."""
+"""Shortcuts, the skip paths of residual blocks: options A, B and C of He et al. 2015, and others."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from resnet_builder.errors import PartError
 
 
 def changes_shape(in_channels: int, out_channels: int, stride: int) -> bool:
-    """Tell whether an identity would not fit: the one place where this rule stands."""
+    """Whether an identity would not fit; this rule is written nowhere else."""
     return stride != 1 or in_channels != out_channels
 
 
@@ -24,41 +24,41 @@ def pad(
     *,
     position: Literal["both", "end"] = "both",
     subsample: Literal["stride", "average"] = "stride",
-    undone_stride: int = 1,
+    replaced_stride: int = 1,
     dilation: int = 1,
 ) -> nn.Module:
-    """Subsample, then add channels of zeros: option A, without parameters.
+    """Option A: subsampling, then channels of zeros; without parameters.
 
     Args:
         in_channels: Width of the input.
         out_channels: Width of the output.
-        stride: Of the block.
-        position: Zeros on both sides of the channels, or all at their end (as in Torch7).
-        subsample: Take every stride-th pixel, or average over stride x stride pixels.
-        undone_stride: The stride that dilation stands in for.
-        dilation: Distance between the pixels to average over.
+        stride: Stride of the block.
+        position: Place of the zeros: on both sides of the channels, or at the end (as in Torch7).
+        subsample: Every stride-th pixel, or the average over stride x stride pixels.
+        replaced_stride: Stride that is replaced with dilation; ``stride`` is 1 then.
+        dilation: Distance between the pixels of an average, where dilation replaces the stride.
 
     Raises:
         PartError: The output is narrower than the input.
     """
     if out_channels < in_channels:
         raise PartError(f"`pad` cannot narrow {in_channels} channels to {out_channels}")
-    if not changes_shape(in_channels, out_channels, stride * undone_stride):
+    if not changes_shape(in_channels, out_channels, stride * replaced_stride):
         return nn.Identity()
     added = out_channels - in_channels
     before = added // 2 if position == "both" else 0
     if subsample == "average":
-        pool = average_pool(stride, undone_stride, dilation)
+        pool = average_pool(stride, replaced_stride, dilation)
         return PadShortcut(1, before, added - before, pool)
     return PadShortcut(stride, before, added - before)
 
 
 @SHORTCUTS.register("projection")
 def projection(
-    in_channels: int, out_channels: int, stride: int, *, norm: NormFactory, undone_stride: int = 1
+    in_channels: int, out_channels: int, stride: int, *, norm: NormFactory, replaced_stride: int = 1
 ) -> nn.Module:
-    """Project by a 1x1 convolution where the shape changes: option B, and torchvision's."""
-    if not changes_shape(in_channels, out_channels, stride * undone_stride):
+    """Option B, and torchvision's: a 1x1 convolution where the shape changes."""
+    if not changes_shape(in_channels, out_channels, stride * replaced_stride):
         return nn.Identity()
     return projection_all(in_channels, out_channels, stride, norm=norm)
 
@@ -67,7 +67,7 @@ def projection(
 def projection_all(
     in_channels: int, out_channels: int, stride: int, *, norm: NormFactory
 ) -> nn.Module:
-    """Project by a 1x1 convolution in every block: option C."""
+    """Option C: a 1x1 convolution in every block."""
     return nn.Sequential(conv1x1(in_channels, out_channels, stride=stride), norm(out_channels))
 
 
@@ -78,34 +78,34 @@ def average_projection(
     stride: int,
     *,
     norm: NormFactory,
-    undone_stride: int = 1,
+    replaced_stride: int = 1,
     dilation: int = 1,
 ) -> nn.Module:
-    """Average, then project where the shape changes: ResNet-D (He et al. 2018, figure 2c)."""
-    if not changes_shape(in_channels, out_channels, stride * undone_stride):
+    """ResNet-D's: an average, then a 1x1 convolution (He et al. 2018, figure 2c)."""
+    if not changes_shape(in_channels, out_channels, stride * replaced_stride):
         return nn.Identity()
-    pool = average_pool(stride, undone_stride, dilation)
+    pool = average_pool(stride, replaced_stride, dilation)
     return nn.Sequential(pool, conv1x1(in_channels, out_channels), norm(out_channels))
 
 
 @SHORTCUTS.register("none")
 def none(in_channels: int, out_channels: int, stride: int) -> None:
-    """Add nothing: the plain networks of He et al. 2015, section 3.3."""
+    """No shortcut, for the plain networks of He et al. 2015, section 3.3."""
 
 
-def average_pool(stride: int, undone_stride: int, dilation: int) -> nn.Module:
-    """Average over stride x stride pixels, fewer at the edge, as large as a strided convolution.
+def average_pool(stride: int, replaced_stride: int, dilation: int) -> nn.Module:
+    """Average over stride x stride pixels, fewer at the edge; sized as a strided convolution's.
 
     Args:
-        stride: Of the pool, and its size.
-        undone_stride: The stride that dilation stands in for; only one of the two is not 1.
-        dilation: Distance between the pixels to average over, if it does.
+        stride: Stride and size of the pool.
+        replaced_stride: Stride that is replaced with dilation; one of the two strides is 1.
+        dilation: Distance between the pixels of an average, where dilation replaces the stride.
 
     Shape:
         ``(N, C, H, W)`` to ``(N, C, ceil(H / stride), ceil(W / stride))``.
     """
-    if undone_stride != 1:
-        return DilatedAverage(undone_stride, dilation)
+    if replaced_stride != 1:
+        return DilatedAverage(replaced_stride, dilation)
     if stride != 1:
         return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
     return nn.Identity()
@@ -114,11 +114,11 @@ def average_pool(stride: int, undone_stride: int, dilation: int) -> nn.Module:
 class DilatedAverage(nn.Module):
     """Average over size x size pixels that lie ``dilation`` apart, fewer at the edge.
 
-    Every ``size``-th pixel of every ``dilation``-th is what pooling gives on those.
+    On each grid of every ``dilation``-th pixel, every ``size``-th output is that of plain pooling.
 
     Args:
         size: Pixels a side.
-        dilation: Their distance.
+        dilation: Distance between the pixels.
 
     Shape:
         ``(N, C, H, W)`` to the same.
@@ -143,18 +143,18 @@ class DilatedAverage(nn.Module):
         ).sum(0)
 
     def extra_repr(self) -> str:
-        """Show what the layer does when it is printed."""
+        """Return the options to show when the layer is printed."""
         return f"size={self.size}, dilation={self.dilation}"
 
 
 class PadShortcut(nn.Module):
-    """Subsample, then put channels of zeros before and after the input's.
+    """Subsampling, then channels of zeros before and after the input's.
 
     Args:
-        stride: Take every stride-th pixel.
-        before: Channels of zeros in front.
-        after: Channels of zeros behind.
-        pool: What subsamples instead.
+        stride: Stride of the subsampling.
+        before: Number of channels of zeros in front.
+        after: Number of channels of zeros behind.
+        pool: Module that subsamples instead.
 
     Shape:
         ``(N, C, H, W)`` to ``(N, before + C + after, ceil(H / stride), ceil(W / stride))``.
@@ -171,10 +171,11 @@ class PadShortcut(nn.Module):
         if self.pool is not None:
             x = self.pool(x)
         elif self.stride != 1:
-            x = F.avg_pool2d(x, 1, self.stride)  # a slice's gradient is never channels-last
+            # Not a slice: the gradient of a slice is never channels-last.
+            x = F.avg_pool2d(x, 1, self.stride)
         return F.pad(x, (0, 0, 0, 0, *self.zeros))
 
     def extra_repr(self) -> str:
-        """Show what the layer does when it is printed."""
+        """Return the options to show when the layer is printed."""
         before, after = self.zeros
         return f"stride={self.stride}, before={before}, after={after}"

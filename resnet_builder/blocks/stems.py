@@ -1,15 +1,15 @@
-"""What comes before the first stage."""
+"""Stems: layers before the first stage."""
 
 from typing import Annotated
 
 from pydantic import Field
 from torch import nn
 
-from resnet_builder.blocks.filters import no_filter, split_stride
+from resnet_builder.blocks.antialias import no_filter, split_stride
 from resnet_builder.blocks.interfaces import (
     STEMS,
     ActivationFactory,
-    FilterFactory,
+    AntialiasFactory,
     NormFactory,
     Stem,
 )
@@ -27,16 +27,17 @@ def conv3x3_stem(
     norm: NormFactory,
     activation: ActivationFactory,
 ) -> Stem:
-    """Make one 3x3 convolution that keeps the size, for small images (He et al. 2015, 4.2).
+    """3x3 convolution that keeps the size, for small images (He et al. 2015, section 4.2).
 
     Args:
         in_channels: Channels of an image.
         channels: Width of the convolution.
-        bare: Without norm and activation, for pre-activated blocks (He et al. 2016).
-        norm: Makes a normalisation layer.
-        activation: Makes an activation.
+        bare: Whether norm and activation are left out, for pre-activated blocks (He et al.
+            2016).
+        norm: Maker of a normalisation layer.
+        activation: Maker of an activation.
     """
-    layers = _normed(conv3x3(in_channels, channels), channels, norm, activation, bare=bare)
+    layers = _stem_layers(conv3x3(in_channels, channels), channels, norm, activation, bare=bare)
     return Stem(layers, out_channels=channels, stride=1)
 
 
@@ -44,15 +45,15 @@ def conv3x3_stem(
 def conv1x1_stem(
     in_channels: int, *, channels: Width, norm: NormFactory, activation: ActivationFactory
 ) -> Stem:
-    """Make one 1x1 convolution, as kuangliu's ResNeXt has; the paper's is 3x3.
+    """1x1 convolution, as in kuangliu's ResNeXt; the paper's stem is 3x3.
 
     Args:
         in_channels: Channels of an image.
         channels: Width of the convolution.
-        norm: Makes a normalisation layer.
-        activation: Makes an activation.
+        norm: Maker of a normalisation layer.
+        activation: Maker of an activation.
     """
-    layers = _normed(conv1x1(in_channels, channels), channels, norm, activation)
+    layers = _stem_layers(conv1x1(in_channels, channels), channels, norm, activation)
     return Stem(layers, out_channels=channels, stride=1)
 
 
@@ -64,21 +65,22 @@ def conv7x7_maxpool_stem(
     bare: bool = False,
     norm: NormFactory,
     activation: ActivationFactory,
-    antialias: FilterFactory = no_filter,
+    antialias: AntialiasFactory = no_filter,
 ) -> Stem:
-    """Make a strided 7x7 convolution and a strided maximum (He et al. 2015, table 1).
+    """Strided 7x7 convolution and strided max pooling (He et al. 2015, table 1).
 
     Args:
         in_channels: Channels of an image.
         channels: Width of the convolution.
-        bare: Without norm and activation, for pre-activated blocks (He et al. 2016).
-        norm: Makes a normalisation layer.
-        activation: Makes an activation.
-        antialias: Makes what subsamples after the maximum.
+        bare: Whether norm and activation are left out, for pre-activated blocks (He et al.
+            2016).
+        norm: Maker of a normalisation layer.
+        activation: Maker of an activation.
+        antialias: Maker of the filter that subsamples after the max pooling.
     """
     conv = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
-    layers = _normed(conv, channels, norm, activation, bare=bare)
-    layers["maxpool"] = _maximum(channels, antialias)
+    layers = _stem_layers(conv, channels, norm, activation, bare=bare)
+    layers["maxpool"] = _max_pool(channels, antialias)
     return Stem(layers, out_channels=channels, stride=4)
 
 
@@ -90,19 +92,19 @@ def deep_stem(
     width: Width = 32,
     norm: NormFactory,
     activation: ActivationFactory,
-    antialias: FilterFactory = no_filter,
+    antialias: AntialiasFactory = no_filter,
 ) -> Stem:
-    """Make three 3x3 convolutions, the first strided, and a strided maximum: ResNet-C and -D.
+    """Three 3x3 convolutions, the first strided, and strided max pooling: ResNet-C and -D.
 
     He et al. 2018, figure 2b, https://arxiv.org/abs/1812.01187.
 
     Args:
         in_channels: Channels of an image.
         channels: Width of the last convolution.
-        width: Of the first two.
-        norm: Makes a normalisation layer.
-        activation: Makes an activation.
-        antialias: Makes what subsamples after the maximum.
+        width: Width of the first two convolutions.
+        norm: Maker of a normalisation layer.
+        activation: Maker of an activation.
+        antialias: Maker of the filter that subsamples after the max pooling.
     """
     convolutions = nn.Sequential(
         conv3x3(in_channels, width, stride=2),
@@ -113,12 +115,12 @@ def deep_stem(
         activation(),
         conv3x3(width, channels),
     )
-    layers = _normed(convolutions, channels, norm, activation)
-    layers["maxpool"] = _maximum(channels, antialias)
+    layers = _stem_layers(convolutions, channels, norm, activation)
+    layers["maxpool"] = _max_pool(channels, antialias)
     return Stem(layers, out_channels=channels, stride=4)
 
 
-def _normed(
+def _stem_layers(
     conv: nn.Module,
     channels: int,
     norm: NormFactory,
@@ -131,7 +133,7 @@ def _normed(
     return {"conv1": conv, "bn1": norm(channels), "relu": activation()}
 
 
-def _maximum(channels: int, antialias: FilterFactory) -> nn.Module:
+def _max_pool(channels: int, antialias: AntialiasFactory) -> nn.Module:
     stride, blur = split_stride(antialias, channels, 2)
-    maximum = nn.MaxPool2d(3, stride=stride, padding=1)
-    return maximum if stride == 2 else nn.Sequential(maximum, blur)
+    pool = nn.MaxPool2d(3, stride=stride, padding=1)
+    return pool if stride == 2 else nn.Sequential(pool, blur)

@@ -109,8 +109,8 @@ def parts(plugins: tuple[str, ...], as_json: bool) -> None:
 
 def _registered() -> "Iterator[PartRecord]":
     """Describe the parts of the open sets: what is registered."""
-    from resnet_builder.builder.parts import MODEL_PARTS
     from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS
+    from resnet_builder.parts import MODEL_PARTS
     from resnet_builder.runs.answers import PartRecord
 
     for registry in (*MODEL_PARTS.values(), DATASETS, AUGMENTATIONS):

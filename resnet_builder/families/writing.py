@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from resnet_builder.builder.parts import MODEL_PARTS
 from resnet_builder.data.interfaces import DATASETS, DatasetInfo
 from resnet_builder.errors import RegistryError, UsageError
 from resnet_builder.families.networks import (
@@ -18,6 +17,7 @@ from resnet_builder.families.networks import (
     small_model,
 )
 from resnet_builder.families.table import Family
+from resnet_builder.parts import MODEL_PARTS
 from resnet_builder.spec.bundled import bundled_file
 from resnet_builder.spec.commented import commented_spec
 from resnet_builder.spec.layers import read_layers

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from resnet_builder.activations import activation_memory
-from resnet_builder.builder.construct import collector_paused, construct_on_meta
-from resnet_builder.builder.resolving import input_info, resolve
+from resnet_builder.builder import build_on_meta
 from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import Precision, free_memory
 from resnet_builder.errors import ResourceError, StorageError
 from resnet_builder.model import ResNet
+from resnet_builder.parts import input_info, resolve
 from resnet_builder.recomputing import recomputed_stages
 from resnet_builder.runs.files import Warn, storage_errors
 from resnet_builder.runs.records import RuntimeConfig
@@ -160,8 +160,7 @@ def estimate_training(
     spec = resolve(spec)
     assert spec.train is not None, "a spec to train has a recipe"
     if network is None:
-        with collector_paused():
-            network = construct_on_meta(spec.model)
+        network = build_on_meta(spec.model)
     freeze(network.train(), spec.train.freeze)
     part = spec.train.batch_size // (spec.train.accumulate * processes)
     trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)

@@ -5,18 +5,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnet_builder.builder import build, check, pretrained_digest
+from resnet_builder.builder import build
 from resnet_builder.data.batches import steps_per_epoch
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.splits import DataSplits, load_data
-from resnet_builder.errors import DataError, ResourceError, SpecError, UsageError
+from resnet_builder.errors import DataError, ResourceError, UsageError
 from resnet_builder.model import ResNet
+from resnet_builder.parts import resolve
 from resnet_builder.runs.checkpoint import has_checkpoints
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, unheard
 from resnet_builder.runs.records import Change, DataRecord, ResultRecord, compare_specs
 from resnet_builder.spec.dump import dump_spec
-from resnet_builder.spec.load import read_draft
+from resnet_builder.spec.load import load_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import SILENT, Observer
 from resnet_builder.training.distributed import (
@@ -35,6 +36,7 @@ from resnet_builder.training.resources import (
     image_bytes,
 )
 from resnet_builder.training.runtime import pick_precision, resolve_device
+from resnet_builder.weights.pretrained import pretrained_digest
 
 RUNS = Path("runs")
 """Where runs are made that were given no directory."""
@@ -335,10 +337,7 @@ def _own_spec(run: RunDirectory) -> Spec:
         SpecError: It is no spec any more.
         StorageError: It cannot be read.
     """
-    own = check(read_draft(run.spec))
-    if own.spec is None:
-        raise SpecError(own.problems)
-    return own.spec
+    return resolve(load_spec(run.spec))
 
 
 def _refuse(run: RunDirectory, changes: Sequence[Change], *, allow_spec_change: bool) -> None:

@@ -8,8 +8,7 @@ from torch import nn
 
 from resnet_builder.bench import floor
 from resnet_builder.bench.floor import Convolution, Floor, FloorTimes, Kind, Work, convolutions_of
-from resnet_builder.builder import read_spec
-from resnet_builder.builder.construct import construct_on_meta
+from resnet_builder.builder import build_on_meta, read_spec
 from resnet_builder.training.freezing import freeze
 
 STEM = "3 x 32 x 32 to 16, 3 x 3"
@@ -17,7 +16,7 @@ STEM = "3 x 32 x 32 to 16, 3 x 3"
 
 def counts(name: str, *frozen: str) -> dict[tuple[str, Kind], int]:
     """Count what a step of a bundled spec computes, by shapes and kind."""
-    network = construct_on_meta(read_spec(name).model).train()
+    network = build_on_meta(read_spec(name).model).train()
     freeze(network, frozen)
     work = convolutions_of(network, (2, 3, 32, 32))
     return {(str(each.convolution), each.kind): each.count for each in work}

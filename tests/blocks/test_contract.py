@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.blocks import BLOCKS
-from resnet_builder.blocks.activations import gelu, silu
+from resnet_builder.blocks.antialias import blur
 from resnet_builder.blocks.attention import efficient_channel_attention, squeeze_excitation
-from resnet_builder.blocks.filters import blur
 from resnet_builder.blocks.interfaces import ShortcutFactory
+from resnet_builder.blocks.layers import gelu, silu
 from resnet_builder.testing import check_block
 
 

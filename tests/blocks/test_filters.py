@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from resnet_builder.blocks.filters import Blur, blur, no_filter, split_stride
+from resnet_builder.blocks.antialias import Blur, blur, no_filter, split_stride
 from tests.networks import built, cifar_spec, random_images
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from resnet_builder.blocks import BLOCKS, HEADS, NORMS
 from resnet_builder.blocks.basic import BasicBlock
-from resnet_builder.builder.construct import drop_path_rates
+from resnet_builder.builder import drop_path_rates
 from resnet_builder.errors import PartError, RegistryError, SpecError
 from tests.networks import built, cifar_spec, random_images
 
@@ -121,14 +121,15 @@ def test_zero_init_residual_makes_every_block_its_shortcut(block: str) -> None:
 )
 def test_drop_path_rises_linearly_from_zero(blocks: Any, rates: list[float]) -> None:
     spec = cifar_spec(blocks, drop_path=0.3)
-    assert drop_path_rates(spec.model) == pytest.approx(rates)
+    found = [rate for stage in drop_path_rates(spec.model) for rate in stage]
+    assert found == pytest.approx(rates)
     network = built(spec, seed=0)
     made = [getattr(block.drop_path, "p", 0.0) for stage in network.stages for block in stage]
     assert made == pytest.approx(rates)
 
 
 def test_drop_path_of_a_single_block_is_the_last_block_s() -> None:
-    assert drop_path_rates(cifar_spec((1,), widths=(16,), drop_path=0.3).model) == [0.3]
+    assert drop_path_rates(cifar_spec((1,), widths=(16,), drop_path=0.3).model) == [[0.3]]
 
 
 def test_dropout_reaches_every_block() -> None:

@@ -7,8 +7,9 @@ import pytest
 from torch import Tensor, nn
 
 from resnet_builder.blocks import BLOCKS, SHORTCUTS
-from resnet_builder.builder import check_source, read_spec, resolve
+from resnet_builder.builder import check_source, read_spec
 from resnet_builder.errors import SpecError
+from resnet_builder.parts import resolve
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec_text
 

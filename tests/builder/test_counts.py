@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from resnet_builder.builder import resolve
-from resnet_builder.builder.construct import construct_on_meta
+from resnet_builder.builder import build_on_meta
 from resnet_builder.model import ResNet, count_macs, count_parameters
+from resnet_builder.parts import resolve
 from resnet_builder.spec.load import load_spec
 from resnet_builder.spec.schema import Spec
 from tests.networks import cifar_spec, imagenet_spec
@@ -42,13 +42,13 @@ KUANGLIU = {
 
 
 def built(spec: Spec) -> ResNet:
-    return construct_on_meta(resolve(spec).model)
+    return build_on_meta(resolve(spec).model)
 
 
 def counts(spec: Spec) -> tuple[int, int, int]:
     """Return a spec's parameters, MACs and depth."""
     model = resolve(spec).model
-    network = construct_on_meta(model)
+    network = build_on_meta(model)
     assert model.in_channels
     assert model.image_size
     return (

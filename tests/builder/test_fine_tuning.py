@@ -47,7 +47,7 @@ def test_only_stages_can_be_recomputed(tmp_path: Path) -> None:
     assert message == (
         "[unknown-name]: train.activation_checkpointing[0]: the network has no stage 'head'\n"
         "      | train.activation_checkpointing=[head]\n"
-        "      |                  ^\n"
+        "      |                                 ^\n"
         "allowed: layer1, layer2"
     )
 

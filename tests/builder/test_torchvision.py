@@ -8,8 +8,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from resnet_builder.builder import resolve
-from resnet_builder.builder.construct import construct_on_meta
+from resnet_builder.builder import build_on_meta
+from resnet_builder.parts import resolve
 from tests.networks import built, imagenet_spec, random_images, randomise
 
 NETWORKS: dict[str, tuple[Sequence[int], Any]] = {
@@ -53,7 +53,7 @@ EVERY = [pytest.param(name, marks=[] if name in SMALL else [pytest.mark.ci]) for
 @pytest.mark.parametrize("name", NETWORKS)
 def test_state_dicts_have_torchvision_s_keys_and_shapes(name: str) -> None:
     blocks, block = NETWORKS[name]
-    ours = construct_on_meta(resolve(imagenet_spec(blocks, block)).model)
+    ours = build_on_meta(resolve(imagenet_spec(blocks, block)).model)
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)()
     assert shapes(ours) == shapes(theirs)

@@ -10,19 +10,13 @@ import torch
 import torch.hub
 from torch import Tensor
 
-from resnet_builder.builder import (
-    build,
-    build_from_spec,
-    check_source,
-    pretrained,
-    pretrained_digest,
-    read_spec,
-)
-from resnet_builder.builder.pretrained import published_weights
+from resnet_builder.builder import build, build_from_spec, check_source, read_spec
 from resnet_builder.errors import CheckpointError, DataError, SpecError, UsageError
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec, load_spec_text
 from resnet_builder.spec.schema import WeightsSpec
+from resnet_builder.weights import pretrained
+from resnet_builder.weights.pretrained import pretrained_digest, published_weights
 from tests.cli.experiments import call, write_tiny
 
 TINY_RESNET18 = "model.weights=torchvision:ResNet18_Weights.IMAGENET1K_V1"

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_builder.builder import resolve
 from resnet_builder.data import DATASETS
 from resnet_builder.data import splits as splits_module
 from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
@@ -19,6 +18,7 @@ from resnet_builder.data.splits import (
     stratified,
 )
 from resnet_builder.errors import DataError, SpecError, Stopped
+from resnet_builder.parts import resolve
 from resnet_builder.spec.schema import Spec
 from tests.networks import cifar_spec
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.builder.checking import check
+from resnet_builder.builder import check_source
 from resnet_builder.errors import SpecError
 from resnet_builder.plugins import import_plugins
 from resnet_builder.spec.dump import dump_spec
@@ -47,7 +47,7 @@ def _check(draft: Draft, choose: random.Random) -> None:
     if choose.random() * blocks > FEW_BLOCKS:
         return
     with limited_time(SECONDS + A_BLOCK * blocks):
-        checked = check(draft, with_macs=choose.random() < 0.2)
+        checked = check_source(draft, with_macs=choose.random() < 0.2)
         if checked.spec is None:
             raise SpecError(checked.problems)
         assert load_spec_text(dump_spec(checked.spec)) == checked.spec

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.builder import build, resolve
+from resnet_builder.builder import build
 from resnet_builder.errors import Stopped
+from resnet_builder.parts import resolve
 from resnet_builder.runs.checkpoint import Checkpoint
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog

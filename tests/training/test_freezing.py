@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from resnet_builder.builder import build, resolve
+from resnet_builder.builder import build
 from resnet_builder.data.interfaces import Batch
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.model import ResNet, sections
+from resnet_builder.parts import resolve
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, RuntimeConfig
 from resnet_builder.spec.recipe import TrainSpec

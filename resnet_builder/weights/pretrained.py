@@ -1,4 +1,4 @@
-"""The weights that a network starts from, where its spec names some."""
+"""Pretrained weights: a file, or weights that torchvision publishes, that a network starts from."""
 
 import hashlib
 import http.client
@@ -25,11 +25,11 @@ _DOWNLOAD_ERRORS = (
 
 
 def load_pretrained(network: ResNet, weights: WeightsSpec) -> None:
-    """Give a network the weights of a file; its head keeps its own if the spec asks for that.
+    """Load pretrained weights into a network; a new head keeps its own, if the spec asks for one.
 
     Args:
-        network: With weights; on the CPU.
-        weights: What the spec says.
+        network: Network on the CPU, with first weights.
+        weights: Section ``model.weights``.
 
     Raises:
         CheckpointError: The file is missing or damaged, or its weights are not the network's.
@@ -45,7 +45,7 @@ def load_pretrained(network: ResNet, weights: WeightsSpec) -> None:
 
 
 def pretrained_digest(weights: WeightsSpec) -> str:
-    """Return the SHA-256 digest of the file that weights are read from, in hexadecimal.
+    """SHA-256 digest, in hexadecimal, of the file that pretrained weights are read from.
 
     Raises:
         CheckpointError: The file is missing.
@@ -63,9 +63,9 @@ def pretrained_digest(weights: WeightsSpec) -> str:
 
 
 def published_weights() -> dict[str, str]:
-    """Return where torchvision publishes the weights of its ResNets, by their names.
+    """URLs of the weights of ResNets that torchvision publishes, by their names.
 
-    ``DEFAULT`` is left out: it means others in another release.
+    ``DEFAULT`` is left out, because it means other weights in another release.
     """
     from torchvision import models  # slow, and seldom needed
 
@@ -77,7 +77,7 @@ def published_weights() -> dict[str, str]:
 
 
 def _find(weights: WeightsSpec) -> Path:
-    """Return the file, downloaded first if torchvision publishes it and torch has not kept it."""
+    """Return the file, which is downloaded first if it is torchvision's and not there yet."""
     name = weights.published_name
     if name is None:
         return Path(weights.path)
@@ -90,14 +90,15 @@ def _find(weights: WeightsSpec) -> Path:
 
 
 def _download(url: str) -> Path:
-    """Return where torch keeps a published file, whose name ends with the start of its digest.
+    """Download a published file to the folder of torch.hub, unless it is there.
 
     Raises:
-        DataError: It cannot be had, or what came is not it.
-        StorageError: It cannot be written.
+        DataError: The file cannot be downloaded, or its digest is not the published one.
+        StorageError: The file cannot be written.
     """
     folder = Path(torch.hub.get_dir(), "checkpoints")
     path = folder / url.rsplit("/", 1)[-1]
+    # torchvision puts the first digits of a file's digest at the end of its name.
     digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
     with storage_errors("write", path):
         folder.mkdir(parents=True, exist_ok=True)

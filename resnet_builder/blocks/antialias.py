@@ -1,4 +1,4 @@
-"""What subsamples instead of a strided convolution, so that small shifts change little."""
+"""Antialiasing: blurred subsampling in place of strided convolutions."""
 
 from typing import Annotated
 
@@ -7,47 +7,47 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_builder.blocks.interfaces import ANTIALIAS_FILTERS, FilterFactory
+from resnet_builder.blocks.interfaces import ANTIALIAS_FILTERS, AntialiasFactory
 
 
 @ANTIALIAS_FILTERS.register("none")
 def no_filter(channels: int, stride: int) -> None:
-    """Leave subsampling to the convolutions."""
+    """No filter: convolutions stride."""
 
 
 @ANTIALIAS_FILTERS.register("blur")
 def blur(channels: int, stride: int, *, size: Annotated[int, Field(ge=2, le=7)] = 3) -> nn.Module:
-    """Convolve densely, then blur and subsample (Zhang 2019, https://arxiv.org/abs/1904.11486).
+    """Blur and subsample after a dense convolution (Zhang 2019, https://arxiv.org/abs/1904.11486).
 
     Args:
-        channels: Of the input and of the output.
-        stride: Of the subsampling.
+        channels: Width of the input.
+        stride: Stride of the subsampling.
         size: Side of the binomial filter.
     """
     return Blur(channels, stride, size)
 
 
-def split_stride(make_filter: FilterFactory, channels: int, stride: int) -> tuple[int, nn.Module]:
-    """Shard a stride between a convolution and what follows its activation.
+def split_stride(antialias: AntialiasFactory, channels: int, stride: int) -> tuple[int, nn.Module]:
+    """Division of a stride between a convolution and the filter after its activation.
 
     Args:
-        make_filter: Makes what subsamples.
-        channels: Width of the convolution.
-        stride: Of both together.
+        antialias: Maker of the filter.
+        channels: Width of the convolution's output.
+        stride: Stride of both together.
 
     Returns:
-        The convolution's stride, and the module that does the rest.
+        Stride of the convolution, and the module that subsamples by the rest.
     """
-    after = make_filter(channels, stride) if stride != 1 else None
+    after = antialias(channels, stride) if stride != 1 else None
     return (stride, nn.Identity()) if after is None else (1, after)
 
 
 class Blur(nn.Module):
-    """Blur each channel by a binomial filter, mirrored at the edges, and subsample.
+    """Binomial blur of each channel, mirrored at the edges, and subsampling.
 
     Args:
-        channels: Of the input.
-        stride: Of the subsampling.
+        channels: Width of the input.
+        stride: Stride of the subsampling.
         size: Side of the filter.
 
     Shape:
@@ -60,18 +60,13 @@ class Blur(nn.Module):
         super().__init__()
         self.kernel_size = size
         self.stride = stride
-        empty = torch.empty(channels, 1, size, size)
-        self.register_buffer("filter", empty, persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Compute the filter, which no state dict holds."""
         row = torch.ones(1)
-        for _ in range(self.kernel_size - 1):
+        for _ in range(size - 1):  # rows of Pascal's triangle
             row = F.pad(row, (1, 0)) + F.pad(row, (0, 1))
         row = row / row.sum()
-        with torch.no_grad():
-            self.filter.copy_(torch.outer(row, row))
+        square = torch.outer(row, row).repeat(channels, 1, 1, 1)
+        # It is computed from the options, so state dicts do not hold it; neither do timm's.
+        self.register_buffer("filter", square, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer."""
@@ -82,5 +77,5 @@ class Blur(nn.Module):
         return F.conv2d(x, self.filter.to(x.dtype), stride=self.stride, groups=x.shape[1])
 
     def extra_repr(self) -> str:
-        """Show what the layer does when it is printed."""
+        """Return the options to show when the layer is printed."""
         return f"size={self.kernel_size}, stride={self.stride}"

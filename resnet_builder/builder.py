@@ -1,0 +1,527 @@
+"""Builder: from a spec to a checked experiment, and to a network."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from resnet_builder import checks
+from resnet_builder.blocks.init import init_weights, weight_initializer
+from resnet_builder.blocks.interfaces import ShortcutFactory, Stem
+from resnet_builder.blocks.shortcuts import changes_shape
+from resnet_builder.device import pick_device
+from resnet_builder.errors import PartError, Problem, SpecError, UsageError
+from resnet_builder.experiment import Experiment
+from resnet_builder.model import Features, ResNet
+from resnet_builder.parts import (
+    STAGE_PARTS,
+    PlacedPart,
+    PlacedPartError,
+    is_preactivated,
+    model_part,
+    resolve,
+    resolve_data,
+    resolve_model,
+    stage_part,
+)
+from resnet_builder.plugins import import_plugins
+from resnet_builder.spec.load import Draft, read_draft
+from resnet_builder.spec.schema import ModelSpec, Spec, StageSpec
+from resnet_builder.weights.pretrained import load_pretrained
+
+Source = str | Path | Mapping[str, object] | Draft
+"""Path, name of a bundled spec, mapping, or draft, which is not read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSpec:
+    """Spec that was checked in full.
+
+    Attributes:
+        problems: Everything that is wrong with the spec, in file order.
+        spec: Resolved spec, if nothing is wrong.
+        network: Network on the meta device, if it can be built.
+        macs: Multiply-adds for one image, if they were asked for.
+        notices: Remarks for the user, one line each.
+    """
+
+    problems: tuple[Problem, ...]
+    spec: Spec | None
+    network: ResNet | None
+    macs: int | None = None
+    notices: tuple[str, ...] = ()
+
+
+def check_source(
+    source: Source,
+    *,
+    overrides: Sequence[str] = (),
+    fragments: Sequence[str | Path] = (),
+    plugins: Sequence[str] = (),
+    with_macs: bool = False,
+    with_weights: bool = False,
+) -> CheckedSpec:
+    """Read a spec and check it in full; problems are returned, not raised.
+
+    Args:
+        source: Path, name of a bundled spec, mapping, or draft.
+        overrides: ``path.to.key=value``, as ``--set``.
+        fragments: Fragments to lay over the spec, as ``--with``.
+        plugins: Plugins that may be imported.
+        with_macs: Whether to count multiply-adds too, by a forward pass on meta.
+        with_weights: Whether to look for the file of pretrained weights too.
+
+    Raises:
+        SpecError: There is nothing to check: no file, no YAML, no consent to a plugin.
+        StorageError: A file cannot be read.
+    """
+    draft = source
+    if not isinstance(draft, Draft):
+        draft = read_draft(draft, overrides=overrides, fragments=fragments)
+    imported = import_plugins(draft.plugins or (), plugins, draft.positions)
+
+    # Problems of names and options first: nothing can be made with a part that is wrong.
+    problems = list(checks.part_problems(draft))
+    info, model, network, macs = None, None, None, None
+    if not problems:
+        info, found = checks.data_problems(draft)
+        problems += found
+    if info is not None and draft.model is not None and not draft.is_wrong("data"):
+        model = resolve_model(draft.model, info)
+        strides = total_strides(stem_stride(model), model.stages)
+        found = list(checks.model_problems(model, strides, draft))
+        if not found:
+            try:
+                network = build_on_meta(model)
+            except PlacedPartError as error:
+                found.append(checks.part_problem(error, draft.positions))
+        problems += [*found, *checks.resizing_problems(model, strides, draft)]
+    if network is not None and model is not None:
+        if with_macs:
+            macs, found = checks.forward_problems(network, model, draft)
+            problems += found
+        problems += checks.network_problems(network, macs, draft)
+    problems += checks.fine_tuning_problems(draft)
+    if with_weights:
+        problems += checks.weights_problems(draft)
+
+    ordered = draft.positions.ordered([*draft.problems, *problems])
+    spec = None
+    if draft.spec is not None and model is not None and not ordered:
+        data = None if draft.spec.data is None else resolve_data(draft.spec.data)
+        update = {"model": model, "data": data, "plugins": imported}
+        spec = draft.spec.model_copy(update=update)
+    return CheckedSpec(ordered, spec, network, macs, draft.notices)
+
+
+def load_experiment(
+    source: Source,
+    *,
+    overrides: Sequence[str] = (),
+    fragments: Sequence[str | Path] = (),
+    plugins: Sequence[str] = (),
+) -> Experiment:
+    """Read a spec that is to be trained, and check it in full.
+
+    Args:
+        source: As for :func:`check_source`.
+        overrides: As for :func:`check_source`.
+        fragments: As for :func:`check_source`.
+        plugins: As for :func:`check_source`.
+
+    Raises:
+        SpecError: Everything that is wrong with the spec.
+        StorageError: A file cannot be read.
+        UsageError: The spec has no ``data`` or no ``train``.
+    """
+    return Experiment(
+        *_valid(
+            check_source(
+                source,
+                overrides=overrides,
+                fragments=fragments,
+                plugins=plugins,
+                with_weights=True,
+            )
+        )
+    )
+
+
+def read_spec(
+    source: Source,
+    *,
+    overrides: Sequence[str] = (),
+    fragments: Sequence[str | Path] = (),
+    plugins: Sequence[str] = (),
+    with_weights: bool = False,
+) -> Spec:
+    """Read a spec, check it in full, and write out its defaults.
+
+    Args:
+        source: As for :func:`check_source`.
+        overrides: As for :func:`check_source`.
+        fragments: As for :func:`check_source`.
+        plugins: As for :func:`check_source`.
+        with_weights: As for :func:`check_source`.
+
+    Returns:
+        Resolved spec, with or without data and a recipe.
+
+    Raises:
+        SpecError: Everything that is wrong with the spec.
+        StorageError: A file cannot be read.
+    """
+    spec, _ = _valid(
+        check_source(
+            source,
+            overrides=overrides,
+            fragments=fragments,
+            plugins=plugins,
+            with_weights=with_weights,
+        )
+    )
+    return spec
+
+
+def _valid(checked: CheckedSpec) -> tuple[Spec, ResNet]:
+    if checked.spec is None or checked.network is None:
+        raise SpecError(checked.problems)
+    return checked.spec, checked.network
+
+
+@overload
+def build_from_spec(
+    source: Source,
+    *,
+    device: str = "cpu",
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    fragments: Sequence[str | Path] = (),
+    plugins: Sequence[str] = (),
+    features: None = None,
+    output_stride: int | None = None,
+) -> ResNet: ...
+
+
+@overload
+def build_from_spec(
+    source: Source,
+    *,
+    device: str = "cpu",
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    fragments: Sequence[str | Path] = (),
+    plugins: Sequence[str] = (),
+    features: Sequence[str],
+    output_stride: int | None = None,
+) -> Features: ...
+
+
+def build_from_spec(
+    source: Source,
+    *,
+    device: str = "cpu",
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    fragments: Sequence[str | Path] = (),
+    plugins: Sequence[str] = (),
+    features: Sequence[str] | None = None,
+    output_stride: int | None = None,
+) -> ResNet | Features:
+    """Read a spec, check it in full, and build its network as :func:`build` does.
+
+    Args:
+        source: Path, name of a bundled spec, or mapping.
+        device: Device, as for :func:`build`.
+        seed: Seed of the first weights, as for :func:`build`.
+        overrides: ``path.to.key=value``, as ``--set``.
+        fragments: Fragments to lay over the spec, as ``--with``.
+        plugins: Plugins that may be imported.
+        features: Names of stages, as ``["layer2", "layer4"]``, whose outputs are returned instead
+            of logits.
+        output_stride: Total stride of the last stage. Strides beyond it are replaced with
+            dilation; the weights stay the same.
+
+    Raises:
+        CheckpointError: The pretrained weights are damaged, or of another network.
+        DataError: The pretrained weights cannot be downloaded.
+        SpecError: Everything that is wrong with the spec.
+        StorageError: A file cannot be read.
+        UsageError: There is no such device or stage, or the network's strides do not reach
+            ``output_stride``.
+    """
+    spec = read_spec(
+        source, overrides=overrides, fragments=fragments, plugins=plugins, with_weights=True
+    )
+    network = _build(
+        spec.model, device=device, seed=seed, pretrained=True, output_stride=output_stride
+    )
+    if features is None:
+        return network
+    _, *strides = total_strides(stem_stride(spec.model), spec.model.stages, output_stride)
+    names = (f"layer{number}" for number in range(1, len(strides) + 1))
+    return Features(network, features, strides=dict(zip(names, strides, strict=True)))
+
+
+def build(
+    source: Experiment | Spec,
+    *,
+    device: str = "cpu",
+    seed: int | None = None,
+    pretrained: bool = True,
+) -> ResNet:
+    """Build a network, draw its first weights, and load the pretrained ones that its spec names.
+
+    Args:
+        source: Experiment, or spec, resolved or not.
+        device: Torch device, or ``"auto"``: CUDA, then MPS, then CPU.
+        seed: Seed of the first weights: they are the same on every device, and no global state
+            changes. ``None`` draws from torch's global generator.
+        pretrained: Whether to load the weights that ``model.weights`` names; not needed where
+            other weights are loaded afterwards.
+
+    Raises:
+        CheckpointError: The pretrained weights are missing, damaged, or of another network.
+        DataError: The pretrained weights cannot be downloaded.
+        SpecError: The network is not what the spec expects.
+        PartError: Options or shapes do not fit together.
+        RegistryError: A part is not registered.
+        StorageError: A file cannot be read.
+        UsageError: There is no such device.
+    """
+    if isinstance(source, Experiment):  # checked already
+        return _build(source.model, device=device, seed=seed, pretrained=pretrained)
+    spec = resolve(source)
+    network = _build(spec.model, device=device, seed=seed, pretrained=pretrained)
+    if spec.expect is not None:
+        differing = checks.unexpected(network, spec.expect)
+        problems = [Problem("expect", f"expect.{key}", text) for key, text in differing]
+        if problems:
+            raise SpecError(problems)
+    return network
+
+
+def build_on_meta(model: ModelSpec, *, output_stride: int | None = None) -> ResNet:
+    """Build a network on the meta device: every layer and shape, but no memory for weights.
+
+    Args:
+        model: Section ``model`` of a resolved spec.
+        output_stride: Total stride of the last stage, as for :func:`build_from_spec`.
+
+    Raises:
+        PlacedPartError: Options or shapes do not fit together.
+        UsageError: The network's strides do not reach ``output_stride``.
+    """
+    with torch.device("meta"):
+        network = _construct(model, output_stride)
+    if model.zero_init_residual:
+        _zero_residuals(network)  # raises where that cannot be
+    return network
+
+
+def _build(
+    model: ModelSpec,
+    *,
+    device: str,
+    seed: int | None,
+    pretrained: bool,
+    output_stride: int | None = None,
+) -> ResNet:
+    place = pick_device(device)
+    # Weights are drawn on the CPU: a seed gives the same weights on every device.
+    with _seeded(seed):
+        # The constructors draw weights too, which are all drawn anew: their draws do not count.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            network = _construct(model, output_stride)
+        init_weights(network, weight_initializer(**model.init.model_dump()))
+    if model.zero_init_residual:
+        _zero_residuals(network)
+    if pretrained and model.weights is not None:
+        load_pretrained(network, model.weights)
+    return network if place.type == "cpu" else network.to(place)
+
+
+def _construct(model: ModelSpec, output_stride: int | None) -> ResNet:
+    """Make all layers of a network, stem to head, on torch's default device."""
+    assert model.in_channels is not None, "the spec is resolved"
+    layer_factories = {
+        key: model_part(model, key).make for key in ("norm", "activation", "antialias")
+    }
+    stem: Stem = model_part(model, "stem").make(model.in_channels, **layer_factories)
+    layers = dict(stem.layers)
+
+    channels, dilation = stem.out_channels, 1
+    strides = total_strides(stem.stride, model.stages, output_stride)
+    for number, stage in enumerate(model.stages):
+        previous_dilation = dilation
+        replace_stride_with_dilation = strides[number + 1] != strides[number] * stage.stride
+        if replace_stride_with_dilation:
+            dilation *= stage.stride
+        blocks = _build_stage(
+            model,
+            number,
+            channels,
+            layer_factories,
+            previous_dilation=previous_dilation,
+            dilation=dilation,
+        )
+        layers[f"layer{number + 1}"] = nn.Sequential(*blocks)
+        channels = blocks[-1].out_channels
+
+    head = model_part(model, "head")
+    for name, layer in head.make(channels, model.num_classes, **layer_factories).items():
+        if name in layers:
+            cause = PartError(f"its layer '{name}' has the name of one before it")
+            raise PlacedPartError(cause, head.path)
+        layers[name] = layer
+    return ResNet(layers)
+
+
+def _build_stage(
+    model: ModelSpec,
+    number: int,
+    in_channels: int,
+    layer_factories: Mapping[str, Callable[..., Any]],
+    *,
+    previous_dilation: int,
+    dilation: int,
+) -> list[Any]:
+    """Make the blocks of a stage: only the first one strides and changes the width.
+
+    Args:
+        model: Resolved section ``model``.
+        number: Index of the stage.
+        in_channels: Width of the stage's input.
+        layer_factories: Makers of norms, activations and antialias filters, by key.
+        previous_dilation: Dilation of the stage before.
+        dilation: Dilation of this stage; a multiple of the former if it replaces the stride.
+    """
+    stage = model.stages[number]
+    block, shortcut, attention = (stage_part(model, number, key) for key in STAGE_PARTS)
+    if dilation != 1 and not block.accepts >= {"previous_dilation", "dilation"}:
+        raise PartError(f"block '{block.part.type}' takes no dilation, which `output_stride` needs")
+    stride, replaced_stride = stage.stride, 1
+    if dilation != previous_dilation:
+        stride, replaced_stride = 1, stage.stride
+    # A pre-activated block adds bare sums, so its shortcut has no norm.
+    shortcut_norm = nn.Identity if is_preactivated(block.part) else layer_factories["norm"]
+
+    blocks: list[Any] = []
+    for drop_path in drop_path_rates(model)[number]:
+        first = not blocks
+        made = block.make(
+            in_channels,
+            stage.channels,
+            stride=stride if first else 1,
+            # Convolutions up to the one that would stride still see the pixels of before.
+            previous_dilation=previous_dilation if first else dilation,
+            dilation=dilation,
+            begins_stage=first,
+            shortcut=_shortcut_factory(
+                shortcut,
+                norm=shortcut_norm,
+                replaced_stride=replaced_stride if first else 1,
+                dilation=previous_dilation,
+            ),
+            attention=attention.make,
+            drop_path=drop_path,
+            **layer_factories,
+        )
+        blocks.append(made)
+        in_channels = made.out_channels
+    return blocks
+
+
+def _shortcut_factory(shortcut: PlacedPart, **contract: object) -> ShortcutFactory:
+    def make(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+        made: nn.Module | None = shortcut.make(in_channels, out_channels, stride, **contract)
+        # A plugin's mistake, which would otherwise fail in the first sum with torch's message.
+        if isinstance(made, nn.Identity) and changes_shape(in_channels, out_channels, stride):
+            raise PartError(
+                f"shortcut '{shortcut.part.type}' hands on {in_channels} channels at stride 1, "
+                f"where the block gives {out_channels} at stride {stride}"
+            )
+        return made
+
+    return make
+
+
+def stem_stride(model: ModelSpec) -> int:
+    """Return the total stride of a network's stem."""
+    with torch.device("meta"):
+        stem: Stem = model_part(model, "stem").make(
+            model.in_channels, norm=nn.Identity, activation=nn.Identity
+        )
+    return stem.stride
+
+
+def total_strides(
+    stem_stride: int, stages: Sequence[StageSpec], output_stride: int | None = None
+) -> list[int]:
+    """Total strides behind the stem and behind each stage.
+
+    Strides beyond ``output_stride`` are replaced with dilation, which keeps every output pixel and
+    puts new ones between (Chen et al. 2017, section 3.1, https://arxiv.org/abs/1706.05587).
+
+    Args:
+        stem_stride: Total stride of the stem.
+        stages: Stages with their strides.
+        output_stride: Total stride of the last stage; ``None`` leaves all strides as they are.
+
+    Raises:
+        UsageError: The strides do not reach ``output_stride``.
+    """
+    totals = [stem_stride]
+    for stage in stages:
+        total = totals[-1] * stage.stride
+        too_large = output_stride is not None and total > output_stride
+        totals.append(totals[-1] if too_large else total)
+    if output_stride is not None and totals[-1] != output_stride:
+        reached = sorted(set(total_strides(stem_stride, stages)))
+        raise UsageError(
+            f"output_stride cannot be {output_stride}: "
+            f"the network's strides reach {', '.join(map(str, reached))}"
+        )
+    return totals
+
+
+def drop_path_rates(model: ModelSpec) -> list[list[float]]:
+    """Drop-path probability of each block of each stage: linear from 0.
+
+    Huang et al. 2016, section 3, https://arxiv.org/abs/1603.09382.
+    """
+    count = sum(stage.blocks for stage in model.stages)
+    rates = iter(
+        [model.drop_path * number / (count - 1) for number in range(count)]
+        if count > 1
+        else [model.drop_path]
+    )
+    return [list(islice(rates, stage.blocks)) for stage in model.stages]
+
+
+def _zero_residuals(network: ResNet) -> None:
+    """Make every block start as its shortcut."""
+    block: Any
+    for stage in network.stages:
+        for block in stage:
+            try:
+                block.zero_residual()
+            except PartError as error:
+                raise PlacedPartError(error, ("model", "zero_init_residual")) from error
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Context in which torch's CPU generator has a seed; its state is restored afterwards."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        # The generator looks at the low 32 bits of a seed only: fold the high ones in.
+        torch.default_generator.manual_seed((seed ^ (seed >> 32) * 0x9E3779B1) & 0xFFFFFFFF)
+        yield

@@ -1,0 +1,397 @@
+"""Checks of a spec that need its parts: names, options, shapes, counts, fine-tuning, weights.
+
+The first half of checking, types and ranges, is pydantic's (``spec/``). Each function here returns
+the problems it finds; :func:`resnet_builder.builder.check_source` calls them in order.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from pydantic import ValidationError
+from torch import nn
+
+from resnet_builder.blocks.interfaces import BLOCKS, STEMS
+from resnet_builder.data.interfaces import AUGMENTATIONS, DatasetInfo
+from resnet_builder.errors import Problem, RegistryError, nearest
+from resnet_builder.model import ResNet, count_macs, count_parameters
+from resnet_builder.parts import (
+    DEFAULT_CHANNELS,
+    PlacedPart,
+    PlacedPartError,
+    data_parts,
+    input_info,
+    model_parts,
+)
+from resnet_builder.runs.files import storage_errors
+from resnet_builder.spec.load import Draft
+from resnet_builder.spec.positions import Positions
+from resnet_builder.spec.recipe import Interval, TrainSpec
+from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec
+from resnet_builder.spec.validation import problems_from
+from resnet_builder.weights.pretrained import published_weights
+
+_HINTS = {
+    "in_channels": "; `to_rgb` under data.preprocess makes three of one",
+    "image_size": "; `resize` or `center_crop` under data.preprocess changes it",
+}
+"""Ways to change the images so that a key of the network fits."""
+
+
+def part_problems(draft: Draft) -> Iterator[Problem]:
+    """Check each part by itself: its name, and its options by its signature."""
+    parts = chain(
+        model_parts(draft.model) if draft.model is not None else (),
+        data_parts(draft.data) if draft.data is not None else (),
+    )
+    for placed in parts:
+        try:
+            placed.options  # noqa: B018 (validates them)
+        except RegistryError as error:
+            yield draft.positions.problem(
+                "unknown-name",
+                placed.path,
+                str(error),
+                at="name",
+                allowed=error.allowed,
+                suggestion=error.suggestion,
+            )
+        except ValidationError as error:
+            yield from problems_from(
+                error,
+                draft.positions,
+                placed.path,
+                placed.registry.options(placed.part.type),
+                unknown_key_code="unknown-option",
+            )
+
+
+def data_problems(draft: Draft) -> tuple[DatasetInfo | None, list[Problem]]:
+    """Check the data section, and that network and recipe fit it.
+
+    Returns:
+        Description of the network's input images, unless the dataset cannot be made; problems.
+    """
+    data, positions = draft.data, draft.positions
+    if data is None:
+        return DatasetInfo(), []
+    try:
+        info = input_info(data)
+    except PlacedPartError as error:
+        return None, [part_problem(error, positions)]
+    asked = info.channels if draft.model is None else draft.model.in_channels or info.channels
+    problems = list(_augment_problems(data, asked or DEFAULT_CHANNELS, positions))
+    if draft.model is not None:
+        problems += _input_problems(draft.model, data, info, positions)
+    if draft.train is not None and data.validation == 0 and info.own_validation is False:
+        problems += _validation_problems(draft.train, positions)
+    return info, problems
+
+
+def _input_problems(
+    model: ModelSpec, data: DataSpec, info: DatasetInfo, positions: Positions
+) -> Iterator[Problem]:
+    for key, what, given, fed in (
+        ("num_classes", "classes", model.num_classes, info.num_classes),
+        ("in_channels", "channels", model.in_channels, info.channels),
+        ("image_size", "pixels a side", model.image_size, info.image_size),
+    ):
+        if given is not None and fed is not None and given != fed:
+            yield positions.problem(
+                "mismatch",
+                ("model", key),
+                f"the network is for {given} {what}, {data.dataset.type} has {fed}"
+                + _HINTS.get(key, ""),
+            )
+
+
+def _augment_problems(data: DataSpec, channels: int, positions: Positions) -> Iterator[Problem]:
+    """Make every augmentation, and check that its pixels and channels are there."""
+    floats_since: str | None = None
+    for number, part in enumerate(data.augment):
+        path = ("data", "augment", number)
+        try:
+            made = PlacedPart(AUGMENTATIONS, part, path).make()
+        except PlacedPartError as error:
+            yield part_problem(error, positions)
+            continue
+        works_on, allowed = made.works_on, getattr(made, "channels", (channels,))
+        if channels not in allowed:
+            counts = " or ".join(map(str, allowed))
+            yield positions.problem(
+                "mismatch",
+                path,
+                f"`{part.type}` changes images of {counts} channels, not {channels}",
+            )
+        elif part.type == "random_resized_crop" and number:
+            yield positions.problem("exclusive", path, f"`{part.type}` must stand first")
+        elif works_on == "pixels" and floats_since is not None:
+            yield positions.problem(
+                "exclusive",
+                path,
+                f"`{part.type}` works on 8-bit pixels and must stand before `{floats_since}`",
+            )
+        elif works_on == "normalised":
+            floats_since = floats_since or part.type
+
+
+def _validation_problems(train: TrainSpec, positions: Positions) -> Iterator[Problem]:
+    for key, is_asked in (
+        ("early_stop", train.early_stop is not None),
+        ("evaluate_every", train.evaluate_every != Interval(epochs=1)),
+    ):
+        if is_asked:
+            yield positions.problem(
+                "no-effect", ("train", key), f"`{key}` has no effect without data.validation"
+            )
+
+
+def model_problems(model: ModelSpec, strides: Sequence[int], draft: Draft) -> Iterator[Problem]:
+    """Check the network by what its sections say, before any layer is made.
+
+    Args:
+        model: Resolved section ``model``.
+        strides: Total strides behind the stem and behind each stage.
+        draft: Spec, for the places of its values.
+    """
+    yield from _size_problems(model, strides, draft.positions)
+    yield from _effect_problems(model, draft.positions)
+    yield from _plain_problems(model, draft.positions)
+
+
+def part_problem(error: PlacedPartError, positions: Positions) -> Problem:
+    """Return the problem that a part does not fit."""
+    return positions.problem(error.code, error.path, str(error))
+
+
+def _size_problems(
+    model: ModelSpec, strides: Sequence[int], positions: Positions
+) -> Iterator[Problem]:
+    """Check that the strides leave at least one pixel."""
+    _, side, _ = model.image_shape
+    if strides[-1] <= side:
+        return
+    names = ["stem", *(f"layer{number}" for number in range(1, len(strides)))]
+    sizes = (
+        f"{name} {-(-side // stride) if stride <= side else 'below 1'}"
+        for name, stride in zip(names, strides, strict=True)
+    )
+    yield positions.problem(
+        "shape",
+        ("model", "stages"),
+        f"strides shrink {side} pixels below one: {', '.join(sizes)}",
+    )
+
+
+def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
+    """Check that blocks take whatever the spec asks of them, and have a use for it."""
+    if (
+        model.antialias.type != "none"
+        and "antialias" not in STEMS.accepts(model.stem.type)
+        and all(stage.stride == 1 for stage in model.stages)
+    ):
+        yield positions.problem("no-effect", ("model", "antialias"), "no block strides")
+    for number, stage in enumerate(model.stages):
+        block = stage.block or model.block
+        attention = stage.attention or model.attention
+        asked = {
+            "norm": model.norm.type != "batch_norm",
+            "activation": model.activation.type != "relu",
+            "attention": attention.type != "none",
+            "antialias": model.antialias.type != "none",
+            "drop_path": model.drop_path > 0,
+        }
+        wanted = {key for key, is_asked in asked.items() if is_asked}
+        for key in sorted(wanted - BLOCKS.accepts(block.type)):
+            own = key == "attention" and stage.attention is not None
+            path = ("model", "stages", number, key) if own else ("model", key)
+            yield positions.problem(
+                "no-effect", path, f"block '{block.type}' in stages[{number}] takes no `{key}`"
+            )
+
+
+def _plain_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
+    """Check that a stage without shortcuts keeps its residual path, which is all it has."""
+    shortcuts = [(stage.shortcut or model.shortcut).type for stage in model.stages]
+    if "none" not in shortcuts:
+        return
+    number = shortcuts.index("none")
+    for key, is_asked in (
+        ("zero_init_residual", model.zero_init_residual),
+        ("drop_path", model.drop_path > 0),
+    ):
+        if is_asked:
+            yield positions.problem(
+                "exclusive",
+                ("model", key),
+                f"stages[{number}] has no shortcut, so zeroing its residual path kills the network",
+            )
+
+
+def resizing_problems(model: ModelSpec, strides: Sequence[int], draft: Draft) -> Iterator[Problem]:
+    """Check that progressive resizing makes images smaller, but not too small for the strides."""
+    if draft.train is None:
+        return
+    _, side, _ = model.image_shape
+    for number, part in enumerate(draft.train.progressive_resizing):
+        path = ("train", "progressive_resizing", number, "size")
+        if part.size >= side:
+            yield draft.positions.problem(
+                "no-effect",
+                path,
+                f"{part.size} pixels a side are not fewer than the images' own {side}",
+            )
+        elif part.size < strides[-1]:
+            yield draft.positions.problem(
+                "shape",
+                path,
+                f"strides shrink {part.size} pixels below one; {strides[-1]} or more are needed",
+            )
+
+
+def forward_problems(
+    network: ResNet, model: ModelSpec, draft: Draft
+) -> tuple[int | None, list[Problem]]:
+    """Run one image through a network on meta.
+
+    Returns:
+        Multiply-adds, unless the forward pass fails; problems.
+    """
+    channels, size, _ = model.image_shape
+    try:
+        return count_macs(network, channels, size), []
+    except (RuntimeError, TypeError, ValueError) as error:  # raised by torch, or by a plugin
+        reason = str(error).strip().partition("\n")[0]
+        problem = draft.positions.problem("shape", ("model",), f"a forward pass fails: {reason}")
+        return None, [problem]
+
+
+def network_problems(network: ResNet, macs: int | None, draft: Draft) -> Iterator[Problem]:
+    """Check what the recipe and ``expect`` say of a network that was built."""
+    has_batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    if draft.train is not None and draft.train.sync_norm and not has_batch_norm:
+        yield draft.positions.problem(
+            "no-effect", ("train", "sync_norm"), "has no effect on a network without batch norms"
+        )
+    if draft.expect is not None:
+        for key, message in unexpected(network, draft.expect, macs=macs):
+            yield draft.positions.problem("expect", ("expect", key), message)
+
+
+def unexpected(
+    network: ResNet, expect: ExpectSpec, *, macs: int | None = None
+) -> Iterator[tuple[str, str]]:
+    """Compare a network's counts with those that its spec expects.
+
+    Args:
+        network: Network, on any device.
+        expect: Expected counts.
+        macs: Multiply-adds for one image, if they were counted.
+
+    Yields:
+        Key of ``expect`` and message, for each count that differs.
+    """
+    if expect.parameters is not None and (count := count_parameters(network)) != expect.parameters:
+        yield "parameters", f"the network has {count:,} parameters, not {expect.parameters:,}"
+    if expect.depth is not None and network.depth != expect.depth:
+        yield "depth", f"the network is {network.depth} layers deep, not {expect.depth}"
+    if macs is not None and expect.macs is not None and macs != expect.macs:
+        yield "macs", f"the network takes {macs:,} MACs an image, not {expect.macs:,}"
+
+
+def fine_tuning_problems(draft: Draft) -> Iterator[Problem]:
+    """Check the sections of the network that the recipe names, and that freezing makes sense."""
+    model, train, positions = draft.model, draft.train, draft.positions
+    if model is None or train is None:
+        return
+    stages = [f"layer{number + 1}" for number in range(len(model.stages))]
+    sections = ["stem", *stages, "head"]
+    freeze = ("train", "freeze")
+    yield from _name_problems(freeze, "", train.freeze, sections, positions)
+    if train.activation_checkpointing != "all":
+        path = ("train", "activation_checkpointing")
+        yield from _name_problems(path, "stage ", train.activation_checkpointing, stages, positions)
+
+    reason = _freezing_refused(model, train, sections)
+    if reason is not None:
+        yield positions.problem("exclusive", freeze, reason, at="key")
+    if "head" in train.freeze and train.head_lr_multiplier != 1:
+        yield positions.problem(
+            "no-effect",
+            ("train", "head_lr_multiplier"),
+            "has no effect on a head that is frozen",
+            at="key",
+        )
+
+
+def _name_problems(
+    path: tuple[str, str],
+    kind: str,
+    names: Sequence[str],
+    allowed: Sequence[str],
+    positions: Positions,
+) -> Iterator[Problem]:
+    for number, name in enumerate(names):
+        if name not in allowed:
+            yield positions.problem(
+                "unknown-name",
+                (*path, number),
+                f"the network has no {kind}'{name}'",
+                allowed=allowed,
+                suggestion=nearest(name, allowed),
+            )
+        elif name in names[:number]:
+            yield positions.problem("no-effect", (*path, number), f"'{name}' is named before")
+
+
+def _freezing_refused(model: ModelSpec, train: TrainSpec, sections: Sequence[str]) -> str | None:
+    """Say why what the recipe freezes makes no sense."""
+    if not train.freeze:
+        return None
+    if set(train.freeze) >= set(sections):
+        return "this leaves nothing to train"
+    if model.weights is None:
+        return (
+            "layers that were never trained would stay random: give `model.weights` too "
+            "(a file of random weights, if that is meant)"
+        )
+    if model.weights.new_head and "head" in train.freeze:
+        return "a new head would stay random: do not freeze `head`, or take back `new_head`"
+    return None
+
+
+def weights_problems(draft: Draft) -> Iterator[Problem]:
+    """Check that the pretrained weights are there; nothing of them is read or downloaded.
+
+    Raises:
+        StorageError: The file may not be read.
+    """
+    if draft.model is None or draft.model.weights is None:
+        return
+    weights, path = draft.model.weights, ("model", "weights")
+    if weights.published_name is not None:
+        published = published_weights()
+        if weights.published_name not in published:
+            yield draft.positions.problem(
+                "unknown-name",
+                path,
+                f"torchvision has no weights of a ResNet named '{weights.published_name}'",
+                at="name",
+                allowed=published,
+                suggestion=nearest(weights.published_name, published),
+            )
+        return
+    file = Path(weights.path)
+    code, message = None, ""
+    with storage_errors("read", file):
+        if not file.exists():
+            code, message = "unknown-name", "there is no such file"
+        elif file.is_dir():
+            code, message = (
+                "wrong-type",
+                "this is a directory; a run's weights are its best.safetensors",
+            )
+        else:
+            file.open("rb").close()  # raises where it may not be read
+    if code is not None:
+        yield draft.positions.problem(code, path, f"{weights.path}: {message}", at="name")

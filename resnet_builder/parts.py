@@ -1,0 +1,230 @@
+"""Registered parts that a spec names: their registry, their place, their options and defaults."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from pydantic import ValidationError
+
+import resnet_builder.blocks
+import resnet_builder.data  # noqa: F401 (importing the packages registers the built-in parts)
+from resnet_builder.blocks.interfaces import (
+    ACTIVATIONS,
+    ANTIALIAS_FILTERS,
+    ATTENTIONS,
+    BLOCKS,
+    HEADS,
+    NORMS,
+    SHORTCUTS,
+    STEMS,
+)
+from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, DatasetInfo
+from resnet_builder.data.preprocess import preprocess_shape
+from resnet_builder.errors import PartError, SpecPath
+from resnet_builder.registry import Registry
+from resnet_builder.spec.schema import DataSpec, ModelSpec, Spec, StageSpec
+from resnet_builder.spec.section import Part
+
+MODEL_PARTS: dict[str, Registry[Any]] = {
+    "stem": STEMS,
+    "block": BLOCKS,
+    "shortcut": SHORTCUTS,
+    "norm": NORMS,
+    "activation": ACTIVATIONS,
+    "attention": ATTENTIONS,
+    "antialias": ANTIALIAS_FILTERS,
+    "head": HEADS,
+}
+"""Registry of each key of ``model`` that names a part."""
+
+STAGE_PARTS = ("block", "shortcut", "attention")
+"""Keys of parts that a stage may have of its own."""
+
+_ALWAYS_GIVEN = {"stride", "shortcut"}
+"""Arguments that every block takes, also one that takes ``**contract``."""
+
+DEFAULT_CHANNELS = 3
+DEFAULT_IMAGE_SIZE = 32
+
+
+class PlacedPartError(PartError):
+    """Part that does not fit, with the path of the value to blame.
+
+    Attributes:
+        path: Path in the spec: the option's, if the part names one.
+    """
+
+    def __init__(self, cause: PartError, path: SpecPath) -> None:
+        super().__init__(str(cause), code=cause.code, option=cause.option)
+        self.path = path
+
+
+@dataclass(frozen=True)
+class PlacedPart:
+    """Part together with its place in the spec, so that its errors point there.
+
+    Attributes:
+        registry: Registry that knows the part.
+        part: Name and options.
+        path: Path where the part is written in the spec.
+        used_at: Path to blame if the part as a whole does not fit: the stage of a block or of a
+            shortcut. By default the part's own path.
+    """
+
+    registry: Registry[Any]
+    part: Part
+    path: SpecPath
+    used_at: SpecPath | None = None
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """Every option, defaults included, as the part is called with.
+
+        Raises:
+            RegistryError: No part of that name is registered.
+            pydantic.ValidationError: An option is unknown, missing or out of range.
+        """
+        options = self.registry.options(self.part.type).model_validate(self.part.options)
+        return {name: getattr(options, name) for name in type(options).model_fields}
+
+    @cached_property
+    def accepts(self) -> frozenset[str]:
+        """Arguments of the contract that the part's signature names.
+
+        Raises:
+            RegistryError: No part of that name is registered.
+        """
+        return self.registry.accepts(self.part.type)
+
+    def resolved(self) -> Part:
+        """Return the part with every option written out.
+
+        Raises:
+            PartError: An option is wrong.
+            RegistryError: No part of that name is registered.
+        """
+        try:
+            return Part(type=self.part.type, **self.options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            message = f"{self.part.type}: {place}: {first['msg']}"
+            raise PartError(message, code="wrong-type") from error
+
+    def make(self, *arguments: object, **contract: object) -> Any:
+        """Call the part with its options, and with the contract's arguments that it accepts.
+
+        Raises:
+            PlacedPartError: The options and the arguments do not fit together.
+        """
+        accepted = self.accepts | _ALWAYS_GIVEN
+        given = {name: value for name, value in contract.items() if name in accepted}
+        try:
+            return self.registry.get(self.part.type)(*arguments, **given, **self.options)
+        except PlacedPartError:
+            raise  # a part inside this one does not fit, and has named its own place
+        except PartError as error:
+            path = self.path if error.option else self.used_at or self.path
+            raise PlacedPartError(error, (*path, error.option) if error.option else path) from error
+
+
+def model_part(model: ModelSpec, key: str) -> PlacedPart:
+    """Return the part that ``model`` names under a key."""
+    part = head_of(model) if key == "head" else getattr(model, key)
+    return PlacedPart(MODEL_PARTS[key], part, ("model", key))
+
+
+def stage_part(model: ModelSpec, number: int, key: str) -> PlacedPart:
+    """Return the part that a stage has under a key: its own, or the model's."""
+    stage: SpecPath = ("model", "stages", number)
+    own = getattr(model.stages[number], key)
+    placed = model_part(model, key)
+    if own is not None:
+        placed = PlacedPart(MODEL_PARTS[key], own, (*stage, key))
+    return placed if key == "attention" else replace(placed, used_at=stage)
+
+
+def model_parts(model: ModelSpec) -> Iterator[PlacedPart]:
+    """Yield every part that is named under ``model``."""
+    for key in MODEL_PARTS:
+        yield model_part(model, key)
+    for number, stage in enumerate(model.stages):
+        for key in STAGE_PARTS:
+            if getattr(stage, key) is not None:
+                yield stage_part(model, number, key)
+
+
+def data_parts(data: DataSpec) -> Iterator[PlacedPart]:
+    """Yield every part that is named under ``data``."""
+    yield PlacedPart(DATASETS, data.dataset, ("data", "dataset"))
+    for number, part in enumerate(data.augment):
+        yield PlacedPart(AUGMENTATIONS, part, ("data", "augment", number))
+
+
+def head_of(model: ModelSpec) -> Part:
+    """Return a network's head; ``auto`` is the head for the blocks of the last stage."""
+    if model.head.type != "auto":
+        return model.head
+    last = model.stages[-1].block or model.block
+    name = "preact_linear" if is_preactivated(last) else "linear"
+    return Part(type=name, **model.head.options)
+
+
+def is_preactivated(block: Part) -> bool:
+    """Whether a block's output is a bare sum, which the head normalises."""
+    return block.type in BLOCKS and getattr(BLOCKS.get(block.type), "preactivated", False)
+
+
+def input_info(data: DataSpec) -> DatasetInfo:
+    """Return what is known of a network's input images before any is read.
+
+    Raises:
+        PlacedPartError: The dataset's options do not fit together.
+    """
+    dataset = next(data_parts(data))
+    info: DatasetInfo = dataset.make().facts
+    channels, size = preprocess_shape(data.preprocess, info.channels, info.image_size)
+    return replace(info, channels=channels, image_size=size)
+
+
+def resolve(spec: Spec) -> Spec:
+    """Write out every default of a spec and every option of every part.
+
+    Raises:
+        PartError: A part's options are wrong.
+        RegistryError: A part is not registered.
+    """
+    info = DatasetInfo() if spec.data is None else input_info(spec.data)
+    data = None if spec.data is None else resolve_data(spec.data)
+    return spec.model_copy(update={"model": resolve_model(spec.model, info), "data": data})
+
+
+def resolve_model(model: ModelSpec, info: DatasetInfo | None = None) -> ModelSpec:
+    """Write out a network's defaults.
+
+    Args:
+        model: Section ``model``.
+        info: Description of the input images, whose channels and size are the defaults.
+    """
+    info = info or DatasetInfo()
+    return model.model_copy(
+        update={
+            **{key: model_part(model, key).resolved() for key in MODEL_PARTS},
+            "in_channels": model.in_channels or info.channels or DEFAULT_CHANNELS,
+            "image_size": model.image_size or info.image_size or DEFAULT_IMAGE_SIZE,
+            "stages": tuple(_resolve_stage(model, n) for n in range(len(model.stages))),
+        }
+    )
+
+
+def _resolve_stage(model: ModelSpec, number: int) -> StageSpec:
+    stage = model.stages[number]
+    own = [key for key in STAGE_PARTS if getattr(stage, key) is not None]
+    return stage.model_copy(update={key: stage_part(model, number, key).resolved() for key in own})
+
+
+def resolve_data(data: DataSpec) -> DataSpec:
+    """Write out the options of the dataset and of the augmentations."""
+    dataset, *augment = (placed.resolved() for placed in data_parts(data))
+    return data.model_copy(update={"dataset": dataset, "augment": tuple(augment)})
