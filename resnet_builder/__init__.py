@@ -13,7 +13,7 @@ if typing.TYPE_CHECKING:
     from resnet_builder.spec.load import load_spec
     from resnet_builder.spec.schema import Spec
     from resnet_builder.training.fit import fit
-    from resnet_builder.weights.loading import load_weights
+    from resnet_builder.weights.convert import load_weights
 
     __version__: str
 
@@ -41,7 +41,7 @@ _HOMES = {
     "build_from_spec": "resnet_builder.builder",
     "fit": "resnet_builder.training.fit",
     "load_spec": "resnet_builder.spec.load",
-    "load_weights": "resnet_builder.weights.loading",
+    "load_weights": "resnet_builder.weights.convert",
 }
 
 

@@ -6,8 +6,8 @@ from resnet_builder.builder import build
 from resnet_builder.errors import UsageError
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Normalize, Spec
+from resnet_builder.weights.convert import LoadReport, load_weights
 from resnet_builder.weights.file import Origin, WeightsHeader, save_weights
-from resnet_builder.weights.loading import LoadReport, load_weights
 
 
 def import_weights(

@@ -12,7 +12,7 @@ from resnet_builder.cli.options import EXISTING, SPEC, debug_option, json_option
 
 if TYPE_CHECKING:
     from resnet_builder.runs.answers import ImportRecord
-    from resnet_builder.weights.loading import LoadReport
+    from resnet_builder.weights.convert import LoadReport
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 

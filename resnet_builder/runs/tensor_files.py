@@ -1,7 +1,8 @@
-"""Files of tensors: safetensors with a digest that is verified before use.
+"""Files of tensors: safetensors with a digest, written atomically and verified on reading.
 
-No part of such a file can run code, and the library refuses a header that does not describe its
-bytes. The digest finds accidents, not attackers.
+A safetensors file is the length of its header (8 bytes, little-endian), the header (JSON: dtype,
+shape and place of each tensor, and text under ``__metadata__``), and the tensors' bytes. No part
+of it can run code.
 """
 
 import hashlib
@@ -11,22 +12,26 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from resnet_builder.errors import CheckpointError, NonFiniteError
 from resnet_builder.runs.files import Buffer, storage_errors, write_atomically
 
-_DIGEST = "sha256"
-_PREFIX = 8  # bytes of the header's length, which a file begins with
+DIGEST = "sha256"
+"""Name of the digest among the metadata."""
+
+_LENGTH = 8
+_METADATA = "__metadata__"
+_BLANK = "0" * 64
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and text to a file, atomically; equal contents make equal bytes.
 
     Args:
-        path: The file to make or replace.
-        tensors: Tensors by name, on any device, in any memory format, none sharing memory.
+        path: Path of the file to make or replace.
+        tensors: Tensors by name; on any device, in any memory format, none sharing memory with
+            another.
         metadata: Text by name.
 
     Raises:
@@ -39,56 +44,59 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             raise NonFiniteError(
                 f"{path} is not written: '{name}' holds a value that is not finite"
             )
-    text = dict(sorted(metadata.items()))
-    text[_DIGEST] = _digest(on_host, metadata)
-    write_atomically(path, _serialize(on_host, text))
+    write_atomically(path, _with_digest(safetensors.torch.save(on_host), metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file of :func:`write_tensors` and verify every byte of it.
+    """Read a file of :func:`write_tensors`, and verify every byte of it by its digest.
 
     Returns:
-        The tensors, on the CPU, and the text.
+        Tensors on the CPU by name, and the text by name.
 
     Raises:
         CheckpointError: The file is missing, damaged or another program's.
         StorageError: The disk is failing, or the file may not be read.
     """
     with storage_errors("read", path):
-        if not path.exists():
-            raise CheckpointError(f"{path}: there is no such file")
-        if not path.is_file():  # a pipe would be waited for
-            raise CheckpointError(f"{path}: it is not a file")
-        path.open("rb").close()  # Python's errors of opening name their cause
-        try:
-            # The header is checked before anything large is read. The tensors are then read, not
-            # mapped: a failing disk is an error of reading, but kills a process that maps it.
-            with safe_open(path, "pt") as file:
-                metadata = dict(file.metadata() or {})
-            tensors = safetensors.torch.load(path.read_bytes())
-        except (SafetensorError, KeyError) as error:  # a KeyError is a dtype that torch lacks
-            raise CheckpointError(f"{path}: it is no sound safetensors file: {error}") from error
-    expected = metadata.pop(_DIGEST, None)
-    if expected is None:
+        content = _read_file(path)
+    start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+    try:
+        # safetensors verifies the header; every tensor has its place in the file, and no other.
+        tensors = safetensors.torch.load(content)
+        metadata: dict[str, str] = json.loads(content[_LENGTH:start]).get(_METADATA, {})
+    except Exception as error:  # safetensors has no error of its own for an unknown dtype
+        raise CheckpointError(f"{path}: it is no sound safetensors file: {error}") from error
+    digest = metadata.pop(DIGEST, None)
+    if digest is None:
         raise CheckpointError(f"{path}: it has no digest: resnet-builder did not write it")
-    if _digest(tensors, metadata) != expected:
+    blank = content[:start].replace(digest.encode(), _BLANK.encode(), 1)
+    if _digest(blank, memoryview(content)[start:]) != digest:
         raise CheckpointError(f"{path}: it does not match its SHA-256 digest: it is damaged")
     return tensors, metadata
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+def _with_digest(content: bytes, metadata: Mapping[str, str]) -> list[Buffer]:
+    """Add text and the digest to the header of a file."""
+    # The library writes text in an order that changes from process to process.
+    start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+    entries = {_METADATA: {DIGEST: _BLANK, **dict(sorted(metadata.items()))}}
+    text = json.dumps({**entries, **json.loads(content[_LENGTH:start])}, separators=(",", ":"))
+    text += " " * (-len(text.encode()) % 8)  # the bytes of tensors are aligned
+    header = len(text.encode()).to_bytes(_LENGTH, "little") + text.encode()
+    body = memoryview(content)[start:]
+    return [header.replace(_BLANK.encode(), _digest(header, body).encode(), 1), body]
+
+
+def _digest(header: bytes, body: memoryview) -> str:
+    """SHA-256 of a file in whose header the digest is blank."""
+    digest = hashlib.sha256(header)
+    digest.update(body)
     return digest.hexdigest()
 
 
-def _serialize(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> list[Buffer]:
-    """Return a file's bytes; the library would write the text in a random order."""
-    blob = safetensors.torch.save(tensors)
-    start = _PREFIX + int.from_bytes(blob[:_PREFIX], "little")
-    entries = {"__metadata__": metadata, **json.loads(blob[_PREFIX:start])}
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return [len(header).to_bytes(_PREFIX, "little"), header, memoryview(blob)[start:]]
+def _read_file(path: Path) -> bytes:
+    if path.is_file():
+        return path.read_bytes()
+    # A named pipe exists, too; opening it would wait for a writer.
+    reason = "it is not a file" if path.exists() else "there is no such file"
+    raise CheckpointError(f"{path}: {reason}")

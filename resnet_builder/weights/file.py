@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resnet_builder.errors import CheckpointError
 from resnet_builder.runs.records import first_problem, package_version, refuse_newer
-from resnet_builder.runs.tensor_files import read_tensors, write_tensors
+from resnet_builder.runs.tensor_files import DIGEST, read_tensors, write_tensors
 from resnet_builder.spec.schema import PreprocessSpec
 
 _KEY = "resnet_builder"
@@ -103,6 +103,14 @@ def save_weights(
         StorageError: The disk is full, read-only or failing.
     """
     write_tensors(path, weights, {**(text or {}), _KEY: header.model_dump_json()})
+
+
+def is_own_metadata(metadata: Mapping[str, str]) -> bool:
+    """Tell whether the metadata of a safetensors file are of a file that this program wrote.
+
+    One of its entries is enough, so that damage to the other does not make it another program's.
+    """
+    return _KEY in metadata or DIGEST in metadata
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:

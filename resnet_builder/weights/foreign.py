@@ -1,51 +1,96 @@
-"""Weights from other programs' files: what ``torch.save`` and safetensors wrote, made plain."""
+"""Checkpoints of other programs: read without running their code, and unwrapped to a state dict.
 
+Files of ``torch.save`` are pickles, which name the functions to call. ``torch.load`` with
+``weights_only=True`` calls those that rebuild tensors, and refuses every other name. Training
+scripts save more beside their weights: options, scores, curves, a scheduler. Nothing of that is
+needed here, so that the classes are neither imported nor called; an inert stub takes the place of
+each.
+"""
+
+import collections
+import contextlib
+import errno
+import io
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, ClassVar
 
 import safetensors
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from resnet_builder.errors import CheckpointError, NonFiniteError, UsageError, visible
+from resnet_builder.errors import (
+    CheckpointError,
+    NonFiniteError,
+    ResnetBuilderError,
+    UsageError,
+    visible,
+)
 from resnet_builder.runs.files import storage_errors
-from resnet_builder.weights.file import WeightsHeader, read_weights
-from resnet_builder.weights.refusal import Refused, damaged
-from resnet_builder.weights.torch_files import read_torch_pickles, read_torch_zip
-from resnet_builder.weights.unwrapping import unwrap
+from resnet_builder.weights.file import is_own_metadata, read_weights
 
-_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-_INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+_DTYPES = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
 
-_TORCH = "torch"
-_OLD_TORCH = "torch before 1.6"
-_SAFETENSORS = "safetensors"
-_OURS = "resnet-builder"
-_OUR_ENTRIES = {"resnet_builder", "sha256"}
-"""In the header of our files; any of them is enough, so that a damaged one is not let through."""
+_TRAINED = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+)
+_AVERAGED = (
+    "state_dict_ema",
+    "ema_state_dict",
+    "model_ema",
+    "ema_model",
+    "ema_state",
+    "ema_net",
+    "ema",
+)
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
-_HEAD = 512
-_LENGTH = 8
-_MAX_HEADER = 16 * 2**20
-_TAR = slice(257, 262)
+_AVERAGE_COUNTERS = {"n_averaged", "steps"}
+"""Counters of updates, which torch's AveragedModel and mmengine's EMA keep beside the weights."""
+
+_MAX_DEPTH = 8
+"""Containers in containers, and prefixes before prefixes; a container may hold itself."""
+
+_SHOWN = 12
+
+_BLOCKED_MODULES = {"os", "posix", "nt", "sys"}
+"""Modules of which ``torch.load`` refuses every name, even if a stub is given for it."""
+
+
+class InvalidCheckpoint(CheckpointError):
+    """A file that holds no weights, is damaged, or cannot be read without running its code."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForeignWeights:
-    """A state dict, and what was done to get at it.
+    """State dict of another program's checkpoint, and what was done to get at it.
 
     Attributes:
-        tensors: On the CPU, by name without any wrapper's prefix, in the file's order; floats as
-            float32. All are contiguous and none shares memory with another.
-        wrappers: What was taken off, outermost first: ``("state_dict", "module.")``.
-        averaged: Whether they are averaged weights.
-        has_other: Whether the file has the others too: averaged, or as trained.
-        ignored: The other entries, by name.
-        converted: The floating-point types that were made float32: ``("float16",)``.
-        format: ``torch``, ``torch before 1.6``, ``safetensors`` or ``resnet-builder``.
-        header: What stands beside weights that resnet-builder wrote.
+        tensors: Tensors on the CPU, by name without any wrapper's prefix, in the file's order.
+            Floats are float32. All are contiguous, and none shares memory with another.
+        wrappers: Wrappers that were taken off, outermost first: ``("state_dict", "module.")``.
+        averaged: Whether these are averaged (EMA) weights.
+        has_other: Whether the file has both kinds, averaged and trained.
+        ignored: Names of the other entries.
+        converted: Floating-point types that became float32: ``("float16",)``.
     """
 
     tensors: dict[str, Tensor]
@@ -54,120 +99,357 @@ class ForeignWeights:
     has_other: bool
     ignored: tuple[str, ...]
     converted: tuple[str, ...]
-    format: str
-    header: WeightsHeader | None
 
 
 def read_foreign(path: Path, *, ema: bool = False) -> ForeignWeights:
-    """Read weights, whichever program wrote them; nothing in the file is run.
+    """Read the weights in a file, whichever program wrote it; no code in it runs.
 
     Args:
-        path: The file; its content decides what it is, not its ending.
-        ema: Take the averaged weights, not those last trained.
+        path: Path of the file. Its content decides on the format, not its suffix.
+        ema: Whether to take the averaged weights instead of those last trained.
 
     Raises:
-        CheckpointError: The file is missing or damaged, or holds no weights that can be read
-            safely.
+        InvalidCheckpoint: The file is missing or damaged, or holds no weights that can be read.
         NonFiniteError: A weight is infinite or not a number.
         StorageError: The disk is failing, or the file may not be read.
-        UsageError: There are no averaged weights, or a newer resnet-builder wrote the file.
+        UsageError: The file has no averaged weights, or a newer resnet-builder wrote it.
     """
     with storage_errors("read", path):
         try:
-            return _read(path, ema)
-        except Refused as error:
-            raise CheckpointError(f"{path}: {visible(str(error))}") from error
-
-
-def _read(path: Path, ema: bool) -> ForeignWeights:
-    content, format_, header = _read_content(path)
-    found = unwrap(content, averaged=ema)
+            found = _unwrap(_load(path), averaged=ema)
+            tensors = {name: _plain(name, tensor) for name, tensor in found.tensors.items()}
+        except InvalidCheckpoint as error:
+            raise InvalidCheckpoint(f"{path}: {visible(str(error))}") from error
+        except (ResnetBuilderError, OSError):
+            raise
+        except Exception as error:  # torch raises errors of many types for a damaged file
+            raise InvalidCheckpoint(f"{path}: {visible(_damaged(error))}") from error
     if ema and not found.averaged:
         raise UsageError(f"{path} holds no averaged weights; take the trained ones")
-    dtypes = dict.fromkeys(
-        str(tensor.dtype) for tensor in found.tensors.values() if _is_converted(tensor)
-    )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NonFiniteError(f"{path}: '{visible(name)}' holds a value that is not finite")
+    dtypes = [tensor.dtype for tensor in found.tensors.values()]
+    floats = [str(dtype).removeprefix("torch.") for dtype in dtypes if dtype.is_floating_point]
     return ForeignWeights(
-        tensors={name: _plain(path, name, tensor) for name, tensor in found.tensors.items()},
+        tensors=tensors,
         wrappers=found.wrappers,
         averaged=found.averaged,
         has_other=found.has_other,
         ignored=found.ignored,
-        converted=tuple(dtype.removeprefix("torch.") for dtype in dtypes),
-        format=format_,
-        header=header,
+        converted=tuple(name for name in dict.fromkeys(floats) if name != "float32"),
     )
 
 
-def _read_content(path: Path) -> tuple[object, str, WeightsHeader | None]:
-    """Read what a file holds, whatever it is, and say in which format."""
-    if not path.is_file():  # a pipe would be waited for
-        raise Refused(_no_file(path))
-    with path.open("rb") as file:
-        format_ = _recognise(file)
-        file.seek(0)
-        if format_ == _TORCH:
-            return read_torch_zip(file), format_, None
-        if format_ == _OLD_TORCH:
-            return read_torch_pickles(file), format_, None
-    return _read_safetensors(path)
+def _plain(name: str, tensor: Tensor) -> Tensor:
+    """Copy of a tensor that is contiguous and alone in its memory."""
+    is_dense = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_nested
+    if not is_dense or tensor.dtype not in _DTYPES:
+        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        raise InvalidCheckpoint(
+            f"'{name}' is a tensor of another kind ({kind}); save it as float32"
+        )
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.empty(tensor.shape, dtype=dtype, device="cpu").copy_(tensor)
 
 
-def _no_file(path: Path) -> str:
+def _damaged(error: Exception) -> str:
+    """Message for a file that cannot be read, with torch's own reason in one line."""
+    reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
+    return (
+        f"torch cannot read it safely ({reason.splitlines()[0]:.200}); it may be cut short or "
+        "damaged: download it again, or save model.state_dict() alone"
+    )
+
+
+# Loading.
+
+
+def _load(path: Path) -> object:
+    """Load the content of a file in any known format."""
     if path.is_dir():
-        return "it is a directory; name the file in it"
-    return "it is not a file" if path.exists() else "there is no such file"
+        raise InvalidCheckpoint("it is a directory; name the file in it")
+    if not path.is_file():  # opening a named pipe would wait for a writer
+        raise InvalidCheckpoint("it is not a file" if path.exists() else "there is no such file")
+    with path.open("rb") as file:
+        head = file.read(512)
+        _refuse_other_formats(head)
+        if head[8:9] == b"{":
+            return _load_safetensors(path)
+        file.seek(0)
+        return _load_torch(file)
 
 
-def _recognise(file: BinaryIO) -> str:
-    """Find a file's format by how it begins."""
-    head = file.read(_HEAD)
+def _refuse_other_formats(head: bytes) -> None:
+    """Raise an error that names the format, where a file is one that users mistake for weights."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
-        raise Refused("it is empty; download it again")
+        raise InvalidCheckpoint("it is empty; download it again")
     if text.startswith((b"<!doctype", b"<html")):
-        raise Refused("it is a web page; download the file itself, which GitHub calls 'raw'")
+        raise InvalidCheckpoint(
+            "it is a web page; download the file itself, which GitHub calls 'raw'"
+        )
     if text.startswith(b"version https://git-lfs"):
-        raise Refused("it is a pointer of Git LFS, not the file; fetch that by: git lfs pull")
-    if head[_TAR] == b"ustar":
-        raise Refused("it is a tar, as torch 0.1 wrote them; save it again, by a newer torch")
+        raise InvalidCheckpoint("it is a Git LFS pointer, not the file; fetch it by: git lfs pull")
+    if head[257:262] == b"ustar":
+        raise InvalidCheckpoint("it is a tar, as torch 0.1 wrote; save it again by a newer torch")
     if head.startswith(b"\x1f\x8b"):
-        raise Refused("it is compressed by gzip; unpack it first")
-    length = int.from_bytes(head[:_LENGTH], "little")
-    if head[_LENGTH : _LENGTH + 1] == b"{" and length <= _MAX_HEADER:
-        return _SAFETENSORS
-    if head.startswith(b"PK\x03\x04"):
-        return _TORCH
-    if head.startswith(b"\x80"):
-        return _OLD_TORCH
-    raise Refused("it is no file of torch.save or safetensors, or it is damaged")
+        raise InvalidCheckpoint("it is compressed by gzip; unpack it first")
+    if head[8:9] != b"{" and not head.startswith((b"PK\x03\x04", b"\x80")):
+        raise InvalidCheckpoint("it is no file of torch.save or safetensors, or it is damaged")
 
 
-def _read_safetensors(path: Path) -> tuple[object, str, WeightsHeader | None]:
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safetensors.safe_open(path, "pt") as file:
-            if not _OUR_ENTRIES & (file.metadata() or {}).keys():
-                return (
-                    {name: file.get_tensor(name) for name in file.offset_keys()},
-                    _SAFETENSORS,
-                    None,
-                )
+            if not is_own_metadata(file.metadata() or {}):
+                return {name: file.get_tensor(name) for name in file.offset_keys()}
     except SafetensorError as error:
-        raise damaged(error) from error
-    weights, header = read_weights(path)
-    return weights, _OURS, header
+        raise InvalidCheckpoint(
+            f"it is cut short or damaged ({error}); download it again"
+        ) from error
+    return read_weights(path)[0]
 
 
-def _is_converted(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dtype != torch.float32
+def _load_torch(file: BinaryIO) -> object:
+    """Load a file of ``torch.save``: a zip archive, or a sequence of pickles before torch 1.6."""
+    is_zip = file.read(4) == b"PK\x03\x04"
+    if is_zip:
+        _check_archive(file)
+    with _no_other_safe_globals(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of torch's, on what is refused below
+        names = _unknown_globals(file, is_zip=is_zip)
+        if blocked := sorted(name for name in names if name.split(".")[0] in _BLOCKED_MODULES):
+            raise InvalidCheckpoint(
+                f"it calls {', '.join(blocked)}, which no weights need; do not trust it"
+            )
+        try:
+            return _load_with_stubs(file, names)
+        except pickle.UnpicklingError as error:
+            if any(name.startswith("torch.nn.modules.") for name in names):
+                raise InvalidCheckpoint(
+                    "it holds a whole nn.Module, code and all; where that code is trusted, load "
+                    "it there and save model.state_dict() alone"
+                ) from error
+            raise
 
 
-def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """Copy a tensor, so that it is contiguous and alone in its memory."""
-    if tensor.dtype not in _FLOATS | _INTEGERS:
-        raise Refused(f"'{name}' is a tensor of {tensor.dtype}; save it as float32")
-    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    plain = torch.empty(tensor.shape, dtype=dtype, device="cpu").copy_(tensor.detach())
-    if plain.is_floating_point() and not torch.isfinite(plain).all():
-        raise NonFiniteError(f"{path}: '{visible(name)}' holds a value that is not finite")
-    return plain
+def _check_archive(file: BinaryIO) -> None:
+    """Check that an archive is of ``torch.save``, and the checksum of every entry."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            names = {PurePosixPath(entry.filename).name for entry in entries}
+            if "constants.pkl" in names:
+                raise InvalidCheckpoint(
+                    "it is a TorchScript archive, code and all; save model.state_dict() instead"
+                )
+            if "data.pkl" not in names:
+                raise InvalidCheckpoint("it is a zip archive, but not of torch.save; unpack it")
+            for entry in entries:
+                # torch.load does not look at checksums. torch.save writes 0 if it is told to
+                # leave them out.
+                if entry.CRC != 0:
+                    with archive.open(entry) as stored:
+                        while stored.read(2**20):
+                            pass
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # zipfile looks before the start of a damaged file
+            raise
+        raise InvalidCheckpoint("it is a damaged zip archive; download it again") from error
+
+
+@contextlib.contextmanager
+def _no_other_safe_globals() -> Iterator[None]:
+    """Context in which torch forgets what others in this process have allowed files to call."""
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.add_safe_globals(others)
+
+
+def _unknown_globals(file: BinaryIO, *, is_zip: bool) -> list[str]:
+    """Full names of the classes and functions in a file that ``torch.load`` would refuse."""
+    file.seek(0)
+    if not is_zip:
+        # torch looks for names in archives alone, so that the pickle is put into one. Before it
+        # stand a magic number, a version and the sizes of numbers.
+        for _ in range(3):
+            _skip_pickle(file)
+        start = file.tell()
+        _skip_pickle(file)
+        length = file.tell() - start
+        file.seek(start)
+        pickled, file = file.read(length), io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", pickled)
+            archive.writestr("archive/version", "3")
+        file.seek(0)
+    return torch.serialization.get_unsafe_globals_in_checkpoint(file)
+
+
+def _skip_pickle(file: BinaryIO) -> None:
+    collections.deque(pickletools.genops(file), maxlen=0)
+
+
+class _Stub:
+    """Inert stand-in for an object of another program: takes anything, and keeps nothing.
+
+    Attributes:
+        container: Type of what holds its items: a dict or a list, if it had any.
+    """
+
+    __slots__ = ()  # nor can a pickle give it attributes
+    container: ClassVar[type | None] = None
+
+    def __new__(cls, *args: object) -> Any:
+        return super().__new__(cls) if cls.container is None else cls.container()
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_CONTAINERS = {"SETITEM": collections.OrderedDict, "append": list}
+_NO_CONTAINER = re.compile(r"Can only (SETITEM|append).* but got <class '(.+)'>")
+_MAX_CONTAINERS = 16
+
+
+def _load_with_stubs(file: BinaryIO, names: Iterable[str]) -> object:
+    """Load a file by ``torch.load(weights_only=True)``, with a stub for each of the names.
+
+    torch adds items to exact dicts and lists alone, and does not say beforehand which classes
+    have items. Where it refuses to fill a stub, the file is loaded again with a dict or a list
+    in its place; ``defaultdict`` is such a class.
+    """
+    containers: dict[str, type] = {}
+    while True:
+        stubs: list[Any] = [
+            (type(name, (_Stub,), {"__slots__": (), "container": containers.get(name)}), name)
+            for name in names
+        ]
+        file.seek(0)
+        try:
+            with torch.serialization.safe_globals(stubs):
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            refused = _NO_CONTAINER.search(str(error))
+            name = "" if refused is None else refused[2].removeprefix(f"{__name__}.")
+            if refused is None or name in containers or len(containers) == _MAX_CONTAINERS:
+                raise
+            containers[name] = _CONTAINERS[refused[1]]
+
+
+# Unwrapping.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Unwrapped:
+    tensors: dict[str, Tensor]
+    wrappers: tuple[str, ...]
+    averaged: bool
+    has_other: bool
+    ignored: tuple[str, ...]
+
+
+def _unwrap(content: object, *, averaged: bool) -> _Unwrapped:
+    """Find the state dict in what a training script saved.
+
+    Raises:
+        InvalidCheckpoint: There is none.
+    """
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise InvalidCheckpoint(
+            f"it holds one {kind}, not weights by name; save model.state_dict()"
+        )
+    entries = _entries(content)
+    wrappers: list[str] = []
+    ignored: list[str] = []
+    is_average = has_other = False
+    for _ in range(_MAX_DEPTH):
+        trained, average = _containers(entries)
+        name = (average if averaged else trained) or trained or average
+        if name is None:
+            break
+        is_average |= name == average
+        has_other |= trained is not None and average is not None
+        wrappers.append(name)
+        ignored += [str(other) for other in entries if other != name]
+        entries = _entries(entries[name])
+    tensors = _named_tensors(entries)
+    if not tensors:
+        raise InvalidCheckpoint(f"it holds no weights; its entries are: {_shown(content)}")
+    ignored += [str(name) for name in entries if name not in tensors]
+    while len(wrappers) < 2 * _MAX_DEPTH and (prefix := _common_prefix(tensors)):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        wrappers.append(prefix)
+    return _Unwrapped(tensors, tuple(wrappers), is_average, has_other, tuple(ignored))
+
+
+def _entries(content: dict[Any, Any]) -> dict[Any, Any]:
+    """Copy of a dict from a file, whose own methods a pickle may have replaced by attributes."""
+    return dict(dict.items(content))
+
+
+def _containers(entries: Mapping[Any, Any]) -> tuple[str | None, str | None]:
+    """Names of the entries with the trained and with the averaged weights."""
+    trained = next((name for name in _TRAINED if _holds_weights(entries.get(name))), None)
+    average = next((name for name in _AVERAGED if _holds_weights(entries.get(name))), None)
+    meta = entries.get("meta")
+    if average is not None and isinstance(meta, dict) and "mmengine_version" in meta:
+        return average, trained  # mmengine's EMAHook exchanges the two when it saves
+    return trained, average
+
+
+def _holds_weights(value: object) -> bool:
+    """Whether a value is a dict that has a tensor, or a container inside that has one."""
+    waiting, seen = [value], set()
+    while waiting:
+        container = waiting.pop()
+        if isinstance(container, dict) and id(container) not in seen:
+            seen.add(id(container))
+            entries = _entries(container)
+            if any(isinstance(one, Tensor) for one in entries.values()):
+                return True
+            waiting += [entries.get(name) for name in (*_TRAINED, *_AVERAGED)]
+    return False
+
+
+def _named_tensors(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
+    # A pickle may give a tensor attributes in the place of its methods; detach() leaves them.
+    tensors = {
+        name: Tensor.detach(value) for name, value in entries.items() if isinstance(value, Tensor)
+    }
+    for name in tensors:
+        if not isinstance(name, str):
+            raise InvalidCheckpoint(f"its tensors have no names: one is called {name!r:.40}")
+    weights = {name: value for name, value in tensors.items() if name not in _AVERAGE_COUNTERS}
+    is_average = weights and all(name.startswith("module.") for name in weights)
+    return weights if is_average else tensors
+
+
+def _common_prefix(names: Collection[str]) -> str | None:
+    for prefix in _PREFIXES:
+        # The head of an mmpretrain network stands beside its backbone.
+        parts = (prefix, "head.") if prefix == "backbone." else (prefix,)
+        if all(name.startswith(parts) for name in names) and _can_be_stripped(prefix, names):
+            return prefix
+    return None
+
+
+def _can_be_stripped(prefix: str, names: Collection[str]) -> bool:
+    stripped = {name.removeprefix(prefix) for name in names}
+    return any(name.startswith(prefix) for name in names) and len(stripped - {""}) == len(names)
+
+
+def _shown(content: dict[Any, Any]) -> str:
+    """List of the names of a file's entries, for a message."""
+    entries = _entries(content)
+    names = ", ".join(f"'{name!s:.40}'" for name in list(entries)[:_SHOWN]) or "none"
+    more = len(entries) - _SHOWN
+    return f"{names} and {more} more" if more > 0 else names

@@ -12,7 +12,7 @@ from resnet_builder.errors import CheckpointError, DataError, UsageError, neares
 from resnet_builder.model import ResNet
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.schema import WeightsSpec
-from resnet_builder.weights.loading import load_weights
+from resnet_builder.weights.convert import load_weights
 
 # What torch raises for another digest than the published one is a bare RuntimeError.
 _DOWNLOAD_ERRORS = (

@@ -43,7 +43,7 @@ def test_what_became_of_the_tensors_is_told(checkpoint: Path) -> None:
         "         tensors",
         "matched  18       conv1.weight, ...",
         "renamed  2        linear.weight is fc.weight, ...",
-        "fuse_conv_bn   1        conv1.bias in bn1.running_mean",
+        "folded   1        conv1.bias in bn1.running_mean",
         "",
         f"wrote {OUT}",
     ]

@@ -11,8 +11,8 @@ from tests.fuzz.specs import damaged_spec
 
 _LENGTH = 8
 _METADATA = "__metadata__"
-_SEAL = re.compile(rb'"header_sha256":"[0-9a-f]{64}"')
-_BLANK = b'"header_sha256":"' + b"0" * 64 + b'"'
+_SEAL = re.compile(rb'"sha256":"[0-9a-f]{64}"')
+_BLANK = b'"sha256":"' + b"0" * 64 + b'"'
 
 LENGTHS = (0, 1, 7, 8, 9, 100, 2**16, 2**24, 2**24 + 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
 
@@ -51,16 +51,15 @@ def damaged_file(sound: bytes, choose: random.Random) -> bytes:
             header = _written(_with_damaged_text(json.loads(header), choose))
         case _:
             header = _written(damage_tree(json.loads(header), choose, _OTHERS))
-    if choose.random() < 0.5:
-        header = sealed(header)
-    return len(header).to_bytes(_LENGTH, "little") + header + body
+    data = len(header).to_bytes(_LENGTH, "little") + header + body
+    return sealed(data) if choose.random() < 0.5 else data
 
 
-def sealed(header: bytes) -> bytes:
-    """Give a header the digest that fits it, if it has a place for one."""
-    blank = _SEAL.sub(_BLANK, header, count=1)
+def sealed(data: bytes) -> bytes:
+    """Give a file the digest that fits it, if its header has a place for one."""
+    blank = _SEAL.sub(_BLANK, data, count=1)
     digest = hashlib.sha256(blank).hexdigest().encode()
-    return _SEAL.sub(b'"header_sha256":"' + digest + b'"', blank, count=1)
+    return _SEAL.sub(b'"sha256":"' + digest + b'"', blank, count=1)
 
 
 def damaged_record(sound: bytes, choose: random.Random) -> bytes:

@@ -18,7 +18,7 @@ from resnet_builder.weights.foreign import read_foreign
 from tests.cli.experiments import call
 from tests.fuzz.files import damaged_file, damaged_record
 from tests.fuzz.harness import Make, Read, fuzz
-from tests.weights.test_foreign_safety import change, change_pickle, sound_files
+from tests.weights.test_foreign import change, change_pickle, sound_files
 
 CHECKPOINT = "checkpoints/step-000000012.safetensors"
 

@@ -1,19 +1,22 @@
-"""Weights with all that is needed to use them, in one file."""
+"""Own files: what goes in comes out, with its header; nothing damaged or foreign is let in."""
 
+import os
 import pickle
+import random
+import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors
+import safetensors.torch
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from resnet_builder.errors import CheckpointError, NonFiniteError, UsageError
-from resnet_builder.runs.checkpoint import Checkpoint, checkpoint_path, save_checkpoint
-from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.errors import CheckpointError, NonFiniteError, StorageError, UsageError
 from resnet_builder.runs.records import package_version
-from resnet_builder.runs.tensor_files import write_tensors
+from resnet_builder.runs.tensor_files import read_tensors, write_tensors
 from resnet_builder.spec.schema import CenterCrop, Resize, ToRgb
 from resnet_builder.weights.file import Origin, WeightsHeader, read_weights, save_weights
 
@@ -39,11 +42,15 @@ IMPORTED = WeightsHeader(
 )
 
 
-def weights() -> dict[str, Tensor]:
+def tensors() -> dict[str, Tensor]:
     return {
-        "conv1.weight": torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last),
-        "bn1.num_batches_tracked": torch.tensor(7),
-        "layer1.0.downsample.0.weight": torch.randn(4, 4, 1, 1),
+        "weight": torch.arange(24.0).reshape(2, 3, 2, 2).to(memory_format=torch.channels_last),
+        "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "double": torch.tensor(0.1, dtype=torch.float64),
+        "count": torch.tensor(7),
+        "rng": torch.arange(5, dtype=torch.uint8),
+        "mask": torch.tensor([True, False]),
+        "none": torch.empty(0, 3),
     }
 
 
@@ -52,105 +59,194 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "best.safetensors"
 
 
+def check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert found[name].is_contiguous()
+        assert torch.equal(found[name], tensor)
+
+
+def test_tensors_and_text_are_read_as_they_were_written(path: Path) -> None:
+    text = {"b": 'quoted "sha256":"', "a": "ä\n\0", "zeros": "0" * 64}
+    write_tensors(path, tensors(), text)
+    read, metadata = read_tensors(path)
+    assert metadata == text
+    check(read, tensors())
+
+
 def test_weights_and_header_are_read_as_they_were_saved(path: Path) -> None:
-    saved = weights()
-    save_weights(path, saved, HEADER)
+    save_weights(path, tensors(), HEADER, text={"classes": "for others"})
     read, header = read_weights(path)
+    check(read, tensors())
     assert header == HEADER
     assert header.version == package_version()
-    assert read.keys() == saved.keys()
-    for name, tensor in saved.items():
-        assert read[name].dtype == tensor.dtype
-        assert torch.equal(read[name], tensor)
 
 
-def test_what_is_not_known_of_another_program_s_weights_is_left_out(path: Path) -> None:
+def test_facts_that_an_import_does_not_know_are_left_out(path: Path) -> None:
     header = IMPORTED.model_copy(update={"mean": None, "std": None})
-    save_weights(path, weights(), header)
+    save_weights(path, tensors(), header)
     _, read = read_weights(path)
     assert read == header
     assert (read.classes, read.mean, read.std, read.step) == (None, None, None, None)
     assert read.source == Origin(file="model.th", layout="akamaster")
 
 
-def test_equal_weights_make_equal_files(path: Path) -> None:
-    saved = weights()
-    save_weights(path, saved, HEADER)
+def test_equal_contents_make_equal_bytes(path: Path) -> None:
+    text = {letter: letter for letter in "qwertyuiop"}
+    write_tensors(path, tensors(), text)
     first = path.read_bytes()
-    save_weights(path, dict(reversed(saved.items())), HEADER)
+    reordered = dict(reversed(tensors().items()))
+    reordered["weight"] = reordered["weight"].contiguous()
+    write_tensors(path, reordered, dict(reversed(text.items())))
     assert path.read_bytes() == first
 
 
-def test_other_programs_find_torchvisions_names(path: Path) -> None:
-    saved = weights()
-    save_weights(path, saved, HEADER)
+def test_other_programs_read_the_file(path: Path) -> None:
+    write_tensors(path, tensors(), {"a": "text"})
     with safetensors.safe_open(path, "pt") as file:
-        assert set(file.keys()) == saved.keys()
-        assert torch.equal(file.get_tensor("conv1.weight"), saved["conv1.weight"])
+        assert set(file.keys()) == tensors().keys()
+        assert file.metadata()["a"] == "text"
+        assert torch.equal(file.get_tensor("weight"), tensors()["weight"])
 
 
-def test_row51_weights_that_are_not_finite_replace_nothing(path: Path) -> None:
-    save_weights(path, weights(), HEADER)
-    with pytest.raises(NonFiniteError, match=r"'fc\.bias'"):
-        save_weights(path, {"fc.bias": torch.tensor([float("inf")])}, HEADER)
-    assert read_weights(path)[1] == HEADER
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_replace_nothing(bad: float, path: Path) -> None:
+    save_weights(path, tensors(), HEADER)
+    before = path.read_bytes()
+    with pytest.raises(NonFiniteError, match="'running_mean' holds a value that is not finite"):
+        save_weights(path, {"running_mean": torch.tensor([0.0, bad])}, HEADER)
+    assert path.read_bytes() == before
 
 
-def test_row52_header_that_could_not_be_read_again_is_not_made() -> None:
+def test_header_that_could_not_be_read_again_is_not_made() -> None:
     fields = HEADER.model_dump(exclude={"metrics"})
     with pytest.raises(ValidationError, match="finite number"):
         WeightsHeader(**fields, metrics={"val.loss": float("nan")})
 
 
-def test_missing_file_is_named(path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"best\.safetensors: there is no such file"):
-        read_weights(path)
-
-
-@pytest.mark.parametrize("sixteenth", range(16), ids=lambda part: f"row65-{part}/16")
-def test_file_that_is_cut_short_is_refused(sixteenth: int, path: Path) -> None:
-    save_weights(path, weights(), HEADER)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) * sixteenth // 16])
-    with pytest.raises(CheckpointError, match=r"best\.safetensors: its? "):
-        read_weights(path)
-
-
-def test_row65_damage_anywhere_is_found(path: Path) -> None:
-    save_weights(path, weights(), HEADER)
+def test_no_flipped_bit_goes_unnoticed(path: Path) -> None:
+    write_tensors(path, {"a": torch.ones(3), "b": torch.zeros(2, dtype=torch.int64)}, {"k": "v"})
     sound = path.read_bytes()
-    for position in range(0, len(sound), 7):
+    choose = random.Random(0)
+    for position in range(len(sound)):
         damaged = bytearray(sound)
-        damaged[position] ^= 4
+        damaged[position] ^= 1 << choose.randrange(8)
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError):
-            read_weights(path)
+            read_tensors(path)
 
 
-def test_other_programs_files_are_refused(path: Path) -> None:
-    path.write_bytes(pickle.dumps({"conv1.weight": [1.0]}))
-    with pytest.raises(CheckpointError, match="no sound safetensors file"):
+@pytest.mark.parametrize("sixteenth", range(17))
+def test_file_that_is_cut_short_or_too_long_is_refused(sixteenth: int, path: Path) -> None:
+    save_weights(path, tensors(), HEADER)
+    whole = path.read_bytes() + b"\0"
+    path.write_bytes(whole[: len(whole) * sixteenth // 16])
+    with pytest.raises(
+        CheckpointError, match=r"best\.safetensors: it is no sound safetensors file"
+    ):
         read_weights(path)
+
+
+def test_damage_is_found_by_the_digest(path: Path) -> None:
+    write_tensors(path, {"a": torch.ones(3)}, {"k": "value"})
+    sound = path.read_bytes()
+    for damaged in (sound[:-1] + bytes([sound[-1] ^ 1]), sound.replace(b"value", b"vapue")):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="it does not match its SHA-256 digest"):
+            read_tensors(path)
+
+
+def test_random_damage_never_escapes_as_another_error(path: Path) -> None:
+    write_tensors(path, {"a": torch.ones(3)}, {"k": "v"})
+    sound = path.read_bytes()
+    choose = random.Random(1)
+    for _ in range(500):
+        damaged = bytearray(sound)
+        for _ in range(choose.randrange(1, 6)):
+            start = choose.randrange(len(damaged))
+            damaged[start : start + choose.randrange(4)] = choose.randbytes(choose.randrange(4))
+        if damaged == sound:
+            continue
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            read_tensors(path)
+
+
+HALVES = '{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
+HEADERS = {
+    "overlapping": f'{{"a":{HALVES},"b":{HALVES}}}',
+    "shape-lie": '{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}',
+    "overflow": f'{{"a":{{"dtype":"F32","shape":[{2**62},4,2],"data_offsets":[0,8]}}}}',
+    "late-start": '{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
+    "unknown-dtype": '{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}',
+    "metadata-numbers": f'{{"__metadata__":{{"a":1}},"a":{HALVES}}}',
+    "half-json": '{"a":',
+    "deep": '{"a":' + "[" * 100_000,
+    "no-digest": f'{{"a":{HALVES}}}',
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_header_that_does_not_hold_together_is_refused(name: str, path: Path) -> None:
+    header = HEADERS[name].encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    with pytest.raises(CheckpointError, match=r"best\.safetensors: it "):
+        read_tensors(path)
+
+
+class _Canary:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickle_is_refused_unread(path: Path, tmp_path: Path) -> None:
+    canary = _Canary(tmp_path / "canary")
+    path.write_bytes(pickle.dumps(canary))
+    with pytest.raises(CheckpointError, match="it is no sound safetensors file"):
+        read_weights(path)
+    torch.save({"a": canary}, path)
+    with pytest.raises(CheckpointError, match="it is no sound safetensors file"):
+        read_weights(path)
+    assert not canary.path.exists()
+
+
+def test_other_files_of_tensors_are_refused(path: Path) -> None:
     safetensors.torch.save_file({"conv1.weight": torch.ones(2)}, path)
     with pytest.raises(CheckpointError, match="resnet-builder did not write it"):
         read_weights(path)
-
-
-def test_checkpoint_is_not_taken_for_weights(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
-    run.checkpoints.mkdir()
-    save_checkpoint(run, Checkpoint(3, {"model/fc.bias": torch.ones(2)}, {}), keep=2)
+    write_tensors(path, tensors(), {"checkpoint": "{}"})
     with pytest.raises(CheckpointError, match="it holds no weights that a run delivered"):
-        read_weights(checkpoint_path(run, 3))
+        read_weights(path)
 
 
-def with_header(path: Path, text: str) -> None:
-    """Write weights whose bytes hold together, but whose header is as given."""
-    write_tensors(path, weights(), {"resnet_builder": text})
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_missing_file_directory_and_pipe_are_named(path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"best\.safetensors: there is no such file"):
+        read_weights(path)
+    with pytest.raises(CheckpointError, match="it is not a file"):
+        read_weights(path.parent)
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="it is not a file"):
+        read_weights(path)
 
 
-def test_row69_newer_header_asks_to_upgrade(path: Path) -> None:
-    with_header(path, '{"format": 2, "all": "is different"}')
+def test_failing_disk_is_not_taken_for_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tensors(path, tensors(), {})
+
+    def refuse(*arguments: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StorageError, match=r"cannot read .*Permission denied"):
+        read_tensors(path)
+
+
+def test_newer_header_asks_to_upgrade(path: Path) -> None:
+    write_tensors(path, tensors(), {"resnet_builder": '{"format": 2, "all": "is different"}'})
     with pytest.raises(UsageError, match=r"newer resnet-builder \(schema 2; .* upgrade"):
         read_weights(path)
 
@@ -169,6 +265,6 @@ def test_row69_newer_header_asks_to_upgrade(path: Path) -> None:
     ],
 )
 def test_header_that_says_too_little_is_named(text: str, reason: str, path: Path) -> None:
-    with_header(path, text)
+    write_tensors(path, tensors(), {"resnet_builder": text})
     with pytest.raises(CheckpointError, match=f"its header is damaged: {reason}"):
         read_weights(path)

@@ -1,4 +1,4 @@
-"""Loading weights, whoever wrote them: the report, the refusals, and that nothing is half done."""
+"""Conversion of weights: matching, folding, the report and the refusals; all or nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from resnet_builder import build_from_spec, load_weights
 from resnet_builder.errors import CheckpointError, UsageError
 from resnet_builder.spec.schema import Spec
+from resnet_builder.weights.convert import Difference, match
 from resnet_builder.weights.file import WeightsHeader, save_weights
 from tests.networks import built, cifar_spec, imagenet_spec, random_images, randomise
 from tests.weights.others import SPECS, read_facts
 
 RESNET8 = cifar_spec(1, shortcut="projection")
 KELLERJORDAN = "kellerjordan-resnet20-a"
+TINY = cifar_spec(1, widths=(4,))
 
 
 def randomised(spec: Spec, seed: int = 0) -> Any:
@@ -33,6 +35,10 @@ def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
         assert torch.equal(found[name], tensor), name
+
+
+def with_bias(network: nn.Module, convolution: str, bias: Tensor) -> dict[str, Tensor]:
+    return {**network.state_dict(), f"{convolution}.bias": bias}
 
 
 @pytest.fixture
@@ -161,7 +167,7 @@ def test_nothing_is_changed_by_a_file_that_does_not_fit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [10, 100])
-def test_new_head_is_the_network_s_own(classes: int, path: Path) -> None:
+def test_new_head_is_the_networks_own(classes: int, path: Path) -> None:
     theirs = randomised(cifar_spec(1, shortcut="projection", classes=classes), seed=1)
     torch.save(theirs.state_dict(), path)
     network = randomised(RESNET8)
@@ -268,7 +274,7 @@ def test_own_file_is_loaded_and_damage_is_found(tmp_path: Path) -> None:
     assert_equal(state(network), wanted)
 
 
-def test_memory_format_and_precision_are_the_network_s(path: Path) -> None:
+def test_memory_format_and_precision_are_the_networks(path: Path) -> None:
     wanted = randomised(RESNET8, seed=1).state_dict()
     torch.save(wanted, path)
     network = randomised(RESNET8).to(torch.bfloat16).to(memory_format=torch.channels_last)
@@ -293,3 +299,120 @@ def test_averaged_weights_are_taken_if_asked_for(path: Path) -> None:
     assert_equal(state(network), trained)
     load_weights(network, path, ema=True)
     assert_equal(state(network), averaged)
+
+
+def test_linear_layers_and_1x1_convolutions_stand_for_each_other() -> None:
+    network = randomised(cifar_spec(1, widths=(16,), attention="se"))
+    theirs = dict(network.state_dict())
+    names = ["layer1.0.se.fc1.weight", "layer1.0.se.fc2.weight", "fc.weight"]
+    for name in names[:2]:
+        theirs[name] = theirs[name].flatten(1)
+    theirs["fc.weight"] = theirs["fc.weight"][..., None, None]
+    found = match(theirs, network)
+    assert found.reshaped == names
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(found.tensors[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(4, 4, 1, 1), (4, 4, 3), (4, 36), (36, 4)],
+    ids=lambda shape: "x".join(map(str, shape)),
+)
+def test_other_shapes_of_the_same_size_do_not_fit(shape: tuple[int, ...]) -> None:
+    network = randomised(TINY)
+    name = "layer1.0.conv1.weight"
+    found = match({**network.state_dict(), name: torch.ones(shape)}, network)
+    theirs = " x ".join(map(str, shape))
+    assert found.mismatched == [Difference(name, "4 x 4 x 3 x 3", theirs)]
+    assert name not in found.tensors
+
+
+def test_whole_numbers_do_not_stand_for_real_ones() -> None:
+    network = randomised(TINY)
+    found = match({**network.state_dict(), "bn1.weight": torch.ones(4, dtype=torch.int8)}, network)
+    assert [str(one) for one in found.mismatched] == [
+        "bn1.weight: 4 in the network, 4 of int8 in the file"
+    ]
+
+
+def test_of_two_tensors_for_one_place_the_second_is_unexpected() -> None:
+    network = randomised(TINY)
+    theirs = dict(network.state_dict())
+    theirs["linear.weight"] = theirs.pop("fc.weight")
+    theirs["linear.bias"] = theirs.pop("fc.bias")
+    theirs["fc.bias"] = torch.ones(10)
+    found = match(theirs, network)
+    assert found.sources["fc.bias"] == "linear.bias"
+    assert found.unexpected == [Difference("fc.bias", None, "10")]
+
+
+def test_biased_convolution_gives_the_same_through_the_norms_mean() -> None:
+    network = randomised(cifar_spec(1, widths=(4, 8), shortcut="projection"))
+    bias = torch.randn(8)
+    found = match(with_bias(network, "layer2.0.downsample.0", bias), network)
+    assert found.folded == {"layer2.0.downsample.0.bias": "layer2.0.downsample.1.running_mean"}
+    biased = randomised(cifar_spec(1, widths=(4, 8), shortcut="projection"))
+    convolution = biased.layer2[0].downsample[0]
+    convolution.bias = nn.Parameter(bias)
+    network.load_state_dict(found.tensors)
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(images), biased.eval()(images))
+
+
+def test_biases_fold_into_every_norm_of_a_deep_stem_and_into_frozen_ones() -> None:
+    network = randomised(
+        cifar_spec(1, widths=(4,), stem={"type": "deep", "channels": 4}, norm="frozen_batch_norm")
+    )
+    theirs = dict(network.state_dict())
+    for number, width in ((0, 32), (3, 32), (6, 4)):
+        theirs[f"conv1.{number}.bias"] = torch.ones(width)
+    theirs["conv1.1.num_batches_tracked"] = torch.tensor(7)
+    found = match(theirs, network)
+    assert found.folded == {
+        "conv1.0.bias": "conv1.1.running_mean",
+        "conv1.3.bias": "conv1.4.running_mean",
+        "conv1.6.bias": "bn1.running_mean",
+    }
+    assert found.uncounted == ["conv1.1.num_batches_tracked"]
+    assert found.unexpected == []
+
+
+def test_bias_is_not_folded_where_its_convolution_feeds_more_than_a_norm() -> None:
+    bare = {"type": "conv3x3", "channels": 4, "bare": True}
+    network = randomised(cifar_spec(1, widths=(4,), stem=bare, block="preact_basic"))
+    theirs = with_bias(network, "conv1", torch.ones(4))
+    theirs["layer1.0.conv1.bias"] = torch.ones(4)
+    theirs["layer1.0.conv2.bias"] = torch.ones(4)
+    found = match(theirs, network)
+    assert found.unfoldable == ["conv1.bias", "layer1.0.conv2.bias"]
+    assert found.folded == {"layer1.0.conv1.bias": "layer1.0.bn2.running_mean"}
+
+
+class Deciding(nn.Module):
+    """A layer around another that looks at its input's numbers, which no tracer can follow."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer."""
+        return self.inner(x) if x.sum() > 0 else x
+
+
+def test_bias_is_not_folded_in_a_network_that_cannot_be_followed() -> None:
+    network = randomised(TINY)
+    network.relu = Deciding(nn.ReLU())
+    found = match(with_bias(network, "conv1", torch.ones(4)), network)
+    assert (found.unfoldable, found.folded) == (["conv1.bias"], {})
+
+
+def test_bias_whose_mean_is_missing_is_unexpected() -> None:
+    network = randomised(TINY)
+    theirs = with_bias(network, "conv1", torch.ones(4))
+    del theirs["bn1.running_mean"]
+    found = match(theirs, network)
+    assert found.missing == [Difference("bn1.running_mean", "4", None)]
+    assert found.unexpected == [Difference("conv1.bias", None, "4")]

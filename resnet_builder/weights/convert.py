@@ -1,0 +1,351 @@
+"""Conversion of a state dict to a network's: matching names, folding biases, and the report."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from resnet_builder.errors import CheckpointError, UsageError
+from resnet_builder.folding import RUNNING_MEAN, norms_by_convolution
+from resnet_builder.weights.foreign import ForeignWeights, read_foreign
+from resnet_builder.weights.key_maps import KeyMap, find_key_map
+
+HEAD = "fc"
+"""Name of the layer that turns features into logits."""
+
+_BATCH_COUNTER = "num_batches_tracked"
+
+_SHOWN = 10
+"""Differences between a file and a network that an error lists; the rest are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """Outcome of loading a file: the fate of each of its tensors, and of the network's.
+
+    Attributes:
+        layout: Codebase whose names the file has, as listed in ``docs/layouts.md``.
+        wrappers: Wrappers that were taken off to get at the tensors, outermost first.
+        ignored: Names of the file's other entries.
+        averaged: Whether these are averaged (EMA) weights.
+        has_other: Whether the file has both kinds, averaged and trained.
+        converted: Floating-point types that became float32.
+        matched: Tensors that have the same name on both sides.
+        renamed: Our names of tensors that have another name in the file, by that name.
+        reshaped: Our names of tensors whose layer is linear on one side and a 1x1 convolution
+            on the other.
+        folded: Running means that took in the bias of a convolution, by the bias's name.
+        fresh: Tensors of the network's own head, which it kept.
+        uncounted: ``num_batches_tracked`` that only one side has; no result depends on it.
+        missing: Other tensors that the file lacks; the network kept its own.
+        unexpected: Other tensors that the network has no place for.
+    """
+
+    layout: str
+    wrappers: tuple[str, ...]
+    ignored: tuple[str, ...]
+    averaged: bool
+    has_other: bool
+    converted: tuple[str, ...]
+    matched: tuple[str, ...]
+    renamed: Mapping[str, str]
+    reshaped: tuple[str, ...]
+    folded: Mapping[str, str]
+    fresh: tuple[str, ...]
+    uncounted: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    new_head: bool = False,
+    ema: bool = False,
+    allow_missing: bool = False,
+    allow_unexpected: bool = False,
+) -> LoadReport:
+    """Load weights from a file, this program's or another's, into a network: all or none.
+
+    The file may have torchvision's names, which are ours, or those of another codebase in
+    ``docs/layouts.md``. After an error the network is as it was.
+
+    Args:
+        model: Network on any device; its weights are changed in place.
+        path: Path of the file.
+        new_head: Keep the network's own ``fc``, as for other classes than the file's.
+        ema: Take the averaged weights instead of the trained ones beside them.
+        allow_missing: Let the network keep its own tensors where the file has none.
+        allow_unexpected: Leave out tensors that the network has no place for.
+
+    Returns:
+        Report on every tensor of the file and of the network.
+
+    Raises:
+        CheckpointError: The file cannot be read, or does not hold the network's weights.
+        NonFiniteError: A weight is infinite or not a number.
+        StorageError: The disk is failing, or the file may not be read.
+        UsageError: The network is on meta, has no ``fc`` to keep, or the file has no averaged
+            weights.
+    """
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise UsageError("the network is on meta, where there is no memory for weights")
+    foreign = read_foreign(Path(path), ema=ema)
+    found = match(foreign.tensors, model, new_head=new_head)
+    if new_head and not found.fresh:
+        raise UsageError(f"the network has no `{HEAD}`, so it cannot keep a new head")
+    try:
+        _refuse_differences(found, missing=allow_missing, unexpected=allow_unexpected)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    places = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in found.tensors.items():
+            places[name].copy_(tensor)
+    return _report(foreign, found)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Tensor that only a file or only a network has, or that has another shape in each.
+
+    Attributes:
+        name: Name in the network, or in the file if the network has no place for it.
+        ours: Shape in the network, as ``64 x 3 x 7 x 7``, if it has one.
+        theirs: Shape in the file, if it has one.
+        source: Name in the file, if that is another.
+    """
+
+    name: str
+    ours: str | None
+    theirs: str | None
+    source: str | None = None
+
+    def __str__(self) -> str:
+        here, there = self.ours or "nothing", self.theirs or "nothing"
+        source = "" if self.source is None else f" ({self.source})"
+        return f"{self.name}: {here} in the network, {there} in the file{source}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matching:
+    """Correspondence between the tensors of a file and of a network.
+
+    Attributes:
+        key_map: Names that the file has.
+        tensors: New value of each tensor of the network, by our names.
+        sources: Name in the file of each of these.
+        reshaped: Those whose layer is linear on one side and a 1x1 convolution on the other.
+        folded: Running means that take in the bias of a convolution, by the bias's name.
+        unfoldable: Biases of convolutions that no batch norm follows.
+        fresh: Tensors of the network's head, if it keeps its own.
+        uncounted: ``num_batches_tracked`` that only one side has; no result depends on it.
+        missing: Other tensors that only the network has.
+        unexpected: Other tensors that only the file has.
+        mismatched: Tensors that have another shape in each.
+    """
+
+    key_map: KeyMap
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    reshaped: list[str] = field(default_factory=list)
+    folded: dict[str, str] = field(default_factory=dict)
+    unfoldable: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
+    missing: list[Difference] = field(default_factory=list)
+    unexpected: list[Difference] = field(default_factory=list)
+    mismatched: list[Difference] = field(default_factory=list)
+
+
+def match(theirs: Mapping[str, Tensor], network: nn.Module, *, new_head: bool = False) -> Matching:
+    """Find the place of each of a file's tensors in a network, which is not changed.
+
+    Args:
+        theirs: Tensors of the file, by its names.
+        network: Network that the tensors are for.
+        new_head: Whether the network keeps its own head.
+    """
+    ours = network.state_dict()
+    found = Matching(find_key_map(_layers(theirs), _layers(ours)))
+    places = _places(theirs, ours, found.key_map)
+    if new_head:
+        found.fresh.extend(filter(_is_head, ours))
+        ours = {name: tensor for name, tensor in ours.items() if not _is_head(name)}
+        places = {key: name for key, name in places.items() if name is None or not _is_head(name)}
+    keys = {name: key for key, name in places.items()}
+    for name, tensor in ours.items():
+        if name in keys:
+            _pair(found, keys[name], theirs[keys[name]], name, tensor)
+        elif name.endswith(_BATCH_COUNTER):
+            found.uncounted.append(name)
+        else:
+            found.missing.append(Difference(name, _shape(tensor), None))
+    biases: dict[str, str] = {}
+    for key, place in places.items():
+        layer, _, tensor_name = (place or "").rpartition(".")
+        if place in ours:
+            continue
+        if tensor_name == "bias" and _is_convolution(ours.get(f"{layer}.weight")):
+            biases[key] = layer
+        elif tensor_name == _BATCH_COUNTER:
+            found.uncounted.append(key)
+        else:
+            found.unexpected.append(Difference(key, None, _shape(theirs[key])))
+    if biases:
+        _fold(found, theirs, biases, network)
+    return found
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith(f"{HEAD}.")
+
+
+def _layers(keys: Iterable[str]) -> frozenset[str]:
+    return frozenset(key.rpartition(".")[0] for key in keys)
+
+
+def _places(theirs: Iterable[str], ours: Iterable[str], key_map: KeyMap) -> dict[str, str | None]:
+    """Our name of each of a file's tensors, or ``None`` where the network has no such layer.
+
+    Of two that would have the same name, the second has none.
+    """
+    layers = _layers(ours)
+    keys: dict[str, str] = {}
+    places: dict[str, str | None] = {}
+    for key in theirs:
+        layer, dot, tensor = key.rpartition(".")
+        found = key_map.translate(layer, layers)
+        name = None if found is None else f"{found}{dot}{tensor}"
+        is_first = name is not None and keys.setdefault(name, key) == key
+        places[key] = name if is_first else None
+    return places
+
+
+def _pair(found: Matching, key: str, theirs: Tensor, name: str, ours: Tensor) -> None:
+    """Take a tensor for its place, if it has the same shape and kind of numbers."""
+    if _is_linear_as_convolution(theirs, ours):
+        found.reshaped.append(name)
+        theirs = theirs.reshape(ours.shape)
+    if theirs.shape == ours.shape and theirs.is_floating_point() == ours.is_floating_point():
+        found.tensors[name] = theirs
+        found.sources[name] = key
+    else:
+        source = None if key == name else key
+        found.mismatched.append(Difference(name, _shape(ours), _shape(theirs), source))
+
+
+def _is_linear_as_convolution(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether one is the weight of a linear layer and the other of a 1x1 convolution."""
+    return (
+        {theirs.dim(), ours.dim()} == {2, 4}
+        and theirs.shape[:2] == ours.shape[:2]
+        and theirs.numel() == ours.numel()
+    )
+
+
+def _is_convolution(weight: Tensor | None) -> bool:
+    return weight is not None and weight.dim() > 2
+
+
+def _shape(tensor: Tensor) -> str:
+    """Shape of a tensor, with its type unless that is floating-point: ``64 x 3 x 7 x 7``."""
+    shape = " x ".join(map(str, tensor.shape)) or "one number"
+    kind = "" if tensor.is_floating_point() else f" of {str(tensor.dtype).removeprefix('torch.')}"
+    return shape + kind
+
+
+def _fold(
+    found: Matching,
+    theirs: Mapping[str, Tensor],
+    biases: Mapping[str, str],
+    network: nn.Module,
+) -> None:
+    """Subtract biases of convolutions from the running means of the batch norms that follow.
+
+    A batch norm subtracts its mean from its input, so that ``x + bias`` with ``mean`` gives the
+    same as ``x`` with ``mean - bias``.
+
+    Args:
+        found: Matching of the other tensors, to be completed.
+        theirs: Tensors of the file.
+        biases: Our names of the convolutions, by the names of their biases in the file.
+        network: Network that the tensors are for.
+    """
+    norms = norms_by_convolution(network)
+    for key, convolution in biases.items():
+        norm = norms.get(convolution)
+        name = f"{norm}.{RUNNING_MEAN}"
+        mean = found.tensors.get(name)
+        if norm is None:
+            found.unfoldable.append(key)
+        elif mean is None or mean.shape != theirs[key].shape:
+            found.unexpected.append(Difference(key, None, _shape(theirs[key])))
+        else:
+            found.tensors[name] = mean - theirs[key]
+            found.folded[key] = name
+
+
+def _refuse_differences(found: Matching, *, missing: bool, unexpected: bool) -> None:
+    """Raise an error where a file does not hold a network's weights.
+
+    Args:
+        found: Matching of the two.
+        missing: Whether the file may lack tensors.
+        unexpected: Whether the file may have more tensors.
+
+    Raises:
+        CheckpointError: Naming the differences.
+    """
+    name, unsupported = found.key_map.name, found.key_map.unsupported
+    if unsupported is not None:
+        raise CheckpointError(f"{name}'s weights cannot be used: {unsupported}")
+    ours = [*found.mismatched, *(() if missing else found.missing)]
+    theirs = [] if unexpected else found.unexpected
+    if ours or theirs:
+        lines = [
+            f"these tensors are not the network's (by {name}'s names):",
+            *_listed(ours, theirs),
+        ]
+        if not found.sources:
+            lines.append("docs/layouts.md lists whose names are understood")
+        elif not theirs and all(_is_head(one.name) and one.theirs for one in ours):
+            lines.append("--new-head (new_head=True) keeps the network's own head instead")
+        raise CheckpointError("\n  ".join(lines))
+    if found.unfoldable:
+        raise CheckpointError(
+            "no part has a biased convolution, and no batch norm follows that could take in the "
+            f"bias of {', '.join(found.unfoldable)}"
+        )
+
+
+def _listed(ours: Sequence[Difference], theirs: Sequence[Difference]) -> Iterator[str]:
+    """The first differences of either side, as far as there is room, and how many more."""
+    room = max(_SHOWN // 2, _SHOWN - len(theirs))
+    shown = [*ours[:room], *theirs[: _SHOWN - min(room, len(ours))]]
+    yield from map(str, shown)
+    if more := len(ours) + len(theirs) - len(shown):
+        yield f"and {more} more"
+
+
+def _report(foreign: ForeignWeights, found: Matching) -> LoadReport:
+    sources = found.sources.items()
+    return LoadReport(
+        layout=found.key_map.name,
+        wrappers=foreign.wrappers,
+        ignored=foreign.ignored,
+        averaged=foreign.averaged,
+        has_other=foreign.has_other,
+        converted=foreign.converted,
+        matched=tuple(name for name, key in sources if name == key),
+        renamed={key: name for name, key in sources if name != key},
+        reshaped=tuple(found.reshaped),
+        folded=found.folded,
+        fresh=tuple(found.fresh),
+        uncounted=tuple(found.uncounted),
+        missing=tuple(one.name for one in found.missing),
+        unexpected=tuple(one.name for one in found.unexpected),
+    )

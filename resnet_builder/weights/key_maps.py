@@ -1,0 +1,202 @@
+"""Key maps: how other codebases name the layers of a ResNet, and which of them named a file's.
+
+One table for each naming scheme, ten codebases in all; docs/layouts.md describes them to users.
+Our names are torchvision's.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+_NUMBERS = re.compile(r"\\{(stage|block|number)\\}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMap:
+    """Names of layers in another codebase, each with the name in our networks.
+
+    In names, ``{stage}``, ``{block}`` and ``{number}`` stand for numbers. A layer that is not
+    listed has the same name in both.
+
+    Attributes:
+        name: Name of the codebase.
+        layers: Our name for each of theirs. Where several are given, the first that the network
+            has is meant.
+        first_stage: Number of the first stage in their names; in ours it is 1.
+        first_block: Number of a stage's first block in their names; in ours it is 0.
+        prefix: Prefix that their names may have.
+        unsupported: Reason why no part computes what these networks do, if there is one.
+    """
+
+    name: str
+    layers: Mapping[str, str | tuple[str, ...]]
+    first_stage: int = 1
+    first_block: int = 0
+    prefix: str = ""
+    unsupported: str | None = None
+    _patterns: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        patterns = tuple(
+            (_pattern(theirs), (ours,) if isinstance(ours, str) else ours)
+            for theirs, ours in self.layers.items()
+        )
+        object.__setattr__(self, "_patterns", patterns)  # the class is frozen
+
+    def translate(self, layer: str, network: Collection[str]) -> str | None:
+        """Return our name of a layer, or ``None`` if the network has no such layer.
+
+        Args:
+            layer: Their name of it.
+            network: Names of all layers of the network.
+        """
+        name = layer.removeprefix(self.prefix)
+        for pattern, ours in self._patterns:
+            if found := pattern.fullmatch(name):
+                numbers = self._renumbered(found.groupdict())
+                candidates = [one.format(**numbers) for one in ours]
+                return next((one for one in candidates if one in network), None)
+        return name if name in network else None
+
+    def _renumbered(self, numbers: Mapping[str, str]) -> dict[str, int]:
+        first = {"stage": self.first_stage - 1, "block": self.first_block}
+        return {key: int(number) - first.get(key, 0) for key, number in numbers.items()}
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(_NUMBERS.sub(r"(?P<\1>[0-9]{1,4})", re.escape(name)))
+
+
+def _branch(name: str, layers: Mapping[int, str]) -> dict[str, str]:
+    """Names of the layers of a residual path that are numbered, activations included."""
+    return {
+        f"{name}.{number}": f"layer{{stage}}.{{block}}.{ours}" for number, ours in layers.items()
+    }
+
+
+_POST_ACTIVATION = {0: "conv1", 1: "bn1", 3: "conv2", 4: "bn2", 6: "conv3", 7: "bn3"}
+_PRE_ACTIVATION = {0: "bn1", 2: "conv1", 3: "bn2", 5: "conv2", 6: "bn3", 8: "conv3"}
+
+KEY_MAPS = (
+    # torchvision's names are ours; timm's ResNets and chenyaofo's have them too.
+    KeyMap("torchvision", {}),
+    # akamaster's shortcuts have no tensors, so that only the name of the head tells it apart.
+    KeyMap("akamaster", {"linear": "fc"}),
+    KeyMap(
+        "kuangliu",  # and the CIFAR ResNets of super-gradients
+        {
+            "layer{stage}.{block}.shortcut.{number}": "layer{stage}.{block}.downsample.{number}",
+            "layer{stage}.{block}.fc{number}": "layer{stage}.{block}.se.fc{number}",
+            "linear": "fc",
+        },
+    ),
+    KeyMap(
+        "kellerjordan",  # whose convolutions have biases
+        {
+            "norm1": "bn1",
+            "layers{stage}.{block}.conv{number}": "layer{stage}.{block}.conv{number}",
+            "layers{stage}.{block}.bn{number}": "layer{stage}.{block}.bn{number}",
+            "linear": "fc",
+        },
+    ),
+    KeyMap(
+        "mmpretrain",
+        {
+            "layer{stage}.{block}.se_layer.conv{number}.conv": "layer{stage}.{block}.se.fc{number}",
+            "head.fc": "fc",
+        },
+        prefix="backbone.",
+    ),
+    KeyMap(
+        "pycls",  # its ResNets and AnyNets
+        {
+            "stem.conv": "conv1",
+            "stem.bn": "bn1",
+            "s{stage}.b{block}.f.a": "layer{stage}.{block}.conv1",
+            "s{stage}.b{block}.f.a_bn": "layer{stage}.{block}.bn1",
+            "s{stage}.b{block}.f.b": "layer{stage}.{block}.conv2",
+            "s{stage}.b{block}.f.b_bn": "layer{stage}.{block}.bn2",
+            "s{stage}.b{block}.f.c": "layer{stage}.{block}.conv3",
+            "s{stage}.b{block}.f.c_bn": "layer{stage}.{block}.bn3",
+            "s{stage}.b{block}.proj": "layer{stage}.{block}.downsample.0",
+            "s{stage}.b{block}.bn": "layer{stage}.{block}.downsample.1",
+            "head.fc": "fc",
+        },
+        first_block=1,
+    ),
+    KeyMap(
+        "hysts",
+        {
+            "conv": "conv1",
+            # The norm of the stem, or the last one where pre-activated CIFAR stems have none.
+            "bn": ("bn1", "norm"),
+            "stage{stage}.block{block}.conv{number}": "layer{stage}.{block}.conv{number}",
+            "stage{stage}.block{block}.bn{number}": "layer{stage}.{block}.bn{number}",
+            "stage{stage}.block{block}.se.fc{number}": "layer{stage}.{block}.se.fc{number}",
+            "stage{stage}.block{block}.shortcut.conv": "layer{stage}.{block}.downsample.0",
+            "stage{stage}.block{block}.shortcut.bn": "layer{stage}.{block}.downsample.1",
+            "bn_last": "norm",
+        },
+        first_block=1,
+    ),
+    KeyMap(
+        "timm resnetv2",
+        {
+            "stem.conv": "conv1",
+            "stages.{stage}.blocks.{block}.conv{number}": "layer{stage}.{block}.conv{number}",
+            "stages.{stage}.blocks.{block}.norm{number}": "layer{stage}.{block}.bn{number}",
+            "stages.{stage}.blocks.{block}.downsample.conv": "layer{stage}.{block}.downsample.0",
+            "head.fc": "fc",
+        },
+        first_stage=0,
+    ),
+    KeyMap(
+        "weiaicunzai",
+        {
+            "conv1.0": "conv1",
+            "conv1.1": "bn1",
+            **_branch("conv{stage}_x.{block}.residual_function", _POST_ACTIVATION),
+            "conv{stage}_x.{block}.shortcut.{number}": "layer{stage}.{block}.downsample.{number}",
+        },
+        first_stage=2,
+    ),
+    KeyMap(
+        "weiaicunzai preactresnet",
+        {
+            "pre.0": "conv1",
+            "pre.1": "bn1",
+            **_branch("stage{stage}.{block}.residual", _PRE_ACTIVATION),
+            "stage{stage}.{block}.shortcut": "layer{stage}.{block}.downsample.0",
+            "linear": "fc",
+        },
+    ),
+    KeyMap(
+        "weiaicunzai senet",
+        {
+            "pre.0": "conv1",
+            "pre.1": "bn1",
+            **_branch("stage{stage}.{block}.residual", _POST_ACTIVATION),
+            "stage{stage}.{block}.shortcut.{number}": "layer{stage}.{block}.downsample.{number}",
+            "stage{stage}.{block}.excitation.0": "layer{stage}.{block}.se.fc1",
+            "stage{stage}.{block}.excitation.2": "layer{stage}.{block}.se.fc2",
+            "linear": "fc",
+        },
+        unsupported=(
+            "its blocks have an activation before squeeze-and-excitation, which no part has"
+        ),
+    ),
+)
+"""Every key map; of two that fit a file equally well, the first is taken."""
+
+
+def find_key_map(layers: Collection[str], network: Collection[str]) -> KeyMap:
+    """Return the key map that finds a place for most of a file's layers.
+
+    Args:
+        layers: Names of the layers in the file.
+        network: Names of the layers of the network that the file is for.
+    """
+    return max(
+        KEY_MAPS,
+        key=lambda names: sum(names.translate(layer, network) is not None for layer in layers),
+    )

@@ -1,5 +1,0 @@
-"""torchvision's names, which are ours; timm's ResNets and chenyaofo's have them too."""
-
-from resnet_builder.weights.layouts.contract import Layout
-
-TORCHVISION = Layout("torchvision", {})
