@@ -1,49 +1,42 @@
-"""Parts from outside the package: imported only if the user, not a file, says so."""
+"""Plugins: parts from outside the package, imported only if the user, not a file, says so."""
 
 import hashlib
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from resnet_builder.errors import Problem, SpecError
 from resnet_builder.spec.positions import Positions
 
 CONSENT_VARIABLE = "RESNET_BUILDER_PLUGINS"
-
-
-def consented_plugins(named: Iterable[str]) -> frozenset[str]:
-    """Return the plugins the user agreed to: those named, and those in the environment.
-
-    ``RESNET_BUILDER_PLUGINS`` holds names separated by commas.
-    """
-    environment = os.environ.get(CONSENT_VARIABLE, "").split(",")
-    return frozenset({*named, *(name.strip() for name in environment if name.strip())})
+"""Environment variable with the names of trusted plugins, separated by commas."""
 
 
 def import_plugins(
     declared: tuple[str, ...], named: Collection[str], positions: Positions
 ) -> tuple[str, ...]:
-    """Import the plugins a spec declares and those the user names.
+    """Import the plugins that a spec declares and those that the user names.
 
     Args:
         declared: The spec's ``plugins``: modules, or paths relative to the file that names them.
-        named: What the user agreed to, beside the environment's; imported, declared or not.
-        positions: Where the spec's values stand.
+        named: Plugins that the user trusts, beside those of the environment; each is imported,
+            declared or not.
+        positions: Places of the spec's values.
 
     Returns:
-        Every plugin now imported, paths made absolute.
+        All plugins that are imported now, paths made absolute.
 
     Raises:
-        SpecError: A declared plugin is not consented to (nothing is imported then), or a plugin
-            cannot be found or fails while it is imported.
+        SpecError: The user does not trust a declared plugin (nothing is imported then), or a
+            plugin cannot be found or fails while it is imported.
     """
     paths = [_located(name, positions.base_dir(("plugins", i))) for i, name in enumerate(declared)]
-    undeclared = [name for name in named if name not in declared]
-    added = [_located(name, Path.cwd()) for name in undeclared]
-    consent = {*consented_plugins(named), *added}
+    added = [_located(name, Path.cwd()) for name in named if name not in declared]
+    environment = os.environ.get(CONSENT_VARIABLE, "").split(",")
+    trusted = {*named, *added, *(name.strip() for name in environment if name.strip())}
     refused = [
         positions.problem(
             "plugin",
@@ -51,15 +44,23 @@ def import_plugins(
             f"'{name}' is code that this spec asks to run; if you trust it, add --plugin {name}",
         )
         for number, (name, path) in enumerate(zip(declared, paths, strict=True))
-        if name not in consent and path not in consent
+        if name not in trusted and path not in trusted
     ]
     if refused:
         raise SpecError(refused)
-    wanted = dict.fromkeys([*paths, *added])
+    wanted = tuple(dict.fromkeys([*paths, *added]))
     for plugin in wanted:
-        number = paths.index(plugin) if plugin in paths else None
-        _import(plugin, positions, number)
-    return tuple(wanted)
+        try:
+            _import(plugin)
+        except Exception as error:
+            message = f"cannot import '{plugin}': {type(error).__name__}: {error}"
+            problem = (
+                positions.problem("plugin", ("plugins", paths.index(plugin)), message)
+                if plugin in paths
+                else Problem("plugin", "", message, file="--plugin")
+            )
+            raise SpecError([problem]) from error
+    return wanted
 
 
 def _located(name: str, base: Path) -> str:
@@ -68,25 +69,13 @@ def _located(name: str, base: Path) -> str:
     return str((base / name).resolve()) if is_path else name
 
 
-def _import(plugin: str, positions: Positions, number: int | None) -> None:
-    try:
-        if plugin.endswith(".py"):
-            _import_file(Path(plugin))
-        else:
-            importlib.import_module(plugin)
-    except Exception as error:
-        what = f"cannot import '{plugin}': {type(error).__name__}: {error}"
-        problem = (
-            Problem("plugin", "", what, file="--plugin")
-            if number is None
-            else positions.problem("plugin", ("plugins", number), what)
-        )
-        raise SpecError([problem]) from error
-
-
-def _import_file(path: Path) -> None:
-    """Import a file once, under a name of its own, so that what it defines can be pickled."""
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+def _import(plugin: str) -> None:
+    """Import a module, or a file under a name of its own, so that its classes can be pickled."""
+    if not plugin.endswith(".py"):
+        importlib.import_module(plugin)
+        return
+    path = Path(plugin)
+    digest = hashlib.sha256(plugin.encode()).hexdigest()[:8]
     name = f"resnet_builder_plugin_{path.stem}_{digest}"
     if name in sys.modules:
         return

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import re
+import shlex
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,37 +39,12 @@ _LOG = "train.log"
 _SETUP = frozenset({_CHECKPOINTS, _LOCK, _HOLDER, _ENV, _DATA, _LOG})
 
 
-class Holder(BaseModel):
-    """Process that holds a run, as ``run.lock.json`` names it to other processes.
-
-    It is for messages only: the file lock decides, which the system frees when a process ends.
-
-    Attributes:
-        host: Name of the machine.
-        pid: Process number on that machine.
-        since: Time at which the process took the lock, in UTC.
-    """
-
-    host: str
-    pid: int
-    since: str
-
-    @classmethod
-    def present(cls) -> "Holder":
-        """Return this process."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(host=socket.gethostname(), pid=os.getpid(), since=now)
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}"
-
-
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """The files of one run, by name.
+    """Files of one run, by name.
 
-    A directory is a run from the moment that ``spec.yaml`` is in it, which is written last when
-    a run is set up.
+    A directory is a run from the moment that ``spec.yaml`` is in it. The set-up writes that file
+    last, so that a run which was killed while it was set up is set up again.
 
     Attributes:
         path: The directory.
@@ -84,13 +61,14 @@ class RunDirectory:
             BusyError: It exists and a process is using it.
             StorageError: The disk is full, read-only or failing.
         """
+        run = cls(path)
         with storage_errors("make", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.mkdir()
             except FileExistsError:
-                cls(path)._refuse_existing()
-            return cls(path)
+                run._refuse_existing()
+            return run
 
     @classmethod
     def create_numbered(cls, parent: Path, name: str) -> "RunDirectory":
@@ -113,22 +91,22 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
-        """Find a run that was set up before.
+        """Return a run that was set up before.
 
         Raises:
             UsageError: The directory is no run.
         """
         run = cls(path)
         if not run.is_published:
-            what = "it has no spec.yaml" if path.is_dir() else "there is no such directory"
-            raise UsageError(f"{path} is no run: {what}")
+            reason = "it has no spec.yaml" if path.is_dir() else "there is no such directory"
+            raise UsageError(f"{path} is no run: {reason}")
         return run
 
     @classmethod
     def open_or_create(cls, path: Path) -> "RunDirectory":
-        """Find a run, or make its directory; one whose set-up was interrupted is used again.
+        """Return a run, or make its directory; an interrupted set-up is used again.
 
-        Ask :attr:`is_published` which it was only while holding the lock.
+        Which of them it is, :attr:`is_published` tells only while the lock is held.
 
         Raises:
             UsageError: The directory has other files in it and is no run.
@@ -145,57 +123,57 @@ class RunDirectory:
 
     @property
     def spec(self) -> Path:
-        """The resolved spec."""
+        """Resolved spec."""
         return self.path / "spec.yaml"
 
     @property
     def env(self) -> Path:
-        """What the run is computed with: versions, device, and choices to be repeated."""
+        """Environment: versions, device, and the runtime configuration to be repeated."""
         return self.path / _ENV
 
     @property
     def data(self) -> Path:
-        """What the images were, and which of them are for validation."""
+        """Fingerprint of the images, and which of them are for validation."""
         return self.path / _DATA
 
     @property
     def changes(self) -> Path:
-        """A line of JSON for each value of the spec that was changed on the way."""
+        """Changes of the spec on resume, a line of JSON each."""
         return self.path / "changes.jsonl"
 
     @property
     def metrics(self) -> Path:
-        """A line of JSON per report and evaluation."""
+        """Reports and evaluations, a line of JSON each."""
         return self.path / "metrics.jsonl"
 
     @property
     def log(self) -> Path:
-        """What was said while training."""
+        """Log of the training, in plain text."""
         return self.path / _LOG
 
     @property
     def checkpoints(self) -> Path:
-        """The directory of what training goes on from."""
+        """Directory of the checkpoints."""
         return self.path / _CHECKPOINTS
 
     @property
     def best(self) -> Path:
-        """The weights that validation chose."""
+        """Weights of the best validation accuracy."""
         return self.path / "best.safetensors"
 
     @property
     def last(self) -> Path:
-        """The weights after the last step."""
+        """Weights after the last step."""
         return self.path / "last.safetensors"
 
     @property
     def result(self) -> Path:
-        """The outcome; a run that has one is finished."""
+        """Result of the run; a run that has one is finished."""
         return self.path / "result.json"
 
     @property
     def crash_log(self) -> Path:
-        """The traceback of a bug of ours."""
+        """Traceback of a fault of this program."""
         return self.path / "crash.log"
 
     @property
@@ -215,27 +193,27 @@ class RunDirectory:
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the run has its result."""
         return self.result.is_file()
-
-    def publish(self, spec: str) -> None:
-        """Write the resolved spec, which makes the directory a run: the last thing of a set-up.
-
-        Raises:
-            StorageError: The disk is full, read-only or failing.
-        """
-        write_atomically(self.spec, [spec.encode()])
 
     @property
     def is_locked(self) -> bool:
-        """Whether a process holds the run; looking must not make a lock file."""
-        if not self.lock.is_file():
+        """Whether a process holds the run."""
+        if not self.lock.is_file():  # looking must not make a lock file in someone's directory
             return False
         try:
             with FileLock(self.lock, timeout=0):
                 return False
         except Timeout:
             return True
+
+    def publish(self, spec: str) -> None:
+        """Write the resolved spec, which makes the directory a run: the last step of a set-up.
+
+        Raises:
+            StorageError: The disk is full, read-only or failing.
+        """
+        write_atomically(self.spec, [spec.encode()])
 
     @contextlib.contextmanager
     def locked(self, *, warn: Warn = unheard) -> Iterator[None]:
@@ -258,8 +236,7 @@ class RunDirectory:
             except Timeout:
                 raise self._busy() from None
         try:
-            before = _read_holder(self.holder)
-            if before is not None:
+            if before := _read_holder(self.holder):
                 warn(f"taking over from {before}, which ended without freeing the run")
             self._write_holder()
             if self.checkpoints.is_symlink():
@@ -287,22 +264,47 @@ class RunDirectory:
     def _refuse_existing(self) -> None:
         """Raise the reason why the directory cannot be made.
 
-        Between making a directory and locking it there is an instant in which it looks unused, so
-        one that may be in that state is watched for a little.
-
-        Raises:
-            BusyError: A process is using it.
-            UsageError: It is there, and nobody is using it.
+        A directory looks unused for the instant between making and locking it, so that one which
+        may be in that state is watched for a little.
         """
         deadline = time.monotonic() + PATIENCE
         while self.path.is_dir():
-            with contextlib.suppress(OSError):  # a lock that may not be opened is not ours
+            with contextlib.suppress(OSError):  # a lock that may not be opened is not a run's
                 if self.is_locked:
                     raise self._busy()
             if not _is_unpublished(self.path) or time.monotonic() > deadline:
                 break
             time.sleep(_PAUSE)
         raise UsageError(f"{self.path} exists: choose another, or go on with it by --resume")
+
+
+class Holder(BaseModel):
+    """Process that holds a run, as ``run.lock.json`` names it to other processes.
+
+    It serves messages only: the lock decides, and this file stays behind when a process is killed.
+
+    Attributes:
+        host: Name of the machine.
+        pid: Process number on that machine.
+        since: Time at which the process took the lock, in UTC.
+        command: Command line of the process.
+    """
+
+    host: str
+    pid: int
+    since: str
+    command: str
+
+    @classmethod
+    def present(cls) -> "Holder":
+        """Return this process."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(
+            host=socket.gethostname(), pid=os.getpid(), since=now, command=shlex.join(sys.argv)
+        )
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since} ({self.command})"
 
 
 def _read_holder(path: Path) -> Holder | None:
@@ -320,7 +322,7 @@ def _last_number(parent: Path, name: str) -> int:
 
 
 def _is_unpublished(path: Path) -> bool:
-    """Whether a path is a directory with nothing in it but what comes before ``spec.yaml``."""
+    """Whether a path is a directory with nothing in it but the files before ``spec.yaml``."""
     if not path.is_dir():
         return False
     with storage_errors("read", path):

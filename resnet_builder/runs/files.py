@@ -1,6 +1,6 @@
-"""Files that are whole or absent: atomic publication, appended lines, and errors with a name.
+"""Atomic writes: files that are whole or absent, appended lines, and errors that name a file.
 
-Every failure of the disk leaves here as a :class:`StorageError` that names the file.
+Every failure of the disk leaves this module as a :class:`StorageError` that names the file.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ if sys.platform == "darwin":
 Buffer = bytes | memoryview
 
 Warn = Callable[[str], None]
-"""Told, in one line, of what went wrong without anything being lost."""
+"""Callback for a warning of one line."""
 
 TEMPORARY = ".tmp-"
-"""How the names of files begin that are being written."""
+"""Prefix of the names of files that are being written."""
 
 POINTS = (
     "created",
@@ -38,8 +38,8 @@ POINTS = (
 
 _CHUNK = 8 * 2**20
 
-# Flags that a platform lacks are zero there: Windows has no links to be led astray by, and
-# would otherwise turn line ends.
+# No link is followed and no child inherits a file. Windows lacks these flags, but would change
+# line ends without O_BINARY.
 _COMMON = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -62,10 +62,10 @@ def failpoint(point: str) -> None:
 
 @contextlib.contextmanager
 def storage_errors(action: str, path: Path) -> Iterator[None]:
-    """Turn what the operating system raises into an error that names the file.
+    """Context that turns an :class:`OSError` into a :class:`StorageError` that names the file.
 
     Args:
-        action: What is being done, as in "cannot ACTION PATH".
+        action: Verb of the message "cannot ACTION PATH".
         path: The file that the user knows.
 
     Raises:
@@ -78,7 +78,7 @@ def storage_errors(action: str, path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, parts: Sequence[Buffer]) -> None:
-    """Write a file so that readers, and whoever comes after a crash, find the old or the new.
+    """Write a file so that readers, and a run after a crash, find the old or the new contents.
 
     The bytes go to a new file in the same directory, reach the disk, are read back and compared,
     and only then take the name; the directory follows to the disk. The old file is never removed
@@ -86,7 +86,7 @@ def write_atomically(path: Path, parts: Sequence[Buffer]) -> None:
 
     Args:
         path: The file to make or replace; a link of this name is replaced, not followed.
-        parts: What to write, in order.
+        parts: Contents, in order.
 
     Raises:
         StorageError: The disk is full, read-only or failing.
@@ -108,7 +108,7 @@ def write_atomically(path: Path, parts: Sequence[Buffer]) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, which is made if it is not there.
+    """Append a line to a file, which is made if it does not exist.
 
     A line that does not fit is taken back, so that the file ends with a whole one.
 
@@ -146,7 +146,7 @@ def truncate(path: Path, size: int) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make sure that what was written to a file is on the disk.
+    """Flush a file to the disk.
 
     Raises:
         StorageError: The disk is full or failing.
@@ -160,7 +160,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make sure that the names in a directory are on the disk; Windows does that by itself."""
+    """Flush the names in a directory to the disk; Windows does that by itself."""
     if sys.platform == "win32":
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -175,10 +175,9 @@ def sync_directory(path: Path) -> None:
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make a directory ready to be written in; only the holder of the run's lock may do so.
+    """Make a directory, remove the temporary files of a killed process, and try to write in it.
 
-    It is made if it is not there, what a killed process left half-written is removed, and a file
-    is made and removed, so that a read-only disk is found before any work is done.
+    Only the holder of the run's lock may do so. A read-only disk is found before any work is done.
 
     Raises:
         StorageError: The disk is full, read-only or failing.
@@ -195,13 +194,13 @@ def prepare_directory(directory: Path) -> None:
 
 
 def _create_temporary(directory: Path) -> tuple[Path, int]:
-    """Make a new file, whatever anyone else may have put there."""
+    """Make a new file: O_EXCL refuses one that somebody has put there."""
     path = directory / (TEMPORARY + secrets.token_hex(8))
     return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _COMMON, 0o666)
 
 
 def _fill(descriptor: int, parts: Sequence[Buffer]) -> None:
-    """Write to the disk and close: a full or failing disk may only speak up at the end."""
+    """Write, flush and close: some disks report that they are full only at the end."""
     try:
         failpoint("created")
         for part in parts:
@@ -221,8 +220,8 @@ def _write_all(descriptor: int, data: memoryview) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    if sys.platform == "darwin":  # where fsync stops at the drive's own memory
-        with contextlib.suppress(OSError):  # network file systems lack it
+    if sys.platform == "darwin":  # there, fsync stops at the drive's own memory
+        with contextlib.suppress(OSError):  # network file systems lack this call
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     os.fsync(descriptor)
 

@@ -50,7 +50,7 @@ SelectedOn = Literal["val", "none"]
 
 
 class Record(BaseModel):
-    """Base of the records; each states the number of its present form.
+    """Base of the records; the default of ``schema`` is the number of the present form.
 
     Names with a dot are aliases: ``val_top1`` in Python is ``val.top1`` in JSON.
     """
@@ -62,16 +62,16 @@ class Record(BaseModel):
     schema_number: int = Field(alias="schema")
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """Write the record as JSON, without what is ``None``; NaN and infinity become null."""
+        """Return the record as JSON, without ``None``; NaN and infinity become null."""
         return self.model_dump_json(by_alias=True, exclude_none=True, indent=indent)
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> Self:
-        """Read a record.
+        """Return the record that JSON holds.
 
         Args:
-            text: Its JSON.
-            where: The file, for messages.
+            text: JSON of the record.
+            where: Name of the file, for messages.
 
         Raises:
             UsageError: A newer release wrote it.
@@ -85,7 +85,7 @@ class Record(BaseModel):
 
     @classmethod
     def present(cls) -> int:
-        """The number of the form that this release writes."""
+        """Return the number of the form that this release writes."""
         number: int = cls.model_fields["schema_number"].default
         return number
 
@@ -99,7 +99,7 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the record that a file holds.
+        """Return the record that a file holds.
 
         Raises:
             UsageError: A newer release wrote it.
@@ -116,10 +116,10 @@ class _Numbered(BaseModel):
 
 
 def refuse_newer(found: int, known: int, where: str) -> None:
-    """Do nothing if a record's number is known here.
+    """Check that this release knows the number of a record's form.
 
     Raises:
-        UsageError: It is above those that are.
+        UsageError: A newer release wrote the record.
     """
     if found > known:
         raise UsageError(
@@ -129,14 +129,14 @@ def refuse_newer(found: int, known: int, where: str) -> None:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Say in a line what is wrong with a record that does not have its form."""
+    """Return one line about the first problem of a record, with its place."""
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 class RuntimeConfig(BaseModel):
-    """What can change the bits of a result: chosen once before step 1, repeated on resume."""
+    """Runtime configuration: resolved once before step 1, repeated on resume to the same bits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -152,33 +152,33 @@ class RuntimeConfig(BaseModel):
 
 
 class EnvRecord(Record):
-    """``env.json``: what a run is computed with.
+    """``env.json``: the environment of a run.
 
     Attributes:
-        versions: Of Python and of the packages that compute.
+        versions: Versions of Python and of the packages that compute.
         platform: Operating system and architecture.
-        device: The hardware's own name and number.
-        choices: What is repeated on resume.
+        device: Name of the hardware, and its number.
+        runtime: Runtime configuration, which is repeated on resume.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
     versions: dict[str, str]
     platform: str
     device: str
-    choices: RuntimeConfig
+    runtime: RuntimeConfig
 
 
 class DataRecord(Record):
-    """``data.json``: what a run is trained on.
+    """``data.json``: the images that a run is trained on.
 
     Attributes:
-        fingerprint: Changes when any image, label or class does.
-        classes: Names, by label.
-        images: By split, after validation images were set aside.
-        validation: Which of the data set's training images those are.
-        parts: Digests of parts of the data, by their names, to tell what has changed.
-        skipped: Names of pictures that were left out because they cannot be decoded.
-        pretrained_sha256: Of the file that the network started from, if it did.
+        fingerprint: Digest of all images, labels and classes.
+        classes: Names of the classes, by label.
+        images: Numbers of images by split, after validation images were set aside.
+        validation: Indices of the validation images among the dataset's training images.
+        parts: Digests of parts of the data by name, which tell where the data changed.
+        skipped: Names of images that were left out because they cannot be decoded.
+        pretrained_sha256: Digest of the file of pretrained weights, if there was one.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
@@ -240,12 +240,12 @@ class MetricsRow(Record):
     """A line of ``metrics.jsonl``: a report while training, or an evaluation.
 
     Attributes:
-        event: What the numbers are from.
-        step: Optimizer steps done.
-        epoch: Passes over the training images done.
-        lr: Rate of the last step.
-        images_per_second: Since the report before.
-        seconds: Spent on training so far, over all of the run's processes.
+        event: Source of the numbers.
+        step: Number of optimizer steps done.
+        epoch: Number of passes over the training images done.
+        lr: Learning rate of the last step.
+        images_per_second: Throughput since the report before.
+        seconds: Training time so far, over all of the run's sessions.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
@@ -337,10 +337,10 @@ class MetricsLog:
 
 
 class Comparison(BaseModel):
-    """A published result, and ours less it.
+    """A published result, and the difference of this run's from it.
 
     Attributes:
-        source: Where it was published.
+        source: Publication that reports it.
     """
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
@@ -353,19 +353,19 @@ class Comparison(BaseModel):
 
 
 class ResultRecord(Record):
-    """``result.json``: the outcome of a run; every accuracy is a fraction.
+    """``result.json``: the result of a run; every accuracy is a fraction.
 
     Attributes:
-        spec_sha256: Of the bytes of ``spec.yaml``.
-        steps: Optimizer steps done.
-        selected_on: The split that chose the best weights; ``none`` if they are the last.
-        selected_step: The step that they are from.
-        test_top1_by_class: Of the images of each class, those named right.
+        spec_sha256: Digest of the bytes of ``spec.yaml``.
+        steps: Number of optimizer steps done.
+        selected_on: Split that selected the best weights; ``none`` if they are the last.
+        selected_step: Step of the selected weights.
+        test_top1_by_class: Top-1 accuracy on the test images of each class.
         macs: Multiply-adds for one image.
-        seconds: Spent on training, over all of the run's processes.
-        images_per_second: Training images, over that time.
-        device: The hardware's own name and number.
-        published: What the spec's source reports, beside ours.
+        seconds: Training time, over all of the run's sessions.
+        images_per_second: Training images over that time.
+        device: Name of the hardware, and its number.
+        published: Result that the spec's source reports, and the difference.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
@@ -398,18 +398,18 @@ def package_version() -> str:
     return _version("resnet-builder")
 
 
-def describe_environment(device: str, choices: RuntimeConfig) -> EnvRecord:
+def describe_environment(device: str, runtime: RuntimeConfig) -> EnvRecord:
     """Return the record of a run's environment.
 
     Args:
-        device: The hardware's own name and number.
-        choices: What was chosen before the first step.
+        device: Name of the hardware, and its number.
+        runtime: Runtime configuration of the run.
     """
     return EnvRecord(
         versions=versions(),
         platform=platform.platform(),
         device=device,
-        choices=choices,
+        runtime=runtime,
     )
 
 

@@ -88,7 +88,7 @@ def _resolve(
     warn: Warn,
 ) -> RuntimeConfig:
     recorded = EnvRecord.read(run.env) if run.env.exists() else None
-    before = None if recorded is None else recorded.choices
+    before = None if recorded is None else recorded.runtime
     compiles = settings.compile
     if compiles == "auto":
         compiles = device.type == "cuda" if before is None else before.compile
@@ -112,7 +112,7 @@ def _resolve(
         _warn_of_missing_kernels(settings, device, support, warn)
     else:
         _warn_of_changes(recorded, device, warn)
-        runtime = _repeat(recorded.choices, found, allow_inexact=allow_inexact, warn=warn)
+        runtime = _repeat(recorded.runtime, found, allow_inexact=allow_inexact, warn=warn)
     if runtime != before:
         describe_environment(describe(device), runtime).write(run.env)
     return runtime
@@ -215,7 +215,7 @@ def resolve_threads(
     """
     if settings.threads != "auto":
         return settings.threads
-    before = ctx.run_on_main(lambda: EnvRecord.read(run.env).choices if run.env.exists() else None)
+    before = ctx.run_on_main(lambda: EnvRecord.read(run.env).runtime if run.env.exists() else None)
     if before is not None and before.world_size == ctx.world_size:
         return before.threads
     return None if ctx.world_size == 1 else threads_per_process(ctx.local_world_size)

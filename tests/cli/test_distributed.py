@@ -75,7 +75,7 @@ def test_one_process_is_this_one(folder: Path) -> None:
     spec = write_tiny(folder)
     result = call("train", spec, "--nproc", 1, "--out", "run", "--set", "train.epochs=1")
     assert result.exit_code == 0, result.stderr
-    assert EnvRecord.read(RunDirectory(Path("run")).env).choices.world_size == 1
+    assert EnvRecord.read(RunDirectory(Path("run")).env).runtime.world_size == 1
 
 
 def test_no_process_at_all_is_refused(tmp_path: Path) -> None:
@@ -153,4 +153,4 @@ def test_torchrun_trains(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("test top-1") == 1
     assert ended.stderr.count("step 4: test loss") == 1
-    assert EnvRecord.read(RunDirectory(tmp_path / "run").env).choices.world_size == 2
+    assert EnvRecord.read(RunDirectory(tmp_path / "run").env).runtime.world_size == 2

@@ -90,7 +90,7 @@ def test_leader_alone_prints_and_writes(launch: Launch) -> None:
         assert end.stderr.count(line) == 1, end.stderr
     assert "1 threads in each of 2 processes" in end.stderr
     assert launch.run.log.read_text().count("finished after 7 steps") == 1
-    assert EnvRecord.read(launch.run.env).choices.world_size == 2
+    assert EnvRecord.read(launch.run.env).runtime.world_size == 2
     again = launch.train("--set", "train.epochs=1")
     assert again.code == 0
     assert again.stderr == f"{launch.run.path} is already complete\n"

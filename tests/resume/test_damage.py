@@ -212,11 +212,11 @@ def test_run_of_another_machine_goes_on_if_it_need_not_be_to_the_same_bits(
     choice: str, was: Any, interrupted: Interrupted
 ) -> None:
     env = EnvRecord.read(interrupted.run.env)
-    choices = env.choices.model_copy(update={choice: was})
-    env.model_copy(update={"choices": choices}).write(interrupted.run.env)
+    runtime = env.runtime.model_copy(update={choice: was})
+    env.model_copy(update={"runtime": runtime}).write(interrupted.run.env)
     result = interrupted.resume()
     assert result.exit_code == 2
-    now = getattr(env.choices, choice)
+    now = getattr(env.runtime, choice)
     assert f"cannot go on to the same bits: {choice} was {was} and is {now}" in result.stderr
     result = interrupted.resume("--allow-inexact")
     assert result.exit_code == 0, result.stderr

@@ -146,7 +146,7 @@ NAMING_THE_SPEC = {"spec.yaml", "result.json", "best.safetensors", "last.safeten
 def test_compiled_run_that_is_stopped_leaves_the_same_files(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path, "compiled")
     assert experiment.train("whole")
-    assert EnvRecord.read(tmp_path / "whole" / "env.json").choices.compile
+    assert EnvRecord.read(tmp_path / "whole" / "env.json").runtime.compile
     for steps in (2, 9, 20):
         run = f"stopped-{steps}"
         assert not experiment.train(run, after(steps))

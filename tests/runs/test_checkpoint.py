@@ -65,7 +65,7 @@ def test_equal_states_make_equal_files(run: RunDirectory) -> None:
     assert checkpoint_path(run, 3).read_bytes() == first
 
 
-def test_row67_steps_are_compared_as_numbers(run: RunDirectory) -> None:
+def test_steps_are_compared_as_numbers(run: RunDirectory) -> None:
     save(run, 9, 10, 1_000_000_000)
     assert names(run.checkpoints) == [
         "step-000000009.safetensors",
@@ -81,7 +81,7 @@ def test_row67_steps_are_compared_as_numbers(run: RunDirectory) -> None:
 @pytest.mark.parametrize(
     "name",
     ["step-11", "step-x.safetensors", "11.safetensors", "step-12.safetensors.bak", ".tmp-12"],
-    ids=lambda name: f"row67-{name}",
+    ids=lambda name: f"{name}",
 )
 def test_other_files_are_left_alone(name: str, run: RunDirectory) -> None:
     save(run, 9)
@@ -127,7 +127,7 @@ def test_checkpoint_that_cannot_be_removed_is_only_told_of(
     assert step_of(load_newest(run)) == 3
 
 
-def test_row51_state_that_is_not_finite_is_not_saved(run: RunDirectory) -> None:
+def test_state_that_is_not_finite_is_not_saved(run: RunDirectory) -> None:
     save(run, 1)
     bad = Checkpoint(2, {"model/bn1.running_var": torch.tensor([float("nan")])}, {})
     with pytest.raises(NonFiniteError, match=r"model/bn1\.running_var"):
@@ -138,7 +138,7 @@ def test_row51_state_that_is_not_finite_is_not_saved(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: f"row58-{call}")
+@pytest.mark.parametrize("call", CALLS)
 def test_failing_save_leaves_the_older_ones(
     call: str, number: int, disk: Disk, run: RunDirectory
 ) -> None:
@@ -167,7 +167,7 @@ def _in_a_child(act: Callable[[], None]) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked")
-@pytest.mark.parametrize("point", POINTS, ids=lambda point: f"row57-{point}")
+@pytest.mark.parametrize("point", POINTS)
 def test_kill_at_any_point_leaves_a_run_to_go_on_with(point: str, run: RunDirectory) -> None:
     save(run, 1, 2)
 
@@ -229,7 +229,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return checkpoint_path(run, 3).read_bytes()
 
 
-def test_row65_damaged_newest_is_set_aside_and_the_one_before_used(
+def test_damaged_newest_is_set_aside_and_the_one_before_used(
     run: RunDirectory, sound: bytes
 ) -> None:
     tried = 0
@@ -265,7 +265,7 @@ def test_corrupt_file_of_before_is_not_overwritten(run: RunDirectory, sound: byt
     assert (run.checkpoints / "step-000000003.safetensors.corrupt").read_bytes() == b"first"
 
 
-def test_row66_all_corrupt_is_an_error_each_time(run: RunDirectory) -> None:
+def test_all_corrupt_is_an_error_each_time(run: RunDirectory) -> None:
     checkpoint_path(run, 1).write_bytes(b"")
     checkpoint_path(run, 2).write_bytes(b"x" * 100)
     for _ in range(2):
@@ -278,7 +278,7 @@ def test_row66_all_corrupt_is_an_error_each_time(run: RunDirectory) -> None:
     assert len(names(run.checkpoints)) == 2
 
 
-def test_row66_what_was_set_aside_counts(run: RunDirectory) -> None:
+def test_what_was_set_aside_counts(run: RunDirectory) -> None:
     save(run, 1)
     checkpoint_path(run, 2).write_bytes(b"")
     load_newest(run)
@@ -301,7 +301,7 @@ def entry(run: RunDirectory, text: str) -> Path:
     return checkpoint_path(run, 5)
 
 
-def test_row69_newer_form_asks_to_upgrade_and_stays(run: RunDirectory) -> None:
+def test_newer_form_asks_to_upgrade_and_stays(run: RunDirectory) -> None:
     save(run, 1)
     entry(run, '{"schema": 2, "whatever": "is new"}')
     with pytest.raises(UsageError, match=r"newer resnet-builder \(schema 2; .* upgrade"):

@@ -183,7 +183,7 @@ def test_name_that_cannot_be_read_neither_blocks_nor_hides_the_holder(
 
 def test_name_of_another_machine_does_not_block(run: RunDirectory) -> None:
     """Its lock file is free, whoever the name in the file beside it belongs to."""
-    owner = Holder(host="elsewhere", pid=os.getpid(), since="2020-01-01T00:00:00+00:00")
+    owner = Holder(host="elsewhere", pid=7, since="2020-01-01T00:00:00+00:00", command="train")
     run.holder.write_text(owner.model_dump_json())
     told, warn = heard()
     with run.locked(warn=warn):

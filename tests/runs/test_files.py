@@ -38,7 +38,7 @@ def test_write_takes_its_steps_in_the_order_that_survives_power_loss(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: f"row58-{call}")
+@pytest.mark.parametrize("call", CALLS)
 def test_failing_write_leaves_the_old_file_and_nothing_else(
     call: str, number: int, disk: Disk, tmp_path: Path
 ) -> None:
@@ -81,7 +81,7 @@ def test_file_system_without_directory_sync_is_no_failure(
 
 
 @needs_links
-def test_row35_link_is_replaced_not_followed(tmp_path: Path) -> None:
+def test_link_is_replaced_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(b"canary")
     (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
     write_atomically(tmp_path / "a", [b"new"])
@@ -90,7 +90,7 @@ def test_row35_link_is_replaced_not_followed(tmp_path: Path) -> None:
 
 
 @needs_links
-def test_row35_planted_temporary_is_not_written_through(
+def test_planted_temporary_is_not_written_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("secrets.token_hex", lambda _bytes: "guessed")
@@ -102,7 +102,7 @@ def test_row35_planted_temporary_is_not_written_through(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a file that is open cannot be replaced there")
-def test_row75_reader_sees_old_or_new_never_half(tmp_path: Path) -> None:
+def test_reader_sees_old_or_new_never_half(tmp_path: Path) -> None:
     path = tmp_path / "a"
     contents = [bytes([letter]) * 20_000 for letter in b"abcd"]
     write_atomically(path, [contents[0]])
@@ -134,7 +134,7 @@ def test_line_is_appended(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_bytes() == "one\nzwei: ä\n".encode()
 
 
-def test_row58_line_that_does_not_fit_is_taken_back(
+def test_line_that_does_not_fit_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append_line(tmp_path / "log", "one")
@@ -159,7 +159,7 @@ def test_truncate_shortens(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_bytes() == b"one\n"
 
 
-def test_row67_only_temporaries_are_tidied_away(tmp_path: Path) -> None:
+def test_only_temporaries_are_tidied_away(tmp_path: Path) -> None:
     for name in (f"{TEMPORARY}0123", "notes.txt", "step-9"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / f"{TEMPORARY}directory").mkdir()
@@ -167,7 +167,7 @@ def test_row67_only_temporaries_are_tidied_away(tmp_path: Path) -> None:
     assert names(tmp_path) == [f"{TEMPORARY}directory", "notes.txt", "step-9"]
 
 
-def test_row59_read_only_disk_is_found_before_any_work(disk: Disk, tmp_path: Path) -> None:
+def test_read_only_disk_is_found_before_any_work(disk: Disk, tmp_path: Path) -> None:
     disk.failing, disk.error = "open", error(errno.EROFS)
     with pytest.raises(StorageError, match=r"cannot write in .*Read-only file system"):
         prepare_directory(tmp_path)

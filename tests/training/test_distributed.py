@@ -134,7 +134,7 @@ def test_two_processes_train_what_one_does(overrides: tuple[str, ...], tmp_path:
     assert leader == other
     assert leader[0] == ResultRecord.read(tmp_path / "two" / "result.json")
     assert leader[0].macs == record.macs
-    assert EnvRecord.read(tmp_path / "two" / "env.json").choices.world_size == 2
+    assert EnvRecord.read(tmp_path / "two" / "env.json").runtime.world_size == 2
     assert not (tmp_path / "not-the-leader's").exists()
 
     assert len(one) == 20
@@ -190,7 +190,7 @@ def test_run_goes_on_with_another_number_of_processes_and_says_so(
     )
     begin(SINGLE_PROCESS, tmp_path / "one", *how)
     assert losses(run) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    assert EnvRecord.read(run / "env.json").choices.world_size == 3 - first
+    assert EnvRecord.read(run / "env.json").runtime.world_size == 3 - first
 
 
 @pytest.mark.ci

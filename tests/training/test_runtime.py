@@ -53,7 +53,7 @@ def resolved(path: Path, *, inexact: bool = False, **run: Any) -> tuple[RuntimeC
         allow_inexact=inexact,
         warn=warnings.append,
     )
-    assert EnvRecord.read(path / "env.json").choices == found
+    assert EnvRecord.read(path / "env.json").runtime == found
     return found, warnings
 
 
@@ -301,7 +301,7 @@ def test_compiled_run_repeats_itself_and_resumes_to_the_same_bits(tmp_path: Path
         train(tmp_path / "again", given, model=build(network, seed=0), stop=after(7))
     train(tmp_path / "again", given, model=build(network, seed=0))
     assert outcome(tmp_path / "again") == outcome(tmp_path / "once")
-    assert EnvRecord.read(RunDirectory(tmp_path / "again").env).choices.compile
+    assert EnvRecord.read(RunDirectory(tmp_path / "again").env).runtime.compile
 
 
 def test_precision_is_bf16_where_that_is_fast_or_asked_for(
