@@ -1,13 +1,15 @@
-"""ResNet: named layers in torchvision's order; its sections, its counts, and its use as a backbone."""
+"""ResNet: named layers in torchvision's order; sections, counts, backbone, and conv + norm fusion."""
 
-from collections import OrderedDict
+import copy
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_builder.blocks.interfaces import ATTENTION_ATTRIBUTE, SHORTCUT_ATTRIBUTE
@@ -239,3 +241,56 @@ def _norms_skipped(model: nn.Module) -> Iterator[None]:
 
 def _unchanged(x: Tensor) -> Tensor:
     return x
+
+
+def fuse_conv_bn(network: nn.Module) -> nn.Module:
+    """Return a copy of a network for evaluation, its batch norms fused into the convolutions.
+
+    The logits are the same but for rounding. A network that cannot be traced, or has no batch
+    norm right behind a convolution, is returned itself.
+
+    Args:
+        network: Network on any device; it is left as it was.
+    """
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+        return network
+    pairs = norms_by_convolution(network)
+    if not pairs:
+        return network
+    fused = copy.deepcopy(network).eval()
+    for convolution, norm in pairs.items():
+        first, second = fused.get_submodule(convolution), fused.get_submodule(norm)
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+            fused.set_submodule(convolution, fuse_conv_bn_eval(first, second))
+            fused.set_submodule(norm, nn.Identity())
+    return fused
+
+
+def norms_by_convolution(network: nn.Module) -> dict[str, str]:
+    """Return the norms, with a running mean, that are all that a convolution feeds, by its name.
+
+    Layers that a network goes through more than once are left out.
+    """
+    try:
+        graph = LayerTracer().trace(network)
+    except Exception:  # a part from outside may ask anything of the proxy that is its input
+        return {}
+    modules = dict(network.named_modules())
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d):
+            match list(node.users):
+                case [fx.Node(op="call_module", target=str(norm))] if isinstance(
+                    getattr(modules[norm], "running_mean", None), Tensor
+                ):
+                    found[str(node.target)] = norm
+    return {conv: norm for conv, norm in found.items() if calls[conv] == calls[norm] == 1}
+
+
+class LayerTracer(fx.Tracer):
+    """Tracer that records a network's layers, and goes into none of them."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Tell whether a module is a layer."""
+        return not any(m.children())

@@ -12,7 +12,7 @@ LAYERS = (
     {"errors"},
     {"system", "registry"},
     {"spec", "blocks", "device"},
-    {"model", "folding"},
+    {"model"},
     {"experiment"},
     {"data", "runs"},
     {"activations", "plugins", "recomputing", "weights", "parts"},

@@ -11,7 +11,7 @@ from resnet_builder.cpu.library import kernel_support
 from resnet_builder.cpu.norm import FusedNorm, fusible
 from resnet_builder.cpu.shortcut import CopiedShortcut, copies
 from resnet_builder.cpu.training import TrainingConv2d, operations_for
-from resnet_builder.folding import LayerTracer
+from resnet_builder.model import LayerTracer
 from resnet_builder.recomputing import Recomputed
 
 Modules = dict[str, nn.Module]

@@ -11,7 +11,7 @@ from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import Stop, never
 from resnet_builder.device import full_precision
 from resnet_builder.errors import Stopped
-from resnet_builder.folding import fuse_conv_bn
+from resnet_builder.model import fuse_conv_bn
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
 from resnet_builder.training.runtime import MEMORY_FORMATS, memory_format

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.errors import CheckpointError, UsageError
-from resnet_builder.folding import RUNNING_MEAN, norms_by_convolution
+from resnet_builder.model import norms_by_convolution
 from resnet_builder.weights.foreign import ForeignWeights, read_foreign
 from resnet_builder.weights.key_maps import KeyMap, find_key_map
 
@@ -278,7 +278,7 @@ def _fold(
     norms = norms_by_convolution(network)
     for key, convolution in biases.items():
         norm = norms.get(convolution)
-        name = f"{norm}.{RUNNING_MEAN}"
+        name = f"{norm}.running_mean"
         mean = found.tensors.get(name)
         if norm is None:
             found.unfoldable.append(key)

@@ -14,7 +14,7 @@ from resnet_builder.cpu.inference import InferenceConv2d
 from resnet_builder.cpu.norm import FusedNorm
 from resnet_builder.cpu.shortcut import CopiedShortcut
 from resnet_builder.cpu.training import TrainingConv2d
-from resnet_builder.folding import fuse_conv_bn
+from resnet_builder.model import fuse_conv_bn
 from resnet_builder.recomputing import recomputing
 from tests.cpu import NEEDS_GRADIENT, NEEDS_INFERENCE, NEEDS_WINOGRAD, has
 from tests.cpu.test_training import error
