@@ -1,48 +1,45 @@
-"""What each ingredient of training's speed gives: from *stock*'s loop to ours, one at a time.
+"""Ablation of training's speed: from the stock loop to ``resnet-build train``, step by step.
 
     python benchmarks/ablation.py resnet20 [--turns 7] [--seconds 20] [--compile]
 
 writes ``benchmarks/results/KIND/ablation_SPEC.json`` and prints it as a table. Each row is the loop
-of the row above with one ingredient more; each is a process of its own that trains only in its
-turns.
+of the row above with one ingredient more. Turns alternate; see ``interleaved.py``.
 """
 
 import argparse
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import baselines
 import torch
-from machine import describe
-from results import own_results, write
+from common import describe_machine, own_results, write
+from interleaved import HERE, Contender, answer_turns, take_turns, train_command
 from tables import ablation
-from throughput import Turns, Worker, spec_of, sums, take_turns
-from throughput import work as compete
 from torch import Tensor, nn
 
-from resnet_builder.builder import build
+from resnet_builder import Spec, build_from_spec, load_spec
 from resnet_builder.cpu import accelerate
 from resnet_builder.data.batches import TrainBatches
 from resnet_builder.data.interfaces import AUGMENTATIONS, Batch
 from resnet_builder.data.pipeline import Pipeline
 from resnet_builder.data.splits import load_data
-from resnet_builder.spec.schema import Spec
-from resnet_builder.training.runtime import set_backend_flags
 
 CPU = torch.device("cpu")
 
 STOCK = "stock"
 INGREDIENTS = {
-    "batches augmented in memory": "uint8 tensors, changed batch by batch, in place of PIL",
+    "batches augmented in memory": "uint8 tensors, transformed batch by batch, in place of PIL",
     "channels-last memory": "all channels of a pixel side by side",
     "bf16": "autocast, in place of fp32",
     "fused optimizer": "one kernel updates all weights",
-    "freed memory kept": "glibc does not give it back to the system",
     "no waiting": "the loss is not read after every step",
 }
 COMPILED = {"compiled": "kernels made for this network by torch.compile"}
-OWN = {"own operations": "this package's, for the CPU, in place of torch's or compiled ones"}
+KERNELS = {"CPU kernels": "this package's, in place of torch's or compiled ones"}
 TRAIN = "train"
-"""Ours with all that it does besides: rates, counting, a check that all is finite."""
+"""The whole command: besides, it counts, logs and checks that all is finite."""
 
 
 def main() -> None:
@@ -52,62 +49,69 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--compile", action="store_true", help="with a row for torch.compile")
-    parser.add_argument("--work", help="be this row")
+    parser.add_argument("--be", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.work is not None:
-        work(given.work, given.spec)
+    spec = load_spec(given.spec)
+    if given.be is not None:
+        be(given.be, spec)
         return
     rows = {STOCK: "per-sample PIL, fp32", **INGREDIENTS, **(COMPILED if given.compile else {})}
-    rows |= OWN
-    rows[TRAIN] = "as `resnet-build train` does it by default"
-    workers = {name: Worker(name, given.spec, __file__) for name in rows}
-    rates = take_turns(workers, given.turns, given.seconds)
+    rows |= {**KERNELS, TRAIN: "as `resnet-build train` does it by default"}
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = []
+        for name in rows:
+            own = Path(folder, name.replace(" ", "_"))
+            own.mkdir()
+            command = [str(Path(__file__)), given.spec, "--be", name]
+            if name == TRAIN:
+                command = train_command(spec, given.spec)
+            contenders.append(Contender(name, command, HERE.parent, own))
+        take_turns(contenders, given.turns, given.seconds)
     report = {
         "what": f"images per second of training {given.spec}; each row has one ingredient more",
         "turns": given.turns,
         "seconds": given.seconds,
-        "machine": describe(),
-        "rows": {name: {"what": rows[name], **sums(rates[name], workers[name])} for name in rows},
-        **gains({name: statistics.median(values) for name, values in rates.items()}),
+        "machine": describe_machine(),
+        "rows": {each.name: {"what": rows[each.name], **each.summary()} for each in contenders},
+        **gains({each.name: statistics.median(each.rates) for each in contenders}),
     }
     write(own_results() / f"ablation_{given.spec}.json", report)
     print(ablation(report))
 
 
 def gains(medians: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Set each row beside the one above it, and beside stock."""
+    """Return each row's speed-up over the one above it, and over stock."""
     names = list(medians)
     above = dict(zip(names[1:], names, strict=False))
     return {
-        "over the row above": {
+        "speed-up over the row above": {
             name: round(medians[name] / medians[other], 3) for name, other in above.items()
         },
-        "over stock": {name: round(medians[name] / medians[STOCK], 3) for name in names},
+        "speed-up over stock": {name: round(medians[name] / medians[STOCK], 3) for name in names},
     }
 
 
-def work(name: str, spec_name: str) -> None:
+def be(name: str, spec: Spec) -> None:
     """Be a row."""
-    if name in {STOCK, TRAIN}:
-        compete({STOCK: "stock", TRAIN: "ours"}[name], spec_name)
-        return
-    spec = spec_of("stock", spec_name)
-    names = [*INGREDIENTS, *COMPILED, *OWN]
-    train(spec, frozenset(names[: names.index(name) + 1]))
-
-
-def train(spec: Spec, ingredients: frozenset[str]) -> None:
-    """Train as stock does but for some ingredients; see :func:`opponents.train`."""
     assert spec.train is not None
-    if "freed memory kept" in ingredients:
-        set_backend_flags(threads=None)
-    network = build(spec, seed=0).train()
+    batch_size = spec.train.batch_size
+    answer_turns(batch_size)
+    network = build_from_spec(spec.name, seed=0)
+    if name == STOCK:
+        size = spec.model.image_size or 32
+        baselines.train(network, size=size, batch_size=batch_size, tuned=False)
+    names = [*INGREDIENTS, *COMPILED, *KERNELS]
+    train(network.train(), spec, frozenset(names[: names.index(name) + 1]))
+
+
+def train(network: nn.Module, spec: Spec, ingredients: frozenset[str]) -> None:
+    """Train as stock does but for some ingredients; see :func:`baselines.train`."""
     layout = torch.contiguous_format
     if "channels-last memory" in ingredients:
         layout = torch.channels_last
         network.to(memory_format=layout)  # type: ignore[call-overload]
     forward: Callable[[Tensor], Tensor] = network
-    if "own operations" in ingredients:
+    if "CPU kernels" in ingredients:
         forward = accelerate(network, training=True, precision="bf16")
     elif "compiled" in ingredients:
         forward = torch.compile(network, dynamic=False)
@@ -118,10 +122,7 @@ def train(spec: Spec, ingredients: frozenset[str]) -> None:
         weight_decay=1e-4,
         fused="fused optimizer" in ingredients,
     )
-    stop = Turns(spec.train.batch_size)
     for batch in batches_of(spec):
-        if stop():
-            return
         with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in ingredients):
             logits = forward(batch.images.contiguous(memory_format=layout))
         loss = nn.functional.cross_entropy(logits.float(), batch.targets)
@@ -133,7 +134,11 @@ def train(spec: Spec, ingredients: frozenset[str]) -> None:
 
 
 def batches_of(spec: Spec) -> Iterator[Batch]:
-    """Yield training batches as ours trains on them, for ever."""
+    """Yield a spec's training batches, of synthetic images, without end."""
+    model = spec.model
+    shape = f"num_classes: {model.num_classes}, image_size: {model.image_size or 32}"
+    dataset = f"data.dataset={{type: synthetic, train: {baselines.IMAGES}, test: 1, {shape}}}"
+    spec = load_spec(spec.name, overrides=[dataset, "data.validation=0"])
     assert spec.data is not None
     assert spec.train is not None
     splits = load_data(spec)

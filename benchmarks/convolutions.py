@@ -15,9 +15,8 @@ from itertools import cycle
 from time import perf_counter
 
 import torch
+from common import describe_machine, own_results, write
 from gradients import distance
-from machine import describe
-from results import own_results, write
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
@@ -50,7 +49,7 @@ def main() -> None:
                 each[name] = {part: compared(layer, shape, part) for part in ours_of(layer)}
     result = {
         "what": f"milliseconds of parts of a step, {IMAGES} images, bf16, channels-last",
-        "machine": describe(),
+        "machine": describe_machine(),
         "times faster": {
             part: spread([one[part]["times faster"] for one in each.values() if part in one])
             for part in PARTS

@@ -15,8 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from machine import describe
-from results import own_results, write
+from common import describe_machine, own_results, write
 
 from resnet_builder.bench.endless import endless
 from resnet_builder.bench.turns import train_in_turns
@@ -59,7 +58,7 @@ def main() -> None:
     if not given.draw:
         report = {
             "what": f"seconds and MiB of training steps of {BASE}, changed in one way at a time",
-            "machine": describe(),
+            "machine": describe_machine(),
             "seconds": given.seconds,
             "axes": {
                 axis: [point(axis, value, given.seconds) for value in AXES[axis]]

@@ -12,10 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-from finished import open_finished
-from machine import describe
-from opponents import evaluate as evaluate_as_usual
-from results import own_results, write
+from baselines import evaluate as evaluate_as_usual
+from common import describe_machine, open_finished_run, own_results, write
 from torch import Tensor, nn
 
 from resnet_builder.data.batches import evaluation_batches
@@ -31,7 +29,7 @@ CPU = torch.device("cpu")
 
 def main() -> None:
     """Take turns, and write each way's rate and its ratio to the usual one."""
-    trained, splits = open_finished(__doc__)
+    trained, splits = open_finished_run(__doc__)
     assert isinstance(splits.test, InMemoryImages)
     ways = ways_of(trained, splits, splits.test)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -43,7 +41,7 @@ def main() -> None:
     rates = {name: len(splits.test) / statistics.median(each) for name, each in seconds.items()}
     report = {
         "what": f"images per second of evaluating {trained.spec.name}, median of {TURNS} turns",
-        "machine": describe(),
+        "machine": describe_machine(),
         "images": len(splits.test),
         "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
         "over the usual": {name: round(rate / rates["usual"], 2) for name, rate in rates.items()},

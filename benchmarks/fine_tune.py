@@ -19,9 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from machine import describe
+from common import RESULTS, describe_machine, write
 from PIL import Image
-from results import RESULTS, write
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.data.batches import evaluation_batches
@@ -67,7 +66,7 @@ def main() -> None:
         report = {
             "what": f"{BODY}, fine-tuned for the digits below five",
             "note": given.note,
-            "machine": describe(),
+            "machine": describe_machine(),
             "threads": torch.get_num_threads(),
             "pictures": counts,
             "body": {key: body[key] for key in ("test.top1", "seconds")},

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
-from finished import open_finished
-from machine import describe
-from results import own_results, write
+from common import describe_machine, open_finished_run, own_results, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +31,7 @@ Batch = tuple[Tensor, Tensor]
 
 def main() -> None:
     """Compute each batch's gradients in three ways, and write how far they are from each other."""
-    trained, splits = open_finished(__doc__)
+    trained, splits = open_finished_run(__doc__)
     network = trained.network.train().to(memory_format=torch.channels_last)
     batches = list(batches_of(splits))
     exact = [gradient(network.double(), batch) for batch in batches]
@@ -46,7 +44,7 @@ def main() -> None:
     report = {
         "what": f"distance of a step's gradient of {trained.spec.name}'s kernels from fp64's, over "
         f"its length, median of {BATCHES - 1} batches of {BATCH_SIZE}",
-        "machine": describe(),
+        "machine": describe_machine(),
         "distance": {name: round(statistics.median(each), 4) for name, each in distances.items()},
         "each": {name: [round(one, 4) for one in each] for name, each in distances.items()},
     }

@@ -1,33 +1,29 @@
-"""Peak memory of training steps: ours against *stock*.
+"""Peak memory of training steps: ``resnet-build train`` against the stock loop.
 
     python benchmarks/memory.py resnet110
 
-writes ``benchmarks/results/KIND/memory_SPEC.json``: each contender is a process of its own that
+writes ``benchmarks/results/KIND/memory_SPEC.json``. Each contender is a process of its own that
 takes a few steps; what it held before the first, once freed memory is given back, is told apart.
-Linux only: the system's own mark of the most memory held is set back before the first step.
+Linux only: the system's mark of the most memory held is set back before the first step.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
-from pathlib import Path
 
-import opponents
+import baselines
 import torch
-from machine import describe
-from results import own_results, write
-from throughput import spec_of
+from common import describe_machine, own_results, write
+from interleaved import run_train, train_command
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from resnet_builder import build_from_spec, load_spec
 from resnet_builder.bench.memory import PeakMeter
-from resnet_builder.builder import build
-from resnet_builder.data.splits import load_data
-from resnet_builder.errors import Stopped
-from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.training.fit import fit
-from resnet_builder.training.runtime import set_backend_flags
 
 STEPS = 4
 
@@ -36,15 +32,15 @@ def main() -> None:
     """Measure both, and write the peaks and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("spec")
-    parser.add_argument("--work", choices=["ours", "stock"], help="be this contender")
+    parser.add_argument("--be", choices=["ours", "stock"], help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.work is not None:
-        print(json.dumps(measured(given.work, given.spec)))
+    if given.be is not None:
+        be(given.be, given.spec)
         return
     found = {name: peaks(name, given.spec) for name in ("ours", "stock")}
     report = {
         "what": f"MiB of memory at the peak of {STEPS} training steps of {given.spec}",
-        "machine": describe(),
+        "machine": describe_machine(),
         "mib": found,
         "ratio of what the steps add": round(
             found["ours"]["added by steps"] / found["stock"]["added by steps"], 3
@@ -56,42 +52,54 @@ def main() -> None:
 
 def peaks(name: str, spec: str) -> dict[str, float]:
     """Measure a contender in a process of its own."""
-    command = [sys.executable, __file__, spec, "--work", name]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, spec, "--be", name]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def measured(name: str, spec_name: str) -> dict[str, float]:
-    """Be a contender; return the peak of its process, before the steps and after them."""
-    spec = spec_of("ours, eager" if name == "ours" else name, spec_name)
+def be(name: str, spec_name: str) -> None:
+    """Be a contender: train until a hook has seen enough steps."""
+    spec = load_spec(spec_name)
     assert spec.train is not None
-    assert spec.model.image_size is not None
-    network = build(spec, seed=0)
-    meters: list[PeakMeter] = []
-
-    def stop() -> bool:
-        meters.append(meters[0] if meters else PeakMeter(torch.device("cpu")))
-        return len(meters) > STEPS
-
+    _Meter()
     if name == "ours":
-        set_backend_flags(threads=None)
-        with tempfile.TemporaryDirectory() as folder:
-            run = RunDirectory.create(Path(folder, "run"))
-            with suppress(Stopped):
-                fit(network, load_data(spec), spec, run, stop=stop)
-    else:
-        batch_size = spec.train.batch_size
-        opponents.train(
-            network, size=spec.model.image_size, batch_size=batch_size, tuned=False, stop=stop
-        )
-    peak = meters[0].peak()
-    assert peak is not None
-    return {
-        "before": round(peak.before / 2**20, 1),
-        "peak": round(peak.bytes / 2**20, 1),
-        "added by steps": round((peak.bytes - peak.before) / 2**20, 1),
-    }
+        run_train(train_command(spec, spec_name)[2:])
+    size, batch_size = spec.model.image_size or 32, spec.train.batch_size
+    baselines.train(
+        build_from_spec(spec.name, seed=0), size=size, batch_size=batch_size, tuned=False
+    )
+
+
+class _Meter:
+    """Hooks that set the mark back at the first forward pass, and print the peak of some steps."""
+
+    def __init__(self) -> None:
+        self._meter: PeakMeter | None = None
+        self._steps = 0
+        register_module_forward_pre_hook(self._before_forward)
+        register_optimizer_step_pre_hook(self._before_update)
+
+    def _before_forward(self, module: nn.Module, inputs: tuple[object, ...]) -> None:
+        real = all(isinstance(each, Tensor) and not each.is_meta for each in inputs)
+        if self._meter is None and real and module.training and torch.is_grad_enabled():
+            self._meter = PeakMeter(torch.device("cpu"))
+
+    def _before_update(self, *_: object) -> None:
+        self._steps += 1
+        if self._steps < STEPS or self._meter is None:
+            return
+        peak = self._meter.peak()
+        assert peak is not None
+        found = {
+            "before": peak.before,
+            "peak": peak.bytes,
+            "added by steps": peak.bytes - peak.before,
+        }
+        print(json.dumps({name: round(each / 2**20, 1) for name, each in found.items()}))
+        sys.stdout.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

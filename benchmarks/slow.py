@@ -15,8 +15,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-from machine import describe
-from results import RESULTS, write
+from common import RESULTS, describe_machine, write
 
 COMMAND = ("pytest", "-m", "slow", "--timeout=0", "-n", "1")
 
@@ -28,7 +27,7 @@ def main() -> None:
         started = time.monotonic()
         done = subprocess.run([sys.executable, "-m", *COMMAND, f"--junitxml={report}"], check=False)
         suite = next(ElementTree.parse(report).iter("testsuite"))
-    about = {"command": " ".join(COMMAND), "machine": describe()}
+    about = {"command": " ".join(COMMAND), "machine": describe_machine()}
     counts = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
     write(
         RESULTS / "slow.json", {**about, "seconds": round(time.monotonic() - started, 1), **counts}

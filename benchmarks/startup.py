@@ -46,13 +46,12 @@ def main() -> None:
     for _ in range(given.turns):
         for name, command in {**STARTS, **builds}.items():
             runs[name].append(run(command))
-    # Not before: it imports torch, and a process counts what its parent held when it was started.
-    from machine import describe
-    from results import RESULTS, write
+        # Not before: it imports torch, and a process counts what its parent held when it was started.
+        from common import RESULTS, describe_machine, write
 
     report = {
         "what": f"seconds and MiB of starting and of building, medians of {given.turns}",
-        "machine": describe(),
+        "machine": describe_machine(),
         "starts": {name: figures(runs[name]) for name in STARTS},
         "builds": {
             name: {**figures(runs[name]), "seconds": median([float(one.out) for one in runs[name]])}

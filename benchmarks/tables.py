@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from results import KINDS, RESULTS
+from common import PROCESSORS, RESULTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
@@ -71,7 +71,7 @@ def found(pattern: str) -> Iterator[tuple[str, Result]]:
 
 def measured(pattern: str) -> Iterator[tuple[str, str, Result]]:
     """Yield what was measured on each kind of processor: the kind, the star, and the result."""
-    for kind, folder in KINDS.items():
+    for kind, folder in PROCESSORS.items():
         for name, result in found(f"{folder}/{pattern}"):
             yield kind, name, result
 
@@ -258,7 +258,7 @@ def _cost(result: Result) -> Iterator[Row]:
 
 def _one(name: str) -> Result:
     """Return a result, of the first kind of processor that it was measured on if it hangs on it."""
-    for folder in (".", *KINDS.values()):
+    for folder in (".", *PROCESSORS.values()):
         for _, result in found(f"{folder}/{name}"):
             return result
     raise FileNotFoundError(name)

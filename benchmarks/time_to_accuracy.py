@@ -1,4 +1,4 @@
-"""Time to accuracy: a recipe's test accuracy, and its time over that of the paper's in *stock*.
+"""Time to accuracy: a recipe's accuracy, and its speed-up over the paper's recipe in *stock*.
 
     python benchmarks/time_to_accuracy.py fast --data DIR --seeds 0 1 2 3 4
 
@@ -13,13 +13,15 @@ would take it.
 import argparse
 import json
 import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from machine import describe
-from results import RESULTS, write
-from throughput import Worker
-from train import accuracy, train
+from common import RESULTS, describe_machine, write
+from interleaved import HERE, Contender
 
 PAPER_IMAGES = 64_000 * 128
 PAPER_TOP1 = 0.8801
@@ -52,7 +54,7 @@ def one(recipe: str, data: Path, seed: int, stock_seconds: float) -> dict[str, A
     paper_seconds = PAPER_IMAGES / statistics.mean(stock)
     return {
         "what": f"ResNet-20 by {Path(recipe).stem}: CIFAR-10 as JPEG files, 50,000 training images",
-        "machine": describe(),
+        "machine": describe_machine(),
         **record,
         "stock.images_per_second": [round(rate, 1) for rate in stock],
         "stock.seconds_for_64000_steps": round(paper_seconds),
@@ -61,12 +63,36 @@ def one(recipe: str, data: Path, seed: int, stock_seconds: float) -> dict[str, A
 
 
 def stock_rate(seconds: float) -> float:
-    """Return the images a second of a training loop as it is usually written."""
-    worker = Worker("stock", "resnet20")
-    try:
-        return worker.turn(seconds)
-    finally:
-        worker.end()
+    """Return the images per second of the stock loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(HERE / "throughput.py"), "resnet20", "--be", "stock"]
+        contender = Contender("stock", command, HERE.parent, Path(folder))
+        contender.take_turn(seconds)
+        contender.end()
+    return contender.rates[0]
+
+
+def train(arguments: list[str], seed: int) -> dict[str, Any]:
+    """Train once through the command line; return the result with the seconds of all of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "resnet_builder", "train", *arguments]
+        command += ["--set", f"train.seed={seed}", "--out", f"{folder}/run", "--json"]
+        started = time.monotonic()
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        record = json.loads(done.stdout)
+    kept = ("seed", "steps", "selected_on", "val.top1", "test.top1", "seconds", "precision")
+    record["wall_seconds"] = round(time.monotonic() - started, 1)
+    return {key: record.get(key) for key in (*kept, "images_per_second", "wall_seconds")}
+
+
+def accuracy(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return number, mean and standard deviation of the test accuracies of some runs."""
+    top1 = [run["test.top1"] for run in runs]
+    return {
+        "n": len(top1),
+        "test.top1.mean": round(statistics.mean(top1), 5),
+        "test.top1.deviation": round(statistics.stdev(top1), 5) if len(top1) > 1 else None,
+    }
 
 
 def sum_up(recipe: str, folder: Path) -> dict[str, Any]:

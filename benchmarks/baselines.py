@@ -1,13 +1,14 @@
-"""The training loops that people use today, as opponents: *stock* and *tuned stock*.
+"""Baselines: the training and evaluation loops of the usual CIFAR scripts.
 
-Both augment picture by picture through PIL in a ``DataLoader``, as the usual scripts for CIFAR do.
-Stock computes in fp32 as PyTorch does by default; tuned stock has channels-last memory, bf16
-autocast and ``torch.compile``. The network is ours, so that only the training differs.
+Both training loops augment image by image through PIL in a ``DataLoader``. *Stock* computes in
+fp32 as PyTorch does by default; *tuned stock* has channels-last memory, bf16 autocast and
+``torch.compile``. The network is this package's, so that only the loop differs.
 """
 
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -18,29 +19,29 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 Pixels = npt.NDArray[np.uint8]
-Change = Callable[[Image.Image], Tensor]
+Transform = Callable[[Image.Image], Tensor]
 
 IMAGES = 50_000
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """Pictures in memory as pixels, each changed through PIL when it is asked for."""
+class PilImages(Dataset[tuple[Tensor, int]]):
+    """Images in memory as pixels, each transformed through PIL when it is asked for."""
 
-    def __init__(self, pixels: Pixels, labels: Sequence[int], change: Change) -> None:
+    def __init__(self, pixels: Pixels, labels: Sequence[int], transform: Transform) -> None:
         self._pixels = pixels
         self._labels = labels
-        self._change = change
+        self._transform = transform
 
     def __len__(self) -> int:
         return len(self._pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._change(Image.fromarray(self._pixels[index])), self._labels[index]
+        return self._transform(Image.fromarray(self._pixels[index])), self._labels[index]
 
 
-def random_pictures(size: int) -> Pictures:
-    """Make as many pictures as CIFAR-10 has for training, to be augmented as it is."""
+def random_images(size: int) -> PilImages:
+    """Return as many random images as CIFAR-10 has for training, augmented as it usually is."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (IMAGES, size, size, 3), dtype=np.uint8)
     augment = transforms.Compose(
@@ -51,30 +52,25 @@ def random_pictures(size: int) -> Pictures:
             transforms.Normalize(MEAN, STD),
         ]
     )
-    return Pictures(pixels, generator.integers(0, 10, IMAGES).tolist(), augment)
+    return PilImages(pixels, generator.integers(0, 10, IMAGES).tolist(), augment)
 
 
-def train(
-    network: nn.Module, *, size: int, batch_size: int, tuned: bool, stop: Callable[[], bool]
-) -> None:
-    """Train until ``stop`` says so; it is asked before every step.
+def train(network: nn.Module, *, size: int, batch_size: int, tuned: bool) -> NoReturn:
+    """Train without end; a hook of the optimizer counts the steps.
 
     Args:
-        network: What is trained.
-        size: Pixels a side.
-        batch_size: Images a step.
-        tuned: Whether with channels-last, bf16 and a compiler.
-        stop: Tells whether to end.
+        network: Network to train.
+        size: Pixels of an image's side.
+        batch_size: Images of a step.
+        tuned: Whether to use channels-last memory, bf16 and a compiler.
     """
-    pictures = random_pictures(size)
+    dataset = random_images(size)
     forward: Callable[[Tensor], Tensor] = network.train()
     if tuned:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         forward = torch.compile(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    for images, labels in _batches(pictures, batch_size, _workers(pictures, batch_size)):
-        if stop():
-            return
+    for images, labels in _batches(dataset, batch_size, _workers(dataset, batch_size)):
         if tuned:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
@@ -84,6 +80,7 @@ def train(
         loss.backward()
         optimizer.step()
         loss.item()  # printed or averaged by every such script
+    raise AssertionError("the batches never end")
 
 
 @torch.no_grad()
@@ -95,27 +92,27 @@ def evaluate(
     std: Sequence[float],
     batch_size: int,
 ) -> float:
-    """Evaluate in fp32, picture by picture through PIL; return the fraction answered right.
+    """Return the top-1 accuracy in fp32, with images transformed one by one through PIL.
 
     Args:
-        network: What is evaluated.
+        network: Network to evaluate.
         images: ``(N, 3, H, W)`` uint8.
         labels: ``(N,)`` int64.
-        mean: Of each channel, in units where white is 1.
-        std: Of each channel, in units where white is 1.
-        batch_size: Images at a time.
+        mean: Mean of each channel, in units where white is 1.
+        std: Standard deviation of each channel, in the same units.
+        batch_size: Images of a batch.
     """
-    change = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
     pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-    loader = DataLoader(Pictures(pixels, labels.tolist(), change), batch_size)
+    loader = DataLoader(PilImages(pixels, labels.tolist(), transform), batch_size)
     network.eval()
-    right = sum(int((network(batch).argmax(1) == answers).sum()) for batch, answers in loader)
-    return right / len(images)
+    num_correct = sum(int((network(batch).argmax(1) == targets).sum()) for batch, targets in loader)
+    return num_correct / len(images)
 
 
-def _batches(pictures: Pictures, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(dataset: PilImages, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     loader = DataLoader(
-        pictures,
+        dataset,
         size,
         shuffle=True,
         drop_last=True,
@@ -126,11 +123,11 @@ def _batches(pictures: Pictures, size: int, workers: int) -> Iterator[tuple[Tens
         yield from loader
 
 
-def _workers(pictures: Pictures, batch_size: int) -> int:
-    """Return the number of worker processes, none or two, that gives batches faster."""
+def _workers(dataset: PilImages, batch_size: int) -> int:
+    """Return the faster number of worker processes, none or two."""
     rates = {}
     for workers in (0, 2):
-        batches = _batches(pictures, batch_size, workers)
+        batches = _batches(dataset, batch_size, workers)
         next(batches)
         started = time.perf_counter()
         for _ in itertools.islice(batches, 40):
