@@ -83,3 +83,16 @@ def test_only_the_command_line_prints() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
         assert not names & {"print", "exit", "quit"}, path
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=str)
+def test_importing_a_module_acts_on_nothing(path: Path) -> None:
+    """Workers import the program again; none needs a terminal or reads the command line."""
+    acting = {"popen", "run", "Popen", "system", "check_output", "get_terminal_size", "main"}
+    acting |= {"parse_args", "exit", "input", "print"}
+    defining = (ast.FunctionDef, ast.ClassDef)
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        guarded = isinstance(statement, ast.If) and "__main__" in ast.unparse(statement.test)
+        if not guarded and not isinstance(statement, defining):
+            calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call)]
+            assert not {ast.unparse(call.func).rpartition(".")[2] for call in calls} & acting

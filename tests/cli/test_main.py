@@ -1,10 +1,13 @@
 """The program's entry: exit codes, messages, and what costs time."""
 
+import ast
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +188,17 @@ def test_flags_are_few() -> None:
         "--format",
         "--seconds",
     }
+
+
+def test_every_flag_is_read() -> None:
+    for command in every_command():
+        callback = command.callback
+        assert callback is not None
+        code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(callback))))
+        [function] = [node for node in code.body if isinstance(node, ast.FunctionDef)]
+        nodes = [node for statement in function.body for node in ast.walk(statement)]
+        read = {node.id for node in nodes if isinstance(node, ast.Name)}
+        assert {param.name for param in command.params if param.expose_value} <= read
 
 
 @pytest.mark.parametrize(

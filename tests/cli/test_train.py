@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from resnet_builder.runs.directory import RunDirectory
 from tests.cli.experiments import call, write_tiny
@@ -133,6 +134,14 @@ def test_row71_directory_that_is_no_run_is_2(name: str, folder: Path) -> None:
     assert f"{name} is no run" in result.stderr
     assert call("train", write_tiny(folder), "--out", "other", "--resume").exit_code == 2
     assert [path.name for path in (folder / "other").iterdir()] == ["thesis.tex"]
+
+
+def test_missing_device_is_told_before_anything_is_read(folder: Path) -> None:
+    missing = ("--set", "run.device=cuda" if not torch.cuda.is_available() else "run.device=mps")
+    result = call("train", "resnet20", *missing, "--out", "run", "--data-dir", folder / "data")
+    assert result.exit_code == 2
+    assert "there is no device '" in result.stderr
+    assert list(folder.iterdir()) == []
 
 
 def test_row73_directory_in_use_is_8(folder: Path, finished_run: Path) -> None:

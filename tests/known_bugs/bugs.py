@@ -13,9 +13,6 @@ from typing import Any, TypeVar
 
 from resnet_builder.errors import ResnetBuilderError
 
-LISTED = {"kellerjordan": 21, "akamaster": 19, "kuangliu": 15}
-"""How many bugs of each program are known; they are numbered from 1."""
-
 T = TypeVar("T")
 Check = TypeVar("Check", bound=Callable[[Any], None])
 
