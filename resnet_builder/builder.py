@@ -17,7 +17,7 @@ from resnet_builder.blocks.shortcuts import changes_shape
 from resnet_builder.device import pick_device
 from resnet_builder.errors import PartError, Problem, SpecError, UsageError
 from resnet_builder.experiment import Experiment
-from resnet_builder.model import Features, ResNet
+from resnet_builder.model import Features, ResNet, count_parameters
 from resnet_builder.parts import (
     STAGE_PARTS,
     PlacedPart,
@@ -55,6 +55,14 @@ class CheckedSpec:
     network: ResNet | None
     macs: int | None = None
     notices: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Counts of the network by their keys of ``expect``, as far as they are known."""
+        if self.network is None:
+            return {}
+        counts = {"parameters": count_parameters(self.network), "depth": self.network.depth}
+        return counts if self.macs is None else {**counts, "macs": self.macs}
 
 
 def check_source(

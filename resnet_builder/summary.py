@@ -1,4 +1,4 @@
-"""What a network looks like: shapes, parameters, MACs, receptive field, depth, memory."""
+"""Summary of a network: shapes, parameters, MACs, receptive field, depth, activation memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resnet_builder.activations import activation_memory
 from resnet_builder.blocks.antialias import Blur
 from resnet_builder.builder import build_on_meta
-from resnet_builder.model import ResNet, count_parameters, on_residual_path
+from resnet_builder.model import ResNet, count_parameters, on_residual_path, sections
 from resnet_builder.parts import resolve
 from resnet_builder.spec.schema import Spec
 
@@ -19,17 +19,17 @@ BYTES_PER_MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One layer, or one group of layers: the stem, a stage, the head.
+    """Row of a summary: one layer, or a group of layers: the stem, a stage, the head.
 
     Attributes:
-        name: As in the state dict.
-        kind: The layer's class, or what the group holds: ``"5 x basic"``.
-        output: Shape of what it gives for one image, without the batch.
-        parameters: Numbers that training changes.
+        name: Name in the state dict.
+        kind: Class of the layer, or content of the group: ``"5 x basic"``.
+        output: Shape of the output for one image, without the batch.
+        parameters: Number of parameters.
         macs: Multiply-adds of convolutions and linear layers for one image.
-        receptive_field: Side of the square of pixels that one output pixel sees along the
+        receptive_field: Side of the square of pixels that one output pixel depends on along the
             residual path; ``None`` once all pixels are pooled.
-        depth: Convolutions and linear layers on the residual path.
+        depth: Number of convolutions and linear layers on the residual path.
     """
 
     name: str
@@ -43,19 +43,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A network, in numbers.
+    """Summary of a network.
 
     Attributes:
-        name: The spec's.
+        name: Name of the spec.
         image: Shape of an input image, ``(C, H, W)``.
-        rows: Stem, stages and head.
-        layers: Every layer with an output of its own, in the order of computation.
-        parameters: Numbers that training changes.
+        rows: Rows of the stem, the stages and the head.
+        layers: Rows of the layers, in the order of computation.
+        parameters: Number of parameters.
         macs: Multiply-adds of convolutions and linear layers for one image.
-        depth: As in the names of He et al. 2015.
-        depth_arithmetic: How it adds up: ``"1 + 10 + 10 + 10 + 1 = 32"``.
-        activation_bytes: What a training step keeps for its backward pass for each image, in
-            fp32 and without parameters.
+        depth: Depth as in the names of He et al. 2015.
+        depth_arithmetic: Depth as a sum: ``"1 + 10 + 10 + 10 + 1 = 32"``.
+        activation_bytes: Bytes that a training step in fp32 saves for backward, per image.
     """
 
     name: str
@@ -70,10 +69,10 @@ class Summary:
 
 
 def summarize(spec: Spec) -> Summary:
-    """Describe a spec's network; nothing is computed and no memory is taken for it.
+    """Summarize a spec's network, on the meta device.
 
     Raises:
-        PartError: Options or shapes do not go together.
+        PartError: Options or shapes do not fit together.
         RegistryError: A part is not registered.
     """
     model = resolve(spec).model
@@ -99,18 +98,18 @@ def summarize(spec: Spec) -> Summary:
 
 
 def activation_bytes(network: nn.Module, image: tuple[int, int, int]) -> int:
-    """Return the bytes that one image's forward pass leaves for the backward pass.
+    """Bytes of activations that the forward pass of one image saves for backward.
 
     Args:
-        network: On the meta device.
-        image: ``(C, H, W)``.
+        network: Network on the meta device.
+        image: Shape of the image, ``(C, H, W)``.
     """
     batch = 2  # batch norm refuses to train on one pixel of one image
     return activation_memory(network.train(), (batch, *image)).total // batch
 
 
 def _trace(network: ResNet, image: tuple[int, int, int]) -> Iterator[Row]:
-    """Run one image through the network on meta, noting each layer as it computes."""
+    """Run one image through the network on meta, and yield a row for each layer."""
     shapes: dict[str, tuple[int, ...]] = {}
     named = {name: module for name, module in network.named_modules() if _is_layer(module)}
     hooks = [
@@ -126,12 +125,12 @@ def _trace(network: ResNet, image: tuple[int, int, int]) -> Iterator[Row]:
         hook.remove()
     flops = counter.get_flop_counts()
     field, jump = 1, 1
-    stem_is_counted = False  # as one layer, however many convolutions it has
+    stem_is_counted = False  # a stem counts as one layer, however many convolutions it has
     for name, shape in shapes.items():
         module = named[name]
         on_path = all(on_residual_path(step) for step in name.split("."))
         if on_path:
-            field, jump = _seen(module, field, jump)
+            field, jump = _receptive_field(module, field, jump)
         counts = on_path and isinstance(module, nn.Conv2d | nn.Linear)
         if counts and isinstance(module, nn.Conv2d) and not name.startswith("layer"):
             counts, stem_is_counted = not stem_is_counted, True
@@ -148,12 +147,12 @@ def _trace(network: ResNet, image: tuple[int, int, int]) -> Iterator[Row]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Tell whether a module computes by itself; neutral layers are left out."""
+    """Whether a module computes by itself; identities do not count."""
     return not any(module.children()) and not isinstance(module, nn.Identity)
 
 
-def _seen(module: nn.Module, field: int, jump: int) -> tuple[int, int]:
-    """Widen the receptive field by one layer; ``jump`` is the distance of neighbours in pixels."""
+def _receptive_field(module: nn.Module, field: int, jump: int) -> tuple[int, int]:
+    """Receptive field after one more layer; ``jump`` is the distance of neighbours in pixels."""
     if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | Blur):
         return field, jump
     kernel, stride = _side(module.kernel_size), _side(module.stride)
@@ -166,16 +165,9 @@ def _side(size: int | tuple[int, ...]) -> int:
 
 
 def _groups(network: ResNet, layers: tuple[Row, ...], kinds: dict[str, str]) -> Iterator[Row]:
-    """Add up the layers of the stem, of each stage, and of the head."""
-    children = [name for name, _ in network.named_children()]
-    stages = [name for name in children if name in kinds]
-    first, last = children.index(stages[0]), children.index(stages[-1])
-    named = (
-        [("stem", children[:first])]
-        + [(stage, [stage]) for stage in stages]
-        + [("head", children[last + 1 :])]
-    )
-    for name, members in named:
+    """Yield the sums over the layers of the stem, of each stage, and of the head."""
+    depths = dict(zip(kinds, network.stage_depths, strict=True))
+    for name, members in sections(network).items():
         group = [layer for layer in layers if layer.name.split(".", 1)[0] in members]
         yield Row(
             name=name,
@@ -184,5 +176,5 @@ def _groups(network: ResNet, layers: tuple[Row, ...], kinds: dict[str, str]) -> 
             parameters=sum(layer.parameters for layer in group),
             macs=sum(layer.macs for layer in group),
             receptive_field=group[-1].receptive_field,
-            depth=network.stage_depths[stages.index(name)] if name in stages else 1,
+            depth=depths.get(name, 1),
         )
