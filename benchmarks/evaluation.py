@@ -20,7 +20,7 @@ from resnet_builder.data.batches import evaluation_batches
 from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.trained import TrainedModel
-from resnet_builder.training.evaluation import evaluate, prepared
+from resnet_builder.training.evaluation import evaluate, prepare_for_inference
 
 BATCH_SIZE = 128
 TURNS = 7
@@ -56,7 +56,9 @@ def ways_of(
     """Return what evaluates the test images, by name."""
 
     def ours(*, bf16: bool) -> object:
-        return evaluate(trained.network, batches_of(splits, test), bf16=bf16)
+        return evaluate(
+            trained.network, batches_of(splits, test), precision="bf16" if bf16 else "fp32"
+        )
 
     return {
         "usual": lambda: evaluate_as_usual(
@@ -84,7 +86,7 @@ def flips(trained: TrainedModel, splits: DataSplits, test: InMemoryImages) -> di
     plain = answers(network, bf16=False)
 
     def changed(*, bf16: bool) -> int:
-        twin, layout = prepared(network, cpu_kernels=True, bf16=bf16)
+        twin, layout = prepare_for_inference(network, precision="bf16" if bf16 else "fp32")
         return int((answers(twin, layout, bf16=bf16) != plain).sum())
 
     return {"ours, fp32": changed(bf16=False), "ours, bf16": changed(bf16=True)}

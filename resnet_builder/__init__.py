@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
     from resnet_builder.model import Features, ResNet
     from resnet_builder.spec.load import load_spec
     from resnet_builder.spec.schema import Spec
-    from resnet_builder.training.fit import fit
+    from resnet_builder.training.trainer import fit
     from resnet_builder.weights.convert import load_weights
 
     __version__: str
@@ -39,7 +39,7 @@ _HOMES = {
     "SpecError": "resnet_builder.errors",
     "build": "resnet_builder.builder",
     "build_from_spec": "resnet_builder.builder",
-    "fit": "resnet_builder.training.fit",
+    "fit": "resnet_builder.training.trainer",
     "load_spec": "resnet_builder.spec.load",
     "load_weights": "resnet_builder.weights.convert",
 }

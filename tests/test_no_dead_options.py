@@ -22,7 +22,7 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part
-from resnet_builder.training.fit import fit
+from resnet_builder.training.trainer import fit
 
 BASE: dict[str, Any] = {
     "name": "base",

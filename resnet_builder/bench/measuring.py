@@ -163,7 +163,7 @@ def measure(
         floor=rivals.floor.times(),
         memory=_memory(spec, size, turns),
         recipe=recipe,
-        settings=explain(turns.start.choices, spec.run),
+        settings=explain(turns.start.runtime, spec.run),
     )
 
 
@@ -210,7 +210,7 @@ def _memory(spec: Spec, size: Size, turns: Turns) -> Memory:
     kept = activation_memory(
         network,
         (size.part_size, *spec.model.image_shape),
-        bf16=turns.start.choices.precision == "bf16",
+        bf16=turns.start.runtime.precision == "bf16",
     )
     return Memory(count_parameters(network), kept.total, turns.peak)
 

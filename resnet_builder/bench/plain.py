@@ -9,8 +9,8 @@ from resnet_builder.bench.clock import seconds_per_call
 from resnet_builder.builder import build
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.freezing import freeze
-from resnet_builder.training.losses import make_loss
 from resnet_builder.training.optim import build_optimizer
+from resnet_builder.training.step import make_loss
 
 WHAT = (
     "fp32, torch's own memory layout, not compiled, weights updated tensor by tensor, the loss "

@@ -20,8 +20,8 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.callbacks import Silent, Start
-from resnet_builder.training.fit import fit
+from resnet_builder.training.callbacks import Callback, TrainStart
+from resnet_builder.training.trainer import fit
 
 WARM_UP_STEPS = 3
 """Before the first turn, at least: kernels are made, memory is asked for."""
@@ -40,7 +40,7 @@ class Turns:
         peak: The most memory that it held, where that is known.
     """
 
-    start: Start
+    start: TrainStart
     seconds_per_step: tuple[float, ...]
     peak: Peak | None
 
@@ -67,7 +67,7 @@ def train_in_turns(
 
     Raises:
         Stopped: ``stop`` became true.
-        ResnetBuilderError: What :func:`training.fit.fit` raises.
+        ResnetBuilderError: What :func:`training.trainer.fit` raises.
     """
     assert spec.train is not None, "a spec to train has a recipe"
     device = pick_device(spec.run.device)
@@ -76,7 +76,7 @@ def train_in_turns(
     timer = _Timer(device, rounds, seconds, interlude, stop)
     with tempfile.TemporaryDirectory() as folder, suppress(_Over):
         run = RunDirectory.create(Path(folder, "run"))
-        fit(network, splits, spec, run, observer=_Listener(timer, warn), stop=timer)
+        fit(network, splits, spec, run, callbacks=[_Listener(timer, warn)], should_stop=timer)
     if timer.is_stopped:
         raise Stopped("stopped while measuring")
     return timer.turns()
@@ -105,7 +105,7 @@ class _Timer:
         self._steps = self._take_turns()
         self._times: list[float] = []
         self._peak: Peak | None = None
-        self.start: Start | None = None
+        self.start: TrainStart | None = None
         self.is_stopped = False
 
     def __call__(self) -> bool:
@@ -131,7 +131,7 @@ class _Timer:
         meter = PeakMeter(self._device)
         yield from self._turn(least=WARM_UP_STEPS)
         self._peak = meter.peak()
-        interlude = self._interlude(self.start.choices)
+        interlude = self._interlude(self.start.runtime)
         for _ in range(self._rounds):
             interlude()
             self._times.append((yield from self._turn()))
@@ -148,17 +148,17 @@ class _Timer:
         return (perf_counter() - started) / steps
 
 
-class _Listener(Silent):
+class _Listener(Callback):
     """Tells the timer how it is computed, and the user of warnings."""
 
     def __init__(self, timer: _Timer, warn: Warn) -> None:
         self._timer = timer
         self._warn = warn
 
-    def started(self, start: Start) -> None:
+    def on_train_start(self, start: TrainStart) -> None:
         """Take note of it."""
         self._timer.start = start
 
-    def warned(self, message: str) -> None:
+    def on_warning(self, message: str) -> None:
         """Pass it on."""
         self._warn(message)

@@ -63,7 +63,7 @@ def bench(
     try:
         with invocation.signals.polled() as stop, display() as shown:
             found = measure(
-                resolved, seconds=seconds, warn=shown.warned, report=shown.report, stop=stop
+                resolved, seconds=seconds, warn=shown.on_warning, report=shown.report, stop=stop
             )
     finally:
         undo()

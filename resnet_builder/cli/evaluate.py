@@ -19,7 +19,7 @@ from resnet_builder.cli.options import (
 if TYPE_CHECKING:
     from resnet_builder.runs.answers import EvaluationRecord
     from resnet_builder.trained import TrainedModel
-    from resnet_builder.training.metrics import Evaluation
+    from resnet_builder.training.evaluation import Metrics
 
 MOST_COLUMNS = 20
 """A confusion matrix of more classes is not drawn."""
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def _record(
-    trained: "TrainedModel", classes: tuple[str, ...], split: str, found: "Evaluation"
+    trained: "TrainedModel", classes: tuple[str, ...], split: str, found: "Metrics"
 ) -> "EvaluationRecord":
     from resnet_builder.runs.answers import EvaluationRecord
 
@@ -89,8 +89,8 @@ def _record(
         {
             "weights": str(trained.path),
             "split": split,
-            "images": found.images,
-            "metrics": found.metrics(split),
+            "images": found.num_images,
+            "metrics": found.named(split),
             "classes": trained.header.classes or classes,
             "top1_by_class": found.per_class,
             "confusion": found.confusion().tolist(),

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol, TextIO, cast
+from typing import Any, TextIO, cast
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,16 +17,16 @@ from rich.text import Text
 
 from resnet_builder.cli.messages import escaped, note, percent
 from resnet_builder.runs.files import unheard
-from resnet_builder.training.callbacks import Observer, Progress, Start
-from resnet_builder.training.metrics import Evaluation
-from resnet_builder.training.result import Result
+from resnet_builder.training.callbacks import Callback, Progress, TrainStart
+from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.trainer import Result
 
 LINE_SECONDS = 10.0
 """Between two lines about progress, at least; evaluations have lines of their own."""
 
 
-class Display(Observer, Protocol):
-    """Shows a training, and the work on data before it."""
+class Display(Callback):
+    """Base class of displays of a training, and of the work on data before it."""
 
     def say(self, text: str) -> None:
         """Show a line that stays."""
@@ -54,7 +54,7 @@ def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
-class Lines:
+class Lines(Display):
     """Shows a training in lines, few enough for a log.
 
     Args:
@@ -65,40 +65,44 @@ class Lines:
     def __init__(
         self, say: Callable[[str], None], *, clock: Callable[[], float] = monotonic
     ) -> None:
-        self.say = say
+        self._say = say
         self._clock = clock
         self._last: dict[str, float] = {}
         self._steps_per_epoch = 1
         self._pace: Pace | None = None
 
-    def started(self, start: Start) -> None:
+    def on_train_start(self, start: TrainStart) -> None:
         """Say what is about to be trained, and how."""
         self._steps_per_epoch = start.steps_per_epoch
         self._pace = Pace(start, self._clock)
         self.say(started_text(start))
         self._is_due("training")
 
-    def progressed(self, progress: Progress) -> None:
+    def on_progress(self, progress: Progress) -> None:
         """Say how far it is, now and then."""
         if self._is_due("training"):
             assert self._pace is not None, "it has started"
             done = f"step {progress.step:,} of {progress.total_steps:,}"
             self.say(f"{done}: {figures(progress)}, {self._pace.left(progress.step)} left")
 
-    def evaluated(self, step: int, split: str, evaluation: Evaluation, *, best: bool) -> None:
+    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
         """Say how the weights did on the validation images."""
         self._is_due("training")
-        self.say(evaluated_text(step, self._steps_per_epoch, split, evaluation, best=best))
+        self.say(evaluated_text(step, self._steps_per_epoch, split, metrics, is_best=is_best))
 
-    def saved(self, step: int, path: Path) -> None:
+    def on_checkpoint(self, step: int, path: Path) -> None:
         """Say nothing: the run's log does."""
 
-    def warned(self, message: str) -> None:
+    def on_warning(self, message: str) -> None:
         """Say what went wrong."""
         self.say(f"warning: {message}")
 
-    def finished(self, result: Result) -> None:
+    def on_train_end(self, result: Result) -> None:
         """Say nothing: the command does."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._say(text)
 
     def report(self, what: str, done: int, total: int) -> None:
         """Say how far the work on data is, now and then."""
@@ -115,7 +119,7 @@ class Lines:
         return is_due
 
 
-class Screen:
+class Screen(Display):
     """Shows a training as a bar for the epoch, one for the whole, and the figures below.
 
     Args:
@@ -126,10 +130,10 @@ class Screen:
         self._live = live
         self._bars = _make_bars(live.console)
         self._tasks: dict[str, TaskID] = {}
-        self._start: Start | None = None
+        self._start: TrainStart | None = None
         self._pace: Pace | None = None
 
-    def started(self, start: Start) -> None:
+    def on_train_start(self, start: TrainStart) -> None:
         """Say how it is computed, and draw the bars."""
         self._start, self._pace = start, Pace(start)
         self.say(started_text(start))
@@ -138,27 +142,27 @@ class Screen:
         self._tasks = {}
         self._draw_steps(start.step, "")
 
-    def progressed(self, progress: Progress) -> None:
+    def on_progress(self, progress: Progress) -> None:
         """Move the bars on."""
         assert self._pace is not None, "it has started"
         self._draw_steps(
             progress.step, f"{figures(progress)}, {self._pace.left(progress.step)} left"
         )
 
-    def evaluated(self, step: int, split: str, evaluation: Evaluation, *, best: bool) -> None:
+    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
         """Say above the bars how the weights did."""
         assert self._start is not None, "it has started"
-        text = evaluated_text(step, self._start.steps_per_epoch, split, evaluation, best=best)
+        text = evaluated_text(step, self._start.steps_per_epoch, split, metrics, is_best=is_best)
         self.say(text)
 
-    def saved(self, step: int, path: Path) -> None:
+    def on_checkpoint(self, step: int, path: Path) -> None:
         """Say nothing: the run's log does."""
 
-    def warned(self, message: str) -> None:
+    def on_warning(self, message: str) -> None:
         """Say above the bars what went wrong."""
         self.say(f"warning: {message}")
 
-    def finished(self, result: Result) -> None:
+    def on_train_end(self, result: Result) -> None:
         """Say nothing: the command does."""
 
     def report(self, what: str, done: int, total: int) -> None:
@@ -212,7 +216,7 @@ class Pace:
         clock: Tells the time, in seconds.
     """
 
-    def __init__(self, start: Start, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, start: TrainStart, clock: Callable[[], float] = monotonic) -> None:
         self._start = start
         self._clock = clock
         self._began = clock()
@@ -224,11 +228,11 @@ class Pace:
         return str(timedelta(seconds=round(seconds)))
 
 
-def started_text(start: Start) -> str:
+def started_text(start: TrainStart) -> str:
     """Say what is about to be trained, and how."""
-    how = f"{start.device}, {start.choices.precision}, {start.choices.threads} threads"
-    if start.choices.world_size > 1:
-        how += f" in each of {start.choices.world_size} processes"
+    how = f"{start.device}, {start.runtime.precision}, {start.runtime.threads} threads"
+    if start.runtime.world_size > 1:
+        how += f" in each of {start.runtime.world_size} processes"
     return (
         f"training from step {start.step:,} of {start.total_steps:,}, "
         f"{start.steps_per_epoch:,} an epoch, on {how}"
@@ -244,12 +248,12 @@ def figures(progress: Progress) -> str:
 
 
 def evaluated_text(
-    step: int, steps_per_epoch: int, split: str, evaluation: Evaluation, *, best: bool
+    step: int, steps_per_epoch: int, split: str, metrics: Metrics, *, is_best: bool
 ) -> str:
     """Say how the weights did on a split."""
     epoch = f"{step / steps_per_epoch:.1f}".removesuffix(".0")
-    found = f"{split} loss {evaluation.loss:.4f}, top-1 {percent(evaluation.top1)}"
-    return f"epoch {epoch}, step {step:,}: {found}{', the best so far' if best else ''}"
+    found = f"{split} loss {metrics.loss:.4f}, top-1 {percent(metrics.top1)}"
+    return f"epoch {epoch}, step {step:,}: {found}{', the best so far' if is_best else ''}"
 
 
 class _Tolerant:

@@ -1,45 +1,55 @@
-"""Who watches a training, and what is told."""
+"""Callbacks of a training: their base class, the log file, and the rows of ``metrics.jsonl``."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
 
-from resnet_builder.runs.records import RuntimeConfig
-from resnet_builder.training.metrics import Evaluation
-from resnet_builder.training.result import Result
+from resnet_builder.errors import StorageError, visible
+from resnet_builder.runs.files import Warn, append_line
+from resnet_builder.runs.records import MetricsRow, RuntimeConfig
+from resnet_builder.training.evaluation import Metrics
+
+if TYPE_CHECKING:
+    from resnet_builder.training.trainer import Result
+
+LOG_SECONDS = 60.0
+"""Least time between two lines of ``train.log`` about progress."""
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """A training that is about to take a step.
+class TrainStart:
+    """Start of a training, or of its continuation.
 
     Attributes:
-        step: Steps done before, by an earlier process.
-        total_steps: Steps that it takes in all.
-        steps_per_epoch: Steps of an epoch.
-        device: The hardware's own name.
-        choices: How it is computed.
+        step: Steps done by earlier processes.
+        total_steps: Steps of the whole training.
+        steps_per_epoch: Steps per epoch.
+        device: Name of the hardware.
+        runtime: Device, precision, threads and the like.
     """
 
     step: int
     total_steps: int
     steps_per_epoch: int
     device: str
-    choices: RuntimeConfig
+    runtime: RuntimeConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is; the numbers are of the steps since the report before.
+    """Progress of a training; the metrics are those of the steps since the last report.
 
     Attributes:
         step: Steps done.
-        total_steps: Steps that it takes in all.
+        total_steps: Steps of the whole training.
         epoch: Epochs done, with a fraction.
-        lr: Rate of the last step.
+        lr: Learning rate of the last step.
         loss: Mean training loss.
-        top1: Training images answered right, as a fraction.
-        images_per_second: Images trained on.
+        top1: Training accuracy, as a fraction.
+        images_per_second: Training speed.
     """
 
     step: int
@@ -51,51 +61,147 @@ class Progress:
     images_per_second: float
 
 
-class Observer(Protocol):
-    """Told what happens while training, in plain numbers, from the training's own thread."""
+class Callback:
+    """Base class of callbacks; a subclass overrides the events that it needs.
 
-    def started(self, start: Start) -> None:
-        """Training begins, or goes on."""
+    :func:`~resnet_builder.training.trainer.fit` calls the methods in its own thread, with plain
+    numbers. In a distributed run only the main process has callbacks.
+    """
 
-    def progressed(self, progress: Progress) -> None:
-        """Steps were taken; told at most once a second."""
+    def on_train_start(self, start: TrainStart) -> None:
+        """Training starts, or is resumed."""
 
-    def evaluated(self, step: int, split: str, evaluation: Evaluation, *, best: bool) -> None:
-        """The weights after ``step`` steps were evaluated on ``"val"`` or ``"test"``.
+    def on_progress(self, progress: Progress) -> None:
+        """Some steps were done. Called at most once a second."""
 
-        ``best`` tells whether they are now the ones selected.
+    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
+        """The weights after ``step`` steps were evaluated.
+
+        Args:
+            step: Steps done.
+            split: ``"val"`` or ``"test"``.
+            metrics: Their metrics on the split.
+            is_best: Whether these weights are the best so far on validation.
         """
 
-    def saved(self, step: int, path: Path) -> None:
+    def on_checkpoint(self, step: int, path: Path) -> None:
         """A checkpoint was saved."""
 
-    def warned(self, message: str) -> None:
-        """Something went wrong that training survives, in one line."""
+    def on_warning(self, message: str) -> None:
+        """Something failed that training survives. The message is one line."""
 
-    def finished(self, result: Result) -> None:
+    def on_train_end(self, result: "Result") -> None:
         """The run is complete."""
 
 
-class Silent:
-    """An observer that does not look; others may look at some of it."""
+class CallbackList(Callback):
+    """Several callbacks as one, called in order.
 
-    def started(self, start: Start) -> None:
-        """Do nothing."""
+    Args:
+        callbacks: The callbacks.
+    """
 
-    def progressed(self, progress: Progress) -> None:
-        """Do nothing."""
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self._callbacks = tuple(callbacks)
 
-    def evaluated(self, step: int, split: str, evaluation: Evaluation, *, best: bool) -> None:
-        """Do nothing."""
+    def on_train_start(self, start: TrainStart) -> None:
+        """Call all of them."""
+        for callback in self._callbacks:
+            callback.on_train_start(start)
 
-    def saved(self, step: int, path: Path) -> None:
-        """Do nothing."""
+    def on_progress(self, progress: Progress) -> None:
+        """Call all of them."""
+        for callback in self._callbacks:
+            callback.on_progress(progress)
 
-    def warned(self, message: str) -> None:
-        """Do nothing."""
+    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
+        """Call all of them."""
+        for callback in self._callbacks:
+            callback.on_evaluate(step, split, metrics, is_best=is_best)
 
-    def finished(self, result: Result) -> None:
-        """Do nothing."""
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        """Call all of them."""
+        for callback in self._callbacks:
+            callback.on_checkpoint(step, path)
+
+    def on_warning(self, message: str) -> None:
+        """Call all of them."""
+        for callback in self._callbacks:
+            callback.on_warning(message)
+
+    def on_train_end(self, result: "Result") -> None:
+        """Call all of them."""
+        for callback in self._callbacks:
+            callback.on_train_end(result)
 
 
-SILENT: Observer = Silent()
+class LogFile(Callback):
+    """Writer of ``train.log``: one line per event, with the time.
+
+    Training goes on when a line cannot be written. ``warn`` is called once, and again only after
+    a line could be written in between.
+
+    Args:
+        path: The file; lines are appended.
+        warn: Called when a line cannot be written.
+    """
+
+    def __init__(self, path: Path, warn: Warn) -> None:
+        self._path = path
+        self._warn = warn
+        self._failed = False
+        self._last_progress = monotonic()
+
+    def on_train_start(self, start: TrainStart) -> None:
+        """Write the first step, the device and the runtime settings."""
+        settings = ", ".join(f"{name} {value}" for name, value in start.runtime)
+        self._write(f"from step {start.step} of {start.total_steps} on {start.device}: {settings}")
+
+    def on_progress(self, progress: Progress) -> None:
+        """Write a line per minute."""
+        if monotonic() - self._last_progress >= LOG_SECONDS:
+            self._last_progress = monotonic()
+            self._write(
+                f"step {progress.step}: train.loss {progress.loss:.4f}, "
+                f"train.top1 {progress.top1:.4f}, lr {progress.lr:g}, "
+                f"{progress.images_per_second:.0f} images/s"
+            )
+
+    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
+        """Write the metrics."""
+        text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.named(split).items())
+        self._write(f"step {step}: {text}{', the best so far' if is_best else ''}")
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        """Write the name of the checkpoint."""
+        self._write(f"step {step}: saved {path.name}")
+
+    def on_warning(self, message: str) -> None:
+        """Write the warning."""
+        self._write(f"warning: {message}")
+
+    def on_train_end(self, result: "Result") -> None:
+        """Write the number of steps and the time."""
+        record = result.record
+        self._write(f"finished after {record.steps} steps and {record.seconds:.0f} s")
+
+    def _write(self, line: str) -> None:
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            append_line(self._path, f"{time} {visible(line)}")
+        except StorageError as error:
+            if not self._failed:
+                self._failed = True
+                self._warn(str(error))
+        else:
+            self._failed = False
+
+
+def evaluation_row(
+    event: Literal["validation", "test"], step: int, epoch: int, metrics: Metrics
+) -> MetricsRow:
+    """Make the row of an evaluation of the weights after ``step`` steps."""
+    split = "val" if event == "validation" else "test"
+    return MetricsRow.model_validate(
+        {"event": event, "step": step, "epoch": epoch, **metrics.named(split)}
+    )

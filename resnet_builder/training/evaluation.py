@@ -1,20 +1,81 @@
-"""Evaluating a network on a split, without training's randomness and without dropping an image."""
+"""Evaluation of a network on a split, and the metrics of evaluation and of training."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from resnet_builder.cpu import accelerate
-from resnet_builder.data.interfaces import Stop, never
+from resnet_builder.data.batches import evaluation_batches
+from resnet_builder.data.interfaces import ImageSource, Stop, never
+from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import full_precision
 from resnet_builder.errors import Stopped
 from resnet_builder.model import fuse_conv_bn
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
-from resnet_builder.training.metrics import Evaluation, Scores, score, summarise
-from resnet_builder.training.runtime import MEMORY_FORMATS, memory_format
+from resnet_builder.training.runtime import MEMORY_FORMATS, Precision, memory_format
+
+TOP_K = 5
+
+NO_PREDICTION = -1
+"""Predicted class of an image whose logits are not all finite: it equals no label."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metrics:
+    """Metrics of a network on a split, in which every image counts once. Accuracies are fractions.
+
+    Attributes:
+        loss: Mean cross entropy, without label smoothing.
+        top1: Fraction of the images whose likeliest class is the label.
+        top5: Fraction of the images whose label is among the five likeliest classes.
+        predictions: ``(N,)`` int64, on the CPU: likeliest classes, or :data:`NO_PREDICTION`.
+        labels: ``(N,)`` int64, on the CPU.
+        num_classes: Number of classes, K.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    predictions: Tensor
+    labels: Tensor
+    num_classes: int
+
+    @property
+    def num_images(self) -> int:
+        """Number of images, N."""
+        return len(self.labels)
+
+    @property
+    def per_class(self) -> tuple[float | None, ...]:
+        """Top-1 accuracy of each class; ``None`` for a class without images."""
+        counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()
+        correct = self.confusion().diagonal().tolist()
+        return tuple(hits / n if n else None for hits, n in zip(correct, counts, strict=True))
+
+    def named(self, split: str) -> dict[str, float]:
+        """Return loss, top-1 and top-5 by names like ``val.top1``, without what is not finite."""
+        metrics = {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+        return {f"{split}.{name}": v for name, v in metrics.items() if math.isfinite(v)}
+
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Count images by label (row) and predicted class (column).
+
+        Returns:
+            ``(K, K)``. Images without a prediction are in no column.
+        """
+        has_prediction = self.predictions != NO_PREDICTION
+        cells = self.labels * self.num_classes + self.predictions
+        counts = torch.bincount(cells[has_prediction], minlength=self.num_classes**2)
+        matrix: npt.NDArray[np.int64] = counts.view(self.num_classes, self.num_classes).numpy()
+        return matrix
 
 
 @full_precision()
@@ -23,72 +84,101 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    bf16: bool = False,
+    precision: Precision = "fp32",
     cpu_kernels: bool = True,
-    stop: Stop = never,
+    should_stop: Stop = never,
     ctx: DistributedContext = SINGLE_PROCESS,
-) -> Evaluation:
-    """Evaluate ``model`` on every image of ``batches``; each layer's mode is left as it was.
+) -> Metrics:
+    """Evaluate ``model`` on every image of ``batches``; the mode of each layer is restored.
 
     Batch norms are folded into the convolutions before them, which changes logits by rounding.
 
     Args:
         model: The network, on the batches' device.
         batches: ``(B, C, H, W)`` float32 normalised images and ``(B,)`` int64 labels; at
-            least one batch. Of several processes, each is given its share of them.
-        bf16: Whether to compute in bf16; reported numbers are computed in fp32.
-        cpu_kernels: Whether CPU kernels may compute it, where there are any.
-        stop: Polled at every batch.
-        ctx: The processes; each gets the whole evaluation.
+            least one batch. In a distributed run, the batches of this process.
+        precision: Precision of the convolutions. Reported metrics are computed in fp32.
+        cpu_kernels: Whether CPU kernels may compute the network.
+        should_stop: Polled at every batch.
+        ctx: The processes; each of them returns the metrics of the whole split.
 
     Raises:
-        Stopped: ``stop`` became true, in any of them.
+        Stopped: ``should_stop`` became true, in any process.
     """
     scores: list[Scores] = []
-    labels: list[Tensor] = []
     num_classes = 0
     stopped = False
-    with _evaluating(model):
-        network, layout = prepared(model, cpu_kernels=cpu_kernels, bf16=bf16)
-        for images, answers in batches:
-            if stopped := stop():
+    with _evaluation_mode(model):
+        network, layout = prepare_for_inference(model, precision=precision, cpu_kernels=cpu_kernels)
+        for images, labels in batches:
+            if stopped := should_stop():
                 break
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = network(images.contiguous(memory_format=layout)).float()
-            scores.append(score(logits, answers))
-            labels.append(answers)
+            scores.append(score(logits, labels))
             num_classes = logits.shape[1]
     if any(ctx.any_reduce(stopped)):
         raise Stopped("stopped during an evaluation")
     if ctx.world_size > 1:
-        scores, labels, num_classes = _put_together(ctx, scores, labels, num_classes)
-    return summarise(scores, torch.cat(labels), num_classes)
+        scores, num_classes = _gather_scores(ctx, scores, num_classes)
+    return compute_metrics(scores, num_classes)
 
 
-def _put_together(
-    ctx: DistributedContext, scores: list[Scores], labels: list[Tensor], num_classes: int
-) -> tuple[list[Scores], list[Tensor], int]:
-    """Return what all processes scored, by rank, which is in the order of the images.
-
-    Every image's own score goes to every process: sums would not give the confusions, and would
-    depend on how many processes there are.
-    """
-    own = ([Scores(*(part.cpu() for part in one)) for one in scores], [x.cpu() for x in labels])
-    shares = ctx.all_gather((own, num_classes))  # no classes are known where there was no image
-    gathered_scores = [one for (found, _), _ in shares for one in found]
-    gathered_labels = [one for (_, found), _ in shares for one in found]
-    return gathered_scores, gathered_labels, max(number for _, number in shares)
-
-
-def prepared(
-    model: nn.Module, *, cpu_kernels: bool, bf16: bool = False
-) -> tuple[nn.Module, torch.memory_format]:
-    """Return what computes a network fastest in evaluation, and the layout to feed it in.
+def evaluate_images(
+    model: nn.Module,
+    images: ImageSource,
+    data: DataSplits,
+    *,
+    batch_size: int,
+    precision: Precision = "fp32",
+    cpu_kernels: bool = True,
+    should_stop: Stop = never,
+    ctx: DistributedContext = SINGLE_PROCESS,
+) -> Metrics:
+    """Evaluate ``model`` on one split of a dataset.
 
     Args:
-        model: The network, in evaluation mode; it is left as it was.
+        model: The network, on its device.
+        images: The split.
+        data: The dataset, whose mean and standard deviation normalise the images.
+        batch_size: Images per batch.
+        precision: Precision of the convolutions. Reported metrics are computed in fp32.
+        cpu_kernels: Whether CPU kernels may compute the network.
+        should_stop: Polled at every batch.
+        ctx: The processes, each of which evaluates its part of the images.
+
+    Raises:
+        Stopped: ``should_stop`` became true, in any process.
+    """
+    # Running statistics of batch norms differ from process to process.
+    ctx.broadcast_buffers(model)
+    batches = evaluation_batches(
+        images,
+        batch_size=batch_size,
+        mean=data.mean,
+        std=data.std,
+        device=next(model.parameters()).device,
+        share=ctx.shard,
+    )
+    return evaluate(
+        model,
+        batches,
+        precision=precision,
+        cpu_kernels=cpu_kernels,
+        should_stop=should_stop,
+        ctx=ctx,
+    )
+
+
+def prepare_for_inference(
+    model: nn.Module, *, precision: Precision = "fp32", cpu_kernels: bool = True
+) -> tuple[nn.Module, torch.memory_format]:
+    """Return the fastest form of a network for inference, and the memory format of its input.
+
+    Args:
+        model: The network, in evaluation mode; it is not changed.
+        precision: Precision in which it is computed.
         cpu_kernels: Whether CPU kernels may compute it.
-        bf16: Whether it is computed in bf16, and not in fp32.
     """
     device = next(model.parameters()).device
     layout = MEMORY_FORMATS[memory_format(device)]
@@ -96,17 +186,162 @@ def prepared(
     if network is not model:
         network.to(memory_format=layout)
     if cpu_kernels:
-        precision: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
         network = accelerate(network, training=False, precision=precision)
     return network, layout
 
 
+class Scores(NamedTuple):
+    """Scores of a batch, one per image, on the device.
+
+    Attributes:
+        losses: ``(B,)`` float32 cross entropies.
+        predictions: ``(B,)`` int64 classes, or :data:`NO_PREDICTION`.
+        in_top5: ``(B,)`` bool; whether the label is among the five likeliest classes.
+        labels: ``(B,)`` int64.
+    """
+
+    losses: Tensor
+    predictions: Tensor
+    in_top5: Tensor
+    labels: Tensor
+
+
+def score(logits: Tensor, labels: Tensor) -> Scores:
+    """Score a batch.
+
+    Args:
+        logits: ``(B, K)`` float32.
+        labels: ``(B,)`` int64.
+    """
+    # topk, not a count of higher logits: of equal logits only one may be the prediction.
+    finite = logits.isfinite().all(dim=1)
+    likeliest = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
+    return Scores(
+        losses=functional.cross_entropy(logits, labels, reduction="none"),
+        predictions=likeliest[:, 0].where(finite, NO_PREDICTION),
+        in_top5=(likeliest == labels[:, None]).any(dim=1) & finite,
+        labels=labels,
+    )
+
+
+def compute_metrics(scores: Sequence[Scores], num_classes: int) -> Metrics:
+    """Copy the scores of all batches to the CPU and average them.
+
+    Args:
+        scores: Scores of at least one batch.
+        num_classes: Number of classes, K.
+    """
+    losses, predictions, in_top5, labels = (
+        torch.cat(parts).cpu() for parts in zip(*scores, strict=True)
+    )
+    return Metrics(
+        loss=losses.double().mean().item(),
+        top1=(predictions == labels).double().mean().item(),
+        top5=in_top5.double().mean().item(),
+        predictions=predictions,
+        labels=labels,
+        num_classes=num_classes,
+    )
+
+
+def _gather_scores(
+    ctx: DistributedContext, scores: list[Scores], num_classes: int
+) -> tuple[list[Scores], int]:
+    """Return the scores of all processes, in the order of the images.
+
+    The scores of single images are exchanged, not their sums: sums give no confusion matrix, and
+    their rounding depends on the number of processes.
+    """
+    own = [Scores(*(tensor.cpu() for tensor in batch)) for batch in scores]
+    gathered = ctx.all_gather((own, num_classes))  # a process without images knows no classes
+    return [one for batches, _ in gathered for one in batches], max(n for _, n in gathered)
+
+
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [layer for layer in model.modules() if layer.training]  # frozen ones are not
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    # Only some layers may be in training mode: frozen ones are not.
+    training = [layer for layer in model.modules() if layer.training]
     model.eval()
     try:
         yield
     finally:
         for layer in training:
             layer.training = True
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """Metrics of some training steps in a row.
+
+    Attributes:
+        losses: Mean training loss of each step.
+        num_correct: Training images predicted correctly, over all steps.
+        first_bad: Index of the first step whose loss or gradient was not finite.
+    """
+
+    losses: tuple[float, ...] = ()
+    num_correct: float = 0.0
+    first_bad: int | None = None
+
+
+class MetricBuffer:
+    """Metrics of training steps, kept on the device until they are read all at once.
+
+    Reading waits for the device. Waiting at every step would leave it idle between steps.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[Tensor] = []
+
+    def append(self, row: Tensor) -> None:
+        """Add what a :class:`~resnet_builder.training.step.TrainStep` returned."""
+        self._rows.append(row)
+
+    def read(self) -> StepMetrics:
+        """Return the metrics of all steps since the last read."""
+        rows = torch.stack(self._rows).tolist() if self._rows else []
+        self._rows.clear()
+        failed = [row[2] for row in rows]
+        return StepMetrics(
+            losses=tuple(row[0] for row in rows),
+            num_correct=sum(row[1] for row in rows),
+            first_bad=failed.index(1.0) if 1.0 in failed else None,
+        )
+
+
+@dataclass
+class RunningMean:
+    """Running means of training metrics over some steps.
+
+    Attributes:
+        batch_size: Images per step.
+        steps: Number of steps.
+    """
+
+    batch_size: int
+    steps: int = 0
+    _loss: float = 0.0
+    _num_correct: float = 0.0
+    _seconds: float = 0.0
+
+    def update(self, metrics: StepMetrics, seconds: float) -> None:
+        """Add steps, and the time that they took."""
+        self.steps += len(metrics.losses)
+        self._loss += sum(metrics.losses)
+        self._num_correct += metrics.num_correct
+        self._seconds += seconds
+
+    @property
+    def loss(self) -> float:
+        """Mean training loss."""
+        return self._loss / self.steps
+
+    @property
+    def top1(self) -> float:
+        """Training accuracy."""
+        return self._num_correct / (self.steps * self.batch_size)
+
+    @property
+    def images_per_second(self) -> float:
+        """Training speed."""
+        return self.steps * self.batch_size / max(self._seconds, 1e-9)

@@ -18,8 +18,7 @@ from resnet_builder.device import full_precision
 from resnet_builder.errors import DataError, Stopped, UsageError
 from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
 from resnet_builder.trained import TrainedModel
-from resnet_builder.training.evaluation import evaluate, prepared
-from resnet_builder.training.metrics import Evaluation
+from resnet_builder.training.evaluation import Metrics, evaluate, prepare_for_inference
 from resnet_builder.weights.file import WeightsHeader
 
 BATCH_SIZE = 128
@@ -89,7 +88,7 @@ def evaluate_split(
     *,
     device: torch.device,
     stop: Stop = never,
-) -> Evaluation:
+) -> Metrics:
     """Evaluate a network on one split, in fp32.
 
     Args:
@@ -112,7 +111,7 @@ def evaluate_split(
         source, batch_size=BATCH_SIZE, mean=splits.mean, std=splits.std, device=device
     )
     return evaluate(
-        trained.network.to(device), batches, cpu_kernels=_cpu_kernels(trained), stop=stop
+        trained.network.to(device), batches, cpu_kernels=_cpu_kernels(trained), should_stop=stop
     )
 
 
@@ -246,7 +245,9 @@ def _computer(trained: TrainedModel, device: torch.device) -> Callable[[Tensor],
             "--set data.normalize='{mean: [...], std: [...]}'"
         )
     mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
-    network, layout = prepared(trained.network.to(device).eval(), cpu_kernels=_cpu_kernels(trained))
+    network, layout = prepare_for_inference(
+        trained.network.to(device).eval(), cpu_kernels=_cpu_kernels(trained)
+    )
 
     @full_precision()
     def compute(pictures: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from resnet_builder.builder import build
@@ -12,20 +12,19 @@ from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.errors import DataError, ResourceError, UsageError
 from resnet_builder.model import ResNet
 from resnet_builder.parts import resolve
-from resnet_builder.runs.checkpoint import has_checkpoints
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, unheard
 from resnet_builder.runs.records import Change, DataRecord, ResultRecord, compare_specs
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.callbacks import SILENT, Observer
+from resnet_builder.training.callbacks import Callback
+from resnet_builder.training.checkpoint import has_checkpoints
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
     check_batch_size,
 )
-from resnet_builder.training.fit import fit
 from resnet_builder.training.own_data import check_data_unchanged, describe_data, leaves_out
 from resnet_builder.training.resources import (
     OVERRIDE,
@@ -36,6 +35,7 @@ from resnet_builder.training.resources import (
     image_bytes,
 )
 from resnet_builder.training.runtime import pick_precision, resolve_device
+from resnet_builder.training.trainer import fit
 from resnet_builder.weights.pretrained import pretrained_digest
 
 RUNS = Path("runs")
@@ -87,7 +87,7 @@ class Session:
     allow_inexact: bool = False
     skip_bad: bool = False
     ignore_memory_estimate: bool = False
-    observer: Observer = SILENT
+    observer: Callback = field(default_factory=Callback)
     report: Report = silent
     say: Warn = unheard
     opened: Callable[[RunDirectory], None] = ignore_run
@@ -108,7 +108,7 @@ class Session:
             StorageError: There is no room for its checkpoints.
             UsageError: ``out`` exists, or there is nothing to train.
             ResnetBuilderError: What :func:`data.splits.load_data`, :func:`builder.build`,
-                :func:`begun` and :func:`training.fit.fit` raise.
+                :func:`begun` and :func:`training.trainer.fit` raise.
         """
         self._refuse_untrainable()
         if not self.ctx.is_main_process:
@@ -131,7 +131,7 @@ class Session:
             UsageError: The directory holds another experiment, or there is nothing to train.
             ResnetBuilderError: What :func:`found`, :func:`data.splits.load_data`,
                 :func:`check_data_unchanged`, :func:`check_pretrained_unchanged`, :func:`builder.build` and
-                :func:`training.fit.fit` raise.
+                :func:`training.trainer.fit` raise.
         """
         self._refuse_untrainable()
         if not self.ctx.is_main_process:
@@ -141,7 +141,7 @@ class Session:
             self.spec,
             directory,
             allow_spec_change=changing,
-            warn=self.observer.warned,
+            warn=self.observer.on_warning,
         ) as run:
             if run.is_finished:
                 self.say(f"{run.path} is already complete")
@@ -231,8 +231,8 @@ class Session:
             splits,
             self.spec,
             run,
-            observer=self.observer,
-            stop=self.stop,
+            callbacks=[self.observer],
+            should_stop=self.stop,
             allow_inexact=self.allow_inexact,
             ctx=self.ctx,
         )

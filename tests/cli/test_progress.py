@@ -14,8 +14,8 @@ from rich.live import Live
 
 from resnet_builder.cli.progress import Lines, Pace, Screen, display
 from resnet_builder.runs.records import RuntimeConfig
-from resnet_builder.training.callbacks import Progress, Start
-from resnet_builder.training.metrics import Evaluation
+from resnet_builder.training.callbacks import Progress, TrainStart
+from resnet_builder.training.evaluation import Metrics
 
 CHOICES = RuntimeConfig(
     device="cpu",
@@ -27,7 +27,9 @@ CHOICES = RuntimeConfig(
     accumulate=1,
     world_size=1,
 )
-START = Start(step=0, total_steps=1000, steps_per_epoch=100, device="a computer", choices=CHOICES)
+START = TrainStart(
+    step=0, total_steps=1000, steps_per_epoch=100, device="a computer", runtime=CHOICES
+)
 PROGRESS = Progress(
     step=150,
     total_steps=1000,
@@ -37,11 +39,11 @@ PROGRESS = Progress(
     top1=0.875,
     images_per_second=1234.0,
 )
-EVALUATION = Evaluation(
+EVALUATION = Metrics(
     loss=0.25,
     top1=0.9,
     top5=1.0,
-    predicted=torch.zeros(10, dtype=torch.int64),
+    predictions=torch.zeros(10, dtype=torch.int64),
     labels=torch.zeros(10, dtype=torch.int64),
     num_classes=2,
 )
@@ -60,10 +62,10 @@ def test_lines_are_few() -> None:
     lines: list[str] = []
     clock = Clock()
     shown = Lines(lines.append, clock=clock)
-    shown.started(START)
+    shown.on_train_start(START)
     for second in range(25):
         clock.now = 100.0 + second
-        shown.progressed(replace(PROGRESS, step=10 * (second + 1)))
+        shown.on_progress(replace(PROGRESS, step=10 * (second + 1)))
     assert [line.partition(":")[0] for line in lines] == [
         "training from step 0 of 1,000, 100 an epoch, on a computer, fp32, 2 threads",
         "step 110 of 1,000",
@@ -77,10 +79,10 @@ def test_lines_are_few() -> None:
 def test_lines_say_every_evaluation_and_warning() -> None:
     lines: list[str] = []
     shown = Lines(lines.append, clock=Clock())
-    shown.started(START)
-    shown.evaluated(150, "val", EVALUATION, best=True)
-    shown.evaluated(200, "val", EVALUATION, best=False)
-    shown.warned("not saved")
+    shown.on_train_start(START)
+    shown.on_evaluate(150, "val", EVALUATION, is_best=True)
+    shown.on_evaluate(200, "val", EVALUATION, is_best=False)
+    shown.on_warning("not saved")
     assert lines[1:] == [
         "epoch 1.5, step 150: val loss 0.2500, top-1 90.00 %, the best so far",
         "epoch 2, step 200: val loss 0.2500, top-1 90.00 %",
@@ -115,10 +117,10 @@ def draw(width: int, **how: Any) -> str:
     with Live(console=console, auto_refresh=False, transient=True) as live:
         screen = Screen(live)
         screen.report("downloading x", 1, 4)
-        screen.started(START)
-        screen.progressed(PROGRESS)
-        screen.evaluated(150, "val", EVALUATION, best=True)
-        screen.warned("\x1b[2J[red]careful")
+        screen.on_train_start(START)
+        screen.on_progress(PROGRESS)
+        screen.on_evaluate(150, "val", EVALUATION, is_best=True)
+        screen.on_warning("\x1b[2J[red]careful")
     return stream.getvalue()
 
 
@@ -178,10 +180,10 @@ def test_row62_training_goes_on_when_the_terminal_is_gone(
     monkeypatch.setenv("TERM", "xterm")
     with display() as shown:
         assert isinstance(shown, Screen)
-        shown.started(START)
-        shown.progressed(PROGRESS)
-        shown.saved(150, Path("x"))
-        shown.finished(cast(Any, None))
+        shown.on_train_start(START)
+        shown.on_progress(PROGRESS)
+        shown.on_checkpoint(150, Path("x"))
+        shown.on_train_end(cast(Any, None))
 
 
 @pytest.mark.parametrize(("terminal", "kind"), [("dumb", Lines), ("xterm", Screen)])

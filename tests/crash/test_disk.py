@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.runs.checkpoint import load_checkpoint
 from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.training.checkpoint import load_checkpoint
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal
 from tests.crash.program import End, Fault, Server

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from resnet_builder.runs.checkpoint import load_checkpoint
 from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.training.checkpoint import load_checkpoint
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal
 from tests.crash.program import End, Fault, Server, family
@@ -21,9 +21,9 @@ PHASES: dict[str, tuple[object, ...]] = {
     "start-up": ("in_call", "resnet_builder.builder:read_spec", 1),
     "data": ("in_call", "PIL.Image:open", 20),
     "step": ("in_call", "resnet_builder.training.step:TrainStep.__call__", 10),
-    "evaluation": ("in_call", "resnet_builder.training.delivery:evaluate", 2),
+    "evaluation": ("in_call", "resnet_builder.training.trainer:evaluate_images", 2),
     "save": ("at_point", "written", 4),
-    "last-test": ("in_call", "resnet_builder.training.delivery:Delivery.finish", 1),
+    "last-test": ("in_call", "resnet_builder.training.trainer:finalize", 1),
 }
 
 

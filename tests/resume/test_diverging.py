@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.tensor_files import read_tensors
-from resnet_builder.training.losses import make_loss
-from resnet_builder.training.step import TrainStep
+from resnet_builder.training.step import TrainStep, make_loss
 from tests.cli.experiments import call
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal
@@ -54,10 +53,10 @@ def before_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[Any], object]) -
         train_step.network = model
         real_init(train_step, model, *arguments, **options)
 
-    def call_after(train_step: Any, step: int, batch: Any) -> Tensor:
+    def call_after(train_step: Any, batch: Any, *, step: int, lr: float) -> Tensor:
         if step == BAD_STEP:
             act(train_step.network)
-        return real_call(train_step, step, batch)
+        return real_call(train_step, batch, step=step, lr=lr)
 
     monkeypatch.setattr(TrainStep, "__init__", remember)
     monkeypatch.setattr(TrainStep, "__call__", call_after)

@@ -13,7 +13,7 @@ from resnet_builder.data.interfaces import never
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord
-from resnet_builder.training import loop
+from resnet_builder.training import evaluation, trainer
 from resnet_builder.training.session import Session
 from resnet_builder.weights.file import read_weights
 from tests.crash.experiments import write_experiment
@@ -25,8 +25,8 @@ STEPS = {"plain": 21, "everything": 15, "everything-streamed": 15}
 
 @pytest.fixture(autouse=True)
 def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "monotonic", lambda: 0.0)
-    monkeypatch.setattr(loop._Stretch, "images_per_second", lambda *_: 0.0)
+    monkeypatch.setattr(trainer, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(evaluation.RunningMean, "images_per_second", 0.0)
 
 
 class Experiment:

@@ -14,10 +14,9 @@ from resnet_builder.runs.records import MetricsLog
 from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.callbacks import Progress, Start
-from resnet_builder.training.fit import fit
-from resnet_builder.training.metrics import Evaluation
-from resnet_builder.training.result import Result
+from resnet_builder.training.callbacks import Callback, Progress, TrainStart
+from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.trainer import Result, fit
 from tests.training.recipes import CLASSES, SIZE, small_net
 
 
@@ -97,33 +96,33 @@ def after(polls: int) -> Stop:
 
 
 @dataclass
-class Recorder:
-    """An observer that remembers."""
+class Recorder(Callback):
+    """Callback that records all events."""
 
-    starts: list[Start] = field(default_factory=list)
+    starts: list[TrainStart] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     evaluations: list[tuple[int, str, bool]] = field(default_factory=list)
     saves: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
 
-    def started(self, start: Start) -> None:
+    def on_train_start(self, start: TrainStart) -> None:
         self.starts.append(start)
 
-    def progressed(self, progress: Progress) -> None:
+    def on_progress(self, progress: Progress) -> None:
         self.progress.append(progress)
 
-    def evaluated(self, step: int, split: str, evaluation: Evaluation, *, best: bool) -> None:
-        self.evaluations.append((step, split, best))
+    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
+        self.evaluations.append((step, split, is_best))
 
-    def saved(self, step: int, path: Path) -> None:
+    def on_checkpoint(self, step: int, path: Path) -> None:
         assert path.is_file()
         self.saves.append(step)
 
-    def warned(self, message: str) -> None:
+    def on_warning(self, message: str) -> None:
         self.warnings.append(message)
 
-    def finished(self, result: Result) -> None:
+    def on_train_end(self, result: Result) -> None:
         self.results.append(result)
 
 

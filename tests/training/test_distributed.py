@@ -16,19 +16,18 @@ from resnet_builder.errors import (
     StorageError,
     UsageError,
 )
-from resnet_builder.runs.checkpoint import load_newest
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord
-from resnet_builder.training import saving, step
+from resnet_builder.training import checkpoint, step
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
     check_batch_size,
     from_env,
 )
-from resnet_builder.training.losses import Loss, make_loss
+from resnet_builder.training.evaluation import MetricBuffer
 from resnet_builder.training.session import Session
-from resnet_builder.training.tally import Tally
+from resnet_builder.training.step import Loss, make_loss
 from resnet_builder.training.unused import unused_parameters
 from tests.training.recipes import small_net
 from tests.training.runs import Recorder, after, experiment, outcome, train
@@ -91,14 +90,14 @@ def begin_recording(
 ) -> tuple[ResultRecord, list[float]]:
     """Train; return also the loss of every step."""
     losses: list[float] = []
-    add = Tally.add
+    append = MetricBuffer.append
 
-    def record(tally: Tally, row: Tensor) -> None:
+    def record(buffer: MetricBuffer, row: Tensor) -> None:
         losses.append(row[0].item())
-        add(tally, row)
+        append(buffer, row)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tally, "add", record)
+        patch.setattr(MetricBuffer, "append", record)
         return begin(ctx, run, *overrides), losses
 
 
@@ -121,9 +120,9 @@ def losses(run: Path) -> list[float]:
 
 
 def weights(run: Path) -> dict[str, Tensor]:
-    checkpoint = load_newest(RunDirectory(run))
-    assert checkpoint is not None
-    return dict(checkpoint.tensors)
+    saved = checkpoint.load_newest(RunDirectory(run))
+    assert saved is not None
+    return dict(saved.tensors)
 
 
 @forked
@@ -281,7 +280,7 @@ def train_without_a_disk(ctx: DistributedContext, run: Path) -> list[str]:
 
     seen = Recorder()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saving, "save_checkpoint", fail)
+        patch.setattr(checkpoint, "save_checkpoint", fail)
         how = session("train.steps=4", "train.checkpoint_every={steps: 2}", observer=seen, ctx=ctx)
         try:
             how.begin(run)

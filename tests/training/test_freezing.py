@@ -23,7 +23,7 @@ from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.freezing import freeze, frozen_tensors
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
 from resnet_builder.training.schedule import make_schedule
-from resnet_builder.training.step import TrainStep, make_train_step
+from resnet_builder.training.step import TrainStep
 from tests.networks import cifar_spec
 from tests.training.recipes import CLASSES, batch, images, recipe
 from tests.training.runs import after, experiment, outcome, train
@@ -40,6 +40,7 @@ CHOICES = RuntimeConfig(
     world_size=1,
 )
 SGD = {"type": "sgd", "lr": 0.1, "weight_decay": 1e-2, "nesterov": True}
+RATE = 0.1
 ADAMW = {"type": "adamw", "lr": 0.01, "eps": 1e-3, "weight_decay": 0.1}
 
 
@@ -54,7 +55,7 @@ def network(seed: int = 0, **model: Any) -> ResNet:
 
 def train_step(model: nn.Module, **changes: Any) -> TrainStep:
     given = recipe(**changes)
-    return make_train_step(model, given, make_schedule(given, 5), CHOICES)
+    return TrainStep(model, given, CHOICES)
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -91,7 +92,7 @@ def test_frozen_tensors_keep_their_bytes_and_all_others_change(
     before = state(model)
     learn = train_step(model, optimizer=optimizer, freeze=frozen, clip_norm=1.0)
     for step in range(3):
-        learn(step, batch(step))
+        learn(batch(step), step=step, lr=RATE)
 
     layers = {layer for name in frozen for layer in sections(model)[name]}
     expected = {name for name in before if name.split(".")[0] not in layers}
@@ -127,7 +128,7 @@ def test_no_backward_pass_goes_through_leading_frozen_layers() -> None:
         layer.register_forward_hook(
             lambda _module, _inputs, output, name=name: needed.update({name: output.requires_grad})
         )
-    learn(0, batch(0))
+    learn(batch(0), step=0, lr=RATE)
     assert [name for name, needs in needed.items() if not needs] == [
         *("conv1", "bn1", "relu", "layer1"),
     ]
@@ -136,7 +137,7 @@ def test_no_backward_pass_goes_through_leading_frozen_layers() -> None:
 def test_gradients_go_through_frozen_layers_that_something_trains_before() -> None:
     model = network()
     before = state(model)
-    train_step(model, freeze=["layer2"])(0, batch(0))
+    train_step(model, freeze=["layer2"])(batch(0), step=0, lr=RATE)
     assert "conv1.weight" in changed(model, before)
 
 
@@ -146,7 +147,7 @@ def test_norm_of_the_gradient_is_of_what_is_trained() -> None:
     plain = {"type": "sgd", "lr": 0.5, "momentum": 0.0}
     learn = train_step(model, optimizer=plain, freeze=["stem", "layer1", "layer2"], clip_norm=1e-3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    learn(0, batch(0))
+    learn(batch(0), step=0, lr=0.5)
     moved = [(p.detach() - before[name]).flatten() for name, p in model.named_parameters()]
     assert torch.cat(moved).norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-3)
 
@@ -162,7 +163,7 @@ def test_average_of_frozen_tensors_is_an_exact_copy() -> None:
     assert given.ema is not None
     average = Ema(model, given.ema, frozen=frozen_tensors(model, frozen))
     for step in range(3):
-        learn(step, batch(step))
+        learn(batch(step), step=step, lr=RATE)
         average.update(step + 1)
     layers = ("conv1.", "bn1.", "layer1.")
     assert changed(average.model, before) == {k for k in before if not k.startswith(layers)}
@@ -205,11 +206,11 @@ def test_twenty_steps_equal_a_plain_loop(
     expected = reference(network(), given, batches)
 
     model = network()
-    learn = make_train_step(model, given, make_schedule(given, 5), CHOICES)
+    learn, rate = TrainStep(model, given, CHOICES), make_schedule(given, 5)
     assert given.ema is not None
     average = Ema(model, given.ema, frozen=frozen_tensors(model, frozen))
     for step, one in enumerate(batches):
-        learn(step, one)
+        learn(one, step=step, lr=rate(step))
         average.update(step + 1)
 
     for name, tensor in expected.state_dict().items():
@@ -248,10 +249,10 @@ def test_rate_of_the_head_is_a_multiple_of_the_scheduled_one(exempt: list[str]) 
     model = network()
     given = recipe(optimizer=SGD, schedule="linear", head_lr_multiplier=4.0, no_weight_decay=exempt)
     schedule = make_schedule(given, 5)
-    learn = make_train_step(model, given, schedule, CHOICES)
+    learn = TrainStep(model, given, CHOICES)
     names = {parameter: name for name, parameter in model.named_parameters()}
     for step in (0, 7):
-        learn(step, batch(step))
+        learn(batch(step), step=step, lr=schedule(step))
         rates = {
             names[parameter]: group["lr"]
             for group in learn.optimizer.param_groups
@@ -265,7 +266,7 @@ def test_rate_of_the_head_is_a_multiple_of_the_scheduled_one(exempt: list[str]) 
 def test_state_of_what_is_frozen_later_is_dropped() -> None:
     model = network()
     learn = train_step(model, optimizer=ADAMW)
-    learn(0, batch(0))
+    learn(batch(0), step=0, lr=RATE)
     saved = optimizer_state(learn.optimizer, model)
     later = train_step(model, optimizer=ADAMW, freeze=["stem", "layer1"])
     restore_optimizer(later.optimizer, model, saved)
@@ -290,7 +291,7 @@ def test_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     spec = resolve(experiment(**EVERYTHING))
     for folder, polls in ((tmp_path / "whole", 10_000), (tmp_path / "resumed", 6)):
         with contextlib.suppress(Stopped):
-            train(folder, spec, model=build(spec, seed=3), stop=after(polls))
+            train(folder, spec, model=build(spec, seed=3), should_stop=after(polls))
     assert not RunDirectory(tmp_path / "resumed").is_finished
     train(tmp_path / "resumed", spec, model=build(spec, seed=3))
     assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole")

@@ -74,7 +74,7 @@ def test_a_run_that_recomputes_comes_to_the_same_bits(
 def test_a_run_may_be_resumed_with_other_stages_recomputed(tmp_path: Path) -> None:
     train(tmp_path / "kept", experiment(), model=network())
     with pytest.raises(Stopped):
-        train(tmp_path / "again", experiment(), model=network(), stop=after(5))
+        train(tmp_path / "again", experiment(), model=network(), should_stop=after(5))
     train(tmp_path / "again", experiment(activation_checkpointing=["layer2"]), model=network())
     kept, again = outcome(tmp_path / "kept"), outcome(tmp_path / "again")
     assert kept["checkpoint"] == again["checkpoint"]

@@ -45,7 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def interrupted(path: Path, spec: Spec, polls: int) -> bool:
     """Train until ``stop`` was asked so often; return whether the run is complete."""
     try:
-        train(path, spec, extra=[nn.Dropout(0.3)], stop=after(polls))
+        train(path, spec, extra=[nn.Dropout(0.3)], should_stop=after(polls))
     except Stopped:
         return False
     return True
@@ -72,7 +72,7 @@ def uninterrupted(
         asked += 1
         return False
 
-    train(path, spec, extra=[nn.Dropout(0.3)], stop=count)
+    train(path, spec, extra=[nn.Dropout(0.3)], should_stop=count)
     return spec, outcome(path), asked
 
 
@@ -106,7 +106,7 @@ def test_a_built_network_goes_on_to_the_same_bits(precision: str, tmp_path: Path
     spec = experiment(**EVERYTHING, run={"precision": precision})
     for path, polls in ((tmp_path / "whole", 10_000), (tmp_path / "resumed", 6)):
         with contextlib.suppress(Stopped):
-            train(path, spec, model=build(spec, seed=3), stop=after(polls))
+            train(path, spec, model=build(spec, seed=3), should_stop=after(polls))
     assert not RunDirectory(tmp_path / "resumed").is_finished
     train(tmp_path / "resumed", spec, model=build(spec, seed=3))
     assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole")

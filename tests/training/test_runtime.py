@@ -128,7 +128,7 @@ def test_run_is_refused_on_other_threads(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="threads was 1 and is 2"):
             train(tmp_path / "run", experiment())
         recorder = Recorder()
-        train(tmp_path / "run", experiment(), allow_inexact=True, observer=recorder)
+        train(tmp_path / "run", experiment(), allow_inexact=True, callbacks=[recorder])
     finally:
         torch.set_num_threads(1)
     assert len(recorder.warnings) == 1

@@ -1,0 +1,475 @@
+"""Checkpoints: the state of a training, one file each, and the search for the newest valid one.
+
+The directory's contents are the only truth: no file names the newest checkpoint, so that no such
+name can be wrong. Functions that change the directory need the lock of the run.
+"""
+
+import contextlib
+import math
+import os
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from resnet_builder.data.splits import DataSplits
+from resnet_builder.errors import (
+    CheckpointError,
+    DataError,
+    NonFiniteError,
+    StorageError,
+    UsageError,
+)
+from resnet_builder.model import state_dict_mismatch
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.files import Warn, failpoint, storage_errors, unheard
+from resnet_builder.runs.records import Count, MetricsLog, Record, package_version
+from resnet_builder.runs.tensor_files import read_tensors, write_tensors
+from resnet_builder.spec.recipe import EarlyStopSpec
+from resnet_builder.training.callbacks import Callback
+from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
+from resnet_builder.training.ema import Ema
+from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.optim import optimizer_state, restore_optimizer
+from resnet_builder.training.plan import Plan
+
+CORRUPT = ".corrupt"
+"""Suffix of a damaged checkpoint that was set aside."""
+
+MIN_KEPT = 2
+"""Checkpoints that are always kept: the newest may turn out to be damaged."""
+
+_METADATA_KEY = "checkpoint"
+_NAME = re.compile(r"step-(\d{1,18})\.safetensors")
+
+
+class TrainState(BaseModel):
+    """Progress of a training; with the weights and the optimizer, all that a resume needs.
+
+    Learning rate, batches and random numbers are functions of the step: they have no state.
+
+    Attributes:
+        step: Optimizer steps done.
+        evaluated_step: Step of the last evaluation.
+        loss_sum: Sum of the training losses since the last evaluation.
+        num_correct: Training images predicted correctly since the last evaluation.
+        validation: Metrics of the last evaluation, by names like ``val.top1``.
+        best_step: Step of the best weights; 0 if there are none yet.
+        best: Validation metrics of the best weights.
+        best_weights: State dict of the best weights, on the CPU; empty if there are none yet.
+        best_score: Top-1 accuracy that early stopping compares with; -1 before the first.
+        epochs_without_improvement: Evaluations since ``best_score`` was reached.
+        seconds: Training time, over all processes that worked on the run.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    step: Count = 0
+    evaluated_step: Count = 0
+    loss_sum: float = 0.0
+    num_correct: float = 0.0
+    validation: dict[str, float] = {}
+    best_step: Count = 0
+    best: dict[str, float] = {}
+    best_weights: dict[str, Tensor] = Field(default={}, exclude=True, repr=False)
+    best_score: float = -1.0
+    epochs_without_improvement: Count = 0
+    seconds: float = 0.0
+
+    def update_best(
+        self, metrics: Metrics, model: nn.Module, early_stop: EarlyStopSpec | None = None
+    ) -> bool:
+        """Compare the present weights with the best ones, and keep them if they are better.
+
+        The highest top-1 accuracy wins, the earlier one of equals. Weights whose validation loss
+        is not finite never win.
+
+        Args:
+            metrics: Validation metrics of the present weights.
+            model: The network with these weights.
+            early_stop: Which improvements reset early stopping; any, if it is ``None``.
+
+        Returns:
+            Whether the present weights are now the best.
+        """
+        self.validation = metrics.named("val")
+        top1 = metrics.top1 if math.isfinite(metrics.loss) else -1.0
+        min_delta = early_stop.min_delta if early_stop else 0.0
+        improvement = top1 - self.best_score
+        if improvement > 0 and improvement >= min_delta:
+            self.best_score, self.epochs_without_improvement = top1, 0
+        else:
+            self.epochs_without_improvement += 1
+        is_best = top1 > self.best.get("val.top1", -1.0)
+        if is_best:
+            self.best_step, self.best = self.step, self.validation
+            self.best_weights = copy_weights(model)
+        return is_best
+
+    def is_stale(self, early_stop: EarlyStopSpec | None) -> bool:
+        """Tell whether early stopping ends the training."""
+        return early_stop is not None and self.epochs_without_improvement >= early_stop.patience
+
+
+class Checkpoint(Record):
+    """A training between two optimizer steps, as it lies in a file.
+
+    Attributes:
+        package: Version of this package that wrote it.
+        state: Progress of the training.
+        optimizer: Class name of the optimizer.
+        fingerprint: Fingerprint of the dataset.
+        validation_indices: Training images that are used for validation.
+        metrics_bytes: Size of ``metrics.jsonl``, to which a resumed run truncates it.
+        tensors: Tensors by name: ``model/...``, ``optim/...``, ``ema/...``, ``best/...``.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    schema_number: Literal[1] = Field(1, alias="schema")
+    package: str = Field(default_factory=package_version)
+    state: TrainState
+    optimizer: str
+    fingerprint: str
+    validation_indices: tuple[int, ...]
+    metrics_bytes: Count
+    tensors: Mapping[str, Tensor] = Field(default={}, exclude=True, repr=False)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.state.step
+
+
+class CheckpointManager:
+    """Saves the state of a training, by steps or by time, and restores it.
+
+    Args:
+        run: The run directory.
+        model: The network, on its device.
+        optimizer: Its optimizer.
+        ema: Moving average of its weights, if one is kept.
+        data: The images that it is trained on.
+        plan: When checkpoints are due.
+        keep: Number of checkpoints to keep.
+        callbacks: Called when a checkpoint is saved, or cannot be saved.
+        ctx: The processes that hold this state. Only the main process writes; the others wait.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        model: nn.Module,
+        optimizer: Optimizer,
+        ema: Ema | None,
+        *,
+        data: DataSplits,
+        plan: Plan,
+        keep: int,
+        callbacks: Callback,
+        ctx: DistributedContext = SINGLE_PROCESS,
+    ) -> None:
+        self._run = run
+        self._model = model
+        self._optimizer = optimizer
+        self._ema = ema
+        self._data = data
+        self._plan = plan
+        self._keep = keep
+        self._callbacks = callbacks
+        self._ctx = ctx
+        self._metrics = MetricsLog(run)
+        # A state is saved twice at the same step if it was evaluated in between.
+        self._saved: tuple[int, int] | None = None
+        self._tried_at = self._saved_at = monotonic()
+
+    def restore_newest(self) -> TrainState:
+        """Restore the newest valid checkpoint; without one, training starts from step 0.
+
+        Where the recipe has changed since, a new moving average starts from the weights, and a new
+        kind of optimizer without a state.
+
+        Raises:
+            CheckpointError: There are checkpoints, but none is valid.
+            DataError: It belongs to other images.
+            StorageError: One cannot be read, or ``metrics.jsonl`` cannot be truncated.
+            UsageError: It belongs to another network or to a newer release.
+        """
+        warn = self._callbacks.on_warning
+        checkpoint = self._ctx.run_on_main(partial(load_newest, self._run, warn=warn))
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        if self._ctx.is_main_process:
+            self._metrics.rewind(checkpoint.metrics_bytes if checkpoint else 0, warn=warn)
+        return checkpoint.state if checkpoint else TrainState()
+
+    def is_due(self, state: TrainState) -> bool:
+        """Tell whether it is time for a checkpoint of ``state``."""
+        if state.step == 0 or _moment(state) == self._saved:
+            return False
+        if self._plan.checkpoint_seconds is not None:
+            return monotonic() - self._tried_at >= self._plan.checkpoint_seconds
+        assert self._plan.checkpoint_steps is not None, "one of the two is given"
+        return state.step % self._plan.checkpoint_steps == 0
+
+    def save(self, state: TrainState) -> None:
+        """Save ``state``, unless it is saved already; all processes call this at the same step.
+
+        Raises:
+            NonFiniteError: A tensor holds a value that is not finite.
+            StorageError: The disk is full, read-only or failing.
+        """
+        if _moment(state) == self._saved:
+            return
+        self._tried_at = monotonic()
+        error = self._ctx.run_on_main(partial(self._write, state))
+        if error is not None:
+            raise error
+        self._saved, self._saved_at = _moment(state), self._tried_at
+        self._callbacks.on_checkpoint(state.step, checkpoint_path(self._run, state.step))
+
+    def save_if_possible(self, state: TrainState) -> None:
+        """Save ``state``, or warn that the disk fails: the older checkpoints are still there.
+
+        Raises:
+            NonFiniteError: A tensor holds a value that is not finite.
+        """
+        try:
+            self.save(state)
+        except StorageError as error:
+            ago = f"{monotonic() - self._saved_at:.0f} s ago"
+            last = f"step {self._saved[0]}" if self._saved else "the beginning"
+            self._callbacks.on_warning(
+                f"not saved at step {state.step}, and not since {last}, {ago}: "
+                f"{error}; the newest checkpoint is {self.newest}"
+            )
+
+    @property
+    def newest(self) -> str:
+        """The newest checkpoint, for messages."""
+        return str(checkpoint_path(self._run, self._saved[0])) if self._saved else "none"
+
+    def _write(self, state: TrainState) -> NonFiniteError | StorageError | None:
+        """Write a checkpoint. An error is returned, so that all processes raise it alike."""
+        try:
+            checkpoint = self._capture(state, metrics_bytes=self._metrics.sync())
+            save_checkpoint(self._run, checkpoint, self._keep, warn=self._callbacks.on_warning)
+        except NonFiniteError as error:
+            return NonFiniteError(f"{error}; the newest checkpoint is {self.newest}")
+        except StorageError as error:
+            return error
+        return None
+
+    def _capture(self, state: TrainState, *, metrics_bytes: int) -> Checkpoint:
+        """Describe the present state. The tensors are not copied: they are written at once."""
+        groups = {
+            "model": self._model.state_dict(),
+            "optim": optimizer_state(self._optimizer, self._model),
+            "best": state.best_weights,
+            "ema": self._ema.model.state_dict() if self._ema else {},
+        }
+        return Checkpoint(
+            state=state,
+            optimizer=type(self._optimizer).__name__,
+            fingerprint=self._data.fingerprint,
+            validation_indices=self._data.validation_indices,
+            metrics_bytes=metrics_bytes,
+            tensors={
+                f"{group}/{name}": tensor
+                for group, tensors in groups.items()
+                for name, tensor in tensors.items()
+            },
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Load weights, moving average and optimizer state."""
+        self._refuse_other_data(checkpoint)
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optim": {}, "best": {}, "ema": {}}
+        for path, tensor in checkpoint.tensors.items():
+            group, _, name = path.partition("/")
+            groups.setdefault(group, {})[name] = tensor
+        set_weights(self._model, groups["model"])
+        if self._ema is not None:
+            set_weights(self._ema.model, groups["ema"] or groups["model"])
+        if checkpoint.optimizer == type(self._optimizer).__name__:
+            restore_optimizer(self._optimizer, self._model, groups["optim"])
+        checkpoint.state.best_weights = groups["best"]
+        self._saved = _moment(checkpoint.state)
+
+    def _refuse_other_data(self, checkpoint: Checkpoint) -> None:
+        before, now = checkpoint.fingerprint, self._data.fingerprint
+        if before != now:
+            raise DataError(_other_data("the data set is", before, now))
+        indices, own = checkpoint.validation_indices, self._data.validation_indices
+        if indices != own:
+            counts = (f"{len(one)} images from {list(one[:3])}" for one in (indices, own))
+            raise DataError(_other_data("the validation images are", *counts))
+
+
+def _other_data(what: str, before: str, now: str) -> str:
+    return (
+        f"{what} not the run's: {before} when it began, {now} now; "
+        "go back to the data as it was, or begin a new run"
+    )
+
+
+def _moment(state: TrainState) -> tuple[int, int]:
+    """Identify a state within its run: at one step it is different before an evaluation."""
+    return state.step, state.evaluated_step
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the state dict of a network to the CPU."""
+    return {
+        name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()
+    }
+
+
+@torch.no_grad()
+def set_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy a state dict into a network, whose tensors keep their device and memory format.
+
+    Raises:
+        UsageError: Names or shapes differ.
+    """
+    own = model.state_dict()
+    if (difference := state_dict_mismatch(own, weights)) is not None:
+        raise UsageError(f"the checkpoint is of another network: {difference}")
+    for name, tensor in own.items():
+        tensor.copy_(weights[name])
+
+
+def checkpoint_path(run: RunDirectory, step: int) -> Path:
+    """Return the file of the checkpoint of a step."""
+    return run.checkpoints / f"step-{step:09d}.safetensors"
+
+
+def save_checkpoint(
+    run: RunDirectory, checkpoint: Checkpoint, keep: int, *, warn: Warn = unheard
+) -> None:
+    """Write a checkpoint, then remove the oldest ones; if that fails, the older ones remain.
+
+    Args:
+        run: The run directory.
+        checkpoint: The checkpoint.
+        keep: Number of checkpoints to keep, at least :data:`MIN_KEPT`.
+        warn: Called if checkpoints cannot be removed.
+
+    Raises:
+        NonFiniteError: A tensor holds a value that is not finite.
+        StorageError: The disk is full, read-only or failing.
+    """
+    if keep < MIN_KEPT:
+        raise ValueError(f"keep is {keep}, but at least {MIN_KEPT} checkpoints are kept")
+    path = checkpoint_path(run, checkpoint.state.step)
+    write_tensors(path, checkpoint.tensors, {_METADATA_KEY: checkpoint.to_json()})
+    _rotate(run, keep, warn)
+
+
+def load_newest(run: RunDirectory, *, warn: Warn = unheard) -> Checkpoint | None:
+    """Return the newest valid checkpoint, or ``None`` if there are no checkpoints at all.
+
+    Damaged newer ones are renamed to ``*.corrupt`` and ``warn`` says why; but only if an older
+    one is valid, so that a run never starts over unasked.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none is valid.
+        UsageError: A newer release wrote the newest.
+        StorageError: The disk is failing, or a checkpoint may not be read.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(_checkpoints(run)):
+        try:
+            checkpoint = load_checkpoint(path)
+        except CheckpointError as error:
+            damaged.append((path, str(error)))
+            continue
+        for corrupt, reason in damaged:
+            _set_aside(corrupt, reason, warn)
+        return checkpoint
+    reasons = [reason for _, reason in damaged]
+    reasons += [f"{path}: it was set aside before" for path in _set_aside_before(run)]
+    if reasons:
+        raise CheckpointError("\n".join([f"no checkpoint of {run.path} can be used:", *reasons]))
+    return None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint and verify every byte of it.
+
+    Raises:
+        CheckpointError: It is not valid; the message says why.
+        UsageError: A newer release wrote it.
+        StorageError: The disk is failing, or the file may not be read.
+    """
+    tensors, metadata = read_tensors(path)
+    if _METADATA_KEY not in metadata:
+        raise CheckpointError(f"{path}: it is no checkpoint of a run")
+    checkpoint = Checkpoint.from_json(metadata[_METADATA_KEY], str(path))
+    if checkpoint.state.step != _step(path):
+        raise CheckpointError(
+            f"{path}: it is of step {checkpoint.state.step}, not as its name says"
+        )
+    return checkpoint.model_copy(update={"tensors": tensors})
+
+
+def has_checkpoints(run: RunDirectory) -> bool:
+    """Tell whether a run has checkpoints, valid or not.
+
+    Raises:
+        StorageError: The disk is failing.
+    """
+    return bool(_checkpoints(run) or _set_aside_before(run))
+
+
+def _checkpoints(run: RunDirectory) -> list[Path]:
+    """Return the files with the name of a checkpoint, in the order of their steps."""
+    numbered = ((_step(path), path) for path in _files(run))
+    return [path for _, path in sorted((step, path) for step, path in numbered if step is not None)]
+
+
+def _set_aside_before(run: RunDirectory) -> list[Path]:
+    return sorted(path for path in _files(run) if path.suffix == CORRUPT)
+
+
+def _files(run: RunDirectory) -> list[Path]:
+    with storage_errors("read", run.checkpoints):
+        return list(run.checkpoints.iterdir()) if run.checkpoints.exists() else []
+
+
+def _step(path: Path) -> int | None:
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def _rotate(run: RunDirectory, keep: int, warn: Warn) -> None:
+    """Remove all checkpoints but the newest ``keep``."""
+    try:
+        for path in _checkpoints(run)[:-keep]:
+            with storage_errors("remove", path), contextlib.suppress(FileNotFoundError):
+                path.unlink()
+    except StorageError as error:
+        warn(str(error))
+    failpoint("rotated")
+
+
+def _set_aside(path: Path, reason: str, warn: Warn) -> None:
+    """Rename a damaged checkpoint; one with that name from an earlier time is not overwritten."""
+    warn(f"{reason}; going back to the checkpoint before it")
+    target = path.with_name(path.name + CORRUPT)
+    number = 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.{number}{CORRUPT}")
+    try:
+        with storage_errors("rename", path):
+            os.replace(path, target)
+    except StorageError as error:
+        warn(str(error))

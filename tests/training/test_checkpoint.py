@@ -1,0 +1,461 @@
+"""Checkpoints: the newest valid one is found, none is lost, and it is all that a resume needs."""
+
+import contextlib
+import errno
+import json
+import os
+import pickle
+import shutil
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_builder.errors import (
+    CheckpointError,
+    DataError,
+    NonFiniteError,
+    Stopped,
+    StorageError,
+    UsageError,
+)
+from resnet_builder.runs import files
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.files import POINTS
+from resnet_builder.runs.tensor_files import read_tensors, write_tensors
+from resnet_builder.training.checkpoint import (
+    Checkpoint,
+    TrainState,
+    checkpoint_path,
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+)
+from resnet_builder.training.evaluation import Metrics
+from tests.runs.faults import CALLS, Disk, heard, names
+from tests.training.recipes import small_net, weight
+from tests.training.runs import after, experiment, small_splits, train
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """Return a disk that can be told to fail."""
+    return Disk(monkeypatch)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory.create(tmp_path / "run")
+    run.checkpoints.mkdir()
+    return run
+
+
+def checkpoint(step: int, **tensors: torch.Tensor) -> Checkpoint:
+    return Checkpoint(
+        state=TrainState(step=step, seconds=0.1 + step, best={"val.top1": 0.5}),
+        optimizer="SGD",
+        fingerprint="images",
+        validation_indices=(3, 4),
+        metrics_bytes=7,
+        tensors=tensors or {"model/fc.weight": torch.full((8, 4), float(step))},
+    )
+
+
+def save(run: RunDirectory, *steps: int, keep: int = 10) -> None:
+    for step in steps:
+        save_checkpoint(run, checkpoint(step), keep)
+
+
+def newest_step(run: RunDirectory) -> int | None:
+    found = load_newest(run)
+    return None if found is None else found.state.step
+
+
+def test_what_is_saved_is_loaded(run: RunDirectory) -> None:
+    assert load_newest(run) is None
+    save(run, 3)
+    first = checkpoint_path(run, 3).read_bytes()
+    found, saved = load_newest(run), checkpoint(3)
+    assert found is not None
+    assert found.model_dump() == saved.model_dump()
+    assert found.tensors.keys() == {"model/fc.weight"}
+    assert torch.equal(found.tensors["model/fc.weight"], torch.full((8, 4), 3.0))
+    save(run, 3)
+    assert checkpoint_path(run, 3).read_bytes() == first
+
+
+def test_steps_are_compared_as_numbers(run: RunDirectory) -> None:
+    save(run, 9, 10, 1_000_000_000)
+    assert names(run.checkpoints)[-1] == "step-1000000000.safetensors"
+    assert newest_step(run) == 1_000_000_000
+    checkpoint_path(run, 1_000_000_000).unlink()
+    checkpoint_path(run, 9).rename(run.checkpoints / "step-9.safetensors")
+    assert newest_step(run) == 10
+
+
+def test_only_the_oldest_checkpoints_are_removed(run: RunDirectory) -> None:
+    others = ["step-11", "step-x.safetensors", "11.safetensors", "step-12.safetensors.bak"]
+    for name in others:
+        (run.checkpoints / name).write_bytes(b"something else")
+    save(run, 8, 9, 10, 11, keep=2)
+    left = {"step-000000010.safetensors", "step-000000011.safetensors", *others}
+    assert set(names(run.checkpoints)) == left
+    with pytest.raises(ValueError, match="keep is 1"):
+        save(run, 12, keep=1)
+
+
+def test_older_ones_are_removed_only_once_the_new_one_is_published(
+    disk: Disk, run: RunDirectory
+) -> None:
+    save(run, 1, 2)
+    disk.failing = "published"
+    with pytest.raises(StorageError):
+        save(run, 3, keep=2)
+    assert len(names(run.checkpoints)) == 3
+    assert disk.events.count("rotated") == 2
+
+
+def test_checkpoint_that_cannot_be_removed_is_a_warning(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(run, 1, 2)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    told, warn = heard()
+    save_checkpoint(run, checkpoint(3), keep=2, warn=warn)
+    assert told == [f"cannot remove {checkpoint_path(run, 1)}: Permission denied"]
+    assert newest_step(run) == 3
+
+
+def test_state_that_is_not_finite_is_not_saved(run: RunDirectory) -> None:
+    save(run, 1)
+    bad = checkpoint(2, **{"model/bn1.running_var": torch.tensor([float("nan")])})
+    with pytest.raises(NonFiniteError, match=r"model/bn1\.running_var"):
+        save_checkpoint(run, bad, keep=2)
+    assert newest_step(run) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("call", CALLS)
+def test_failing_save_leaves_the_older_ones(
+    call: str, number: int, disk: Disk, run: RunDirectory
+) -> None:
+    save(run, 1, 2)
+    older = {path: path.read_bytes() for path in run.checkpoints.iterdir()}
+    disk.failing, disk.error = call, OSError(number, os.strerror(number))
+    with pytest.raises(StorageError, match=r"step-000000003\.safetensors"):
+        save(run, 3, keep=2)
+    assert {path: path.read_bytes() for path in older} == older
+    assert not [name for name in names(run.checkpoints) if name.startswith(".tmp-")]
+    disk.failing = None
+    save(run, 4, keep=2)
+    assert newest_step(run) == 4
+
+
+def _in_a_child(act: Callable[[], None]) -> int:
+    """Do something in a forked process; return its exit status."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads
+        pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            act()
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked")
+@pytest.mark.parametrize("point", POINTS)
+def test_kill_at_any_point_leaves_a_run_that_resumes(point: str, run: RunDirectory) -> None:
+    save(run, 1, 2)
+
+    def die(passed: str) -> None:
+        if passed == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def save_and_die() -> None:
+        files.failpoint_hook = die
+        with run.locked():
+            save(run, 3, keep=2)
+
+    assert _in_a_child(save_and_die) == signal.SIGKILL
+    told, warn = heard()
+    with run.locked(warn=warn):
+        published = point in {"replaced", "published", "rotated"}
+        assert newest_step(run) == (3 if published else 2)
+        save(run, 4, keep=2)
+    [warning] = told
+    assert "ended without freeing the run" in warning
+    assert names(run.checkpoints)[1:] == ["step-000000004.safetensors"]
+
+
+def damaged_copies(sound: bytes) -> Iterator[tuple[str, bytes]]:
+    for sixteenth in range(16):
+        yield f"truncated-{sixteenth}", sound[: len(sound) * sixteenth // 16]
+    regions = {
+        "length": 0,
+        "length-high": 7,
+        "brace": 8,
+        "metadata": sound.index(b"__metadata__"),
+        "state": sound.index(b"state"),
+        "name": sound.index(b"fc.weight"),
+        "dtype": sound.index(b"F32"),
+        "shape": sound.index(b"[8,4]") + 1,
+        "offsets": sound.index(b"data_offsets") + 16,
+        "first-tensor-byte": len(sound) - 128,
+        "last-tensor-byte": len(sound) - 1,
+    }
+    for name, position in regions.items():
+        for bit in (0, 5):
+            flipped = bytearray(sound)
+            flipped[position] ^= 1 << bit
+            yield f"flipped-{name}-{bit}", bytes(flipped)
+    yield "trailing", sound + b"\0"
+    yield "twice", sound + sound
+    yield "zeros", bytes(len(sound))
+    yield "pickle", pickle.dumps({"model": [1, 2, 3]})
+
+
+def test_damaged_newest_is_set_aside_and_the_one_before_used(run: RunDirectory) -> None:
+    save(run, 3)
+    sound = checkpoint_path(run, 3).read_bytes()
+    for name, damaged in damaged_copies(sound):
+        shutil.rmtree(run.checkpoints)
+        run.checkpoints.mkdir()
+        save(run, 2)
+        checkpoint_path(run, 3).write_bytes(damaged)
+        told, warn = heard()
+        found = load_newest(run, warn=warn)
+        assert found is not None, name
+        assert found.state.step == 2, name
+        left = ["step-000000002.safetensors", "step-000000003.safetensors.corrupt"]
+        assert names(run.checkpoints) == left, name
+        [warning] = told
+        assert warning.startswith(f"{checkpoint_path(run, 3)}: "), name
+        assert warning.endswith("; going back to the checkpoint before it"), name
+
+
+def test_damaged_file_of_before_is_not_overwritten(run: RunDirectory) -> None:
+    save(run, 2)
+    for contents in (b"first", b"second"):
+        checkpoint_path(run, 3).write_bytes(contents)
+        load_newest(run)
+    assert names(run.checkpoints) == [
+        "step-000000002.safetensors",
+        "step-000000003.safetensors.2.corrupt",
+        "step-000000003.safetensors.corrupt",
+    ]
+    assert (run.checkpoints / "step-000000003.safetensors.corrupt").read_bytes() == b"first"
+
+
+def test_without_any_valid_checkpoint_a_run_never_starts_over(run: RunDirectory) -> None:
+    checkpoint_path(run, 1).write_bytes(b"")
+    checkpoint_path(run, 2).write_bytes(b"x" * 100)
+    for _ in range(2):
+        with pytest.raises(CheckpointError) as error:
+            load_newest(run)
+        lines = str(error.value).splitlines()
+        assert lines[0] == f"no checkpoint of {run.path} can be used:"
+        assert [line.split(": ")[0] for line in lines[1:]] == [
+            str(checkpoint_path(run, step)) for step in (2, 1)
+        ]
+    assert len(names(run.checkpoints)) == 2
+
+
+def test_checkpoint_that_was_set_aside_counts(run: RunDirectory) -> None:
+    save(run, 1)
+    checkpoint_path(run, 2).write_bytes(b"")
+    load_newest(run)
+    checkpoint_path(run, 1).unlink()
+    with pytest.raises(CheckpointError, match=r"step-000000002\.safetensors\.corrupt: it was set"):
+        load_newest(run)
+
+
+def test_damaged_file_that_cannot_be_renamed_is_a_warning(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(run, 1)
+    checkpoint_path(run, 2).write_bytes(b"")
+
+    def refuse(source: object, target: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    told, warn = heard()
+    found = load_newest(run, warn=warn)
+    assert found is not None
+    assert found.state.step == 1
+    assert told[1] == f"cannot rename {checkpoint_path(run, 2)}: Read-only file system"
+
+
+def test_name_and_contents_must_agree(run: RunDirectory) -> None:
+    save(run, 1, 2)
+    shutil.copy(checkpoint_path(run, 1), checkpoint_path(run, 3))
+    with pytest.raises(CheckpointError, match="it is of step 1, not as its name says"):
+        load_checkpoint(checkpoint_path(run, 3))
+    assert newest_step(run) == 2
+
+
+def rewritten(run: RunDirectory, **changes: Any) -> Path:
+    """Change the metadata of the checkpoint of step 5; its bytes hold together."""
+    save(run, 5)
+    path = checkpoint_path(run, 5)
+    tensors, metadata = read_tensors(path)
+    text = json.dumps({**json.loads(metadata["checkpoint"]), **changes})
+    write_tensors(path, tensors, {"checkpoint": text})
+    return path
+
+
+def test_newer_format_asks_to_upgrade_and_is_kept(run: RunDirectory) -> None:
+    save(run, 1)
+    rewritten(run, schema=2)
+    with pytest.raises(UsageError, match=r"newer resnet-builder \(schema 2; .* upgrade"):
+        load_newest(run)
+    assert names(run.checkpoints) == ["step-000000001.safetensors", "step-000000005.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"state": None}, "state: "),
+        ({"state": {"step": "many"}}, "state.step: "),
+        ({"state": {"step": -1}}, "state.step: "),
+        ({"fingerprint": None}, "fingerprint: "),
+        ({"validation_indices": "all"}, "validation_indices: "),
+        ({"metrics_bytes": -1}, "metrics_bytes: "),
+        ({"optimizer": []}, "optimizer: "),
+        ({"tensors": {"model/a": 1}}, "tensors"),
+    ],
+)
+def test_metadata_that_training_never_writes_is_damaged(
+    change: dict[str, Any], reason: str, run: RunDirectory
+) -> None:
+    path = rewritten(run, **change)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert str(caught.value).startswith(f"{path} is damaged: {reason}")
+
+
+def test_tensors_of_something_else_are_no_checkpoint(run: RunDirectory) -> None:
+    write_tensors(checkpoint_path(run, 5), {"a": torch.ones(1)}, {})
+    with pytest.raises(CheckpointError, match="it is no checkpoint of a run"):
+        load_checkpoint(checkpoint_path(run, 5))
+
+
+def stopped(path: Path, **recipe: Any) -> Checkpoint:
+    """Train half a run; return its checkpoint."""
+    with pytest.raises(Stopped):
+        train(path, experiment(**recipe), should_stop=after(7))
+    found = load_newest(RunDirectory(path))
+    assert found is not None
+    return found
+
+
+def test_checkpoint_holds_weights_average_best_and_optimizer_by_name(tmp_path: Path) -> None:
+    found = stopped(tmp_path / "run", ema={"decay": 0.9})
+    model = small_net()
+    names, parameters = model.state_dict().keys(), dict(model.named_parameters()).keys()
+    assert found.tensors.keys() == {
+        *(f"{group}/{name}" for group in ("model", "ema", "best") for name in names),
+        *(f"optim/{name}/momentum_buffer" for name in parameters),
+    }
+    assert found.state.step == 5
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            nn.Sequential(*small_net()[:6], nn.Linear(72, 7)),
+            r"^the checkpoint is of another network: "
+            r"'6\.bias' has shape \[4\] there, shape \[7\] here$",
+        ),
+        (small_net(norm=False), r"'1\.bias' has shape \[8\] there, no tensor here"),
+    ],
+)
+def test_checkpoint_of_another_network_is_refused(
+    other: nn.Module, message: str, tmp_path: Path
+) -> None:
+    stopped(tmp_path / "run")
+    with pytest.raises(UsageError, match=message):
+        train(tmp_path / "run", experiment(), model=other)
+
+
+@pytest.mark.parametrize(
+    "name", ["optim/nobody/momentum_buffer", "optim/0.weight/momentum_buffer", "optim/0.weight"]
+)
+def test_optimizer_state_that_fits_no_parameter_is_refused(name: str, tmp_path: Path) -> None:
+    found = stopped(tmp_path / "run")
+    tensors = {**found.tensors, name: torch.ones(2)}
+    save_checkpoint(
+        RunDirectory(tmp_path / "run"), found.model_copy(update={"tensors": tensors}), keep=2
+    )
+    with pytest.raises(CheckpointError, match=f"'{name[6:]}' is of no parameter of the network"):
+        train(tmp_path / "run", experiment())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fingerprint": "other"}, "the data set is not the run's: small when it began, other now"),
+        (
+            {"validation_indices": (3, 4)},
+            r"the validation images are not the run's: 0 images from \[\] when it began, "
+            r"2 images from \[3, 4\] now",
+        ),
+    ],
+)
+def test_run_is_not_resumed_with_other_images(change: Any, message: str, tmp_path: Path) -> None:
+    stopped(tmp_path / "run")
+    with pytest.raises(DataError, match=message):
+        train(tmp_path / "run", experiment(), splits=replace(small_splits(), **change))
+
+
+def test_new_average_starts_from_the_weights(tmp_path: Path) -> None:
+    stopped(tmp_path / "run")
+    assert train(tmp_path / "run", experiment(ema={"decay": 0.5})).record.steps == 12
+
+
+def test_new_kind_of_optimizer_starts_without_a_state(tmp_path: Path) -> None:
+    stopped(tmp_path / "run")
+    train(tmp_path / "run", experiment(optimizer={"type": "adamw", "lr": 0.01}))
+    found = load_newest(RunDirectory(tmp_path / "run"))
+    assert found is not None
+    assert found.tensors["optim/0.weight/step"].item() == 12 - 5
+
+
+def test_restoring_keeps_memory_formats(tmp_path: Path) -> None:
+    stopped(tmp_path / "run")
+    model = small_net().to(memory_format=torch.channels_last)
+    strides = [parameter.stride() for parameter in model.parameters()]
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", experiment(), model=model, should_stop=after(0))
+    assert [parameter.stride() for parameter in model.parameters()] == strides
+
+
+def metrics(top1: float, loss: float = 1.0) -> Metrics:
+    nothing = torch.zeros(1, dtype=torch.int64)
+    return Metrics(loss, top1, 1.0, nothing, nothing, num_classes=4)
+
+
+def test_best_weights_are_a_copy_of_the_earlier_of_equals() -> None:
+    model = small_net()
+    state = TrainState(step=1)
+    assert state.update_best(metrics(0.5), model)
+    before = weight(model, 0).detach().clone()
+    with torch.no_grad():
+        weight(model, 0).zero_()
+    state.step = 2
+    assert not state.update_best(metrics(0.5), model)
+    assert not state.update_best(metrics(0.9, loss=float("nan")), model)
+    assert state.best_step == 1
+    assert torch.equal(state.best_weights["0.weight"], before)
