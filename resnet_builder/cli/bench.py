@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.invocation import Invocation, pass_invocation
-from resnet_builder.cli.messages import escaped, examples, note, show, show_json, table
-from resnet_builder.cli.options import SPEC, debug_option, json_option, layer_options
+from resnet_builder.cli.console import escaped, examples, note, show, show_json, table
+from resnet_builder.cli.options import (
+    SPEC,
+    Invocation,
+    debug_option,
+    json_option,
+    pass_invocation,
+    read_spec,
+    spec_options,
+)
 
 if TYPE_CHECKING:
     from resnet_builder.bench import Bench
@@ -33,7 +40,7 @@ _MANY = 1_000_000
     show_default=True,
     help="Measure for about so long.",
 )
-@layer_options
+@spec_options
 @json_option
 @debug_option
 @pass_invocation
@@ -54,7 +61,6 @@ def bench(
     """
     from resnet_builder.bench import measure
     from resnet_builder.cli.progress import display
-    from resnet_builder.cli.specs import read_spec
     from resnet_builder.training.runtime import set_backend_flags
 
     resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)

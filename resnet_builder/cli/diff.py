@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.messages import escaped, examples, percent, points, show, show_json, table
+from resnet_builder.cli.console import escaped, examples, percent, points, show, show_json, table
 from resnet_builder.cli.options import SPEC, debug_option, json_option, plugin_option
 
 if TYPE_CHECKING:

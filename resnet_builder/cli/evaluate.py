@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.invocation import Invocation, pass_invocation
-from resnet_builder.cli.messages import examples, note, percent, show, show_json, table
+from resnet_builder.cli.console import examples, note, percent, show, show_json, table
 from resnet_builder.cli.options import (
     EXISTING,
+    Invocation,
     data_dir_option,
     debug_option,
+    device_for,
     json_option,
+    pass_invocation,
     plugin_option,
     skip_bad_option,
 )
@@ -59,7 +61,6 @@ def evaluate(
     The weights are those that a run selected, or a file's. Shown are top-1, top-5, the top-1 of
     each class, and what is mistaken for what.
     """
-    from resnet_builder.cli.devices import device_for
     from resnet_builder.cli.progress import display
     from resnet_builder.trained import load_model
     from resnet_builder.training.inference import evaluate_split, load_own_splits

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.messages import escaped, examples, note, show, show_json, table
-from resnet_builder.cli.options import EXISTING, SPEC, debug_option, json_option, layer_options
+from resnet_builder.cli.console import escaped, examples, note, show, show_json, table
+from resnet_builder.cli.options import (
+    EXISTING,
+    SPEC,
+    debug_option,
+    json_option,
+    read_spec,
+    spec_options,
+)
 
 if TYPE_CHECKING:
     from resnet_builder.runs.answers import ImportRecord
@@ -41,7 +48,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--allow-unexpected", is_flag=True, help="Leave out what the network has no place for."
 )
-@layer_options
+@spec_options
 @json_option
 @debug_option
 def import_(
@@ -66,7 +73,6 @@ def import_(
     A checkpoint does not say how images are normalised. If the spec does not either, add --set
     data.normalize='{mean: [...], std: [...]}', which `predict` needs.
     """
-    from resnet_builder.cli.specs import read_spec
     from resnet_builder.importing import import_weights
 
     resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)

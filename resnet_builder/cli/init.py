@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import resnet_builder
-from resnet_builder.cli.messages import examples, show
+from resnet_builder.cli.console import examples, show
 from resnet_builder.cli.options import SPEC, debug_option
 from resnet_builder.errors import UsageError
 from resnet_builder.spec.bundled import find_spec, is_path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from resnet_builder.cli.messages import examples, percent, points, show, show_json, table
+from resnet_builder.cli.console import examples, percent, points, show, show_json, table
 from resnet_builder.cli.options import FOLDER, debug_option, json_option, plugin_option
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The program ``resnet-build``: its commands, and what becomes of whatever goes wrong in them."""
+"""The program ``resnet-build``: its commands, and the exit code of whatever goes wrong in them."""
 
 import atexit
 import gc
@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,21 +16,9 @@ import click
 from click.shell_completion import shell_complete
 
 import resnet_builder
-from resnet_builder.cli.bench import bench
-from resnet_builder.cli.diff import diff
-from resnet_builder.cli.evaluate import evaluate
-from resnet_builder.cli.export import export
-from resnet_builder.cli.import_ import import_
-from resnet_builder.cli.init import init
-from resnet_builder.cli.invocation import Invocation
-from resnet_builder.cli.list import list_
-from resnet_builder.cli.messages import examples, note, show, show_error
-from resnet_builder.cli.predict import predict
-from resnet_builder.cli.schema import schema
+from resnet_builder.cli.console import examples, note, show, show_error
+from resnet_builder.cli.options import Invocation
 from resnet_builder.cli.signals import INTERRUPTED, Interrupted, Signals
-from resnet_builder.cli.summary import summary
-from resnet_builder.cli.train import train
-from resnet_builder.cli.validate import validate
 from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError
 from resnet_builder.runs.files import write_atomically
 from resnet_builder.system import is_out_of_memory
@@ -37,14 +26,36 @@ from resnet_builder.system import is_out_of_memory
 PROGRAM = "resnet-build"
 COMPLETE = "_RESNET_BUILD_COMPLETE"
 
+COMMANDS = {
+    name: f"resnet_builder.cli.{name}"
+    for name in (
+        *("bench", "diff", "evaluate", "export", "init", "list"),
+        *("predict", "schema", "summary", "train", "validate"),
+    )
+} | {"import": "resnet_builder.cli.import_"}
+"""Modules of the commands. Each is imported when its command is called, or for ``--help``."""
+
 BUG, MEMORY, STORAGE = 1, 6, 7
 
-OBJECTS_UNCOLLECTED = 100_000
-"""New objects before Python looks for garbage: those that importing torch makes stay anyway."""
+_GC_THRESHOLD = 100_000
+"""New objects before a garbage collection: those that importing torch makes stay anyway."""
 
 
 class Program(click.Group):
-    """A group of commands whose every end is one of this project's exit codes."""
+    """Command group that ends with one of this project's exit codes, whatever happens."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(COMMANDS[cmd_name])
+        # `import` is a keyword, and `list` a builtin: their functions have an underscore.
+        command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
+        return command
 
     def main(
         self,
@@ -55,18 +66,17 @@ class Program(click.Group):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> NoReturn:
-        """Run a command line and exit; only ``args`` is heeded."""
-        gc.set_threshold(OBJECTS_UNCOLLECTED)
-        atexit.register(gc.freeze)  # the last look, at exit, is spared too
+        """Run a command line and exit. Only ``args`` is used."""
+        gc.set_threshold(_GC_THRESHOLD)
+        atexit.register(gc.freeze)  # spares the last collection, at exit
         with Signals() as signals:
-            invocation = Invocation(signals, arguments=sys.argv[1:] if args is None else args)
+            invocation = Invocation(signals, sys.argv[1:] if args is None else args)
             code = self._run(invocation)
         sys.exit(code)
 
     def _run(self, invocation: Invocation) -> int:
         """Run a command line and return the exit code."""
         try:
-            invocation.signals.let_through()
             _make_streams_tolerant()
             if instruction := os.environ.get(COMPLETE):
                 return shell_complete(self, {}, PROGRAM, COMPLETE, instruction)
@@ -77,7 +87,7 @@ class Program(click.Group):
         except click.exceptions.Exit as error:
             return error.exit_code
         except BrokenPipeError:
-            _drop_output()  # whoever read it has seen enough
+            _drop_output()  # as in `resnet-build list specs | head`
         except SystemExit:
             raise
         except BaseException as error:
@@ -86,14 +96,14 @@ class Program(click.Group):
 
 
 def _explain(error: BaseException, invocation: Invocation) -> int:
-    """Tell the user why the program ends, and return the exit code."""
+    """Print why the program ends, and return the exit code."""
     if isinstance(error, Interrupted):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return INTERRUPTED
     code = _exit_code(error, invocation)
     if invocation.may_report(code):
-        _tell(error, invocation)
+        _report(error, invocation)
     return code
 
 
@@ -107,7 +117,7 @@ def _exit_code(error: BaseException, invocation: Invocation) -> int:
     return STORAGE if isinstance(error, OSError) else BUG
 
 
-def _tell(error: BaseException, invocation: Invocation) -> None:
+def _report(error: BaseException, invocation: Invocation) -> None:
     if isinstance(error, click.ClickException):
         with suppress(OSError):
             error.show()
@@ -121,13 +131,13 @@ def _tell(error: BaseException, invocation: Invocation) -> None:
     else:
         log = _write_crash_log(error, invocation.crash_log)
         note(
-            f"internal error: {type(error).__name__}: {error}; this is a fault of {PROGRAM}, "
+            f"internal error: {type(error).__name__}: {error}; this is a bug of {PROGRAM}, "
             f"please report it with {log}"
         )
 
 
 def _write_crash_log(error: BaseException, path: Path | None) -> Path:
-    """Write down a bug's traceback, in a temporary file if it cannot be in the run directory."""
+    """Write the traceback of a bug into the run directory, or else into a temporary file."""
     text = "".join([f"{' '.join(sys.argv)}\n\n", *traceback.format_exception(error)])
     if path is not None:
         with suppress(StorageError):
@@ -141,7 +151,7 @@ def _write_crash_log(error: BaseException, path: Path | None) -> Path:
 
 
 def _make_streams_tolerant() -> None:
-    """Let a terminal that lacks a character see its number instead of a traceback."""
+    """Print the number of a character that the terminal lacks, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -154,7 +164,7 @@ def _flush() -> None:
 
 
 def _drop_output() -> None:
-    """Send the rest of the output nowhere, so that Python does not fail to flush it at the end."""
+    """Send the rest of the output nowhere, or Python would fail to flush it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(nowhere, sys.stdout.fileno())
@@ -189,20 +199,3 @@ def main() -> None:
 
     A SPEC is such a file, or the name of a bundled one.
     """
-
-
-for _command in (
-    validate,
-    summary,
-    diff,
-    bench,
-    train,
-    evaluate,
-    predict,
-    import_,
-    export,
-    list_,
-    schema,
-    init,
-):
-    main.add_command(_command)

@@ -1,23 +1,61 @@
-"""Arguments and flags that several commands have, and how a shell completes them."""
+"""Options that several commands share, and what they stand for: a spec, a device."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from resnet_builder.cli.invocation import Invocation
+from resnet_builder.cli.signals import Signals
+from resnet_builder.errors import SpecError, UsageError
 from resnet_builder.spec.bundled import bundled_names, is_path, recipe_names
+
+if TYPE_CHECKING:
+    import torch
+
+    from resnet_builder.spec.schema import Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@dataclass
+class Invocation:
+    """One call of the program.
+
+    Attributes:
+        signals: Signal handlers of the process.
+        arguments: Arguments of the command line.
+        debug: Whether tracebacks are shown.
+        crash_log: File for the traceback of a bug; ``None`` for a temporary file.
+        may_report: Returns whether this process prints why the program ends, given the exit code.
+            Only one of several processes does.
+        parent: Process id of the process that started this one.
+    """
+
+    signals: Signals
+    arguments: Sequence[str] = ()
+    debug: bool = False
+    crash_log: Path | None = None
+    may_report: Callable[[int], bool] = lambda exit_code: True
+    parent: int = field(default_factory=os.getppid)
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether the process that started this one has ended."""
+        return os.getppid() != self.parent
+
+
+pass_invocation = click.make_pass_decorator(Invocation)
+
+
 class SpecSource(click.types.StringParamType):
-    """A file, or the name of something bundled.
+    """Type of an argument that is a file or the name of a bundled file.
 
     Args:
-        names: What is bundled, for completion.
+        names: Returns the bundled names, for shell completion.
     """
 
     def __init__(self, names: Callable[[], tuple[str, ...]]) -> None:
@@ -26,7 +64,7 @@ class SpecSource(click.types.StringParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Complete names, and files once there is a separator or no name fits."""
+        """Complete names, and files where there is a separator or no name fits."""
         names = [name for name in self._names() if name.startswith(incomplete)]
         if is_path(incomplete) or not names:
             return [CompletionItem(incomplete, type="file")]
@@ -38,8 +76,8 @@ EXISTING = click.Path(exists=True, path_type=Path)
 SPEC = SpecSource(bundled_names)
 
 
-def layer_options(command: F) -> F:
-    """Add the flags that change a spec: ``--set``, ``--with`` and ``--plugin``."""
+def spec_options(command: F) -> F:
+    """Add the options that change a spec: ``--set``, ``--with`` and ``--plugin``."""
     for decorate in (
         plugin_option,
         click.option(
@@ -48,7 +86,7 @@ def layer_options(command: F) -> F:
             type=SpecSource(lambda: (*recipe_names(), *bundled_names())),
             multiple=True,
             metavar="FRAGMENT",
-            help="Lay a file, or a bundled recipe, over the spec.",
+            help="Merge a file, or a bundled recipe, into the spec.",
         ),
         click.option(
             "overrides",
@@ -63,7 +101,7 @@ def layer_options(command: F) -> F:
 
 
 def plugin_option(command: F) -> F:
-    """Add ``--plugin``: consent to importing code."""
+    """Add ``--plugin``, the consent to import code."""
     return click.option(
         "plugins",
         "--plugin",
@@ -79,7 +117,7 @@ def data_dir_option(command: F) -> F:
         "--data-dir",
         type=FOLDER,
         metavar="DIR",
-        help="Where data sets live. [default: $RESNET_BUILDER_DATA, else your cache folder]",
+        help="Folder of the datasets. [default: $RESNET_BUILDER_DATA, else your cache folder]",
     )(command)
 
 
@@ -88,7 +126,7 @@ def skip_bad_option(command: F) -> F:
     return click.option(
         "--skip-bad",
         is_flag=True,
-        help="Leave out pictures that cannot be decoded, and name them, instead of refusing all.",
+        help="Leave out images that cannot be decoded, and name them; by default they are errors.",
     )(command)
 
 
@@ -121,3 +159,73 @@ def debug_option(command: F) -> F:
         callback=remember,
         help="Show tracebacks.",
     )(command)
+
+
+def read_spec(
+    source: str | Path,
+    *,
+    overrides: tuple[str, ...],
+    fragments: tuple[str, ...],
+    plugins: tuple[str, ...],
+    warn: Callable[[str], None],
+    with_weights: bool = False,
+) -> "Spec":
+    """Read a spec, check it in full, and resolve its defaults.
+
+    Args:
+        source: A path, or the name of a bundled spec.
+        overrides: Values of ``--set``.
+        fragments: Values of ``--with``.
+        plugins: Values of ``--plugin``.
+        warn: Called with each notice.
+        with_weights: Whether to check that the pretrained weights exist.
+
+    Raises:
+        SpecError: Everything that is wrong with the spec.
+        StorageError: A file cannot be read.
+    """
+    for notice in first_notices(source, overrides=overrides, fragments=fragments):
+        warn(notice)
+
+    from resnet_builder import builder
+
+    return builder.read_spec(
+        source, overrides=overrides, fragments=fragments, plugins=plugins, with_weights=with_weights
+    )
+
+
+def first_notices(
+    source: str | Path, *, overrides: tuple[str, ...], fragments: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Check what needs no torch, whose import takes seconds; return the notices.
+
+    Invalid YAML and numbers out of range are errors here, because there is nothing that they could
+    build. All other problems wait, so that they are reported together.
+
+    Raises:
+        SpecError: The spec cannot be read, or a number is out of range.
+        StorageError: A file cannot be read.
+    """
+    from resnet_builder.spec.load import read_draft
+
+    draft = read_draft(source, overrides=overrides, fragments=fragments)
+    if any(problem.code in {"out-of-range", "limit"} for problem in draft.problems):
+        raise SpecError(draft.problems)
+    return draft.notices
+
+
+def device_for(spec: "Spec", *, warn: Callable[[str], None]) -> "torch.device":
+    """Return the device of a spec, or the best one here if the spec was for another machine.
+
+    Args:
+        spec: The spec of trained weights.
+        warn: Called if it is another device.
+    """
+    from resnet_builder.device import pick_device
+
+    try:
+        return pick_device(spec.run.device)
+    except UsageError as error:
+        device = pick_device("auto")
+        warn(f"{error}; computing on {device}")
+        return device

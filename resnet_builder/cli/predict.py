@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.invocation import Invocation, pass_invocation
-from resnet_builder.cli.messages import examples, note, percent, show, show_json, table
-from resnet_builder.cli.options import EXISTING, debug_option, json_option, plugin_option
+from resnet_builder.cli.console import examples, note, percent, show, show_json, table
+from resnet_builder.cli.options import (
+    EXISTING,
+    Invocation,
+    debug_option,
+    device_for,
+    json_option,
+    pass_invocation,
+    plugin_option,
+)
 from resnet_builder.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,7 +50,6 @@ def predict(
     A PICTURE is a file, or a folder of them. One of another size than the network was trained for
     is resized and cropped.
     """
-    from resnet_builder.cli.devices import device_for
     from resnet_builder.cli.progress import display
     from resnet_builder.trained import load_model
     from resnet_builder.training import inference

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from resnet_builder.cli.messages import escaped, note, percent
+from resnet_builder.cli.console import escaped, note, percent
 from resnet_builder.runs.files import unheard
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
 from resnet_builder.training.evaluation import Metrics

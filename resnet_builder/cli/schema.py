@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from resnet_builder.cli.messages import examples, note, show
+from resnet_builder.cli.console import examples, note, show
 from resnet_builder.cli.options import debug_option, plugin_option
 
 FILE = "resnet-builder.schema.json"

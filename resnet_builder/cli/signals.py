@@ -1,4 +1,4 @@
-"""Signals that ask the program to end: the first is obeyed when it can be, the second at once."""
+"""Signals that ask the program to end. The first lets it finish what it does; the second does not."""
 
 import os
 import signal
@@ -18,10 +18,10 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Interrupted(BaseException):
-    """A signal came where nothing has to be finished first.
+    """Raised by a signal where nothing has to be finished.
 
     Attributes:
-        exit_code: What the program ends with.
+        exit_code: Exit code of the program.
     """
 
     def __init__(self, exit_code: int) -> None:
@@ -30,25 +30,22 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Handles the signals while it is entered, and puts the handlers before it back afterwards.
+    """Context with the program's signal handlers; leaving it restores the handlers before it.
 
-    A signal that is ignored, as ``nohup`` has it, stays ignored. Outside the main thread nothing
-    is handled.
+    A signal that is ignored, as under ``nohup``, stays ignored. Outside the main thread no handler
+    is installed.
 
     Attributes:
-        exit_code: What the program ends with, once a signal came.
-        number: Of the signal that came first.
-        is_patient: Whether further signals ask for no more than the first: one of several
-            processes is sent the same one by the terminal and by who started it.
-        last_act: What is done before a second signal is obeyed.
+        exit_code: Exit code of the program, once a signal came.
+        is_polled: Whether signals only set ``exit_code``, and further ones do nothing. One of
+            several processes may be sent the same signal twice: by the terminal and by its
+            launcher.
     """
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
-        self.number: int | None = None
-        self.is_patient = False
-        self.last_act: Callable[[], None] = _do_nothing
-        self._is_polled = False
+        self.is_polled = False
+        self._polls = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -69,64 +66,53 @@ class Signals:
             signal.signal(number, handler)
         self._before.clear()
 
-    def let_through(self) -> None:
-        """Let signals through that were held back when this process was started."""
-        if sys.platform != "win32":
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the signals that are handled."""
+        return tuple(signal.Signals(number).name for number in self._before)
 
     @contextmanager
     def polled(self) -> Iterator[Callable[[], bool]]:
-        """Let the first signal be noticed by polling, so that what is begun can be finished.
+        """Context in which the first signal only sets a flag; the second ends the program.
 
         Yields:
-            Whether a signal came, to be asked in every loop.
+            A function that returns whether a signal came.
         """
-        self._is_polled = True
+        self._polls = True
         try:
             yield lambda: self.exit_code is not None
         finally:
-            self._is_polled = False
+            self._polls = False
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Context in which other code may install handlers; afterwards ours are back."""
+        try:
+            yield
+        finally:
+            for number in self._before:
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         code = _CODES[signal.Signals(number).name]
-        if self.exit_code is not None:
-            if not self.is_patient:
-                self.last_act()
-                _end_at_once(code)
+        is_first = self.exit_code is None
+        if is_first:
+            self.exit_code = code
+        if self.is_polled:
             return
-        self.exit_code, self.number = code, number
-        if not self._is_polled:
+        if not is_first:
+            _end_at_once(code)
+        elif not self._polls:
             raise Interrupted(code)
 
 
-@contextmanager
-def held_back() -> Iterator[None]:
-    """Let processes that are started meanwhile begin with signals held back.
-
-    They are given them once they handle signals; before, Python would end with a traceback.
-    """
-    numbers = {getattr(signal, name) for name in _CODES if hasattr(signal, name)}
-    if sys.platform == "win32":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def show_cursor() -> None:
-    """Show the terminal's cursor, which a progress bar may have hidden."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        os.write(2, _SHOW_CURSOR)
-
-
-def _do_nothing() -> None:
-    pass
+def exit_code_of(number: int) -> int:
+    """Return the exit code for a signal."""
+    return _CODES.get(signal.Signals(number).name, TERMINATED)
 
 
 def _end_at_once(code: int) -> None:
-    """End without finishing anything; every file is whole or absent at any instant."""
-    show_cursor()
+    """End without finishing anything. Every file is whole or absent at any instant."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        os.write(2, _SHOW_CURSOR)  # a progress bar hides the cursor
     os._exit(code)

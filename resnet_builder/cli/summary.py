@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.messages import examples, note, show, show_json, table
-from resnet_builder.cli.options import SPEC, debug_option, json_option, layer_options
+from resnet_builder.cli.console import examples, note, show, show_json, table
+from resnet_builder.cli.options import SPEC, debug_option, json_option, read_spec, spec_options
 
 if TYPE_CHECKING:
     from resnet_builder.summary import Row, Summary
@@ -22,7 +22,7 @@ _HEADER = ("", "kind", "output", "parameters", "MACs", "field", "depth")
 )
 @click.argument("spec", type=SPEC, metavar="SPEC")
 @click.option("--depth", is_flag=True, help="Show every layer, not only stages.")
-@layer_options
+@spec_options
 @json_option
 @debug_option
 def summary(
@@ -37,7 +37,6 @@ def summary(
 
     Shapes, parameters, MACs (multiply-adds for one image), receptive field and depth.
     """
-    from resnet_builder.cli.specs import read_spec
     from resnet_builder.summary import summarize
 
     resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)

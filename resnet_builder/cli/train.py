@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.invocation import Invocation, pass_invocation
-from resnet_builder.cli.messages import examples, note, percent, points, show, show_json, table
+from resnet_builder.cli.console import examples, note, percent, points, show, show_json, table
+from resnet_builder.cli.launcher import distributed_context, is_worker, nproc_option
 from resnet_builder.cli.options import (
     SPEC,
+    Invocation,
     data_dir_option,
     debug_option,
+    first_notices,
     ignore_memory_option,
     json_option,
-    layer_options,
+    pass_invocation,
+    read_spec,
     skip_bad_option,
+    spec_options,
 )
-from resnet_builder.cli.processes import is_member, is_orphan, membership, nproc_option
-from resnet_builder.cli.specs import first_notices, read_spec
 from resnet_builder.errors import ProcessLostError, Stopped
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ _HERE = ""
     metavar="[DIR]",
     help="Go on with the run there, or in --out; start it if SPEC is given and there is none.",
 )
-@layer_options
+@spec_options
 @data_dir_option
 @skip_bad_option
 @click.option(
@@ -98,7 +100,7 @@ def train(
     the same line can be given again until the run is complete.
     """
     directory = _directory(spec, out, resume)
-    if not is_member():  # what can be refused before torch comes
+    if not is_worker():  # what can be refused before torch comes
         first_notices(_source(spec, directory), overrides=overrides, fragments=fragments)
 
     from resnet_builder.cli.progress import display
@@ -106,7 +108,7 @@ def train(
     from resnet_builder.training.distributed import process_loss_reported
     from resnet_builder.training.session import Session
 
-    with membership(invocation, nproc) as ctx:
+    with distributed_context(invocation, nproc) as ctx:
         resolved = read_spec(
             _source(spec, directory),
             overrides=overrides,
@@ -133,7 +135,7 @@ def train(
                 report=shown.report,
                 say=shown.say,
                 opened=lambda run: opened(run, resolved, shown.say),
-                stop=stop if ctx.world_size == 1 else lambda: stop() or is_orphan(),
+                stop=stop if ctx.world_size == 1 else lambda: stop() or invocation.is_orphan,
                 ctx=ctx,
             )
             if resume is None:

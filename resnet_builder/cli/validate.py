@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.messages import examples, note, show, show_json
+from resnet_builder.cli.console import examples, note, show, show_json
 from resnet_builder.cli.options import (
     SPEC,
     debug_option,
+    first_notices,
     ignore_memory_option,
     json_option,
-    layer_options,
+    spec_options,
 )
-from resnet_builder.cli.specs import first_notices
 from resnet_builder.errors import ResnetBuilderError, SpecError, UsageError, render
 from resnet_builder.spec.bundled import find_spec, is_path
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--expect", is_flag=True, help="Write what the networks count to into the files' `expect`."
 )
-@layer_options
+@spec_options
 @ignore_memory_option
 @json_option
 @debug_option

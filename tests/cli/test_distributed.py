@@ -1,10 +1,9 @@
-"""What one of several processes has to heed on the command line; see also ``tests/crash``."""
+"""Several processes on the command line; see also ``tests/crash/test_distributed.py``."""
 
 import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.cli.signals import Signals, held_back
+from resnet_builder.cli.signals import Signals
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord
 from resnet_builder.training import distributed
@@ -22,17 +21,13 @@ from tests.training.teams import environment
 
 ROOT = Path(__file__).parents[2]
 
-HANDLED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} if sys.platform != "win32" else set()
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent by os.kill")
-
 
 @dataclass(frozen=True, slots=True)
 class Mute(DistributedContext):
-    """The second of two processes, whose leader has said all there is to say."""
+    """The second of two processes, after the main process has reported."""
 
     rank: int = 1
-    size: int = 2
+    world_size: int = 2
 
     def may_report(self, exit_code: int) -> bool:
         return False
@@ -41,13 +36,13 @@ class Mute(DistributedContext):
 @pytest.fixture
 def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def joined(ctx: DistributedContext) -> Iterator[DistributedContext]:
+    def init_process_group(ctx: DistributedContext) -> Iterator[DistributedContext]:
         assert ctx == DistributedContext(1, 2, 1, 2)
         yield Mute()
 
     for name, value in environment(1, 2, 29_500).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(distributed, "joined", joined)
+    monkeypatch.setattr(distributed, "init_process_group", init_process_group)
 
 
 @pytest.mark.usefixtures("second_of_two")
@@ -58,27 +53,27 @@ def test_process_that_may_not_report_is_silent(change: str, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("second_of_two")
-def test_process_that_may_not_report_is_silent_of_a_run_that_is_not_there(folder: Path) -> None:
+def test_process_that_may_not_report_is_silent_about_a_missing_run(folder: Path) -> None:
     result = call("train", "--resume", "nowhere")
     assert (result.exit_code, result.output) == (2, "")
 
 
 @pytest.mark.usefixtures("second_of_two")
-def test_other_processes_than_there_are_cannot_be_asked_for(tmp_path: Path) -> None:
+def test_nproc_must_agree_with_torchrun(tmp_path: Path) -> None:
     result = call("train", write_tiny(tmp_path), "--nproc", 3)
     assert result.exit_code == 2
     message = "error: --nproc 3: this is already one of 2 processes; leave it out\n"
     assert result.stderr == message
 
 
-def test_one_process_is_this_one(folder: Path) -> None:
+def test_nproc_1_starts_no_process(folder: Path) -> None:
     spec = write_tiny(folder)
     result = call("train", spec, "--nproc", 1, "--out", "run", "--set", "train.epochs=1")
     assert result.exit_code == 0, result.stderr
     assert EnvRecord.read(RunDirectory(Path("run")).env).runtime.world_size == 1
 
 
-def test_no_process_at_all_is_refused(tmp_path: Path) -> None:
+def test_nproc_0_is_refused(tmp_path: Path) -> None:
     result = call("train", write_tiny(tmp_path), "--nproc", 0)
     assert result.exit_code == 2
     assert "0 is not in the range" in result.stderr
@@ -96,46 +91,14 @@ def test_sync_norm_has_no_effect_without_batch_norms(tmp_path: Path) -> None:
     assert call("validate", spec, *norms[:2]).exit_code == 0
 
 
-@posix
-def test_patient_process_takes_a_second_signal_for_the_first() -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent by os.kill")
+def test_process_of_several_takes_a_second_signal_for_the_first() -> None:
     with Signals() as handled, handled.polled() as stop:
-        handled.is_patient = True
+        handled.is_polled = True
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         assert stop()
-    assert (handled.exit_code, handled.number) == (143, signal.SIGTERM)
-
-
-@posix
-def test_last_act_comes_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
-    monkeypatch.setattr("os._exit", seen.append)
-    with Signals() as handled, handled.polled():
-        handled.last_act = lambda: seen.append("last act")
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert seen == []
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert seen == ["last act", 143]
-
-
-@posix
-def test_process_begins_with_signals_held_back() -> None:
-    show = "import signal; print(*sorted(map(int, signal.pthread_sigmask(0, []))))"
-    with held_back():
-        told = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True)
-    assert told.stdout.split() == sorted(map(str, map(int, HANDLED)), key=int)
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & HANDLED
-
-
-@posix
-def test_signals_that_were_held_back_are_let_through() -> None:
-    with Signals() as handled, handled.polled() as stop:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
-        assert not stop()
-        handled.let_through()
-        assert stop()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert handled.exit_code == 143
 
 
 @pytest.mark.slow

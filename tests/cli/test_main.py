@@ -32,7 +32,7 @@ COMMANDS = (
     "train",
     "validate",
 )
-HEAVY = ("torch", "numpy", "sklearn")
+HEAVY = ("torch", "numpy")
 
 
 def run(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -41,10 +41,17 @@ def run(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **more)
 
 
+def commands() -> dict[str, click.Command]:
+    """Return the commands by name."""
+    context = click.Context(main)
+    found = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
 def every_command() -> list[click.Command]:
     """Return the commands, and those below them."""
-    found = list(main.commands.values())
-    for command in main.commands.values():
+    found = list(commands().values())
+    for command in commands().values():
         if isinstance(command, click.Group):
             found += command.commands.values()
     return found
@@ -56,7 +63,7 @@ def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str) 
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("resnet_builder.cli.specs.read_spec", fail)
+    monkeypatch.setattr("resnet_builder.builder.read_spec", fail)
     return call("summary", "resnet20", *flags)
 
 
@@ -148,11 +155,11 @@ def test_help_of_a_command_has_examples(command: str) -> None:
     result = call(command, "-h")
     assert result.exit_code == 0
     assert f"resnet-build {command}" in result.stdout.partition("Examples:")[2]
-    assert "..." not in main.commands[command].get_short_help_str(limit=60)
+    assert "..." not in commands()[command].get_short_help_str(limit=60)
 
 
 def test_examples_name_flags_that_there_are() -> None:
-    for command in main.commands.values():
+    for command in commands().values():
         known = {flag for parameter in command.params for flag in parameter.opts}
         if isinstance(command, click.Group):
             known |= {

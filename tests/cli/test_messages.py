@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from resnet_builder.cli.messages import escaped, note, percent, points, show_error, table
+from resnet_builder.cli.console import escaped, note, percent, points, show_error, table
 from resnet_builder.errors import DataError, Problem, SpecError, Stopped
 
 

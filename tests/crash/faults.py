@@ -6,8 +6,10 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from resnet_builder.errors import DataError
@@ -55,9 +57,47 @@ def raising(message: str, target: str, turn: int) -> None:
 
 
 def forking() -> None:
-    """Let ``--nproc`` fork its processes: others would import torch again."""
-    place: Any = importlib.import_module("torch.multiprocessing.spawn")
-    place.start_processes = partial(place.start_processes, start_method="fork")
+    """Let ``--nproc`` fork its workers: others would import torch again."""
+    api: Any = importlib.import_module("torch.distributed.elastic.multiprocessing.api")
+    api.get_subprocess_handler = ForkedWorker
+
+
+class ForkedWorker:
+    """A forked worker in the place of torch's subprocess handler, and of its process."""
+
+    def __init__(self, args: tuple[str, ...], env: dict[str, str], **rest: Any) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.proc = self
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            from tests.crash.server import finish, heed_signals
+
+            heed_signals()
+            os.environ.update(env)
+            finish(list(args[3:]))
+
+    def poll(self) -> int | None:
+        """Return the exit code, if it has ended."""
+        if self.returncode is None:
+            found, status = os.waitpid(self.pid, os.WNOHANG)
+            if found:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the end."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("worker", timeout)
+            time.sleep(0.01)
+        return code
+
+    def close(self, death_sig: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, death_sig)
 
 
 def among(size: str, rank: str, port: str) -> None:

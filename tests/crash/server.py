@@ -21,7 +21,7 @@ from tests.crash import faults
 IMPORTED_BY_TRAIN = (
     "resnet_builder.builder",
     "resnet_builder.cli.progress",
-    "resnet_builder.cli.specs",
+    "resnet_builder.cli.options",
     "resnet_builder.training.runtime",
     "resnet_builder.training.session",
     "sklearn.metrics",

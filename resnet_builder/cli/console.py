@@ -1,4 +1,4 @@
-"""What is printed: results on stdout; errors, notices and progress on stderr."""
+"""Console output: results on stdout; errors and notes on stderr."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -13,7 +13,7 @@ class Json(Protocol):
     """A record that can be written as JSON."""
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """Write it."""
+        """Return the JSON text."""
 
 
 def show(text: str) -> None:
@@ -22,34 +22,35 @@ def show(text: str) -> None:
 
 
 def show_json(record: Json) -> None:
-    """Print a result for programs: one JSON document."""
+    """Print a result for programs, as one JSON document."""
     click.echo(record.to_json(indent=2))
 
 
 def note(text: str) -> None:
-    """Print what the user should know, beside results; if nobody listens, so be it."""
+    """Print a note on stderr. A closed stderr is no error."""
     with suppress(OSError):
         click.echo(escaped(text), err=True)
 
 
 def show_error(error: BaseException) -> None:
-    """Print why the program ends; a spec's problems have their own form, and a stop is no error."""
+    """Print why the program ends. The problems of a spec have their own form; a stop is no error."""
     is_plain = isinstance(error, SpecError | Stopped)
     note(str(error) if is_plain else f"error: {error}")
 
 
 def escaped(text: str) -> str:
-    """Escape what a terminal would act on, but not the ends of lines."""
+    """Escape control characters, which a terminal would obey, but not line ends."""
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """Set out rows in columns.
+    """Format rows as a table.
 
     Args:
-        header: The columns' names.
-        rows: A text for each column.
-        left: Columns that are aligned to the left; the others, which hold numbers, to the right.
+        header: Names of the columns.
+        rows: One text for each column.
+        left: Number of columns that are aligned to the left. The others hold numbers, and are
+            aligned to the right.
     """
     lines = [list(header), *([visible(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
@@ -63,15 +64,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
 
 
 def examples(*lines: str) -> str:
-    """Write the examples below a command's help; click leaves their lines as they are."""
+    """Format the examples below the help of a command."""
+    # click wraps the lines of a paragraph unless it begins with \b.
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
 def percent(fraction: float | None) -> str:
-    """Write an accuracy as papers do; nothing for what is not known."""
+    """Format an accuracy as papers do; ``None`` gives an empty text."""
     return "" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def points(difference: float | None) -> str:
-    """Write a difference of accuracies in percentage points; nothing for what is not known."""
+    """Format a difference of accuracies in percentage points; ``None`` gives an empty text."""
     return "" if difference is None else f"{100 * difference:+.2f}"
