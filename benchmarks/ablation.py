@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from resnet_builder import Spec, build_from_spec, load_spec
 from resnet_builder.cpu import accelerate
-from resnet_builder.data.batches import TrainBatches
 from resnet_builder.data.interfaces import AUGMENTATIONS, Batch
-from resnet_builder.data.pipeline import Pipeline
+from resnet_builder.data.loader import Pipeline, TrainLoader
 from resnet_builder.data.splits import load_data
 
 CPU = torch.device("cpu")
@@ -145,9 +144,9 @@ def batches_of(spec: Spec) -> Iterator[Batch]:
     augmentations = [AUGMENTATIONS.get(part.type)(**part.options) for part in spec.data.augment]
     pipeline = Pipeline(augmentations, splits.mean, splits.std, len(splits.classes), seed=0)
     batch_size = spec.train.batch_size
-    return TrainBatches(
+    return TrainLoader(
         splits.train, batch_size=batch_size, seed=0, pipeline=pipeline, device=CPU
-    ).starting_at(0)
+    ).batches(0)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from baselines import evaluate as evaluate_as_usual
 from common import describe_machine, open_finished_run, own_results, write
 from torch import Tensor, nn
 
-from resnet_builder.data.batches import evaluation_batches
-from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.loader import evaluation_batches
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.trained import TrainedModel
 from resnet_builder.training.evaluation import evaluate, prepare_for_inference

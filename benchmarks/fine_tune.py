@@ -23,8 +23,8 @@ from common import RESULTS, describe_machine, write
 from PIL import Image
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.data.batches import evaluation_batches
 from resnet_builder.data.interfaces import ImageSource
+from resnet_builder.data.loader import evaluation_batches
 from resnet_builder.data.splits import load_data
 from resnet_builder.model import sections
 from resnet_builder.runs.tensor_files import read_tensors

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnet_builder.cpu import accelerate
-from resnet_builder.data.batches import evaluation_batches
-from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.loader import evaluation_batches
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 
 BATCH_SIZE = 128
@@ -60,7 +60,7 @@ def batches_of(splits: DataSplits) -> Iterator[Batch]:
     """Yield some batches of training images, drawn at random."""
     assert isinstance(splits.train, InMemoryImages)
     order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))
-    images = splits.train.take(order[: BATCHES * BATCH_SIZE])
+    images = splits.train.subset(order[: BATCHES * BATCH_SIZE])
     yield from evaluation_batches(
         images,
         batch_size=BATCH_SIZE,

@@ -1,12 +1,11 @@
 """Every question that is asked of the hardware, so that tests can answer for it."""
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from resnet_builder import system
 from resnet_builder.errors import UsageError
@@ -102,59 +101,6 @@ def fits(size: int, device: torch.device) -> bool:
         device: Where they would be held.
     """
     return device.type == "cuda" and size <= _RESIDENT * torch.cuda.mem_get_info(device)[0]
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device, if it is not there; the host does not wait for CUDA."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()  # other memory may be paged out, so its copies are waited for
-    return tensor.to(device, non_blocking=True)
-
-
-def prefetch(
-    batches: Iterable[tuple[Tensor, ...]], device: torch.device
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield batches on a device; CUDA is sent each while it computes with the one before.
-
-    Args:
-        batches: Of tensors on the CPU, or on the device already.
-        device: Where they are wanted.
-    """
-    if device.type != "cuda":
-        for batch in batches:
-            yield tuple(to_device(tensor, device) for tensor in batch)
-        return
-    stream = torch.cuda.Stream(device)
-    coming: _Coming | None = None
-    for batch in batches:
-        arriving, coming = coming, _sent_aside(batch, device, stream)
-        if arriving is not None:
-            yield _arrived(*arriving, device)
-    if coming is not None:
-        yield _arrived(*coming, device)
-
-
-_Coming = tuple[tuple[Tensor, ...], torch.cuda.Event]
-"""A batch on its way, and the event of its arrival."""
-
-
-def _sent_aside(
-    batch: tuple[Tensor, ...], device: torch.device, stream: torch.cuda.Stream
-) -> _Coming:
-    """Send a batch on a stream of its own."""
-    with torch.cuda.stream(stream):
-        return tuple(to_device(tensor, device) for tensor in batch), stream.record_event()
-
-
-def _arrived(
-    batch: tuple[Tensor, ...], event: torch.cuda.Event, device: torch.device
-) -> tuple[Tensor, ...]:
-    """Let what computes wait for a batch, the host not; then its memory is in use there."""
-    stream = torch.cuda.current_stream(device)
-    stream.wait_event(event)
-    for tensor in batch:
-        tensor.record_stream(stream)
-    return batch
 
 
 @contextmanager

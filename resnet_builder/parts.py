@@ -183,7 +183,7 @@ def input_info(data: DataSpec) -> DatasetInfo:
         PlacedPartError: The dataset's options do not fit together.
     """
     dataset = next(data_parts(data))
-    info: DatasetInfo = dataset.make().facts
+    info: DatasetInfo = dataset.make().info
     channels, size = preprocess_shape(data.preprocess, info.channels, info.image_size)
     return replace(info, channels=channels, image_size=size)
 

@@ -4,7 +4,9 @@ import copy
 import math
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +14,15 @@ from torch import Tensor, nn
 
 from resnet_builder.blocks import SHORTCUTS
 from resnet_builder.blocks.interfaces import SHORTCUT_ATTRIBUTE
-from resnet_builder.data.testing import check_augmentation, check_dataset
+from resnet_builder.data.interfaces import Augmentation, Batch, Dataset, LoadContext
+from resnet_builder.data.loader import Shard, normalise
+from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.data.random import StatelessGenerator
 from resnet_builder.model import on_residual_path
 
 __all__ = ["check_augmentation", "check_block", "check_dataset"]
+
+_NUM_CLASSES = 4
 
 
 def check_block(block: Callable[..., Any], **options: object) -> None:
@@ -110,3 +117,98 @@ def _check_zero_residual(block: Any, in_channels: int, what: str) -> None:
             if isinstance(module, nn.Conv2d) and on_residual_path(name):
                 module.weight.mul_(-3.0)
     assert torch.equal(block(images), before), f"{what}: zero_residual() leaves a residual"
+
+
+def check_dataset(dataset: Callable[..., Dataset], data_dir: Path, **options: object) -> None:
+    """Check that a data set keeps the contract of :class:`resnet_builder.data.Dataset`.
+
+    Args:
+        dataset: Its class.
+        data_dir: The folder to load it from.
+        options: Options to make it with.
+
+    Raises:
+        AssertionError: It does not; the message says in what.
+    """
+    made = dataset(**options)
+    first, second = (made.load(LoadContext(data_dir, Preprocessing())) for _ in range(2))
+    assert first.fingerprint == second.fingerprint, "loading twice gives other fingerprints"
+    info = made.info
+    assert info.num_classes in {None, len(first.classes)}, "info.num_classes is not the truth"
+    counted = info.training_images
+    assert counted in {None, len(first.train)}, "info.training_images is not the truth"
+    for name in ("train", "validation", "test"):
+        source = getattr(first, name)
+        if source is None:
+            continue
+        assert source.labels.dtype == torch.int64, f"{name}: labels are not int64"
+        assert source.labels.shape == (len(source),), f"{name}: not one label for each image"
+        assert source.labels.min() >= 0, f"{name}: a label is negative"
+        assert source.labels.max() < len(first.classes), f"{name}: a label is beyond the classes"
+        few = torch.arange(min(3, len(source))).flip(0)
+        images = next(iter(source.read([few])))
+        assert images.dtype == torch.uint8, f"{name}: images are not uint8"
+        assert images.dim() == 4, f"{name}: images are not (B, C, H, W)"
+        assert info.channels in {None, images.shape[1]}, "info.channels is not the truth"
+        again = next(iter(source.subset(few).read([torch.arange(len(few))])))
+        assert torch.equal(images, again), f"{name}: subset() gives other images"
+
+
+def check_augmentation(augmentation: Callable[..., Augmentation], **options: object) -> None:
+    """Check that an augmentation keeps the contract of its protocol.
+
+    Args:
+        augmentation: Its class.
+        options: Options to make it with.
+
+    Raises:
+        AssertionError: It does not; the message says in what.
+    """
+    made = augmentation(**options)
+    assert made.works_on in {"pixels", "normalised", "any"}, f"works_on is {made.works_on!r}"
+    for is_float in (False, True):
+        if made.works_on == ("pixels" if is_float else "normalised"):
+            continue
+        for channels in (1, 3):
+            batch = _augmentation_batch(channels, is_float=is_float)
+            images, targets = batch.images.clone(), batch.targets.clone()
+            results = [made(batch, _draws(6)) for _ in range(2)]
+            what = f"{channels} channels of {images.dtype}"
+            assert torch.equal(batch.images, images), f"{what}: the batch was changed in place"
+            assert torch.equal(batch.targets, targets), f"{what}: targets were changed in place"
+            assert torch.equal(results[0].images, results[1].images), f"{what}: not repeatable"
+            assert results[0].images.dtype == images.dtype, f"{what}: the type changed"
+            assert results[0].images.shape[:2] == (6, channels), f"{what}: the shape changed"
+            total = results[0].targets
+            if total.is_floating_point():
+                assert torch.allclose(total.sum(1), torch.ones(6)), f"{what}: targets do not sum"
+            _check_mixes_with(made, batch, results[0], what)
+
+
+def _check_mixes_with(made: Augmentation, batch: Batch, whole: Batch, what: str) -> None:
+    """Check that an image needs no more of those after it than is said."""
+    mixes_with = getattr(made, "mixes_with", None)
+    positions, own = Shard(1, world_size=3).positions(6, mixes_with)
+    given = replace(batch, images=batch.images[positions], targets=batch.targets[positions])
+    part = made(given, StatelessGenerator(0, 0, 0, positions, "check"))
+    assert torch.equal(part.images[own], whole.images[1::3]), (
+        f"{what}: mixes_with is not {mixes_with}"
+    )
+    assert torch.equal(part.targets[own], whole.targets[1::3]), (
+        f"{what}: mixes_with is not {mixes_with}"
+    )
+
+
+def _augmentation_batch(channels: int, *, is_float: bool) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, channels, 9, 8), generator=generator).to(torch.uint8)
+    mean, std = torch.full((channels,), 0.5), torch.full((channels,), 0.25)
+    targets = torch.arange(6) % _NUM_CLASSES
+    if is_float:
+        fill, black = torch.zeros(channels), -mean / std
+        return Batch(normalise(images, mean, std), targets, _NUM_CLASSES, fill, black)
+    return Batch(images, targets, _NUM_CLASSES, mean * 255, torch.zeros(channels))
+
+
+def _draws(count: int) -> StatelessGenerator:
+    return StatelessGenerator(0, 0, 0, torch.arange(count), "check")

@@ -1,10 +1,7 @@
 """What is asked of the hardware, on hardware that is made up."""
 
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,8 +12,6 @@ from resnet_builder.device import (
     fits,
     full_precision,
     pick_device,
-    prefetch,
-    to_device,
 )
 from resnet_builder.errors import UsageError
 
@@ -138,111 +133,6 @@ def test_this_machine_is_asked_without_an_error() -> None:
 CUDA = torch.device("cuda")
 MPS = torch.device("mps")
 CPU = torch.device("cpu")
-
-
-@dataclass
-class FakeTensor:
-    """A tensor that writes down what becomes of it, in a log that all of them share."""
-
-    name: str
-    log: list[str]
-    device: torch.device = CPU
-    pinned: bool = False
-
-    def pin_memory(self) -> "FakeTensor":
-        return FakeTensor(self.name, self.log, pinned=True)
-
-    def to(self, device: torch.device, *, non_blocking: bool) -> "FakeTensor":
-        assert non_blocking
-        assert self.pinned or self.device == device or device.type != "cuda"
-        if self.device != device:
-            self.log.append(f"send {self.name}")
-        return FakeTensor(self.name, self.log, device)
-
-    def record_stream(self, stream: object) -> None:
-        assert isinstance(stream, FakeStream)
-        self.log.append(f"use {self.name} on {stream.name}")
-
-
-@dataclass
-class FakeStream:
-    name: str
-    log: list[str] = field(default_factory=list)
-    events: int = 0
-
-    def record_event(self) -> int:
-        self.events += 1
-        self.log.append(f"event {self.events} on {self.name}")
-        return self.events
-
-    def wait_event(self, event: int) -> None:
-        self.log.append(f"{self.name} waits for event {event}")
-
-
-@pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return what streams and tensors of a made-up GPU write down."""
-    written: list[str] = []
-    main, aside = FakeStream("main", written), FakeStream("aside", written)
-
-    @contextmanager
-    def stream(chosen: FakeStream) -> Iterator[None]:
-        assert chosen is aside
-        yield
-
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: aside)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
-    monkeypatch.setattr(torch.cuda, "stream", stream)
-    return written
-
-
-def test_a_batch_is_sent_while_the_one_before_is_computed_with(log: list[str]) -> None:
-    batches: Any = ((FakeTensor(name, log),) for name in ("a", "b", "c"))
-    for (tensor,) in prefetch(batches, CUDA):
-        assert tensor.device == CUDA
-        log.append(f"compute {tensor.name}")  # type: ignore[attr-defined]  # a fake
-    assert log == [
-        "send a",
-        "event 1 on aside",
-        "send b",
-        "event 2 on aside",
-        "main waits for event 1",
-        "use a on main",
-        "compute a",
-        "send c",
-        "event 3 on aside",
-        "main waits for event 2",
-        "use b on main",
-        "compute b",
-        "main waits for event 3",
-        "use c on main",
-        "compute c",
-    ]
-
-
-def test_what_is_on_the_gpu_is_not_sent_again(log: list[str]) -> None:
-    there: Any = FakeTensor("a", log, CUDA)
-    assert to_device(there, CUDA).device == CUDA
-    assert log == []
-
-
-def test_the_cpu_is_handed_its_batches_as_they_are() -> None:
-    batch = torch.ones(2), torch.zeros(2)
-    ((images, labels),) = prefetch([batch], CPU)
-    assert images is batch[0]
-    assert labels is batch[1]
-
-
-def test_nothing_is_read_ahead_on_the_cpu() -> None:
-    read: list[int] = []
-
-    def batches() -> Iterator[tuple[torch.Tensor, ...]]:
-        for number in range(3):
-            read.append(number)
-            yield (torch.zeros(1),)
-
-    next(prefetch(batches(), CPU))
-    assert read == [0]
 
 
 @pytest.mark.parametrize(("size", "held"), [(2 * 2**30, True), (2 * 2**30 + 1, False)])

@@ -1,13 +1,6 @@
 """Images and labels; importing this package registers the built-in data sets and augmentations."""
 
-from resnet_builder.data import (
-    augment,
-    cifar,
-    digits,
-    fashion_mnist,
-    image_folder,
-    synthetic,
-)
+from resnet_builder.data import augment, datasets, image_folder
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, Augmentation, Dataset
 
 __all__ = [
@@ -16,9 +9,6 @@ __all__ = [
     "Augmentation",
     "Dataset",
     "augment",
-    "cifar",
-    "digits",
-    "fashion_mnist",
+    "datasets",
     "image_folder",
-    "synthetic",
 ]

@@ -1,11 +1,10 @@
-"""What is done to every image, of every split, before anything random."""
+"""Preprocessing: deterministic changes to every image, of every split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from resnet_builder.data.vision import functional
 from resnet_builder.spec.schema import CenterCrop, Resize, ToRgb
 
 Step = Resize | CenterCrop | ToRgb
@@ -13,10 +12,10 @@ Step = Resize | CenterCrop | ToRgb
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """A spec's preprocessing, as a function that can be sent to other processes.
+    """A spec's preprocessing, as a function that worker processes can receive.
 
     Attributes:
-        steps: What is done, in order.
+        steps: Steps, in order.
     """
 
     steps: tuple[Step, ...] = ()
@@ -29,11 +28,14 @@ class Preprocessing:
 
 
 def _apply(step: Step, images: Tensor) -> Tensor:
+    if isinstance(step, ToRgb):
+        return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    # torchvision is imported on use: it takes longer than torch, and no spec needs it to be checked
+    from torchvision.transforms.v2 import functional
+
     if isinstance(step, Resize):
-        return functional().resize(images, [step.size], antialias=True)
-    if isinstance(step, CenterCrop):
-        return functional().center_crop(images, [step.size])
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        return functional.resize(images, [step.size], antialias=True)
+    return functional.center_crop(images, [step.size])
 
 
 def preprocess_shape(

@@ -1,30 +1,30 @@
-"""The splits that an experiment trains, chooses and reports on."""
+"""Training, validation and test images of an experiment."""
 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from resnet_builder.data.hashing import mix, tag
 from resnet_builder.data.interfaces import (
     AUGMENTATIONS,
     DATASETS,
-    CropsPictures,
     ImageSource,
     LoadContext,
     LoadedDataset,
-    Recognises,
+    ReadTimeCrop,
     Report,
     Stop,
     never,
     silent,
 )
-from resnet_builder.data.memory import InMemoryImages
-from resnet_builder.data.pipeline import WHITE
+from resnet_builder.data.loader import WHITE
 from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.data.random import hash_seed
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.errors import DataError, Problem, SpecError, Stopped
 from resnet_builder.spec.schema import DataSpec, Normalize, Spec
 from resnet_builder.system import cache_dir
@@ -32,29 +32,32 @@ from resnet_builder.system import cache_dir
 DATA_VARIABLE = "RESNET_BUILDER_DATA"
 
 STATISTICS_IMAGES = 10_000
-"""Pictures that are streamed are not all read for their mean: this many, evenly spaced, are."""
+"""Images that stay in files are not all read for their mean: this many, evenly spaced, are."""
 
 _LEVELS = 256
-_BYTES = 2**24
-_STREAMED = 100
+_BYTES_AT_ONCE = 2**24
+_FILES_AT_ONCE = 100
+
+Moments = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, in units where white is 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataSplits:
-    """What an experiment trains, chooses and reports on.
+    """Images of an experiment, and what is known of them.
 
     Attributes:
         train: Training images.
-        validation: What the best weights are chosen on, if anything.
-        test: What is reported, if there is any.
+        validation: Images to choose the best weights on, if any.
+        test: Images to report on, if any.
         classes: Class names; a label is an index into them.
-        mean: Of each channel of the training images, in units where white is 1.
+        mean: Mean of each channel of the training images, in units where white is 1.
         std: Standard deviation of each channel over all their pixels, in the same units.
-        fingerprint: A digest that changes when any image, label or class does.
-        validation_indices: Which of the data set's training images were set aside.
-        notices: What a user should know, one line each.
+        fingerprint: Digest that changes when any image, label or class does.
+        validation_indices: Indices of the training images that were set aside.
+        notices: Notices for the user, one line each.
         parts: Digests of parts of the data, by their names.
-        skipped: Names of pictures that were left out because they cannot be decoded.
+        skipped: Names of images that were left out because they cannot be decoded.
     """
 
     train: ImageSource
@@ -81,36 +84,35 @@ def load_data(
     """Read a spec's data set and divide it.
 
     Args:
-        spec: The experiment, resolved, with data.
-        data_dir: Where data sets live; by default ``$RESNET_BUILDER_DATA``, else the user's
-            cache folder.
-        skip_bad: Whether pictures that cannot be decoded are left out, instead of refused.
+        spec: Resolved spec, with data.
+        data_dir: Folder of data sets; by default ``$RESNET_BUILDER_DATA``, else the user's cache
+            folder.
+        skip_bad: Whether images that cannot be decoded are left out, instead of refused.
         stop: Polled in every loop.
-        report: Told of downloads and scans.
+        report: Progress of downloads and scans.
 
     Raises:
         DataError: The data set is missing, broken or too small.
-        SpecError: It is not what the network is for.
+        SpecError: The network is for other images or classes.
         Stopped: ``stop`` became true.
     """
     assert spec.data is not None, "the spec has data"
     data = spec.data
     dataset = DATASETS.get(data.dataset.type)(**data.dataset.options)
-    preprocess = Preprocessing(data.preprocess)
     loaded = dataset.load(
         LoadContext(
             data_dir=data_dir or default_data_dir(),
-            preprocess=preprocess,
+            preprocess=Preprocessing(data.preprocess),
             stop=stop,
             report=report,
-            whole_pictures=_crops_pictures(data),
+            crops_while_reading=_crops_while_reading(data),
             skip_bad=skip_bad,
         )
     )
-    _refuse_other_classes(spec, loaded)
-    _refuse_other_images(spec, loaded)
-    train, validation, indices = _divide(loaded, data)
-    mean, std = _statistics(train, data, stop)
+    _check_classes(spec, loaded)
+    _check_images(spec, loaded)
+    train, validation, indices = _set_validation_aside(loaded, data)
+    mean, std = _moments(train, data, stop)
     return DataSplits(
         train=train,
         validation=validation,
@@ -120,7 +122,7 @@ def load_data(
         std=std,
         fingerprint=loaded.fingerprint,
         validation_indices=indices,
-        notices=(*loaded.notices, *_repetitions(train, validation, loaded.test)),
+        notices=(*loaded.notices, *_duplicates(train, validation, loaded.test)),
         parts=loaded.parts,
         skipped=loaded.skipped,
     )
@@ -133,82 +135,17 @@ def default_data_dir() -> Path:
     return cache_dir()
 
 
-def _crops_pictures(data: DataSpec) -> bool:
-    """Tell whether the first augmentation crops pictures while they are read."""
-    first = data.augment[:1]
-    made = [AUGMENTATIONS.get(part.type)(**part.options) for part in first]
-    return any(isinstance(augmentation, CropsPictures) for augmentation in made)
+def _crops_while_reading(data: DataSpec) -> bool:
+    if not data.augment:
+        return False
+    first = data.augment[0]
+    return isinstance(AUGMENTATIONS.get(first.type)(**first.options), ReadTimeCrop)
 
 
-def _divide(
-    loaded: LoadedDataset, data: DataSpec
-) -> tuple[ImageSource, ImageSource | None, tuple[int, ...]]:
-    """Set the validation images aside.
-
-    Raises:
-        SpecError: The data set brings its own, or training images are asked for more than once.
-    """
-    if data.validation == 0:
-        return loaded.train, loaded.validation, ()
-    if loaded.validation is not None:
-        raise _spec_error(
-            "exclusive",
-            "data.validation",
-            f"{data.dataset.type} has validation images of its own; set it to 0",
-        )
-    count = len(loaded.train)
-    amount = data.set_aside(count)
-    if not len(loaded.classes) <= amount < count:
-        raise DataError(
-            f"data.validation: {amount:,} of {count:,} training images cannot be set aside; at "
-            f"least one for each of the {len(loaded.classes)} classes, and not all, must be"
-        )
-    aside = stratified(loaded.train.labels, amount, data.split_seed)
-    kept = torch.ones(count, dtype=torch.bool).index_fill(0, aside, value=False).nonzero()[:, 0]
-    return loaded.train.take(kept), loaded.train.take(aside), tuple(aside.tolist())
+# Checks
 
 
-def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
-    """Choose images so that every class has its share.
-
-    Args:
-        labels: ``(N,)`` int64.
-        amount: How many to choose.
-        seed: Chooses them.
-
-    Returns:
-        ``(amount,)`` int64 indices, ascending.
-    """
-    from sklearn.model_selection import train_test_split
-
-    try:
-        _, chosen = train_test_split(
-            range(len(labels)),
-            test_size=amount,
-            stratify=labels.numpy(),
-            random_state=mix(seed, tag("split")) & 0xFFFFFFFF,
-        )
-    except ValueError as error:
-        raise DataError(f"data.validation: {error}") from error
-    return torch.tensor(sorted(chosen))
-
-
-def _repetitions(
-    train: ImageSource, validation: ImageSource | None, test: ImageSource | None
-) -> Iterator[str]:
-    """Say how many images to choose or to report on are, bit for bit, training images."""
-    known = set(_hashes(train))
-    for name, other in (("validation", validation), ("test", test)):
-        hashes = _hashes(other)
-        if again := sum(one in known for one in hashes):
-            yield f"{again:,} of {len(hashes):,} {name} images are training images too"
-
-
-def _hashes(source: ImageSource | None) -> list[int]:
-    return source.hashes() if isinstance(source, Recognises) else []
-
-
-def _refuse_other_classes(spec: Spec, loaded: LoadedDataset) -> None:
+def _check_classes(spec: Spec, loaded: LoadedDataset) -> None:
     wanted, found = spec.model.num_classes, len(loaded.classes)
     if found != wanted:
         raise _spec_error(
@@ -224,13 +161,13 @@ def _refuse_other_classes(spec: Spec, loaded: LoadedDataset) -> None:
             raise DataError(f"{split} image {index} has label {label}, beyond the {found} classes")
 
 
-def _refuse_other_images(spec: Spec, loaded: LoadedDataset) -> None:
-    """Compare the first image of each split with what the network is for."""
+def _check_images(spec: Spec, loaded: LoadedDataset) -> None:
+    """Compare the first image of each split with the network's input."""
     model = spec.model
     for split, source in _sources(loaded):
         if not len(source):
             raise DataError(f"there are no {split} images")
-        first = next(iter(source.take(torch.tensor([0])).read([torch.tensor([0])])))
+        first = next(iter(source.subset(torch.tensor([0])).read([torch.tensor([0])])))
         channels, height, width = first.shape[1:]
         if channels != model.in_channels:
             raise _spec_error(
@@ -248,7 +185,6 @@ def _refuse_other_images(spec: Spec, loaded: LoadedDataset) -> None:
 
 
 def _sources(loaded: LoadedDataset) -> Iterator[tuple[str, ImageSource]]:
-    """Yield the splits that there are, by the names that users know them by."""
     yield "training", loaded.train
     if loaded.validation is not None:
         yield "validation", loaded.validation
@@ -256,36 +192,127 @@ def _sources(loaded: LoadedDataset) -> Iterator[tuple[str, ImageSource]]:
         yield "test", loaded.test
 
 
+def _duplicates(
+    train: ImageSource, validation: ImageSource | None, test: ImageSource | None
+) -> Iterator[str]:
+    """Count the validation and test images that are, bit for bit, training images."""
+    known = set(train.hashes())
+    for name, source in (("validation", validation), ("test", test)):
+        hashes = [] if source is None else source.hashes()
+        if count := sum(one in known for one in hashes):
+            yield f"{count:,} of {len(hashes):,} {name} images are training images too"
+
+
 def _spec_error(code: str, path: str, message: str) -> SpecError:
     return SpecError([Problem(code, path, message, file="<data>")])
 
 
-def _statistics(
-    train: ImageSource, data: DataSpec, stop: Stop
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return what images are normalised by: the spec's numbers, or the training images' own."""
+# Validation images
+
+
+def _set_validation_aside(
+    loaded: LoadedDataset, data: DataSpec
+) -> tuple[ImageSource, ImageSource | None, tuple[int, ...]]:
+    """Divide the training images.
+
+    Raises:
+        DataError: There are too few.
+        SpecError: The data set brings validation images of its own.
+    """
+    if data.validation == 0:
+        return loaded.train, loaded.validation, ()
+    if loaded.validation is not None:
+        raise _spec_error(
+            "exclusive",
+            "data.validation",
+            f"{data.dataset.type} has validation images of its own; set it to 0",
+        )
+    count, num_classes = len(loaded.train), len(loaded.classes)
+    amount = data.set_aside(count)
+    if not num_classes <= amount <= count - num_classes:
+        raise DataError(
+            f"data.validation: {amount:,} of {count:,} training images cannot be set aside; at "
+            f"least one for each of the {num_classes} classes must be, and as many must be left"
+        )
+    aside = stratified(loaded.train.labels, amount, data.split_seed)
+    kept = torch.ones(count, dtype=torch.bool).index_fill(0, aside, value=False).nonzero()[:, 0]
+    return loaded.train.subset(kept), loaded.train.subset(aside), tuple(aside.tolist())
+
+
+def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
+    """Choose images so that every class keeps its proportion.
+
+    The choice is that of scikit-learn's ``train_test_split(stratify=labels)``, draw for draw.
+    numpy promises that ``RandomState`` never changes, so neither do published splits.
+
+    Args:
+        labels: ``(N,)`` int64.
+        amount: Number of images to choose.
+        seed: Seed of the choice.
+
+    Returns:
+        ``(amount,)`` int64 indices, ascending.
+
+    Raises:
+        DataError: A class has a single image.
+    """
+    _, classes, counts = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
+    if counts.min() < 2:
+        raise DataError("data.validation: a class has 1 training image; at least 2 are needed")
+    draws = np.random.RandomState(hash_seed(seed, "split") & 0xFFFFFFFF)
+    left = _proportional(counts, len(labels) - amount, draws)
+    # The rest adds up to the amount, but its rounding may draw, and what follows depends on that.
+    taken = _proportional(counts - left, amount, draws)
+    chosen = []
+    for number, count in enumerate(counts):
+        members = np.flatnonzero(classes == number)[draws.permutation(count)]
+        chosen.append(members[left[number] : left[number] + taken[number]])
+    return torch.from_numpy(np.sort(np.concatenate(chosen)))
+
+
+def _proportional(
+    counts: "np.ndarray[tuple[int], np.dtype[np.int64]]", total: int, draws: np.random.RandomState
+) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    """Round class counts down to a total; the largest remainders, or chance, get the rest."""
+    exact = counts / counts.sum() * total
+    result = np.floor(exact)
+    remainders = exact - result
+    missing = int(total - result.sum())
+    for remainder in np.unique(remainders)[::-1]:
+        if missing <= 0:
+            break
+        equal = np.flatnonzero(remainders == remainder)
+        raised = draws.choice(equal, size=min(len(equal), missing), replace=False)
+        result[raised] += 1
+        missing -= len(raised)
+    return result.astype(np.int64)
+
+
+# Statistics
+
+
+def _moments(train: ImageSource, data: DataSpec, stop: Stop) -> Moments:
+    """Return the spec's mean and standard deviation, or the training images' own."""
     if isinstance(data.normalize, Normalize):
         return data.normalize.mean, data.normalize.std
     return channel_statistics(train, stop)
 
 
-def channel_statistics(
-    source: ImageSource, stop: Stop = never
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(source: ImageSource, stop: Stop = never) -> Moments:
     """Return mean and standard deviation of each channel, over all pixels of all images.
 
-    Not the mean of each image's deviation, which is smaller, though it is often quoted. Of
-    streamed pictures at most 10,000, evenly spaced, are looked at.
+    Not the mean of each image's deviation, which is smaller, though it is often quoted. Of images
+    that stay in files at most 10,000, evenly spaced, are read.
 
     Args:
-        source: The images.
+        source: Images.
         stop: Polled at every batch of them.
 
     Raises:
         DataError: A channel is the same everywhere.
         Stopped: ``stop`` became true.
     """
-    levels = _levels(source, stop).double()
+    levels = _count_levels(source, stop).double()
     pixels = levels.sum(1)
     values = torch.arange(_LEVELS, dtype=torch.float64)
     mean = levels @ values / pixels
@@ -295,24 +322,24 @@ def channel_statistics(
     return tuple((mean / WHITE).tolist()), tuple((variance.sqrt() / WHITE).tolist())
 
 
-def _levels(source: ImageSource, stop: Stop) -> Tensor:
-    """Count, exactly, how many pixels of each channel have each of 256 levels: ``(C, 256)``."""
-    counted = torch.zeros((), dtype=torch.int64)
-    for images in source.read(_looked_at(source)):
+def _count_levels(source: ImageSource, stop: Stop) -> Tensor:
+    """Count, exactly, the pixels of each channel that have each of 256 levels: ``(C, 256)``."""
+    counts = torch.zeros((), dtype=torch.int64)
+    for images in source.read(_statistics_batches(source)):
         if stop():
             raise Stopped("stopped while computing the images' statistics")
-        counted = counted + torch.stack(
+        counts = counts + torch.stack(
             [torch.bincount(channel.flatten(), minlength=_LEVELS) for channel in images.unbind(1)]
         )
-    return counted
+    return counts
 
 
-def _looked_at(source: ImageSource) -> tuple[Tensor, ...]:
+def _statistics_batches(source: ImageSource) -> tuple[Tensor, ...]:
     """Choose the images whose pixels are counted, in batches that take little memory."""
     count = len(source)
-    chosen = torch.arange(count)
     if isinstance(source, InMemoryImages):
-        return chosen.split(max(1, _BYTES // source.images[0].numel()))
-    if count > STATISTICS_IMAGES:
-        chosen = torch.linspace(0, count - 1, STATISTICS_IMAGES, dtype=torch.float64).long()
-    return chosen.split(_STREAMED)
+        return torch.arange(count).split(max(1, _BYTES_AT_ONCE // source.images[0].numel()))
+    if count <= STATISTICS_IMAGES:
+        return torch.arange(count).split(_FILES_AT_ONCE)
+    spaced = torch.linspace(0, count - 1, STATISTICS_IMAGES, dtype=torch.float64).long()
+    return spaced.split(_FILES_AT_ONCE)

@@ -97,7 +97,7 @@ def _facts(dataset: str) -> DatasetInfo:
     if dataset == PICTURES:
         return IMAGENET
     try:
-        return DATASETS.get(dataset)().facts
+        return DATASETS.get(dataset)().info
     except RegistryError as error:
         raise UsageError(f"{error}: one of {', '.join(error.allowed)}") from error
 

@@ -20,7 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from resnet_builder.data.interfaces import Stop
-from resnet_builder.data.share import Shard
+from resnet_builder.data.loader import Shard
 from resnet_builder.errors import ProcessLostError, Stopped, UsageError
 
 T = TypeVar("T")

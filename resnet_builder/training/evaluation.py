@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resnet_builder.cpu import accelerate
-from resnet_builder.data.batches import evaluation_batches
 from resnet_builder.data.interfaces import ImageSource, Stop, never
+from resnet_builder.data.loader import evaluation_batches
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import full_precision
 from resnet_builder.errors import Stopped
@@ -158,7 +158,7 @@ def evaluate_images(
         mean=data.mean,
         std=data.std,
         device=next(model.parameters()).device,
-        share=ctx.shard,
+        shard=ctx.shard,
     )
     return evaluate(
         model,

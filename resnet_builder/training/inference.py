@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnet_builder.data.batches import evaluation_batches
+from resnet_builder.data.decode import IMAGE_EXTENSIONS, decode_image
 from resnet_builder.data.interfaces import Report, Stop, never, silent
-from resnet_builder.data.pictures import ENDINGS, decode
-from resnet_builder.data.pipeline import normalise
+from resnet_builder.data.loader import evaluation_batches, normalise
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.device import full_precision
@@ -139,7 +138,7 @@ def _pictures_in(folder: Path, stop: Stop) -> list[Path]:
         found += [
             Path(here, name)
             for name in sorted(files)
-            if Path(name).suffix.lower() in ENDINGS and not name.startswith(".")
+            if Path(name).suffix.lower() in IMAGE_EXTENSIONS and not name.startswith(".")
         ]
     return found
 
@@ -202,7 +201,7 @@ class _Reader:
     def read(self, path: Path) -> tuple[Tensor, bool] | str:
         """Return ``(C, H, W)`` uint8 and whether it had to be made to fit, or what is wrong."""
         try:
-            picture = self._preprocess(decode(path, self._channels)[None])
+            picture = self._preprocess(decode_image(path, self._channels)[None])
         except DataError as error:
             return str(error)
         fits = picture.shape[-2:] == (self._size, self._size)

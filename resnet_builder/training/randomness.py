@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from resnet_builder.data.hashing import mix, tag
+from resnet_builder.data.random import hash_seed
 
 _MASK = 0xFFFFFFFF
 
@@ -31,7 +31,7 @@ def seed_step(seed: int, step: int, device: torch.device, *, rank: int = 0) -> N
     ``torch.manual_seed`` is not used: where CUDA has not been started, every call of it is kept
     for later.
     """
-    number = step_seed(seed if rank == 0 else mix(seed, tag("process"), rank), step)
+    number = step_seed(seed if rank == 0 else hash_seed(seed, "process", rank), step)
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -45,7 +45,7 @@ def step_seed(seed: int, step: int) -> int:
 
     For one ``seed`` it is a bijection of the step's 32 bits: no two steps of a run share a seed.
     """
-    key = mix(seed, tag("network")) & _MASK
+    key = hash_seed(seed, "network") & _MASK
     return _scramble(_scramble(step & _MASK) ^ key)
 
 

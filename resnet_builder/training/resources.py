@@ -12,7 +12,7 @@ from torch import nn
 
 from resnet_builder.activations import activation_memory
 from resnet_builder.builder import build_on_meta
-from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import Precision, free_memory
 from resnet_builder.errors import ResourceError, StorageError

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from resnet_builder.builder import build
-from resnet_builder.data.batches import steps_per_epoch
 from resnet_builder.data.interfaces import Report, Stop, never, silent
+from resnet_builder.data.loader import steps_per_epoch
 from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.errors import DataError, ResourceError, UsageError
 from resnet_builder.model import ResNet

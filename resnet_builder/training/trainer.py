@@ -12,10 +12,9 @@ from time import monotonic
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.data.batches import TrainBatches
 from resnet_builder.data.interfaces import AUGMENTATIONS, Stop, never
-from resnet_builder.data.memory import InMemoryImages
-from resnet_builder.data.pipeline import Pipeline
+from resnet_builder.data.loader import Pipeline, TrainLoader
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import describe, fits
 from resnet_builder.errors import NonFiniteError, Stopped, StorageError, UsageError
@@ -166,7 +165,7 @@ def fit(
         TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, describe(device), runtime)
     )
     with private_generators(device), memory_named(experiment, runtime):
-        batches = loader.starting_at(state.step)
+        batches = loader.batches(state.step)
         try:
             while True:
                 # Evaluate, also after the last step. A run that was stopped during an evaluation
@@ -570,7 +569,7 @@ def _sync_batch_norms(
 
 def _make_loader(
     experiment: Spec, data: DataSplits, device: torch.device, ctx: DistributedContext
-) -> TrainBatches:
+) -> TrainLoader:
     assert experiment.data is not None, "a spec to train has data"
     assert experiment.train is not None, "a spec to train has a recipe"
     seed = experiment.train.seed
@@ -579,12 +578,12 @@ def _make_loader(
     ]
     images = data.train
     if isinstance(images, InMemoryImages) and fits(images.images.nbytes, device):
-        images = images.on(device)  # no batch has to be copied to the device during training
-    return TrainBatches(
+        images = images.to(device)  # no batch has to be copied to the device during training
+    return TrainLoader(
         images,
         batch_size=experiment.train.batch_size,
         seed=seed,
         pipeline=Pipeline(augmentations, data.mean, data.std, len(data.classes), seed),
         device=device,
-        share=ctx.shard,
+        shard=ctx.shard,
     )

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from resnet_builder.data import DATASETS
 from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
-from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.sources import InMemoryImages
 from tests.cli.experiments import call, write_tiny
-from tests.data.folders import WAYS, write_pets, write_pets_spec, write_picture
+from tests.data.folders import WAYS, write_image, write_pets, write_pets_spec
 
 
 def train(spec: Path, folder: Path, *more: object) -> Any:
     return call("train", spec, "--data-dir", folder, *more)
 
 
-def break_pictures(pets: Path) -> list[Path]:
-    """Break pictures in four ways, the first of the data set among them."""
+def break_images(pets: Path) -> list[Path]:
+    """Break images in four ways, the first of the data set among them."""
     broken = [
         pets / "train" / "ant" / "0.bmp",
         pets / "train" / "bee" / "cut.jpg",
@@ -30,31 +30,29 @@ def break_pictures(pets: Path) -> list[Path]:
         pets / "test" / "ant" / "empty.png",
     ]
     broken[0].write_bytes(broken[0].read_bytes()[:100])
-    content = write_picture(broken[1], 7).read_bytes()
+    content = write_image(broken[1], 7).read_bytes()
     broken[1].write_bytes(content[: len(content) // 2])
-    broken[2].write_text("I am no picture")
+    broken[2].write_text("I am no image")
     broken[3].write_bytes(b"")
     (pets / "train" / "ant" / "folder.png").mkdir()
     return broken
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_row43_broken_pictures_are_all_named_and_leave_no_run(way: str, folder: Path) -> None:
-    broken = break_pictures(write_pets(folder))
+def test_broken_images_are_all_named_and_leave_no_run(way: str, folder: Path) -> None:
+    broken = break_images(write_pets(folder))
     result = train(write_pets_spec(folder, way), folder)
     assert result.exit_code == 3
-    assert "error: 4 pictures cannot be decoded" in result.stderr
+    assert "error: 4 images cannot be decoded" in result.stderr
     assert all(f"\n  {path}: cannot be decoded: " in result.stderr for path in broken)
     assert "--skip-bad" in result.stderr
     assert not (folder / "runs").exists()
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_row43_skipped_pictures_are_named_recorded_and_never_replaced(
-    way: str, folder: Path
-) -> None:
+def test_skipped_images_are_named_recorded_and_never_replaced(way: str, folder: Path) -> None:
     pets = write_pets(folder)
-    broken = break_pictures(pets)
+    broken = break_images(pets)
     spec = write_pets_spec(folder, way)
     result = train(spec, folder, "--skip-bad", "--out", "run")
     assert result.exit_code == 0, result.stderr
@@ -73,9 +71,9 @@ def weights(run: Path) -> bytes:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_row43_run_that_skips_pictures_goes_on_without_the_flag(way: str, folder: Path) -> None:
+def test_run_that_skips_images_goes_on_without_the_flag(way: str, folder: Path) -> None:
     pets = write_pets(folder)
-    break_pictures(pets)
+    break_images(pets)
     assert train(write_pets_spec(folder, way), folder, "--skip-bad", "--out", "run").exit_code == 0
     before = weights(folder / "run")
     begin_again(folder / "run")
@@ -83,7 +81,7 @@ def test_row43_run_that_skips_pictures_goes_on_without_the_flag(way: str, folder
     assert result.exit_code == 0, result.stderr
     assert weights(folder / "run") == before
     begin_again(folder / "run")
-    write_picture(pets / "train" / "ant" / "0.bmp", 0)
+    write_image(pets / "train" / "ant" / "0.bmp", 0)
     result = call("train", "--resume", "run", "--data-dir", folder)
     assert result.exit_code == 3
     assert "train/ant/0.bmp: can be decoded now" in result.stderr
@@ -97,7 +95,7 @@ def begin_again(run: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_row43_evaluation_skips_only_what_it_is_told_to(way: str, folder: Path) -> None:
+def test_evaluation_skips_only_what_it_is_told_to(way: str, folder: Path) -> None:
     pets = write_pets(folder)
     assert train(write_pets_spec(folder, way), folder, "--out", "run").exit_code == 0
     broken = pets / "test" / "bee" / "4.bmp"
@@ -105,23 +103,23 @@ def test_row43_evaluation_skips_only_what_it_is_told_to(way: str, folder: Path) 
     line = ("evaluate", "run", "--data-dir", folder)
     refused, skipping = call(*line), call(*line, "--skip-bad", "--json")
     assert refused.exit_code == 3
-    assert "1 picture cannot be decoded; mend or remove what is broken" in refused.stderr
+    assert "1 image cannot be decoded; repair or remove them" in refused.stderr
     assert f"{broken}: " in refused.stderr
     assert f"left out {broken}: " in skipping.stderr
     assert json.loads(skipping.stdout)["images"] == 9
 
 
-def test_row43_class_without_pictures_that_can_be_decoded_is_named(folder: Path) -> None:
+def test_class_without_images_that_can_be_decoded_is_named(folder: Path) -> None:
     pets = write_pets(folder)
     for path in (pets / "test" / "bee").iterdir():
         path.write_bytes(b"")
     result = train(write_pets_spec(folder), folder, "--skip-bad")
     assert result.exit_code == 3
-    assert "no picture in test can be decoded of bee" in result.stderr
+    assert "no image in test can be decoded of bee" in result.stderr
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_row50_one_byte_of_a_picture_is_noticed_and_its_class_named(way: str, folder: Path) -> None:
+def test_one_byte_of_a_image_is_noticed_and_its_class_named(way: str, folder: Path) -> None:
     pets = write_pets(folder)
     assert train(write_pets_spec(folder, way), folder, "--out", "run").exit_code == 0
     begin_again(folder / "run")
@@ -142,7 +140,7 @@ def test_row50_one_byte_of_a_picture_is_noticed_and_its_class_named(way: str, fo
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_row50_pictures_that_come_and_go_are_counted(way: str, folder: Path) -> None:
+def test_images_that_come_and_go_are_counted(way: str, folder: Path) -> None:
     pets = write_pets(folder)
     assert train(write_pets_spec(folder, way), folder, "--out", "run").exit_code == 0
     begin_again(folder / "run")
@@ -158,7 +156,7 @@ def told(labels: Tensor) -> Callable[[], Any]:
     """Return a data set whose training images have these labels."""
 
     class Told:
-        facts = DatasetInfo()
+        info = DatasetInfo()
 
         def load(self, context: LoadContext) -> LoadedDataset:
             images = torch.arange(len(labels) * 192).view(-1, 3, 8, 8).byte()
@@ -175,7 +173,7 @@ def told(labels: Tensor) -> Callable[[], Any]:
         (float("nan"), "image 17 has label nan, which is no whole number"),
         (1.5, "image 17 has label 1.5, which is no whole number"),
     ],
-    ids=["row46-negative", "row46-num_classes", "row46-nan", "row46-float"],
+    ids=["negative", "num_classes", "nan", "float"],
 )
 def test_wrong_label_is_named_before_anything_is_computed(
     label: float, message: str, folder: Path
@@ -191,14 +189,14 @@ def test_wrong_label_is_named_before_anything_is_computed(
     assert not (folder / "runs").exists()
 
 
-def test_row48_fewer_images_than_a_batch_are_3_and_leave_no_run(folder: Path) -> None:
+def test_fewer_images_than_a_batch_are_3_and_leave_no_run(folder: Path) -> None:
     result = call("train", write_tiny(folder), "--set", "train.batch_size=129")
     assert result.exit_code == 3
     assert "128 training images are fewer than one batch of 129; lower" in result.stderr
     assert not (folder / "runs").exists()
 
 
-@pytest.mark.parametrize("count", [128, 129], ids=["row48-no-tail", "row48-tail-of-1"])
+@pytest.mark.parametrize("count", [128, 129], ids=["no-tail", "tail-of-1"])
 def test_evaluation_drops_no_image(count: int, folder: Path) -> None:
     spec = write_tiny(folder)
     change = ("--set", f"data.dataset.test={count}", "--set", "train.epochs=1")
@@ -209,7 +207,7 @@ def test_evaluation_drops_no_image(count: int, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_row49_pictures_in_two_splits_are_counted(way: str, folder: Path) -> None:
+def test_images_in_two_splits_are_counted(way: str, folder: Path) -> None:
     pets = write_pets(folder, ("train", "val", "test"))
     same = (pets / "train" / "ant" / "1.bmp").read_bytes()
     for path in ("val/ant/again.bmp", "val/bee/again.bmp", "test/bee/again.bmp"):
@@ -221,7 +219,7 @@ def test_row49_pictures_in_two_splits_are_counted(way: str, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_row49_copies_that_the_split_parts_are_counted(way: str, folder: Path) -> None:
+def test_copies_that_the_split_parts_are_counted(way: str, folder: Path) -> None:
     pets = write_pets(folder)
     for name in ("ant", "bee"):
         same = (pets / "train" / name / "0.bmp").read_bytes()
@@ -236,7 +234,7 @@ def test_row49_copies_that_the_split_parts_are_counted(way: str, folder: Path) -
     assert sorted(index // 5 for index in data["validation"]) == [0, 0, 1, 1]
 
 
-def test_row49_split_of_no_images_is_3(folder: Path) -> None:
+def test_split_of_no_images_is_3(folder: Path) -> None:
     result = call("train", write_tiny(folder), "--set", "data.validation=0.003")
     assert result.exit_code == 3
     assert "data.validation: 0 of 160 training images cannot be set aside" in result.stderr

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from resnet_builder.data.interfaces import DATASETS, LoadContext
-from resnet_builder.data.memory import InMemoryImages
 from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.data.sources import InMemoryImages
 from tests.cli.experiments import call
 
 

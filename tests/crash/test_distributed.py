@@ -22,7 +22,7 @@ SOON = 30.0
 """Seconds that a hang is told by; a lost process is noticed at once."""
 
 STEP = "resnet_builder.training.step:TrainStep.__call__"
-BATCH = "resnet_builder.data.pipeline:Pipeline.__call__"
+BATCH = "resnet_builder.data.loader:Pipeline.__call__"
 STARTED = "training from step"
 ENDLESS = ("--set", "train.epochs=100000", "--set", "run.compile=false")
 

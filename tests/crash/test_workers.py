@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has no other to read ahead"),
 ]
 
-AHEAD = [("setting", "resnet_builder.data.streamed:FEW", 0)]
+AHEAD = [("setting", "resnet_builder.data.sources:MIN_FILES_FOR_WORKERS", 0)]
 
 
 def reader(child: Child) -> int:

@@ -1,4 +1,4 @@
-"""A folder of pictures, and an experiment on it, that are made in no time."""
+"""A folder of images, and an experiment on it, that are made in no time."""
 
 from pathlib import Path
 
@@ -29,13 +29,13 @@ STREAMED = """\
   preprocess: [{type: resize, size: 8}, {type: center_crop, size: 8}]
   augment: [{type: random_resized_crop, size: 8}]
 """
-"""More of the data section: cropping whole pictures keeps them in their files."""
+"""More of the data section: cropping full images keeps them in their files."""
 
 WAYS = ("held", "streamed")
 
 
-def write_picture(path: Path, seed: int, side: int = 9) -> Path:
-    """Write a picture of noise; two of one side have equally many bytes."""
+def write_image(path: Path, seed: int, side: int = 9) -> Path:
+    """Write an image of noise; two of one side have equally many bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -43,17 +43,17 @@ def write_picture(path: Path, seed: int, side: int = 9) -> Path:
 
 
 def write_pets(folder: Path, splits: tuple[str, ...] = ("train", "test"), side: int = 9) -> Path:
-    """Write five pictures of each class into each split; return the data set's folder."""
+    """Write five images of each class into each split; return the data set's folder."""
     for first, split in enumerate(splits):
         for second, name in enumerate(CLASSES):
             for number in range(5):
                 seed = 100 * first + 10 * second + number
-                write_picture(folder / "pets" / split / name / f"{number}.bmp", seed, side)
+                write_image(folder / "pets" / split / name / f"{number}.bmp", seed, side)
     return folder / "pets"
 
 
 def write_pets_spec(folder: Path, way: str = "held") -> Path:
-    """Write an experiment on them whose pictures are held in memory, or streamed."""
+    """Write an experiment on them whose images are held in memory, or read from files."""
     text = PETS
     if way == "streamed":
         text = text.replace("image_size: 9", "image_size: 8").replace(

@@ -10,7 +10,7 @@ from torch import Tensor
 from resnet_builder.data import DATASETS
 from resnet_builder.data import splits as splits_module
 from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
-from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import (
     channel_statistics,
     default_data_dir,
@@ -50,19 +50,40 @@ def test_validation_can_be_a_fraction() -> None:
     assert len(splits.validation) == round(0.2 * 1437)
 
 
-def test_the_choice_of_validation_images_is_fixed_for_ever() -> None:
-    labels = torch.arange(40) % 4
-    assert stratified(labels, 8, seed=0).tolist() == [11, 16, 17, 18, 31, 32, 33, 38]
+@pytest.mark.parametrize(
+    ("labels", "amount", "seed", "chosen"),
+    [
+        (torch.arange(40) % 4, 8, 0, [11, 16, 17, 18, 31, 32, 33, 38]),
+        (torch.arange(45) % 6, 11, 7, [2, 4, 6, 9, 13, 16, 18, 31, 35, 38, 41]),
+        (
+            torch.arange(5).repeat_interleave(torch.tensor([3, 17, 9, 2, 11])),
+            10,
+            3,
+            [2, 7, 10, 16, 17, 24, 25, 35, 37, 40],
+        ),
+    ],
+    ids=["even", "ties", "uneven"],
+)
+def test_choice_of_validation_images_is_fixed_for_ever(
+    labels: Tensor, amount: int, seed: int, chosen: list[int]
+) -> None:
+    """The choices are those of scikit-learn 1.9."""
+    assert stratified(labels, amount, seed).tolist() == chosen
+
+
+def test_class_of_one_image_cannot_be_divided() -> None:
+    with pytest.raises(DataError, match="a class has 1 training image"):
+        stratified(torch.tensor([0, 0, 0, 1, 1, 2]), 3, 0)
 
 
 @pytest.mark.parametrize("amount", [5, 1437, 2000])
-def test_a_split_that_cannot_be_made_is_refused(amount: int) -> None:
+def test_split_that_cannot_be_made_is_refused(amount: int) -> None:
     with pytest.raises(DataError, match="cannot be set aside"):
         load_data(experiment({"dataset": "digits", "validation": amount}))
 
 
 def test_statistics_are_numpy_s_and_not_the_mean_of_images_deviations() -> None:
-    """kuangliu's `get_mean_and_std` averages the deviation of each image."""
+    """kuangliu averages the deviation of each image; others take 0.5, or ImageNet's colours."""
     splits = load_data(experiment({"dataset": "digits", "validation": 300}))
     pixels = splits.train.images.numpy() / 255  # type: ignore[attr-defined]
     assert splits.mean == pytest.approx([pixels.mean()], rel=1e-6)
@@ -89,8 +110,11 @@ class Elsewhere:
     def __len__(self) -> int:
         return len(self._held)
 
-    def take(self, indices: Tensor) -> "Elsewhere":
-        return Elsewhere(self._held.take(indices))
+    def subset(self, indices: Tensor) -> "Elsewhere":
+        return Elsewhere(self._held.subset(indices))
+
+    def hashes(self) -> list[int]:
+        return self._held.hashes()
 
     def read(self, batches: Iterable[Tensor], crop: Any = None) -> Iterator[Tensor]:
         for indices in batches:
@@ -98,14 +122,14 @@ class Elsewhere:
             yield from self._held.read([indices])
 
 
-def test_statistics_of_streamed_pictures_are_of_evenly_spaced_ones(
+def test_statistics_of_image_files_are_of_evenly_spaced_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(splits_module, "STATISTICS_IMAGES", 5)
     held = source(41)
     streamed = Elsewhere(held)
     assert channel_statistics(streamed) == channel_statistics(
-        held.take(torch.tensor([0, 10, 20, 30, 40]))
+        held.subset(torch.tensor([0, 10, 20, 30, 40]))
     )
     assert streamed.seen == [0, 10, 20, 30, 40]
 
@@ -130,7 +154,7 @@ def test_images_that_say_nothing_are_refused() -> None:
 class Told:
     """A data set made of what a test says."""
 
-    facts = DatasetInfo()
+    info = DatasetInfo()
 
     def __init__(self, loaded: LoadedDataset) -> None:
         self._loaded = loaded
@@ -160,7 +184,7 @@ def told(train: InMemoryImages, own: Any = None, classes: int = 10, **data: Any)
         (source(channels=1), 10, "takes 3 channels, training images have 1"),
         (source(size=28), 10, "images of 32 pixels a side, training images are 28x28"),
     ],
-    ids=["row24-classes", "row24-channels", "row24-size"],
+    ids=["classes", "channels", "size"],
 )
 def test_images_the_network_is_not_for_are_refused(
     train: InMemoryImages, classes: int, message: str
@@ -171,23 +195,15 @@ def test_images_the_network_is_not_for_are_refused(
 
 
 @pytest.mark.parametrize("label", [-1, 10])
-def test_row46_labels_beyond_the_classes_are_named(label: int) -> None:
+def test_labels_beyond_the_classes_are_named(label: int) -> None:
     labels = torch.arange(40) % 10
     labels[17] = label
     with pytest.raises(DataError, match=f"training image 17 has label {label}"):
         told(source(labels=labels))
 
 
-@pytest.mark.parametrize("label", [2.5, float("nan")], ids=["row46-float", "row46-nan"])
-def test_labels_that_are_no_whole_numbers_are_named(label: float) -> None:
-    labels = torch.zeros(40)
-    labels[17] = label
-    with pytest.raises(DataError, match=f"image 17 has label {label}, which is no whole number"):
-        source(labels=labels)
-
-
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_row24_every_split_s_images_are_compared_with_the_network(split: str) -> None:
+def test_images_of_every_split_are_compared_with_the_network(split: str) -> None:
     others = {split: source(20, size=28)}
     names = tuple("0123456789")
     loaded = LoadedDataset(source(), others.get("validation"), others.get("test"), names, "x")
@@ -208,14 +224,14 @@ def test_row24_every_split_s_images_are_compared_with_the_network(split: str) ->
     ],
     ids=["none", "flip", "crop", "crop-second"],
 )
-def test_a_data_set_is_told_whether_training_crops_whole_pictures(
+def test_dataset_is_told_whether_training_crops_crops_while_reading(
     augment: Any, wanted: bool
 ) -> None:
     told_of: list[bool] = []
 
     class Listening(Told):
         def load(self, context: LoadContext) -> LoadedDataset:
-            told_of.append(context.whole_pictures)
+            told_of.append(context.crops_while_reading)
             return super().load(context)
 
     loaded = LoadedDataset(source(), None, None, tuple("0123456789"), "x")
@@ -224,15 +240,17 @@ def test_a_data_set_is_told_whether_training_crops_whole_pictures(
     assert told_of == [wanted]
 
 
-def test_a_data_set_s_own_validation_images_are_used() -> None:
+def test_own_validation_images_of_a_dataset_are_used() -> None:
     own = source(20)
     assert told(source(), own).validation is own
     with pytest.raises(SpecError, match="has validation images of its own"):
         told(source(), own, validation=10)
 
 
-def test_validation_images_are_never_augmented() -> None:
-    """KellerJordan's validation loader wrapped the augmented training set."""
+def test_validation_images_are_training_images_that_are_never_augmented() -> None:
+    """KellerJordan's validation loader wrapped the augmented training set; akamaster chose the
+    best weights on the test set.
+    """
     splits = load_data(
         experiment({"dataset": "digits", "validation": 300, "augment": ["horizontal_flip"]})
     )

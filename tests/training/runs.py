@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from resnet_builder.data.interfaces import Stop
-from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog

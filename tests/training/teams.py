@@ -24,9 +24,7 @@ forked = pytest.mark.skipif(sys.platform != "linux", reason="it forks")
 HERE = "127.0.0.1"
 
 _IMPORTED_BY_TRAINING = (
-    "scipy.special",
     "sklearn.metrics",
-    "sklearn.model_selection",
     "torch._dynamo",
     "torchvision.transforms.v2.functional",
 )

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from resnet_builder.builder import read_spec
+from resnet_builder.data.datasets import Digits
+from resnet_builder.data.interfaces import LoadContext
+from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.errors import CheckpointError, DataError, Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, ResultRecord
@@ -62,10 +65,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_five_digits(folder: Path) -> None:
     """Write the digits below five as pictures: ten of each to train on, the rest to test on."""
-    digits = load_digits()
+    digits = Digits().load(LoadContext(folder, Preprocessing())).train
+    assert isinstance(digits, InMemoryImages)
     for label in range(5):
-        pictures = (digits.images[digits.target == label] * 255 / 16).astype("uint8")
-        for number, picture in enumerate(pictures):
+        for number, picture in enumerate(digits.images[digits.labels == label, 0].numpy()):
             split = folder / ("train" if number < 10 else "test") / str(label)
             split.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(split / f"{number}.png")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.data.memory import InMemoryImages
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.errors import (
     NonFiniteError,
     ResourceError,
@@ -540,7 +540,7 @@ def test_images_are_held_by_a_device_that_has_room_for_them(
         asked.append(size)
         return True
 
-    monkeypatch.setattr(InMemoryImages, "on", on)
+    monkeypatch.setattr(InMemoryImages, "to", on)
     monkeypatch.setattr("resnet_builder.training.trainer.fits", fits)
     train(tmp_path / "run", experiment())
     assert asked == [34 * 3 * SIZE * SIZE]

@@ -1,4 +1,4 @@
-"""Augmentations: pure functions of batches, and the registered classes that draw for them."""
+"""Augmentations: registered classes that draw, and the pure functions of batches they call."""
 
 from resnet_builder.data.augment import erasing, geometry, mixing, policies
 

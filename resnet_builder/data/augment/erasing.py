@@ -1,30 +1,30 @@
 """Augmentations that cut holes into images."""
 
-import math
 from dataclasses import replace
-from typing import Annotated, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from resnet_builder.data.augment.geometry import Proportions, Shares, ascending
-from resnet_builder.data.interfaces import AUGMENTATIONS, Batch, StatelessGenerator
-
-_ATTEMPTS = 10
+from resnet_builder.data.augment.geometry import Proportions, Shares, check_ascending
+from resnet_builder.data.interfaces import AUGMENTATIONS, Batch
+from resnet_builder.data.random import StatelessGenerator
+from resnet_builder.data.transfer import to_device
 
 
 @AUGMENTATIONS.register("cutout")
 class Cutout:
-    """Fill a square anywhere, clipped at the border (DeVries and Taylor 2017, section 3.1).
+    """A filled square anywhere, clipped at the border (DeVries and Taylor 2017, section 3.1).
 
     Args:
         size: Side of the square.
-        fill: The training images' mean, or zero (black).
+        fill: Colour of the square: the training images' mean, or zero (black).
     """
 
     works_on: Literal["any"] = "any"
-    reach = 0
+    mixes_with = 0
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class Cutout:
 
 @AUGMENTATIONS.register("random_erasing")
 class RandomErasing:
-    """Fill a rectangle of random area and proportions with the mean (Zhong et al. 2017).
+    """A rectangle of random area and proportions, filled with the mean (Zhong et al. 2017).
 
     Args:
-        p: Probability.
+        p: Probability of a hole.
         scale: Smallest and largest share of the area.
         ratio: Smallest and largest height over width.
 
@@ -60,7 +60,7 @@ class RandomErasing:
     """
 
     works_on: Literal["any"] = "any"
-    reach = 0
+    mixes_with = 0
 
     def __init__(
         self,
@@ -70,57 +70,33 @@ class RandomErasing:
         ratio: Proportions = (0.3, 3.3),
     ) -> None:
         self._p = p
-        self._scale = ascending("scale", scale)
-        self._ratio = ascending("ratio", ratio)
+        self._scale = check_ascending("scale", scale)
+        self._ratio = check_ascending("ratio", ratio)
 
     def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
-        """Fill a rectangle of those images whose number is below the probability."""
-        height, width = batch.images.shape[-2:]
-        numbers = draws.per_sample(2 * _ATTEMPTS + 3)
-        rectangles = torch.tensor(
-            [
-                rectangle(height, width, self._scale, self._ratio, row[1:])
-                if row[0] < self._p
-                else (0, 0, 0, 0)
-                for row in numbers.tolist()
-            ],
-            device=batch.images.device,
-        )
-        top, left, rows, columns = rectangles.unbind(1)
+        """Fill a rectangle of those images that chance picks."""
+        boxes = draws.map_seeded(self._draw_box, batch.images)
+        top, left, rows, columns = to_device(boxes, batch.images.device).unbind(1)
         images = fill_batch(batch.images, top, left, rows, columns, batch.fill)
         return replace(batch, images=images)
 
+    def _draw_box(self, image: Tensor) -> Tensor:
+        """Return top, left, height and width of an image's hole, all zero for none.
 
-def rectangle(
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    numbers: list[float],
-) -> tuple[int, int, int, int]:
-    """Choose a rectangle smaller than the image, as torchvision's RandomErasing does.
+        Only the box is torchvision's: holes of the whole batch are filled at once.
+        """
+        if torch.rand(()) >= self._p:
+            return torch.zeros(4, dtype=torch.int64)
+        box = self._transform.make_params([image])
+        # a box of the whole image stands for none: ten attempts did not fit
+        is_none = box["v"] is None
+        return torch.tensor([0 if is_none else box[key] for key in ("i", "j", "h", "w")])
 
-    Args:
-        height: Of the image.
-        width: Of the image.
-        scale: Smallest and largest share of the area.
-        ratio: Smallest and largest height over width; drawn evenly on a logarithmic scale.
-        numbers: 22 numbers in [0, 1): area and ratio of ten attempts, then where.
+    @cached_property
+    def _transform(self) -> Any:
+        from torchvision.transforms import v2
 
-    Returns:
-        Top, left, height and width; all zero if no attempt fits.
-    """
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for attempt in range(_ATTEMPTS):
-        share, shape = numbers[2 * attempt : 2 * attempt + 2]
-        area = height * width * (scale[0] + share * (scale[1] - scale[0]))
-        aspect = math.exp(low + shape * (high - low))
-        rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if rows < height and columns < width:
-            top = int(numbers[-2] * (height - rows + 1))
-            left = int(numbers[-1] * (width - columns + 1))
-            return top, left, rows, columns
-    return 0, 0, 0, 0
+        return v2.RandomErasing(1.0, scale=self._scale, ratio=self._ratio)
 
 
 def fill_batch(

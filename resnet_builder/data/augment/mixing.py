@@ -8,61 +8,55 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from resnet_builder.data.interfaces import AUGMENTATIONS, Batch, StatelessGenerator
+from resnet_builder.data.interfaces import AUGMENTATIONS, Batch
+from resnet_builder.data.random import StatelessGenerator
 
 Alpha = Annotated[float, Field(gt=0, le=100)]
 
 
 @AUGMENTATIONS.register("mixup")
 class Mixup:
-    """Average every image with its neighbour in the batch (Zhang et al. 2017).
+    """Average of every image and its neighbour in the batch (Zhang et al. 2017).
 
     Args:
-        alpha: Of the Beta distribution that a batch's weight is drawn from.
+        alpha: Parameter of the Beta distribution that a batch's weight is drawn from.
     """
 
     works_on: Literal["normalised"] = "normalised"
-    reach = 1
+    mixes_with = 1
 
     def __init__(self, *, alpha: Alpha = 0.2) -> None:
         self._alpha = alpha
 
     def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Mix the batch by one weight."""
-        return mixup_batch(batch, beta(self._alpha, draws.per_batch(1)[0].item()))
+        return mixup_batch(batch, draws.beta(self._alpha))
 
 
 @AUGMENTATIONS.register("cutmix")
 class CutMix:
-    """Paste a rectangle of every image's neighbour into it (Yun et al. 2019).
+    """A rectangle of every image's neighbour, pasted into the image (Yun et al. 2019).
 
     Args:
-        alpha: Of the Beta distribution that a batch's share is drawn from.
+        alpha: Parameter of the Beta distribution that a batch's share of the area is drawn from.
     """
 
     works_on: Literal["any"] = "any"
-    reach = 1
+    mixes_with = 1
 
     def __init__(self, *, alpha: Alpha = 1.0) -> None:
         self._alpha = alpha
 
     def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Paste one rectangle, the same in every image of the batch."""
-        share, middle, across = draws.per_batch(3).tolist()
         height, width = batch.images.shape[-2:]
-        side = (1 - beta(self._alpha, share)) ** 0.5
+        side = (1 - draws.beta(self._alpha)) ** 0.5
         rows, columns = int(height * side), int(width * side)
-        top = int(middle * height) - rows // 2
-        left = int(across * width) - columns // 2
+        middle_row, middle_column = draws.per_batch(2).tolist()
+        top = int(middle_row * height) - rows // 2
+        left = int(middle_column * width) - columns // 2
         bottom, right = min(height, top + rows), min(width, left + columns)
         return cutmix_batch(batch, max(0, top), max(0, left), bottom, right)
-
-
-def beta(alpha: float, number: float) -> float:
-    """Turn an even number in [0, 1) into one of Beta(alpha, alpha), by its inverse."""
-    from scipy.special import betaincinv
-
-    return float(betaincinv(alpha, alpha, number))
 
 
 def mixup_batch(batch: Batch, weight: float) -> Batch:
@@ -70,7 +64,7 @@ def mixup_batch(batch: Batch, weight: float) -> Batch:
 
     Args:
         batch: Normalised images.
-        weight: Of the image itself; its neighbour's is the rest.
+        weight: Weight of the image itself; the rest is its neighbour's.
     """
     targets = probabilities(batch)
     return replace(

@@ -1,4 +1,4 @@
-"""Pictures of every kind, each with the one way in which it becomes pixels."""
+"""Image files of every kind, each with the one way in which it becomes pixels."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resnet_builder.data.pictures import FORMATS, decode, inspect
+from resnet_builder.data.decode import IMAGE_FORMATS, decode_image, verify_image
 from resnet_builder.errors import DataError
 
 GREY = (np.arange(35, dtype=np.uint8) * 7).reshape(5, 7)
@@ -65,7 +65,7 @@ COLOURED, GREYS = "84ab3766db8171a6", "b9cd706d35d42918"
 DEEP_COLOURS, DEEP_GREYS = "709781d7f6598ca8", "e5d8270bbb51e285"
 QUARTER = "07bc1ec33bb0c070"
 
-PICTURES: dict[str, tuple[bytes, str]] = {
+FILES: dict[str, tuple[bytes, str]] = {
     # name: (the file, what it becomes)
     "grey": (saved(Image.fromarray(GREY)), GREYS),
     "grey-and-alpha": (saved(Image.fromarray(np.dstack([GREY, HALF]))), GREYS),
@@ -107,7 +107,7 @@ PICTURES: dict[str, tuple[bytes, str]] = {
 def pixels_of(content: bytes, folder: Path, channels: int = 3) -> Tensor:
     path = folder / "x.png"  # the content tells what it is, not the ending
     path.write_bytes(content)
-    return decode(path, channels)
+    return decode_image(path, channels)
 
 
 def digest(pixels: Tensor) -> str:
@@ -115,13 +115,13 @@ def digest(pixels: Tensor) -> str:
     return hashlib.sha256(text + pixels.numpy().tobytes()).hexdigest()[:16]
 
 
-@pytest.mark.parametrize("name", PICTURES, ids=lambda name: f"row44-{name}")
-def test_picture_becomes_these_pixels_and_no_others(name: str, tmp_path: Path) -> None:
-    content, wanted = PICTURES[name]
+@pytest.mark.parametrize("name", FILES)
+def test_image_file_becomes_these_pixels_and_no_others(name: str, tmp_path: Path) -> None:
+    content, wanted = FILES[name]
     assert digest(pixels_of(content, tmp_path)) == wanted
 
 
-def test_row44_hashes_are_of_the_pixels_that_were_meant() -> None:
+def test_digests_are_of_the_pixels_that_were_meant() -> None:
     def of(pixels: np.ndarray) -> str:
         return digest(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
 
@@ -133,40 +133,40 @@ def test_row44_hashes_are_of_the_pixels_that_were_meant() -> None:
     assert of(np.dstack([deep[:, :, 0]] * 3).astype(np.uint8)) == DEEP_GREYS
 
 
-def test_row44_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     ramp = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
     found = pixels_of(saved(Image.fromarray(ramp)), tmp_path, channels=1)
     assert torch.equal(found[0], torch.arange(256).byte()[:, None].expand(256, 256))
 
 
-def test_row44_grey_is_asked_for_by_the_number_of_channels(tmp_path: Path) -> None:
+def test_grey_is_asked_for_by_the_number_of_channels(tmp_path: Path) -> None:
     for name in ("grey", "grey-and-alpha"):
-        assert torch.equal(pixels_of(PICTURES[name][0], tmp_path, 1)[0], torch.from_numpy(GREY))
-    found = pixels_of(PICTURES["rgb"][0], tmp_path, 1)[0].numpy()
+        assert torch.equal(pixels_of(FILES[name][0], tmp_path, 1)[0], torch.from_numpy(GREY))
+    found = pixels_of(FILES["rgb"][0], tmp_path, 1)[0].numpy()
     weighted = RGB.astype(float) @ np.array([0.299, 0.587, 0.114])
     assert np.abs(found - weighted).max() <= 1
 
 
-def test_a_format_that_is_none_of_the_known_ones_is_not_read(tmp_path: Path) -> None:
+def test_other_formats_are_not_read(tmp_path: Path) -> None:
     """Pillow hands an EPS to Ghostscript, whatever the file is called."""
-    assert not {"EPS", "PSD", "FITS"} & set(FORMATS)
+    assert not {"EPS", "PSD", "FITS"} & set(IMAGE_FORMATS)
     with pytest.raises(DataError, match="it is none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"):
         pixels_of(saved(Image.fromarray(RGB), "EPS"), tmp_path)
 
 
-def test_row45_limit_on_the_number_of_pixels_is_pillow_s_own(tmp_path: Path) -> None:
+def test_bomb_is_refused_by_the_limit_of_pillow(tmp_path: Path) -> None:
     assert Image.MAX_IMAGE_PIXELS == 1024 * 1024 * 1024 // 4 // 3
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
     body = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1_000_000)), (b"IEND", b"")]
     bomb = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in body)
     path = tmp_path / "x.png"
     path.write_bytes(bomb)
-    for read in (decode, inspect):
+    for read in (decode_image, verify_image):
         with pytest.raises(DataError, match=r"x\.png: cannot be decoded: .*decompression bomb"):
             read(path, 3)
 
 
-def test_what_pillow_warns_of_is_not_shown(tmp_path: Path) -> None:
+def test_warnings_of_pillow_are_not_shown(tmp_path: Path) -> None:
     """Warnings are errors in these tests."""
     content = turned(6, "JPEG").replace(b"Exif\0\0MM\0*", b"Exif\0\0MM\0\0")
     assert pixels_of(content, tmp_path).shape == (3, 5, 7)
@@ -199,20 +199,20 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_row43_damaged_pictures_are_refused_or_decoded(seed: int, tmp_path: Path) -> None:
-    """Looking at a picture beforehand finds what decoding it would find."""
+def test_damaged_images_are_refused_or_decoded(seed: int, tmp_path: Path) -> None:
+    """Verifying an image finds what decoding it would find."""
     draw = random.Random(seed)
-    corpus = [*JPEGS, *(content for content, _ in PICTURES.values())]
+    corpus = [*JPEGS, *(content for content, _ in FILES.values())]
     path = tmp_path / "x.png"
     outcomes: list[bool] = []
     for _ in range(250):
         path.write_bytes(mutated(draw.choice(corpus), draw))
-        outcomes.append(fails(decode, path))
-        assert fails(inspect, path) == outcomes[-1]
+        outcomes.append(fails(decode_image, path))
+        assert fails(verify_image, path) == outcomes[-1]
     assert 10 < outcomes.count(False) < 240
 
 
-def test_row43_noise_is_refused(tmp_path: Path) -> None:
+def test_noise_is_refused(tmp_path: Path) -> None:
     draw = random.Random(0)
     starts = (
         b"",
@@ -227,8 +227,8 @@ def test_row43_noise_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     for number in range(200):
         path.write_bytes(starts[number % len(starts)] + draw.randbytes(draw.randrange(300)))
-        assert fails(decode, path)
-        assert fails(inspect, path)
+        assert fails(decode_image, path)
+        assert fails(verify_image, path)
 
 
 def fails(read: Callable[[Path, int], object], path: Path) -> bool:
@@ -237,3 +237,8 @@ def fails(read: Callable[[Path, int], object], path: Path) -> bool:
     except DataError as error:
         return str(error).startswith(f"{path}: cannot be decoded: ")
     return False
+
+
+def test_pixels_without_a_white_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="floating-point"):
+        pixels_of(saved(Image.new("F", (2, 2), 0.5), "TIFF"), tmp_path)

@@ -1,0 +1,269 @@
+"""Published data sets, and a synthetic one.
+
+CIFAR and Fashion-MNIST are downloaded and read by torchvision; ``digits`` comes with the package.
+"""
+
+import contextlib
+import http.client
+import io
+import urllib.error
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from pydantic import Field
+from torch import Tensor
+
+from resnet_builder.data.interfaces import DATASETS, DatasetInfo, LoadContext, LoadedDataset
+from resnet_builder.data.random import hash_seed
+from resnet_builder.data.sources import (
+    InMemoryImages,
+    combine_fingerprints,
+    fingerprint,
+    preprocess_images,
+)
+from resnet_builder.errors import DataError, Stopped, StorageError
+
+# What urllib raises besides OSError, of which URLError and a broken connection are kinds, too.
+_NETWORK_ERRORS = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+)
+# What torchvision raises for files that are missing, not the published ones, or cut short.
+_DAMAGED = (AssertionError, EOFError, RuntimeError, TypeError, ValueError)
+
+
+@DATASETS.register("cifar10")
+class Cifar10:
+    """60,000 colour images of 32x32 pixels in 10 classes, 10,000 of them for the test.
+
+    Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
+    """
+
+    info = DatasetInfo(10, channels=3, image_size=32, own_validation=False, training_images=50_000)
+
+    def load(self, context: LoadContext) -> LoadedDataset:
+        """Read ``cifar-10-batches-py``, which is downloaded if it is not there.
+
+        Raises:
+            DataError: It cannot be downloaded, or is damaged.
+            StorageError: It cannot be written.
+            Stopped: ``context.stop`` became true.
+        """
+        return _load_from_torchvision("CIFAR10", context)
+
+
+@DATASETS.register("cifar100")
+class Cifar100:
+    """60,000 colour images of 32x32 pixels in 100 classes, 10,000 of them for the test.
+
+    Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
+    """
+
+    info = DatasetInfo(100, channels=3, image_size=32, own_validation=False, training_images=50_000)
+
+    def load(self, context: LoadContext) -> LoadedDataset:
+        """Read ``cifar-100-python``, which is downloaded if it is not there.
+
+        Raises:
+            DataError: It cannot be downloaded, or is damaged.
+            StorageError: It cannot be written.
+            Stopped: ``context.stop`` became true.
+        """
+        return _load_from_torchvision("CIFAR100", context)
+
+
+@DATASETS.register("fashion_mnist")
+class FashionMnist:
+    """70,000 grey images of 28x28 pixels in 10 classes of clothing, 10,000 of them for the test.
+
+    Xiao et al. 2017, https://arxiv.org/abs/1708.07747.
+    """
+
+    info = DatasetInfo(10, channels=1, image_size=28, own_validation=False, training_images=60_000)
+
+    def load(self, context: LoadContext) -> LoadedDataset:
+        """Read ``FashionMNIST/raw``, which is downloaded if it is not there.
+
+        Raises:
+            DataError: It cannot be downloaded, or is damaged.
+            StorageError: It cannot be written.
+            Stopped: ``context.stop`` became true.
+        """
+        return _load_from_torchvision("FashionMNIST", context)
+
+
+def _load_from_torchvision(name: str, context: LoadContext) -> LoadedDataset:
+    """Read both splits of one of ``torchvision.datasets``."""
+    train, test = _open_or_download(name, context)
+    sources, parts = [], {}
+    for split, dataset in (("train", train), ("test", test)):
+        images = torch.as_tensor(dataset.data)
+        # (N, H, W, C) of CIFAR, (N, H, W) of Fashion-MNIST
+        images = images.permute(0, 3, 1, 2).contiguous() if images.dim() == 4 else images[:, None]
+        labels = torch.as_tensor(dataset.targets)
+        parts[split] = fingerprint(images, labels)
+        sources.append(InMemoryImages(preprocess_images(images, context.preprocess), labels))
+    return LoadedDataset(
+        train=sources[0],
+        validation=None,
+        test=sources[1],
+        classes=tuple(train.classes),
+        fingerprint=combine_fingerprints(parts),
+        parts=parts,
+    )
+
+
+def _open_or_download(name: str, context: LoadContext) -> tuple[Any, Any]:
+    """Return torchvision's training and test split.
+
+    torchvision compares the MD5 of CIFAR's files before it unpickles them, and that of archives
+    before it unpacks them.
+    """
+    # torchvision is imported on use: it takes longer than torch, and no spec needs it to be checked
+    from torchvision import datasets
+
+    kind: Any = getattr(datasets, name)
+    folder = context.data_dir
+    try:
+        try:
+            return kind(folder, train=True), kind(folder, train=False)
+        except RuntimeError:  # it is not there, or its files are not the published ones
+            with _one_process_at_a_time(folder), _progress(name, context):
+                return kind(folder, train=True, download=True), kind(folder, train=False)
+    except (*_NETWORK_ERRORS, *_DAMAGED) as error:
+        raise DataError(f"cannot load {name}: {error}; {_remedy(kind, folder)}") from error
+    except OSError as error:
+        raise StorageError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
+def _remedy(kind: Any, folder: Path) -> str:
+    if hasattr(kind, "url"):
+        published, target, unpacked = kind.url, folder, folder / kind.base_folder
+    else:
+        target = unpacked = folder / kind.__name__ / "raw"
+        published = f"the four .gz files of {kind.mirrors[0]}"
+    return f"if {unpacked} is damaged, remove it; without a network, put {published} into {target}"
+
+
+@contextlib.contextmanager
+def _one_process_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep processes that download the same file at once from writing into each other's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".download.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def _progress(name: str, context: LoadContext) -> Iterator[None]:
+    """Report a download of torchvision, which draws a bar of its own on stderr instead."""
+
+    class Bar(io.StringIO):
+        def write(self, text: str) -> int:
+            context.report(f"downloading {name}", 0, 0)
+            if context.stop():
+                raise Stopped(f"stopped while downloading {name}")
+            return len(text)
+
+    with contextlib.redirect_stderr(Bar()):
+        yield
+
+
+@DATASETS.register("digits")
+class Digits:
+    """8x8 grey handwritten digits, 1,437 for training and 360 for the test; needs no network.
+
+    Alpaydin and Kaynak 1998, the test set of "Optical Recognition of Handwritten Digits" of the
+    UCI repository, in the order of scikit-learn's ``load_digits``.
+    """
+
+    info = DatasetInfo(10, channels=1, image_size=8, own_validation=False, training_images=1437)
+
+    def load(self, context: LoadContext) -> LoadedDataset:
+        """Read the digits from the package's own file."""
+        with (files("resnet_builder.data") / "digits.npz").open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            levels, labels, test = (
+                torch.from_numpy(arrays[name]) for name in ("levels", "labels", "test")
+            )
+        images = (levels.double() * (255 / 16)).round().byte()  # 16 is white
+        train = torch.ones(len(labels), dtype=torch.bool).index_fill(0, test, value=False)
+        ready = preprocess_images(images[:, None], context.preprocess)
+        return LoadedDataset(
+            train=InMemoryImages(ready[train], labels[train]),
+            validation=None,
+            test=InMemoryImages(ready[test], labels[test]),
+            classes=tuple(str(digit) for digit in range(10)),
+            fingerprint=fingerprint(images, labels, test),
+        )
+
+
+_Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+_CONTRAST, _NOISE = 0.25, 0.2
+_CHUNK = 1024  # images drawn at a time: their noise takes four times the memory
+
+
+@DATASETS.register("synthetic")
+class Synthetic:
+    """One random pattern for each class, seen through noise.
+
+    Args:
+        num_classes: Number of classes.
+        channels: Channels of an image.
+        image_size: Height and width of an image.
+        train: Number of training images.
+        test: Number of test images.
+        seed: Seed of patterns and noise.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: Annotated[int, Field(ge=1, le=10_000)] = 10,
+        channels: Annotated[int, Field(ge=1, le=16)] = 3,
+        image_size: Annotated[int, Field(ge=1, le=512)] = 32,
+        train: _Count = 512,
+        test: _Count = 128,
+        seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
+    ) -> None:
+        self.info = DatasetInfo(num_classes, channels, image_size, False, training_images=train)
+        self._counts = (train, test)
+        self._seed = seed
+        self._shape = (channels, image_size, image_size)
+        self._num_classes = num_classes
+
+    def load(self, context: LoadContext) -> LoadedDataset:
+        """Draw the images."""
+        seed = hash_seed(self._seed, "synthetic") & 0xFFFFFFFF
+        generator = torch.Generator().manual_seed(seed)
+        patterns = torch.randn(self._num_classes, *self._shape, generator=generator)
+        drawn = [self._draw(patterns, count, generator) for count in self._counts]
+        train, test = (
+            InMemoryImages(preprocess_images(images, context.preprocess), labels)
+            for images, labels in drawn
+        )
+        return LoadedDataset(
+            train=train,
+            validation=None,
+            test=test,
+            classes=tuple(f"class_{number}" for number in range(self._num_classes)),
+            fingerprint=fingerprint(*(tensor for split in drawn for tensor in split)),
+        )
+
+    def _draw(
+        self, patterns: Tensor, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(count) % self._num_classes
+        images = torch.empty(count, *self._shape, dtype=torch.uint8)
+        for chunk, shown in zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True):
+            noise = torch.randn(chunk.shape, generator=generator)
+            values = 0.5 + _CONTRAST * patterns[shown] + _NOISE * noise
+            chunk.copy_((values.clamp(0, 1) * 255).round())
+        return images, labels

@@ -1,0 +1,264 @@
+"""Deterministic batches: shuffled and augmented for training, in order for evaluation.
+
+Every batch is a function of (seed, step), and every image of (seed, epoch, sample). So training
+can begin at any step, and any number of processes sees the same images.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from resnet_builder.data.interfaces import (
+    Augmentation,
+    Batch,
+    ImageSource,
+    ReadTimeCrop,
+    SampleCrop,
+)
+from resnet_builder.data.random import StatelessGenerator, permutation
+from resnet_builder.data.transfer import prefetch, to_device
+from resnet_builder.errors import DataError
+
+WHITE = 255.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One process's part of every batch: positions rank, rank + world_size, ...
+
+    Attributes:
+        rank: Number of the process, from 0.
+        world_size: Number of processes, which divides every batch.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    def positions(self, batch_size: int, mixes_with: int | None) -> tuple[Tensor, Tensor]:
+        """Return the positions to augment, and where this shard's own are among them.
+
+        An image that is mixed with those that follow it needs these too: they stand right behind
+        it, and after the last position of a batch follows the first.
+
+        Args:
+            batch_size: Images in a batch.
+            mixes_with: How many of the following images change an image; ``None``: any.
+
+        Returns:
+            Two tensors of int64, ascending.
+        """
+        own = torch.arange(self.rank, batch_size, self.world_size)
+        if mixes_with is None or mixes_with >= self.world_size - 1:
+            return torch.arange(batch_size), own
+        needed = ((own[:, None] + torch.arange(mixes_with + 1)) % batch_size).unique()
+        return needed, torch.searchsorted(needed, own)
+
+
+WHOLE_BATCH = Shard()
+"""Shard of a single process."""
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Turn ``(B, C, H, W)`` uint8 into float32 of mean 0 and standard deviation 1.
+
+    Args:
+        images: Pixels.
+        mean: ``(C,)``, in units where white is 1.
+        std: ``(C,)``, in units where white is 1.
+    """
+    scale = 1 / (WHITE * std)
+    return images.float().mul_(scale[:, None, None]).sub_((mean / std)[:, None, None])
+
+
+class Pipeline:
+    """Augmentations and normalisation of training batches, in order.
+
+    Args:
+        augmentations: Augmentations in the order of the spec.
+        mean: Mean of each channel, in units where white is 1.
+        std: Standard deviation of each channel, in units where white is 1.
+        num_classes: Number of classes.
+        seed: Seed of the recipe.
+    """
+
+    def __init__(
+        self,
+        augmentations: Sequence[Augmentation],
+        mean: Sequence[float],
+        std: Sequence[float],
+        num_classes: int,
+        seed: int,
+    ) -> None:
+        # The place in the list is part of the name: two equal augmentations draw differently.
+        named = [(op, f"{number}:{type(op).__name__}") for number, op in enumerate(augmentations)]
+        first = augmentations[0] if augmentations else None
+        self._crop: ReadTimeCrop | None = first if isinstance(first, ReadTimeCrop) else None
+        self._named = named[1:] if self._crop is not None else named
+        self._mean, self._std = torch.tensor(mean), torch.tensor(std)
+        self._num_classes = num_classes
+        self._seed = seed
+
+    @property
+    def mixes_with(self) -> int | None:
+        """Number of following images that change an image; ``None``: any of the batch."""
+        total = 0
+        for operation, _ in self._named:
+            one: int | None = getattr(operation, "mixes_with", None)
+            if one is None:
+                return None
+            total += one
+        return total
+
+    def crop(self, epoch: int) -> SampleCrop | None:
+        """Return the crop to take of images while they are read, if the spec begins with one."""
+        if self._crop is None:
+            return None
+        return self._crop.for_epoch(self._seed, epoch, f"0:{type(self._crop).__name__}")
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, samples: Tensor, *, epoch: int, step: int
+    ) -> Batch:
+        """Augment and normalise a batch.
+
+        Args:
+            images: ``(B, C, H, W)`` uint8.
+            labels: ``(B,)`` int64.
+            samples: ``(B,)`` int64 indices of the images in their split, on the CPU.
+            epoch: Epoch, counted from 0.
+            step: Step of the whole training, counted from 0.
+        """
+        mean = to_device(self._mean, images.device)
+        batch = Batch(images, labels, self._num_classes, mean * WHITE, torch.zeros_like(mean))
+        for augmentation, name in self._named:
+            if augmentation.works_on == "normalised":
+                batch = self._normalised(batch)
+            draws = StatelessGenerator(self._seed, epoch, step, samples, name, images.device)
+            batch = augmentation(batch, draws)
+        return self._normalised(batch)
+
+    def _normalised(self, batch: Batch) -> Batch:
+        if batch.images.is_floating_point():
+            return batch
+        mean, std = (to_device(values, batch.images.device) for values in (self._mean, self._std))
+        return replace(
+            batch,
+            images=normalise(batch.images, mean, std),
+            fill=torch.zeros_like(mean),
+            black=-mean / std,
+        )
+
+
+class TrainLoader:
+    """Training batches by step: batch ``step`` is the same however it is reached.
+
+    An epoch is as many full batches as the split has. The images left over, fewer than a batch,
+    are others in each epoch.
+
+    Args:
+        source: Training images.
+        batch_size: Images in every batch, of all processes together.
+        seed: Seed of the recipe.
+        pipeline: Augmentations and normalisation.
+        device: Device on which the batches are wanted.
+        shard: Part of every batch that is wanted; its images are those of the whole batch.
+
+    Raises:
+        DataError: There are fewer images than a batch has.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        batch_size: int,
+        seed: int,
+        pipeline: Pipeline,
+        device: torch.device,
+        shard: Shard = WHOLE_BATCH,
+    ) -> None:
+        self.steps_per_epoch = steps_per_epoch(len(source), batch_size)
+        self._source = source
+        self._batch_size = batch_size
+        self._seed = seed
+        self._pipeline = pipeline
+        self._device = device
+        self._positions, self._own = shard.positions(batch_size, pipeline.mixes_with)
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches from a step on, for ever.
+
+        Args:
+            start: Step of the whole training, counted from 0.
+        """
+        epoch, first = divmod(start, self.steps_per_epoch)
+        while True:
+            yield from self._epoch(epoch, first)
+            epoch, first = epoch + 1, 0
+
+    def _epoch(self, epoch: int, first: int) -> Iterator[Batch]:
+        size = self._batch_size
+        order = permutation(self._seed, epoch, len(self._source))
+        whole = order[first * size : self.steps_per_epoch * size].split(size)
+        indices = [samples[self._positions] for samples in whole]
+        read = self._source.read(indices, self._pipeline.crop(epoch))
+        labelled = zip(read, (self._source.labels[samples] for samples in indices), strict=True)
+        arrived = prefetch(labelled, self._device)
+        first_step = epoch * self.steps_per_epoch + first
+        for number, ((images, labels), samples) in enumerate(zip(arrived, indices, strict=True)):
+            step = first_step + number
+            batch = self._pipeline(images, labels, samples, epoch=epoch, step=step)
+            yield batch if len(self._own) == len(samples) else _select(batch, self._own)
+
+
+def _select(batch: Batch, positions: Tensor) -> Batch:
+    positions = to_device(positions, batch.images.device)
+    return replace(batch, images=batch.images[positions], targets=batch.targets[positions])
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Return the number of full batches in an epoch.
+
+    Raises:
+        DataError: There is none.
+    """
+    if images < batch_size:
+        raise DataError(
+            f"{images:,} training images are fewer than one batch of {batch_size:,}; "
+            "lower train.batch_size"
+        )
+    return images // batch_size
+
+
+def evaluation_batches(
+    source: ImageSource,
+    *,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    shard: Shard = WHOLE_BATCH,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every image of a split once, in order, without augmentation.
+
+    Args:
+        source: Images of the split.
+        batch_size: Images in every batch but the last, which may have fewer.
+        mean: Mean of each channel, in units where white is 1.
+        std: Standard deviation of each channel, in units where white is 1.
+        device: Device on which the batches are wanted.
+        shard: Part of the batches that is wanted: consecutive ones, so that the shards' parts, in
+            the order of their ranks, make up the split.
+
+    Yields:
+        ``(B, C, H, W)`` float32 normalised images and ``(B,)`` int64 labels.
+    """
+    means, deviations = (torch.tensor(values, device=device) for values in (mean, std))
+    indices = torch.arange(len(source)).split(batch_size)
+    first = len(indices) * shard.rank // shard.world_size
+    beyond = len(indices) * (shard.rank + 1) // shard.world_size
+    indices = indices[first:beyond]
+    labelled = zip(source.read(indices), (source.labels[some] for some in indices), strict=True)
+    for images, labels in prefetch(labelled, device):
+        yield normalise(images, means, deviations), labels

@@ -1,0 +1,158 @@
+"""Stateless random numbers: functions of seed, epoch, step, sample and operation.
+
+There is no state to save or to restore, and a sample's numbers do not depend on its batch. All
+numbers are made by the finalizer of splitmix64 (Steele et al. 2014, figure 16). Seeds are mixed,
+never added: seed 1 in epoch 0 must not be seed 0 in epoch 1.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnet_builder.data.transfer import to_device
+
+_MASK = 0xFFFF_FFFF_FFFF_FFFF
+_GOLDEN = 0x9E37_79B9_7F4A_7C15
+_FIRST, _SECOND = 0xBF58_476D_1CE4_E5B9, 0x94D0_49BB_1331_11EB
+_MANTISSA_BITS = 53
+
+CPU = torch.device("cpu")
+
+
+def hash_seed(*parts: int | str) -> int:
+    """Mix whole numbers and names, in their order, to 64 bits."""
+    state = 0
+    for part in parts:
+        state = _fold_in(state, zlib.crc32(part.encode()) if isinstance(part, str) else part)
+    return state
+
+
+def permutation(seed: int, epoch: int, count: int) -> Tensor:
+    """Return the order of an epoch's images.
+
+    Args:
+        seed: Seed of the recipe.
+        epoch: Epoch, counted from 0.
+        count: Number of images, N.
+
+    Returns:
+        ``(N,)`` int64: each of 0 to N - 1 once.
+    """
+    return torch.from_numpy(_philox(seed, epoch, "permutation").permutation(count))
+
+
+@dataclass(frozen=True)
+class StatelessGenerator:
+    """Random numbers of one operation on one batch.
+
+    They are drawn on the CPU, so that they are the same for every device.
+
+    Attributes:
+        seed: Seed of the recipe.
+        epoch: Epoch, counted from 0.
+        step: Step of the whole training, counted from 0.
+        samples: ``(B,)`` int64 indices of the images in their split, on the CPU.
+        operation: Name of the operation, and its place in the list of augmentations.
+        device: Device on which the numbers are wanted.
+    """
+
+    seed: int
+    epoch: int
+    step: int
+    samples: Tensor
+    operation: str
+    device: torch.device = CPU
+
+    def per_sample(self, count: int) -> Tensor:
+        """Return ``(B, count)`` float64 in [0, 1), each row decided by (seed, epoch, sample)."""
+        return self._rows(count, hash_seed(self.seed, self.epoch, self.operation, "sample"))
+
+    def once_per_sample(self, count: int) -> Tensor:
+        """Return ``(B, count)`` float64 in [0, 1), the same for a sample in every epoch."""
+        return self._rows(count, hash_seed(self.seed, self.operation, "once"))
+
+    def per_batch(self, count: int) -> Tensor:
+        """Return ``(count,)`` float64 in [0, 1), decided by (seed, step), on the CPU."""
+        key = hash_seed(self.seed, self.step, self.operation, "batch")
+        numbers = [_signed(hash_seed(key, column)) for column in range(count)]
+        return _fractions(torch.tensor(numbers, dtype=torch.int64))
+
+    def beta(self, alpha: float) -> float:
+        """Return one number of Beta(alpha, alpha), decided by (seed, step)."""
+        return float(_philox(self.seed, self.step, self.operation, "beta").beta(alpha, alpha))
+
+    def map_seeded(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Apply a function that draws from torch's global generator to each image.
+
+        The generator is seeded by (seed, epoch, sample) before each image, and left as it was.
+        Transforms of torchvision take no generator of their own.
+
+        Args:
+            function: Function of ``(C, H, W)``.
+            images: ``(B, C, H, W)``.
+
+        Returns:
+            The results, stacked.
+        """
+        before = torch.default_generator.get_state()
+        results = []
+        try:
+            for image, seed in zip(images, self._sample_seeds, strict=True):
+                # torch.manual_seed would seed CUDA too, where nothing is drawn.
+                torch.default_generator.manual_seed(seed)
+                results.append(function(image))
+        finally:
+            torch.default_generator.set_state(before)
+        return torch.stack(results)
+
+    @cached_property
+    def _sample_seeds(self) -> list[int]:
+        """Return 32 bits for each sample: all that torch's CPU generator looks at."""
+        key = hash_seed(self.seed, self.epoch, self.operation, "generator")
+        numbers = _scramble_each(self.samples.to(torch.int64) ^ _signed(key))
+        return _shift_right(numbers, 32).tolist()
+
+    def _rows(self, count: int, key: int) -> Tensor:
+        columns = torch.arange(count, dtype=torch.int64)
+        keyed = _scramble_each(self.samples.to(torch.int64) ^ _signed(key))
+        numbers = _fractions(_scramble_each(keyed[:, None] + (columns + 1) * _signed(_GOLDEN)))
+        # MPS has no float64.
+        return to_device(numbers.float() if self.device.type == "mps" else numbers, self.device)
+
+
+def _philox(*parts: int | str) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=hash_seed(*parts)))
+
+
+def _fold_in(state: int, number: int) -> int:
+    """Mix one whole number into a state of 64 bits."""
+    state = (state ^ number & _MASK) + _GOLDEN & _MASK
+    state = (state ^ state >> 30) * _FIRST & _MASK
+    state = (state ^ state >> 27) * _SECOND & _MASK
+    return state ^ state >> 31
+
+
+def _scramble_each(numbers: Tensor) -> Tensor:
+    """Scramble int64 numbers as :func:`_fold_in` does; their products wrap as unsigned ones."""
+    numbers = (numbers ^ _shift_right(numbers, 30)) * _signed(_FIRST)
+    numbers = (numbers ^ _shift_right(numbers, 27)) * _signed(_SECOND)
+    return numbers ^ _shift_right(numbers, 31)
+
+
+def _shift_right(numbers: Tensor, bits: int) -> Tensor:
+    """Shift right without the sign: torch has no unsigned shift."""
+    return (numbers >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _fractions(numbers: Tensor) -> Tensor:
+    return _shift_right(numbers, 64 - _MANTISSA_BITS).to(torch.float64) * 2.0**-_MANTISSA_BITS
+
+
+def _signed(number: int) -> int:
+    """Read 64 bits as a signed number, which is what torch's int64 holds."""
+    return number - (1 << 64) if number >> 63 else number

@@ -1,0 +1,298 @@
+"""Image sources: the images of one split, in memory or in files that are decoded when needed."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.context import BaseContext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from resnet_builder.data.decode import ImageReader
+from resnet_builder.data.interfaces import Preprocess, SampleCrop
+from resnet_builder.data.transfer import to_device
+from resnet_builder.errors import DataError
+
+MIN_FILES_FOR_WORKERS = 2_048
+"""A split of fewer files is read in this process: starting workers would take longer."""
+
+MAX_WORKERS = 8
+
+_CHUNK = 1024
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class InMemoryImages:
+    """A split whose images all have one size, as one tensor.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8.
+        labels: ``(N,)`` whole numbers.
+
+    Raises:
+        DataError: A label is not a whole number.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        assert images.dtype == torch.uint8
+        assert images.dim() == 4
+        assert len(images) == len(labels)
+        self.images = images
+        self._labels = integer_labels(labels)
+
+    @property
+    def labels(self) -> Tensor:
+        """``(N,)`` int64, on the CPU."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: Tensor) -> "InMemoryImages":
+        """Return a source of these images alone, in this order."""
+        return InMemoryImages(self.images[indices], self._labels[indices])
+
+    def to(self, device: torch.device) -> "InMemoryImages":
+        """Return a source of these images that holds them on a device."""
+        return InMemoryImages(self.images.to(device), self._labels)
+
+    def hashes(self) -> list[int]:
+        """Return a number for each image, equal for equal images, within this process."""
+        return [hash(pixels.tobytes()) for pixels in self.images.numpy()]
+
+    def read(self, batches: Iterable[Tensor], crop: SampleCrop | None = None) -> Iterator[Tensor]:
+        """Yield the images of each batch of indices, ``(B, C, H, W)`` uint8."""
+        for indices in batches:
+            images = self.images[to_device(indices, self.images.device)]
+            if crop is not None:
+                pairs = zip(images, indices.tolist(), strict=True)
+                images = torch.stack([crop(image, index) for image, index in pairs])
+            yield images
+
+
+class ImageFiles:
+    """A split whose images stay in their files.
+
+    Worker processes decode ahead, one for each core but one, at most eight; the images do not
+    depend on their number. They are not forked, so a script that trains must stand below
+    ``if __name__ == "__main__":``.
+
+    Args:
+        paths: Image files, N of them.
+        labels: ``(N,)`` whole numbers.
+        digests: ``(N, 32)`` uint8: the SHA-256 of each file.
+        reader: Decoding and preprocessing.
+
+    Raises:
+        DataError: A label is not a whole number.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], labels: Tensor, digests: Tensor, reader: ImageReader
+    ) -> None:
+        assert len(paths) == len(labels) == len(digests)
+        self._paths = tuple(paths)
+        self._labels = integer_labels(labels)
+        self._digests = digests
+        self._reader = reader
+
+    @property
+    def labels(self) -> Tensor:
+        """``(N,)`` int64, on the CPU."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def subset(self, indices: Tensor) -> "ImageFiles":
+        """Return a source of these images alone, in this order."""
+        paths = [self._paths[index] for index in indices.tolist()]
+        return ImageFiles(paths, self._labels[indices], self._digests[indices], self._reader)
+
+    def hashes(self) -> list[int]:
+        """Return a number for each image, equal for equal files, within this process."""
+        return [hash(digest.tobytes()) for digest in self._digests.numpy()]
+
+    def read(self, batches: Iterable[Tensor], crop: SampleCrop | None = None) -> Iterator[Tensor]:
+        """Yield the images of each batch of indices, ``(B, C, H, W)`` uint8.
+
+        Raises:
+            DataError: An image cannot be decoded, or is not of the others' size; or a worker
+                process was lost.
+        """
+        read = partial(_read_image, self._paths, self._reader, crop)
+        yield from read_ahead(self._paths, read, batches, torch.stack)
+
+
+def _read_image(
+    paths: Sequence[str], reader: ImageReader, crop: SampleCrop | None, index: int
+) -> Tensor:
+    image = reader.decode(paths[index])
+    return reader.fit(image, paths[index]) if crop is None else crop(image, index)
+
+
+def integer_labels(labels: Tensor) -> Tensor:
+    """Return labels as ``(N,)`` int64.
+
+    Raises:
+        DataError: One is not a whole number.
+    """
+    numbers = labels.to(torch.int64)
+    wrong = (numbers != labels).nonzero()[:, 0]
+    if len(wrong):
+        index = int(wrong[0])
+        raise DataError(f"image {index} has label {labels[index].item()}, which is no whole number")
+    return numbers
+
+
+def preprocess_images(images: Tensor, preprocess: Preprocess) -> Tensor:
+    """Preprocess a whole split, some images at a time, so that memory holds it only twice."""
+    return torch.cat([preprocess(chunk) for chunk in images.split(_CHUNK)])
+
+
+def fingerprint(*tensors: Tensor, about: str = "") -> str:
+    """Return a digest of tensors' bytes, shapes and types, and of a text about them."""
+    digest = hashlib.sha256(about.encode())
+    for tensor in tensors:
+        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.contiguous().view(-1).numpy().data)
+    return digest.hexdigest()
+
+
+def combine_fingerprints(parts: Mapping[str, str]) -> str:
+    """Return a digest of the digests of parts, and of their names and order."""
+    return hashlib.sha256(repr(list(parts.items())).encode()).hexdigest()
+
+
+class UnexpectedReadError(Exception):
+    """A fault of the program, or of a plugin, while a file was read; the message names the file."""
+
+
+def read_ahead(
+    paths: Sequence[str],
+    read: Callable[[int], T],
+    batches: Iterable[Tensor],
+    combine: Callable[[list[T]], R],
+) -> Iterator[R]:
+    """Read files in batches, in order, ahead of their use.
+
+    Args:
+        paths: All files.
+        read: Reads the file of an index; in worker processes, unless there are few files.
+        batches: ``(B,)`` int64 indices.
+        combine: Combines the results of one batch.
+
+    Raises:
+        DataError: ``read`` raised it, or a worker process was lost.
+        UnexpectedReadError: ``read`` raised another exception.
+    """
+    workers = _num_workers(len(paths))
+    pending: deque[list[int]] = deque()
+
+    def index_batches() -> Iterator[list[int]]:
+        for indices in batches:
+            pending.append(indices.tolist())
+            yield pending[-1]
+
+    loader = DataLoader(
+        _Files(tuple(paths), read, combine),
+        batch_sampler=index_batches(),
+        num_workers=workers,
+        collate_fn=_identity,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=_start_method() if workers else None,
+        generator=torch.Generator(),  # without one, DataLoader draws from the global generator
+    )
+    with _lost_workers(paths, pending if workers else ()):
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            pending.popleft()
+            yield batch
+
+
+@contextmanager
+def _lost_workers(paths: Sequence[str], pending: Sequence[list[int]]) -> Iterator[None]:
+    """Name the file that was being read when a worker process was lost.
+
+    Raises:
+        DataError: One was.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # the loader raises no other type of its own
+        if not pending:
+            raise
+        raise DataError(
+            f"{paths[pending[0][0]]}: a process that was to read it, or one after it, was "
+            f"lost: {error}; it may have been killed for lack of memory, or of shared memory"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Files(Dataset[Any]):
+    """Files as torch's ``Dataset``, for worker processes.
+
+    Errors are returned, not raised: ``DataLoader`` would put a traceback into their message.
+    """
+
+    paths: tuple[str, ...]
+    read: Callable[[int], Any]
+    combine: Callable[[list[Any]], Any]
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        results = []
+        for index in indices:
+            try:
+                results.append(self.read(index))
+            except (DataError, MemoryError) as error:
+                return error
+            except Exception as error:
+                unexpected = UnexpectedReadError(f"{self.paths[index]}: {error!r}")
+                unexpected.add_note("".join(traceback.format_exception(error)))
+                return unexpected
+        return self.combine(results)
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    """Ignore the terminal's interrupt, which every process receives, but end with the parent.
+
+    Nothing else would end a worker whose parent was killed: it is a child of the fork server, and
+    keeps that one alive.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only worker processes run this"
+    parent.join()
+    os._exit(1)
+
+
+def _num_workers(files: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 0 if files < MIN_FILES_FOR_WORKERS else min(MAX_WORKERS, (cores or 1) - 1)
+
+
+def _start_method() -> BaseContext:
+    """Start workers without forking: a fork copies locks that other threads hold."""
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")

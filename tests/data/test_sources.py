@@ -1,0 +1,85 @@
+import os
+import signal
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from resnet_builder.data import sources
+from resnet_builder.data.sources import InMemoryImages, UnexpectedReadError, read_ahead
+from resnet_builder.errors import DataError
+
+PATHS = tuple(f"images/{number}.png" for number in range(6))
+
+
+def images(labels: torch.Tensor) -> InMemoryImages:
+    return InMemoryImages(torch.arange(len(labels) * 4).byte().view(-1, 1, 2, 2), labels)
+
+
+@pytest.mark.parametrize("label", [2.5, float("nan")], ids=str)
+def test_labels_that_are_not_whole_numbers_are_named(label: float) -> None:
+    labels = torch.zeros(40)
+    labels[17] = label
+    with pytest.raises(DataError, match=f"image 17 has label {label}, which is no whole number"):
+        images(labels)
+
+
+def test_labels_never_pass_through_floats() -> None:
+    labels = torch.tensor([0, 2**24 + 1, 2**31 - 1])
+    assert torch.equal(images(labels).labels, labels)
+
+
+def test_images_in_memory_are_read_in_order_and_by_subset() -> None:
+    source = images(torch.arange(6))
+    (read,) = source.read([torch.tensor([3, 0, 3])])
+    assert torch.equal(read, source.images[[3, 0, 3]])
+    (moved,) = source.to(torch.device("cpu")).read([torch.tensor([3, 0, 3])])
+    assert torch.equal(read, moved)
+    part = source.subset(torch.tensor([4, 1]))
+    assert part.labels.tolist() == [4, 1]
+    assert torch.equal(part.images, source.images[[4, 1]])
+    assert part.hashes() == [source.hashes()[4], source.hashes()[1]]
+
+
+@dataclass(frozen=True)
+class Read:
+    """Reads a file's number, with one exception; worker processes receive it."""
+
+    exception: int
+    error: BaseException | None = None
+
+    def __call__(self, index: int) -> int:
+        if index == self.exception:
+            if self.error is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            else:
+                raise self.error
+        return index
+
+
+def batches() -> list[torch.Tensor]:
+    return list(torch.arange(len(PATHS)).split(2))
+
+
+def test_files_are_read_in_order() -> None:
+    assert list(read_ahead(PATHS, Read(-1), batches(), tuple)) == [(0, 1), (2, 3), (4, 5)]
+
+
+@pytest.mark.parametrize(
+    "workers", [0, pytest.param(1, marks=pytest.mark.ci)], ids=["here", "worker"]
+)
+def test_unexpected_error_names_the_file_and_keeps_the_traceback(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_num_workers", lambda files: workers)
+    reading = read_ahead(PATHS, Read(3, KeyError("exif")), batches(), list)
+    assert next(reading) == [0, 1]
+    with pytest.raises(UnexpectedReadError) as caught:
+        next(reading)
+    assert str(caught.value) == "images/3.png: KeyError('exif')"
+    assert "KeyError: 'exif'\n" in caught.value.__notes__[0]
+
+
+def test_data_error_is_left_as_it_is() -> None:
+    with pytest.raises(DataError, match=r"^images/3\.png: broken$"):
+        list(read_ahead(PATHS, Read(3, DataError("images/3.png: broken")), batches(), list))
