@@ -219,9 +219,9 @@ EXCEPTIONS = {
     "run.compile": "a minute each; tests/training/test_compiling.py",
     "run.cpu_kernels": "less time; tests/training/test_choices.py",
     "run.threads": "the command line sets them; tests/training/test_session.py",
-    "expect.parameters": "a wrong one is refused: tests/builder/test_checking.py",
-    "expect.depth": "a wrong one is refused: tests/builder/test_checking.py",
-    "expect.macs": "a wrong one is refused: tests/builder/test_checking.py",
+    "expect.parameters": "a wrong one is refused: tests/test_checks.py",
+    "expect.depth": "a wrong one is refused: tests/test_checks.py",
+    "expect.macs": "a wrong one is refused: tests/test_checks.py",
 }
 
 

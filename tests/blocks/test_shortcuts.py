@@ -1,3 +1,5 @@
+"""Shortcuts: options A, B and C of He et al. 2015, and others."""
+
 import math
 from typing import Any
 
@@ -5,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from resnet_builder.blocks.shortcuts import (
     PadShortcut,
@@ -52,10 +55,37 @@ def test_pad_by_average_ignores_what_is_outside_an_odd_image() -> None:
     assert torch.equal(output[:, :1], torch.ones(1, 1, 3, 3))
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
-def test_pad_follows_its_stride(stride: int) -> None:
+@pytest.mark.parametrize(("out_channels", "stride"), [(8, 1), (8, 2), (12, 3), (5, 1), (7, 2)])
+def test_pad_is_for_any_width_and_stride(out_channels: int, stride: int) -> None:
+    """akamaster's was for a doubled width and a stride of 2."""
     size = math.ceil(9 / stride)
-    assert pad(4, 12, stride)(torch.ones(1, 4, 9, 9)).shape == (1, 12, size, size)
+    assert pad(4, out_channels, stride)(torch.ones(1, 4, 9, 9)).shape[1:] == (
+        out_channels,
+        size,
+        size,
+    )
+
+
+class Largest(TorchFunctionMode):
+    """Remembers the size of the largest tensor that is computed."""
+
+    size = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.size = max(self.size, result.numel())
+        return result
+
+
+def test_pad_subsamples_before_it_pads() -> None:
+    """KellerJordan's padded first: four times the work."""
+    images = torch.ones(1, 16, 8, 8)
+    with Largest() as largest:
+        output = pad(16, 32, 2)(images)
+    assert largest.size == output.numel()
 
 
 def test_pad_refuses_to_narrow_and_names_both_widths() -> None:

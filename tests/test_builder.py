@@ -1,4 +1,4 @@
-"""Weights are drawn once, by the formula, from the generator asked for."""
+"""Builder: first weights, stages, options that arrive, and what is refused."""
 
 import math
 from collections.abc import Iterator
@@ -139,6 +139,41 @@ def test_dropout_reaches_every_block() -> None:
     assert found == [0.5] * 9
 
 
+def test_options_and_number_of_classes_arrive() -> None:
+    """akamaster's could not be given."""
+    network = built(cifar_spec(1, shortcut={"type": "pad", "position": "end"}, classes=7))
+    assert network.layer2[0].downsample.zeros == (0, 16)
+    assert network.fc.out_features == 7
+
+
+def test_convolution_with_a_bias_is_initialised() -> None:
+    """kuangliu's function failed on one, and nobody called it."""
+
+    class Biased(BasicBlock):
+        def __init__(self, in_channels: int, channels: int, **contract: Any) -> None:
+            super().__init__(in_channels, channels, **contract)
+            self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    with BLOCKS.temporary("biased", Biased):
+        conv = built(cifar_spec(1, block="biased"), seed=0).layer3[0].conv2
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+    assert torch.equal(conv.bias, torch.zeros(64))
+
+
+def test_last_sum_of_preactivated_blocks_is_normalised_and_rectified() -> None:
+    """kuangliu's network pooled a bare sum."""
+    stem = {"type": "conv3x3", "channels": 16, "bare": True}
+    network = built(cifar_spec(1, block="preact_basic", stem=stem, shortcut="projection"), seed=0)
+    images = random_images(2, 3, 32, 32)
+    names = [name for name, _ in network.named_children()]
+    sums = network[: names.index("layer3") + 1](images)
+    pooled = network[: names.index("avgpool")](images)
+    assert sums.min() < 0
+    assert pooled.min() == 0
+    wanted = nn.functional.batch_norm(sums, None, None, training=True).relu()
+    torch.testing.assert_close(pooled, wanted, rtol=0, atol=1e-5)
+
+
 def test_options_of_a_stage_s_own_block_are_used() -> None:
     spec = cifar_spec(1)
     stages = [stage.model_dump(exclude_none=True) for stage in spec.model.stages]
@@ -212,11 +247,14 @@ def test_a_network_that_is_not_what_the_spec_expects_is_refused() -> None:
     assert "269,722 parameters, not 269,723" in str(caught.value)
 
 
-def test_unknown_block_is_refused_when_built() -> None:
+@pytest.mark.parametrize(
+    ("key", "name", "suggestion"), [("block", "basik", "basic"), ("shortcut", "padd", "pad")]
+)
+def test_unknown_part_is_refused_when_built(key: str, name: str, suggestion: str) -> None:
     """KellerJordan's unknown option passed, and failed in the first forward pass."""
-    with pytest.raises(RegistryError, match="no block is named 'basik'") as caught:
-        built(cifar_spec(block="basik"))
-    assert caught.value.suggestion == "basic"
+    with pytest.raises(RegistryError, match=f"no {key} is named '{name}'") as caught:
+        built(cifar_spec(block=name) if key == "block" else cifar_spec(shortcut=name))
+    assert caught.value.suggestion == suggestion
 
 
 def test_shapes_that_do_not_fit_are_refused_when_built() -> None:

@@ -1,4 +1,4 @@
-"""Averages over pixels, and the memory format of their gradients."""
+"""Layers: averages over pixels, and the memory format of their gradients."""
 
 from collections import OrderedDict
 

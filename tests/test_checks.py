@@ -1,4 +1,4 @@
-"""The second half of checking: exact messages for what needs the parts themselves."""
+"""Checks that need the parts: exact messages, and what a recipe may freeze."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from resnet_builder.errors import SpecError
 from resnet_builder.parts import resolve
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec_text
+from tests.cli.experiments import write_tiny
 
 SPEC = """\
 name: small
@@ -55,7 +56,7 @@ def test_a_sound_spec_has_no_problems(tmp_path: Path) -> None:
 
 
 CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
-    "row17-shortcut": (
+    "shortcut": (
         [("shortcut: pad", "shortcut: projecton")],
         [
             "/s.yaml:6:13: error[unknown-name]: model.shortcut: no shortcut is named 'projecton'\n"
@@ -63,7 +64,7 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             + f"\nallowed: {SHORTCUT_NAMES}\ndid you mean: projection"
         ],
     ),
-    "row17-letter": (
+    "letter": (
         [("shortcut: pad", "shortcut: C")],
         [
             "/s.yaml:6:13: error[unknown-name]: model.shortcut: no shortcut is named 'C': "
@@ -73,7 +74,7 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             + f"\nallowed: {SHORTCUT_NAMES}"
         ],
     ),
-    "row17-block": (
+    "block": (
         [("block: basic", "block: botleneck")],
         [
             "/s.yaml:5:10: error[unknown-name]: model.block: no block is named 'botleneck'\n"
@@ -82,7 +83,7 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             + "\ndid you mean: bottleneck"
         ],
     ),
-    "row21-identity": (
+    "identity": (
         [("shortcut: pad", "shortcut: identity")],
         [
             "/s.yaml:6:13: error[unknown-name]: model.shortcut: no shortcut is named 'identity': "
@@ -91,14 +92,14 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             + f"\nallowed: {SHORTCUT_NAMES}"
         ],
     ),
-    "row21-narrowing": (
+    "narrowing": (
         [("channels: 32", "channels: 8")],
         [
             "/s.yaml:9:7: error[shape]: model.stages[1]: `pad` cannot narrow 16 channels to 8\n"
             + caret(9, "    - {channels: 8, blocks: 1, stride: 2}", 7)
         ],
     ),
-    "row22-strides": (
+    "strides": (
         [
             ("stride: 2", "stride: 8"),
             ("channels: 16, blocks: 1}", "channels: 16, blocks: 1, stride: 8}"),
@@ -109,7 +110,7 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             + caret(8, "    - {channels: 16, blocks: 1, stride: 8}", 5)
         ],
     ),
-    "row23-bottleneck": (
+    "bottleneck": (
         [("block: basic", "block: {type: bottleneck, width_per_group: 5}")],
         [
             "/s.yaml:5:46: error[shape]: model.block.width_per_group: "
@@ -117,14 +118,14 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             + caret(5, "  block: {type: bottleneck, width_per_group: 5}", 46)
         ],
     ),
-    "row23-even-kernel-of-attention": (
+    "even-kernel-of-attention": (
         [("block: basic", "block: basic\n  attention: {type: eca, kernel: 4}")],
         [
             "/s.yaml:6:34: error[out-of-range]: model.attention.kernel: "
             "a kernel of 4 has no middle\n" + caret(6, "  attention: {type: eca, kernel: 4}", 34)
         ],
     ),
-    "row23-reduction": (
+    "reduction": (
         [("channels: 32,", "attention: {type: se, reduction: 64}, channels: 32,")],
         [
             "/s.yaml:9:41: error[shape]: model.stages[1].attention.reduction: "
@@ -136,14 +137,14 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             )
         ],
     ),
-    "row23-groups": (
+    "groups": (
         [("block: basic", "block: basic\n  norm: {type: group_norm, groups: 5}")],
         [
             "/s.yaml:6:36: error[shape]: model.norm.groups: 5 groups do not divide 16 channels\n"
             + caret(6, "  norm: {type: group_norm, groups: 5}", 36)
         ],
     ),
-    "row23-even-kernel": (
+    "even-kernel": (
         [("channels: 16}\n  block", "channels: 16, kernel: 4}\n  block")],
         [
             "/s.yaml:4:39: error[unknown-option]: model.stem.kernel: there is no such option\n"
@@ -151,14 +152,14 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             + "\nallowed: channels, bare"
         ],
     ),
-    "row24-classes": (
+    "classes": (
         [("dataset: cifar10", "dataset: cifar100")],
         [
             "/s.yaml:3:16: error[mismatch]: model.num_classes: "
             "the network is for 10 classes, cifar100 has 100\n" + caret(3, "  num_classes: 10", 16)
         ],
     ),
-    "row24-channels": (
+    "channels": (
         [("num_classes: 10", "num_classes: 10\n  in_channels: 1")],
         [
             "/s.yaml:4:16: error[mismatch]: model.in_channels: the network is for 1 channels, "
@@ -205,7 +206,7 @@ def test_colours_are_changed_of_images_that_have_them(
         (("channels: 32, blocks: 1, stride: 2", "channels: 16, blocks: 1, stride: 2"), (16, 2)),
         (("channels: 32", "channels: 32"), (32, 2)),
     ],
-    ids=["row21-channels", "row21-stride", "row21-both"],
+    ids=["channels", "stride", "both"],
 )
 def test_identity_where_the_shape_changes_is_refused_with_both_shapes(
     change: tuple[str, str], shapes: tuple[int, int], tmp_path: Path
@@ -348,3 +349,105 @@ def test_read_spec_raises_every_problem(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         read_spec(path)
     assert [error.line for error in caught.value.errors] == [5, 15]
+
+
+def test_depth_has_no_default(tmp_path: Path) -> None:
+    """KellerJordan's had two, which differed."""
+    [found] = problems(tmp_path, ("  stages:\n", "  stages: null\n  x:\n"))[:1]
+    assert "model.stages: is missing" in found
+
+
+WEIGHTS = "model.weights=some.pth"
+TWO_STAGES = "model.stages=[{channels: 4, blocks: 1}, {channels: 8, blocks: 1}]"
+
+
+def messages(folder: Path, *overrides: str) -> list[str]:
+    """Return what is wrong with a network of two stages, each message's first line."""
+    with pytest.raises(SpecError) as raised:
+        read_spec(write_tiny(folder), overrides=[TWO_STAGES, *overrides])
+    assert {problem.file for problem in raised.value.errors} == {"<command line>:--set"}
+    return [str(problem).partition("error")[2] for problem in raised.value.errors]
+
+
+@pytest.mark.parametrize(
+    "freeze", ["[stem]", "[layer2, stem]", "[stem, layer1, layer2]", "[head, layer1]"]
+)
+def test_sections_can_be_frozen(tmp_path: Path, freeze: str) -> None:
+    overrides = [TWO_STAGES, WEIGHTS, f"train.freeze={freeze}"]
+    spec = read_spec(write_tiny(tmp_path), overrides=overrides)
+    assert spec.train is not None
+    assert f"[{', '.join(spec.train.freeze)}]" == freeze
+
+
+def test_unknown_section_gets_the_names_there_are(tmp_path: Path) -> None:
+    first, second = messages(tmp_path, WEIGHTS, "train.freeze=[layer3, hed]")
+    assert first == (
+        "[unknown-name]: train.freeze[0]: the network has no 'layer3'\n"
+        "      | train.freeze=[layer3, hed]\n"
+        "      |               ^\n"
+        "allowed: stem, layer1, layer2, head\n"
+        "did you mean: layer2"
+    )
+    assert second.endswith("did you mean: head")
+
+
+def test_only_stages_can_be_recomputed(tmp_path: Path) -> None:
+    [message] = messages(tmp_path, "train.activation_checkpointing=[head]")
+    assert message == (
+        "[unknown-name]: train.activation_checkpointing[0]: the network has no stage 'head'\n"
+        "      | train.activation_checkpointing=[head]\n"
+        "      |                                 ^\n"
+        "allowed: layer1, layer2"
+    )
+
+
+@pytest.mark.parametrize("stages", ["all", "[layer1]", "[layer2, layer1]"])
+def test_stages_can_be_recomputed(tmp_path: Path, stages: str) -> None:
+    overrides = [TWO_STAGES, f"train.activation_checkpointing={stages}"]
+    spec = read_spec(write_tiny(tmp_path), overrides=overrides)
+    assert spec.train is not None
+    given = spec.train.activation_checkpointing
+    assert given == stages if stages == "all" else f"[{', '.join(given)}]" == stages
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            (WEIGHTS, "train.freeze=[stem, head, stem]"),
+            "[no-effect]: train.freeze[2]: 'stem' is named before",
+        ),
+        (
+            (WEIGHTS, "train.freeze=[head, stem, layer2, layer1]"),
+            "[exclusive]: train.freeze: this leaves nothing to train",
+        ),
+        (
+            ("train.freeze=[stem]",),
+            "[exclusive]: train.freeze: layers that were never trained would stay random: "
+            "give `model.weights` too (a file of random weights, if that is meant)",
+        ),
+        (
+            ("model.weights={path: some.pth, new_head: true}", "train.freeze=[head]"),
+            "[exclusive]: train.freeze: a new head would stay random: do not freeze `head`, "
+            "or take back `new_head`",
+        ),
+        (
+            (WEIGHTS, "train.freeze=[head]", "train.head_lr_multiplier=2.0"),
+            "[no-effect]: train.head_lr_multiplier: has no effect on a head that is frozen",
+        ),
+        (
+            ("train.head_lr_multiplier=0",),
+            "[out-of-range]: train.head_lr_multiplier: 0 is out of range",
+        ),
+        (
+            ("train.activation_checkpointing=[layer1, layer1]",),
+            "[no-effect]: train.activation_checkpointing[1]: 'layer1' is named before",
+        ),
+        (("train.freeze=stem",), "[wrong-type]: train.freeze: must be a list, not the text 'stem'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    tmp_path: Path, overrides: tuple[str, ...], expected: str
+) -> None:
+    [message] = messages(tmp_path, *overrides)
+    assert message.partition("\n")[0] == expected

@@ -6,18 +6,14 @@ import pytest
 import torch
 
 from resnet_builder.blocks.antialias import Blur, blur, no_filter, split_stride
+from resnet_builder.blocks.interfaces import AntialiasFactory
 from tests.networks import built, cifar_spec, random_images
-
-
-def test_filter_of_three_is_the_paper_s() -> None:
-    rows = torch.tensor([1.0, 2.0, 1.0]) / 4
-    assert torch.equal(Blur(2, 2, 3).filter, torch.outer(rows, rows).expand(2, 1, 3, 3))
 
 
 @pytest.mark.parametrize("size", range(2, 8))
 def test_filter_is_binomial(size: int) -> None:
     row = torch.tensor([float(math.comb(size - 1, k)) for k in range(size)]) / 2 ** (size - 1)
-    assert torch.equal(Blur(1, 2, size).filter[0, 0], torch.outer(row, row))
+    assert torch.equal(Blur(2, 2, size).filter, torch.outer(row, row).expand(2, 1, size, size))
 
 
 @pytest.mark.parametrize("size", range(2, 8))
@@ -36,13 +32,19 @@ def test_blur_is_symmetric() -> None:
     torch.testing.assert_close(Blur(3, 2, 3)(images), flipped)
 
 
-def test_stride_is_left_to_the_convolution_without_a_filter() -> None:
-    stride, after = split_stride(no_filter, 8, 2)
-    assert (stride, type(after)) == (2, torch.nn.Identity)
-    stride, after = split_stride(blur, 8, 2)
-    assert (stride, type(after)) == (1, Blur)
-    stride, after = split_stride(blur, 8, 1)
-    assert (stride, type(after)) == (1, torch.nn.Identity)
+@pytest.mark.parametrize(
+    ("antialias", "stride", "split"),
+    [
+        (no_filter, 2, (2, torch.nn.Identity)),
+        (blur, 2, (1, Blur)),
+        (blur, 1, (1, torch.nn.Identity)),
+    ],
+)
+def test_stride_is_the_convolution_s_or_the_filter_s(
+    antialias: AntialiasFactory, stride: int, split: tuple[int, type]
+) -> None:
+    found, after = split_stride(antialias, 8, stride)
+    assert (found, type(after)) == split
 
 
 def test_filter_survives_a_build_and_is_in_no_state_dict() -> None:
