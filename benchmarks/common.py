@@ -12,8 +12,7 @@ import torch
 
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import bf16_extension
-from resnet_builder.trained import TrainedModel, load_model
-from resnet_builder.training.inference import load_own_splits
+from resnet_builder.inference import TrainedModel, load_model, load_own_splits
 from resnet_builder.training.runtime import set_backend_flags
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from resnet_builder.data.loader import evaluation_batches
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
-from resnet_builder.trained import TrainedModel
+from resnet_builder.inference import TrainedModel
 from resnet_builder.training.evaluation import evaluate, prepare_for_inference
 
 BATCH_SIZE = 128

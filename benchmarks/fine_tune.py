@@ -27,9 +27,9 @@ from resnet_builder.data.interfaces import ImageSource
 from resnet_builder.data.loader import evaluation_batches
 from resnet_builder.data.splits import load_data
 from resnet_builder.model import sections
-from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.freezing import freeze
+from resnet_builder.weights.file import read_tensors
 
 BODY = "resnet20_digits"
 CLASSES = 5

@@ -12,6 +12,7 @@ from torch import Tensor
 from resnet_builder.builder import read_spec
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS
 from resnet_builder.errors import SpecPath
+from resnet_builder.inference import TrainedModel, load_model
 from resnet_builder.parts import MODEL_PARTS
 from resnet_builder.registry import Registry
 from resnet_builder.runs.directory import RunDirectory
@@ -20,7 +21,6 @@ from resnet_builder.spec.differences import Difference, spec_differences
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part, Section
 from resnet_builder.summary import Summary, summarize
-from resnet_builder.trained import TrainedModel, load_model
 
 WEIGHTS_ENDING = ".safetensors"
 

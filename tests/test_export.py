@@ -26,12 +26,11 @@ import resnet_builder
 from resnet_builder.blocks.interfaces import BLOCKS
 from resnet_builder.builder import build
 from resnet_builder.errors import ExportError, NonFiniteError, StorageError, UsageError
-from resnet_builder.export import FormatName, export
-from resnet_builder.export.formats import FORMATS
+from resnet_builder.export import FORMATS, FormatName, export
+from resnet_builder.inference import TrainedModel, load_model
 from resnet_builder.parts import resolve
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Resize, Spec
-from resnet_builder.trained import TrainedModel, load_model
 from resnet_builder.weights.file import Origin, WeightsHeader
 from tests.networks import cifar_spec, imagenet_spec, random_images, randomise
 
@@ -190,7 +189,7 @@ def check_export(spec: Spec, format: FormatName, folder: Path) -> None:
     assert report.difference <= tolerance
     assert_computes(folder / f"net.{format}", subject, tolerance)
     assert [path.name for path in folder.iterdir()] == [f"net.{format}"]
-    assert report.size == (folder / f"net.{format}").stat().st_size
+    assert report.bytes == (folder / f"net.{format}").stat().st_size
 
 
 def test_onnx_names_what_goes_in_and_out_and_leaves_the_batch_open(
@@ -484,7 +483,7 @@ def test_weights_too_large_for_one_file_are_beside_it(
     report = export(subject, tmp_path / "net.onnx")
     assert [path.name for path in report.files] == ["net.onnx", "net.onnx.data"]
     assert sorted(tmp_path.iterdir()) == sorted(report.files)
-    assert report.size == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert report.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
     assert_computes(tmp_path / "net.onnx", subject, TOLERANCE)
 
 

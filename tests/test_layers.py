@@ -18,8 +18,10 @@ LAYERS = (
     {"activations", "plugins", "recomputing", "weights", "parts"},
     {"checks"},
     {"builder", "cpu"},
-    {"expectations", "families", "importing", "json_schema", "summary", "testing", "trained"},
-    {"comparison", "export", "training"},
+    {"expectations", "families", "json_schema", "summary", "testing"},
+    {"training"},
+    {"inference"},
+    {"comparison", "export"},
     {"bench", "reports"},
     {"cli"},
 )

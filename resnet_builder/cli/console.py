@@ -1,19 +1,12 @@
 """Console output: results on stdout; errors and notes on stderr."""
 
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 import click
 
 from resnet_builder.errors import SpecError, Stopped, visible
-
-
-class Json(Protocol):
-    """A record that can be written as JSON."""
-
-    def to_json(self, *, indent: int | None = None) -> str:
-        """Return the JSON text."""
 
 
 def show(text: str) -> None:
@@ -21,9 +14,17 @@ def show(text: str) -> None:
     click.echo(text)
 
 
-def show_json(record: Json) -> None:
-    """Print a result for programs, as one JSON document."""
-    click.echo(record.to_json(indent=2))
+def show_json(result: object) -> None:
+    """Print a result for programs: one JSON document, without fields that are ``None``.
+
+    Args:
+        result: Dataclass or pydantic model; its fields are the keys. NaN and infinity become null.
+    """
+    from pydantic import TypeAdapter
+
+    text = TypeAdapter(type(result)).dump_json(result, by_alias=True, exclude_none=True)
+    document = {"schema": 1, **json.loads(text)}
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def note(text: str) -> None:

@@ -1,4 +1,4 @@
-"""``resnet-build evaluate``: how trained weights do on a split."""
+"""``resnet-build evaluate``: metrics of trained weights on a split."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +19,10 @@ from resnet_builder.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from resnet_builder.runs.answers import EvaluationRecord
-    from resnet_builder.trained import TrainedModel
-    from resnet_builder.training.evaluation import Metrics
+    from resnet_builder.inference import SplitEvaluation
 
-MOST_COLUMNS = 20
-"""A confusion matrix of more classes is not drawn."""
+_MAX_CLASSES = 20
+"""Classes of the largest confusion matrix that is printed."""
 
 
 @click.command(
@@ -39,7 +37,7 @@ MOST_COLUMNS = 20
     type=click.Choice(["test", "val", "train"]),
     default="test",
     show_default=True,
-    help="The images.",
+    help="Images to evaluate on.",
 )
 @data_dir_option
 @skip_bad_option
@@ -58,63 +56,47 @@ def evaluate(
 ) -> None:
     """Evaluate trained weights on a split.
 
-    The weights are those that a run selected, or a file's. Shown are top-1, top-5, the top-1 of
-    each class, and what is mistaken for what.
+    The weights are a run's best ones, or those in a file. The output has top-1, top-5, the top-1
+    of each class, and the confusion matrix.
     """
     from resnet_builder.cli.progress import display
-    from resnet_builder.trained import load_model
-    from resnet_builder.training.inference import evaluate_split, load_own_splits
+    from resnet_builder.inference import evaluate_split, load_model, load_own_splits
 
     trained = load_model(weights, plugins=plugins)
     device = device_for(trained.spec, warn=note)
-    with invocation.signals.polled() as stop, display() as shown:
+    with invocation.signals.polled() as should_stop, display() as shown:
         splits = load_own_splits(
-            trained, data_dir=data_dir, skip_bad=skip_bad, stop=stop, report=shown.report
+            trained,
+            data_dir=data_dir,
+            skip_bad=skip_bad,
+            should_stop=should_stop,
+            report=shown.report,
         )
         for notice in splits.notices:
             shown.say(notice)
-        found = evaluate_split(trained, splits, split, device=device, stop=stop)
-    record = _record(trained, splits.classes, split, found)
+        result = evaluate_split(trained, splits, split, device=device, should_stop=should_stop)
     if as_json:
-        show_json(record)
+        show_json(result)
     else:
-        _show(record)
+        _show(result)
 
 
-def _record(
-    trained: "TrainedModel", classes: tuple[str, ...], split: str, found: "Metrics"
-) -> "EvaluationRecord":
-    from resnet_builder.runs.answers import EvaluationRecord
-
-    return EvaluationRecord.model_validate(
-        {
-            "weights": str(trained.path),
-            "split": split,
-            "images": found.num_images,
-            "metrics": found.named(split),
-            "classes": trained.header.classes or classes,
-            "top1_by_class": found.per_class,
-            "confusion": found.confusion().tolist(),
-        }
-    )
-
-
-def _show(record: "EvaluationRecord") -> None:
-    metrics = record.metrics
-    loss, top1, top5 = (metrics.get(f"{record.split}.{name}") for name in ("loss", "top1", "top5"))
+def _show(result: "SplitEvaluation") -> None:
+    metrics = result.metrics
+    loss, top1, top5 = (metrics.get(f"{result.split}.{name}") for name in ("loss", "top1", "top5"))
     written = "not finite" if loss is None else f"{loss:.4f}"
     show(
-        f"{record.split}, {record.images:,} images: top-1 {percent(top1)}, "
+        f"{result.split}, {result.images:,} images: top-1 {percent(top1)}, "
         f"top-5 {percent(top5)}, loss {written}\n"
     )
-    pairs = zip(record.classes, record.top1_by_class, strict=True)
+    pairs = zip(result.classes, result.top1_by_class, strict=True)
     show(table(("class", "top-1"), [(name, percent(top1)) for name, top1 in pairs]))
-    if len(record.classes) > MOST_COLUMNS:
+    if len(result.classes) > _MAX_CLASSES:
         return
-    labels = [str(number) for number in range(len(record.classes))]
+    labels = [str(number) for number in range(len(result.classes))]
     rows = [
         (label if name == label else f"{label} {name}", *(str(n) if n else "." for n in counts))
-        for name, label, counts in zip(record.classes, labels, record.confusion, strict=True)
+        for name, label, counts in zip(result.classes, labels, result.confusion, strict=True)
     ]
-    show("\nimages by class (row) and what they were taken for (column)")
+    show("\nimages by class (row) and predicted class (column)")
     show(table(("", *labels), rows))

@@ -1,4 +1,4 @@
-"""``resnet-build export``: trained weights for other programs."""
+"""``resnet-build export``: files of trained weights for other programs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +10,6 @@ from resnet_builder.cli.options import EXISTING, debug_option, json_option, plug
 
 if TYPE_CHECKING:
     from resnet_builder.export import ExportReport, FormatName
-    from resnet_builder.runs.answers import ExportRecord
-    from resnet_builder.trained import TrainedModel
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -23,12 +21,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     )
 )
 @click.argument("weights", type=EXISTING, metavar="RUN|WEIGHTS")
-@click.option("-o", "--out", type=_FILE, required=True, metavar="FILE", help="The file to make.")
+@click.option("-o", "--out", type=_FILE, required=True, metavar="FILE", help="File to write.")
 @click.option(
     "format_",
     "--format",
     type=click.Choice(["safetensors", "pt2", "onnx"]),
-    help="Its format. [default: by its ending]",
+    help="Format of the file. [default: by its suffix]",
 )
 @plugin_option
 @json_option
@@ -46,50 +44,34 @@ def export(
     onnx a model with input `images` and output `logits`. All are fp32; pt2 and onnx take batches
     of any size.
 
-    The network is exported as it is, so it has to be fed normalised images: pixels from 0 to 1,
+    The network is exported as it is, so its input is normalised images: pixels from 0 to 1,
     minus the mean, divided by the standard deviation. Both are in the file's metadata, with the
     classes, the preprocessing and the spec.
 
-    The file is loaded again and computes random images; if its logits are not the network's, it
-    is an error and nothing is written.
+    The file is loaded again and compared with the network on random images. If the logits differ,
+    the command fails and writes nothing.
     """
     from resnet_builder.export import export as export_file
-    from resnet_builder.trained import load_model
+    from resnet_builder.inference import load_model
 
-    trained = load_model(weights, plugins=plugins)
-    record = _record(trained, export_file(trained, out, format=format_))
+    report = export_file(load_model(weights, plugins=plugins), out, format=format_)
     if as_json:
-        show_json(record)
+        show_json(report)
     else:
-        _show(record)
+        _show(report)
 
 
-def _record(trained: "TrainedModel", report: "ExportReport") -> "ExportRecord":
-    from resnet_builder.runs.answers import ExportRecord
-
-    return ExportRecord(
-        weights=str(trained.path),
-        files=tuple(map(str, report.files)),
-        format=report.format,
-        bytes=report.size,
-        image=report.image,
-        input=report.input,
-        preprocess=tuple(step.model_dump() for step in trained.header.preprocess),
-        mean=trained.header.mean,
-        std=trained.header.std,
-        difference=report.difference,
-    )
-
-
-def _show(record: "ExportRecord") -> None:
+def _show(report: "ExportReport") -> None:
     from resnet_builder.spec.dump import dump_value
 
-    show(escaped(f"{' and '.join(record.files)}: {record.format}, {record.bytes:,} bytes"))
-    within = f", to {record.difference:.1e} of the largest" if record.difference else " exactly"
+    show(
+        escaped(f"{' and '.join(map(str, report.files))}: {report.format}, {report.bytes:,} bytes")
+    )
+    within = f", to {report.difference:.1e} of the largest" if report.difference else " exactly"
     show(f"loaded again, it computes the network's logits{within}")
-    show(f"input: {record.input}")
-    if record.preprocess:
-        show(f"preprocess: {dump_value(list(record.preprocess))}")
-    for name, values in (("mean", record.mean), ("std", record.std)):
+    show(f"input: {report.input}")
+    if report.preprocess:
+        show(f"preprocess: {dump_value([step.model_dump() for step in report.preprocess])}")
+    for name, values in (("mean", report.mean), ("std", report.std)):
         if values is not None:
             show(f"{name}: {', '.join(f'{value:.6g}' for value in values)}")

@@ -1,7 +1,6 @@
-"""``resnet-build import``: other programs' weights."""
+"""``resnet-build import``: conversion of other programs' checkpoints."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,7 @@ from resnet_builder.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from resnet_builder.runs.answers import ImportRecord
-    from resnet_builder.weights.convert import LoadReport
+    from resnet_builder.inference import ImportReport
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -33,20 +31,22 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.argument("checkpoint", type=EXISTING, metavar="CHECKPOINT")
 @click.option(
-    "--spec", type=SPEC, required=True, metavar="SPEC", help="Describes the checkpoint's network."
+    "--spec", type=SPEC, required=True, metavar="SPEC", help="Spec of the checkpoint's network."
 )
 @click.option(
-    "-o", "--out", type=_FILE, required=True, metavar="FILE", help="The file of weights to write."
+    "-o", "--out", type=_FILE, required=True, metavar="FILE", help="File of weights to write."
 )
 @click.option(
-    "--new-head", is_flag=True, help="Draw a new classifier, for classes other than its own."
-)
-@click.option("--ema", is_flag=True, help="Take the averaged weights, not those last trained.")
-@click.option(
-    "--allow-missing", is_flag=True, help="Draw what the checkpoint lacks of the network."
+    "--new-head",
+    is_flag=True,
+    help="Initialise a new head, for classes other than the checkpoint's.",
 )
 @click.option(
-    "--allow-unexpected", is_flag=True, help="Leave out what the network has no place for."
+    "--ema", is_flag=True, help="Take the averaged (EMA) weights instead of the trained ones."
+)
+@click.option("--allow-missing", is_flag=True, help="Initialise tensors that the checkpoint lacks.")
+@click.option(
+    "--allow-unexpected", is_flag=True, help="Leave out tensors that the network has no place for."
 )
 @spec_options
 @json_option
@@ -64,16 +64,16 @@ def import_(
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Make a file of weights from another program's checkpoint.
+    """Convert another program's checkpoint to a file of weights.
 
     The names of torchvision, timm, mmpretrain, pycls and the known CIFAR repositories are
-    understood, whatever their training scripts saved beside the weights. Every tensor has to find
-    its place in the spec's network.
+    understood, whatever their training scripts saved beside the weights. Every tensor has to have
+    a place in the spec's network.
 
     A checkpoint does not say how images are normalised. If the spec does not either, add --set
-    data.normalize='{mean: [...], std: [...]}', which `predict` needs.
+    data.normalize='{mean: [...], std: [...]}'; `predict` needs it.
     """
-    from resnet_builder.importing import import_weights
+    from resnet_builder.inference import import_weights
 
     resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)
     report = import_weights(
@@ -86,11 +86,11 @@ def import_(
         allow_unexpected=allow_unexpected,
     )
     if as_json:
-        show_json(_record(checkpoint, out, report))
+        show_json(report)
     else:
-        _show(checkpoint, out, report)
+        _show(report)
     if report.converted:
-        note(f"numbers of type {', '.join(report.converted)} became float32")
+        note(f"weights of type {', '.join(report.converted)} became float32")
     if report.has_other and not ema:
         note("the checkpoint has averaged weights too, which --ema takes")
     if resolved.data is None or resolved.data.normalize == "auto":
@@ -100,29 +100,18 @@ def import_(
         )
 
 
-def _record(checkpoint: Path, out: Path, report: "LoadReport") -> "ImportRecord":
-    from resnet_builder.runs.answers import ImportRecord
-
-    places = {
-        key: [{"theirs": theirs, "ours": ours} for theirs, ours in getattr(report, key).items()]
-        for key in ("renamed", "folded")
-    }
-    files = {"checkpoint": str(checkpoint), "weights": str(out)}
-    return ImportRecord.model_validate({**asdict(report), **places, **files})
-
-
-def _show(checkpoint: Path, out: Path, report: "LoadReport") -> None:
+def _show(report: "ImportReport") -> None:
     wrapped = f", in {' '.join(report.wrappers)}" if report.wrappers else ""
-    show(escaped(f"{checkpoint}: {report.layout}'s names{wrapped}\n"))
+    show(escaped(f"{report.checkpoint}: {report.layout}'s names{wrapped}\n"))
     show(table(("", "tensors", ""), _rows(report), left=3))
-    show(escaped(f"\nwrote {out}"))
+    show(escaped(f"\nwrote {report.weights}"))
 
 
-def _rows(report: "LoadReport") -> Iterator[tuple[str, str, str]]:
-    """Yield a row for each thing that became of tensors: what, of how many, of which first."""
+def _rows(report: "ImportReport") -> Iterator[tuple[str, str, str]]:
+    """Yield a row for each outcome: its name, the number of tensors, and the first of them."""
     renamed = [f"{theirs} is {ours}" for theirs, ours in report.renamed.items()]
     folded = [f"{bias} in {mean}" for bias, mean in report.folded.items()]
-    for what, names in (
+    for outcome, names in (
         ("matched", report.matched),
         ("renamed", renamed),
         ("reshaped", report.reshaped),
@@ -133,4 +122,4 @@ def _rows(report: "LoadReport") -> Iterator[tuple[str, str, str]]:
         ("unexpected", report.unexpected),
     ):
         if names:
-            yield what, f"{len(names):,}", names[0] + (", ..." if len(names) > 1 else "")
+            yield outcome, f"{len(names):,}", names[0] + (", ..." if len(names) > 1 else "")

@@ -1,4 +1,4 @@
-"""``resnet-build predict``: what pictures show."""
+"""``resnet-build predict``: classes of images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,7 @@ from resnet_builder.cli.options import (
 from resnet_builder.errors import DataError
 
 if TYPE_CHECKING:
-    from resnet_builder.runs.answers import PredictionRecord
-    from resnet_builder.training.inference import Prediction
+    from resnet_builder.inference import Predictions
 
 
 @click.command(
@@ -29,9 +28,13 @@ if TYPE_CHECKING:
     )
 )
 @click.argument("weights", type=EXISTING, metavar="RUN|WEIGHTS")
-@click.argument("pictures", nargs=-1, required=True, type=EXISTING, metavar="PICTURE...")
+@click.argument("images", nargs=-1, required=True, type=EXISTING, metavar="IMAGE...")
 @click.option(
-    "--top", type=click.IntRange(min=1), default=1, show_default=True, help="Answers for each."
+    "--top",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of classes for each image.",
 )
 @plugin_option
 @json_option
@@ -40,70 +43,42 @@ if TYPE_CHECKING:
 def predict(
     invocation: Invocation,
     weights: Path,
-    pictures: tuple[Path, ...],
+    images: tuple[Path, ...],
     top: int,
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Say what pictures show, and how surely.
+    """Predict the classes of images, with their probabilities.
 
-    A PICTURE is a file, or a folder of them. One of another size than the network was trained for
-    is resized and cropped.
+    An IMAGE is a file, or a folder of them. An image of another size than the network was trained
+    for is resized and cropped.
     """
+    from resnet_builder import inference
     from resnet_builder.cli.progress import display
-    from resnet_builder.trained import load_model
-    from resnet_builder.training import inference
 
-    trained = load_model(weights, plugins=plugins)
+    trained = inference.load_model(weights, plugins=plugins)
     device = device_for(trained.spec, warn=note)
-    with invocation.signals.polled() as stop, display() as shown:
-        paths = inference.find_pictures(pictures, stop=stop)
-        found = list(
-            inference.predict(
-                trained, paths, top=top, device=device, stop=stop, report=shown.report
-            )
+    with invocation.signals.polled() as should_stop, display() as shown:
+        result = inference.predict(
+            trained, images, top=top, device=device, should_stop=should_stop, report=shown.report
         )
     if as_json:
-        show_json(_record(trained.path, found))
+        show_json(result)
     else:
-        _show(found)
-    _raise_broken(found)
+        _show(result)
+    broken = [one.error for one in result.images if one.error is not None]
+    if broken:
+        head = f"{len(broken)} of {len(result.images)} images cannot be read"
+        raise DataError("\n  ".join([head, *broken]))
 
 
-def _record(weights: Path, found: "list[Prediction]") -> "PredictionRecord":
-    from resnet_builder.runs.answers import Answer, PictureRecord, PredictionRecord
-
-    pictures = tuple(
-        PictureRecord(
-            path=str(one.path),
-            answers=tuple(Answer(name=name, probability=p) for name, p in one.answers),
-            fitted=one.fitted,
-            error=one.error,
-        )
-        for one in found
-    )
-    return PredictionRecord(weights=str(weights), pictures=pictures)
-
-
-def _show(found: "list[Prediction]") -> None:
+def _show(result: "Predictions") -> None:
     rows = [
-        (str(one.path) if rank == 0 else "", name, percent(probability))
-        for one in found
-        for rank, (name, probability) in enumerate(one.answers)
+        (str(one.path) if rank == 0 else "", found.name, percent(found.probability))
+        for one in result.images
+        for rank, found in enumerate(one.predictions)
     ]
     if rows:
-        show(table(("picture", "class", "probability"), rows, left=2))
-    if fitted := sum(one.fitted for one in found):
-        note(f"{fitted} of {len(found)} pictures were resized and cropped to fit the network")
-
-
-def _raise_broken(found: "list[Prediction]") -> None:
-    """Raise an error if pictures could not be read.
-
-    Raises:
-        DataError: Naming them.
-    """
-    broken = [one.error for one in found if one.error is not None]
-    if broken:
-        head = f"{len(broken)} of {len(found)} pictures cannot be read"
-        raise DataError("\n  ".join([head, *broken]))
+        show(table(("image", "class", "probability"), rows, left=2))
+    if fitted := sum(one.fitted for one in result.images):
+        note(f"{fitted} of {len(result.images)} images were resized and cropped to fit the network")

@@ -31,7 +31,6 @@ from resnet_builder.model import state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, failpoint, storage_errors, unheard
 from resnet_builder.runs.records import Count, MetricsLog, Record, package_version
-from resnet_builder.runs.tensor_files import read_tensors, write_tensors
 from resnet_builder.spec.recipe import EarlyStopSpec
 from resnet_builder.training.callbacks import Callback
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
@@ -39,6 +38,7 @@ from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import Metrics
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
 from resnet_builder.training.plan import Plan
+from resnet_builder.weights.file import read_tensors, write_tensors
 
 CORRUPT = ".corrupt"
 """Suffix of a damaged checkpoint that was set aside."""

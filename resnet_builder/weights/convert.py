@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import PlainSerializer
 from torch import Tensor, nn
 
 from resnet_builder.errors import CheckpointError, UsageError
@@ -19,6 +21,14 @@ _BATCH_COUNTER = "num_batches_tracked"
 
 _SHOWN = 10
 """Differences between a file and a network that an error lists; the rest are counted."""
+
+
+def _pairs(names: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"theirs": theirs, "ours": ours} for theirs, ours in names.items()]
+
+
+Renaming = Annotated[Mapping[str, str], PlainSerializer(_pairs)]
+"""Our names by theirs; in JSON, a list of pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +60,9 @@ class LoadReport:
     has_other: bool
     converted: tuple[str, ...]
     matched: tuple[str, ...]
-    renamed: Mapping[str, str]
+    renamed: Renaming
     reshaped: tuple[str, ...]
-    folded: Mapping[str, str]
+    folded: Renaming
     fresh: tuple[str, ...]
     uncounted: tuple[str, ...]
     missing: tuple[str, ...]

@@ -1,33 +1,48 @@
-"""A network's weights, with all that is needed to use them: safetensors with a header.
+"""Weights files of this program: safetensors with a header and a digest.
 
-The tensors have torchvision's names, so other programs read them as they are. The header holds
-the resolved spec, the classes, the statistics, the preprocessing and the metrics.
+The tensors have torchvision's names, so that other programs read them as they are. The header
+holds all that is needed to use them: the resolved spec, the classes, the statistics, the
+preprocessing and the metrics. No part of such a file can run code.
+
+Checkpoints of a run are the same kind of file, with another header; see
+:mod:`resnet_builder.training.checkpoint`.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import safetensors.torch
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from resnet_builder.errors import CheckpointError
+from resnet_builder.errors import CheckpointError, NonFiniteError
+from resnet_builder.runs.files import Buffer, storage_errors, write_atomically
 from resnet_builder.runs.records import first_problem, package_version, refuse_newer
-from resnet_builder.runs.tensor_files import DIGEST, read_tensors, write_tensors
 from resnet_builder.spec.schema import PreprocessSpec
 
-_KEY = "resnet_builder"
+_HEADER = "resnet_builder"
+_DIGEST = "sha256"
 _FORMAT = 1
 _KNOWN_TO_RUNS = ("classes", "mean", "std", "step")
 
+# A safetensors file is the length of its header (8 bytes, little-endian), the header (JSON: dtype,
+# shape and place of each tensor, and text under __metadata__), and the tensors' bytes.
+_LENGTH = 8
+_METADATA = "__metadata__"
+_BLANK = "0" * 64
+
 
 class Origin(BaseModel):
-    """Where weights are from that another program made.
+    """Origin of weights that another program made.
 
     Attributes:
-        file: The name of its file.
-        layout: Whose names that has, as listed in ``docs/layouts.md``.
+        file: Name of the file.
+        layout: Codebase whose names the file has, as listed in ``docs/layouts.md``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,22 +52,21 @@ class Origin(BaseModel):
 
 
 class WeightsHeader(BaseModel):
-    """What stands beside the weights.
+    """Header of a weights file.
 
-    A run knows all of it. Where weights are another program's, what is not known of them is
-    ``None``.
+    A run knows every field. Where weights are another program's, unknown fields are ``None``.
 
     Attributes:
-        spec: The resolved spec, as YAML.
+        spec: Resolved spec, as YAML.
         classes: Class names, in the order of the logits.
-        mean: Of each channel of the training images, in units where white is 1.
+        mean: Mean of each channel of the training images, in units where white is 1.
         std: Standard deviation of each channel, in the same units.
-        preprocess: What is done to an image before it is normalised.
-        metrics: By ``<split>.<name>``, as fractions.
-        step: The optimizer step that they are from.
-        source: Where they are from, if another program made them.
-        version: Of the package that wrote them.
-        format: Of the header.
+        preprocess: Preprocessing of an image before it is normalised.
+        metrics: Metrics by ``<split>.<name>``; accuracies are fractions.
+        step: Optimizer step that the weights are from.
+        source: Origin of the weights, if another program made them.
+        version: Version of the package that wrote the file.
+        format: Format of the header.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)  # JSON has no such numbers
@@ -69,7 +83,7 @@ class WeightsHeader(BaseModel):
     format: Literal[1] = 1
 
     @model_validator(mode="after")
-    def _says_what_is_known(self) -> Self:
+    def _has_known_fields(self) -> Self:
         required = _KNOWN_TO_RUNS if self.source is None else ()
         if self.mean is not None or self.std is not None:
             required = (*required, "mean", "std")
@@ -90,34 +104,26 @@ def save_weights(
     *,
     text: Mapping[str, str] | None = None,
 ) -> None:
-    """Write weights, atomically.
+    """Write weights and their header to a file, atomically.
 
     Args:
-        path: The file to make or replace.
-        weights: A state dict.
-        header: What stands beside it, for this program.
-        text: What else does, by name, for others.
+        path: Path of the file to make or replace.
+        weights: State dict.
+        header: Header, for this program.
+        text: Further metadata by name, for other programs.
 
     Raises:
-        NonFiniteError: One of the weights is not finite.
+        NonFiniteError: A weight is infinite or not a number.
         StorageError: The disk is full, read-only or failing.
     """
-    write_tensors(path, weights, {**(text or {}), _KEY: header.model_dump_json()})
-
-
-def is_own_metadata(metadata: Mapping[str, str]) -> bool:
-    """Tell whether the metadata of a safetensors file are of a file that this program wrote.
-
-    One of its entries is enough, so that damage to the other does not make it another program's.
-    """
-    return _KEY in metadata or DIGEST in metadata
+    write_tensors(path, weights, {**(text or {}), _HEADER: header.model_dump_json()})
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:
-    """Read weights and verify every byte of them.
+    """Read weights, and verify every byte of the file by its digest.
 
     Returns:
-        The state dict, on the CPU, and its header.
+        State dict on the CPU, and the header.
 
     Raises:
         CheckpointError: The file is missing, damaged or another program's.
@@ -125,10 +131,91 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:
         UsageError: A newer release wrote it.
     """
     tensors, metadata = read_tensors(path)
-    if _KEY not in metadata:
+    if _HEADER not in metadata:
         raise CheckpointError(f"{path}: it holds no weights that a run delivered")
     try:
-        refuse_newer(_Format.model_validate_json(metadata[_KEY]).format, _FORMAT, str(path))
-        return tensors, WeightsHeader.model_validate_json(metadata[_KEY])
+        refuse_newer(_Format.model_validate_json(metadata[_HEADER]).format, _FORMAT, str(path))
+        return tensors, WeightsHeader.model_validate_json(metadata[_HEADER])
     except ValidationError as error:
         raise CheckpointError(f"{path}: its header is damaged: {first_problem(error)}") from error
+
+
+def is_own_metadata(metadata: Mapping[str, str]) -> bool:
+    """Tell whether the metadata of a safetensors file are of a file that this program wrote.
+
+    One of its two entries is enough: damage to the other does not make it another program's.
+    """
+    return _HEADER in metadata or _DIGEST in metadata
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and text to a file, atomically; equal contents make equal bytes.
+
+    Args:
+        path: Path of the file to make or replace.
+        tensors: Tensors by name; on any device, in any memory format, none sharing memory with
+            another.
+        metadata: Text by name.
+
+    Raises:
+        NonFiniteError: A tensor holds a value that is infinite or not a number.
+        StorageError: The disk is full, read-only or failing.
+    """
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    for name, tensor in on_host.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NonFiniteError(
+                f"{path} is not written: '{name}' holds a value that is not finite"
+            )
+    write_atomically(path, _with_digest(safetensors.torch.save(on_host), metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file of :func:`write_tensors`, and verify every byte of it by its digest.
+
+    Returns:
+        Tensors on the CPU by name, and the text by name.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or another program's.
+        StorageError: The disk is failing, or the file may not be read.
+    """
+    with storage_errors("read", path):
+        if not path.is_file():  # a named pipe exists, too; opening it would wait for a writer
+            reason = "it is not a file" if path.exists() else "there is no such file"
+            raise CheckpointError(f"{path}: {reason}")
+        content = path.read_bytes()
+    start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+    try:
+        # safetensors verifies the header: the tensors fill the file, and none overlaps another.
+        tensors = safetensors.torch.load(content)
+        metadata: dict[str, str] = json.loads(content[_LENGTH:start]).get(_METADATA, {})
+    except Exception as error:  # an unknown dtype, for one, is no SafetensorError
+        raise CheckpointError(f"{path}: it is no sound safetensors file: {error}") from error
+    digest = metadata.pop(_DIGEST, None)
+    if digest is None:
+        raise CheckpointError(f"{path}: it has no digest: resnet-builder did not write it")
+    blank = content[:start].replace(digest.encode(), _BLANK.encode(), 1)
+    if _digest(blank, memoryview(content)[start:]) != digest:
+        raise CheckpointError(f"{path}: it does not match its SHA-256 digest: it is damaged")
+    return tensors, metadata
+
+
+def _with_digest(content: bytes, metadata: Mapping[str, str]) -> list[Buffer]:
+    """Add text and the digest to the header of a file."""
+    # The library would write the text in an order that changes from process to process.
+    start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+    entries = {_METADATA: {_DIGEST: _BLANK, **dict(sorted(metadata.items()))}}
+    entries |= json.loads(content[_LENGTH:start])
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the bytes of tensors are aligned
+    header = len(text).to_bytes(_LENGTH, "little") + text
+    body = memoryview(content)[start:]
+    return [header.replace(_BLANK.encode(), _digest(header, body).encode(), 1), body]
+
+
+def _digest(header: bytes, body: memoryview) -> str:
+    """SHA-256 of a file in whose header the digest is blank."""
+    digest = hashlib.sha256(header)
+    digest.update(body)
+    return digest.hexdigest()

@@ -87,8 +87,3 @@ def test_unknown_ending_is_2(folder: Path, finished_run: Path) -> None:
 
 def test_missing_folder_is_7(folder: Path, finished_run: Path) -> None:
     assert call("export", finished_run, "-o", "nowhere/net.pt2").exit_code == 7
-
-
-def test_help_says_what_the_file_is_fed() -> None:
-    told = " ".join(call("export", "-h").stdout.split())
-    assert "it has to be fed normalised images: pixels from 0 to 1, minus the mean" in told

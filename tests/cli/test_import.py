@@ -83,16 +83,16 @@ def test_pictures_are_predicted_by_the_numbers_of_their_classes(
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("one.png")
     imported(checkpoint, *statistics(finished_run))
-    answers, wanted = (
-        json.loads(call("predict", path, "one.png", "--top", 4, "--json").stdout)["pictures"][0]
+    found, wanted = (
+        json.loads(call("predict", path, "one.png", "--top", 4, "--json").stdout)["images"][0]
         for path in (OUT, finished_run)
     )
     _, header = read_weights(finished_run / "best.safetensors")
     assert header.classes is not None
     assert [
         (header.classes[int(answer["name"])], answer["probability"])
-        for answer in answers["answers"]
-    ] == [(answer["name"], answer["probability"]) for answer in wanted["answers"]]
+        for answer in found["predictions"]
+    ] == [(answer["name"], answer["probability"]) for answer in wanted["predictions"]]
 
 
 def test_prediction_without_statistics_is_2(checkpoint: Path) -> None:
@@ -101,7 +101,7 @@ def test_prediction_without_statistics_is_2(checkpoint: Path) -> None:
     result = call("predict", OUT, "black.png")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        f"error: {OUT} does not say how pictures are normalised: import it again with "
+        f"error: {OUT} does not say how images are normalised: import it again with "
         "--set data.normalize='{mean: [...], std: [...]}'\n"
     )
 
@@ -170,7 +170,7 @@ def test_numbers_of_another_type_are_told(checkpoint: Path) -> None:
     }
     torch.save(halved, checkpoint)
     result = call("import", checkpoint, "--spec", "tiny.yaml", "-o", OUT)
-    assert "numbers of type float16 became float32\n" in result.stderr
+    assert "weights of type float16 became float32\n" in result.stderr
 
 
 def test_first_weights_of_the_spec_are_not_needed(checkpoint: Path) -> None:

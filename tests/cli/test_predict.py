@@ -32,13 +32,13 @@ def test_pictures_in_folders_get_classes(pictures: Path, finished_run: Path) -> 
     result = call("predict", finished_run, pictures, "--top", "2")
     assert result.exit_code == 0, result.stderr
     header, *lines = result.stdout.splitlines()
-    assert header.split() == ["picture", "class", "probability"]
+    assert header.split() == ["image", "class", "probability"]
     assert len(lines) == 6
     assert [line.split()[0] for line in lines[::2]] == [
         str(path)
         for path in (pictures / "a.png", pictures / "inside/b.png", pictures / "inside/c.JPG")
     ]
-    assert result.stderr == "1 of 3 pictures were resized and cropped to fit the network\n"
+    assert result.stderr == "1 of 3 images were resized and cropped to fit the network\n"
 
 
 def test_probabilities_are_the_softmax(pictures: Path, finished_run: Path) -> None:
@@ -46,20 +46,20 @@ def test_probabilities_are_the_softmax(pictures: Path, finished_run: Path) -> No
     result = call("predict", weights, pictures / "a.png", pictures, "--top", "9", "--json")
     found = json.loads(result.stdout)
     assert found["weights"] == str(weights)
-    assert [Path(one["path"]).name for one in found["pictures"]] == [
+    assert [Path(one["path"]).name for one in found["images"]] == [
         "a.png",
         "a.png",
         "b.png",
         "c.JPG",
     ]
-    assert [one["fitted"] for one in found["pictures"]] == [False, False, False, True]
-    for one in found["pictures"]:
-        probabilities = [answer["probability"] for answer in one["answers"]]
+    assert [one["fitted"] for one in found["images"]] == [False, False, False, True]
+    for one in found["images"]:
+        probabilities = [answer["probability"] for answer in one["predictions"]]
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert probabilities == sorted(probabilities, reverse=True)
         assert len(probabilities) == 4
-    first, again = found["pictures"][:2]
-    assert first["answers"] == again["answers"]
+    first, again = found["images"][:2]
+    assert first["predictions"] == again["predictions"]
 
 
 def test_broken_picture_is_named_and_the_others_answered(
@@ -69,7 +69,7 @@ def test_broken_picture_is_named_and_the_others_answered(
     result = call("predict", finished_run, pictures)
     assert result.exit_code == 3
     assert len(result.stdout.splitlines()) == 4
-    assert "1 of 4 pictures cannot be read\n" in result.stderr
+    assert "1 of 4 images cannot be read\n" in result.stderr
     assert str(pictures / "broken.png") in result.stderr
 
 
@@ -77,7 +77,7 @@ def test_folder_without_pictures_is_3(folder: Path, finished_run: Path) -> None:
     (folder / "empty").mkdir()
     result = call("predict", finished_run, "empty")
     assert (result.exit_code, result.stdout) == (3, "")
-    assert "no pictures in empty" in result.stderr
+    assert "no images in empty" in result.stderr
 
 
 def test_missing_picture_is_2(finished_run: Path, folder: Path) -> None:
@@ -90,9 +90,9 @@ def test_test_images_as_files_are_taken_for_what_evaluation_counts(folder: Path)
     assert call("train", "resnet20_digits", "--out", "run", *flags).exit_code == 0
     write_digits(folder / "digits")
     counted = json.loads(call("evaluate", "run", "--json").stdout)["confusion"]
-    pictures = json.loads(call("predict", "run", "digits", "--json").stdout)["pictures"]
+    pictures = json.loads(call("predict", "run", "digits", "--json").stdout)["images"]
     answers = Counter(
-        (int(Path(one["path"]).parent.name), int(one["answers"][0]["name"])) for one in pictures
+        (int(Path(one["path"]).parent.name), int(one["predictions"][0]["name"])) for one in pictures
     )
     assert len(pictures) == 360
     assert [[answers[label, answer] for answer in range(10)] for label in range(10)] == counted

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.training import resources
+from resnet_builder.weights.file import read_tensors
 from tests.cli.experiments import call, write_tiny
 
 GIB = 2**30

@@ -9,7 +9,7 @@ from PIL import Image
 
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog
-from resnet_builder.runs.tensor_files import read_tensors
+from resnet_builder.weights.file import read_tensors
 
 CLASSES = 3
 

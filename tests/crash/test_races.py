@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from resnet_builder.inference import load_model
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog
-from resnet_builder.trained import load_model
 from resnet_builder.weights.file import read_weights
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from resnet_builder.inference import load_model
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, EnvRecord, MetricsLog, ResultRecord
-from resnet_builder.trained import load_model
 from resnet_builder.training.checkpoint import load_checkpoint
 from resnet_builder.weights.file import read_weights
 from resnet_builder.weights.foreign import read_foreign

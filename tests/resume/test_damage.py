@@ -17,8 +17,8 @@ import torch
 
 from resnet_builder.errors import CheckpointError
 from resnet_builder.runs.records import EnvRecord
-from resnet_builder.runs.tensor_files import read_tensors, write_tensors
 from resnet_builder.training.checkpoint import load_newest
+from resnet_builder.weights.file import read_tensors, write_tensors
 from tests.crash.experiments import left
 from tests.crash.killing import assert_equal
 from tests.resume.conftest import Interrupted

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.training.step import TrainStep, make_loss
+from resnet_builder.weights.file import read_tensors
 from tests.cli.experiments import call
 from tests.crash.experiments import left, train_line, write_experiment
 from tests.crash.killing import assert_equal

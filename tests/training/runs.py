@@ -11,12 +11,12 @@ from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog
-from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
 from resnet_builder.training.evaluation import Metrics
 from resnet_builder.training.trainer import Result, fit
+from resnet_builder.weights.file import read_tensors
 from tests.training.recipes import CLASSES, SIZE, small_net
 
 

@@ -28,7 +28,6 @@ from resnet_builder.errors import (
 from resnet_builder.runs import files
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import POINTS
-from resnet_builder.runs.tensor_files import read_tensors, write_tensors
 from resnet_builder.training.checkpoint import (
     Checkpoint,
     TrainState,
@@ -38,6 +37,7 @@ from resnet_builder.training.checkpoint import (
     save_checkpoint,
 )
 from resnet_builder.training.evaluation import Metrics
+from resnet_builder.weights.file import read_tensors, write_tensors
 from tests.runs.faults import CALLS, Disk, heard, names
 from tests.training.recipes import small_net, weight
 from tests.training.runs import after, experiment, small_splits, train

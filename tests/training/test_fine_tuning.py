@@ -16,9 +16,9 @@ from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.errors import CheckpointError, DataError, Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, ResultRecord
-from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.session import Session
+from resnet_builder.weights.file import read_tensors
 from tests.cli.experiments import call, write_tiny
 from tests.training.runs import after, outcome
 

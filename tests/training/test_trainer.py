@@ -22,11 +22,10 @@ from resnet_builder.errors import (
 from resnet_builder.runs import files
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, ResultRecord
-from resnet_builder.runs.tensor_files import read_tensors
 from resnet_builder.training import checkpoint, trainer
 from resnet_builder.training.checkpoint import load_newest, save_checkpoint
 from resnet_builder.training.evaluation import Metrics, evaluate
-from resnet_builder.weights.file import read_weights
+from resnet_builder.weights.file import read_tensors, read_weights
 from tests.training.recipes import SIZE, small_net, weight
 from tests.training.runs import Recorder, after, experiment, outcome, small_splits, train
 

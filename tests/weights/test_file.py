@@ -16,9 +16,15 @@ from torch import Tensor
 
 from resnet_builder.errors import CheckpointError, NonFiniteError, StorageError, UsageError
 from resnet_builder.runs.records import package_version
-from resnet_builder.runs.tensor_files import read_tensors, write_tensors
 from resnet_builder.spec.schema import CenterCrop, Resize, ToRgb
-from resnet_builder.weights.file import Origin, WeightsHeader, read_weights, save_weights
+from resnet_builder.weights.file import (
+    Origin,
+    WeightsHeader,
+    read_tensors,
+    read_weights,
+    save_weights,
+    write_tensors,
+)
 
 HEADER = WeightsHeader(
     spec='name: "tiny"\n',

@@ -7,10 +7,10 @@ import torch
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.errors import CheckpointError, SpecError, UsageError
+from resnet_builder.inference import load_model
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
-from resnet_builder.trained import load_model
 from resnet_builder.weights.file import WeightsHeader, save_weights
 from tests.cli.experiments import write_tiny
 

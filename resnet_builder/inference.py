@@ -1,0 +1,451 @@
+"""Inference with trained weights: load a model, evaluate it on a split, predict images.
+
+Weights come from a run, from a file of this program, or by an import from another program's.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resnet_builder.builder import build, check_source
+from resnet_builder.data.decode import IMAGE_EXTENSIONS, decode_image
+from resnet_builder.data.interfaces import Report, Stop, never, silent
+from resnet_builder.data.loader import normalise
+from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.data.splits import DataSplits, load_data
+from resnet_builder.device import full_precision
+from resnet_builder.errors import CheckpointError, DataError, SpecError, Stopped, UsageError
+from resnet_builder.model import ResNet, state_dict_mismatch
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.spec.dump import dump_spec
+from resnet_builder.spec.plain import plain
+from resnet_builder.spec.reading import checked
+from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
+from resnet_builder.spec.tree import parse_yaml
+from resnet_builder.training.evaluation import evaluate_images, prepare_for_inference
+from resnet_builder.weights.convert import LoadReport, load_weights
+from resnet_builder.weights.file import Origin, WeightsHeader, read_weights, save_weights
+
+BATCH_SIZE = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedModel:
+    """Network with its weights, and what is needed to use it.
+
+    Attributes:
+        path: Path of the weights.
+        network: Network on the CPU, in evaluation mode.
+        spec: Resolved spec of the experiment.
+        header: Statistics, preprocessing and metrics, as far as they are known.
+    """
+
+    path: Path
+    network: ResNet
+    spec: Spec
+    header: WeightsHeader
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits; numbers where they are not known."""
+        return self.header.classes or tuple(map(str, range(self.spec.model.num_classes)))
+
+
+def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
+    """Load the best weights of a run, or the weights in a file.
+
+    Args:
+        path: Run directory, or file of weights.
+        plugins: Plugins that may be imported.
+
+    Raises:
+        CheckpointError: The file is damaged, another program's, or not of its own spec.
+        SpecError: Its spec cannot be used here; a plugin without consent, for example.
+        StorageError: It cannot be read.
+        UsageError: The run has no weights yet, or a newer release wrote them.
+    """
+    file = path
+    if path.is_dir():
+        file = RunDirectory.open(path).best
+        if not file.is_file():
+            raise UsageError(
+                f"{path} has no weights yet; resume it by: resnet-build train --resume {path}"
+            )
+    weights, header = read_weights(file)
+    spec = _spec_of(file, header, weights, plugins)
+    network = build(spec, pretrained=False)
+    network.load_state_dict(weights)
+    return TrainedModel(file, network.eval(), spec, header)
+
+
+def _spec_of(
+    file: Path, header: WeightsHeader, weights: Mapping[str, Tensor], plugins: Sequence[str]
+) -> Spec:
+    """Spec in a header, whose network is compared with the weights before it takes memory."""
+    values = plain(parse_yaml(checked(header.spec, str(file))).root)
+    if not isinstance(values, dict):  # text would be taken for the name of a bundled spec
+        raise CheckpointError(f"{file}: its header is damaged: the spec is no mapping")
+    found = check_source(values, plugins=plugins)
+    if found.spec is None or found.network is None:
+        raise SpecError(found.problems)
+    difference = state_dict_mismatch(found.network.state_dict(), weights)
+    if difference is not None:
+        raise CheckpointError(f"{file}: the weights are not of its spec: {difference}")
+    return found.spec
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport(LoadReport):
+    """Outcome of an import.
+
+    Attributes:
+        checkpoint: Path of the file that was read.
+        weights: Path of the file that was written.
+    """
+
+    checkpoint: Path
+    weights: Path
+
+
+def import_weights(
+    checkpoint: Path,
+    spec: Spec,
+    out: Path,
+    *,
+    new_head: bool = False,
+    ema: bool = False,
+    allow_missing: bool = False,
+    allow_unexpected: bool = False,
+) -> ImportReport:
+    """Convert another program's checkpoint to a file of weights that :func:`load_model` loads.
+
+    Args:
+        checkpoint: Path of the other program's file.
+        spec: Resolved spec, which describes the network and, as far as it is known, its data.
+        out: Path of the file to make.
+        new_head: As for :func:`load_weights`; the head is initialised with the spec's seed.
+        ema: As for :func:`load_weights`.
+        allow_missing: As for :func:`load_weights`.
+        allow_unexpected: As for :func:`load_weights`.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or does not hold the network's weights.
+        SpecError: The network is not what the spec expects.
+        StorageError: A file cannot be read or written.
+        UsageError: The file to make exists, or there are no averaged weights, or no head.
+    """
+    if out.exists():
+        raise UsageError(f"{out} exists, and is not overwritten; choose another name")
+    # The checkpoint takes the place of the weights that the spec starts from.
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"weights": None})})
+    network = build(spec, seed=0 if spec.train is None else spec.train.seed)
+    report = load_weights(
+        network,
+        checkpoint,
+        new_head=new_head,
+        ema=ema,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+    )
+    data = spec.data
+    known = data.normalize if data and isinstance(data.normalize, Normalize) else None
+    header = WeightsHeader(
+        spec=dump_spec(spec),
+        mean=known and known.mean,
+        std=known and known.std,
+        preprocess=data.preprocess if data else (),
+        source=Origin(file=checkpoint.name, layout=report.layout),
+    )
+    save_weights(out, network.state_dict(), header)
+    return ImportReport(**asdict(report), checkpoint=checkpoint, weights=out)
+
+
+# Evaluation.
+
+
+@dataclass(frozen=True, slots=True)
+class SplitEvaluation:
+    """Evaluation of weights on a split.
+
+    Attributes:
+        weights: Path of the weights.
+        split: ``test``, ``val`` or ``train``.
+        images: Number of images.
+        metrics: Loss, top-1 and top-5, by names like ``test.top1``.
+        classes: Class names, by label.
+        top1_by_class: Top-1 of the images of each class; ``None`` where it has none.
+        confusion: Number of images by label (row) and predicted class (column).
+    """
+
+    weights: Path
+    split: str
+    images: int
+    metrics: Mapping[str, float]
+    classes: tuple[str, ...]
+    top1_by_class: tuple[float | None, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+def load_own_splits(
+    trained: TrainedModel,
+    *,
+    data_dir: Path | None = None,
+    skip_bad: bool = False,
+    should_stop: Stop = never,
+    report: Report = silent,
+) -> DataSplits:
+    """Load the dataset that a model was trained on, with the statistics of that training.
+
+    Where the weights do not have these, the spec decides, and a notice is added.
+
+    Args:
+        trained: Model to load the data for.
+        data_dir: Directory of the datasets.
+        skip_bad: Whether images that cannot be decoded are left out, instead of refused.
+        should_stop: Polled in every loop.
+        report: Told of downloads and scans.
+
+    Raises:
+        DataError: The dataset is missing, broken or too small.
+        SpecError: It is not what the network is for.
+        Stopped: ``should_stop`` returned true.
+        UsageError: The spec of the weights names no dataset.
+    """
+    spec, header = trained.spec, trained.header
+    if spec.data is None:
+        raise UsageError(f"{trained.path}: its spec has no `data` to evaluate on")
+    own: dict[str, object] = {"preprocess": header.preprocess}
+    if header.mean is not None and header.std is not None:
+        own["normalize"] = Normalize(mean=header.mean, std=header.std)
+    own_spec = spec.model_copy(update={"data": spec.data.model_copy(update=own)})
+    splits = load_data(
+        own_spec, data_dir=data_dir, skip_bad=skip_bad, stop=should_stop, report=report
+    )
+    if header.mean is not None:
+        return splits
+    notice = f"{trained.path} does not say how images are normalised; here, by their own statistics"
+    return replace(splits, notices=(*splits.notices, notice))
+
+
+def evaluate_split(
+    trained: TrainedModel,
+    splits: DataSplits,
+    split: str,
+    *,
+    device: torch.device,
+    should_stop: Stop = never,
+) -> SplitEvaluation:
+    """Evaluate a model on one split, in fp32.
+
+    Args:
+        trained: Model; its network is moved to the device.
+        splits: Dataset.
+        split: ``test``, ``val`` or ``train``.
+        device: Device to compute on.
+        should_stop: Polled at every batch.
+
+    Raises:
+        Stopped: ``should_stop`` returned true.
+        UsageError: There is no such split.
+    """
+    sources = {"train": splits.train, "val": splits.validation, "test": splits.test}
+    source = sources[split]
+    if source is None:
+        present = ", ".join(name for name, source in sources.items() if source is not None)
+        raise UsageError(f"there are no {split} images; there are {present}")
+    found = evaluate_images(
+        trained.network.to(device),
+        source,
+        splits,
+        batch_size=BATCH_SIZE,
+        cpu_kernels=_cpu_kernels(trained),
+        should_stop=should_stop,
+    )
+    return SplitEvaluation(
+        weights=trained.path,
+        split=split,
+        images=found.num_images,
+        metrics=found.named(split),
+        classes=trained.header.classes or splits.classes,
+        top1_by_class=found.per_class,
+        confusion=tuple(map(tuple, found.confusion().tolist())),
+    )
+
+
+def _cpu_kernels(trained: TrainedModel) -> bool:
+    return trained.spec.run.cpu_kernels is not False
+
+
+# Prediction.
+
+
+@dataclass(frozen=True, slots=True)
+class ClassProbability:
+    """Class that an image may be of.
+
+    Attributes:
+        name: Name of the class.
+        probability: Its softmax probability.
+    """
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrediction:
+    """Prediction for one image.
+
+    Attributes:
+        path: Path of the image.
+        predictions: Most probable classes, the most probable first.
+        fitted: Whether the image was resized and cropped to the network's input size.
+        error: Reason why there are no predictions.
+    """
+
+    path: Path
+    predictions: tuple[ClassProbability, ...] = ()
+    fitted: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Predictions for images.
+
+    Attributes:
+        weights: Path of the weights.
+        images: Prediction for each image.
+    """
+
+    weights: Path
+    images: tuple[ImagePrediction, ...]
+
+
+def predict(
+    trained: TrainedModel,
+    paths: Sequence[Path],
+    *,
+    top: int,
+    device: torch.device,
+    should_stop: Stop = never,
+    report: Report = silent,
+) -> Predictions:
+    """Predict the classes of images.
+
+    An image that preprocessing leaves in another size than the network was trained for is
+    resized and cropped to that size.
+
+    Args:
+        trained: Model; its network is moved to the device.
+        paths: Image files, and folders of them; hidden files are left out.
+        top: Number of classes for each image.
+        device: Device to compute on.
+        should_stop: Polled at every image.
+        report: Told how many images are done.
+
+    Raises:
+        DataError: There are no images.
+        Stopped: ``should_stop`` returned true.
+        UsageError: The network takes neither grey nor colour images, or its weights do not say
+            how they are normalised.
+    """
+    read = _image_reader(trained.spec, trained.header)
+    classify = _classifier(trained, device, top)
+    files = _find_images(paths, should_stop)
+    found: list[ImagePrediction] = []
+    for first in range(0, len(files), BATCH_SIZE):
+        batch: list[ImagePrediction] = []
+        images: list[Tensor] = []
+        for path in files[first : first + BATCH_SIZE]:
+            if should_stop():
+                raise Stopped("stopped while predicting")
+            try:
+                image, fitted = read(path)
+            except DataError as error:
+                batch.append(ImagePrediction(path, error=str(error)))
+            else:
+                batch.append(ImagePrediction(path, fitted=fitted))
+                images.append(image)
+        predictions = iter(classify(torch.stack(images)) if images else ())
+        found += [
+            one if one.error is not None else replace(one, predictions=next(predictions))
+            for one in batch
+        ]
+        report("predicting", len(found), len(files))
+    return Predictions(trained.path, tuple(found))
+
+
+def _find_images(paths: Sequence[Path], should_stop: Stop) -> list[Path]:
+    """Files, and all images in folders, in order."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+        for here, folders, files in os.walk(path):
+            if should_stop():
+                raise Stopped(f"stopped while listing {path}")
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            found += [
+                Path(here, name)
+                for name in sorted(files)
+                if Path(name).suffix.lower() in IMAGE_EXTENSIONS and not name.startswith(".")
+            ]
+    if not found:
+        raise DataError(f"no images in {', '.join(map(str, paths))}")
+    return found
+
+
+def _image_reader(spec: Spec, header: WeightsHeader) -> Callable[[Path], tuple[Tensor, bool]]:
+    """Function that reads an image as ``(C, H, W)`` uint8, and tells whether it had to be fitted.
+
+    It raises a DataError where the image cannot be read.
+    """
+    channels, size, _ = spec.model.image_shape
+    if channels not in {1, 3}:
+        raise UsageError(f"images have 1 or 3 channels, the network takes {channels}")
+    is_grey = any(isinstance(step, ToRgb) for step in header.preprocess)
+    preprocess = Preprocessing(header.preprocess)
+    fit = Preprocessing(
+        (Resize(type="resize", size=size), CenterCrop(type="center_crop", size=size))
+    )
+
+    def read(path: Path) -> tuple[Tensor, bool]:
+        image = preprocess(decode_image(path, 1 if is_grey else channels)[None])
+        fits = image.shape[-2:] == (size, size)
+        return (image if fits else fit(image))[0], not fits
+
+    return read
+
+
+def _classifier(
+    trained: TrainedModel, device: torch.device, top: int
+) -> Callable[[Tensor], list[tuple[ClassProbability, ...]]]:
+    """Function that returns the most probable classes of ``(B, C, H, W)`` uint8 images."""
+    header, classes = trained.header, trained.classes
+    if header.mean is None or header.std is None:
+        raise UsageError(
+            f"{trained.path} does not say how images are normalised: import it again with "
+            "--set data.normalize='{mean: [...], std: [...]}'"
+        )
+    mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
+    network, layout = prepare_for_inference(
+        trained.network.to(device).eval(), cpu_kernels=_cpu_kernels(trained)
+    )
+
+    @torch.inference_mode()
+    @full_precision()
+    def classify(images: Tensor) -> list[tuple[ClassProbability, ...]]:
+        inputs = normalise(images.to(device), mean, std).contiguous(memory_format=layout)
+        probabilities = network(inputs).float().softmax(1)
+        best = probabilities.topk(min(top, len(classes)))
+        return [
+            tuple(ClassProbability(classes[label], p) for label, p in zip(*row, strict=True))
+            for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    return classify
