@@ -133,6 +133,7 @@ def load_experiment(
     overrides: Sequence[str] = (),
     fragments: Sequence[str | Path] = (),
     plugins: Sequence[str] = (),
+    with_weights: bool = True,
 ) -> Experiment:
     """Read a spec that is to be trained, and check it in full.
 
@@ -141,23 +142,22 @@ def load_experiment(
         overrides: As for :func:`check_source`.
         fragments: As for :func:`check_source`.
         plugins: As for :func:`check_source`.
+        with_weights: As for :func:`check_source`; a run with a checkpoint needs no pretrained
+            weights any more.
 
     Raises:
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
         UsageError: The spec has no ``data`` or no ``train``.
     """
-    return Experiment(
-        *_valid(
-            check_source(
-                source,
-                overrides=overrides,
-                fragments=fragments,
-                plugins=plugins,
-                with_weights=True,
-            )
-        )
+    checked = check_source(
+        source,
+        overrides=overrides,
+        fragments=fragments,
+        plugins=plugins,
+        with_weights=with_weights,
     )
+    return Experiment(*_valid(checked))
 
 
 def read_spec(
@@ -184,15 +184,14 @@ def read_spec(
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
     """
-    spec, _ = _valid(
-        check_source(
-            source,
-            overrides=overrides,
-            fragments=fragments,
-            plugins=plugins,
-            with_weights=with_weights,
-        )
+    checked = check_source(
+        source,
+        overrides=overrides,
+        fragments=fragments,
+        plugins=plugins,
+        with_weights=with_weights,
     )
+    spec, _ = _valid(checked)
     return spec
 
 

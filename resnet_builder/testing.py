@@ -1,4 +1,4 @@
-"""The contracts that built-in parts and outsiders' parts both have to keep, as checks to call."""
+"""Checks of the contracts of blocks, datasets and augmentations, for authors of parts."""
 
 import copy
 import math
@@ -29,11 +29,11 @@ def check_block(block: Callable[..., Any], **options: object) -> None:
     """Check that a block keeps the contract of :class:`resnet_builder.blocks.Block`.
 
     Args:
-        block: The block's class.
-        options: Options to make it with.
+        block: Class of the block.
+        options: Options of the block.
 
     Raises:
-        AssertionError: It does not; the message says in what.
+        AssertionError: The block breaks the contract; the message says how.
     """
     for in_channels, stride in ((8, 1), (8, 2), (4, 1), (4, 2)):
         for name, shortcut in _shortcuts(block):
@@ -58,7 +58,7 @@ def _shortcuts(
 
 
 def _images(channels: int, height: int = 7, width: int = 5) -> Tensor:
-    """Draw two images whose sides are odd and differ, without touching global randomness."""
+    """Draw two images with odd, unequal sides from a generator of their own."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, channels, height, width, generator=generator)
 
@@ -120,15 +120,15 @@ def _check_zero_residual(block: Any, in_channels: int, what: str) -> None:
 
 
 def check_dataset(dataset: Callable[..., Dataset], data_dir: Path, **options: object) -> None:
-    """Check that a data set keeps the contract of :class:`resnet_builder.data.Dataset`.
+    """Check that a dataset keeps the contract of :class:`resnet_builder.data.interfaces.Dataset`.
 
     Args:
-        dataset: Its class.
-        data_dir: The folder to load it from.
-        options: Options to make it with.
+        dataset: Class of the dataset.
+        data_dir: Folder to load it from.
+        options: Options of the dataset.
 
     Raises:
-        AssertionError: It does not; the message says in what.
+        AssertionError: The dataset breaks the contract; the message says how.
     """
     made = dataset(**options)
     first, second = (made.load(LoadContext(data_dir, Preprocessing())) for _ in range(2))
@@ -155,14 +155,14 @@ def check_dataset(dataset: Callable[..., Dataset], data_dir: Path, **options: ob
 
 
 def check_augmentation(augmentation: Callable[..., Augmentation], **options: object) -> None:
-    """Check that an augmentation keeps the contract of its protocol.
+    """Check that an augmentation keeps its contract, :class:`data.interfaces.Augmentation`.
 
     Args:
-        augmentation: Its class.
-        options: Options to make it with.
+        augmentation: Class of the augmentation.
+        options: Options of the augmentation.
 
     Raises:
-        AssertionError: It does not; the message says in what.
+        AssertionError: The augmentation breaks the contract; the message says how.
     """
     made = augmentation(**options)
     assert made.works_on in {"pixels", "normalised", "any"}, f"works_on is {made.works_on!r}"
@@ -186,7 +186,7 @@ def check_augmentation(augmentation: Callable[..., Augmentation], **options: obj
 
 
 def _check_mixes_with(made: Augmentation, batch: Batch, whole: Batch, what: str) -> None:
-    """Check that an image needs no more of those after it than is said."""
+    """Check that an image mixes with no more of the following images than it says."""
     mixes_with = getattr(made, "mixes_with", None)
     positions, own = Shard(1, world_size=3).positions(6, mixes_with)
     given = replace(batch, images=batch.images[positions], targets=batch.targets[positions])

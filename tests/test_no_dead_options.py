@@ -214,7 +214,7 @@ EXCEPTIONS = {
     "train.optimizer.aux.type": "there is only one",
     "train.evaluate_every.seconds": "refused: no run would repeat another",
     "train.sync_norm": "it takes several processes: tests/training/test_distributed.py",
-    "train.activation_checkpointing": "less memory, the same bits; tests/training/test_recompute.py",
+    "train.activation_checkpointing": "less memory, the same bits",
     "run.device": "tests have one device; tests/test_device.py",
     "run.compile": "a minute each; tests/training/test_compiling.py",
     "run.cpu_kernels": "less time; tests/training/test_choices.py",

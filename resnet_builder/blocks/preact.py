@@ -1,8 +1,8 @@
 """Pre-activated residual blocks: norms and activations stand before the convolutions.
 
-He et al. 2016, figure 1b, https://arxiv.org/abs/1603.05027. The output of a block is a bare sum, so
-shortcuts have no norm, and the head ``preact_linear`` normalises the last sum. The stem before these
-blocks is ``bare``.
+He et al. 2016, figure 1b, https://arxiv.org/abs/1603.05027. The output of a block is a bare sum,
+so shortcuts have no norm, and the head ``preact_linear`` normalises the last sum. The stem before
+these blocks is ``bare``.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Shortcuts, the skip paths of residual blocks: options A, B and C of He et al. 2015, and others."""
+"""Shortcuts, the skip paths of blocks: options A, B and C of He et al. 2015, and others."""
 
 from typing import Literal
 
