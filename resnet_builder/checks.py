@@ -24,11 +24,10 @@ from resnet_builder.parts import (
     model_parts,
 )
 from resnet_builder.runs.files import storage_errors
+from resnet_builder.spec.diagnostics import Positions, problems_from
 from resnet_builder.spec.load import Draft
-from resnet_builder.spec.positions import Positions
 from resnet_builder.spec.recipe import Interval, TrainSpec
 from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec
-from resnet_builder.spec.validation import problems_from
 from resnet_builder.weights.pretrained import published_weights
 
 _HINTS = {

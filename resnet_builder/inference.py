@@ -22,10 +22,8 @@ from resnet_builder.errors import CheckpointError, DataError, SpecError, Stopped
 from resnet_builder.model import ResNet, state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.dump import dump_spec
-from resnet_builder.spec.plain import plain
-from resnet_builder.spec.reading import checked
 from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
-from resnet_builder.spec.tree import parse_yaml
+from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.training.evaluation import evaluate_images, prepare_for_inference
 from resnet_builder.weights.convert import LoadReport, load_weights
 from resnet_builder.weights.file import Origin, WeightsHeader, read_weights, save_weights
@@ -86,7 +84,7 @@ def _spec_of(
     file: Path, header: WeightsHeader, weights: Mapping[str, Tensor], plugins: Sequence[str]
 ) -> Spec:
     """Spec in a header, whose network is compared with the weights before it takes memory."""
-    values = plain(parse_yaml(checked(header.spec, str(file))).root)
+    values = parse_plain(header.spec, str(file))
     if not isinstance(values, dict):  # text would be taken for the name of a bundled spec
         raise CheckpointError(f"{file}: its header is damaged: the spec is no mapping")
     found = check_source(values, plugins=plugins)

@@ -38,6 +38,13 @@ MODEL_PARTS: dict[str, Registry[Any]] = {
 }
 """Registry of each key of ``model`` that names a part."""
 
+REGISTRIES: dict[str, Registry[Any]] = {
+    **MODEL_PARTS,
+    "dataset": DATASETS,
+    "augment": AUGMENTATIONS,
+}
+"""Registry of each key of a spec that names a registered part."""
+
 STAGE_PARTS = ("block", "shortcut", "attention")
 """Keys of parts that a stage may have of its own."""
 

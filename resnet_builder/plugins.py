@@ -9,7 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from resnet_builder.errors import Problem, SpecError
-from resnet_builder.spec.positions import Positions
+from resnet_builder.spec.diagnostics import Positions
+from resnet_builder.spec.yaml_source import document_of
 
 CONSENT_VARIABLE = "RESNET_BUILDER_PLUGINS"
 """Environment variable with the names of trusted plugins, separated by commas."""
@@ -61,6 +62,15 @@ def import_plugins(
             )
             raise SpecError([problem]) from error
     return wanted
+
+
+def import_named_plugins(named: Collection[str]) -> tuple[str, ...]:
+    """Import the plugins that the user names, without a spec.
+
+    Raises:
+        SpecError: A plugin cannot be found or fails while it is imported.
+    """
+    return import_plugins((), named, Positions(document_of({}).root))
 
 
 def _located(name: str, base: Path) -> str:

@@ -1,24 +1,22 @@
-"""Two experiments side by side."""
+"""Comparison of two experiments, by their specs."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from resnet_builder.blocks import BLOCKS
 from resnet_builder.blocks.basic import BasicBlock
-from resnet_builder.builder import build
-from resnet_builder.comparison import compare, compare_weights, read_subject
-from resnet_builder.errors import UsageError, dotted
+from resnet_builder.comparison import compare
+from resnet_builder.errors import UsageError
 from resnet_builder.spec.dump import dump_spec
 from tests.cli.experiments import write_tiny
 from tests.networks import cifar_spec
 
 
 def differences(a: object, b: object) -> dict[str, tuple[Any, Any]]:
-    found = compare(read_subject(str(a)), read_subject(str(b)))
-    return {dotted(one.path): (one.before, one.after) for one in found.differences}
+    found = compare(str(a), str(b))
+    return {one.path: (one.before, one.after) for one in found.differences}
 
 
 def test_two_bundled_specs_differ_in_what_they_are_named_for() -> None:
@@ -38,11 +36,12 @@ def test_two_bundled_specs_differ_in_what_they_are_named_for() -> None:
 
 
 def test_numbers_are_those_of_the_networks() -> None:
-    subjects = [read_subject(name) for name in ("resnet20", "resnet32")]
-    assert [one.summary.parameters for one in subjects] == [269_722, 464_154]
-    assert [one.summary.macs for one in subjects] == [40_551_040, 68_862_592]
-    assert [one.summary.depth for one in subjects] == [20, 32]
-    assert [(one.kind, one.trained) for one in subjects] == [("spec", None), ("spec", None)]
+    found = compare("resnet20", "resnet32")
+    subjects = (found.a, found.b)
+    assert [one.parameters for one in subjects] == [269_722, 464_154]
+    assert [one.macs for one in subjects] == [40_551_040, 68_862_592]
+    assert [one.depth for one in subjects] == [20, 32]
+    assert [(one.kind, one.metrics) for one in subjects] == [("spec", {}), ("spec", {})]
 
 
 def test_part_is_told_without_its_defaults_unless_they_differ(tmp_path: Path) -> None:
@@ -74,53 +73,12 @@ def test_section_that_one_lacks_is_told_without_defaults(tmp_path: Path) -> None
     assert told["run.device"] == ("auto", "cpu")
 
 
-def test_run_that_was_only_set_up_has_no_weights(tmp_path: Path) -> None:
+def test_run_that_was_only_set_up_has_no_metrics(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(dump_spec(cifar_spec(1)))
-    found = read_subject(str(tmp_path))
-    assert (found.kind, found.trained, found.spec.name) == ("run", None, "test")
+    found = compare(str(tmp_path), "resnet20").a
+    assert (found.kind, found.metrics, found.name) == ("run", {}, "test")
     with pytest.raises(UsageError, match="is no run"):
-        read_subject(str(tmp_path.parent))
-
-
-def test_equal_weights_have_the_same_bits() -> None:
-    weights, same, other = (build(cifar_spec(1), seed=seed).state_dict() for seed in (0, 0, 1))
-    found = compare_weights(weights, same)
-    assert found.are_equal
-    assert (len(found.equal), found.largest, found.largest_in) == (len(weights), 0.0, None)
-    found = compare_weights(weights, other)
-    assert not found.are_equal
-    trained = {name for name in weights if name.endswith("conv1.weight")}
-    assert trained <= set(found.differing)
-    assert "bn1.weight" in found.equal
-
-
-def test_largest_difference_is_named() -> None:
-    weights = {"a": torch.zeros(3), "b": torch.ones(2, 2), "n": torch.tensor(5)}
-    others = {"a": torch.tensor([0.0, 0.25, 0.0]), "b": torch.full((2, 2), 0.5), "n": weights["n"]}
-    found = compare_weights(weights, others)
-    assert (found.equal, found.differing) == (("n",), ("a", "b"))
-    assert (found.largest, found.largest_in) == (0.5, "b")
-
-
-def test_counter_is_no_weight_that_differs_largely() -> None:
-    found = compare_weights({"steps": torch.tensor(1)}, {"steps": torch.tensor(1000)})
-    assert (found.differing, found.largest, found.largest_in) == (("steps",), 0.0, None)
-    assert not found.are_equal
-
-
-def test_zero_and_its_negative_are_not_the_same_bits() -> None:
-    found = compare_weights({"a": torch.tensor(0.0)}, {"a": torch.tensor(-0.0)})
-    assert (found.differing, found.largest, found.largest_in) == (("a",), 0.0, "a")
-
-
-def test_tensors_that_cannot_be_compared_are_sorted_out() -> None:
-    found = compare_weights(
-        {"fc": torch.zeros(10, 4), "half": torch.zeros(2), "old": torch.zeros(1)},
-        {"fc": torch.zeros(100, 4), "half": torch.zeros(2).half(), "new": torch.zeros(1)},
-    )
-    assert (found.equal, found.differing) == ((), ())
-    assert (found.reshaped, found.only_a, found.only_b) == (("fc", "half"), ("old",), ("new",))
-    assert not found.are_equal
+        compare("resnet20", str(tmp_path.parent))
 
 
 class Gained(BasicBlock):

@@ -18,7 +18,7 @@ LAYERS = (
     {"activations", "plugins", "recomputing", "weights", "parts"},
     {"checks"},
     {"builder", "cpu"},
-    {"expectations", "families", "json_schema", "summary", "testing"},
+    {"summary", "testing"},
     {"training"},
     {"inference"},
     {"comparison", "export"},

@@ -1,4 +1,4 @@
-"""``resnet-build init``: a new spec to begin with."""
+"""``resnet-build init``: a new spec, of a family's network or copied."""
 
 import os
 from collections.abc import Mapping
@@ -29,17 +29,17 @@ _COUNT = click.IntRange(min=1)
 )
 @click.argument("family", required=False)
 @click.option("--depth", type=_COUNT, metavar="N", help="Layers, as the family's paper counts.")
-@click.option("--width", type=_COUNT, metavar="K", help="Of wrn: how many times as wide.")
-@click.option("--groups", type=_COUNT, metavar="G", help="Of resnext: groups of a block.")
+@click.option("--width", type=_COUNT, metavar="K", help="Width multiplier, for wrn.")
+@click.option("--groups", type=_COUNT, metavar="G", help="Groups of a block, for resnext.")
 @click.option(
-    "--width-per-group", type=_COUNT, metavar="W", help="Of resnext: channels of a group."
+    "--width-per-group", type=_COUNT, metavar="W", help="Channels of a group, for resnext."
 )
-@click.option("--dataset", metavar="NAME", help="What it is trained on.  [default: cifar10]")
-@click.option("--shortcut", metavar="NAME", help="Another than the paper's.")
+@click.option("--dataset", metavar="NAME", help="Dataset to train on.  [default: cifar10]")
+@click.option("--shortcut", metavar="NAME", help="Another shortcut than the paper's.")
 @click.option(
     "--block",
     type=click.Choice(["basic", "bottleneck"]),
-    help="Of preact, where both can make the depth.",
+    help="Block, for preact, where both can make the depth.",
 )
 @click.option("from_", "--from", type=SPEC, metavar="SPEC", help="Copy this spec instead.")
 @click.option(
@@ -82,26 +82,22 @@ def init(
         if family is not None or given:
             raise UsageError("--from copies a spec as it is: leave out all but -o")
         _copy(from_, out)
-    elif family is None or depth is None:
+    elif family is None or "depth" not in given:
         raise UsageError("say what to begin with: a family and its --depth, or --from a spec")
     else:
         _write_new(family, given, out)
 
 
 def _write_new(family: str, given: Mapping[str, Any], out: str | None) -> None:
-    """Write a spec of a family's network, with what it counts to.
+    """Write a spec of a family's network, with its counts.
 
     Raises:
         SpecError: A part is not registered, or does not go with the others.
         StorageError: The file cannot be written.
         UsageError: There is no such network, or there is such a file.
     """
-    from resnet_builder.expectations import measure
-    from resnet_builder.families import Wish, default_name, new_spec
-    from resnet_builder.spec.expectations import expected
-    from resnet_builder.spec.plain import plain
-    from resnet_builder.spec.reading import checked
-    from resnet_builder.spec.tree import parse_yaml
+    from resnet_builder.spec.families import Wish, default_name, new_spec
+    from resnet_builder.spec.section import is_name
 
     wish = Wish(family, **given)
     name = default_name(wish)
@@ -111,9 +107,15 @@ def _write_new(family: str, given: Mapping[str, Any], out: str | None) -> None:
         f"Train: resnet-build train {quote(str(file))}{' --data-dir DIR' * wish.is_large}",
         f"Written by: resnet-build init {family} {' '.join(flags)}",
     ]
-    text = new_spec(wish, name=_name(file, name), header=header)
-    counts = measure(plain(parse_yaml(checked(text, str(file))).root))
-    text, _ = expected(text, counts)
+    text = new_spec(
+        wish,
+        **_dataset_info(wish),
+        name=file.stem if is_name(file.stem) else name,
+        header=header,
+        describe=_describe,
+    )
+    counts, line = _counts(text, str(file))
+    text += f"{line}\n"
     if out == PRINTED:
         show(text.removesuffix("\n"))
         return
@@ -124,30 +126,79 @@ def _write_new(family: str, given: Mapping[str, Any], out: str | None) -> None:
     )
 
 
+def _dataset_info(wish: Any) -> dict[str, Any]:
+    """Classes of a wish's dataset, and pixels a side of its images.
+
+    Raises:
+        UsageError: There is no such dataset.
+    """
+    from resnet_builder.data.interfaces import DATASETS
+    from resnet_builder.errors import RegistryError
+
+    if wish.is_large:
+        return {"num_classes": 1000, "image_size": 224}
+    try:
+        info = DATASETS.get(wish.dataset)().info
+    except RegistryError as error:
+        raise UsageError(f"{error}: one of {', '.join(error.allowed)}") from error
+    return {"num_classes": info.num_classes, "image_size": info.image_size}
+
+
+def _describe(key: str, name: str) -> str:
+    """First line of a part's docstring."""
+    from resnet_builder.parts import MODEL_PARTS
+
+    registry = MODEL_PARTS[key]
+    text = (registry.get(name).__doc__ or "") if name in registry else ""
+    return text.partition("\n")[0].replace("``", "`")
+
+
+def _counts(text: str, name: str) -> tuple[dict[str, int], str]:
+    """Counts of a spec's network, and the line that expects them.
+
+    Raises:
+        SpecError: The spec has problems.
+    """
+    from resnet_builder.builder import check_source
+    from resnet_builder.errors import SpecError
+    from resnet_builder.spec.dump import dump_value
+    from resnet_builder.spec.yaml_source import parse_plain
+
+    checked = check_source(parse_plain(text, name), with_macs=True)
+    if checked.problems:
+        raise SpecError(checked.problems)
+    return checked.counts, f"expect: {dump_value(checked.counts)}"
+
+
 def _copy(source: str, out: str | None) -> None:
     """Copy a spec, with its comments.
 
     Raises:
-        SpecError: There is no such spec, or something is wrong with it.
+        SpecError: There is no such spec, or it has problems.
         StorageError: A file cannot be read or written.
-        UsageError: There is such a file, or the copy would lose what it names.
+        UsageError: There is such a file, or the copy would lose the files that it names.
     """
     from resnet_builder.runs.files import storage_errors
-    from resnet_builder.spec.copying import copied_spec
+    from resnet_builder.spec.dump import copied_spec, relative_names
     from resnet_builder.spec.load import load_spec
+    from resnet_builder.spec.section import is_name
+    from resnet_builder.spec.yaml_source import parse_plain
 
     spec, original = load_spec(source), find_spec(source)
     file = _target(out, original.name)
-    if out != PRINTED and file.absolute().parent.resolve() != original.parent.resolve():
-        _refuse_relative_names(source, original)
     with storage_errors("read", original):
-        text = original.read_bytes().decode()
-    is_bundled = not is_path(source)
-    version = f" of resnet-builder {resnet_builder.__version__}" if is_bundled else ""
+        text = original.read_bytes().decode("utf-8-sig")
+    is_moved = out != PRINTED and file.absolute().parent.resolve() != original.parent.resolve()
+    if is_moved and (names := relative_names(parse_plain(text))):
+        raise UsageError(
+            f"{source} names '{names[0]}', which counts from its own folder: copy it there, by -o"
+        )
+    version = "" if is_path(source) else f" of resnet-builder {resnet_builder.__version__}"
+    keeps_name = out == PRINTED or not is_name(file.stem)
     text = copied_spec(
         text,
         origin=f"`{source}`{version}",
-        name=spec.name if out == PRINTED else _name(file, spec.name),
+        name=spec.name if keeps_name else file.stem,
         source=source,
         target=quote(str(file)),
     )
@@ -158,25 +209,8 @@ def _copy(source: str, out: str | None) -> None:
     show(f"wrote {file}, a copy of {source}")
 
 
-def _refuse_relative_names(source: str, original: Path) -> None:
-    """Refuse to take a spec away from files that it names.
-
-    Raises:
-        UsageError: It names some.
-    """
-    from resnet_builder.spec.copying import relative_names
-    from resnet_builder.spec.plain import plain
-    from resnet_builder.spec.reading import read_yaml
-
-    names = relative_names(plain(read_yaml(original).root))
-    if names:
-        raise UsageError(
-            f"{source} names '{names[0]}', which counts from its own folder: copy it there, by -o"
-        )
-
-
 def _target(out: str | None, default: str) -> Path:
-    """Return the file to write, or that would be written.
+    """File to write, or that would be written.
 
     Raises:
         UsageError: It is there already.
@@ -191,13 +225,6 @@ def _target(out: str | None, default: str) -> Path:
 
 def _taken(file: Path) -> str:
     return f"{file} is there already, and is not overwritten: name another file by -o"
-
-
-def _name(file: Path, default: str) -> str:
-    """Return what a spec in a file is called: like the file, if it can be."""
-    from resnet_builder.spec.section import is_name
-
-    return file.stem if is_name(file.stem) else default
 
 
 def _create(file: Path, text: str) -> None:

@@ -1,16 +1,14 @@
-"""``resnet-build list``: what there is to use, and what there has been run."""
+"""``resnet-build list``: bundled specs and recipes, parts, and runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 import click
 
 from resnet_builder.cli.console import examples, percent, points, show, show_json, table
 from resnet_builder.cli.options import FOLDER, debug_option, json_option, plugin_option
-
-if TYPE_CHECKING:
-    from resnet_builder.runs.answers import BundledRecord, OptionRecord, PartRecord, RunRecord
 
 
 @click.group(
@@ -30,9 +28,9 @@ def list_() -> None:
 @debug_option
 def specs(as_json: bool) -> None:
     """List the bundled specs, which need no file."""
-    from resnet_builder.spec.bundled import bundled_file, bundled_names
+    from resnet_builder.spec.bundled import bundled_names
 
-    _show_bundled([_bundled(bundled_file(name)) for name in bundled_names()], as_json)
+    _show_bundled(bundled_names(), as_json)
 
 
 @list_.command()
@@ -40,45 +38,80 @@ def specs(as_json: bool) -> None:
 @debug_option
 def recipes(as_json: bool) -> None:
     """List the bundled recipes, to be laid over a spec by --with."""
-    from resnet_builder.spec.bundled import bundled_file, recipe_names
+    from resnet_builder.spec.bundled import recipe_names
 
-    _show_bundled([_bundled(bundled_file(name)) for name in recipe_names()], as_json)
-
-
-def _bundled(file: Path) -> "BundledRecord":
-    from resnet_builder.runs.answers import BundledRecord
-    from resnet_builder.spec.plain import plain
-    from resnet_builder.spec.reading import read_yaml
-
-    with file.open(encoding="utf-8") as lines:
-        what = lines.readline().removeprefix("#").strip()
-    said: dict[str, Any] = plain(read_yaml(file).root)
-    expect, published = said.get("expect") or {}, said.get("published") or {}
-    return BundledRecord(
-        name=file.stem,
-        what=what,
-        parameters=expect.get("parameters"),
-        depth=expect.get("depth"),
-        macs=expect.get("macs"),
-        published_test_top1=published.get("test_top1"),
-    )
+    _show_bundled(recipe_names(), as_json)
 
 
-def _show_bundled(found: "list[BundledRecord]", as_json: bool) -> None:
+def _show_bundled(names: tuple[str, ...], as_json: bool) -> None:
+    found = [_bundled(name) for name in names]
     if as_json:
-        from resnet_builder.runs.answers import BundledListRecord
-
-        show_json(BundledListRecord(bundled=tuple(found)))
-    elif all(one.parameters is None for one in found):
-        show(table(("name", "what it is"), [(one.name, one.what) for one in found], left=2))
+        show_json({"bundled": found})
+    elif all("parameters" not in one for one in found):
+        show(table(("name", "what it is"), [(one["name"], one["what"]) for one in found], left=2))
     else:
         header = ("name", "parameters", "MACs", "published")
         show(table(header, [_counts(one) for one in found]))
 
 
-def _counts(one: "BundledRecord") -> tuple[str, ...]:
-    parameters, macs = ("" if n is None else f"{n:,}" for n in (one.parameters, one.macs))
-    return one.name, parameters, macs, percent(one.published_test_top1)
+def _bundled(name: str) -> dict[str, Any]:
+    from resnet_builder.spec.bundled import bundled_file
+    from resnet_builder.spec.yaml_source import parse_plain
+
+    text = bundled_file(name).read_text(encoding="utf-8")
+    values = parse_plain(text, name)
+    found = {"name": name, "what": text.partition("\n")[0].removeprefix("#").strip()}
+    found |= values.get("expect") or {}
+    top1 = (values.get("published") or {}).get("test_top1")
+    return found if top1 is None else {**found, "published.test.top1": top1}
+
+
+def _counts(one: Mapping[str, Any]) -> tuple[str, ...]:
+    parameters, macs = (f"{one[key]:,}" if key in one else "" for key in ("parameters", "macs"))
+    return one["name"], parameters, macs, percent(one.get("published.test.top1"))
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a part.
+
+    Attributes:
+        name: Name of the option.
+        kind: Kind of its values, in words.
+        allowed: Range of its values, or its choices.
+        required: Whether it must be given.
+        default: Default, as JSON; ``None`` where it must be given.
+    """
+
+    name: str
+    kind: str
+    allowed: tuple[str, ...]
+    required: bool
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """A registered part, or a member of a closed set.
+
+    Attributes:
+        set: Set that it is one of: ``block``, ``shortcut``, ``optimizer``.
+        name: Name of the part.
+        what: First line of its description.
+        options: Its options.
+    """
+
+    set: str
+    name: str
+    what: str
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartList:
+    """Every part that a spec can name."""
+
+    parts: tuple[PartInfo, ...]
 
 
 @list_.command()
@@ -87,80 +120,70 @@ def _counts(one: "BundledRecord") -> tuple[str, ...]:
 @debug_option
 def parts(plugins: tuple[str, ...], as_json: bool) -> None:
     """List every part a spec can name, with its options, their ranges and defaults."""
-    from resnet_builder.plugins import import_plugins
-    from resnet_builder.runs.answers import PartListRecord
-    from resnet_builder.spec.plain import node_from_mapping
-    from resnet_builder.spec.positions import Positions
+    from resnet_builder.plugins import import_named_plugins
 
-    import_plugins((), plugins, Positions(node_from_mapping({}).root))
-    closed = list(_closed())
+    import_named_plugins(plugins)
+    closed = list(_closed_parts())
     order = list(dict.fromkeys(part.set for part in closed))
-    found = [*_registered(), *sorted(closed, key=lambda part: order.index(part.set))]
+    found = [*_registered_parts(), *sorted(closed, key=lambda part: order.index(part.set))]
     if as_json:
-        show_json(PartListRecord(parts=tuple(found)))
+        show_json(PartList(tuple(found)))
         return
     for number, part in enumerate(found):
         if number == 0 or found[number - 1].set != part.set:
             show(f"{'' if number == 0 else chr(10)}{part.set}")
         show(f"  {part.name}: {part.what}")
         for option in part.options:
-            show(f"    {_described(option)}")
+            show(f"    {_option_line(option)}")
 
 
-def _registered() -> "Iterator[PartRecord]":
-    """Describe the parts of the open sets: what is registered."""
-    from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS
-    from resnet_builder.parts import MODEL_PARTS
-    from resnet_builder.runs.answers import PartRecord
+def _registered_parts() -> Iterator[PartInfo]:
+    from resnet_builder.parts import REGISTRIES
+    from resnet_builder.spec.diagnostics import json_schema_of
 
-    for registry in (*MODEL_PARTS.values(), DATASETS, AUGMENTATIONS):
+    for registry in REGISTRIES.values():
         for name in registry.names():
-            yield PartRecord(
-                set=registry.kind,
-                name=name,
-                what=_first_line(registry.get(name)),
-                options=tuple(_options(registry.options(name))),
-            )
+            schema = json_schema_of(registry.options(name))
+            what = registry.get(name).__doc__ or ""
+            yield PartInfo(registry.kind, name, _first_line(what), tuple(_options(schema)))
 
 
-def _closed() -> "Iterator[PartRecord]":
-    """Describe the parts of the closed sets: what the schema names."""
-    from resnet_builder.runs.answers import PartRecord
-    from resnet_builder.spec.section import Part
-    from resnet_builder.spec.structure import slots
+def _closed_parts() -> Iterator[PartInfo]:
+    """Parts of the closed sets, which the schema of a spec names."""
+    from resnet_builder.spec.diagnostics import choices, is_part, json_schema_of, places
+    from resnet_builder.spec.schema import Spec
 
+    definitions = json_schema_of(Spec)["$defs"]
     seen = set()
-    for slot, member in slots():
-        model, key = member.model, [step for step in slot if step != "*"][-1]
-        if not member.is_part or model is None or model is Part or (key, model) in seen:
-            continue
-        seen.add((key, model))
-        for name in get_args(model.model_fields["type"].annotation):
-            options = tuple(_options(model))
-            yield PartRecord(set=key, name=name, what=_first_line(model), options=options)
+    for _, key, admitted in places():
+        for schema in admitted:
+            title = schema.get("title")
+            if not is_part(schema) or title == "Part" or (key, title) in seen:
+                continue
+            seen.add((key, title))
+            options = tuple(_options({**schema, "$defs": definitions}))
+            for name in choices(schema["properties"]["type"]):
+                yield PartInfo(key, str(name), _first_line(schema["description"]), options)
 
 
-def _options(model: Any) -> "Iterator[OptionRecord]":
-    from resnet_builder.runs.answers import OptionRecord
-    from resnet_builder.spec.structure import field_members
-    from resnet_builder.spec.words import kinds, ranges
+def _options(schema: Mapping[str, Any]) -> Iterator[Option]:
+    from resnet_builder.spec.diagnostics import alternatives, kinds, ranges
 
-    for name, field in model.model_fields.items():
+    for name, option in schema.get("properties", {}).items():
         if name == "type":
             continue
-        admitted = field_members(field)
-        required = field.is_required()
-        yield OptionRecord(
+        admitted = alternatives(option, schema.get("$defs", {}))
+        yield Option(
             name=name,
             kind=kinds(admitted),
             allowed=ranges(admitted),
-            required=required,
-            default=None if required else field.default,
+            required=name in schema.get("required", ()),
+            default=option.get("default"),
         )
 
 
-def _described(option: "OptionRecord") -> str:
-    """Write an option in a line, in the words of YAML."""
+def _option_line(option: Option) -> str:
+    """Line of an option, in the words of YAML."""
     is_choice = option.kind == " or ".join(f"`{choice}`" for choice in option.allowed)
     limits = [option.kind] if is_choice else [option.kind, *option.allowed]
     default = "required" if option.required else f"default {_yaml(option.default)}"
@@ -172,13 +195,39 @@ def _yaml(value: object) -> str:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_yaml(item)}' for key, item in value.items())}}}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _first_line(part: object) -> str:
-    return (part.__doc__ or "").strip().partition("\n")[0].replace("``", "`")
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].replace("``", "`")
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """A run directory.
+
+    Attributes:
+        path: The directory.
+        state: ``finished``, ``started`` or ``unreadable``.
+        result: Result of a finished run: a ``ResultRecord``.
+        error: Reason why it cannot be read.
+    """
+
+    path: str
+    state: str
+    result: Any = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunList:
+    """The runs in a folder."""
+
+    runs: tuple[RunInfo, ...]
 
 
 @list_.command()
@@ -186,39 +235,36 @@ def _first_line(part: object) -> str:
 @json_option
 @debug_option
 def runs(folder: Path, as_json: bool) -> None:
-    """List the runs in a folder, by default runs/, and what became of them."""
-    from resnet_builder.runs.answers import RunListRecord
-
+    """List the runs in a folder, by default runs/, and their results."""
     found = [_run(path) for path in sorted(folder.glob("*/spec.yaml"))]
     if as_json:
-        show_json(RunListRecord(runs=tuple(found)))
+        show_json(RunList(tuple(found)))
     elif found:
         header = ("run", "state", "validation", "test", "difference")
-        show(table(header, [_outcome(one) for one in found], left=2))
+        show(table(header, [_run_row(one) for one in found], left=2))
     else:
         show(f"no runs in {folder}")
 
 
-def _run(spec: Path) -> "RunRecord":
+def _run(spec: Path) -> RunInfo:
     from resnet_builder.errors import ResnetBuilderError
-    from resnet_builder.runs.answers import RunRecord
     from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.runs.records import ResultRecord
 
     run = RunDirectory(spec.parent)
     if not run.is_finished:
-        return RunRecord(path=str(run.path), state="started")
+        return RunInfo(str(run.path), "started")
     try:
-        result = ResultRecord.read(run.result)
+        return RunInfo(str(run.path), "finished", ResultRecord.read(run.result))
     except ResnetBuilderError as error:
-        return RunRecord(path=str(run.path), state="unreadable", error=str(error))
-    return RunRecord(path=str(run.path), state="finished", result=result)
+        return RunInfo(str(run.path), "unreadable", error=str(error))
 
 
-def _outcome(one: "RunRecord") -> tuple[str, ...]:
-    if one.result is None:
+def _run_row(one: RunInfo) -> tuple[str, ...]:
+    result = one.result
+    if result is None:
         return one.path, one.state, "", "", ""
-    published = one.result.published
+    published = result.published
     difference = None if published is None else published.test_top1_difference
-    found = (percent(one.result.val_top1), percent(one.result.test_top1), points(difference))
+    found = (percent(result.val_top1), percent(result.test_top1), points(difference))
     return one.path, one.state, *found

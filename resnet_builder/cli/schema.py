@@ -1,4 +1,4 @@
-"""``resnet-build schema``: what editors need to complete and check specs."""
+"""``resnet-build schema``: JSON Schema of specs, for editors."""
 
 from pathlib import Path
 
@@ -40,14 +40,13 @@ def schema(out: Path | None, plugins: tuple[str, ...]) -> None:
 
     Editors complete and check a spec by the schema that its first line names, relative to the spec.
     """
-    from resnet_builder.json_schema import json_schema_text
-    from resnet_builder.plugins import import_plugins
+    from resnet_builder.parts import REGISTRIES
+    from resnet_builder.plugins import import_named_plugins
     from resnet_builder.runs.files import write_atomically
-    from resnet_builder.spec.plain import node_from_mapping
-    from resnet_builder.spec.positions import Positions
+    from resnet_builder.spec.json_schema import json_schema_text
 
-    import_plugins((), plugins, Positions(node_from_mapping({}).root))
-    text = json_schema_text()
+    import_named_plugins(plugins)
+    text = json_schema_text(REGISTRIES)
     if out is None:
         show(text.removesuffix("\n"))
         return

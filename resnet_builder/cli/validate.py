@@ -1,28 +1,66 @@
 """``resnet-build validate``: check specs without training them."""
 
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 from resnet_builder.cli.console import examples, note, show, show_json
-from resnet_builder.cli.options import (
-    SPEC,
-    debug_option,
-    first_notices,
-    ignore_memory_option,
-    json_option,
-    spec_options,
+from resnet_builder.cli.options import SPEC, debug_option, json_option, spec_options
+from resnet_builder.errors import (
+    Problem,
+    ResnetBuilderError,
+    ResourceError,
+    SpecError,
+    UsageError,
+    render,
 )
-from resnet_builder.errors import ResnetBuilderError, SpecError, UsageError, render
-from resnet_builder.spec.bundled import find_spec, is_path
 
 if TYPE_CHECKING:
     from resnet_builder.model import ResNet
-    from resnet_builder.runs.answers import ChangedCount, CheckRecord
     from resnet_builder.spec.schema import Spec
-    from resnet_builder.training.resources import Estimate
+
+
+@dataclass(slots=True)
+class SpecCheck:
+    """A spec that was checked.
+
+    Attributes:
+        source: Name that the user gave.
+        name: Name of the spec; ``None``, like the counts below, if it has problems.
+        parameters: Learnt parameters.
+        depth: Depth, as in the names of He et al. 2015.
+        macs: Multiply-adds for one image.
+        memory_bytes: Estimate of the memory of training; ``None``, like the two below, if there is
+            no recipe.
+        activation_bytes: Part of it that is kept for the backward pass.
+        disk_bytes: Largest size of a run on the disk.
+        problems: Problems, in file order.
+        notices: Notices for the user.
+        error: Reason why the spec cannot be read at all.
+        expect: Line to paste into the spec, if its ``expect`` lacks a count or has a wrong one.
+    """
+
+    source: str
+    name: str | None = None
+    parameters: int | None = None
+    depth: int | None = None
+    macs: int | None = None
+    memory_bytes: int | None = None
+    activation_bytes: int | None = None
+    disk_bytes: int | None = None
+    problems: tuple[Problem, ...] = ()
+    notices: tuple[str, ...] = ()
+    error: str | None = None
+    expect: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Every spec that was checked, in the order given."""
+
+    specs: tuple[SpecCheck, ...]
 
 
 @click.command(
@@ -30,116 +68,84 @@ if TYPE_CHECKING:
         "resnet-build validate my_net.yaml",
         "resnet-build validate specs/*.yaml",
         "resnet-build validate resnet56 --set model.shortcut=projection",
-        "resnet-build validate --expect my_net.yaml",
     )
 )
 @click.argument("specs", nargs=-1, required=True, type=SPEC, metavar="SPEC...")
-@click.option(
-    "--expect", is_flag=True, help="Write what the networks count to into the files' `expect`."
-)
 @spec_options
-@ignore_memory_option
 @json_option
 @debug_option
 @click.pass_context
 def validate(
     ctx: click.Context,
     specs: tuple[str, ...],
-    expect: bool,
     overrides: tuple[str, ...],
     fragments: tuple[str, ...],
     plugins: tuple[str, ...],
-    ignore_memory_estimate: bool,
     as_json: bool,
 ) -> None:
     """Check specs in full, without training them.
 
-    Values, parts, shapes and expected counts are checked, and whether training is expected to fit
-    into this machine's memory; all problems of all specs are reported. Nothing is downloaded.
+    Values, parts, shapes and expected counts are checked, and all problems of all specs are
+    reported. A warning says if training is not expected to fit into this machine's memory. For a
+    spec without counts, or with wrong ones, the `expect` line to paste is printed. Nothing is
+    downloaded.
     """
-    if expect and (overrides or fragments):
-        raise UsageError("--expect writes what a file alone counts to: leave out --set and --with")
-    records, codes = [], [0]
+    checks, codes = [], [0]
     for source in specs:
+        check = SpecCheck(source)
         try:
-            changed = _renew(source, plugins) if expect else None
-            limited = not ignore_memory_estimate
-            record = _check(source, overrides, fragments, plugins, limited=limited)
-            record = record.model_copy(update={"changed": changed})
-        except ResnetBuilderError as error:
-            record = _failed(source, error)
+            _check(check, overrides, fragments, plugins)
+        except SpecError as error:
+            check.problems = error.errors
             codes.append(error.exit_code)
-            if not as_json:
-                note(render(error.errors) if isinstance(error, SpecError) else f"error: {error}")
-        else:
-            if not as_json:
-                _show(record)
-        records.append(record)
+        except ResnetBuilderError as error:
+            check.error = str(error)
+            codes.append(error.exit_code)
+        if not as_json:
+            _show(check)
+        checks.append(check)
     if as_json:
-        from resnet_builder.runs.answers import ValidationRecord
-
-        show_json(ValidationRecord(specs=tuple(records)))
+        show_json(Validation(tuple(checks)))
     ctx.exit(max(codes))
 
 
 def _check(
-    source: str,
+    check: SpecCheck,
     overrides: tuple[str, ...],
     fragments: tuple[str, ...],
     plugins: tuple[str, ...],
-    *,
-    limited: bool,
-) -> "CheckRecord":
+) -> None:
     """Check one spec.
 
     Raises:
-        ResourceError: Its training does not fit into memory, if that is ``limited``.
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
-    notices = first_notices(source, overrides=overrides, fragments=fragments)
+    from resnet_builder.spec.load import read_draft
 
-    # Only now: what is no YAML is refused without torch.
+    draft = read_draft(check.source, overrides=overrides, fragments=fragments)
+    # Torch is imported only now: what is no YAML is refused without it, and with numbers beyond
+    # their bounds there is nothing that should be built.
+    if any(problem.code in {"out-of-range", "limit"} for problem in draft.problems):
+        raise SpecError(draft.problems)
     from resnet_builder.builder import check_source
-    from resnet_builder.model import count_parameters
-    from resnet_builder.runs.answers import CheckRecord
+    from resnet_builder.spec.dump import dump_value
 
-    checked = check_source(
-        source,
-        overrides=overrides,
-        fragments=fragments,
-        plugins=plugins,
-        with_macs=True,
-        with_weights=True,
-    )
-    if checked.spec is None:
+    checked = check_source(draft, plugins=plugins, with_macs=True, with_weights=True)
+    expected = {} if draft.expect is None else draft.expect.model_dump()
+    if checked.counts != expected and all(one.code == "expect" for one in checked.problems):
+        check.expect = f"expect: {dump_value(checked.counts)}"
+    if checked.spec is None or checked.network is None:
         raise SpecError(checked.problems)
-    assert checked.network is not None, "a spec without problems"
-    assert checked.macs is not None, "they were asked for"
-    estimate = _estimate(checked.spec, checked.network, limited=limited)
-    return CheckRecord(
-        source=source,
-        name=checked.spec.name,
-        parameters=count_parameters(checked.network),
-        depth=checked.network.depth,
-        macs=checked.macs,
-        memory_bytes=None if estimate is None else estimate.memory,
-        activation_bytes=None if estimate is None else estimate.activations,
-        disk_bytes=None if estimate is None else estimate.disk,
-        notices=notices,
-    )
+    check.name, check.notices = checked.spec.name, draft.notices
+    check.parameters, check.depth, check.macs = checked.counts.values()
+    _estimate_memory(check, checked.spec, checked.network)
 
 
-def _estimate(spec: "Spec", network: "ResNet", *, limited: bool) -> "Estimate | None":
-    """Estimate what training a spec takes, if it can be trained.
-
-    A device that is not here has room enough, and computes in what the CPU would.
-
-    Raises:
-        ResourceError: It does not fit into memory, if that is ``limited``.
-    """
+def _estimate_memory(check: SpecCheck, spec: "Spec", network: "ResNet") -> None:
+    """Estimate the memory of training; a device that is not here has room enough."""
     if spec.data is None or spec.train is None:
-        return None
+        return
     from resnet_builder.device import pick_device
     from resnet_builder.training.resources import check_memory, estimate_training
     from resnet_builder.training.runtime import pick_precision
@@ -149,59 +155,36 @@ def _estimate(spec: "Spec", network: "ResNet", *, limited: bool) -> "Estimate | 
         device, is_here = pick_device(spec.run.device), True
     precision = pick_precision(spec.run.precision, device)
     estimate = estimate_training(spec, precision, network=network)
-    if limited and is_here:
-        check_memory(estimate, device)
-    return estimate
+    check.memory_bytes = estimate.memory
+    check.activation_bytes = estimate.activations
+    check.disk_bytes = estimate.disk
+    try:
+        if is_here:
+            check_memory(estimate, device)
+    except ResourceError as error:
+        check.notices = (*check.notices, str(error))
 
 
-def _renew(source: str, plugins: tuple[str, ...]) -> "tuple[ChangedCount, ...]":
-    """Write what a spec's network counts to into its file.
-
-    Raises:
-        SpecError: What is wrong with the spec, but for what it expects.
-        StorageError: The file cannot be read or written.
-        UsageError: It is bundled, or laid out so that nothing can be added to it.
-    """
-    if not is_path(source):
-        find_spec(source)
-        raise UsageError(
-            f"{source} comes with the program and is not changed: `resnet-build init --from "
-            f"{source}` makes a copy of your own"
+def _show(check: SpecCheck) -> None:
+    for notice in check.notices:
+        note(f"{check.source}: {notice}")
+    if check.problems:
+        note(render(check.problems))
+    if check.error is not None:
+        note(f"error: {check.error}")
+    if check.name is not None:
+        show(
+            f"{check.source}: {check.parameters:,} parameters, depth {check.depth}, "
+            f"{check.macs:,} MACs"
         )
-    from resnet_builder.expectations import renew_expectations
-    from resnet_builder.runs.answers import ChangedCount
+    if check.memory_bytes is not None:
+        from resnet_builder.training.resources import size_text
 
-    changes = renew_expectations(Path(source), plugins=plugins)
-    return tuple(ChangedCount.model_validate(change) for change in changes)
-
-
-def _failed(source: str, error: ResnetBuilderError) -> "CheckRecord":
-    from resnet_builder.runs.answers import CheckRecord, ProblemRecord
-
-    if not isinstance(error, SpecError):
-        return CheckRecord(source=source, error=str(error))
-    problems = tuple(ProblemRecord.model_validate(problem) for problem in error.errors)
-    return CheckRecord(source=source, problems=problems)
-
-
-def _show(record: "CheckRecord") -> None:
-    for notice in record.notices:
-        note(f"{record.source}: {notice}")
-    for count in record.changed or ():
-        before = "none" if count.before is None else f"{count.before:,}"
-        show(f"{record.source}: expect.{count.key}: {before} -> {count.after:,}")
-    show(
-        f"{record.source}: {record.parameters:,} parameters, depth {record.depth}, "
-        f"{record.macs:,} MACs"
-    )
-    if record.memory_bytes is not None:
-        show(f"{record.source}: {_needs(record)}")
-
-
-def _needs(record: "CheckRecord") -> str:
-    """Say what training takes."""
-    from resnet_builder.training.resources import size_text
-
-    sizes = (record.memory_bytes, record.activation_bytes, record.disk_bytes)
-    memory, activations, disk = (size_text(size or 0) for size in sizes)
-    return f"training takes about {memory} of memory ({activations} activations), {disk} of disk"
+        sizes = (check.memory_bytes, check.activation_bytes, check.disk_bytes)
+        memory, activations, disk = (size_text(size or 0) for size in sizes)
+        show(
+            f"{check.source}: training takes about {memory} of memory "
+            f"({activations} activations), {disk} of disk"
+        )
+    if check.expect is not None:
+        show(check.expect)

@@ -1,4 +1,7 @@
-"""The specs that come with the package, and how a SPEC argument names one, or a file."""
+"""Bundled specs and recipes, and the file of a SPEC argument.
+
+This imports neither pydantic nor a YAML parser, so that ``--help`` and shell completion are fast.
+"""
 
 import os
 import re
@@ -10,17 +13,23 @@ _ENDINGS = (".yaml", ".yml")
 
 
 def bundled_names() -> tuple[str, ...]:
-    """Return the names of the bundled specs, ``resnet20`` before ``resnet110``."""
-    return _names(_directory())
+    """Names of the bundled specs, ``resnet20`` before ``resnet110``."""
+    return _names_in(_specs_folder())
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Return the names of the bundled recipes: fragments to extend, or to lay over a spec."""
-    return _names(_directory() / "recipes")
+    """Names of the bundled recipes: fragments to extend, or to lay over a spec."""
+    return _names_in(_specs_folder() / "recipes")
+
+
+def bundled_file(name: str) -> Path:
+    """File of a bundled spec or recipe; a spec before a recipe of the same name."""
+    folder = _specs_folder() if name in bundled_names() else _specs_folder() / "recipes"
+    return folder / f"{name}.yaml"
 
 
 def find_spec(source: str) -> Path:
-    """Return the file that a SPEC argument means.
+    """File of a SPEC argument.
 
     Args:
         source: With a separator or a YAML ending a path, whether or not there is such a file;
@@ -31,7 +40,8 @@ def find_spec(source: str) -> Path:
     """
     if is_path(source):
         return Path(source)
-    if source in bundled_names():
+    names = bundled_names()
+    if source in names:
         return bundled_file(source)
     hint = f"; for the file of that name write ./{source}" if os.path.lexists(source) else ""
     problem = Problem(
@@ -39,8 +49,8 @@ def find_spec(source: str) -> Path:
         "",
         f"no bundled spec is named '{source}'{hint}",
         file=source,
-        allowed=bundled_names(),
-        suggestion=None if hint else nearest(source, bundled_names()),
+        allowed=names,
+        suggestion=None if hint else nearest(source, names),
     )
     raise SpecError([problem])
 
@@ -51,23 +61,17 @@ def is_path(source: str) -> bool:
     return source.endswith(_ENDINGS) or any(separator in source for separator in separators)
 
 
-def bundled_file(name: str) -> Path:
-    """Return the file of a bundled spec or recipe; a spec before a recipe of the same name."""
-    folder = _directory() if name in bundled_names() else _directory() / "recipes"
-    return folder / f"{name}.yaml"
-
-
-def _directory() -> Path:
-    """Return the folder of the bundled specs: in a wheel inside the package, else beside it."""
+def _specs_folder() -> Path:
+    """Folder of the bundled specs: in a wheel inside the package, else beside it."""
     package = Path(__file__).parents[1]
     inside = package / "specs"
     return inside if inside.is_dir() else package.parent / "specs"
 
 
-def _names(folder: Path) -> tuple[str, ...]:
+def _names_in(folder: Path) -> tuple[str, ...]:
     return tuple(sorted((file.stem for file in folder.glob("*.yaml")), key=_by_number))
 
 
 def _by_number(name: str) -> list[str | int]:
-    """Order names by the numbers in them, not by digits."""
+    """Sort key that orders names by the numbers in them, not by digits."""
     return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]

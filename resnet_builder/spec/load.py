@@ -1,8 +1,8 @@
-"""From a source to a checked spec: the first half of checking, which needs no torch."""
+"""Loading of a spec: text to nodes, composition, validation; none of it needs torch."""
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,8 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from resnet_builder.errors import Problem, SpecError
-from resnet_builder.spec.layers import Layers, layers_of, read_layers
-from resnet_builder.spec.plain import plain
-from resnet_builder.spec.positions import Positions
-from resnet_builder.spec.reading import checked
+from resnet_builder.spec.compose import SpecSource, compose, read_document
+from resnet_builder.spec.diagnostics import Positions, problems_from
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import (
     DataSpec,
@@ -26,31 +24,30 @@ from resnet_builder.spec.schema import (
     is_file_name,
 )
 from resnet_builder.spec.section import Name, is_name
-from resnet_builder.spec.tree import parse_yaml
-from resnet_builder.spec.validation import problems_from
+from resnet_builder.spec.yaml_source import Document, parse_yaml, plain, source_of
 
 UNNAMED = "unnamed"
-"""What a mapping without a name is called."""
+"""Name of a mapping that has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A spec after the first half of checking.
+    """A spec after the first half of checking: its form, closed sets and ranges.
 
     Attributes:
-        name: The spec's, or its file's; ``None`` like every section below if it is absent, or if
-            something is wrong with it.
-        plugins: What the spec asks to be imported; nothing has been.
+        name: Name of the spec, or of its file; ``None``, like every section below, if it is absent
+            or has problems.
+        plugins: Plugins that the spec asks for; none has been imported.
         model: The network.
-        data: The data set.
+        data: The dataset.
         train: The recipe.
         run: How to compute.
-        expect: What the network must count to.
-        published: What the source reports.
-        spec: The whole, if nothing is wrong with it.
-        positions: Where the values stand.
-        problems: What is wrong, in file order.
-        notices: What the user should know: one line each.
+        expect: Expected counts of the network.
+        published: Published result.
+        spec: The whole spec, if it has no problems.
+        positions: Positions of the values.
+        problems: All problems, in file order.
+        notices: Notices for the user, one line each.
     """
 
     name: str | None
@@ -71,13 +68,47 @@ class Draft:
         return any(_section(problem) == section for problem in self.problems)
 
 
+def load_spec(
+    source: SpecSource,
+    *,
+    overrides: Sequence[str] = (),
+    fragments: Sequence[str | Path] = (),
+) -> Spec:
+    """Load a spec and check its form, closed sets and ranges; parts are not looked up.
+
+    Args:
+        source: A path, a bundled spec's name, or a mapping.
+        overrides: ``path.to.key=value``, as ``--set``.
+        fragments: Fragments to lay over the spec, as ``--with``.
+
+    Raises:
+        SpecError: The spec has problems; it lists all of them.
+        StorageError: A file cannot be read.
+    """
+    return _whole(read_draft(source, overrides=overrides, fragments=fragments))
+
+
+def load_spec_text(text: str, *, name: str = "<text>") -> Spec:
+    """Load a spec from text, as :func:`dump_spec` writes it.
+
+    Args:
+        text: The spec; a relative path in it counts from the working directory.
+        name: Name of the text in messages.
+
+    Raises:
+        SpecError: The spec has problems; it lists all of them.
+        StorageError: A file that it extends cannot be read.
+    """
+    return _whole(_draft(parse_yaml(source_of(text, name)), (), ()))
+
+
 def read_draft(
-    source: str | Path | Mapping[str, object],
+    source: SpecSource,
     *,
     overrides: Sequence[str] = (),
     fragments: Sequence[str | Path] = (),
 ) -> Draft:
-    """Read a spec, merge its layers and check each section by itself.
+    """Read a spec, compose it and check each section by itself.
 
     Args:
         source: A path, a bundled spec's name, or a mapping.
@@ -88,41 +119,7 @@ def read_draft(
         SpecError: There is nothing to check: no file, no YAML, no mapping.
         StorageError: A file cannot be read.
     """
-    return _draft(read_layers(source, overrides=overrides, fragments=fragments))
-
-
-def load_spec(
-    source: str | Path | Mapping[str, object],
-    *,
-    overrides: Sequence[str] = (),
-    fragments: Sequence[str | Path] = (),
-) -> Spec:
-    """Read a spec and check its form, closed sets and ranges; parts are not looked up.
-
-    Args:
-        source: A path, a bundled spec's name, or a mapping.
-        overrides: ``path.to.key=value``, as ``--set``.
-        fragments: Fragments to lay over the spec, as ``--with``.
-
-    Raises:
-        SpecError: All that is wrong.
-        StorageError: A file cannot be read.
-    """
-    return _whole(read_draft(source, overrides=overrides, fragments=fragments))
-
-
-def load_spec_text(text: str, *, name: str = "<text>") -> Spec:
-    """Read a spec from text, as :func:`dump_spec` writes it.
-
-    Args:
-        text: The spec; a relative path in it counts from the working directory.
-        name: What messages call the text.
-
-    Raises:
-        SpecError: All that is wrong.
-        StorageError: A file that it extends cannot be read.
-    """
-    return _whole(_draft(layers_of(parse_yaml(checked(text, name)))))
+    return _draft(read_document(source), overrides, fragments)
 
 
 def _whole(draft: Draft) -> Spec:
@@ -131,29 +128,30 @@ def _whole(draft: Draft) -> Spec:
     return draft.spec
 
 
-def _draft(layers: Layers) -> Draft:
-    positions = Positions(layers.root, layers.sources)
-    data = plain(layers.root)
-    _locate_weights(data, positions)
-    main = layers.sources[0].path
-    if data.get("name") is None and (main is None or is_name(main.stem)):
-        data["name"] = UNNAMED if main is None else main.stem
+def _draft(document: Document, overrides: Sequence[str], fragments: Sequence[str | Path]) -> Draft:
+    composition = compose(document, overrides=overrides, fragments=fragments)
+    positions = Positions(composition.root, composition.sources)
+    data = plain(composition.root)
+    _make_weights_absolute(data, positions)
+    path = document.source.path
+    if data.get("name") is None and (path is None or is_name(path.stem)):
+        data["name"] = UNNAMED if path is None else path.stem
     spec, found = _validate(data, positions)
     # A value that could not be read as it is written is wrong only once.
-    known = {problem.path for problem in layers.problems if problem.path}
+    known = {problem.path for problem in composition.problems if problem.path}
     found = [problem for problem in found if problem.path not in known]
-    problems = positions.ordered([*layers.problems, *found])
+    problems = positions.ordered([*composition.problems, *found])
     return Draft(
         **_sections(data, {_section(problem) for problem in problems}),
         spec=None if problems else spec,
         positions=positions,
         problems=problems,
-        notices=layers.notices,
+        notices=composition.notices,
     )
 
 
-def _locate_weights(data: dict[str, Any], positions: Positions) -> None:
-    """Make the path of first weights absolute: it counts from whatever it is written in."""
+def _make_weights_absolute(data: dict[str, Any], positions: Positions) -> None:
+    """Make the path of pretrained weights absolute: it counts from the file that names it."""
     model = data.get("model")
     weights = model.get("weights") if isinstance(model, dict) else None
     path = weights.get("path") if isinstance(weights, dict) else weights
@@ -180,12 +178,12 @@ _Sections = create_model(
 
 
 def _sections(data: dict[str, Any], wrong: set[str]) -> dict[str, Any]:
-    """Return the sections that nothing is wrong with, and null for the others."""
+    """Sections without problems, and null for the others."""
     keys = Spec.model_fields.keys() - {"version"}
     sections = _Sections.model_validate({key: data.get(key) for key in keys - wrong})
     return {key: None if key in wrong else getattr(sections, key) for key in keys}
 
 
 def _section(problem: Problem) -> str:
-    """Return the top-level key that a problem is about."""
+    """Top-level key that a problem is about."""
     return re.split(r"[.\[]", problem.path, maxsplit=1)[0]

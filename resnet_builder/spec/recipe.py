@@ -1,10 +1,11 @@
-"""The ``train`` section: a recipe."""
+"""Schema of the ``train`` section: optimizer, schedule, loss, and all else of a recipe."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from itertools import combinations
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from resnet_builder.spec.section import Count, Fraction, Section, Seed, part_rule, problem
+from resnet_builder.spec.section import Count, Fraction, PartRule, Section, Seed, problem
 
 Rate = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -15,9 +16,9 @@ class Sgd(Section):
     """Stochastic gradient descent, plain or Nesterov's."""
 
     type: Literal["sgd"]
-    lr: Rate = Field(description="The rate that the schedule multiplies.")
-    momentum: Momentum = Field(0.9, description="Kept of the last update.")
-    weight_decay: Decay = Field(0.0, description="Of the weights, added to the gradient.")
+    lr: Rate = Field(description="Learning rate that the schedule multiplies.")
+    momentum: Momentum = Field(0.9, description="Momentum.")
+    weight_decay: Decay = Field(0.0, description="L2 penalty, added to the gradient.")
     nesterov: bool = Field(False, description="Nesterov's momentum.")
 
     @model_validator(mode="after")
@@ -31,60 +32,76 @@ class AdamW(Section):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     type: Literal["adamw"]
-    lr: Rate = Field(description="The rate that the schedule multiplies.")
+    lr: Rate = Field(description="Learning rate that the schedule multiplies.")
     betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = Field(
-        (0.9, 0.999), description="Kept of the first and second moments."
+        (0.9, 0.999), description="Decay of the first and second moments."
     )
     eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Added to the divisor.")
-    weight_decay: Decay = Field(0.01, description="Of the weights, beside the gradient.")
+    weight_decay: Decay = Field(0.01, description="Decoupled weight decay.")
 
 
 class Muon(Section):
     """Orthogonal updates of the stages' convolutions (Jordan et al. 2024), SGD for all else."""
 
     type: Literal["muon"]
-    lr: Rate = Field(description="Of the stages' convolutions; the schedule multiplies it.")
-    momentum: Momentum = Field(0.95, description="Of the stages' convolutions; Nesterov's.")
-    weight_decay: Decay = Field(
-        0.0, description="Of the stages' convolutions, beside the gradient."
+    lr: Rate = Field(
+        description="Learning rate of the stages' convolutions; the schedule multiplies it."
     )
-    aux: Annotated[Sgd, part_rule("sgd")] = Field(
+    momentum: Momentum = Field(
+        0.95, description="Momentum of the stages' convolutions; Nesterov's."
+    )
+    weight_decay: Decay = Field(
+        0.0, description="Decoupled weight decay of the stages' convolutions."
+    )
+    aux: Annotated[Sgd, PartRule("sgd")] = Field(
         Sgd(type="sgd", lr=0.1, nesterov=True),
         description="SGD for the stem, the head, norms and biases, at the same schedule.",
     )
 
 
-OptimizerSpec = Annotated[Sgd | AdamW | Muon, Field(discriminator="type"), part_rule()]
+OptimizerSpec = Annotated[Sgd | AdamW | Muon, Field(discriminator="type"), PartRule()]
 
 Unit = Literal["steps", "epochs"]
 
 
-def _exactly_one(section: Section, keys: tuple[str, ...]) -> None:
+def _check_one_given(section: Section, keys: tuple[str, ...]) -> None:
     given = [key for key in keys if getattr(section, key) is not None]
-    if len(given) != 1:
-        names = ", ".join(f"`{key}`" for key in given or keys)
-        raise (
-            problem("exclusive", "give only one of {names}", at=given[-1], names=names)
-            if given
-            else problem("missing-key", "give one of {names}", names=names)
-        )
+    names = ", ".join(f"`{key}`" for key in given or keys)
+    if not given:
+        raise problem("missing-key", "give one of {names}", names=names)
+    if len(given) > 1:
+        raise problem("exclusive", "give only one of {names}", at=given[-1], names=names)
+
+
+def _only_one_of(*keys: str) -> ConfigDict:
+    """JSON Schema of mappings in which no two of these keys are given, as numbers."""
+    pairs: list[Any] = [
+        {
+            "type": "object",
+            "properties": {key: {"type": "number"} for key in pair},
+            "required": list(pair),
+        }
+        for pair in combinations(keys, 2)
+    ]
+    return ConfigDict(json_schema_extra={"not": {"anyOf": pairs}})
 
 
 class Duration(Section):
     """A length, in steps or in epochs.
 
     Attributes:
-        units: The keys of which one is given, and only one.
+        units: Keys of which exactly one is given.
     """
 
+    model_config = _only_one_of("steps", "epochs")
     units: ClassVar[tuple[str, ...]] = ("steps", "epochs")
 
-    steps: Count | None = Field(None, description="In optimizer steps.")
-    epochs: Count | None = Field(None, description="In passes over the training images.")
+    steps: Count | None = Field(None, description="Length in optimizer steps.")
+    epochs: Count | None = Field(None, description="Length in passes over the training images.")
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
-        _exactly_one(self, self.units)
+        _check_one_given(self, self.units)
         return self
 
 
@@ -92,61 +109,64 @@ class Interval(Section):
     """Every so many steps, epochs or seconds.
 
     Attributes:
-        units: The keys of which one is given, and only one.
+        units: Keys of which exactly one is given.
     """
 
+    model_config = _only_one_of("steps", "epochs", "seconds")
     units: ClassVar[tuple[str, ...]] = ("steps", "epochs", "seconds")
 
-    steps: Count | None = Field(None, description="In optimizer steps.")
-    epochs: Count | None = Field(None, description="In passes over the training images.")
-    seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="By the clock.")
+    steps: Count | None = Field(None, description="Interval in optimizer steps.")
+    epochs: Count | None = Field(None, description="Interval in passes over the training images.")
+    seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="Interval in seconds.")
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
-        _exactly_one(self, self.units)
+        _check_one_given(self, self.units)
         return self
 
 
 class ConstantWarmup(Duration):
-    """A lower, constant rate first."""
+    """A lower, constant learning rate first."""
 
     type: Literal["constant"]
-    lr: Rate = Field(description="The rate until then.")
+    lr: Rate = Field(description="Learning rate of the warm-up.")
 
 
 class LinearWarmup(Duration):
-    """A rate that rises in equal steps to the optimizer's."""
+    """A learning rate that rises in equal steps to the optimizer's."""
 
     type: Literal["linear"]
-    start: Annotated[float, Field(ge=0)] = Field(0.0, description="The first rate.")
+    start: Annotated[float, Field(ge=0)] = Field(0.0, description="First learning rate.")
 
 
 WarmupSpec = Annotated[
-    ConstantWarmup | LinearWarmup, Field(discriminator="type"), part_rule("linear")
+    ConstantWarmup | LinearWarmup, Field(discriminator="type"), PartRule("linear")
 ]
 
 
-class Warmed(Section):
+class _WarmedUp(Section):
     """Base of the schedules that a warm-up can come before."""
 
-    warmup: WarmupSpec | None = Field(None, description="What comes before the schedule.")
+    warmup: WarmupSpec | None = Field(None, description="Warm-up before the schedule.")
 
 
-class ConstantSchedule(Warmed):
-    """The optimizer's rate throughout."""
+class ConstantSchedule(_WarmedUp):
+    """The optimizer's learning rate throughout."""
 
     type: Literal["constant"]
 
 
-class MultistepSchedule(Warmed):
-    """The rate times ``gamma`` at each milestone."""
+class MultistepSchedule(_WarmedUp):
+    """The learning rate times ``gamma`` at each milestone."""
 
     type: Literal["multistep"]
     milestones: Annotated[tuple[Count, ...], Field(min_length=1, max_length=64, strict=False)] = (
-        Field(description="When the rate changes, counted from the start of training.")
+        Field(description="Milestones, counted from the start of training.")
     )
-    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="The factor.")
-    unit: Unit | None = Field(None, description="Of the milestones; default: the recipe's own.")
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="Factor.")
+    unit: Unit | None = Field(
+        None, description="Unit of the milestones; default: the recipe's own."
+    )
 
     @model_validator(mode="after")
     def _ascends(self) -> Self:
@@ -155,40 +175,40 @@ class MultistepSchedule(Warmed):
         return self
 
 
-class CosineSchedule(Warmed):
-    """Half a cosine from the optimizer's rate to ``end`` (Loshchilov and Hutter 2017)."""
+class CosineSchedule(_WarmedUp):
+    """Half a cosine from the optimizer's learning rate to ``end`` (Loshchilov and Hutter 2017)."""
 
     type: Literal["cosine"]
-    end: Annotated[float, Field(ge=0)] = Field(0.0, description="The last rate.")
+    end: Annotated[float, Field(ge=0)] = Field(0.0, description="Last learning rate.")
 
 
-class LinearSchedule(Warmed):
-    """A straight line from the optimizer's rate to ``end``."""
+class LinearSchedule(_WarmedUp):
+    """A straight line from the optimizer's learning rate to ``end``."""
 
     type: Literal["linear"]
-    end: Annotated[float, Field(ge=0)] = Field(0.0, description="The last rate.")
+    end: Annotated[float, Field(ge=0)] = Field(0.0, description="Last learning rate.")
 
 
 class OneCycleSchedule(Section):
-    """Up to the optimizer's rate, then down (Smith and Topin 2018), as PyTorch's OneCycleLR."""
+    """Up to the optimizer's learning rate, then down (Smith and Topin 2018), as OneCycleLR."""
 
     type: Literal["one_cycle"]
     pct_start: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.3, description="Fraction of the steps that the rate rises for."
+        0.3, description="Fraction of the steps in which the learning rate rises."
     )
-    anneal: Literal["cos", "linear"] = Field("cos", description="The shape of both slopes.")
+    anneal: Literal["cos", "linear"] = Field("cos", description="Shape of both slopes.")
     div_factor: Annotated[float, Field(ge=1)] = Field(
-        25.0, description="First rate: the optimizer's over this."
+        25.0, description="The optimizer's learning rate over the first one."
     )
     final_div_factor: Annotated[float, Field(ge=1)] = Field(
-        1e4, description="Last rate: the first over this."
+        1e4, description="The first learning rate over the last one."
     )
 
 
 ScheduleSpec = Annotated[
     ConstantSchedule | MultistepSchedule | CosineSchedule | LinearSchedule | OneCycleSchedule,
     Field(discriminator="type"),
-    part_rule(),
+    PartRule(),
 ]
 
 
@@ -197,35 +217,34 @@ class CrossEntropy(Section):
 
     type: Literal["cross_entropy"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="Shared out among all classes."
+        0.0, description="Share of the probability that is spread over all classes."
     )
 
 
-LossSpec = Annotated[CrossEntropy, part_rule("cross_entropy")]
+LossSpec = Annotated[CrossEntropy, PartRule("cross_entropy")]
 
 
 class ResizedPart(Section):
-    """A part of the training in which images are smaller."""
+    """A fraction of the training in which images are smaller."""
 
     size: Annotated[int, Field(ge=1, le=4_096)] = Field(description="Pixels a side.")
-    fraction: Annotated[float, Field(gt=0, lt=1)] = Field(description="Of the whole training.")
-
-
-Resized = Annotated[tuple[ResizedPart, ...], Field(max_length=16, strict=False)]
+    fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="Fraction of the whole training."
+    )
 
 
 class EmaSpec(Section):
-    """An exponential moving average of the weights, which is then what is evaluated."""
+    """Exponential moving average of the weights, which is then what is evaluated."""
 
-    decay: Annotated[float, Field(gt=0, lt=1)] = Field(description="Kept at each update.")
+    decay: Annotated[float, Field(gt=0, lt=1)] = Field(description="Decay of the average.")
     every: Count = Field(1, description="Steps between updates.")
 
 
 class EarlyStopSpec(Section):
-    """Stop when validation top-1 has not risen for a while."""
+    """Early stopping: training ends when validation top-1 has not risen for a while."""
 
     patience: Count = Field(description="Evaluations without a rise.")
-    min_delta: Fraction = Field(0.0, description="The smallest rise that counts.")
+    min_delta: Fraction = Field(0.0, description="Smallest rise that counts.")
 
 
 class TrainSpec(Duration):
@@ -234,12 +253,12 @@ class TrainSpec(Duration):
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = Field(
         description="Images per optimizer step, over all processes."
     )
-    optimizer: OptimizerSpec = Field(description="What makes updates of gradients.")
+    optimizer: OptimizerSpec = Field(description="Optimizer.")
     schedule: ScheduleSpec = Field(
-        ConstantSchedule(type="constant"), description="The rate at each step."
+        ConstantSchedule(type="constant"), description="Learning rate at each step."
     )
-    loss: LossSpec = Field(CrossEntropy(type="cross_entropy"), description="What is minimised.")
-    seed: Seed = Field(0, description="Of first weights, order, augmentation and dropout.")
+    loss: LossSpec = Field(CrossEntropy(type="cross_entropy"), description="Loss function.")
+    seed: Seed = Field(0, description="Seed of initial weights, order, augmentation and dropout.")
     no_weight_decay: Annotated[
         tuple[Literal["norm", "bias"], ...], Field(max_length=2, strict=False)
     ] = Field(
@@ -255,11 +274,11 @@ class TrainSpec(Duration):
     head_lr_multiplier: Annotated[float, Field(gt=0)] = Field(
         1.0, description="The head's learning rate over that of all other layers."
     )
-    ema: EmaSpec | None = Field(None, description="A moving average of the weights.")
+    ema: EmaSpec | None = Field(None, description="Moving average of the weights.")
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Largest norm of the whole gradient."
     )
-    accumulate: Count = Field(1, description="Parts that a batch is computed in.")
+    accumulate: Count = Field(1, description="Micro-batches that a batch is computed in.")
     sync_norm: bool = Field(
         False,
         description="Batch norms over the images of all processes, where there are several, "
@@ -269,33 +288,35 @@ class TrainSpec(Duration):
         Literal["all"] | Annotated[tuple[str, ...], Field(max_length=16, strict=False)]
     ) = Field(
         (),
-        description="Stages (`layer1` and so on, or `all`) that keep only what enters their "
-        "blocks and compute the rest again for gradients: less memory, more time.",
+        description="Stages (`layer1` and so on, or `all`) that keep only the inputs of their "
+        "blocks, and compute the rest again in the backward pass: less memory, more time.",
     )
-    progressive_resizing: Resized = Field(
-        (),
-        description="Smaller images first, which cost less: sizes and what fraction of the "
-        "training each lasts; the rest is at the images' own size.",
+    progressive_resizing: Annotated[tuple[ResizedPart, ...], Field(max_length=16, strict=False)] = (
+        Field(
+            (),
+            description="Smaller images first, which cost less: sizes, and the fraction of the "
+            "training that each lasts; the rest is at the images' own size.",
+        )
     )
     evaluate_every: Interval = Field(
         Interval(epochs=1), description="When the validation images are evaluated."
     )
     checkpoint_every: Interval = Field(
-        Interval(seconds=300.0), description="When all that resuming needs is saved."
+        Interval(seconds=300.0), description="When a checkpoint is saved."
     )
     keep_checkpoints: Annotated[int, Field(ge=2, le=1_000)] = Field(
         2, description="Number of the newest checkpoints that are kept."
     )
-    early_stop: EarlyStopSpec | None = Field(None, description="When to give up.")
+    early_stop: EarlyStopSpec | None = Field(None, description="Early stopping.")
 
     @property
     def unit(self) -> Unit:
-        """What the recipe's length is given in."""
+        """Unit of the recipe's length."""
         return "steps" if self.steps is not None else "epochs"
 
     @field_validator("evaluate_every")
     @classmethod
-    def _reproducible(cls, value: Interval) -> Interval:
+    def _is_reproducible(cls, value: Interval) -> Interval:
         if value.seconds is not None:
             raise problem(
                 "exclusive",
@@ -314,7 +335,8 @@ class TrainSpec(Duration):
                 batch=self.batch_size,
                 parts=self.accumulate,
             )
-        if self.no_weight_decay and self._decay_of_norms == 0:
+        optimizer = self.optimizer.aux if isinstance(self.optimizer, Muon) else self.optimizer
+        if self.no_weight_decay and optimizer.weight_decay == 0:
             raise problem("no-effect", "has no effect without weight_decay", at="no_weight_decay")
         if sum(part.fraction for part in self.progressive_resizing) >= 1:
             raise problem(
@@ -322,16 +344,11 @@ class TrainSpec(Duration):
                 "the fractions leave nothing of the training to the images' own size",
                 at="progressive_resizing",
             )
-        self._schedule_ends_in_time()
+        self._check_schedule()
         return self
 
-    @property
-    def _decay_of_norms(self) -> float:
-        optimizer = self.optimizer
-        return (optimizer.aux if isinstance(optimizer, Muon) else optimizer).weight_decay
-
-    def _schedule_ends_in_time(self) -> None:
-        """Check what needs no data: lengths in the recipe's own unit."""
+    def _check_schedule(self) -> None:
+        """Check that the schedule ends in time, as far as that needs no data."""
         length = self.steps or self.epochs or 0
         schedule = self.schedule
         warmup = getattr(schedule, "warmup", None)

@@ -1,4 +1,4 @@
-"""What a spec may say: frozen models of its sections, torch-free.
+"""Schema of a spec: frozen pydantic models of its sections; ``train`` is in ``recipe``.
 
 Open sets (blocks, shortcuts, stems, heads, norms, activations, attentions, datasets,
 augmentations) are :class:`Part` here, a name and options that the builder checks against the
@@ -7,10 +7,12 @@ tagged by ``type``.
 """
 
 import re
-from typing import Annotated, ClassVar, Literal, Self
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from resnet_builder.errors import SpecPath
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.section import (
     DEVICE_PATTERN,
@@ -21,11 +23,11 @@ from resnet_builder.spec.section import (
     Fraction,
     Name,
     Part,
+    PartRule,
     Section,
     Seed,
     Side,
     Width,
-    part_rule,
     problem,
 )
 
@@ -35,17 +37,23 @@ class StageSpec(Section):
 
     channels: Width = Field(description="Inner width; the block's expansion comes on top.")
     blocks: Annotated[int, Field(ge=1, le=1_000)] = Field(description="Number of blocks.")
-    stride: Annotated[int, Field(ge=1, le=8)] = Field(1, description="Of the first block.")
-    block: AnyPart | None = Field(None, description="Instead of the model's, in this stage.")
-    shortcut: AnyPart | None = Field(None, description="Instead of the model's, in this stage.")
-    attention: AnyPart | None = Field(None, description="Instead of the model's, in this stage.")
+    stride: Annotated[int, Field(ge=1, le=8)] = Field(1, description="Stride of the first block.")
+    block: AnyPart | None = Field(None, description="Block of this stage instead of the model's.")
+    shortcut: AnyPart | None = Field(
+        None, description="Shortcut of this stage instead of the model's."
+    )
+    attention: AnyPart | None = Field(
+        None, description="Attention of this stage instead of the model's."
+    )
 
 
 class FanInit(Section):
     """Scaled by the number of inputs or outputs (He et al. 2015b; Glorot and Bengio 2010)."""
 
     type: Literal["kaiming_normal", "kaiming_uniform"]
-    mode: Literal["fan_in", "fan_out"] = Field("fan_out", description="Which number.")
+    mode: Literal["fan_in", "fan_out"] = Field(
+        "fan_out", description="Number that scales: inputs or outputs."
+    )
 
 
 class XavierInit(Section):
@@ -55,14 +63,14 @@ class XavierInit(Section):
 
 
 class NormalInit(Section):
-    """One deviation for every convolution."""
+    """One standard deviation for every convolution."""
 
     type: Literal["normal"]
-    std: Annotated[float, Field(gt=0)] = Field(0.01, description="The deviation.")
+    std: Annotated[float, Field(gt=0)] = Field(0.01, description="Standard deviation.")
 
 
 class DefaultInit(Section):
-    """Each layer's own, as PyTorch makes it."""
+    """PyTorch's own initialisation of each layer."""
 
     type: Literal["default"]
 
@@ -70,7 +78,7 @@ class DefaultInit(Section):
 InitSpec = Annotated[
     FanInit | XavierInit | NormalInit | DefaultInit,
     Field(discriminator="type"),
-    part_rule("kaiming_normal"),
+    PartRule("kaiming_normal"),
 ]
 
 
@@ -78,22 +86,20 @@ _TORCHVISION = "torchvision:"
 
 
 class WeightsSpec(Section):
-    """First weights that are read instead of drawn."""
-
-    short_key: ClassVar[str | None] = "path"
+    """Pretrained weights."""
 
     path: Annotated[str, Field(pattern=PATH_PATTERN)] = Field(
-        description="A file, relative to the one that names it; or torchvision's published "
+        description="File, relative to the one that names it; or torchvision's published "
         "weights, as `torchvision:ResNet50_Weights.IMAGENET1K_V2`."
     )
     new_head: bool = Field(
-        False, description="Draw the classifier as usual, for classes other than the file's."
+        False, description="Initialise the classifier anew, for other classes than the file's."
     )
-    ema: bool = Field(False, description="Of a file that has both, the averaged weights.")
+    ema: bool = Field(False, description="Take the averaged weights of a file that has both.")
 
     @property
     def published_name(self) -> str | None:
-        """What torchvision calls these weights, if they are torchvision's."""
+        """Torchvision's name of these weights, if they are torchvision's."""
         is_published = self.path.startswith(_TORCHVISION)
         return self.path.removeprefix(_TORCHVISION) if is_published else None
 
@@ -105,7 +111,7 @@ class WeightsSpec(Section):
 
 
 def is_file_name(path: str) -> bool:
-    """Tell whether a path of weights is that of a file, and not torchvision's name for them."""
+    """Tell whether a path of weights is that of a file, and not torchvision's name of them."""
     return re.fullmatch(PATH_PATTERN, path) is not None and not path.startswith(_TORCHVISION)
 
 
@@ -121,52 +127,54 @@ def _path_rule(value: object) -> object:
 class ModelSpec(Section):
     """A network: stem, stages of blocks, head."""
 
-    num_classes: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="Logits.")
+    num_classes: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="Number of classes.")
     in_channels: Width | None = Field(
         None, description="Channels of an image; default: the dataset's, else 3."
     )
     image_size: Side | None = Field(
         None, description="Pixels a side; default: the dataset's, else 32."
     )
-    stem: AnyPart = Field(description="The layers before the first stage.")
-    block: AnyPart = Field(description="What stages are made of.")
-    shortcut: AnyPart = Field(description="The blocks' skip path.")
+    stem: AnyPart = Field(description="Layers before the first stage.")
+    block: AnyPart = Field(description="Block that the stages are made of.")
+    shortcut: AnyPart = Field(description="Skip path of the blocks.")
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=16, strict=False)] = (
-        Field(description="Runs of blocks, from the stem to the head.")
+        Field(description="Stages, from the stem to the head.")
     )
-    norm: Annotated[Part, part_rule("batch_norm")] = Field(
-        Part(type="batch_norm"), description="The normalisation after each convolution."
+    norm: Annotated[Part, PartRule("batch_norm")] = Field(
+        Part(type="batch_norm"), description="Normalisation after each convolution."
     )
-    activation: Annotated[Part, part_rule("relu")] = Field(
-        Part(type="relu"), description="The non-linearity."
+    activation: Annotated[Part, PartRule("relu")] = Field(
+        Part(type="relu"), description="Activation function."
     )
-    attention: Annotated[Part, part_rule("none")] = Field(
-        Part(type="none"), description="What reweights each block's residual."
+    attention: Annotated[Part, PartRule("none")] = Field(
+        Part(type="none"), description="Attention on each block's residual."
     )
-    antialias: Annotated[Part, part_rule("none")] = Field(
-        Part(type="none"), description="What subsamples in place of strided convolutions."
+    antialias: Annotated[Part, PartRule("none")] = Field(
+        Part(type="none"),
+        description="Anti-aliasing: what subsamples in place of strided convolutions.",
     )
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="Probability at the last block; linear from 0 at the first."
+        0.0,
+        description="Stochastic depth: probability at the last block, linear from 0 at the first.",
     )
     init: InitSpec = Field(
-        FanInit(type="kaiming_normal"), description="How convolutions get their first weights."
+        FanInit(type="kaiming_normal"), description="Initialisation of the convolutions."
     )
     zero_init_residual: bool = Field(
         False, description="Start every block as its shortcut (Goyal et al. 2017)."
     )
-    head: Annotated[Part, part_rule("auto")] = Field(
+    head: Annotated[Part, PartRule("auto")] = Field(
         Part(type="auto"),
-        description="The layers after the last stage; `auto` is `linear`, or `preact_linear` after "
+        description="Layers after the last stage; `auto` is `linear`, or `preact_linear` after "
         "pre-activated blocks.",
     )
     weights: Annotated[WeightsSpec, BeforeValidator(_path_rule)] | None = Field(
-        None, description="A file of weights to start from."
+        None, description="Pretrained weights to start from."
     )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of what the network is fed, once the spec is resolved."""
+        """Shape ``(C, H, W)`` of the network's input, once the spec is resolved."""
         assert self.in_channels is not None, "the spec is resolved"
         assert self.image_size is not None, "the spec is resolved"
         return self.in_channels, self.image_size, self.image_size
@@ -201,7 +209,7 @@ class ToRgb(Section):
     type: Literal["to_rgb"]
 
 
-PreprocessSpec = Annotated[Resize | CenterCrop | ToRgb, Field(discriminator="type"), part_rule()]
+PreprocessSpec = Annotated[Resize | CenterCrop | ToRgb, Field(discriminator="type"), PartRule()]
 
 _CHANNELS = Field(min_length=1, max_length=16_384, strict=False)
 ChannelMeans = Annotated[tuple[Fraction, ...], _CHANNELS]
@@ -212,8 +220,8 @@ ChannelDeviations = Annotated[tuple[Deviation, ...], _CHANNELS]
 class Normalize(Section):
     """Mean and standard deviation of each channel, in units where white is 1."""
 
-    mean: ChannelMeans = Field(description="Subtracted.")
-    std: ChannelDeviations = Field(description="Divided by.")
+    mean: ChannelMeans = Field(description="Mean of each channel, subtracted.")
+    std: ChannelDeviations = Field(description="Standard deviation of each channel, divided by.")
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
@@ -232,25 +240,27 @@ Validation = Annotated[int, Field(ge=0, le=2**31 - 1)] | Annotated[float, Field(
 
 
 class DataSpec(Section):
-    """A data set, its split, and what happens to its images."""
+    """A dataset, its split, and what happens to its images."""
 
-    dataset: AnyPart = Field(description="Where images and labels come from.")
+    dataset: AnyPart = Field(description="Dataset.")
     validation: Validation = Field(
-        0, description="Training images set aside: a number, or a fraction below 1; 0 is none."
+        0, description="Training images held out: a number, or a fraction below 1; 0 is none."
     )
-    split_seed: Seed = Field(0, description="Chooses the validation images; not train.seed.")
+    split_seed: Seed = Field(
+        0, description="Seed that chooses the validation images; not train.seed."
+    )
     preprocess: Annotated[tuple[PreprocessSpec, ...], Field(max_length=16, strict=False)] = Field(
-        (), description="Done to every image, whatever it is for; stored with the weights."
+        (), description="Changes to every image, whatever it is for; stored with the weights."
     )
     augment: Annotated[tuple[AnyPart, ...], Field(max_length=32, strict=False)] = Field(
         (), description="Random changes to training images, in this order."
     )
     normalize: Auto | Normalize = Field(
-        "auto", description="Statistics; `auto` takes the training images' own."
+        "auto", description="Mean and standard deviation; `auto` takes the training images' own."
     )
 
     def set_aside(self, count: int) -> int:
-        """Return how many of ``count`` training images are set aside for validation."""
+        """Number of validation images out of ``count`` training images."""
         given = self.validation
         return given if isinstance(given, int) else round(given * count)
 
@@ -262,13 +272,14 @@ class DataSpec(Section):
 
 
 class RunSpec(Section):
-    """How to compute, not what: recorded with a run, but no part of the experiment."""
+    """Device, precision and the like: recorded with a run, but no part of the experiment."""
 
     device: Annotated[str, Field(pattern=DEVICE_PATTERN)] = Field(
-        "auto", description="Where to compute; `auto` is CUDA, then MPS, then the CPU."
+        "auto", description="Device; `auto` is CUDA, then MPS, then the CPU."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Of training; `auto` is bf16 where the hardware computes it fast."
+        "auto",
+        description="Precision of training; `auto` is bf16 where the hardware is fast at it.",
     )
     compile: Auto | bool = Field("auto", description="Whether torch.compile is used.")
     cpu_kernels: Auto | bool = Field(
@@ -281,10 +292,10 @@ class RunSpec(Section):
 
 
 class ExpectSpec(Section):
-    """The spec's own test: what its network must count to."""
+    """The spec's own test: expected counts of its network."""
 
     parameters: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = Field(
-        None, description="Numbers that are learnt."
+        None, description="Learnt parameters."
     )
     depth: Count | None = Field(
         None, description="Convolutions on the residual path, plus stem and classifier."
@@ -295,10 +306,10 @@ class ExpectSpec(Section):
 
 
 class PublishedSpec(Section):
-    """What the source of an experiment reports, as fractions."""
+    """Published result of an experiment, as fractions."""
 
-    test_top1: Fraction | None = Field(None, description="Test images named right.")
-    test_top5: Fraction | None = Field(None, description="Test images among the first five.")
+    test_top1: Fraction | None = Field(None, description="Top-1 accuracy on the test images.")
+    test_top5: Fraction | None = Field(None, description="Top-5 accuracy on the test images.")
     source: Annotated[str, Field(min_length=1, max_length=500)] = Field(
         description="Paper and table."
     )
@@ -307,22 +318,57 @@ class PublishedSpec(Section):
 class Spec(Section):
     """A whole experiment."""
 
-    version: Literal[1] = Field(1, description="Of this format.")
-    name: Name = Field(description="What run directories are called; default: the file's.")
+    version: Literal[1] = Field(1, description="Version of this format.")
+    name: Name = Field(description="Name of the run directories; default: the file's.")
     plugins: Annotated[tuple[str, ...], Field(max_length=32, strict=False)] = Field(
-        (), description="Files and modules with parts that the spec needs."
+        (), description="Plugins: files and modules with parts that the spec needs."
     )
     model: ModelSpec = Field(description="The network.")
-    data: DataSpec | None = Field(None, description="What it is trained on.")
-    train: TrainSpec | None = Field(None, description="How it is trained.")
-    run: RunSpec = Field(RunSpec(), description="How it is computed.")
-    expect: ExpectSpec | None = Field(None, description="What the network must count to.")
-    published: PublishedSpec | None = Field(None, description="What the source reports.")
+    data: DataSpec | None = Field(None, description="The data.")
+    train: TrainSpec | None = Field(None, description="The recipe.")
+    run: RunSpec = Field(RunSpec(), description="Device, precision and the like.")
+    expect: ExpectSpec | None = Field(None, description="Expected counts.")
+    published: PublishedSpec | None = Field(None, description="Published result.")
 
 
 class SpecFile(Spec):
-    """A spec as files have it: before its layers are merged."""
+    """A spec as files have it: before composition."""
 
     extends: str | tuple[str, ...] = Field(
-        (), description="What lies below: files or bundled names, the lowest first."
+        (), description="Specs that lie below: files or bundled names, the lowest first."
     )
+
+
+def models_at(path: SpecPath) -> tuple[type[BaseModel], ...]:
+    """Models of which a value at ``path`` can be: sections, or :class:`Part`."""
+    admitted: tuple[Any, ...] = (Spec,)
+    for step in path:
+        admitted = tuple(found for one in admitted for found in _admitted_below(one, step))
+    return tuple(one for one in admitted if isinstance(one, type) and issubclass(one, BaseModel))
+
+
+def short_key(path: SpecPath) -> str | None:
+    """Key that a scalar at ``path`` stands for, as a part's name does for ``type``."""
+    for model in models_at(path):
+        if "type" in model.model_fields:
+            return "type"
+        if model is WeightsSpec:
+            return "path"
+    return None
+
+
+def _admitted_below(annotation: Any, step: str | int) -> tuple[Any, ...]:
+    if isinstance(step, int):
+        is_list = get_origin(annotation) is tuple
+        return _admitted(get_args(annotation)[0]) if is_list else ()
+    fields = getattr(annotation, "model_fields", {})
+    return _admitted(fields[step].annotation) if step in fields else ()
+
+
+def _admitted(annotation: Any) -> tuple[Any, ...]:
+    """Take unions and metadata apart."""
+    if get_origin(annotation) is Annotated:
+        return _admitted(get_args(annotation)[0])
+    if get_origin(annotation) in {Union, UnionType}:
+        return tuple(found for one in get_args(annotation) for found in _admitted(one))
+    return (annotation,)

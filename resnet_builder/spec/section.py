@@ -1,13 +1,22 @@
-"""What every section of a spec is made of: its base class, parts, and common ranges.
+"""Base classes and common types of the schema: sections, parts, names, ranges.
 
-What a validator here raises is a problem with its code; ``at`` names the key to point at.
+A validator of the schema raises :func:`problem`, with one of our codes.
 """
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, core_schema
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 PART_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
@@ -20,7 +29,7 @@ PATTERN_WORDS = {
     DEVICE_PATTERN: "auto, cpu, mps, cuda or cuda:N",
     PATH_PATTERN: "a path, without control characters",
 }
-"""What each pattern says, in words."""
+"""Meaning of each pattern, in words."""
 
 # Windows cannot make files of these names, with or without an ending.
 _RESERVED_NAMES = {"con", "prn", "aux", "nul"} | {
@@ -36,7 +45,7 @@ Auto = Literal["auto"]
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a spec can be called this."""
+    """Tell whether a spec can have this name."""
     return re.fullmatch(NAME_PATTERN, text) is not None and not _is_reserved(text)
 
 
@@ -44,32 +53,27 @@ def _is_reserved(text: str) -> bool:
     return text.split(".")[0].lower() in _RESERVED_NAMES
 
 
-def _is_a_file_name(value: str) -> str:
+def _check_file_name(value: str) -> str:
     if _is_reserved(value):
         raise problem("out-of-range", "Windows cannot make files called '{name}'", name=value)
     return value
 
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN), AfterValidator(_is_a_file_name)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN), AfterValidator(_check_file_name)]
 
 
 def problem(
     code: str, message: str, *, at: str | None = None, **context: object
 ) -> PydanticCustomError:
-    """Make an error with one of our codes; ``at`` is the key of the section to point at."""
+    """Validation error with one of our codes; ``at`` is the key of the section to point at."""
     return PydanticCustomError(code, message, {"at": at, **context})
 
 
 class Section(BaseModel):
-    """Base of every part of a spec: unknown keys are errors and values never change.
+    """Base of a spec's sections: unknown keys are errors, and values never change.
 
     A key whose value is null is as good as absent.
-
-    Attributes:
-        short_key: The key that a scalar in the section's place stands for, if it may stand there.
     """
-
-    short_key: ClassVar[str | None] = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -82,7 +86,7 @@ class Section(BaseModel):
 
 
 class Part(BaseModel):
-    """A registered part: its name and the options given to it, lists among them as tuples."""
+    """A registered part: its name and the options given to it, with tuples for lists."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -95,7 +99,7 @@ class Part(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options, as plain data."""
+        """Options, as plain data."""
         return dict(self.model_extra or {})
 
 
@@ -108,23 +112,42 @@ def _without_lists(value: object) -> object:
     return value
 
 
-def part_rule(default: str | None = None) -> BeforeValidator:
-    """Make the rule that holds wherever a part stands: a name, or a mapping with ``type``.
+DEFAULT_TYPE = "x-default-type"
+"""Key of pydantic's JSON Schema for the ``default`` of a :class:`PartRule`."""
 
-    Args:
-        default: The type of a mapping without one, which then changes options of the default.
+
+@dataclass(frozen=True, slots=True)
+class PartRule:
+    """Annotation of a part's place: a name, or a mapping with ``type``.
+
+    Attributes:
+        default: Type of a mapping without one, which then changes options of the default.
     """
 
-    def expand(value: object) -> object:
+    default: str | None = None
+
+    def expand(self, value: object) -> object:
+        """Make a mapping with ``type`` of a name or a mapping."""
         if isinstance(value, str):
             return {"type": value}
         if isinstance(value, dict):
-            return value if "type" in value or default is None else {"type": default, **value}
+            is_whole = "type" in value or self.default is None
+            return value if is_whole else {"type": self.default, **value}
         if isinstance(value, BaseModel):
             return value
         raise problem("wrong-type", "must be a name, or a mapping with `type`")
 
-    return BeforeValidator(expand)
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Expand a value before pydantic validates it."""
+        return core_schema.no_info_before_validator_function(self.expand, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Note the default, which JSON Schema has no word for."""
+        return {**handler(schema), DEFAULT_TYPE: self.default}
 
 
-AnyPart = Annotated[Part, part_rule()]
+AnyPart = Annotated[Part, PartRule()]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.families import FAMILIES
 from resnet_builder.spec.bundled import bundled_file
+from resnet_builder.spec.families import FAMILIES
 from resnet_builder.spec.load import load_spec
 from tests.cli.experiments import call, write_tiny
 
@@ -21,7 +21,7 @@ model:
   num_classes: 10
   stem: {type: conv3x3, channels: 16}
   block: basic # Two 3x3 convolutions and a shortcut: `y = relu(F(x) + shortcut(x))`.
-  shortcut: pad # Subsample, then add channels of zeros: option A, without parameters.
+  shortcut: pad # Option A: subsampling, then channels of zeros; without parameters.
   stages: # 8 = 6 * 1 + 2
     - {channels: 16, blocks: 1}
     - {channels: 32, blocks: 1, stride: 2}
@@ -38,7 +38,7 @@ train:
   schedule: {type: one_cycle, pct_start: 0.25}
   loss: {type: cross_entropy, label_smoothing: 0.1}
   ema: {decay: 0.98}
-# Checked at each build; `resnet-build validate --expect` measures it anew.
+# Checked at each build; `resnet-build validate` prints the line anew.
 expect: {parameters: 75002, depth: 8, macs: 747136}
 """
 
@@ -84,6 +84,7 @@ def test_command_for_large_pictures_says_where_they_are(folder: Path) -> None:
         ([], "say what to begin with: a family and its --depth, or --from a spec"),
         (["resnet"], "say what to begin with"),
         (["resnet", "--depth", "30"], "depths are 6n + 2, the nearest 26 and 32"),
+        (["resnet", "--depth", "20", "--dataset", "cifar"], "no dataset is named 'cifar': one of"),
         (["resnet", "--depth", "0"], "0 is not in the range x>=1"),
         (["resnet", "--depth", "8", "--shortcut", "pda"], "did you mean: pad"),
         (["--from", "resnet20", "--depth", "20"], "leave out all but -o"),

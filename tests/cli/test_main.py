@@ -190,7 +190,7 @@ def test_flags_are_few() -> None:
         "--ignore-memory-estimate",
         "--skip-bad",
         *("--spec", "-o", "--new-head", "--ema", "--allow-missing", "--allow-unexpected"),
-        *("--expect", "--from", "--width", "--groups", "--width-per-group", "--dataset"),
+        *("--from", "--width", "--groups", "--width-per-group", "--dataset"),
         *("--shortcut", "--block"),
         "--format",
         "--seconds",

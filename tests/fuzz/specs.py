@@ -3,18 +3,12 @@
 import json
 import random
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from resnet_builder.spec.bundled import bundled_file, bundled_names, recipe_names
-from resnet_builder.spec.plain import plain
-from resnet_builder.spec.reading import read_yaml
-from resnet_builder.spec.source import Source
-from resnet_builder.spec.tree import parse_yaml
+from resnet_builder.spec.yaml_source import Source, parse_yaml, plain, read_yaml
 from tests.fuzz.damage import damage_bytes, damage_text, damage_tree
-from tests.spec.texts import FULL, MINIMAL
-
-BAD = Path(__file__).parents[1] / "spec" / "bad"
+from tests.spec.texts import FULL, MINIMAL, bad_specs
 
 EVERYTHING = """\
 version: 1
@@ -108,8 +102,8 @@ OURS = (FULL, MINIMAL, EVERYTHING, OTHER_PARTS)
 def texts() -> tuple[str, ...]:
     """Return every spec there is; those of tests more often, as they are small."""
     files = [bundled_file(name) for name in (*bundled_names(), *recipe_names())]
-    bad = sorted(BAD.glob("*.yaml"))
-    found = [file.read_text(encoding="utf-8") for file in (*files, *bad)]
+    found = [file.read_text(encoding="utf-8") for file in files]
+    found += [spec for spec, _ in bad_specs().values()]
     return (*found, *OURS * 8)
 
 

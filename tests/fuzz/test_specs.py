@@ -13,7 +13,8 @@ from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import Draft, load_spec, load_spec_text, read_draft
 from tests.fuzz.damage import damage_text
 from tests.fuzz.harness import SECONDS, Read, fuzz, limited_time
-from tests.fuzz.specs import BAD, damaged_spec, damaged_tree
+from tests.fuzz.specs import damaged_spec, damaged_tree
+from tests.spec.texts import BAD_BASE
 
 A_BLOCK = 0.02
 """Seconds that checking takes at most for each block, of which a spec may ask for 2,000."""
@@ -26,7 +27,7 @@ FEW_BLOCKS = 40
 def read(tmp_path: Path) -> Read:
     """Return what reads a spec from a file, and checks it."""
     path = tmp_path / "spec.yaml"
-    (tmp_path / "base.yaml").write_bytes((BAD / "base.yaml").read_bytes())
+    (tmp_path / "base.yaml").write_text(BAD_BASE)
 
     def read(data: bytes, choose: random.Random) -> None:
         path.write_bytes(data)
@@ -59,12 +60,12 @@ def _fuzz(read: Read, seed: int, *, count: int | None = None, seconds: float | N
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_row11_damaged_spec_is_taken_or_refused(seed: int, read: Read) -> None:
+def test_damaged_spec_is_taken_or_refused(seed: int, read: Read) -> None:
     _fuzz(read, seed, count=160)
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_row26_damaged_override_is_taken_or_refused(seed: int) -> None:
+def test_damaged_override_is_taken_or_refused(seed: int) -> None:
     data = {"model": {"stages": [{"blocks": 1}]}}
     sound = ["model.stages.0.blocks=3", "train.optimizer={type: sgd, lr: 1}"]
 
@@ -79,7 +80,7 @@ def test_row26_damaged_override_is_taken_or_refused(seed: int) -> None:
     assert min(tally.taken, tally.refused) > 50
 
 
-def test_row11_damaged_mapping_is_taken_or_refused() -> None:
+def test_damaged_mapping_is_taken_or_refused() -> None:
     """From Python come things that no YAML can say."""
     odd = [b"x", {1, 2}, object(), (1, 2), 1j, Path("x"), float("nan"), {1: 2}, {None: 1}, str]
     endless: dict[str, object] = {}
@@ -97,11 +98,11 @@ def test_row11_damaged_mapping_is_taken_or_refused() -> None:
 
 @pytest.mark.ci
 @pytest.mark.parametrize("seed", range(100, 102))
-def test_row11_damaged_specs_for_half_a_minute(seed: int, read: Read) -> None:
+def test_damaged_specs_for_half_a_minute(seed: int, read: Read) -> None:
     _fuzz(read, seed, seconds=15)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1000, 1010))
-def test_row11_hundred_thousand_damaged_specs(seed: int, read: Read) -> None:
+def test_hundred_thousand_damaged_specs(seed: int, read: Read) -> None:
     _fuzz(read, seed, count=10_000)

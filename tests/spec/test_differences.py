@@ -8,12 +8,10 @@ from resnet_builder.errors import dotted
 from resnet_builder.spec.differences import spec_differences
 from resnet_builder.spec.dump import plain_data
 from resnet_builder.spec.load import load_spec
-from resnet_builder.spec.plain import plain
-from resnet_builder.spec.reading import checked
-from resnet_builder.spec.tree import parse_yaml
+from resnet_builder.spec.yaml_source import parse_plain
 from tests.spec.texts import FULL
 
-BASE = plain(parse_yaml(checked(FULL.partition("expect:")[0], "full")).root)
+BASE = parse_plain(FULL.partition("expect:")[0], "full")
 
 TOLD = [
     ("name=other", [("name", "full", "other")]),

@@ -1,0 +1,416 @@
+"""Composition of a spec: files that it extends, fragments (``--with``) and overrides (``--set``).
+
+All of this happens on plain nodes, before any validation.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_builder.errors import Problem, SpecError, SpecPath, nearest
+from resnet_builder.spec.bundled import (
+    bundled_file,
+    bundled_names,
+    find_spec,
+    is_path,
+    recipe_names,
+)
+from resnet_builder.spec.diagnostics import missing_space
+from resnet_builder.spec.schema import models_at, short_key
+from resnet_builder.spec.section import Part
+from resnet_builder.spec.yaml_source import (
+    MAX_DEPTH,
+    Document,
+    Node,
+    Place,
+    Source,
+    document_of,
+    parse_yaml,
+    plain,
+    read_yaml,
+    source_of,
+)
+
+WITH = "<command line>:--with"
+SET = "<command line>:--set"
+
+OWN = ("name", "expect", "published")
+"""Keys that belong to the file they stand in, and that no other file inherits."""
+
+_SECTIONS = {"model": "the network", "data": "the data", "train": "the recipe"}
+
+# What a file claims of itself, and the sections that it claims it of.
+_CLAIMS = {"expect": {"model"}, "published": {"model", "data", "train"}}
+
+# With another value of these, an experiment is repeated, and its published result still holds.
+_INCIDENTAL = frozenset(
+    {
+        "data.split_seed",
+        "train.seed",
+        "train.evaluate_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+    }
+)
+
+_MAX_FILES = 64
+_UNITS = frozenset({"steps", "epochs", "seconds"})
+
+SpecSource = str | Path | Mapping[str, object]
+"""A path, a bundled spec's name, or a mapping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """Composed nodes of a spec.
+
+    Attributes:
+        root: Nodes of the whole spec.
+        sources: Sources of its values, the spec itself first.
+        problems: Problems of the sources by themselves.
+        notices: Notices for the user, one line each.
+    """
+
+    root: Node
+    sources: tuple[Source, ...]
+    problems: tuple[Problem, ...]
+    notices: tuple[str, ...]
+
+
+def read_document(source: SpecSource) -> Document:
+    """Read a spec's own file, or take its mapping.
+
+    Raises:
+        SpecError: It cannot be read.
+        StorageError: The file cannot be read.
+    """
+    if isinstance(source, Mapping):
+        return document_of(source)
+    return read_yaml(source if isinstance(source, Path) else find_spec(source))
+
+
+def compose(
+    document: Document,
+    *,
+    overrides: Sequence[str] = (),
+    fragments: Sequence[str | Path] = (),
+) -> Composition:
+    """Compose a spec with all that is laid under and over it.
+
+    Args:
+        document: The spec's own file or mapping.
+        overrides: ``path.to.key=value``, as ``--set``.
+        fragments: Fragments to lay over the spec: paths, or names of bundled specs or recipes.
+
+    Raises:
+        SpecError: Another file, a fragment or an override cannot be read.
+        StorageError: A file cannot be read.
+    """
+    composer = _Composer(document.source)
+    try:
+        root = written = composer.with_bases(document)
+        for fragment in fragments:
+            root = merge(root, composer.fragment(fragment), main=document.source)
+        for argument in overrides:
+            root = composer.overridden(root, argument)
+    except SpecError as error:
+        raise SpecError([*composer.problems, *error.errors]) from error
+    root, notices = _without_stale_claims(root, written)
+    return Composition(root, tuple(composer.sources), tuple(composer.problems), notices)
+
+
+class _Composer:
+    """Reads what is composed; collects the sources and their problems.
+
+    Args:
+        main: Source of the spec itself.
+    """
+
+    def __init__(self, main: Source) -> None:
+        self.main = main
+        self.sources: list[Source] = []
+        self.problems: list[Problem] = []
+
+    def with_bases(self, document: Document, chain: tuple[str, ...] = ()) -> Node:
+        """Lay a document over whatever it extends."""
+        self.sources.append(document.source)
+        self.problems += document.problems
+        root, entries = document.root, _top_level(document)
+        if document.source.path is not None:
+            chain = (*chain, os.path.realpath(document.source.path))
+        below: Node | None = None
+        for name, path in _extended_names(entries.pop("extends", None)):
+            base = self._base(name, path, chain)
+            below = base if below is None else merge(below, base, main=self.main)
+        above = Node(entries, root.place)
+        return above if below is None else merge(below, above, main=self.main)
+
+    def _base(self, name: Node, path: SpecPath, chain: tuple[str, ...]) -> Node:
+        file = _located(name, path)
+        if len(self.sources) == _MAX_FILES:
+            raise _refused(name.place, path, f"more than {_MAX_FILES} files")
+        document = read_yaml(file, named_at=(name.place, path))
+        if os.path.realpath(file) in chain:
+            raise _refused(name.place, path, f"{file} extends itself")
+        return _without_own(self.with_bases(document, chain))
+
+    def fragment(self, fragment: str | Path) -> Node:
+        """Read a fragment to lay over the spec."""
+        place = Source(WITH, str(fragment), has_lines=False).place(0, 0)
+        named = Node(str(fragment), place)
+        file = fragment if isinstance(fragment, Path) else _located(named, ())
+        return _without_own(self.with_bases(read_yaml(file, named_at=(place, ()))))
+
+    def overridden(self, root: Node, argument: str) -> Node:
+        """Lay the value of an override over the spec."""
+        override = parse_override(argument)
+        self.sources.append(override.source)
+        self.problems += override.problems
+        try:
+            overlay = _overlay(root, override.steps, override.value, self.main)
+        except SpecError as error:  # a list has no such item; the spec is checked all the same
+            self.problems += error.errors
+            return root
+        return merge(root, overlay, main=self.main)
+
+
+def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ()) -> Node:
+    """Lay ``above`` over ``below``: mappings deeply, all else whole; null takes away.
+
+    Where a part stands, a name or a mapping with ``type`` replaces it, and a mapping without
+    changes its options. A scalar that stands for a mapping is taken as that mapping. A length given
+    in one unit takes away that in another.
+
+    A null stays in the tree, so that errors can point at it, except where null may be the value
+    of an option.
+
+    Args:
+        below: What was there.
+        above: What is laid over it.
+        main: Source of the spec itself. Errors about a mapping from two sources point there if one
+            of them is the spec, else to the upper one.
+        path: Place in the spec.
+    """
+    if below is None or not isinstance(above.value, dict):
+        return above
+    key = short_key(path)
+    if key == "type" and "type" in above.value:
+        return above
+    if key is not None and isinstance(below.value, str):
+        name = Node(below.value, below.place, below.key_place)
+        below = Node({key: name}, below.place, below.key_place)
+    if not isinstance(below.value, dict):
+        return above
+    entries = _without_other_units(below.value, above.value, path)
+    for key, node in above.value.items():
+        if node.value is None and key in entries and _is_option((*path, key)):
+            del entries[key]
+        else:
+            entries[key] = merge(entries.get(key), node, main=main, path=(*path, key))
+    owner = below if below.place.source is main else above
+    return Node(entries, owner.place, owner.key_place)
+
+
+def _without_other_units(
+    below: dict[str, Node], above: dict[str, Node], path: SpecPath
+) -> dict[str, Node]:
+    """Leave out lengths in another unit than the one given above."""
+    given = {key for key in _UNITS & above.keys() if above[key].value is not None}
+    others = _UNITS - above.keys() if given and path[:1] == ("train",) else frozenset[str]()
+    return {key: node for key, node in below.items() if key not in others}
+
+
+def _is_option(path: SpecPath) -> bool:
+    """Tell whether a path lies inside a registered part, whose options are its own."""
+    return any(Part in models_at(path[:length]) for length in range(1, len(path)))
+
+
+# ``--set path.to.key=value``; indices are written .0, or [0] as in messages.
+_STEP = r"[^\s.=\[\]]+"
+_KEY = re.compile(rf"{_STEP}(?:\.{_STEP}|\[[0-9]+\])*")
+_INDEX = re.compile("[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One key or index of an override's path, and its place in the argument."""
+
+    text: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A parsed argument of ``--set``.
+
+    Attributes:
+        source: The argument.
+        steps: Path before the ``=``.
+        value: Value behind it.
+        problems: Problems of the value.
+    """
+
+    source: Source
+    steps: tuple[_Step, ...]
+    value: Node
+    problems: tuple[Problem, ...]
+
+
+def parse_override(argument: str) -> Override:
+    """Parse ``path.to.key=value``, the value in YAML 1.2 flow style.
+
+    Raises:
+        SpecError: It is not of this form.
+    """
+    source = source_of(argument, SET, has_lines=False)
+
+    def refused(column: int, message: str, code: str = "yaml-syntax") -> SpecError:
+        return SpecError([source.place(0, column).problem(code, message)])
+
+    key, equals, text = source.text.partition("=")
+    if not equals or not _KEY.fullmatch(key):
+        raise refused(0, "must be path.to.key=value")
+    if len(re.findall(_STEP, key)) > MAX_DEPTH:
+        raise refused(0, f"nested deeper than {MAX_DEPTH}", code="limit")
+    if not text.split("#")[0].strip():
+        raise refused(len(key), 'no value: null takes the key away, "" is empty text')
+    steps = tuple(
+        _Step(match[0], source.place(0, match.start())) for match in re.finditer(_STEP, key)
+    )
+    if steps[0].text == "extends":
+        raise refused(0, "`extends` works in files; lay a file over a spec by --with")
+    path = tuple(int(s.text) if _INDEX.fullmatch(s.text) else s.text for s in steps)
+    start = len(key) + 1
+    document = parse_yaml(source, start=start, path=path)
+    is_block = isinstance(document.root.value, dict | list)
+    if is_block and source.text[start:].lstrip()[0] not in "[{":
+        raise refused(start, "write a mapping as {key: value}, a list as [a, b]")
+    return Override(source, steps, document.root, document.problems)
+
+
+def _overlay(
+    below: Node | None, steps: tuple[_Step, ...], value: Node, main: Source, path: SpecPath = ()
+) -> Node:
+    """Wrap a value in the mappings and lists that lead to it.
+
+    Raises:
+        SpecError: The path leads to an item that a list does not have.
+    """
+    if not steps:
+        return value
+    step, rest = steps[0], steps[1:]
+    if below is not None and isinstance(below.value, list):
+        index = _list_index(step, len(below.value), path)
+        here = (*path, index)
+        item = below.value[index]
+        new = merge(item, _overlay(item, rest, value, main, here), main=main, path=here)
+        kept = [] if new.value is None else [new]
+        items = [*below.value[:index], *kept, *below.value[index + 1 :]]
+        return Node(items, below.place, below.key_place)
+    child = below.value.get(step.text) if below and isinstance(below.value, dict) else None
+    inside = _overlay(child, rest, value, main, (*path, step.text))
+    key_place = inside.key_place or step.place
+    return Node({step.text: Node(inside.value, inside.place, key_place)}, step.place)
+
+
+def _list_index(step: _Step, count: int, path: SpecPath) -> int:
+    if _INDEX.fullmatch(step.text) and int(step.text) < count:
+        return int(step.text)
+    message = f"there is no item {step.text}, only {count}, counted from 0"
+    indices = tuple(str(index) for index in range(count))
+    raise SpecError([step.place.problem("out-of-range", message, path=path, allowed=indices)])
+
+
+def _top_level(document: Document) -> dict[str, Node]:
+    root = document.root
+    if isinstance(root.value, dict):
+        return dict(root.value)
+    message = "the top level must be a mapping of `key: value`"
+    suggestion = missing_space(root.value)
+    raise SpecError([root.place.problem("wrong-type", message, suggestion=suggestion)])
+
+
+def _extended_names(extends: Node | None) -> list[tuple[Node, SpecPath]]:
+    """Names under ``extends``, the lowest first.
+
+    Raises:
+        SpecError: It is neither a name nor a list of names.
+    """
+    if extends is None or extends.value is None:
+        return []
+    named: list[tuple[Node, SpecPath]] = [(extends, ("extends",))]
+    if isinstance(extends.value, list):
+        named = [(node, ("extends", index)) for index, node in enumerate(extends.value)]
+    for node, path in named:
+        if not isinstance(node.value, str):
+            raise _refused(node.place, path, "must be a file, a bundled spec's name, or a list")
+    return named
+
+
+def _located(node: Node, path: SpecPath) -> Path:
+    """File of a name; a relative path counts from the file that names it."""
+    name, file = str(node.value), node.place.source.path
+    if is_path(name):
+        return Path(name) if file is None else file.parent / name
+    names = (*bundled_names(), *recipe_names())
+    if name in names:
+        return bundled_file(name)
+    message, suggestion = f"no bundled spec or recipe is named '{name}'", nearest(name, names)
+    problem = node.place.problem(
+        "extends", message, path=path, allowed=names, suggestion=suggestion
+    )
+    raise SpecError([problem])
+
+
+def _refused(place: Place, path: SpecPath, message: str) -> SpecError:
+    return SpecError([place.problem("extends", message, path=path)])
+
+
+def _without_own(root: Node) -> Node:
+    entries = {key: node for key, node in _entries(root).items() if key not in OWN}
+    return Node(entries, root.place, root.key_place)
+
+
+def _entries(node: Node | None) -> dict[str, Node]:
+    return node.value if node is not None and isinstance(node.value, dict) else {}
+
+
+def _without_stale_claims(root: Node, written: Node) -> tuple[Node, tuple[str, ...]]:
+    """Drop what a file claims of an experiment that fragments or overrides have changed.
+
+    Args:
+        root: The whole spec.
+        written: The spec as its file has it.
+    """
+    changed = [key for key in _SECTIONS if _experiment(root, key) != _experiment(written, key)]
+    entries = dict(_entries(root))
+    dropped = []
+    for key, sections in _CLAIMS.items():
+        if key not in entries or not sections & set(changed):
+            continue
+        if (kept := _part_from_set(entries.pop(key))) is not None:
+            entries[key] = kept
+        else:
+            dropped.append(f"`{key}`")
+    what = " and ".join(_SECTIONS[key] for key in changed)
+    notice = f"{' and '.join(dropped)} left out, as --set or --with changes {what}"
+    return Node(entries, root.place, root.key_place), (notice,) if dropped else ()
+
+
+def _experiment(root: Node, section: str) -> object:
+    """Values of a section, without those that leave the experiment the same."""
+    node = _entries(root).get(section)
+    values = None if node is None else plain(node)
+    if isinstance(values, dict):
+        return {key: values[key] for key in values if f"{section}.{key}" not in _INCIDENTAL}
+    return values
+
+
+def _part_from_set(claims: Node) -> Node | None:
+    """Return what of a mapping was given by ``--set``, if any was."""
+    if not isinstance(claims.value, dict):
+        return claims if claims.place.source.name == SET else None
+    kept = {key: node for key, node in claims.value.items() if node.place.source.name == SET}
+    return Node(kept, claims.place, claims.key_place) if kept else None

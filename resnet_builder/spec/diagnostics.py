@@ -1,0 +1,638 @@
+"""Diagnostics of a spec: pydantic's errors as problems, with place, allowed values, suggestion.
+
+What may stand at a place is read off the JSON Schema that pydantic makes of the models.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
+
+from resnet_builder.errors import CODES, Problem, SpecPath, dotted, nearest
+from resnet_builder.spec.schema import Spec, short_key
+from resnet_builder.spec.section import PATTERN_WORDS
+from resnet_builder.spec.yaml_source import AmbiguousError, Node, Place, Source, resolve
+
+At = Literal["value", "key", "name"]
+
+Schema = dict[str, Any]
+
+
+class Positions:
+    """Positions of a spec's values in their sources.
+
+    Args:
+        root: Nodes of the spec.
+        sources: Sources of them, in the order in which their problems are shown.
+    """
+
+    def __init__(self, root: Node, sources: Iterable[Source] = ()) -> None:
+        self._root = root
+        self._ranks: dict[tuple[str, str | None], int] = {}
+        for rank, source in enumerate(sources):
+            argument = None if source.has_lines else source.text
+            self._ranks.setdefault((source.name, argument), rank)
+
+    def place(self, path: SpecPath, *, at: At = "value") -> Place:
+        """Place of a value; of one that is not written, the key of the mapping it would be in.
+
+        Args:
+            path: Path of the value.
+            at: The value itself, its key, or the name in a part or the path in a file of weights.
+        """
+        node, rest = self._nearest(path)
+        if at == "key" or rest:
+            return node.key_place or node.place
+        name = node.value.get(short_key(path) or "type") if isinstance(node.value, dict) else None
+        return node.place if at == "value" or name is None else name.place
+
+    def problem(
+        self,
+        code: str,
+        path: SpecPath,
+        message: str,
+        *,
+        at: At = "value",
+        allowed: Iterable[str] = (),
+        suggestion: str | None = None,
+    ) -> Problem:
+        """Problem of a value.
+
+        Args:
+            code: One of :data:`resnet_builder.errors.CODES`.
+            path: Path of the value, of which as much is followed as is written.
+            message: Message in one line.
+            at: Where to point, as in :meth:`place`.
+            allowed: Values that are allowed there.
+            suggestion: Value that was probably meant.
+        """
+        place = self.place(path, at=at)
+        return place.problem(code, message, path=path, allowed=allowed, suggestion=suggestion)
+
+    def base_dir(self, path: SpecPath) -> Path:
+        """Folder from which a relative path counts: that of the file in which it is written."""
+        file = self._nearest(path)[0].place.source.path
+        return Path.cwd() if file is None else file.parent
+
+    def ordered(self, problems: Iterable[Problem]) -> tuple[Problem, ...]:
+        """Problems in the order of their places: the spec's first, then other sources'."""
+
+        def rank(problem: Problem) -> tuple[int, int, int]:
+            argument = None if problem.line is not None else problem.snippet or ""
+            source = self._ranks.get((problem.file, argument), len(self._ranks))
+            return source, problem.line or 0, problem.col or 0
+
+        return tuple(sorted(problems, key=rank))
+
+    def _nearest(self, path: SpecPath) -> tuple[Node, SpecPath]:
+        """Last node that is written on the way down, and the rest of the way."""
+        node = self._root
+        for depth, step in enumerate(path):
+            child = _child(node, step)
+            if child is None:
+                return node, path[depth:]
+            node = child
+        return node, ()
+
+
+def _child(node: Node, step: str | int) -> Node | None:
+    if isinstance(node.value, dict) and isinstance(step, str):
+        return node.value.get(step)
+    if isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
+        return node.value[step]
+    return None
+
+
+def problems_from(
+    error: ValidationError,
+    positions: Positions,
+    base: SpecPath,
+    model: type[BaseModel],
+    *,
+    unknown_key_code: str = "unknown-key",
+) -> list[Problem]:
+    """Problems that pydantic found, at the places where the values are written.
+
+    Args:
+        error: Pydantic's error.
+        positions: Positions of the values.
+        base: Path of what was validated.
+        model: Model that it was validated as.
+        unknown_key_code: ``unknown-option``, where keys are options of a part.
+    """
+    root = json_schema_of(model)
+    found = [_located(details, base, root) for details in error.errors(include_url=False)]
+    reporter = _Reporter(positions, unknown_key_code)
+    problems = [reporter.problem(one) for one in _decided(found) if not _is_consequence(one)]
+    return _without_misspelt(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """One of pydantic's errors, located in the spec.
+
+    Attributes:
+        path: Place in the spec.
+        at: Where to point there.
+        admitted: Schemas of the values that may stand there; null is left out.
+        siblings: Keys that may stand beside it.
+        union: Path of the value for which this is one of several attempts, if it is.
+        kind: Pydantic's type of the error.
+        message: Message of pydantic, or of a validator of the schema.
+        given: The value.
+        context: Further details of pydantic.
+    """
+
+    path: SpecPath
+    at: At
+    admitted: tuple[Schema, ...]
+    siblings: tuple[str, ...]
+    union: SpecPath | None
+    kind: str
+    message: str
+    given: object
+    context: dict[str, Any]
+
+    @property
+    def is_of_range(self) -> bool:
+        """Whether the value is of the right kind, but out of range."""
+        return _RANGE_ERRORS.search(self.kind) is not None
+
+
+_RANGE_ERRORS = re.compile(
+    "greater_than|less_than|finite_number|multiple_of|too_short|too_long|pattern_mismatch"
+)
+
+
+def _located(details: Any, base: SpecPath, root: Schema) -> _Located:
+    """Follow pydantic's location down the schema; it names members of unions on the way."""
+    definitions = root.get("$defs", {})
+    path, union = base, None
+    here = admitted = alternatives(root, definitions)
+    siblings: tuple[str, ...] = ()
+    for step in details["loc"]:
+        if len(here) > 1:
+            if not all(is_part(one) for one in here):
+                union = path
+            here = next(((one,) for one in here if _is_member(one, step)), ())
+            continue
+        siblings = tuple(here[0].get("properties", ())) if here else ()
+        here = admitted = _below(here, step, definitions)
+        path = (*path, step)
+    kind = details["type"]
+    # What is wrong with a part's name is wrong with the part.
+    is_of_name = path[-1:] == ("type",) and kind not in {"missing", "extra_forbidden"}
+    return _Located(
+        path[:-1] if is_of_name else path,
+        "name" if is_of_name else "value",
+        admitted,
+        siblings,
+        union,
+        kind,
+        details["msg"],
+        details["input"],
+        details.get("ctx", {}),
+    )
+
+
+def _is_member(schema: Schema, label: str) -> bool:
+    """Tell whether pydantic's label means this member of a union."""
+    if is_part(schema):
+        return label in choices(schema["properties"]["type"])
+    if "title" in schema:
+        return re.search(rf"\b{schema['title']}\b", label) is not None
+    return schema.get("type") == "array" and label.startswith(("tuple", "list"))
+
+
+def _below(
+    here: Sequence[Schema], step: str | int, definitions: Mapping[str, Schema]
+) -> tuple[Schema, ...]:
+    if not here:
+        return ()
+    if isinstance(step, int):
+        found = [*here[0].get("prefixItems", ())][step : step + 1] or [here[0].get("items")]
+        return alternatives(found[0], definitions) if found[0] else ()
+    found = [here[0].get("properties", {}).get(step)]
+    return alternatives(found[0], definitions) if found[0] else ()
+
+
+def _decided(found: Sequence[_Located]) -> Iterator[_Located]:
+    """Keep one error for a value that failed as each of several kinds, or those inside it."""
+    for union, group in groupby(found, key=lambda one: one.union):
+        attempts = list(group)
+        if union is None:
+            yield from attempts
+            continue
+        inside = [one for one in attempts if one.path != union or one.kind in CODES]
+        in_range = [one for one in attempts if one.is_of_range]
+        yield from inside or in_range[:1] or attempts[:1]
+
+
+def _is_consequence(one: _Located) -> bool:
+    """Tell whether a list counts as too short only because items in it are wrong."""
+    if one.kind != "too_short" or not isinstance(one.given, list | tuple):
+        return False
+    return len(one.given) >= int(one.context["min_length"])
+
+
+def _without_misspelt(problems: Sequence[Problem]) -> list[Problem]:
+    """Leave out keys that are missing because they are misspelt."""
+    unknown = {"unknown-key", "unknown-option"}
+    misspelt = {_intended(problem) for problem in problems if problem.code in unknown}
+    return [one for one in problems if one.code != "missing-key" or one.path not in misspelt]
+
+
+def _intended(problem: Problem) -> str | None:
+    """Path that a misspelt key should have had; none, if the key belongs elsewhere."""
+    parent = problem.path.rpartition(".")[0]
+    key = (problem.suggestion or ".").partition(":")[0]
+    if "." in key:
+        return None
+    return f"{parent}.{key}" if parent else key
+
+
+class _Reporter:
+    """Problems of located errors."""
+
+    def __init__(self, positions: Positions, unknown_key_code: str) -> None:
+        self.positions = positions
+        self.unknown_key_code = unknown_key_code
+
+    def problem(self, one: _Located) -> Problem:
+        """Problem of one error, in our words."""
+        if one.kind in CODES:
+            return self._of_validator(one)
+        if one.kind == "extra_forbidden":
+            return self._unknown_key(one)
+        if one.kind in {"missing", "union_tag_not_found"}:
+            return self._missing_key(one)
+        if one.kind == "union_tag_invalid":
+            return self._unknown_name(one, str(one.context["tag"]), _tags(one.admitted))
+        is_closed = all(choices(schema) for schema in one.admitted)
+        if one.kind == "literal_error" and isinstance(one.given, str) and is_closed:
+            return self._unknown_name(one, one.given, ranges(one.admitted))
+        if one.is_of_range:
+            return self._out_of_range(one)
+        if one.kind.endswith("_type") or one.kind == "literal_error":
+            return self._wrong_type(one)
+        # A validator of a part's own; its message is all that is known.
+        return self.positions.problem("out-of-range", one.path, _in_our_words(one.message))
+
+    def _of_validator(self, one: _Located) -> Problem:
+        """Problem that a validator of the schema raised, with its own code."""
+        at = one.context.get("at")
+        path = one.path if at is None else (*one.path, *at.split("."))
+        message = one.message
+        if one.kind == "wrong-type":
+            message += f", not {shown(one.given)}"
+        about_key: At = "key" if one.kind in {"exclusive", "no-effect"} else "value"
+        suggestion = missing_space(one.given)
+        return self.positions.problem(one.kind, path, message, at=about_key, suggestion=suggestion)
+
+    def _unknown_key(self, one: _Located) -> Problem:
+        what = "option" if self.unknown_key_code == "unknown-option" else "key"
+        none = "" if one.siblings else "; there is none at all"
+        return self.positions.problem(
+            self.unknown_key_code,
+            one.path,
+            f"there is no such {what}{none}",
+            at="key",
+            allowed=one.siblings,
+            suggestion=self._meant_key(str(one.path[-1]), one),
+        )
+
+    def _meant_key(self, key: str, one: _Located) -> str | None:
+        """Guess which key was meant: one of the siblings, or one that belongs elsewhere."""
+        names = _ALIASED.get(key.casefold(), ())
+        sibling = next((name for name in names if name in one.siblings), None)
+        found = missing_space(key) or sibling
+        if found is None and self.unknown_key_code == "unknown-key":
+            place = re.sub(r"\[\d+\]", "[]", dotted(one.path))
+            if place in _homes().get(key, ()):
+                return None  # the key of another type
+            homes = (_homes().get(name) or _OPTIONS.get(name) for name in (key, *names))
+            found = next((home[0] for home in homes if home), None)
+        return found or nearest(key, one.siblings)
+
+    def _missing_key(self, one: _Located) -> Problem:
+        is_tag = one.kind == "union_tag_not_found"
+        return self.positions.problem(
+            "missing-key",
+            (*one.path, "type") if is_tag else one.path,
+            "is missing",
+            at="key",
+            allowed=_tags(one.admitted) if is_tag else (),
+        )
+
+    def _unknown_name(self, one: _Located, name: str, allowed: tuple[str, ...]) -> Problem:
+        kind = next(step for step in reversed(one.path) if isinstance(step, str))
+        return self.positions.problem(
+            "unknown-name",
+            one.path,
+            f"no {kind} is named {quoted(name)}",
+            at="name",
+            allowed=allowed,
+            suggestion=nearest(name, allowed),
+        )
+
+    def _out_of_range(self, one: _Located) -> Problem:
+        value = one.given
+        if one.kind == "string_pattern_mismatch":
+            pattern = str(one.context["pattern"])
+            words = PATTERN_WORDS.get(pattern, f"text that matches {pattern}")
+            message = f"must be {words}, not {quoted(str(value))}"
+            return self.positions.problem("out-of-range", one.path, message, at=one.at)
+        allowed = ranges(one.admitted)
+        if isinstance(value, list | tuple | str):
+            unit = "characters" if isinstance(value, str) else "items"
+            message = f"{len(value)} {unit} are too {'few' if 'short' in one.kind else 'many'}"
+        elif allowed:
+            message = f"{shown(value)} is out of range"
+        else:
+            message = f"{_in_our_words(one.message)}, not {shown(value)}"
+        return self.positions.problem("out-of-range", one.path, message, allowed=allowed)
+
+    def _wrong_type(self, one: _Located) -> Problem:
+        words = kinds(one.admitted)
+        what = f"must be {words}" if words else _in_our_words(one.message)
+        return self.positions.problem(
+            "wrong-type",
+            one.path,
+            f"{what}, not {shown(one.given)}",
+            at=one.at,
+            suggestion=_mended(one.given, one.admitted),
+        )
+
+
+def _tags(admitted: Iterable[Schema]) -> tuple[str, ...]:
+    """Names of the parts of a closed set."""
+    return tuple(str(name) for one in admitted for name in choices(one["properties"]["type"]))
+
+
+def _in_our_words(message: str) -> str:
+    return message.replace("Input should be", "must be").removeprefix("Value error, ")
+
+
+class _Generator(GenerateJsonSchema):
+    """Pydantic's generator, with an empty schema for types that JSON has no word for."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Schema:
+        return {}
+
+
+@cache
+def json_schema_of(model: type[BaseModel]) -> Schema:
+    """JSON Schema that pydantic makes of a model."""
+    return model.model_json_schema(schema_generator=_Generator)
+
+
+def alternatives(schema: Schema, definitions: Mapping[str, Schema]) -> tuple[Schema, ...]:
+    """Schemas of the kinds of value that a schema admits: references followed, null left out."""
+    if "$ref" in schema:
+        return alternatives(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    members = schema.get("anyOf") or schema.get("oneOf")
+    if members:
+        return tuple(found for one in members for found in alternatives(one, definitions))
+    return () if schema.get("type") == "null" else (schema,)
+
+
+def choices(schema: Schema) -> tuple[object, ...]:
+    """Values of a ``Literal``."""
+    return (schema["const"],) if "const" in schema else tuple(schema.get("enum", ()))
+
+
+def is_part(schema: Schema) -> bool:
+    """Tell whether values are named by their ``type``, as parts are."""
+    return "type" in schema.get("properties", ())
+
+
+_KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "array": "a list",
+    "object": "a mapping",
+}
+
+
+def kinds(admitted: Sequence[Schema]) -> str:
+    """Kinds of value that may stand somewhere, in words: ``auto or a whole number``."""
+    is_number = any(schema.get("type") == "number" for schema in admitted)
+    words = []
+    for schema in admitted:
+        if named := choices(schema):
+            words.append(" or ".join(f"`{choice}`" for choice in named))
+        elif is_part(schema):
+            words.append("a name, or a mapping with `type`")
+        elif "type" in schema and not (is_number and schema["type"] == "integer"):
+            words.append(_KINDS[schema["type"]])
+    return " or ".join(dict.fromkeys(words))
+
+
+def ranges(admitted: Iterable[Schema]) -> tuple[str, ...]:
+    """Values that may stand somewhere, in words, as far as they are limited."""
+    found: list[str] = []
+    for schema in admitted:
+        found += map(str, choices(schema))
+        found.append(_interval(schema, "minimum", "maximum"))
+        if "prefixItems" not in schema:
+            found.append(_interval(schema, "minItems", "maxItems", "items"))
+        found.append(_interval(schema, "minLength", "maxLength", "characters"))
+    return tuple(text for text in found if text)
+
+
+def _interval(schema: Schema, least: str, most: str, unit: str = "") -> str:
+    """Limits in words: ``1 to 16384``, ``more than 0``, ``1 to 16 items``."""
+    if least in schema and most in schema:
+        text = f"{_number(schema[least])} to {_number(schema[most])}"
+    else:
+        bounds = (
+            ("at least", least),
+            ("more than", f"exclusive{least.capitalize()}"),
+            ("at most", most),
+            ("less than", f"exclusive{most.capitalize()}"),
+        )
+        text = " and ".join(f"{word} {_number(schema[k])}" for word, k in bounds if k in schema)
+    return f"{text} {unit}".rstrip() if text else ""
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
+
+
+_SHOWN_TEXT = 60
+
+
+def shown(value: object) -> str:
+    """A wrong value, in the words of YAML."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, str):
+        return f"the text {quoted(value)}"
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else type(value).__name__
+
+
+def quoted(text: str) -> str:
+    """Text in quotes, on one line and not too much of it."""
+    cut = text if len(text) <= _SHOWN_TEXT else f"{text[:_SHOWN_TEXT]}…"
+    return "'" + cut.replace("\n", "\\n") + "'"
+
+
+def _mended(value: object, admitted: Sequence[Schema]) -> str | None:
+    """Spell what was probably meant by a value of the wrong kind."""
+    wanted = {schema.get("type") for schema in admitted if not choices(schema)}
+    if isinstance(value, str):
+        return missing_space(value) or _unquoted(value, wanted)
+    if isinstance(value, float) and value.is_integer() and "integer" in wanted:
+        return str(int(value))
+    if isinstance(value, int | float) and "string" in wanted:
+        return f'"{shown(value)}"'
+    is_listable = "array" in wanted and value is not None and not isinstance(value, dict)
+    return f"[{shown(value)}]" if is_listable else None
+
+
+def _unquoted(text: str, wanted: set[str | None]) -> str | None:
+    """Spell text as the number or truth value that it would be without quotes."""
+    try:
+        value, spelling = resolve(text), text
+    except AmbiguousError as error:
+        value, spelling = error.value, error.spelling
+    names = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}}
+    return spelling if names.get(type(value), set()) & wanted else None
+
+
+# Text in which a key's colon is followed by no space, as in `steps:100`.
+_UNSPACED = re.compile(r"(?:^|\s)([A-Za-z_]\w*):(\S+)$")
+
+
+def missing_space(value: object) -> str | None:
+    """Spell the entry that text was meant to be, if it lacks the space behind its colon."""
+    match = _UNSPACED.search(value) if isinstance(value, str) else None
+    return match and f"{match[1]}: {match[2]}"
+
+
+def places() -> Iterator[tuple[str, str, tuple[Schema, ...]]]:
+    """Places of a spec, as ``model.stages[].stride``, their keys, and schemas of their values.
+
+    Options of registered parts are left out.
+    """
+    root = json_schema_of(Spec)
+
+    def below(schema: Schema, place: str) -> Iterator[tuple[str, str, tuple[Schema, ...]]]:
+        for one in alternatives(schema, root["$defs"]):
+            for key, value in one.get("properties", {}).items():
+                home = f"{place}.{key}" if place else key
+                yield home, key, _items(alternatives(value, root["$defs"]), root["$defs"])
+                yield from below(value, home)
+            if "items" in one:
+                yield from below(one["items"], f"{place}[]")
+
+    return below(root, "")
+
+
+def _items(admitted: tuple[Schema, ...], definitions: Mapping[str, Schema]) -> tuple[Schema, ...]:
+    """Schemas of values, with those of a list's items beside the list's own."""
+    inside = (alternatives(one["items"], definitions) for one in admitted if "items" in one)
+    return (*admitted, *(found for items in inside for found in items))
+
+
+@cache
+def _homes() -> dict[str, tuple[str, ...]]:
+    """Places where a key can stand, by key."""
+    found: dict[str, dict[str, None]] = {}
+    for home, key, _ in places():
+        found.setdefault(key, {})[home] = None
+    return {key: tuple(homes) for key, homes in found.items()}
+
+
+# Names in other programs: torchvision, timm, mmpretrain, pycls, Keras, transformers, Lightning,
+# ultralytics, hysts; and in older versions of this one.
+KEY_ALIASES = {
+    "extends": ("_base_", "base", "defaults", "include", "inherits"),
+    "num_classes": ("classes", "n_classes", "nb_classes", "num_labels"),
+    "in_channels": ("in_chans", "in_planes", "inplanes", "input_channels", "num_channels"),
+    "image_size": ("crop_size", "img_size", "input_shape", "input_size", "resolution"),
+    "stem": ("stem_type",),
+    "block": ("block_type", "layer_type"),
+    "shortcut": ("downsample", "shortcut_type", "skip"),
+    "stages": ("arch", "layers"),
+    "norm": ("norm_cfg", "norm_layer", "normalization"),
+    "activation": ("act", "act_cfg", "act_layer", "activation_fun", "hidden_act", "nonlinearity"),
+    "attention": ("attn", "attn_layer", "se"),
+    "antialias": ("aa_layer", "downsample_filter"),
+    "drop_path": ("drop_connect", "drop_path_rate", "droppath_prob", "stochastic_depth"),
+    "init": ("init_cfg", "initializer", "weight_init"),
+    "zero_init_residual": ("zero_gamma", "zero_init_last", "zero_init_final_gamma"),
+    "head": ("classifier",),
+    "weights": ("checkpoint", "finetune", "init_from", "load_from", "pretrained", "resume_from"),
+    "channels": ("filters", "num_filters", "planes", "width", "widths"),
+    "blocks": ("depths", "layers", "n_blocks", "num_blocks", "stage_blocks"),
+    "stride": ("strides",),
+    "groups": ("cardinality", "num_groups"),
+    "width_per_group": ("base_width", "bottleneck_width"),
+    "validation": ("val", "val_ratio", "val_size", "val_split", "valid_size"),
+    "augment": ("augmentation", "augmentations", "transform", "transforms"),
+    "normalize": ("normalisation", "normalization"),
+    "steps": ("iterations", "max_iter", "max_iters", "max_steps", "num_steps", "total_steps"),
+    "epochs": ("max_epoch", "max_epochs", "n_epochs", "num_epochs"),
+    "batch_size": ("batch", "bs", "train_batch_size"),
+    "optimizer": ("optim", "optimiser", "solver"),
+    "lr": ("base_lr", "learning_rate"),
+    "weight_decay": ("decay", "wd"),
+    "aux": ("rest",),
+    "schedule": ("lr_policy", "lr_schedule", "lr_scheduler", "scheduler"),
+    "warmup": ("warmup_epochs", "warmup_iters", "warmup_steps"),
+    "milestones": ("lr_steps", "step_milestones"),
+    "loss": ("criterion", "objective"),
+    "label_smoothing": ("smoothing",),
+    "no_weight_decay": (
+        "no_bias_decay",
+        "no_norm_decay",
+        "no_weight_decay_on_bn",
+        "spare_norm_and_bias",
+    ),
+    "freeze": ("freeze_at", "freeze_layers", "frozen", "frozen_layers", "frozen_stages"),
+    "head_lr_multiplier": ("head_lr_mult", "head_lr_scale"),
+    "clip_norm": ("clip_grad", "grad_clip", "gradient_clip_val", "max_grad_norm"),
+    "accumulate": ("accumulate_grad_batches", "accumulation_steps", "grad_accum", "subdivision"),
+    "activation_checkpointing": ("grad_checkpointing", "gradient_checkpointing", "recompute"),
+    "sync_norm": ("sync_batchnorm", "sync_bn", "sync_batch_norm"),
+    "evaluate_every": ("eval_every", "eval_interval", "eval_period", "val_every"),
+    "checkpoint_every": ("checkpoint_interval", "checkpoint_period", "save_every"),
+    "keep_checkpoints": ("keep", "keep_last", "max_history", "save_top_k"),
+    "early_stop": ("early_stopping",),
+    "precision": ("amp", "dtype", "mixed_precision"),
+    "cpu_kernels": ("kernels",),
+    "threads": ("num_threads",),
+    "parameters": ("n_params", "num_parameters", "params"),
+    "macs": ("flops", "gflops"),
+    "test_top1": ("acc", "accuracy", "top1"),
+}
+
+_ALIASED = {
+    alias: tuple(key for key, aliases in KEY_ALIASES.items() if alias in aliases)
+    for aliases in KEY_ALIASES.values()
+    for alias in aliases
+}
+
+# Places of options of registered parts, which the schema does not know.
+_OPTIONS = {
+    "groups": ("model.block.groups",),
+    "width_per_group": ("model.block.width_per_group",),
+}

@@ -1,0 +1,381 @@
+"""Families of networks for ``init``: each is a depth rule over a bundled spec."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from resnet_builder.errors import UsageError
+from resnet_builder.spec.bundled import bundled_file
+from resnet_builder.spec.compose import compose, read_document
+from resnet_builder.spec.dump import commented_spec
+from resnet_builder.spec.yaml_source import plain
+
+LARGE_IMAGES = "image_folder"
+"""The dataset of large images, for which networks have the depths of ImageNet's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """Depth rule of three stages with as many blocks each.
+
+    Attributes:
+        step: Layers that one more block in each stage adds.
+        outside: Layers outside the blocks, as the paper counts.
+    """
+
+    step: int
+    outside: int
+
+    def __str__(self) -> str:
+        return f"{self.step}n + {self.outside}"
+
+    def blocks(self, depth: int) -> int | None:
+        """Number of blocks in each stage, if there is one for this depth."""
+        count, left = divmod(depth - self.outside, self.step)
+        return count if count > 0 and not left else None
+
+    def around(self, depth: int) -> tuple[int, int]:
+        """Possible depths below and above one that is not."""
+        below = max(1, (depth - self.outside) // self.step)
+        return self.step * below + self.outside, self.step * (below + 1) + self.outside
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Networks of one paper.
+
+    Attributes:
+        title: Title before the depth.
+        base: Bundled spec for small images, whose depth and width are changed.
+        source: The paper.
+        depths: Depth rules for small images, by kind of block.
+        name: Beginning of the specs' names; default: the family's own name.
+        large_depths: Depths for large images.
+        recipe: Bundled recipe for small images.
+        large_epochs: Epochs on large images.
+        needs: Options of ``init`` that are needed.
+        takes: Other options of ``init`` that are taken.
+        base_width: Width multiplier of the base.
+        note: Comment at the end of the spec.
+    """
+
+    title: str
+    base: str
+    source: str
+    depths: Mapping[str, Depths]
+    name: str | None = None
+    large_depths: tuple[int, ...] = (18, 34, 50, 101, 152)
+    recipe: str = "he2015"
+    large_epochs: int = 90
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ("shortcut",)
+    base_width: int = 1
+    note: str = ""
+
+
+_HE_2015 = "He et al. 2015, https://arxiv.org/abs/1512.03385"
+
+FAMILIES = {
+    "resnet": Family("ResNet", "resnet20", _HE_2015, {"basic": Depths(6, 2)}),
+    "plain": Family(
+        "Plain network",
+        "plain20",
+        _HE_2015,
+        {"basic": Depths(6, 2)},
+        large_depths=(18, 34),
+        takes=(),
+    ),
+    "preact": Family(
+        "Pre-activated ResNet",
+        "preact110",
+        "He et al. 2016, https://arxiv.org/abs/1603.05027",
+        {"basic": Depths(6, 2), "bottleneck": Depths(9, 2)},
+        recipe="he2015_warmup",
+        takes=("shortcut", "block"),
+    ),
+    "wrn": Family(
+        "Wide ResNet",
+        "wrn16_8",
+        "Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146",
+        {"basic": Depths(6, 4)},
+        large_depths=(),
+        recipe="wrn200",
+        needs=("width",),
+        base_width=8,
+        note="The name counts two layers more than the depth on the residual path.",
+    ),
+    "resnext": Family(
+        "ResNeXt",
+        "resnext29_8x64d",
+        "Xie et al. 2016, https://arxiv.org/abs/1611.05431",
+        {"bottleneck": Depths(9, 2)},
+        large_depths=(50, 101, 152),
+        recipe="resnext300",
+        large_epochs=100,
+        needs=("groups", "width_per_group"),
+    ),
+    "se_resnet": Family(
+        "SE-ResNet",
+        "seresnet110",
+        "Hu et al. 2018, https://arxiv.org/abs/1709.01507",
+        {"basic": Depths(6, 2)},
+        name="seresnet",
+    ),
+}
+
+# The blocks of He et al. 2016, tables 2 and 4, at depths that both kinds can come to.
+_PAPER_BLOCKS = {110: "basic", 164: "bottleneck"}
+
+# Layers from which on He et al. 2015 warm up.
+_DEEP = 110
+
+_EXPECT = "Checked at each build; `resnet-build validate` prints the line anew."
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Options of ``init``; ``None`` where the family decides.
+
+    Attributes:
+        family: One of :data:`FAMILIES`.
+        depth: Depth, as the family's paper counts it.
+        dataset: Dataset to train on.
+        width: Width multiplier of a wide ResNet.
+        groups: Cardinality of a ResNeXt.
+        width_per_group: Width of a group in the first stage of a ResNeXt.
+        shortcut: A registered shortcut.
+        block: ``basic`` or ``bottleneck``, where the depth leaves the choice.
+    """
+
+    family: str
+    depth: int
+    dataset: str = "cifar10"
+    width: int | None = None
+    groups: int | None = None
+    width_per_group: int | None = None
+    shortcut: str | None = None
+    block: str | None = None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is for large images."""
+        return self.dataset == LARGE_IMAGES
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """What a dataset of small images needs otherwise than CIFAR.
+
+    Attributes:
+        recipe: Bundled spec with its recipe; default: the family's recipe.
+        validation: Images held out, or a fraction of them.
+        augment: Augmentations that do not change the class of its images.
+    """
+
+    recipe: str | None = None
+    validation: float | None = None
+    augment: tuple[str, ...] = ("random_crop", "horizontal_flip")
+
+
+_IMAGES = {
+    "digits": _Images("resnet20_digits", 287, augment=("random_crop",)),
+    "synthetic": _Images("resnet20_digits", 0.2, augment=()),
+}
+
+
+def new_spec(
+    wish: Wish,
+    *,
+    num_classes: int = 10,
+    image_size: int = 32,
+    name: str | None = None,
+    header: Iterable[str] = (),
+    describe: Callable[[str, str], str] = lambda key, part: "",
+) -> str:
+    """YAML text of a new spec, without ``expect``: its counts are measured, and put behind.
+
+    Args:
+        wish: Options of ``init``.
+        num_classes: Classes of the dataset.
+        image_size: Pixels a side of the dataset's images, if they are small.
+        name: Name of the spec; default: as :func:`default_name` says.
+        header: Further lines of the comment that it begins with.
+        describe: Comment on a part, from its key and name.
+
+    Raises:
+        UsageError: There is no such network; the message says which there are.
+    """
+    family = family_of(wish)
+    make = _large_spec if wish.is_large else _small_spec
+    values = make(wish, family, image_size)
+    model = values["model"] = {**values["model"], "num_classes": num_classes}
+    if wish.shortcut is not None:
+        model["shortcut"] = wish.shortcut
+    comments = {
+        key: describe(key, part["type"] if isinstance(part, dict) else part)
+        for key, part in model.items()
+        if key in {"block", "shortcut", "attention"}
+    }
+    if wish.is_large:
+        comments["num_classes"] = "as many as there are folders of training images"
+        comments["dataset"] = "in the folder that --data-dir names"
+    else:
+        kind, count = _blocks(wish, family)
+        rule = family.depths[kind]
+        comments["stages"] = f"{wish.depth} = {rule.step} * {count} + {rule.outside}"
+    comments["validation"] = "training images held out, by which the best weights are chosen"
+    return commented_spec(
+        {"name": name or default_name(wish), **values},
+        header=[f"{_title(wish, family)}.", "", f"Source: {family.source}.", *header],
+        beside=comments,
+        footer=[_EXPECT, *([family.note] if family.note else [])],
+    )
+
+
+def default_name(wish: Wish) -> str:
+    """Name of a new spec if nobody says otherwise.
+
+    Raises:
+        UsageError: There is no such family, or it needs or takes something else.
+    """
+    name = f"{family_of(wish).name or wish.family}{wish.depth}"
+    if wish.width is not None:
+        name += f"_{wish.width}"
+    if wish.groups is not None:
+        name += f"_{wish.groups}x{wish.width_per_group}d"
+    return name if wish.dataset in {"cifar10", LARGE_IMAGES} else f"{name}_{wish.dataset}"
+
+
+def family_of(wish: Wish) -> Family:
+    """Family of a wish, which it is checked against.
+
+    Raises:
+        UsageError: There is no such family, or it needs or takes something else.
+    """
+    if wish.family not in FAMILIES:
+        raise UsageError(f"no family is named '{wish.family}': one of {', '.join(FAMILIES)}")
+    family = FAMILIES[wish.family]
+    for key in ("width", "groups", "width_per_group", "shortcut", "block"):
+        is_given = getattr(wish, key) is not None
+        if key in family.needs and not is_given:
+            raise UsageError(f"{wish.family} needs {' and '.join(map(_flag, family.needs))}")
+        if is_given and key not in {*family.needs, *family.takes}:
+            raise UsageError(f"{wish.family} takes no {_flag(key)}")
+    return family
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _title(wish: Wish, family: Family) -> str:
+    title = f"{family.title}-{wish.depth}"
+    if wish.width is not None:
+        title += f"-{wish.width}"
+    if wish.groups is not None:
+        title += f" ({wish.groups} groups, {wish.width_per_group} wide)"
+    return f"{title} for {wish.dataset}"
+
+
+def _small_spec(wish: Wish, family: Family, image_size: int) -> dict[str, Any]:
+    """Model, data and train of a network of three stages with as many blocks each."""
+    base = _bundled(family.base)["model"]
+    kind, count = _blocks(wish, family)
+    scale = wish.width or 1
+    stages = [
+        {**stage, "channels": stage["channels"] // family.base_width * scale, "blocks": count}
+        for stage in base["stages"]
+    ]
+    prefix = _name_of(base["block"]).removesuffix("basic").removesuffix("bottleneck")
+    model = {**base, "block": _block(prefix + kind, wish), "stages": stages}
+
+    images = _IMAGES.get(wish.dataset, _Images())
+    deep = {"he2015": "he2015_warmup"} if wish.depth >= _DEEP else {}
+    recipe = _bundled(deep.get(family.recipe, family.recipe))
+    # A crop's padding is scaled from CIFAR's images.
+    augment = [
+        {**part, "padding": max(1, part["padding"] * image_size // 32)}
+        if isinstance(part, dict)
+        else part
+        for part in recipe["data"]["augment"]
+        if _name_of(part) in images.augment
+    ]
+    validation = images.validation or recipe["data"]["validation"]
+    data = {"dataset": wish.dataset, "validation": validation, "augment": augment}
+    return {
+        "model": model,
+        "data": {key: value for key, value in data.items() if value},
+        "train": _bundled(images.recipe)["train"] if images.recipe else recipe["train"],
+    }
+
+
+def _large_spec(wish: Wish, family: Family, image_size: int) -> dict[str, Any]:
+    """Model, data and train of ImageNet's network of this depth, with the family's changes."""
+    if not family.large_depths:
+        others = "`resnet-build list specs` has others for large ones"
+        raise UsageError(f"{wish.family} is for small images; {others}")
+    if wish.depth not in family.large_depths:
+        raise UsageError(_no_such_depth(wish, ", ".join(map(str, family.large_depths))))
+    if wish.block is not None:
+        raise UsageError(f"{wish.family} takes no --block on {LARGE_IMAGES}: the depth decides")
+    base, small = _bundled(f"resnet{wish.depth}"), _bundled(family.base)["model"]
+    prefix = "preact_" if _name_of(small["block"]).startswith("preact_") else ""
+    model = {**base["model"], "block": _block(prefix + _name_of(base["model"]["block"]), wish)}
+    if small["stem"].get("bare"):
+        model["stem"] = {**model["stem"], "bare": True}
+    model["shortcut"] = "none" if small["shortcut"] == "none" else "projection"
+    if "attention" in small:
+        model["attention"] = small["attention"]
+    return {
+        "model": model,
+        "data": base["data"],
+        "train": {**base["train"], "epochs": family.large_epochs},
+    }
+
+
+def _bundled(name: str) -> dict[str, Any]:
+    """Values of a bundled spec or recipe, with what it extends."""
+    values: dict[str, Any] = plain(compose(read_document(bundled_file(name))).root)
+    return values
+
+
+def _name_of(part: Any) -> str:
+    name: str = part["type"] if isinstance(part, dict) else part
+    return name
+
+
+def _block(kind: str, wish: Wish) -> Any:
+    if wish.groups is None:
+        return kind
+    return {"type": kind, "groups": wish.groups, "width_per_group": wish.width_per_group}
+
+
+def _blocks(wish: Wish, family: Family) -> tuple[str, int]:
+    """Kind of block that makes a depth on small images, and its number in each stage.
+
+    Raises:
+        UsageError: None does, or more than one and the choice is not made.
+    """
+    rules = {kind: rule for kind, rule in family.depths.items() if wish.block in {None, kind}}
+    if not rules:
+        kinds = " or ".join(family.depths)
+        raise UsageError(f"{wish.family} has no block '{wish.block}': {kinds}")
+    fitting = {kind: count for kind in rules if (count := rules[kind].blocks(wish.depth))}
+    if not fitting:
+        raise UsageError(_no_such_depth(wish, _nearest_depths(wish.depth, rules.values())))
+    kind = next(iter(fitting)) if len(fitting) == 1 else _PAPER_BLOCKS.get(wish.depth)
+    if kind is None:
+        choice = " or ".join(f"--block {kind}" for kind in fitting)
+        raise UsageError(f"either block can make {wish.depth} layers: add {choice}")
+    return kind, fitting[kind]
+
+
+def _nearest_depths(depth: int, rules: Collection[Depths]) -> str:
+    """Depth rules, and the two possible depths that are nearest to one that is not."""
+    near = {one for rule in rules for one in rule.around(depth)}
+    low, high = sorted(sorted(near, key=lambda one: (abs(one - depth), one))[:2])
+    return f"{' or '.join(map(str, rules))}, the nearest {low} and {high}"
+
+
+def _no_such_depth(wish: Wish, depths: str) -> str:
+    return f"no {wish.family} is {wish.depth} layers deep on {wish.dataset}: depths are {depths}"

@@ -1,0 +1,255 @@
+"""New specs of the papers' networks."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from resnet_builder.builder import check_source
+from resnet_builder.data.interfaces import DATASETS
+from resnet_builder.errors import UsageError
+from resnet_builder.spec.families import (
+    FAMILIES,
+    LARGE_IMAGES,
+    Depths,
+    Wish,
+    default_name,
+    new_spec,
+)
+from resnet_builder.spec.load import load_spec, load_spec_text
+from resnet_builder.spec.yaml_source import parse_plain
+
+RESNEXT = Wish("resnext", 29, groups=8, width_per_group=64)
+
+
+def mapping(text: str) -> dict[str, Any]:
+    data: dict[str, Any] = parse_plain(text, "new")
+    return data
+
+
+def text_of(wish: Wish) -> str:
+    """Return a new spec, as ``init`` makes it."""
+    if wish.is_large:
+        return new_spec(wish, num_classes=1000)
+    info = DATASETS.get(wish.dataset)().info
+    assert info.num_classes is not None
+    assert info.image_size is not None
+    return new_spec(wish, num_classes=info.num_classes, image_size=info.image_size)
+
+
+def large(family: str, depth: int, **more: Any) -> Wish:
+    return Wish(family, depth, LARGE_IMAGES, **more)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        *(Wish("resnet", depth) for depth in (20, 32, 44, 56, 110)),
+        *(large("resnet", depth) for depth in (18, 34, 50, 101, 152)),
+        *(Wish("plain", depth) for depth in (20, 56)),
+        *(Wish("preact", depth) for depth in (110, 164, 1001)),
+        Wish("wrn", 16, width=8),
+        Wish("wrn", 28, width=10),
+        Wish("wrn", 40, width=4),
+        RESNEXT,
+        replace(RESNEXT, groups=16),
+        large("resnext", 50, groups=32, width_per_group=4),
+        Wish("se_resnet", 110),
+        Wish("resnet", 20, "digits"),
+    ],
+    ids=default_name,
+)
+def test_spec_is_the_bundled_one_of_its_name(wish: Wish) -> None:
+    new, bundled = load_spec_text(text_of(wish)), load_spec(default_name(wish))
+    assert new.name == bundled.name
+    assert (new.model, new.data, new.train) == (bundled.model, bundled.data, bundled.train)
+
+
+@pytest.mark.parametrize(
+    ("wish", "name"),
+    [
+        (Wish("resnet", 1202), "resnet1202"),
+        (large("resnext", 101, groups=32, width_per_group=8), "resnext101_32x8d"),
+        (large("preact", 50), "resnetv2_50"),
+        (large("se_resnet", 50), "seresnet50"),
+    ],
+)
+def test_network_is_that_of_a_bundled_spec(wish: Wish, name: str) -> None:
+    assert load_spec_text(text_of(wish)).model == load_spec(name).model
+
+
+# Arithmetic on the papers' networks; those with 10 and 1000 classes agree with other programs.
+@pytest.mark.parametrize(
+    ("wish", "parameters", "macs"),
+    [
+        (Wish("resnet", 20, shortcut="projection"), 272_474, 40_813_184),
+        (Wish("resnet", 20, shortcut="projection_all"), 283_962, 42_648_192),
+        (Wish("resnet", 56, "cifar100"), 853_018 + 5_850, 125_485_696 + 90 * 64),
+        (Wish("plain", 56), 853_018, 125_485_696),
+        (Wish("preact", 110, shortcut="pad"), 1_727_962, 252_887_680),
+        (Wish("preact", 164, "cifar100"), 1_726_388, 247_646_720 + 90 * 256),
+        (Wish("wrn", 40, "cifar100", width=4), 8_972_340, 1_298_582_016 + 90 * 256),
+        (Wish("wrn", 28, "cifar100", width=10), 36_536_884, 5_243_328_768 + 90 * 640),
+        (replace(RESNEXT, dataset="cifar100"), 34_518_948, 5_387_266_048 + 90 * 1024),
+        (Wish("se_resnet", 110, shortcut="projection"), 1_744_952, 253_161_920),
+        (large("resnet", 18, shortcut="pad"), 11_515_688, None),
+        (large("resnet", 34, shortcut="projection_all"), 22_716_840, None),
+        (large("resnet", 50), 25_557_032, 4_089_184_256),
+    ],
+    ids=lambda value: default_name(value) if isinstance(value, Wish) else "",
+)
+def test_network_counts_to_what_is_published(wish: Wish, parameters: int, macs: int | None) -> None:
+    counts = check_source(mapping(text_of(wish)), with_macs=True).counts
+    assert counts["parameters"] == parameters
+    assert counts["depth"] == (wish.depth if wish.family != "wrn" else wish.depth - 2)
+    assert macs is None or counts["macs"] == macs
+
+
+SMALL = (
+    *(Wish(family, depth) for family in ("resnet", "plain", "se_resnet") for depth in (8, 14)),
+    *(Wish("preact", depth) for depth in (11, 14)),
+    *(Wish("wrn", depth, width=2) for depth in (10, 16)),
+    *(Wish("resnext", depth, groups=2, width_per_group=8) for depth in (11, 20)),
+)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        *SMALL,
+        *(
+            replace(wish, dataset=dataset)
+            for dataset in DATASETS.names()
+            for wish in SMALL[::2]
+            if dataset not in {LARGE_IMAGES, "cifar10"}
+        ),
+    ],
+    ids=default_name,
+)
+def test_every_family_is_for_every_data_set(wish: Wish) -> None:
+    found = check_source(mapping(text_of(wish)), with_macs=True)
+    assert found.problems == ()
+    assert found.spec is not None
+    assert found.spec.data is not None
+    assert found.spec.data.dataset.type == wish.dataset
+
+
+def test_there_are_wishes_for_every_family() -> None:
+    assert {wish.family for wish in SMALL[::2]} == set(FAMILIES)
+
+
+def test_images_are_augmented_as_they_can_be() -> None:
+    def augmented(dataset: str) -> list[Any]:
+        data: dict[str, Any] = mapping(text_of(Wish("resnet", 8, dataset)))["data"]
+        return data.get("augment", [])
+
+    assert augmented("cifar10") == [{"type": "random_crop", "padding": 4}, "horizontal_flip"]
+    assert augmented("fashion_mnist") == [{"type": "random_crop", "padding": 3}, "horizontal_flip"]
+    assert augmented("digits") == [{"type": "random_crop", "padding": 1}]
+    assert augmented("synthetic") == []
+
+
+def test_networks_are_warmed_up_from_110_layers_on() -> None:
+    def schedule(depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = mapping(text_of(Wish("resnet", depth)))["train"]["schedule"]
+        return found
+
+    assert "warmup" not in schedule(104)
+    assert schedule(110)["warmup"] == {"type": "constant", "steps": 400, "lr": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("wish", "block"),
+    [
+        (Wish("preact", 14), "preact_basic"),
+        (Wish("preact", 29), "preact_bottleneck"),
+        (Wish("preact", 20, block="basic"), "preact_basic"),
+        (Wish("preact", 20, block="bottleneck"), "preact_bottleneck"),
+        (Wish("preact", 164, block="basic"), "preact_basic"),
+        (large("preact", 34), "preact_basic"),
+    ],
+)
+def test_depth_or_wish_chooses_the_block(wish: Wish, block: str) -> None:
+    assert mapping(text_of(wish))["model"]["block"] == block
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (
+            Wish("resnet", 30),
+            "no resnet is 30 layers deep on cifar10: depths are 6n + 2, the nearest 26 and 32",
+        ),
+        (
+            Wish("resnet", 2, "digits"),
+            "no resnet is 2 layers deep on digits: depths are 6n + 2, the nearest 8 and 14",
+        ),
+        (
+            Wish("wrn", 26, width=2),
+            "no wrn is 26 layers deep on cifar10: depths are 6n + 4, the nearest 22 and 28",
+        ),
+        (
+            Wish("preact", 30),
+            "no preact is 30 layers deep on cifar10: depths are 6n + 2 or 9n + 2, "
+            "the nearest 29 and 32",
+        ),
+        (
+            Wish("preact", 30, block="bottleneck"),
+            "no preact is 30 layers deep on cifar10: depths are 9n + 2, the nearest 29 and 38",
+        ),
+        (
+            large("resnet", 20),
+            "no resnet is 20 layers deep on image_folder: depths are 18, 34, 50, 101, 152",
+        ),
+        (large("plain", 50), "no plain is 50 layers deep on image_folder: depths are 18, 34"),
+        (
+            large("wrn", 50, width=2),
+            "wrn is for small images; `resnet-build list specs` has others for large ones",
+        ),
+        (
+            Wish("preact", 38),
+            "either block can make 38 layers: add --block basic or --block bottleneck",
+        ),
+        (
+            large("preact", 50, block="basic"),
+            "preact takes no --block on image_folder: the depth decides",
+        ),
+        (Wish("preact", 20, block="wide"), "preact has no block 'wide': basic or bottleneck"),
+        (Wish("wrn", 28), "wrn needs --width"),
+        (Wish("resnext", 29, groups=8), "resnext needs --groups and --width-per-group"),
+        (Wish("resnet", 20, width=2), "resnet takes no --width"),
+        (Wish("plain", 20, shortcut="pad"), "plain takes no --shortcut"),
+        (Wish("resnet", 20, block="basic"), "resnet takes no --block"),
+        (
+            Wish("vgg", 16),
+            "no family is named 'vgg': one of resnet, plain, preact, wrn, resnext, se_resnet",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_can(wish: Wish, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        text_of(wish)
+    assert str(caught.value) == message
+
+
+def test_depths_around_an_impossible_one_are_possible() -> None:
+    rule = Depths(9, 2)
+    for depth in range(-3, 60):
+        below, above = rule.around(depth)
+        assert rule.blocks(below) is not None
+        assert rule.blocks(above) == (below - 2) // 9 + 1
+        if rule.blocks(depth) is None and depth > 11:
+            assert below < depth < above
+
+
+@pytest.mark.parametrize(
+    ("wish", "name"),
+    [
+        (Wish("se_resnet", 20, "digits"), "seresnet20_digits"),
+        (Wish("wrn", 10, "cifar100", width=2), "wrn10_2_cifar100"),
+        (large("resnet", 18), "resnet18"),
+    ],
+)
+def test_name_says_network_and_data_set(wish: Wish, name: str) -> None:
+    assert default_name(wish) == name
+    assert mapping(text_of(wish))["name"] == name
