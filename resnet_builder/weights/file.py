@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from resnet_builder.errors import CheckpointError, NonFiniteError
@@ -184,7 +185,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not path.is_file():  # a named pipe exists, too; opening it would wait for a writer
             reason = "it is not a file" if path.exists() else "there is no such file"
             raise CheckpointError(f"{path}: {reason}")
-        content = path.read_bytes()
+        try:
+            with safe_open(path, "pt"):  # verifies the header before a huge file is read
+                content = path.read_bytes()
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: it is no sound safetensors file: {error}") from error
     start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
     try:
         # safetensors verifies the header: the tensors fill the file, and none overlaps another.

@@ -13,75 +13,48 @@ from resnet_builder.weights.file import read_tensors
 
 CLASSES = 3
 
-SYNTHETIC = {"type": "synthetic", "num_classes": CLASSES, "image_size": 8, "train": 84, "test": 16}
-PICTURES = {"type": "image_folder", "path": "pictures"}
-FITTED = [{"type": "resize", "size": 8}, {"type": "center_crop", "size": 8}]
-
-EVERYTHING: dict[str, Any] = {
-    "optimizer": {"type": "sgd", "lr": 0.1, "nesterov": True, "weight_decay": 1e-3},
-    "schedule": {"type": "cosine", "warmup": {"steps": 3}},
-    "loss": {"type": "cross_entropy", "label_smoothing": 0.1},
-    "ema": {"decay": 0.9, "every": 2},
-    "clip_norm": 1.0,
-    "accumulate": 2,
-    "no_weight_decay": ["norm", "bias"],
+IMAGE_FOLDER = {
+    "dataset": {"type": "image_folder", "path": "images"},
+    "preprocess": [{"type": "resize", "size": 8}, {"type": "center_crop", "size": 8}],
 }
-
-RANDOM_NETWORK = {"drop_path": 0.3, "head": {"type": "linear", "dropout": 0.3}}
+MIXUP = {"type": "mixup", "alpha": 0.4}
+EVERYTHING: dict[str, Any] = {
+    "model": {"drop_path": 0.3, "head": {"type": "linear", "dropout": 0.3}},
+    "train": {
+        "optimizer": {"type": "sgd", "lr": 0.1, "nesterov": True, "weight_decay": 1e-3},
+        "schedule": {"type": "cosine", "warmup": {"steps": 3}},
+        "loss": {"type": "cross_entropy", "label_smoothing": 0.1},
+        "ema": {"decay": 0.9, "every": 2},
+        "clip_norm": 1.0,
+        "accumulate": 2,
+        "no_weight_decay": ["norm", "bias"],
+    },
+    "data": {
+        "validation": 20,
+        "augment": [{"type": "random_crop", "padding": 1}, "horizontal_flip", MIXUP],
+    },
+    "run": {"precision": "bf16"},
+}
 
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "average": {
-        "model": RANDOM_NETWORK,
-        "train": {"ema": {"decay": 0.9}},
-        "data": {"augment": [{"type": "mixup", "alpha": 0.4}]},
-    },
-    "parts": {
-        "train": {"clip_norm": 0.5, "accumulate": 2, "optimizer": {"type": "adamw", "lr": 0.01}},
-        "run": {"precision": "bf16"},
-    },
     "compiled": {"run": {"compile": True}},
     "early": {
         "train": {"early_stop": {"patience": 6}, "evaluate_every": {"steps": 4}},
         "data": {"validation": 20},
     },
-    "held": {
-        "data": {"dataset": PICTURES, "preprocess": FITTED, "augment": ["horizontal_flip"]},
+    "held": {  # in memory
+        "train": {"optimizer": {"type": "adamw", "lr": 0.01}, "clip_norm": 0.5},
+        "data": {**IMAGE_FOLDER, "augment": ["horizontal_flip"]},
     },
-    "streamed": {
+    "everything": EVERYTHING,
+    "streamed": {  # decoded batch by batch, as each crop is of another part of the file
+        **EVERYTHING,
         "data": {
-            "dataset": PICTURES,
-            "preprocess": FITTED,
-            "augment": [{"type": "random_resized_crop", "size": 8}, "horizontal_flip"],
-        },
-    },
-    "everything": {
-        "model": RANDOM_NETWORK,
-        "train": EVERYTHING,
-        "data": {
+            **IMAGE_FOLDER,
             "validation": 20,
-            "augment": [
-                {"type": "random_crop", "padding": 1},
-                "horizontal_flip",
-                {"type": "mixup", "alpha": 0.4},
-            ],
+            "augment": [{"type": "random_resized_crop", "size": 8}, "horizontal_flip", MIXUP],
         },
-        "run": {"precision": "bf16"},
-    },
-    "everything-streamed": {
-        "model": RANDOM_NETWORK,
-        "train": EVERYTHING,
-        "data": {
-            "dataset": PICTURES,
-            "preprocess": FITTED,
-            "validation": 20,
-            "augment": [
-                {"type": "random_resized_crop", "size": 8},
-                "horizontal_flip",
-                {"type": "mixup", "alpha": 0.4},
-            ],
-        },
-        "run": {"precision": "bf16"},
     },
 }
 """Changes, by section, to the plain one: 12 epochs of 7 or 5 steps, saved every 3 steps."""
@@ -90,11 +63,11 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
 def describe(name: str, **train: Any) -> dict[str, Any]:
     """Return an experiment, with changes to its recipe."""
     changes = EXPERIMENTS[name]
+    sizes = {"num_classes": CLASSES, "image_size": 8}
     return {
         "name": name,
         "model": {
-            "num_classes": CLASSES,
-            "image_size": 8,
+            **sizes,
             "in_channels": 3,
             "stem": {"type": "conv3x3", "channels": 4},
             "block": "basic",
@@ -102,7 +75,10 @@ def describe(name: str, **train: Any) -> dict[str, Any]:
             "stages": [{"channels": 4, "blocks": 1}, {"channels": 8, "blocks": 1, "stride": 2}],
             **changes.get("model", {}),
         },
-        "data": {"dataset": SYNTHETIC, **changes.get("data", {})},
+        "data": {
+            "dataset": {"type": "synthetic", **sizes, "train": 84, "test": 16},
+            **changes.get("data", {}),
+        },
         "train": {
             "epochs": 12,
             "batch_size": 12,
@@ -116,22 +92,22 @@ def describe(name: str, **train: Any) -> dict[str, Any]:
 
 
 def write_experiment(folder: Path, name: str, **train: Any) -> Path:
-    """Write an experiment into a folder, and the pictures that it may need."""
+    """Write an experiment into a folder, and the images that it may need."""
     if "dataset" in EXPERIMENTS[name].get("data", {}):
-        write_pictures(folder / "pictures")
+        write_images(folder / "images")
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(describe(name, **train)), encoding="utf-8")
     return path
 
 
-def write_pictures(root: Path, *, train: int = 84, test: int = 15) -> None:
-    """Draw pictures, larger than the network is fed, whose class shows in their colour."""
-    draw = np.random.default_rng(0)
-    for split, count in (("train", train), ("test", test)):
+def write_images(root: Path) -> None:
+    """Write images, larger than the network's input, whose class shows in their colour."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 84), ("test", 15)):
         for number in range(count):
             path = root / split / f"class-{number % CLASSES}" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = draw.integers(0, 200, (10, 10, 3), dtype=np.uint8)
+            pixels = generator.integers(0, 200, (10, 10, 3), dtype=np.uint8)
             pixels[..., number % CLASSES] += 55
             Image.fromarray(pixels).save(path)
 
@@ -141,7 +117,7 @@ def train_line(spec: Path, run: Path, *more: object) -> tuple[object, ...]:
     return ("train", spec, "--out", run, "--resume", "--data-dir", spec.parent, *more)
 
 
-def left(path: Path) -> dict[str, Any]:
+def outcome_of(path: Path) -> dict[str, Any]:
     """Return everything in a finished run that must not depend on when it was interrupted.
 
     Only times may: of ``result.json``, of the rows of metrics and of the last checkpoint.
@@ -159,3 +135,11 @@ def left(path: Path) -> dict[str, Any]:
         "checkpoint": {name: tensor.numpy().tobytes() for name, tensor in tensors.items()},
         "rows": [row.model_dump(exclude=times) for row in MetricsLog(run).read()],
     }
+
+
+def assert_same_outcome(run: Path, expected: dict[str, Any]) -> None:
+    """Compare a run with the outcome of another, and name only what differs."""
+    found = outcome_of(run)
+    assert found.keys() == expected.keys()
+    differing = [name for name in expected if found[name] != expected[name]]
+    assert not differing, f"other than those of the uninterrupted run: {', '.join(differing)}"

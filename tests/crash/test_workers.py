@@ -1,4 +1,4 @@
-"""Processes that read pictures ahead: what becomes of the training without them, and of them."""
+"""Processes that decode images ahead: a training without them, and they without it."""
 
 import os
 import signal
@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from resnet_builder.runs.directory import RunDirectory
-from tests.crash.experiments import left, train_line, write_experiment
-from tests.crash.killing import assert_equal
+from tests.crash.experiments import assert_same_outcome, outcome_of, train_line, write_experiment
 from tests.crash.program import Child, Server, family, kill, parent
 
 pytestmark = [
@@ -20,8 +19,8 @@ pytestmark = [
 AHEAD = [("setting", "resnet_builder.data.sources:MIN_FILES_FOR_WORKERS", 0)]
 
 
-def reader(child: Child) -> int:
-    """Wait for a process that reads ahead: a grandchild of the training; return its number."""
+def worker_of(child: Child) -> int:
+    """Wait for a worker, a grandchild of the training; return its process number."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for pid in family(child):
@@ -32,41 +31,37 @@ def reader(child: Child) -> int:
     raise TimeoutError("nobody reads ahead")
 
 
-def wait_until_gone(child: Child, seconds: float = 20) -> None:
-    """Wait until no process of a call is left.
-
-    Raises:
-        AssertionError: One stays.
-    """
-    deadline = time.monotonic() + seconds
+def wait_until_gone(child: Child) -> None:
+    """Wait until no process of a call is left."""
+    deadline = time.monotonic() + 20
     while family(child):
         assert time.monotonic() < deadline, f"{len(family(child))} processes stay"
         time.sleep(0.02)
 
 
-def test_row61_row64_lost_processes(server: Server, tmp_path: Path) -> None:
-    """A reader that is killed ends the training, and a training that is killed its readers."""
+def test_lost_worker_ends_the_training_and_a_lost_training_its_workers(
+    server: Server, tmp_path: Path
+) -> None:
     spec = write_experiment(tmp_path, "streamed")
-    line = train_line(spec, tmp_path / "run")
-    whole = server.call(*train_line(spec, tmp_path / "whole"), folder=tmp_path)
-    assert whole.code == 0, whole.stderr
+    run, whole = RunDirectory(tmp_path / "run"), tmp_path / "whole"
+    assert server.call(*train_line(spec, whole), folder=tmp_path).code == 0
 
-    training = server.start(*line, folder=tmp_path, faults=AHEAD)
-    os.kill(reader(training), signal.SIGKILL)
+    training = server.start(*train_line(spec, run.path), folder=tmp_path, faults=AHEAD)
+    os.kill(worker_of(training), signal.SIGKILL)
     end = training.wait()
     assert end.code == 3
     assert ".png: a process that was to read it, or one after it, was lost: " in end.stderr
     assert "Traceback" not in end.stderr
     wait_until_gone(training)
-    assert not RunDirectory(tmp_path / "run").is_locked
+    assert not run.is_locked
 
-    training = server.start(*line, folder=tmp_path, faults=AHEAD)
-    reader(training)
+    training = server.start(*train_line(spec, run.path), folder=tmp_path, faults=AHEAD)
+    worker_of(training)
     kill(training)
     assert training.wait().code == -signal.SIGKILL
     wait_until_gone(training)
-    assert not RunDirectory(tmp_path / "run").is_locked
+    assert not run.is_locked
 
-    end = server.call(*line, folder=tmp_path)
+    end = server.call(*train_line(spec, run.path), folder=tmp_path)
     assert end.code == 0, end.stderr
-    assert_equal(left(tmp_path / "run"), left(tmp_path / "whole"))
+    assert_same_outcome(run.path, outcome_of(whole))

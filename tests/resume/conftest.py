@@ -1,4 +1,4 @@
-"""An experiment that was stopped, and what it comes to when it is not."""
+"""An experiment that was stopped, and its outcome when it is not."""
 
 import shutil
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.training.session import Session
 from tests.cli.experiments import call
-from tests.crash.experiments import left, train_line, write_experiment
+from tests.crash.experiments import outcome_of, train_line, write_experiment
 from tests.training.runs import after
 
 
@@ -24,7 +24,7 @@ class Interrupted:
     Attributes:
         run: The copy.
         spec: Its experiment.
-        expected: What a run that was not stopped leaves.
+        expected: Outcome of a run that was not stopped.
     """
 
     run: RunDirectory
@@ -32,7 +32,7 @@ class Interrupted:
     expected: dict[str, Any]
 
     def resume(self, *more: object) -> Result:
-        """Go on with it."""
+        """Resume it by the command line."""
         return call(*train_line(self.spec, self.run.path, *more))
 
     @property
@@ -50,7 +50,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     Session(spec).go_on(folder / "whole")
     with pytest.raises(Stopped):
         Session(spec, stop=after(11)).go_on(folder / "run")
-    found = Interrupted(RunDirectory(folder / "run"), path, left(folder / "whole"))
+    found = Interrupted(RunDirectory(folder / "run"), path, outcome_of(folder / "whole"))
     assert found.newest.is_file()
     return found
 

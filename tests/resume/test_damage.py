@@ -17,10 +17,9 @@ import torch
 
 from resnet_builder.errors import CheckpointError
 from resnet_builder.runs.records import EnvRecord
-from resnet_builder.training.checkpoint import load_newest
+from resnet_builder.training.checkpoint import load_checkpoint, load_newest
 from resnet_builder.weights.file import read_tensors, write_tensors
-from tests.crash.experiments import left
-from tests.crash.killing import assert_equal
+from tests.crash.experiments import assert_same_outcome
 from tests.resume.conftest import Interrupted
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -31,7 +30,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda name: f"row65-{name}")
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_newest_costs_only_the_steps_since_the_one_before(
     damage: str, interrupted: Interrupted
 ) -> None:
@@ -43,10 +42,10 @@ def test_damaged_newest_costs_only_the_steps_since_the_one_before(
     assert "; going back to the checkpoint before it\n" in result.stderr
     assert "training from step 9 of 14" in result.stderr
     assert newest.with_name(f"{newest.name}.corrupt").is_file()
-    assert_equal(left(interrupted.run.path), interrupted.expected)
+    assert_same_outcome(interrupted.run.path, interrupted.expected)
 
 
-def test_row66_run_whose_checkpoints_are_all_damaged_is_never_started_over(
+def test_run_whose_checkpoints_are_all_damaged_is_never_started_over(
     interrupted: Interrupted,
 ) -> None:
     paths = sorted(interrupted.run.checkpoints.iterdir())
@@ -63,9 +62,7 @@ def test_row66_run_whose_checkpoints_are_all_damaged_is_never_started_over(
     assert {path: path.read_bytes() for path in interrupted.run.checkpoints.iterdir()} == damaged
 
 
-def test_row67_directory_with_the_name_of_a_checkpoint_is_set_aside(
-    interrupted: Interrupted,
-) -> None:
+def test_directory_with_the_name_of_a_checkpoint_is_set_aside(interrupted: Interrupted) -> None:
     unreal = interrupted.run.checkpoints / "step-000000012.safetensors"
     unreal.mkdir()
     (interrupted.run.checkpoints / ".tmp-0123").write_bytes(b"half")
@@ -78,17 +75,13 @@ def test_row67_directory_with_the_name_of_a_checkpoint_is_set_aside(
 
 
 class _Payload:
-    """What makes a directory when it is unpickled."""
+    """Object that makes a directory when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self._canary = str(canary)
 
     def __reduce__(self) -> Any:
         return os.mkdir, (self._canary,)
-
-
-def _pickled(canary: Path) -> bytes:
-    return pickle.dumps({"model": _Payload(canary)})
 
 
 def _torch_file(canary: Path) -> bytes:
@@ -104,34 +97,26 @@ def _zip_bomb(_: Path) -> bytes:
     return file.getvalue()
 
 
-def _crafted(header: object, body: int = 8) -> Callable[[Path], bytes]:
+def _crafted(header: object, length: int | None = None) -> Callable[[Path], bytes]:
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return lambda _: struct.pack("<Q", len(raw)) + raw + bytes(body)
-
-
-def _long(length: int) -> Callable[[Path], bytes]:
-    return lambda _: struct.pack("<Q", length) + b"{}"
+    return lambda _: struct.pack("<Q", length or len(raw)) + raw + bytes(8)
 
 
 _TWO = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 HOSTILE: dict[str, Callable[[Path], bytes]] = {
-    "pickle": _pickled,
+    "pickle": lambda canary: pickle.dumps({"model": _Payload(canary)}),
     "torch-file": _torch_file,
     "zip-bomb": _zip_bomb,
-    "header-2^63": _long(2**63),
-    "header-2^64-1": _long(2**64 - 1),
+    "header-2^63": _crafted({}, 2**63),
     "overlapping-offsets": _crafted({"a": _TWO, "b": _TWO}),
-    "hole": _crafted({"a": _TWO, "b": {**_TWO, "data_offsets": [12, 20]}}, 20),
-    "duplicate-key": _crafted(b'{"a":%b,"a":%b}' % ((json.dumps(_TWO).encode(),) * 2)),
     "shape-overflow": _crafted({"a": {**_TWO, "shape": [2**62, 4, 2]}}),
-    "dtype-lie": _crafted({"a": {**_TWO, "dtype": "F64"}}),
     "deep": _crafted(b'{"a":' + b"[" * 100_000),
-    "no-digests": _crafted({"a": _TWO}),
+    "no-digest": _crafted({"a": _TWO}),
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: f"row68-{name}")
+@pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_checkpoint_is_refused_at_once(
     name: str, interrupted: Interrupted, tmp_path: Path
 ) -> None:
@@ -155,78 +140,65 @@ def test_hostile_checkpoint_is_refused_at_once(
     assert not canary.exists()
 
 
-def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
-    """Write a checkpoint again, sound but for a change of its tensors or of its entry."""
-    tensors, metadata = read_tensors(path)
-    entry = json.loads(metadata["checkpoint"])
-    change(tensors, entry)
-    write_tensors(path, tensors, {**metadata, "checkpoint": json.dumps(entry)})
-
-
-def _other_network(tensors: dict[str, Any], _: dict[str, Any]) -> None:
-    del tensors["model/layer2.0.conv2.weight"]
-
-
-def _other_width(tensors: dict[str, Any], _: dict[str, Any]) -> None:
-    tensors["model/layer1.0.conv1.weight"] = torch.zeros(6, 4, 3, 3)
-
-
-def _other_classes(tensors: dict[str, Any], _: dict[str, Any]) -> None:
-    tensors["model/fc.bias"] = torch.zeros(7)
-
-
-def _newer(_: dict[str, Any], entry: dict[str, Any]) -> None:
-    entry["schema"] = 2
+@pytest.mark.parametrize("length", [2**20, 2**32, 2**63, 2**64 - 1])
+def test_huge_file_is_refused_unread(length: int, interrupted: Interrupted) -> None:
+    with interrupted.newest.open("wb") as file:
+        file.write(struct.pack("<Q", length) + b"{")
+        file.truncate(2**40)  # sparse: reading it would take minutes and all memory
+    with pytest.raises(CheckpointError, match="it is no sound safetensors file"):
+        load_checkpoint(interrupted.newest)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("tensor", "shape", "message"),
     [
-        (_other_network, "'layer2.0.conv2.weight' has no tensor there, shape [8, 8, 3, 3] here"),
-        (
-            _other_width,
-            "'layer1.0.conv1.weight' has shape [6, 4, 3, 3] there, shape [4, 4, 3, 3] here",
-        ),
-        (_other_classes, "'fc.bias' has shape [7] there, shape [3] here"),
-        (_newer, "was written by a newer resnet-builder (schema 2; this one reads up to 1): upg"),
+        ("layer2.0.conv2.weight", None, "has no tensor there, shape [8, 8, 3, 3] here"),
+        ("layer1.0.conv1.weight", (6, 4, 3, 3), "has shape [6, 4, 3, 3] there, shape [4, 4, 3, 3]"),
+        ("fc.bias", (7,), "has shape [7] there, shape [3] here"),
+        (None, None, "was written by a newer resnet-builder (schema 2; this one reads up to 1): "),
     ],
-    ids=["row69-layer", "row69-width", "row69-classes", "row69-newer"],
+    ids=["other-layers", "other-width", "other-classes", "newer"],
 )
 def test_checkpoint_of_something_else_is_refused(
-    change: Callable[[dict[str, Any], dict[str, Any]], None],
-    message: str,
-    interrupted: Interrupted,
+    tensor: str | None, shape: tuple[int, ...] | None, message: str, interrupted: Interrupted
 ) -> None:
-    rewritten(interrupted.newest, change)
+    """It is sound, but for a change of its tensors or of its number."""
+    tensors, metadata = read_tensors(interrupted.newest)
+    entry = json.loads(metadata["checkpoint"])
+    if tensor is None:
+        entry["schema"] = 2
+    elif shape is None:
+        del tensors[f"model/{tensor}"]
+    else:
+        tensors[f"model/{tensor}"] = torch.zeros(shape)
+    write_tensors(interrupted.newest, tensors, {**metadata, "checkpoint": json.dumps(entry)})
     before = sorted(interrupted.run.checkpoints.iterdir())
     result = interrupted.resume()
     assert result.exit_code == 2
-    assert message in result.stderr
+    assert (message if tensor is None else f"'{tensor}' {message}") in result.stderr
     assert sorted(interrupted.run.checkpoints.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("choice", "was"), [("device", "cuda"), ("threads", 7)], ids=["row72-device", "row72-threads"]
-)
-def test_run_of_another_machine_goes_on_if_it_need_not_be_to_the_same_bits(
-    choice: str, was: Any, interrupted: Interrupted
+@pytest.mark.parametrize(("name", "before"), [("device", "cuda"), ("threads", 7)])
+def test_run_of_another_machine_resumes_inexactly_by_consent(
+    name: str, before: Any, interrupted: Interrupted
 ) -> None:
     env = EnvRecord.read(interrupted.run.env)
-    runtime = env.runtime.model_copy(update={choice: was})
+    runtime = env.runtime.model_copy(update={name: before})
     env.model_copy(update={"runtime": runtime}).write(interrupted.run.env)
+    change = f"{name} was {before} and is {getattr(env.runtime, name)}"
     result = interrupted.resume()
     assert result.exit_code == 2
-    now = getattr(env.runtime, choice)
-    assert f"cannot go on to the same bits: {choice} was {was} and is {now}" in result.stderr
+    assert f"cannot resume to the same bits: {change}" in result.stderr
     result = interrupted.resume("--allow-inexact")
     assert result.exit_code == 0, result.stderr
-    assert f"but not to the same bits: {choice} was {was} and is {now}" in result.stderr
+    assert f"but not to the same bits: {change}" in result.stderr
 
 
-def test_row72_other_version_is_told_of(interrupted: Interrupted) -> None:
+def test_other_version_is_told_of(interrupted: Interrupted) -> None:
     env = EnvRecord.read(interrupted.run.env)
     env.model_copy(update={"versions": {**env.versions, "torch": "2.0"}}).write(interrupted.run.env)
     result = interrupted.resume()
     assert result.exit_code == 0, result.stderr
     now = env.versions["torch"]
-    assert f"may not go on to the same bits: torch was 2.0 and is {now}" in result.stderr
+    assert f"may not resume to the same bits: torch was 2.0 and is {now}" in result.stderr

@@ -19,7 +19,7 @@ from resnet_builder.weights.file import read_weights
 from tests.crash.experiments import write_experiment
 from tests.training.runs import after
 
-STEPS = {"plain": 21, "everything": 15, "everything-streamed": 15}
+STEPS = {"plain": 21, "everything": 15, "streamed": 15}
 """Three epochs: of seven steps, or of five where images are set aside for validation."""
 
 
@@ -90,7 +90,7 @@ class Experiment:
     [
         pytest.param("plain", 2, marks=pytest.mark.ci),
         pytest.param("everything", 3, marks=pytest.mark.ci),
-        pytest.param("everything-streamed", 8, marks=pytest.mark.ci),
+        pytest.param("streamed", 8, marks=pytest.mark.ci),
         *(pytest.param(name, 1, marks=pytest.mark.slow) for name in STEPS),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rows of metrics and times of a run, whatever happened to its file and to the clock."""
+"""Rows of metrics and times of a resumed run, with a damaged file and a clock set back."""
 
 import itertools
 import time
@@ -6,15 +6,14 @@ import time
 import pytest
 
 from resnet_builder.runs.records import MetricsLog, ResultRecord
-from tests.crash.experiments import left
-from tests.crash.killing import assert_equal
+from tests.crash.experiments import assert_same_outcome, outcome_of
 from tests.resume.conftest import Interrupted
 
 
 @pytest.mark.parametrize(
     "more",
     ['{"schema":1,"event":"tr', '{"schema":1,"event":"train","step":11,"epoch":1}\n', "\0" * 100],
-    ids=["row63-half-a-row", "row63-row-after-the-checkpoint", "row63-zeros"],
+    ids=["half-a-row", "row-after-the-checkpoint", "zeros"],
 )
 def test_rows_behind_the_checkpoint_are_cut_off(more: str, interrupted: Interrupted) -> None:
     before = MetricsLog(interrupted.run).read()
@@ -24,10 +23,10 @@ def test_rows_behind_the_checkpoint_are_cut_off(more: str, interrupted: Interrup
     assert result.exit_code == 0, result.stderr
     rows = MetricsLog(interrupted.run).read()
     assert rows[: len(before)] == before
-    assert_equal(left(interrupted.run.path), interrupted.expected)
+    assert_same_outcome(interrupted.run.path, interrupted.expected)
 
 
-def test_row63_clock_that_goes_back_changes_nothing(
+def test_clock_that_goes_back_changes_nothing(
     interrupted: Interrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither when a run is saved nor how long it took: a checkpoint is due after no time."""
@@ -38,4 +37,4 @@ def test_row63_clock_that_goes_back_changes_nothing(
     names = sorted(path.name for path in interrupted.run.checkpoints.iterdir())
     assert names == [f"step-{step:09d}.safetensors" for step in (12, 13, 14)]
     assert 0 < ResultRecord.read(interrupted.run.result).seconds < 600
-    assert left(interrupted.run.path)["checkpoint"] == interrupted.expected["checkpoint"]
+    assert outcome_of(interrupted.run.path)["checkpoint"] == interrupted.expected["checkpoint"]
