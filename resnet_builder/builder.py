@@ -101,14 +101,14 @@ def check_source(
         problems += found
     if info is not None and draft.model is not None and not draft.is_wrong("data"):
         model = resolve_model(draft.model, info)
-        strides = total_strides(stem_stride(model), model.stages)
-        found = list(checks.model_problems(model, strides, draft))
-        if not found:
-            try:
+        try:
+            strides = total_strides(stem_stride(model), model.stages)
+            found = list(checks.model_problems(model, strides, draft))
+            problems += [*found, *checks.resizing_problems(model, strides, draft)]
+            if not found:
                 network = build_on_meta(model)
-            except PlacedPartError as error:
-                found.append(checks.part_problem(error, draft.positions))
-        problems += [*found, *checks.resizing_problems(model, strides, draft)]
+        except PlacedPartError as error:
+            problems.append(checks.part_problem(error, draft.positions))
     if network is not None and model is not None:
         if with_macs:
             macs, found = checks.forward_problems(network, model, draft)

@@ -31,15 +31,6 @@ BLOCKS = [PreactBasicBlock, PreactBottleneckBlock]
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_projection_shares_the_first_norm_and_activation(block: Any) -> None:
-    network = made(block)
-    images = random_images(2, 4, 6, 6)
-    normed = network.bn1(images).relu()
-    wanted = residual(network, normed) + network.downsample(normed)
-    torch.testing.assert_close(network(images), wanted)
-
-
-@pytest.mark.parametrize("block", BLOCKS)
 def test_a_projection_that_shares_nothing_sees_the_input(block: Any) -> None:
     network = made(block, shared="never")
     images = random_images(2, 4, 6, 6)

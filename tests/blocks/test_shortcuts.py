@@ -12,20 +12,11 @@ from torch.overrides import TorchFunctionMode
 from resnet_builder.blocks.shortcuts import (
     PadShortcut,
     average_projection,
-    none,
     pad,
     projection,
-    projection_all,
 )
 from resnet_builder.errors import PartError
 from tests.networks import random_images
-
-
-@pytest.mark.parametrize("size", [(8, 8), (7, 5)])
-def test_pad_takes_every_second_pixel_and_zeros_on_both_sides(size: tuple[int, int]) -> None:
-    images = random_images(2, 4, *size)
-    wanted = F.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
-    assert torch.equal(pad(4, 8, 2)(images), wanted)
 
 
 def test_pad_puts_an_odd_zero_at_the_end() -> None:
@@ -102,29 +93,6 @@ def test_shortcut_is_an_identity_where_nothing_changes(shortcut: object) -> None
 def test_projection_projects_where_only_the_stride_changes() -> None:
     shortcut = projection(8, 8, 2, norm=nn.BatchNorm2d)
     assert shortcut(torch.ones(2, 8, 5, 5)).shape == (2, 8, 3, 3)
-
-
-def test_projection_is_a_convolution_without_bias_and_a_norm() -> None:
-    keys = projection(4, 8, 2, norm=nn.BatchNorm2d).state_dict().keys()
-    assert {key for key in keys if key.startswith("0.")} == {"0.weight"}
-    assert "1.running_var" in keys
-
-
-def test_projection_all_projects_where_nothing_changes() -> None:
-    assert len(projection_all(8, 8, 1, norm=nn.BatchNorm2d).state_dict()) == 6
-
-
-@pytest.mark.parametrize("size", [(8, 8), (7, 5)])
-def test_average_projection_averages_before_it_projects(size: tuple[int, int]) -> None:
-    shortcut = average_projection(4, 8, 2, norm=nn.BatchNorm2d).eval()
-    assert isinstance(shortcut, nn.Sequential)
-    images = random_images(2, 4, *size)
-    pooled = F.avg_pool2d(images, 2, ceil_mode=True, count_include_pad=False)
-    assert torch.equal(shortcut(images), shortcut[2](shortcut[1](pooled)))
-
-
-def test_none_is_no_shortcut() -> None:
-    assert none(8, 8, 1) is None
 
 
 @pytest.mark.parametrize("subsample", ["stride", "average"])
