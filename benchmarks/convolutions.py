@@ -1,4 +1,4 @@
-"""Convolutions in training, in bf16: what our operations compute, beside torch's.
+"""Convolutions in training, in bf16: what our algorithms compute, beside torch's.
 
     python benchmarks/convolutions.py resnet20 resnet18_cifar resnet50
 
@@ -20,7 +20,7 @@ from gradients import distance
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
-from resnet_builder.cpu.training import TrainingConv2d, operations_for
+from resnet_builder.cpu.convolution import TrainingConv2d, training_algorithms
 from resnet_builder.training.runtime import set_backend_flags
 
 TURNS = 21
@@ -61,13 +61,13 @@ def main() -> None:
 
 
 def convolutions(spec: str) -> Iterator[Case]:
-    """Yield a network's convolutions that we have operations for, and what they are given."""
+    """Yield a network's convolutions that we have algorithms for, and what they are given."""
     read = read_spec(spec)
     network = build(read, seed=0).eval()
     seen: list[Case] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        if isinstance(layer, nn.Conv2d) and operations_for(layer) is not None:
+        if isinstance(layer, nn.Conv2d) and training_algorithms(layer) is not None:
             seen.append((layer, inputs[0].shape))
 
     for layer in network.modules():
@@ -79,9 +79,9 @@ def convolutions(spec: str) -> Iterator[Case]:
 
 def ours_of(layer: nn.Conv2d) -> list[str]:
     """Return the parts of a layer's step that are ours."""
-    operations = operations_for(layer)
-    assert operations is not None
-    return list(PARTS) if operations.winograd else ["gradient of weights"]
+    algorithms = training_algorithms(layer)
+    assert algorithms is not None
+    return list(PARTS) if algorithms.winograd else ["gradient of weights"]
 
 
 def output(layer: nn.Module, x: Tensor, _dy: Tensor) -> Callable[[], Tensor]:
@@ -122,10 +122,10 @@ def applied(layer: nn.Module, x: Tensor) -> Tensor:
 def compared(layer: nn.Conv2d, shape: torch.Size, part: str) -> dict[str, float]:
     """Time and check both ways in turns."""
     layer.to(memory_format=torch.channels_last)
-    operations = operations_for(layer)
-    assert operations is not None
+    algorithms = training_algorithms(layer)
+    assert algorithms is not None
     batches = list(batches_of(layer, shape))
-    ways = (TrainingConv2d(layer, operations), layer)
+    ways = (TrainingConv2d(layer, algorithms), layer)
     runs = [[PARTS[part](way, *batch) for batch in batches] for way in ways]
     times: list[list[float]] = [[], []]
     for turn in [*zip(*map(cycle, runs), range(TURNS + 1), strict=False)]:

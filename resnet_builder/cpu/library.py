@@ -1,4 +1,4 @@
-"""The compiled kernels: compiled once on a machine, kept in the user's cache, loaded from there."""
+"""Compiled kernels: built from ``csrc`` once on a machine, kept in the user's cache."""
 
 import ctypes
 import hashlib
@@ -8,78 +8,64 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from resnet_builder.system import cache_dir
 
-_SOURCES = (
-    "norm.cpp",
-    "gradient.cpp",
-    "splitting.cpp",
-    "winograd.cpp",
-    "winograd_gradient.cpp",
-    "shortcut.cpp",
-)
-_HEADERS = (
-    "convolution.h",
-    "filtering.h",
-    "rows.h",
-    "numbers.h",
-    "pairs.h",
-    "pair_products.h",
-    "tiles.h",
-    "gradient_tiles.h",
-    "gradient_vectors.h",
-    "winograd.h",
-    "winograd_factors.h",
-)
+_COMPILE_TIMEOUT = 120.0  # seconds; compiling takes about five
 
-_LONGEST_COMPILATION = 120.0  # seconds; it is about five
-
-_VECTORS = {
+_VECTOR_FLAGS = {
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
 }
-"""What a compiler may use of x86 processors, by what torch found this one to have."""
+"""Compiler flags for x86 processors, by the capability that torch finds."""
 
-_TILES = ("-mamx-tile", "-mamx-bf16")
-"""And where torch found AMX; GCC knows it since version 11."""
-
-_PAIRS = ("-mavx512bf16",)
-"""And where it found instructions that multiply vectors of bf16; GCC has them since version 10."""
-
-_QUESTIONS = frozenset(
-    {"takes", "has_tiles", "has_paired_gradient", "has_winograd_fp32", "has_winograd_bf16"}
-)
-"""Functions that return whether something is so."""
-
-_POINTER = ctypes.c_void_p
-_FORWARD = [_POINTER, _POINTER, ctypes.c_int, *7 * [_POINTER], *2 * [ctypes.c_int64]]
-_BACKWARD = [*4 * [_POINTER], ctypes.c_int, *8 * [_POINTER], *2 * [ctypes.c_int64], ctypes.c_int]
-_ARGUMENTS = {
-    "takes": 2 * [ctypes.c_int64],
-    **{question: [] for question in _QUESTIONS - {"takes"}},
-    **{
-        f"{what}_gradient": [*4 * [_POINTER], ctypes.c_int]
-        for what in ("paired", "winograd", "winograd_images")
-    },
-    **{
-        way: [*4 * [_POINTER], ctypes.c_int, *2 * [_POINTER], ctypes.c_int]
-        for way in ("split_fp32", "winograd_fp32", "winograd_bf16")
-    },
-    **{f"shortcut_{way}": [*3 * [_POINTER], ctypes.c_int] for way in ("forward", "backward")},
-    **{f"forward_{t}": [*_FORWARD, *2 * [ctypes.c_double], ctypes.c_int] for t in ("bf16", "fp32")},
-    **{f"backward_{t}": _BACKWARD for t in ("bf16", "fp32")},
+_BF16_FLAGS = {
+    "AMX": ("-mamx-tile", "-mamx-bf16"),  # GCC has them since version 11
+    "AVX512-BF16": ("-mavx512bf16",),  # since version 10
 }
+"""Compiler flags besides, by the instructions that multiply bf16; the faster ones first."""
+
+_POINTER, _INT, _INT64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+_FORWARD = [_POINTER, _POINTER, _INT, *7 * [_POINTER], *2 * [_INT64], *2 * [ctypes.c_double], _INT]
+_BACKWARD = [*4 * [_POINTER], _INT, *8 * [_POINTER], *2 * [_INT64], _INT]
+_GRADIENT = [*4 * [_POINTER], _INT]
+_CONVOLUTION = [*4 * [_POINTER], _INT, *2 * [_POINTER], _INT]
+
+_PREDICATES: Mapping[str, Sequence[Any]] = {
+    "batch_norm_supports": 2 * [_INT64],
+    "has_amx": [],
+    "has_gemm_weight_gradient": [],
+    "has_winograd_fp32": [],
+    "has_winograd_bf16": [],
+}
+"""Arguments of functions that return a truth value."""
+
+_KERNELS: Mapping[str, Sequence[Any]] = {
+    "batch_norm_forward_bf16": _FORWARD,
+    "batch_norm_forward_fp32": _FORWARD,
+    "batch_norm_backward_bf16": _BACKWARD,
+    "batch_norm_backward_fp32": _BACKWARD,
+    "gemm_weight_gradient": _GRADIENT,
+    "winograd_weight_gradient": _GRADIENT,
+    "winograd_input_gradient": _GRADIENT,
+    "winograd_fp32": _CONVOLUTION,
+    "winograd_bf16": _CONVOLUTION,
+    "pad_shortcut_forward": [*3 * [_POINTER], _INT],
+    "pad_shortcut_backward": [*3 * [_POINTER], _INT],
+}
+"""Arguments of functions that return nothing."""
 
 
 class NoKernelsError(Exception):
-    """There are no kernels on this machine; the text says why."""
+    """This machine has no kernels; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +107,13 @@ def _library() -> tuple[ctypes.CDLL, KernelSupport]:
     """Load the kernels for the newest instructions that processor and compiler both know."""
     command = _command()
     missing = None
-    for name, found, flags in (
-        ("AMX", torch.cpu._is_amx_tile_supported, _TILES),
-        ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported, _PAIRS),
+    for name, found in (
+        ("AMX", torch.cpu._is_amx_tile_supported),
+        ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported),
     ):
         if found():
             try:
-                return _compiled((*command, *flags)), KernelSupport(name, missing)
+                return _compiled((*command, *_BF16_FLAGS[name])), KernelSupport(name, missing)
             except NoKernelsError as error:
                 missing = missing or f"{name}: {error}"
     capability = torch.backends.cpu.get_cpu_capability()
@@ -140,18 +126,24 @@ def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
     Raises:
         NoKernelsError: The command fails, or its result cannot be kept or loaded.
     """
+    folder = files(__package__).joinpath("csrc")
     sources = {
-        name: files(__package__).joinpath("csrc", name).read_bytes()
-        for name in (*_SOURCES, *_HEADERS)
+        file.name: file.read_bytes()
+        for file in sorted(folder.iterdir(), key=lambda file: file.name)
+        if file.name.endswith((".h", ".cpp"))
     }
+    # The name is a digest of all that the result depends on, so that an update compiles anew.
     parts = (*sources.values(), *map(str.encode, (*command, platform.machine())))
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
-    for folder in (cache_dir() / "kernels", None):
-        try:
-            return _kept(folder, name, command, sources)
-        except OSError as error:  # a folder that cannot be written, a file that cannot be loaded
-            fault = error
-    raise NoKernelsError(f"they cannot be written or loaded: {fault}") from fault
+    try:
+        return _load_or_compile(cache_dir() / "kernels", name, command, sources)
+    except OSError:  # the cache cannot be written: a folder for this process alone will do
+        pass
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            return _load_or_compile(Path(temporary), name, command, sources)
+    except OSError as error:
+        raise NoKernelsError(f"they cannot be written or loaded: {error}") from error
 
 
 def _command() -> tuple[str, ...]:
@@ -162,67 +154,63 @@ def _command() -> tuple[str, ...]:
     """
     if sys.platform == "win32":
         raise NoKernelsError("they are not made for Windows")
-    compiler = next(
-        filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++"))), None
-    )
+    candidates = (os.environ.get("CXX", ""), "c++", "g++")
+    compiler = next(filter(None, map(shutil.which, candidates)), None)
     if compiler is None:
         raise NoKernelsError("there is no C++ compiler")
-    vectors = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), ())
+    vectors = _VECTOR_FLAGS.get(torch.backends.cpu.get_cpu_capability(), ())
     flags = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fvisibility=hidden", *vectors)
     return (compiler, *flags)
 
 
-def _kept(
-    folder: Path | None, name: str, command: tuple[str, ...], sources: dict[str, bytes]
+def _load_or_compile(
+    folder: Path, name: str, command: tuple[str, ...], sources: dict[str, bytes]
 ) -> ctypes.CDLL:
-    """Load the kernels from a folder, or from one that is gone as soon as they are loaded."""
-    if folder is None:
-        with tempfile.TemporaryDirectory() as passing:
-            return _kept(Path(passing), name, command, sources)
     path = folder / f"{name}.so"
     if path.exists():
         try:
-            return _loaded(path)
+            return _load(path)
         except OSError:  # damaged, or of another system that shares the folder
             pass
     folder.mkdir(parents=True, exist_ok=True)
     _compile(command, sources, path)
-    return _loaded(path)
+    return _load(path)
 
 
 def _compile(command: tuple[str, ...], sources: dict[str, bytes], path: Path) -> None:
-    """Compile beside the path, and put the file there once it is whole."""
+    """Compile beside the path, and move the file there once it is whole."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         compiled = Path(folder, path.name)
-        for source, text in sources.items():
-            Path(folder, source).write_bytes(text)
-        codes = [str(Path(folder, source)) for source in _SOURCES]
+        for name, text in sources.items():
+            Path(folder, name).write_bytes(text)
+        units = [str(Path(folder, name)) for name in sources if name.endswith(".cpp")]
         try:
             subprocess.run(
-                [*command, *codes, "-o", str(compiled)],
+                [*command, *units, "-o", str(compiled)],
                 check=True,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=_LONGEST_COMPILATION,
+                timeout=_COMPILE_TIMEOUT,
             )
         except subprocess.TimeoutExpired as error:
             raise NoKernelsError(f"{command[0]} takes too long") from error
         except subprocess.CalledProcessError as error:
-            said = error.stderr.decode(errors="replace").strip().splitlines()
-            reason = next((line for line in said if "error" in line), "it fails")
+            output = error.stderr.decode(errors="replace").strip().splitlines()
+            reason = next((line for line in output if "error" in line), "it fails")
             raise NoKernelsError(f"{command[0]}: {reason}") from error
         with compiled.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(compiled, path)
 
 
-def _loaded(path: Path) -> ctypes.CDLL:
+def _load(path: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(path))
     try:
-        loaded = ctypes.CDLL(str(path))
-        for name, arguments in _ARGUMENTS.items():
-            function = getattr(loaded, name)
-            function.argtypes = arguments
-            function.restype = ctypes.c_int if name in _QUESTIONS else None
+        for functions, result in ((_PREDICATES, _INT), (_KERNELS, None)):
+            for name, arguments in functions.items():
+                function = getattr(loaded, name)
+                function.argtypes = arguments
+                function.restype = result
     except AttributeError as error:
         raise OSError(f"{path} has no {name}") from error
     return loaded

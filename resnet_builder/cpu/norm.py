@@ -1,4 +1,4 @@
-"""Batch normalisation in training, with the sum and the ReLU behind it, as one operation."""
+"""Batch normalisation in training, fused with the sum and the ReLU masked_dy it."""
 
 from typing import Any, TypeGuard
 
@@ -6,26 +6,27 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from resnet_builder.cpu.gradient_memory import memory_for_gradient
+from resnet_builder.cpu.convolution import gradient_memory
 from resnet_builder.cpu.library import library
 
 _TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
-class FusedNorm(nn.Module):
-    """``relu(norm(x) + addend)``, without what there is not, in fewer passes over memory.
+class FusedBatchNorm(nn.Module):
+    """``relu(norm(x) + addend)`` in two passes over memory forward, and two backward.
 
-    Statistics are summed more exactly than torch's own operation does; all else agrees with it but
-    for rounding, and in bf16 is rounded once instead of after every part. What the kernels do not
-    take is computed by the layer itself: evaluation, images that are not channels-last, numbers of
-    channels that do not divide into vectors.
+    Statistics are summed more exactly than by torch's operation; all else agrees with it but for
+    rounding, and bf16 is rounded once instead of after every part. The layer computes itself what
+    the kernels do not support: evaluation, images that are not channels-last, numbers of channels
+    that do not divide into vectors.
 
     Args:
         norm: The layer; its tensors are shared, not copied.
         relu: Whether a ReLU follows.
 
     Attributes:
-        twice: Whether the output is handed out twice, to have its two gradients summed on the way.
+        returns_twice: Whether the output is returned twice, so that the kernel adds the gradients
+            of its two users, instead of autograd in a pass of its own.
 
     Shape:
         ``(N, C, H, W)`` each, to the same.
@@ -35,29 +36,29 @@ class FusedNorm(nn.Module):
         super().__init__()
         self.norm = norm
         self.relu = relu
-        self.twice = False
+        self.returns_twice = False
 
     def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Compute the layer."""
-        if not _takes(self.norm, x, addend):
+        """Compute the norm, the sum and the ReLU."""
+        if not _supports(self.norm, x, addend):
             y = self.norm(x)
             if addend is not None:
                 y += addend
             if self.relu:
                 y = torch.relu_(y)
-            return (y, y) if self.twice else y
-        assert self.norm.num_batches_tracked is not None, "fusible() asks for it"
+            return (y, y) if self.returns_twice else y
+        assert self.norm.num_batches_tracked is not None, "is_fusible() requires it"
         self.norm.num_batches_tracked.add_(1)
         own = (self.norm.weight, self.norm.bias)
-        return _Fused.apply(self.norm, x, addend, *own, self.relu, self.twice)
+        return _Fused.apply(self.norm, x, addend, *own, self.relu, self.returns_twice)
 
     def extra_repr(self) -> str:
-        """Say whether a ReLU follows."""
+        """Return the options to show when the layer is printed."""
         return f"relu={self.relu}"
 
 
-def fusible(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
-    """Tell whether a layer is a batch norm of the kind that the kernels compute."""
+def is_fusible(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
+    """Tell whether a layer is a batch norm that the kernels support."""
     return (
         type(layer) is nn.BatchNorm2d
         and layer.affine
@@ -67,13 +68,8 @@ def fusible(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
     )
 
 
-def has_fusible(network: nn.Module) -> bool:
-    """Tell whether a network has any that are."""
-    return any(map(fusible, network.modules()))
-
-
-def _takes(norm: nn.BatchNorm2d, x: Tensor, addend: Tensor | None) -> bool:
-    """Tell whether the kernels compute a layer for these images."""
+def _supports(norm: nn.BatchNorm2d, x: Tensor, addend: Tensor | None) -> bool:
+    """Tell whether the kernels compute a layer for these inputs."""
     return (
         norm.training
         and x.ndim == 4
@@ -87,7 +83,7 @@ def _takes(norm: nn.BatchNorm2d, x: Tensor, addend: Tensor | None) -> bool:
             for t in (x, addend)
             if t is not None
         )
-        and bool(library().takes(x.numel() // x.shape[1], x.shape[1]))
+        and bool(library().batch_norm_supports(x.numel() // x.shape[1], x.shape[1]))
     )
 
 
@@ -114,7 +110,7 @@ class _Fused(torch.autograd.Function):
         y = torch.empty_like(x)
         moments = torch.empty(2, x.shape[1])
         mean, inverse_deviation = moments.unbind()
-        getattr(library(), f"forward_{_TYPES[x.dtype]}")(
+        getattr(library(), f"batch_norm_forward_{_TYPES[x.dtype]}")(
             x.data_ptr(),
             _address(addend),
             relu,
@@ -138,25 +134,25 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, dy_too: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor, other_dy: Tensor | None = None) -> tuple[Tensor | None, ...]:
         x, weight, bias, moments, *masks = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
-        if dy_too is not None:
-            dy_too = dy_too.contiguous(memory_format=torch.channels_last)
+        if other_dy is not None:
+            other_dy = other_dy.contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x)
-        behind = None
-        if masks or dy_too is not None:
-            behind = torch.empty_like(x) if ctx.has_addend else dx
-        dweight, dbias = memory_for_gradient(*moments.shape).unbind()
+        masked_dy = None
+        if masks or other_dy is not None:
+            masked_dy = torch.empty_like(x) if ctx.has_addend else dx
+        dweight, dbias = gradient_memory(*moments.shape).unbind()
         mean, inverse_deviation = moments.unbind()
-        getattr(library(), f"backward_{_TYPES[x.dtype]}")(
+        getattr(library(), f"batch_norm_backward_{_TYPES[x.dtype]}")(
             dy.data_ptr(),
-            _address(dy_too),
+            _address(other_dy),
             x.data_ptr(),
             _address(masks[0] if masks else None),
             ctx.relu,
             dx.data_ptr(),
-            _address(behind),
+            _address(masked_dy),
             weight.data_ptr(),
             bias.data_ptr(),
             mean.data_ptr(),
@@ -167,12 +163,12 @@ class _Fused(torch.autograd.Function):
             x.shape[1],
             torch.get_num_threads(),
         )
-        daddend = (dy if behind is None else behind) if ctx.has_addend else None
+        daddend = (dy if masked_dy is None else masked_dy) if ctx.has_addend else None
         return None, dx, daddend, dweight, dbias, None, None
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    """Return the same memory as a tensor that autograd takes for another."""
+    """Return the same memory as a tensor that is another one to autograd."""
     storage = tensor.untyped_storage()
     return tensor.new_empty(0).set_(storage, 0, tensor.shape, tensor.stride())
 

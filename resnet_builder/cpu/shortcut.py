@@ -1,4 +1,4 @@
-"""The identity shortcut to more channels and fewer pixels, as one copy."""
+"""Identity shortcut with zero-padded channels, as one copy."""
 
 import ctypes
 from typing import Any, TypeGuard
@@ -12,12 +12,12 @@ from resnet_builder.cpu.library import library
 
 
 class CopiedShortcut(nn.Module):
-    """A shortcut that pads channels, in one pass over memory each way; it agrees to the bit.
+    """A ``PadShortcut`` in one pass over memory each way, to the same bits.
 
-    Images that are not channels-last are computed by the layer itself.
+    The layer itself computes inputs that are not channels-last.
 
     Args:
-        shortcut: The layer; :func:`copies` tells which are taken.
+        shortcut: The layer, for which :func:`is_copyable` is true.
 
     Shape:
         As the layer's.
@@ -29,18 +29,17 @@ class CopiedShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the shortcut."""
-        if not _takes(x):
+        if not _supports(x):
             return self.shortcut(x)
         return _Copy.apply(x, self.shortcut.stride, *self.shortcut.zeros)
 
 
-def copies(layer: nn.Module | None) -> TypeGuard[PadShortcut]:
-    """Tell whether a layer is a shortcut that leaves pixels as they are, or leaves them out."""
+def is_copyable(layer: nn.Module | None) -> TypeGuard[PadShortcut]:
+    """Tell whether a layer is a shortcut that drops pixels or keeps all, without pooling."""
     return type(layer) is PadShortcut and layer.pool is None
 
 
-def _takes(x: Tensor) -> bool:
-    """Tell whether the kernels copy these images."""
+def _supports(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.ndim == 4
@@ -55,10 +54,10 @@ class _Copy(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, stride: int, before: int, after: int) -> Tensor:
         images, channels, height, width = x.shape
         ctx.shape = x.shape
-        ctx.numbers = (images, height, width, stride, *_bytes(x, before, channels, after))
+        ctx.sizes = (images, height, width, stride, *_bytes(x, before, channels, after))
         size = (-(-height // stride), -(-width // stride))
         y = _empty((images, before + channels + after, *size), like=x)
-        _call("forward", x, y, ctx.numbers)
+        _call("forward", x, y, ctx.sizes)
         return y
 
     @staticmethod
@@ -66,7 +65,7 @@ class _Copy(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = _empty(ctx.shape, like=dy)
-        _call("backward", dy, dx, ctx.numbers)
+        _call("backward", dy, dx, ctx.sizes)
         return dx, None, None, None
 
 
@@ -78,10 +77,10 @@ def _empty(shape: tuple[int, ...], *, like: Tensor) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
-def _call(direction: str, source: Tensor, target: Tensor, numbers: tuple[int, ...]) -> None:
-    getattr(library(), f"shortcut_{direction}")(
+def _call(direction: str, source: Tensor, target: Tensor, sizes: tuple[int, ...]) -> None:
+    getattr(library(), f"pad_shortcut_{direction}")(
         source.data_ptr(),
         target.data_ptr(),
-        (ctypes.c_int64 * len(numbers))(*numbers),
+        (ctypes.c_int64 * len(sizes))(*sizes),
         torch.get_num_threads(),
     )

@@ -1,4 +1,5 @@
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from resnet_builder.cpu import kernel_support
 from resnet_builder.cpu.library import library
 
 HAS_KERNELS = kernel_support(torch.device("cpu")).instructions is not None
-NEEDS_KERNELS = pytest.mark.skipif(not HAS_KERNELS, reason="nothing compiles our own operations")
+NEEDS_KERNELS = pytest.mark.skipif(not HAS_KERNELS, reason="nothing compiles CPU kernels")
 
 
 def has(question: str) -> bool:
@@ -15,27 +16,22 @@ def has(question: str) -> bool:
     return HAS_KERNELS and bool(getattr(library(), question)())
 
 
-NEEDS_GRADIENT = pytest.mark.skipif(
-    not has("has_paired_gradient"), reason="the processor multiplies no bf16 numbers"
+NEEDS_BF16 = pytest.mark.skipif(
+    not has("has_gemm_weight_gradient"), reason="the processor multiplies no bf16 numbers"
 )
-NEEDS_WINOGRAD = pytest.mark.skipif(
+NEEDS_WINOGRAD_BF16 = pytest.mark.skipif(
     not has("has_winograd_bf16"), reason="the processor multiplies no vectors of bf16 numbers"
 )
-NEEDS_INFERENCE = pytest.mark.skipif(
-    not has("has_winograd_fp32"), reason="the processor has no vectors of 16 numbers"
+NEEDS_WINOGRAD_FP32 = pytest.mark.skipif(
+    not has("has_winograd_fp32") or has("has_amx"), reason="convolutions are torch's here"
 )
 
 
-class Processor:
-    """Stands in for compiled kernels: says what the processor has.
-
-    Args:
-        parts: Of ``vectors`` of 16 numbers, ``pairs`` of bf16 numbers in such vectors, and
-            ``tiles`` of them.
-    """
-
-    def __init__(self, *parts: Literal["vectors", "pairs", "tiles"]) -> None:
-        self.has_tiles = lambda: int("tiles" in parts)
-        self.has_winograd_fp32 = lambda: int("vectors" in parts)
-        self.has_winograd_bf16 = lambda: int("pairs" in parts)
-        self.has_paired_gradient = lambda: int("pairs" in parts or "tiles" in parts)
+def processor(*parts: Literal["AVX512", "AVX512-BF16", "AMX"]) -> Any:
+    """Return a stand-in for the compiled kernels of a processor that has these instructions."""
+    return SimpleNamespace(
+        has_amx=lambda: "AMX" in parts,
+        has_winograd_fp32=lambda: "AVX512" in parts,
+        has_winograd_bf16=lambda: "AVX512-BF16" in parts,
+        has_gemm_weight_gradient=lambda: "AVX512-BF16" in parts or "AMX" in parts,
+    )

@@ -1,4 +1,4 @@
-"""Networks with our own operations in them, for training."""
+"""Networks with CPU kernels against the same networks without."""
 
 import copy
 from collections import Counter
@@ -10,18 +10,17 @@ from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
 from resnet_builder.cpu import accelerate
-from resnet_builder.cpu.inference import InferenceConv2d
-from resnet_builder.cpu.norm import FusedNorm
+from resnet_builder.cpu.convolution import TrainingConv2d, WinogradConv2d
+from resnet_builder.cpu.norm import FusedBatchNorm
 from resnet_builder.cpu.shortcut import CopiedShortcut
-from resnet_builder.cpu.training import TrainingConv2d
 from resnet_builder.model import fuse_conv_bn
 from resnet_builder.recomputing import recomputing
-from tests.cpu import NEEDS_GRADIENT, NEEDS_INFERENCE, NEEDS_WINOGRAD, has
-from tests.cpu.test_training import error
+from tests.cpu import NEEDS_BF16, NEEDS_WINOGRAD_BF16, NEEDS_WINOGRAD_FP32, has
+from tests.cpu.test_convolution import error
 from tests.networks import built, cifar_spec, random_images
 
 # Of two blocks in each of two stages: how many norms are fused, how many of them with a ReLU, with
-# a sum, and handed out twice.
+# a sum, and returned twice.
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
     "basic": ({}, (9, 9, 4, 4)),
     "plain": ({"shortcut": "none"}, (9, 9, 0, 0)),
@@ -35,13 +34,13 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
 }
 
 
-def trained_by_kernels(network: nn.Module) -> nn.Module:
+def for_training(network: nn.Module) -> nn.Module:
     """Return the network with its training kernels."""
     return accelerate(network, training=True, precision="bf16")
 
 
 def counted(network: nn.Module) -> tuple[int, int, int, int]:
-    """Count fused norms, those with a ReLU, with a sum, and handed out twice."""
+    """Count fused norms, those with a ReLU, with a sum, and returned twice."""
     calls = [
         (module.get_submodule(str(node.target)), len(node.args))
         for module in network.modules()
@@ -49,16 +48,16 @@ def counted(network: nn.Module) -> tuple[int, int, int, int]:
         for node in module.graph.nodes
         if node.op == "call_module"
     ]
-    layers = [(layer, inputs) for layer, inputs in calls if isinstance(layer, FusedNorm)]
+    layers = [(layer, inputs) for layer, inputs in calls if isinstance(layer, FusedBatchNorm)]
     return (
         len(layers),
         sum(layer.relu for layer, _ in layers),
         sum(inputs == 2 for _, inputs in layers),
-        sum(layer.twice for layer, _ in layers),
+        sum(layer.returns_twice for layer, _ in layers),
     )
 
 
-def learnt(forward: nn.Module, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def trained(forward: nn.Module, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return logits, gradients and running statistics after a step of training."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -71,17 +70,17 @@ def learnt(forward: nn.Module, network: nn.Module, images: Tensor) -> dict[str, 
 
 @pytest.mark.parametrize("wanted", [[], ["layer1"], "all"], ids=str)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_fused_network_learns_the_same_with_fewer_operations(name: str, wanted: Any) -> None:
+def test_training_differs_by_rounding_only(name: str, wanted: Any) -> None:
     model, expected = NETWORKS[name]
     network = built(cifar_spec(2, widths=(16, 32), **model), seed=0)
     network.train().to(memory_format=torch.channels_last)
     twin = copy.deepcopy(network)
-    forward = trained_by_kernels(recomputing(twin, wanted))
+    forward = for_training(recomputing(twin, wanted))
     found = counted(forward)
     assert found[:3] == expected[:3]
     assert found[3] == expected[3] or wanted  # blocks that are computed again stand alone
     images = random_images(8, 3, 16, 16)
-    plain, ours = learnt(network, network, images), learnt(forward, twin, images)
+    plain, ours = trained(network, network, images), trained(forward, twin, images)
     assert plain.keys() == ours.keys()
     for key, tensor in plain.items():
         scale = float(tensor.abs().max())
@@ -89,7 +88,7 @@ def test_fused_network_learns_the_same_with_fewer_operations(name: str, wanted: 
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
-def test_computing_again_comes_to_the_same_bits(precision: torch.dtype) -> None:
+def test_activation_checkpointing_gives_the_same_bits(precision: torch.dtype) -> None:
     network = built(cifar_spec(2, widths=(16, 32)), seed=0).train()
     network.to(memory_format=torch.channels_last)
     images = random_images(8, 3, 16, 16)
@@ -97,7 +96,7 @@ def test_computing_again_comes_to_the_same_bits(precision: torch.dtype) -> None:
     for wanted in ([], ["layer1"], "all"):
         twin = copy.deepcopy(network)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            found.append(learnt(trained_by_kernels(recomputing(twin, wanted)), twin, images))
+            found.append(trained(for_training(recomputing(twin, wanted)), twin, images))
     for key, tensor in found[0].items():
         assert all(torch.equal(tensor, other[key]) for other in found[1:]), key
 
@@ -106,13 +105,13 @@ def test_computing_again_comes_to_the_same_bits(precision: torch.dtype) -> None:
 def test_every_norm_of_a_bundled_network_is_fused(name: str) -> None:
     network = build(read_spec(name), seed=0).train()
     norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-    assert counted(trained_by_kernels(network))[0] == norms
+    assert counted(for_training(network))[0] == norms
 
 
 def test_tensors_are_shared_and_the_network_is_left_as_it_was() -> None:
     network = built(cifar_spec(1), seed=0).train()
     layers = Counter(type(layer) for layer in network.modules())
-    twin = trained_by_kernels(network)
+    twin = for_training(network)
     assert {id(p) for p in twin.parameters()} == {id(p) for p in network.parameters()}
     assert {id(b) for b in twin.buffers()} == {id(b) for b in network.buffers()}
     assert Counter(type(layer) for layer in network.modules()) == layers
@@ -121,7 +120,7 @@ def test_tensors_are_shared_and_the_network_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("norm", ["group_norm", "instance_norm", "frozen_batch_norm"])
 def test_other_norms_are_left_alone(norm: str) -> None:
     network = built(cifar_spec(1, widths=(32, 64), norm=norm)).train()
-    assert counted(trained_by_kernels(network)) == (0, 0, 0, 0)
+    assert counted(for_training(network)) == (0, 0, 0, 0)
 
 
 def test_frozen_norms_use_their_running_statistics() -> None:
@@ -129,13 +128,13 @@ def test_frozen_norms_use_their_running_statistics() -> None:
     network.bn1.eval()
     images = random_images(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     before = network.bn1.running_mean.clone()
-    logits = trained_by_kernels(network)(images)
+    logits = for_training(network)(images)
     assert torch.equal(network.bn1.running_mean, before)
     torch.testing.assert_close(logits, copy.deepcopy(network)(images), rtol=1e-4, atol=1e-4)
 
 
-class Fickle(nn.Module):
-    """A block from outside that does something else each time."""
+class Stateful(nn.Module):
+    """A block that does something else at each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,10 +146,10 @@ class Fickle(nn.Module):
         return self.bn(x).relu() * self.calls
 
 
-def test_parts_from_outside_are_called_as_they_are() -> None:
+def test_blocks_of_plugins_are_called_as_they_are() -> None:
     network = built(cifar_spec(1), seed=0).train()
-    network.layer1.append(Fickle())
-    twin = trained_by_kernels(network)
+    network.layer1.append(Stateful())
+    twin = for_training(network)
     for _ in range(2):
         twin(random_images(2, 3, 8, 8))
     assert network.layer1[-1].calls == 2
@@ -162,46 +161,43 @@ def test_hooks_are_called(name: str) -> None:
     network = built(cifar_spec(1), seed=0).train()
     seen: list[int] = []
     network.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))
-    trained_by_kernels(network)(random_images(2, 3, 8, 8))
+    for_training(network)(random_images(2, 3, 8, 8))
     assert seen == [1]
 
 
-@NEEDS_GRADIENT
+@NEEDS_BF16
 @pytest.mark.parametrize(
     ("name", "by_tiles", "by_vectors", "norms"),
     [("resnet20", 18, 18, 19), ("resnet50_cifar", 52, 16, 53)],
 )
-def test_convolutions_get_faster_ones(
-    name: str, by_tiles: int, by_vectors: int, norms: int
-) -> None:
-    twin = trained_by_kernels(build(read_spec(name), seed=0).train())
-    faster = by_tiles if has("has_tiles") else by_vectors
+def test_convolutions_are_replaced(name: str, by_tiles: int, by_vectors: int, norms: int) -> None:
+    twin = for_training(build(read_spec(name), seed=0).train())
+    faster = by_tiles if has("has_amx") else by_vectors
     assert sum(isinstance(layer, TrainingConv2d) for layer in twin.modules()) == faster
     assert counted(twin)[0] == norms
 
 
 def test_shortcuts_that_pad_are_copied() -> None:
     network = build(read_spec("resnet20"), seed=0).train()
-    twin = trained_by_kernels(network)
+    twin = for_training(network)
     assert sum(isinstance(layer, CopiedShortcut) for layer in twin.modules()) == 2
 
 
-def for_evaluation(name: str, *, bf16: bool) -> tuple[nn.Module, nn.Module, list[InferenceConv2d]]:
-    """Return a network with folded norms, the same with our operations, and its layers of ours."""
+def for_evaluation(name: str, *, bf16: bool) -> tuple[nn.Module, nn.Module, list[WinogradConv2d]]:
+    """Return a network with fused norms, the same with kernels, and its layers by kernels."""
     network = build(read_spec(name), seed=0).eval()
     plain = fuse_conv_bn(network).to(memory_format=torch.channels_last)
     ours = accelerate(plain, training=False, precision="bf16" if bf16 else "fp32")
-    return plain, ours, [layer for layer in ours.modules() if isinstance(layer, InferenceConv2d)]
+    return plain, ours, [layer for layer in ours.modules() if isinstance(layer, WinogradConv2d)]
 
 
-@NEEDS_INFERENCE
+@NEEDS_WINOGRAD_FP32
 @pytest.mark.parametrize("name", ["resnet20", "resnet50_cifar", "plain20"])
-def test_evaluation_agrees_but_for_rounding(name: str) -> None:
+def test_evaluation_differs_by_rounding_only(name: str) -> None:
     plain, ours, layers = for_evaluation(name, bf16=False)
     images = random_images(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in plain.modules())
     by_winograd = {"resnet20": 18, "resnet50_cifar": 13, "plain20": 18}
-    assert len(layers) == (convolutions - 1 if has("has_tiles") else by_winograd[name])
+    assert len(layers) == by_winograd[name]
     assert any(layer.relu for layer in layers)
     shortcuts = sum(isinstance(layer, CopiedShortcut) for layer in ours.modules())
     assert shortcuts == (2 if name == "resnet20" else 0)
@@ -211,11 +207,11 @@ def test_evaluation_agrees_but_for_rounding(name: str) -> None:
             assert error(forward(images), exact) < 2e-6
 
 
-@NEEDS_WINOGRAD
+@NEEDS_WINOGRAD_BF16
 @pytest.mark.parametrize(
     "name", ["resnet20", pytest.param("resnet50_cifar", marks=pytest.mark.ci), "plain20"]
 )
-def test_evaluation_in_bf16_comes_to_twice_torch_s_rounding(name: str) -> None:
+def test_evaluation_in_bf16_has_at_most_twice_torch_s_rounding_error(name: str) -> None:
     plain, ours, layers = for_evaluation(name, bf16=True)
     images = random_images(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     assert len(layers) == {"resnet20": 18, "resnet50_cifar": 16, "plain20": 18}[name]
@@ -229,8 +225,8 @@ def test_evaluation_in_bf16_comes_to_twice_torch_s_rounding(name: str) -> None:
 @pytest.mark.parametrize(
     ("bf16", "parts"),
     [
-        pytest.param(False, [32, 32, 6], marks=NEEDS_INFERENCE),
-        pytest.param(True, [64, 6], marks=NEEDS_WINOGRAD),
+        pytest.param(False, [32, 32, 6], marks=NEEDS_WINOGRAD_FP32),
+        pytest.param(True, [64, 6], marks=NEEDS_WINOGRAD_BF16),
     ],
 )
 def test_evaluation_takes_large_batches_in_parts(bf16: bool, parts: list[int]) -> None:
@@ -247,7 +243,7 @@ def test_evaluation_takes_large_batches_in_parts(bf16: bool, parts: list[int]) -
     assert error(together, alone) < (1e-2 if bf16 else 2e-6)
 
 
-@NEEDS_INFERENCE
+@NEEDS_WINOGRAD_FP32
 def test_evaluation_shows_hooks_the_whole_batch() -> None:
     network = build(read_spec("resnet20"), seed=0).eval()
     seen: list[int] = []
@@ -255,13 +251,13 @@ def test_evaluation_shows_hooks_the_whole_batch() -> None:
         lambda _, given: seen.append(len(given[0]))
     )
     ours = accelerate(network, training=False, precision="fp32")
-    assert any(isinstance(layer, InferenceConv2d) for layer in ours.modules())
+    assert any(isinstance(layer, WinogradConv2d) for layer in ours.modules())
     with torch.inference_mode():
         ours(random_images(70, 3, 8, 8))
     assert seen == [70]
 
 
-@NEEDS_INFERENCE
+@NEEDS_WINOGRAD_FP32
 def test_evaluation_leaves_a_network_with_hooks_alone() -> None:
     network = build(read_spec("resnet20"), seed=0).eval()
     network.register_forward_hook(lambda *_: None)

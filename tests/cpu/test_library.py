@@ -1,4 +1,4 @@
-"""Kernels are compiled once, survive what happens to their file, and may be missing."""
+"""Compilation of the CPU kernels: once, into a cache that may be damaged or missing."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ import torch
 from resnet_builder.cpu import kernel_support
 from resnet_builder.cpu import library as module
 from resnet_builder.cpu.library import library
-from resnet_builder.cpu.norm import FusedNorm
+from resnet_builder.cpu.norm import FusedBatchNorm
 
 CPU = torch.device("cpu")
 
@@ -82,10 +82,10 @@ def test_a_compiler_that_knows_no_tiles_compiles_all_else(
     compiler(tmp_path / "older", older, monkeypatch)
     assert kernel_support(CPU).instructions is not None
     assert kernel_support(CPU).reason == f"AMX: {tmp_path / 'older'}: error: unknown"
-    assert not library().has_tiles()
+    assert not library().has_amx()
     has_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512" and sys.platform == "linux"
-    assert bool(library().has_paired_gradient()) == (known == "vectors" and has_vectors)
-    assert library().takes(64, 32)
+    assert bool(library().has_gemm_weight_gradient()) == (known == "vectors" and has_vectors)
+    assert library().batch_norm_supports(64, 32)
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense" * 100])
@@ -143,7 +143,7 @@ def test_a_compiler_that_never_ends_is_not_waited_for(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiler(tmp_path / "endless", "exec sleep 60", monkeypatch)
-    monkeypatch.setattr(module, "_LONGEST_COMPILATION", 0.2)
+    monkeypatch.setattr(module, "_COMPILE_TIMEOUT", 0.2)
     assert str(kernel_support(CPU).reason).endswith("takes too long")
 
 
@@ -163,9 +163,9 @@ def test_older_processors_compute_the_same(
 ) -> None:
     """The compiler may contract products and sums differently, so that bits are not the same."""
     x = torch.randn(4, 32, 4, 4).contiguous(memory_format=torch.channels_last)
-    here = FusedNorm(torch.nn.BatchNorm2d(32), relu=True)(x)
+    here = FusedBatchNorm(torch.nn.BatchNorm2d(32), relu=True)(x)
     cache = request.getfixturevalue("cache")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    older = FusedNorm(torch.nn.BatchNorm2d(32), relu=True)(x)
+    older = FusedBatchNorm(torch.nn.BatchNorm2d(32), relu=True)(x)
     torch.testing.assert_close(older, here)
     assert kept(cache) == [".so"]

@@ -1,11 +1,11 @@
-"""Shortcuts that pad channels, as one copy: the bits of torch's operations."""
+"""Zero-padded shortcuts as one copy: the bits of torch's operations."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from resnet_builder.blocks.shortcuts import PadShortcut
-from resnet_builder.cpu.shortcut import CopiedShortcut, copies
+from resnet_builder.cpu.shortcut import CopiedShortcut, is_copyable
 
 
 def learnt(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ def learnt(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_bits_are_those_of_the_layer(
     layer: PadShortcut, size: tuple[int, int], dtype: torch.dtype
 ) -> None:
-    assert copies(layer)
+    assert is_copyable(layer)
     x = torch.randn(3, 16, *size).to(dtype)
     for images in (x, x.contiguous(memory_format=torch.channels_last)):
         found, wanted = learnt(CopiedShortcut(layer), images), learnt(layer, images)
@@ -44,4 +44,4 @@ def test_bits_are_those_of_the_layer(
 
 @pytest.mark.parametrize("layer", [PadShortcut(1, 8, 8, nn.AvgPool2d(2)), nn.Identity(), None])
 def test_other_layers_are_left_alone(layer: nn.Module | None) -> None:
-    assert not copies(layer)
+    assert not is_copyable(layer)

@@ -1,5 +1,5 @@
-// Convolutions of 3 x 3 pixels in fewer products: those of stride 1, and those of stride 2 that pad
-// one pixel.
+// Convolutions of 3 x 3 pixels by Winograd's minimal filtering, and the gradients of their inputs:
+// those of stride 1, and those of stride 2 that pad one pixel.
 
 #include <cstdint>
 
@@ -24,23 +24,23 @@ namespace {
 constexpr int PATCHES = 8;  // that are computed at once
 constexpr int PARTS = 16;   // of each thread's share, for one that is held up computes fewer
 
-// ---- kernels -----------------------------------------------------------------------------------
+// ---- weights -----------------------------------------------------------------------------------
 
-// Kernels from 16 input to 16 output channels: for each pixel and input channel a vector.
-struct Kernels {
+// WeightBlock from 16 input to 16 output channels: for each pixel and input channel a vector.
+struct WeightBlock {
   Vector pixels[9][LANES];
 
-  // Those of a convolution, or those that give the gradient of its images: turned by half a turn,
+  // Those of a convolution, or those that give the gradient of its images: rotated by half a turn,
   // from its output channels to its input channels.
-  void read(const Convolution& c, const float* weights, bool turned, int64_t in, int64_t out) {
-    const int64_t from = turned ? in : out, to = turned ? out : in;
-    const int64_t channels = turned ? c.out_channels : c.in_channels;
-    const int64_t next = turned ? 9 * LANES * channels : LANES;
+  void read(const Convolution& c, const float* weights, bool rotated, int64_t in, int64_t out) {
+    const int64_t from = rotated ? in : out, to = rotated ? out : in;
+    const int64_t channels = rotated ? c.out_channels : c.in_channels;
+    const int64_t next = rotated ? 9 * LANES * channels : LANES;
     for (int64_t i = 0; i < LANES; ++i)
       for (int at = 0; at < 9; ++at) {
         const float* numbers = weights + ((from + i) * 9 + at) * channels + to;
         _mm_prefetch(numbers + next, _MM_HINT_T0);
-        if (turned)
+        if (rotated)
           std::memcpy(&pixels[8 - at][i], numbers, sizeof(Vector));
         else
           for (int64_t j = 0; j < LANES; ++j) pixels[at][j].values[i] = numbers[j];
@@ -48,30 +48,30 @@ struct Kernels {
   }
 };
 
-// G g G^T of all kernels to 16 output channels: for each point a vector for each word.
+// G g G^T of all weights to 16 output channels: for each point a vector for each word.
 template <typename Type, typename Plane>
-void transform_kernels(const Convolution& c, const float* weights, bool turned, int64_t out,
+void transform_weights(const Convolution& c, const float* weights, bool rotated, int64_t out,
                        Vector* to) {
   using Down = typename Plane::Down;
   using Across = typename Plane::Across;
   const int64_t words = c.in_channels / Type::PER_WORD;
-  Kernels kernels;
+  WeightBlock block;
   for (int64_t in = 0; in < c.in_channels; in += Type::PER_WORD, ++to) {
-    if (in % LANES == 0) kernels.read(c, weights, turned, in, out);
+    if (in % LANES == 0) block.read(c, weights, rotated, in, out);
     __m512 points[Plane::POINTS][Type::PER_WORD];
     for (int64_t i = 0; i < Type::PER_WORD; ++i) {
       const auto pixel = [&](int at) {
-        return _mm512_load_ps(kernels.pixels[at][in % LANES + i].values);
+        return _mm512_load_ps(block.pixels[at][in % LANES + i].values);
       };
       __m512 columns[3][Down::POINTS];
       for (int x = 0; x < 3; ++x) {
         const __m512 column[] = {pixel(x), pixel(3 + x), pixel(6 + x)};
-        Down::transform_kernel(column, columns[x]);
+        Down::transform_weight(column, columns[x]);
       }
       for (int y = 0; y < Down::POINTS; ++y) {
         const __m512 line[] = {columns[0][y], columns[1][y], columns[2][y]};
         __m512 transformed[Across::POINTS];
-        Across::transform_kernel(line, transformed);
+        Across::transform_weight(line, transformed);
         for (int x = 0; x < Across::POINTS; ++x)
           points[Across::POINTS * y + x][i] = transformed[x];
       }
@@ -123,10 +123,11 @@ class Winograd {
  public:
   using Number = typename Type::Number;
 
-  Winograd(const Convolution& c, const Vector* weights, const Tail<Type>& tail, const Number* x)
+  Winograd(const Convolution& c, const Vector* weights, const Epilogue<Type>& epilogue,
+           const Number* x)
       : c_(c),
         weights_(weights),
-        tail_(tail),
+        epilogue_(epilogue),
         input_(c, x),
         step_(PATCHES * c.in_channels / LANES / Type::PER_WORD + 1),
         factors_(POINTS * step_),
@@ -200,7 +201,7 @@ class Winograd {
     const int64_t height = c_.out_height - patch.y, width = c_.out_width - patch.x;
     const int64_t next = c_.out_channels, line = c_.out_width * next;
     const int64_t at = (patch.image * c_.out_height + patch.y) * line + patch.x * next + channel;
-    const __m512 bias = tail_.bias_of(channel);
+    const __m512 bias = epilogue_.bias_of(channel);
 #pragma GCC unroll 4
     for (int i = 0; i < Down::OUTPUTS; ++i) {
       if (i >= height) break;
@@ -208,7 +209,7 @@ class Winograd {
       Across::transform_output(lines[i], pixels);
 #pragma GCC unroll 4
       for (int j = 0; j < Across::OUTPUTS; ++j)
-        if (j < width) tail_.write(pixels[j], bias, y, at + i * line + j * next);
+        if (j < width) epilogue_.write(pixels[j], bias, y, at + i * line + j * next);
     }
   }
 
@@ -220,7 +221,7 @@ class Winograd {
 
   const Convolution& c_;
   const Vector* const weights_;
-  const Tail<Type>& tail_;
+  const Epilogue<Type>& epilogue_;
   const Input<Type, Plane> input_;
   const int64_t step_;
   std::vector<Vector> factors_;
@@ -228,8 +229,9 @@ class Winograd {
 };
 
 template <typename Type, typename Plane>
-void convolve(const Convolution& c, const float* weights, bool turned, const Tail<Type>& tail,
-              const typename Type::Number* x, typename Type::Number* y, int threads) {
+void convolve(const Convolution& c, const float* weights, bool rotated,
+              const Epilogue<Type>& epilogue, const typename Type::Number* x,
+              typename Type::Number* y, int threads) {
   const int64_t blocks = c.out_channels / LANES;
   const int64_t size = Plane::POINTS * c.in_channels / Type::PER_WORD;
   const std::unique_ptr<Vector[]> factors(new Vector[blocks * size]);
@@ -238,9 +240,9 @@ void convolve(const Convolution& c, const float* weights, bool turned, const Tai
   {
     const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
     for (int64_t block = thread; block < blocks; block += count)
-      transform_kernels<Type, Plane>(c, weights, turned, block * LANES, &factors[block * size]);
+      transform_weights<Type, Plane>(c, weights, rotated, block * LANES, &factors[block * size]);
 #pragma omp barrier
-    Winograd<Type, Plane> winograd(c, factors.get(), tail, x);
+    Winograd<Type, Plane> winograd(c, factors.get(), epilogue, x);
     const int64_t parts = std::min(groups, PARTS * count);
 #pragma omp for schedule(dynamic)
     for (int64_t part = 0; part < parts; ++part) {
@@ -263,9 +265,9 @@ EXPORT void winograd_fp32(const float* x, const float* weights, const float* bia
                           int threads) {
   const Convolution c = Convolution::of(numbers);
   const bool large = std::min(c.out_height, c.out_width) > 2;
-  const auto plane = c.stride == 2 ? convolve<Fp32, Square<TwoOfFour>>
-                     : large       ? convolve<Fp32, Square<FourPixels>>
-                                   : convolve<Fp32, Square<TwoPixels>>;
+  const auto plane = c.stride == 2 ? convolve<Fp32, Square<F22Stride2>>
+                     : large       ? convolve<Fp32, Square<F43>>
+                                   : convolve<Fp32, Square<F23>>;
   plane(c, weights, false, {bias, addend, bool(relu)}, x, y, threads);
 }
 #else
@@ -280,22 +282,22 @@ EXPORT void winograd_bf16(const uint16_t* x, const float* weights, const float* 
                           const uint16_t* addend, int relu, uint16_t* y, const int64_t* numbers,
                           int threads) {
   const Convolution c = Convolution::of(numbers);
-  const auto plane = c.stride == 2      ? convolve<Bf16, Square<TwoOfFour>>
-                     : c.out_height > 2 ? convolve<Bf16, Plane<FourPixels, TwoPixels>>
-                                        : convolve<Bf16, Square<TwoPixels>>;
+  const auto plane = c.stride == 2      ? convolve<Bf16, Square<F22Stride2>>
+                     : c.out_height > 2 ? convolve<Bf16, Plane<F43, F23>>
+                                        : convolve<Bf16, Square<F23>>;
   plane(c, weights, false, {bias, addend, bool(relu)}, x, y, threads);
 }
-EXPORT void winograd_images_gradient(const uint16_t* dy, const float* weights, uint16_t* dx,
+EXPORT void winograd_input_gradient(const uint16_t* dy, const float* weights, uint16_t* dx,
                                     const int64_t* numbers, int threads) {
   const Convolution c = Convolution::of(numbers);
-  const auto plane = c.stride == 2      ? convolve<Bf16, Square<FourOfTwo>>
-                     : c.out_height > 2 ? convolve<Bf16, Plane<FourPixels, TwoPixels>>
-                                        : convolve<Bf16, Square<TwoPixels>>;
+  const auto plane = c.stride == 2      ? convolve<Bf16, Square<F22Stride2Transposed>>
+                     : c.out_height > 2 ? convolve<Bf16, Plane<F43, F23>>
+                                        : convolve<Bf16, Square<F23>>;
   plane(c, weights, true, {nullptr, nullptr, false}, dy, dx, threads);
 }
 #else
 EXPORT int has_winograd_bf16() { return 0; }
 EXPORT void winograd_bf16(const void*, const float*, const float*, const void*, int, void*,
                           const std::int64_t*, int) {}
-EXPORT void winograd_images_gradient(const void*, const float*, void*, const std::int64_t*, int) {}
+EXPORT void winograd_input_gradient(const void*, const float*, void*, const std::int64_t*, int) {}
 #endif

@@ -1,12 +1,55 @@
-// The gradient of one tap in tiles: a product of matrices that has a summand for each pixel, of
-// which 32, 16 output channels and 16 input channels are one instruction.
+// Implicit GEMM of a weight's gradient in AMX tiles: a product of matrices that has a summand for
+// each pixel, of which 32, 16 output channels and 16 input channels are one instruction.
 
 #pragma once
 
-#include "pairs.h"
-#include "tiles.h"
+#include <vector>
+
+#include "implicit_gemm.h"
+#include "vnni.h"
 
 namespace {
+
+// ---- tiles -------------------------------------------------------------------------------------
+
+struct alignas(64) TileConfig {
+  std::uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  std::uint8_t rows[16];
+};
+
+// Tiles of 16 rows of 64 bytes, for as long as it is in scope. The configuration before is
+// restored: oneDNN keeps its own from call to call.
+class Tiles {
+ public:
+  Tiles() {
+    asm volatile("sttilecfg %0" : "=m"(before_));
+    TileConfig config = {};
+    config.palette = 1;
+    std::fill_n(config.row_bytes, 8, 4 * LANES);
+    std::fill_n(config.rows, 8, LANES);
+    load(config);
+  }
+  ~Tiles() {
+    if (before_.palette)
+      load(before_);
+    else
+      _tile_release();
+  }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+
+ private:
+  // The intrinsic function tells the compiler of the first eight bytes only.
+  static void load(const TileConfig& config) { asm volatile("ldtilecfg %0" : : "m"(config)); }
+
+  TileConfig before_;
+};
+
+// The compiler does not know that tile instructions read and write memory.
+inline void memory_barrier() { asm volatile("" ::: "memory"); }
+
+// ---- products ----------------------------------------------------------------------------------
 
 constexpr int64_t PAIRS = LANES;  // of pixels that one instruction sums over
 constexpr int64_t STEP = 1;       // that the pitch is a multiple of
@@ -40,7 +83,7 @@ inline void transpose(const Line* from, Line* to) {
 // tiles take turns for the inputs, so that one is read while the other is multiplied.
 template <int COUNT>
 void multiply_tiles(const Line* gradients, const Line* const* inputs, Sums* sums, int64_t pairs) {
-  settle_memory();
+  memory_barrier();
   _tile_loadd(0, &sums[0], 64);
   if constexpr (COUNT > 1) _tile_loadd(1, &sums[1], 64);
   if constexpr (COUNT > 2) _tile_loadd(2, &sums[2], 64);
@@ -64,7 +107,7 @@ void multiply_tiles(const Line* gradients, const Line* const* inputs, Sums* sums
   if constexpr (COUNT > 2) _tile_stored(2, &sums[2], 64);
   if constexpr (COUNT > 3) _tile_stored(3, &sums[3], 64);
   if constexpr (COUNT > 4) _tile_stored(4, &sums[4], 64);
-  settle_memory();
+  memory_barrier();
 }
 
 constexpr decltype(&multiply_tiles<1>) MULTIPLY[AT_ONCE] = {

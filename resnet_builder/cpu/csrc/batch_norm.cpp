@@ -1,6 +1,6 @@
-// Batch normalisation in training, with the sum and the ReLU behind it: two passes over memory
-// forward, two backward. Images are channels-last, so they are a matrix of a row for each pixel
-// and a column for each channel.
+// Batch normalisation in training, fused with the sum and the ReLU behind it: two passes over
+// memory forward, two backward. Images are channels-last: a matrix of a row for each pixel and a
+// column for each channel.
 //
 // Results do not depend on the number of threads: rows are cut into the same parts for any number,
 // and what the parts come to is added in their order, in double precision.
@@ -264,13 +264,13 @@ void forward(const T* x, const T* addend, bool relu, T* y, const float* weight, 
 
 // ---- backward ----------------------------------------------------------------------------------
 
-// The gradient behind the ReLU is that of y, in two parts if y went two ways, where the ReLU let
-// something through. (Their sum is rounded as autograd would have.) That is where y is not zero;
-// without an addend y is not needed for it, for it can be computed from x. Where there is a place
-// for that gradient it is written down, and not computed twice: it is also the addend's.
+// The gradient of the ReLU's input, masked_dy, is that of y where y is not zero. If y was returned
+// twice, its two gradients are added, and the sum is rounded as autograd would round it. Without an
+// addend y is not saved, for it can be computed from x. masked_dy is stored where there is a place
+// for it, and not computed twice: it is also the addend's gradient.
 template <typename T>
-void backward(const T* dy, const T* dy_too, const T* x, const T* y, bool relu, T* dx, T* behind,
-              const float* weight, const float* bias, const float* means,
+void backward(const T* dy, const T* other_dy, const T* x, const T* y, bool relu, T* dx,
+              T* masked_dy, const float* weight, const float* bias, const float* means,
               const float* inverse_deviations, float* dweight, float* dbias, int64_t pixels,
               int64_t channels, int threads) {
   const Matrix matrix(pixels, channels);
@@ -303,15 +303,15 @@ void backward(const T* dy, const T* dy_too, const T* x, const T* y, bool relu, T
           const int64_t at = row * columns + column + i * WIDTH;
           const Channels value = load(x + at);
           Channels gradient = load(dy + at);
-          if (dy_too) {
-            const Channels other = load(dy_too + at);
+          if (other_dy) {
+            const Channels other = load(other_dy + at);
             gradient = as_stored<T>({gradient.first + other.first, gradient.second + other.second});
           }
           if (relu && y)
             gradient = masked(gradient, load(y + at), one, nothing);
           else if (relu)
             gradient = masked(gradient, value, scale[i], shift[i]);
-          if (behind) store(behind + at, gradient);
+          if (masked_dy) store(masked_dy + at, gradient);
           sum[i].first += gradient.first, sum[i].second += gradient.second;
           product[i].first += gradient.first * (value.first - center[i].first);
           product[i].second += gradient.second * (value.second - center[i].second);
@@ -343,7 +343,7 @@ void backward(const T* dy, const T* dy_too, const T* x, const T* y, bool relu, T
   });
   const std::vector<float> offsets =
       per_column<T>(matrix, [&](int64_t c) { return -factor(c) * sum[c] / all; });
-  const T* gradients = behind ? behind : dy;
+  const T* gradients = masked_dy ? masked_dy : dy;
   over_blocks(matrix, threads, true, [&](int64_t, int64_t from, int64_t to) {
     over_columns(matrix, [&](int64_t column, auto count) {
       Channels center[count], scale[count], shift[count], slope[count], offset[count];
@@ -357,7 +357,7 @@ void backward(const T* dy, const T* dy_too, const T* x, const T* y, bool relu, T
           const int64_t at = row * columns + column + i * WIDTH;
           const Channels value = load(x + at);
           Channels gradient = load(gradients + at);
-          if (relu && !behind) gradient = masked(gradient, value, scale[i], shift[i]);
+          if (relu && !masked_dy) gradient = masked(gradient, value, scale[i], shift[i]);
           gradient.first = gradient.first * scale[i].first + offset[i].first +
                            (value.first - center[i].first) * slope[i].first;
           gradient.second = gradient.second * scale[i].second + offset[i].second +
@@ -375,25 +375,24 @@ void backward(const T* dy, const T* dy_too, const T* x, const T* y, bool relu, T
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Whether images of this many pixels and channels can be computed.
-EXPORT int takes(int64_t pixels, int64_t channels) {
+EXPORT int batch_norm_supports(int64_t pixels, int64_t channels) {
   return pixels > 1 && channels > 0 && Matrix(pixels, channels).columns % WIDTH == 0;
 }
 
-#define DEFINE(NAME, T)                                                                          \
-  EXPORT void forward_##NAME(const T* x, const T* addend, int relu, T* y, const float* weight,   \
-                             const float* bias, float* running_mean, float* running_var,         \
-                             float* means, float* inverse_deviations, int64_t pixels,            \
-                             int64_t channels, double momentum, double eps, int threads) {       \
-    forward<T>(x, addend, relu, y, weight, bias, running_mean, running_var, means,               \
-               inverse_deviations, pixels, channels, momentum, eps, threads);                    \
-  }                                                                                              \
-  EXPORT void backward_##NAME(const T* dy, const T* dy_too, const T* x, const T* y, int relu,    \
-                              T* dx, T* behind, const float* weight, const float* bias,          \
-                              const float* means, const float* inverse_deviations,               \
-                              float* dweight, float* dbias, int64_t pixels, int64_t channels,    \
-                              int threads) {                                                     \
-    backward<T>(dy, dy_too, x, y, relu, dx, behind, weight, bias, means, inverse_deviations,     \
-                dweight, dbias, pixels, channels, threads);                                      \
+#define DEFINE(NAME, T)                                                                           \
+  EXPORT void batch_norm_forward_##NAME(                                                          \
+      const T* x, const T* addend, int relu, T* y, const float* weight, const float* bias,        \
+      float* running_mean, float* running_var, float* means, float* inverse_deviations,           \
+      int64_t pixels, int64_t channels, double momentum, double eps, int threads) {               \
+    forward<T>(x, addend, relu, y, weight, bias, running_mean, running_var, means,                \
+               inverse_deviations, pixels, channels, momentum, eps, threads);                     \
+  }                                                                                               \
+  EXPORT void batch_norm_backward_##NAME(                                                         \
+      const T* dy, const T* other_dy, const T* x, const T* y, int relu, T* dx, T* masked_dy,      \
+      const float* weight, const float* bias, const float* means, const float* inverse_deviations,\
+      float* dweight, float* dbias, int64_t pixels, int64_t channels, int threads) {              \
+    backward<T>(dy, other_dy, x, y, relu, dx, masked_dy, weight, bias, means, inverse_deviations, \
+                dweight, dbias, pixels, channels, threads);                                       \
   }
 
 DEFINE(bf16, BFloat16)

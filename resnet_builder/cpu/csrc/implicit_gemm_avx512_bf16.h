@@ -1,16 +1,17 @@
-// The gradient of one tap in vectors.
+// Implicit GEMM of a weight's gradient in AVX512-BF16 vectors.
 
 #pragma once
 
 #include <limits>
 #include <vector>
 
-#include "pair_products.h"
-#include "rows.h"
+#include "implicit_gemm.h"
+#include "vnni.h"
 
 namespace {
 
 constexpr int64_t STEP = 2;  // that the pitch is a multiple of, so that every line begins a pair
+
 // The output's gradient: a line of 16 channels for each pair of pixels, all lines of the first 16
 // channels, then of the next. Zeros between its lines are left out.
 class Gradients {

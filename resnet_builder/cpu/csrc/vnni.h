@@ -1,22 +1,48 @@
-// Products of pairs of bf16 numbers in vectors: for each pair, each output channel's two numbers
-// times those of 16 input channels are one instruction.
+// VNNI packing: pairs of pixels in bf16, as instructions want them that multiply two pairs of
+// numbers and add both products; and such products in AVX512-BF16 vectors.
 
 #pragma once
 
-#include "pairs.h"
+#include "convolution.h"
 
 namespace {
 
-constexpr int AT_ONCE = 3;  // factors of 16 input channels each
+// 16 channels of a pixel in the lower halves of words, and of the next one in the upper halves.
+inline __m512i pair(const uint16_t* pixel, const uint16_t* next) {
+  alignas(64) static constexpr uint16_t ORDER[2 * LANES] = {
+      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  __m512i both = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)pixel));
+  both = _mm512_inserti64x4(both, _mm256_loadu_si256((const __m256i*)next), 1);
+  return _mm512_permutexvar_epi16(_mm512_load_si512(ORDER), both);
+}
+
+// Writes 16 channels of a line's pixels as pairs, of which the first has pixel 0 of the long row.
+// `at` is the first pixel's place there; a pair that is half outside the line has zeros there.
+inline void write_pairs(const uint16_t* pixels, int64_t count, int64_t step, int64_t at, Line* to) {
+  alignas(64) static constexpr uint16_t ZEROS[LANES] = {};
+  to += at / 2;
+  int64_t i = 0;
+  if (at % 2) _mm512_store_si512(to++, pair(ZEROS, pixels)), i = 1;
+  for (; i + 1 < count; i += 2)
+    _mm512_store_si512(to++, pair(pixels + i * step, pixels + (i + 1) * step));
+  if (i < count) _mm512_store_si512(to, pair(pixels + i * step, ZEROS));
+}
+
+#ifdef __AVX512BF16__
+
+// ---- products in vectors -----------------------------------------------------------------------
+
+constexpr int AT_ONCE = 3;  // inputs of 16 channels each
 
 // Some pairs of the long row.
 struct Run {
   int64_t from, count;
 };
 
-// Sums the products of 16 output channels and of what COUNT taps see, 16 input channels each. If
-// they are to be added to others, they are summed up before, which rounds less; those others, which
-// may be far away, are fetched meanwhile.
+// Outer products: for each pair, 16 output channels of the gradient times 16 input channels of what
+// each of COUNT taps reads. Sums are added to others only in the end, which rounds less; those
+// others, which may be far away, are prefetched meanwhile.
 template <int COUNT>
 void multiply_pairs(const Line* gradients, const Line* const* inputs, Sums* sums,
                     const Run* runs, int64_t count, bool add) {
@@ -62,5 +88,7 @@ void multiply_pairs(const Line* gradients, const Line* const* inputs, Sums* sums
 
 constexpr decltype(&multiply_pairs<1>) MULTIPLY[AT_ONCE] = {multiply_pairs<1>, multiply_pairs<2>,
                                                             multiply_pairs<3>};
+
+#endif
 
 }  // namespace

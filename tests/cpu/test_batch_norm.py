@@ -1,4 +1,4 @@
-"""The fused norm against torch's own operations in fp64, and against itself."""
+"""The fused batch norm against torch's operations in fp64."""
 
 import copy
 import math
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.cpu.library import library
-from resnet_builder.cpu.norm import FusedNorm
+from resnet_builder.cpu.norm import FusedBatchNorm
 
 BF16, FP32 = torch.bfloat16, torch.float32
 SHAPES = [(4, 16, 6, 5), (2, 32, 3, 3), (8, 48, 4, 4), (3, 64, 8, 8), (2, 512, 2, 2), (64, 8, 9, 9)]
@@ -27,9 +27,9 @@ def norm(channels: int) -> nn.BatchNorm2d:
     return layer
 
 
-def layer_of(kind: str, own: nn.BatchNorm2d) -> FusedNorm:
-    layer = FusedNorm(own, relu="relu" in kind)
-    layer.twice = "twice" in kind
+def layer_of(kind: str, own: nn.BatchNorm2d) -> FusedBatchNorm:
+    layer = FusedBatchNorm(own, relu="relu" in kind)
+    layer.returns_twice = "twice" in kind
     return layer
 
 
@@ -66,9 +66,9 @@ def _backward(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_fp32_is_torch_s_but_for_rounding(shape: tuple[int, ...], kind: str) -> None:
+def test_fp32_differs_from_torch_by_rounding_only(shape: tuple[int, ...], kind: str) -> None:
     own, x, addend = norm(shape[1]), images(shape, FP32), images(shape, FP32)
-    assert library().takes(x.numel() // shape[1], shape[1])
+    assert library().batch_norm_supports(x.numel() // shape[1], shape[1])
     found = results(kind, copy.deepcopy(own), x, addend)
     exact = expected(kind, own, x, addend)
     assert found.keys() == exact.keys()
@@ -99,16 +99,11 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
     return float((found.double() - exact).norm() / exact.norm())
 
 
-def test_a_batch_is_counted() -> None:
-    own = norm(32)
-    FusedNorm(own, relu=False)(images((2, 32, 4, 4), FP32))
-    assert own.num_batches_tracked == 1
-
-
 @pytest.mark.parametrize("mean", [1e3, -1e4])
 def test_a_mean_far_off_costs_no_digits(mean: float) -> None:
     own, x = norm(32), images((16, 32, 8, 8), FP32) + mean
-    FusedNorm(own, relu=False)(x)
+    FusedBatchNorm(own, relu=False)(x)
+    assert own.num_batches_tracked == 1
     assert own.running_var is not None
     variance = x.double().var((0, 2, 3)).mul(0.3).add(0.7)
     torch.testing.assert_close(own.running_var.double(), variance, rtol=1e-6, atol=0)
@@ -116,7 +111,7 @@ def test_a_mean_far_off_costs_no_digits(mean: float) -> None:
 
 @pytest.mark.parametrize("dtype", [BF16, FP32], ids=str)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_shows(value: float, dtype: torch.dtype) -> None:
+def test_a_value_that_is_not_finite_shows(value: float, dtype: torch.dtype) -> None:
     """A training that diverges is noticed by its loss."""
     x = images((2, 32, 4, 4), dtype)
     x[1, 5, 2, 2] = value
@@ -141,7 +136,7 @@ def test_a_gradient_that_is_not_finite_shows(value: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [BF16, FP32], ids=str)
-def test_bits_do_not_hang_on_the_number_of_threads(dtype: torch.dtype) -> None:
+def test_bits_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
     own, x, addend = norm(16), images((32, 16, 16, 16), dtype), images((32, 16, 16, 16), dtype)
     assert x.numel() > 32 * 1024  # it is shared out at all
     found = []
@@ -163,9 +158,7 @@ def test_bits_do_not_hang_on_the_number_of_threads(dtype: torch.dtype) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_the_kernels_do_not_take_is_computed_by_the_layer(
-    case: str, shape: tuple[int, ...], kind: str
-) -> None:
+def test_other_inputs_are_left_to_the_layer(case: str, shape: tuple[int, ...], kind: str) -> None:
     own, x = norm(shape[1]), images(shape, FP32)
     if case == "evaluation":
         own.eval()
@@ -184,4 +177,4 @@ def test_what_the_kernels_do_not_take_is_computed_by_the_layer(
 
 def test_one_number_for_each_channel_is_refused_as_by_torch() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        FusedNorm(norm(32), relu=True)(images((1, 32, 1, 1), FP32))
+        FusedBatchNorm(norm(32), relu=True)(images((1, 32, 1, 1), FP32))

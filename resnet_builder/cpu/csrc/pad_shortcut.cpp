@@ -22,7 +22,7 @@ struct Shortcut {
 
 }  // namespace
 
-EXPORT void shortcut_forward(const char* x, char* y, const int64_t* numbers, int threads) {
+EXPORT void pad_shortcut_forward(const char* x, char* y, const int64_t* numbers, int threads) {
   Shortcut s;
   std::memcpy(&s, numbers, sizeof s);
 #pragma omp parallel for num_threads(threads)
@@ -39,7 +39,7 @@ EXPORT void shortcut_forward(const char* x, char* y, const int64_t* numbers, int
   }
 }
 
-EXPORT void shortcut_backward(const char* dy, char* dx, const int64_t* numbers, int threads) {
+EXPORT void pad_shortcut_backward(const char* dy, char* dx, const int64_t* numbers, int threads) {
   Shortcut s;
   std::memcpy(&s, numbers, sizeof s);
 #pragma omp parallel for num_threads(threads)

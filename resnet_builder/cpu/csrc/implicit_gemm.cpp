@@ -1,21 +1,21 @@
-// The gradient of a convolution's weights in bf16.
+// The gradient of a convolution's weight in bf16 by implicit GEMM.
 
 #include <cstdint>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Whether the processor has tiles, and the system lets this process use them.
-EXPORT int has_tiles();
+// Whether the processor has AMX, and the system lets this process use it.
+EXPORT int has_amx();
 
-// Whether there is anything that paired_gradient() can use.
-EXPORT int has_paired_gradient();
+// Whether there is anything that gemm_weight_gradient() can use.
+EXPORT int has_gemm_weight_gradient();
 
 #if !defined(__AVX512BW__) || !defined(__linux__) || \
     !(defined(__AMX_BF16__) || defined(__AVX512BF16__))
 
-EXPORT int has_tiles() { return 0; }
-EXPORT int has_paired_gradient() { return 0; }
-EXPORT void paired_gradient(const void*, const void*, float*, const std::int64_t*, int) {}
+EXPORT int has_amx() { return 0; }
+EXPORT int has_gemm_weight_gradient() { return 0; }
+EXPORT void gemm_weight_gradient(const void*, const void*, float*, const std::int64_t*, int) {}
 
 #else
 
@@ -24,9 +24,9 @@ EXPORT void paired_gradient(const void*, const void*, float*, const std::int64_t
 #include <unistd.h>
 
 #ifdef __AMX_BF16__
-#include "gradient_tiles.h"
+#include "implicit_gemm_amx.h"
 #else
-#include "gradient_vectors.h"
+#include "implicit_gemm_avx512_bf16.h"
 #endif
 
 namespace {
@@ -37,9 +37,9 @@ class Inputs {
   Inputs(const Convolution& c, const Row& row, const Phase& phase)
       : c_(c), row_(row), phase_(phase) {}
 
-  // Has what a tap sees which is moved by so many pixels read from now on.
-  void take(int64_t moved) {
-    pairs_[(row_.lead + moved) % 2].resize(count() * c_.in_channels / LANES);
+  // Has what a tap of this shift reads packed from now on.
+  void take(int64_t shift) {
+    pairs_[(row_.lead + shift) % 2].resize(count() * c_.in_channels / LANES);
   }
 
   void read(const uint16_t* x, const Piece& piece) {
@@ -57,9 +57,9 @@ class Inputs {
     }
   }
 
-  // What a tap sees which is moved by so many pixels: a line of 16 channels for each pair.
-  const Line* pairs(int64_t channel, int64_t moved) const {
-    const int64_t from = row_.lead + moved;
+  // What a tap of this shift reads: a line of 16 channels for each pair.
+  const Line* pairs(int64_t channel, int64_t shift) const {
+    const int64_t from = row_.lead + shift;
     return &pairs_[from % 2][channel / LANES * count() + from / 2];
   }
 
@@ -72,14 +72,14 @@ class Inputs {
   std::vector<Line> pairs_[2];
 };
 
-// Adds the gradient from some of the images to sums: for each 16 input channels and 16 output
-// channels one for each tap.
+// Adds the gradient from some of the images to sums: for each 16 input x 16 output channels one for
+// each tap.
 void add_gradient(const Convolution& c, const Row& row, const uint16_t* x, const uint16_t* dy,
                   int64_t from_image, int64_t to_image, std::vector<Sums>& sums) {
   Gradients gradients(c, row);
   std::vector<Inputs> inputs;
   for (const Phase& phase : row.phases) inputs.emplace_back(c, row, phase);
-  for (const Tap& tap : row.taps) inputs[tap.phase].take(tap.moved);
+  for (const Tap& tap : row.taps) inputs[tap.phase].take(tap.shift);
 
   for (const Piece& piece : pieces(c, row, from_image, to_image)) {
     gradients.read(dy, piece);
@@ -93,7 +93,7 @@ void add_gradient(const Convolution& c, const Row& row, const uint16_t* x, const
             int some = 0;
             for (; some < AT_ONCE && i + some < row.taps.size(); ++some) {
               const Tap& tap = row.taps[i + some];
-              factors[some] = inputs[tap.phase].pairs(in, tap.moved) + from;
+              factors[some] = inputs[tap.phase].pairs(in, tap.shift) + from;
             }
             gradients.multiply(out, from, factors, some, sum);
             sum += some;
@@ -106,7 +106,7 @@ void add_gradient(const Convolution& c, const Row& row, const uint16_t* x, const
 
 // ---- what Python calls -------------------------------------------------------------------------
 
-EXPORT int has_tiles() {
+EXPORT int has_amx() {
 #ifdef __AMX_BF16__
   constexpr int REQUEST = 0x1023, TILE_DATA = 18;  // from Linux' asm/prctl.h and Intel's manual
   return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
@@ -115,16 +115,16 @@ EXPORT int has_tiles() {
 #endif
 }
 
-EXPORT int has_paired_gradient() {
+EXPORT int has_gemm_weight_gradient() {
 #ifdef __AMX_BF16__
-  return has_tiles();
+  return has_amx();
 #else
   return 1;
 #endif
 }
 
 // Each thread sums over its images, and what they come to is added in their order.
-EXPORT void paired_gradient(const uint16_t* x, const uint16_t* dy, float* dweight,
+EXPORT void gemm_weight_gradient(const uint16_t* x, const uint16_t* dy, float* dweight,
                             const int64_t* numbers, int threads) {
   const Convolution c = Convolution::of(numbers);
   const Row row(c, STEP);

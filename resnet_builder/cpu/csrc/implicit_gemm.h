@@ -1,8 +1,8 @@
-// How convolutions are put before instructions that multiply pairs of bf16 numbers.
+// Implicit GEMM: layout in which a convolution is matrix products without im2col.
 //
 // The pixels of an output are put into one long row, with zeros between the lines and between the
-// images, and so are those of the input. What one tap of the kernel sees is then the input's row,
-// moved by a constant. Images are channels-last.
+// images, and so are those of the input. What one tap (a pixel of the weight) reads is then the
+// input's row, shifted by a constant.
 
 #pragma once
 
@@ -16,22 +16,22 @@ namespace {
 
 constexpr int64_t CHUNK = 1280;  // pixels whose copies stay in the second-level cache
 
-// Every stride-th pixel of the input, from one of stride x stride first ones on.
+// Every stride-th pixel of the input in both directions, from one of stride x stride first ones on.
 struct Phase {
   int64_t line, column;
 };
 
-// What one tap of the kernel sees: the pixels of a phase, those that are so many further on.
+// A tap of the weight: it reads the pixels of a phase, shifted by so many.
 struct Tap {
   std::size_t phase;
-  int64_t moved;
+  int64_t shift;
 };
 
 // Where pixels are in the long row: those of several images at once, or of some lines of one.
 struct Row {
   std::vector<Phase> phases;
   std::vector<Tap> taps;
-  int64_t reach;          // lines and columns that a tap is moved by, at most
+  int64_t reach;          // lines and columns that a tap is shifted by, at most
   int64_t pitch, image;   // pixels from line to line, and from image to image
   int64_t lead;           // zeros before the first pixel and behind the last; even
   int64_t lines, images;  // of the output, at once
@@ -39,10 +39,10 @@ struct Row {
 
   // `step` divides the pitch.
   Row(const Convolution& c, int64_t step) {
-    const auto moved = [&](int64_t at) {  // Python's division, which rounds down
+    const auto shifted = [&](int64_t at) {  // floor division
       return (at - c.padding - first(at, c)) / c.stride;
     };
-    reach = std::max(-moved(0), moved(c.size - 1));
+    reach = std::max(-shifted(0), shifted(c.size - 1));
     pitch = std::max(c.out_width + reach, (c.width + c.stride - 1) / c.stride + 1);
     pitch = (pitch + step - 1) / step * step;
     const int64_t most = std::max<int64_t>(1, CHUNK / pitch - reach);
@@ -61,7 +61,7 @@ struct Row {
           phase = int64_t(phases.size());
           phases.push_back({first(y, c), first(x, c)});
         }
-        taps.push_back({std::size_t(phase), moved(y) * pitch + moved(x)});
+        taps.push_back({std::size_t(phase), shifted(y) * pitch + shifted(x)});
       }
   }
 
