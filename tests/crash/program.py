@@ -103,11 +103,7 @@ class Child:
     _began: float = field(default_factory=time.monotonic)
 
     def wait(self, seconds: float = 60) -> End:
-        """Wait for its end.
-
-        Raises:
-            TimeoutError: It does not end in time; it is killed.
-        """
+        """Wait for its end."""
         found = self._server.ask({"wait": self.pid, "seconds": seconds})
         took = time.monotonic() - self._began
         if found is None:
@@ -125,11 +121,7 @@ class Child:
         return state != _ZOMBIE
 
     def go_on(self, seconds: float = 60) -> None:
-        """Let it go on once it has stopped.
-
-        Raises:
-            TimeoutError: It does not stop in time.
-        """
+        """Let it go on once it has stopped."""
         deadline = time.monotonic() + seconds
         while _stat(self.pid)[0] != _STOPPED:
             if time.monotonic() > deadline:
@@ -138,11 +130,7 @@ class Child:
         os.kill(self.pid, signal.SIGCONT)
 
     def wait_for(self, text: str, seconds: float = 60) -> None:
-        """Wait until a text is in its messages.
-
-        Raises:
-            TimeoutError: It is not, in time.
-        """
+        """Wait until a text is in its messages."""
         deadline = time.monotonic() + seconds
         while text not in _text(self.stderr):
             if time.monotonic() > deadline:
@@ -194,11 +182,7 @@ class Server:
         return self.start(*arguments, folder=folder, **how).wait(seconds)
 
     def first_of(self, children: Sequence[Child], seconds: float = 60) -> tuple[Child, End]:
-        """Return the call that ends first, and how.
-
-        Raises:
-            TimeoutError: None does in time.
-        """
+        """Return the call that ends first, and how."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for child in children:
@@ -267,11 +251,7 @@ class CommandLine:
         return self.process.pid
 
     def wait(self, seconds: float = 60) -> End:
-        """Wait for its end.
-
-        Raises:
-            TimeoutError: It does not end in time; it is killed.
-        """
+        """Wait for its end."""
         try:
             stdout, stderr = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired as error:
