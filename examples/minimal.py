@@ -21,7 +21,7 @@ def main() -> None:
     """Train, and print the test accuracy after each epoch."""
     experiment = load_experiment(sys.argv[1] if len(sys.argv) > 1 else "resnet20_digits")
     model = build(experiment, seed=SEED)
-    data = load_data(experiment.spec)
+    data = load_data(experiment)
     images, labels = tensors(data, "train")
     steps = EPOCHS * (len(labels) // BATCH_SIZE)
 

@@ -25,8 +25,9 @@ from resnet_builder.data.loader import WHITE
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.random import hash_seed
 from resnet_builder.data.sources import InMemoryImages
-from resnet_builder.errors import DataError, Problem, SpecError, Stopped
-from resnet_builder.spec.schema import DataSpec, Normalize, Spec
+from resnet_builder.errors import DataError, Problem, SpecError, Stopped, UsageError
+from resnet_builder.experiment import Experiment
+from resnet_builder.spec.schema import DataSpec, ModelSpec, Normalize, Spec
 from resnet_builder.system import cache_dir
 
 DATA_VARIABLE = "RESNET_BUILDER_DATA"
@@ -74,17 +75,17 @@ class DataSplits:
 
 
 def load_data(
-    spec: Spec,
+    experiment: Experiment | Spec,
     *,
     data_dir: Path | None = None,
     skip_bad: bool = False,
     stop: Stop = never,
     report: Report = silent,
 ) -> DataSplits:
-    """Read a spec's data set and divide it.
+    """Read an experiment's data set and divide it.
 
     Args:
-        spec: Resolved spec, with data.
+        experiment: Experiment, or a resolved spec with data.
         data_dir: Folder of data sets; by default ``$RESNET_BUILDER_DATA``, else the user's cache
             folder.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
@@ -95,9 +96,11 @@ def load_data(
         DataError: The data set is missing, broken or too small.
         SpecError: The network is for other images or classes.
         Stopped: ``stop`` became true.
+        UsageError: The spec has no data.
     """
-    assert spec.data is not None, "the spec has data"
-    data = spec.data
+    data, model = experiment.data, experiment.model
+    if data is None:
+        raise UsageError(f"{experiment.name}: the spec has no `data`")
     dataset = DATASETS.get(data.dataset.type)(**data.dataset.options)
     loaded = dataset.load(
         LoadContext(
@@ -109,8 +112,8 @@ def load_data(
             skip_bad=skip_bad,
         )
     )
-    _check_classes(spec, loaded)
-    _check_images(spec, loaded)
+    _check_classes(model, loaded)
+    _check_images(model, loaded)
     train, validation, indices = _set_validation_aside(loaded, data)
     mean, std = _moments(train, data, stop)
     return DataSplits(
@@ -145,8 +148,8 @@ def _crops_while_reading(data: DataSpec) -> bool:
 # Checks
 
 
-def _check_classes(spec: Spec, loaded: LoadedDataset) -> None:
-    wanted, found = spec.model.num_classes, len(loaded.classes)
+def _check_classes(model: ModelSpec, loaded: LoadedDataset) -> None:
+    wanted, found = model.num_classes, len(loaded.classes)
     if found != wanted:
         raise _spec_error(
             "mismatch",
@@ -161,9 +164,8 @@ def _check_classes(spec: Spec, loaded: LoadedDataset) -> None:
             raise DataError(f"{split} image {index} has label {label}, beyond the {found} classes")
 
 
-def _check_images(spec: Spec, loaded: LoadedDataset) -> None:
+def _check_images(model: ModelSpec, loaded: LoadedDataset) -> None:
     """Compare the first image of each split with the network's input."""
-    model = spec.model
     for split, source in _sources(loaded):
         if not len(source):
             raise DataError(f"there are no {split} images")

@@ -2,13 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from resnet_builder.data import DATASETS
 from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
@@ -119,7 +117,7 @@ def test_class_without_images_that_can_be_decoded_is_named(folder: Path) -> None
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_byte_of_a_image_is_noticed_and_its_class_named(way: str, folder: Path) -> None:
+def test_one_byte_of_an_image_is_noticed_and_its_class_named(way: str, folder: Path) -> None:
     pets = write_pets(folder)
     assert train(write_pets_spec(folder, way), folder, "--out", "run").exit_code == 0
     begin_again(folder / "run")
@@ -152,40 +150,21 @@ def test_images_that_come_and_go_are_counted(way: str, folder: Path) -> None:
     assert "train/" not in result.stderr
 
 
-def told(labels: Tensor) -> Callable[[], Any]:
-    """Return a data set whose training images have these labels."""
-
-    class Told:
+def test_wrong_label_is_named_before_anything_is_computed(folder: Path) -> None:
+    class Wrong:
         info = DatasetInfo()
 
         def load(self, context: LoadContext) -> LoadedDataset:
-            images = torch.arange(len(labels) * 192).view(-1, 3, 8, 8).byte()
+            images = torch.arange(40 * 192).view(-1, 3, 8, 8).byte()
             return LoadedDataset(InMemoryImages(images, labels), None, None, tuple("abcd"), "0")
 
-    return Told
-
-
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [
-        (-1, "training image 17 has label -1, beyond the 4 classes"),
-        (4, "training image 17 has label 4, beyond the 4 classes"),
-        (float("nan"), "image 17 has label nan, which is no whole number"),
-        (1.5, "image 17 has label 1.5, which is no whole number"),
-    ],
-    ids=["negative", "num_classes", "nan", "float"],
-)
-def test_wrong_label_is_named_before_anything_is_computed(
-    label: float, message: str, folder: Path
-) -> None:
     labels = torch.arange(40) % 4
-    labels = labels.float() if isinstance(label, float) else labels
-    labels[17] = label
-    with DATASETS.temporary("told", told(labels)):
-        line = ("--set", "data.dataset=told", "--set", "data.validation=0")
+    labels[17] = 4
+    with DATASETS.temporary("wrong", Wrong):
+        line = ("--set", "data.dataset=wrong", "--set", "data.validation=0")
         result = call("train", write_tiny(folder), *line, "--set", "model.image_size=8")
     assert result.exit_code == 3
-    assert message in result.stderr
+    assert "training image 17 has label 4, beyond the 4 classes" in result.stderr
     assert not (folder / "runs").exists()
 
 
@@ -196,9 +175,8 @@ def test_fewer_images_than_a_batch_are_3_and_leave_no_run(folder: Path) -> None:
     assert not (folder / "runs").exists()
 
 
-@pytest.mark.parametrize("count", [128, 129], ids=["no-tail", "tail-of-1"])
-def test_evaluation_drops_no_image(count: int, folder: Path) -> None:
-    spec = write_tiny(folder)
+def test_evaluation_drops_no_image(folder: Path) -> None:
+    spec, count = write_tiny(folder), 129  # a batch, and one image
     change = ("--set", f"data.dataset.test={count}", "--set", "train.epochs=1")
     assert call("train", spec, *change, "--out", "run").exit_code == 0
     answer = json.loads(call("evaluate", "run", "--json").stdout)
@@ -232,9 +210,3 @@ def test_copies_that_the_split_parts_are_counted(way: str, folder: Path) -> None
     data = json.loads((folder / "run" / "data.json").read_text())
     assert data["images"] == {"train": 6, "val": 4, "test": 10}
     assert sorted(index // 5 for index in data["validation"]) == [0, 0, 1, 1]
-
-
-def test_split_of_no_images_is_3(folder: Path) -> None:
-    result = call("train", write_tiny(folder), "--set", "data.validation=0.003")
-    assert result.exit_code == 3
-    assert "data.validation: 0 of 160 training images cannot be set aside" in result.stderr

@@ -333,6 +333,7 @@ def test_dataset_that_is_not_as_it_says_breaks_the_contract(
         check_dataset(Lying, tmp_path)
 
 
+@pytest.mark.ci
 def test_registering_does_not_import_torchvision() -> None:
     """It takes longer than everything else; no spec needs it to be checked."""
     code = "import sys, resnet_builder.data; print('torchvision' in sys.modules)"
