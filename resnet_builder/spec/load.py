@@ -141,9 +141,13 @@ def _draft(document: Document, overrides: Sequence[str], fragments: Sequence[str
     known = {problem.path for problem in composition.problems if problem.path}
     found = [problem for problem in found if problem.path not in known]
     problems = positions.ordered([*composition.problems, *found])
+    if problems or spec is None:
+        spec, sections = None, _sections(data, {_section(problem) for problem in problems})
+    else:
+        sections = {key: getattr(spec, key) for key in _SECTION_KEYS}
     return Draft(
-        **_sections(data, {_section(problem) for problem in problems}),
-        spec=None if problems else spec,
+        **sections,
+        spec=spec,
         positions=positions,
         problems=problems,
         notices=composition.notices,
@@ -171,6 +175,8 @@ def _validate(data: dict[str, Any], positions: Positions) -> tuple[Spec | None, 
         return None, problems_from(error, positions, (), SpecFile)
 
 
+_SECTION_KEYS = frozenset(Spec.model_fields) - {"version"}
+
 # A spec of which any section may be absent.
 _Sections = create_model(
     "_Sections", __base__=Spec, name=(Name | None, None), model=(ModelSpec | None, None)
@@ -179,9 +185,8 @@ _Sections = create_model(
 
 def _sections(data: dict[str, Any], wrong: set[str]) -> dict[str, Any]:
     """Sections without problems, and null for the others."""
-    keys = Spec.model_fields.keys() - {"version"}
-    sections = _Sections.model_validate({key: data.get(key) for key in keys - wrong})
-    return {key: None if key in wrong else getattr(sections, key) for key in keys}
+    sections = _Sections.model_validate({key: data.get(key) for key in _SECTION_KEYS - wrong})
+    return {key: None if key in wrong else getattr(sections, key) for key in _SECTION_KEYS}
 
 
 def _section(problem: Problem) -> str:
