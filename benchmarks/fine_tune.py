@@ -28,7 +28,7 @@ from resnet_builder.data.loader import evaluation_batches
 from resnet_builder.data.splits import load_data
 from resnet_builder.model import sections
 from resnet_builder.training.evaluation import evaluate
-from resnet_builder.training.freezing import freeze
+from resnet_builder.training.finetune import freeze
 from resnet_builder.weights.file import read_tensors
 
 BODY = "resnet20_digits"

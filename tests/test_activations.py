@@ -11,7 +11,7 @@ from resnet_builder.activations import Kept, activation_memory
 from resnet_builder.builder import build_on_meta
 from resnet_builder.model import ResNet
 from resnet_builder.parts import resolve_model
-from resnet_builder.training.freezing import freeze
+from resnet_builder.training.finetune import freeze
 from tests.networks import cifar_spec
 
 SHAPE = (4, 3, 32, 32)

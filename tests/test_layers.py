@@ -15,7 +15,7 @@ LAYERS = (
     {"model"},
     {"experiment"},
     {"data", "runs"},
-    {"activations", "plugins", "recomputing", "weights", "parts"},
+    {"activations", "plugins", "weights", "parts"},
     {"checks"},
     {"builder", "cpu"},
     {"summary", "testing"},

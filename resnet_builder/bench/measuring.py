@@ -22,7 +22,7 @@ from resnet_builder.model import ResNet, count_parameters
 from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.freezing import freeze
+from resnet_builder.training.finetune import freeze
 from resnet_builder.training.resources import estimate_training, size_text
 from resnet_builder.training.runtime import MEMORY_FORMATS
 

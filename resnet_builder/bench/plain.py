@@ -8,7 +8,7 @@ from torch import Tensor
 from resnet_builder.bench.clock import seconds_per_call
 from resnet_builder.builder import build
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.freezing import freeze
+from resnet_builder.training.finetune import freeze
 from resnet_builder.training.optim import build_optimizer
 from resnet_builder.training.step import make_loss
 

@@ -17,7 +17,6 @@ from resnet_builder.cpu.library import kernel_support
 from resnet_builder.cpu.norm import FusedBatchNorm, is_fusible
 from resnet_builder.cpu.shortcut import CopiedShortcut, is_copyable
 from resnet_builder.model import LayerTracer
-from resnet_builder.recomputing import Recomputed
 
 _KEEP_INPUT = frozenset(
     {
@@ -32,7 +31,7 @@ _KEEP_INPUT = frozenset(
 )
 """Layers that do not modify their input in place."""
 
-_TRACEABLE = ("torch.nn.", "resnet_builder.blocks.", "resnet_builder.model", Recomputed.__module__)
+_TRACEABLE = ("torch.nn.", "resnet_builder.blocks.", "resnet_builder.model")
 """Modules that do the same at each call, by where they are defined; a plugin's may not."""
 
 _IMAGES_PER_THREAD = {"fp32": 32, "bf16": 64}
@@ -79,9 +78,6 @@ def _for_training(network: nn.Module, precision: Precision) -> nn.Module:
             layers[name] = CopiedShortcut(layer)
     for node in list(graph.nodes):
         _return_twice(graph, node, layers)
-    for name, layer in layers.items():
-        if isinstance(layer, Recomputed):
-            layers[name] = Recomputed(_for_training(layer.block, precision))
     return traced.assemble(graph)
 
 
@@ -167,11 +163,7 @@ class _Tracer(LayerTracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Tell whether a module is a layer, or opaque."""
-        return (
-            m in self._opaque
-            or isinstance(m, Recomputed)
-            or super().is_leaf_module(m, module_qualified_name)
-        )
+        return m in self._opaque or super().is_leaf_module(m, module_qualified_name)
 
 
 def _layer(node: fx.Node, layers: dict[str, nn.Module]) -> nn.Module | None:

@@ -37,7 +37,7 @@ from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedConte
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import Metrics
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
-from resnet_builder.training.plan import Plan
+from resnet_builder.training.schedule import Plan
 from resnet_builder.weights.file import read_tensors, write_tensors
 
 CORRUPT = ".corrupt"
@@ -216,8 +216,7 @@ class CheckpointManager:
             return False
         if self._plan.checkpoint_seconds is not None:
             return monotonic() - self._tried_at >= self._plan.checkpoint_seconds
-        assert self._plan.checkpoint_steps is not None, "one of the two is given"
-        return state.step % self._plan.checkpoint_steps == 0
+        return self._plan.saves_at(state.step)
 
     def save(self, state: TrainState) -> None:
         """Save ``state``, unless it is saved already; all processes call this at the same step.

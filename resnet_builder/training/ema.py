@@ -1,4 +1,4 @@
-"""An exponential moving average of a network's weights."""
+"""Exponential moving average (EMA) of the weights of a network."""
 
 import copy
 from collections.abc import Collection
@@ -11,12 +11,12 @@ from resnet_builder.spec.recipe import EmaSpec
 
 
 class Ema:
-    """The moving average of a network: itself a network, and the one to evaluate.
+    """Exponential moving average of a network: itself a network, and the one that is evaluated.
 
     It starts as a copy. Each update moves parameters and floating-point buffers (running
     statistics, so that they fit the averaged weights) by ``1 - decay`` of the way to the
-    network's, and copies whole-number buffers and what is frozen. When it was last updated follows
-    from the step: there is no counter to lose.
+    network's, and copies integer buffers and frozen tensors. The last update follows
+    from the step: there is no counter to save.
 
     Args:
         model: The network that is trained, on its device and in its memory format.
@@ -37,7 +37,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after ``step`` steps, if it is their turn."""
+        """Average in the weights after ``step`` steps, if an update is due."""
         if step % self._spec.every:
             return
         torch._foreach_lerp_(self._averaged, self._averaged_from, 1 - self._spec.decay)
@@ -46,7 +46,7 @@ class Ema:
 
 
 def _divide(model: nn.Module, frozen: Collection[str]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the tensors to average and those to copy, in one order for all copies of a network."""
+    """Return the tensors to average and those to copy, in the same order for all copies."""
     averaged: list[Tensor] = []
     copied: list[Tensor] = []
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):

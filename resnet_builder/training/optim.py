@@ -1,4 +1,4 @@
-"""The optimizer: its parameter groups, its rate, and its state by parameter name."""
+"""Optimizer of a recipe: its parameter groups, its learning rate, its state by parameter name."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -21,9 +21,8 @@ _NORMS = (
     nn.RMSNorm,
 )
 
-
 _MULTIPLIER = "lr_multiplier"
-"""What a parameter group calls its learning rate over the scheduled one."""
+"""Key of a parameter group: its learning rate, relative to that of the schedule."""
 
 
 def build_optimizer(
@@ -34,23 +33,22 @@ def build_optimizer(
     fused: bool,
     head_lr_multiplier: float = 1.0,
 ) -> Optimizer:
-    """Make an optimizer for the parameters of ``model`` that need gradients.
+    """Build the optimizer of the parameters that need gradients.
 
     Args:
         model: The network, on its device and in its memory format.
-        spec: Which optimizer, and its options.
-        no_weight_decay: Parameters without weight decay, as ``train.no_weight_decay`` lists them.
+        spec: Type and options of the optimizer.
+        no_weight_decay: Kinds of parameters without weight decay: ``norm``, ``bias``.
         fused: Whether one kernel updates all weights.
-        head_lr_multiplier: The head's learning rate over that of all else.
+        head_lr_multiplier: Learning rate of the head, relative to that of all other layers.
     """
-    kernels = _kernels(model) if isinstance(spec, MuonSpec) else {}
-    aux = spec.aux if isinstance(spec, MuonSpec) else spec
-    groups = _groups(
+    conv_weights = _stage_conv_weights(model) if isinstance(spec, MuonSpec) else {}
+    groups = _parameter_groups(
         model,
-        aux.weight_decay,
+        spec.aux.weight_decay if isinstance(spec, MuonSpec) else spec.weight_decay,
         no_weight_decay=no_weight_decay,
         head_lr_multiplier=head_lr_multiplier,
-        but=frozenset(kernels),
+        excluded=frozenset(conv_weights),
     )
     match spec:
         case Sgd(lr=lr, momentum=momentum, nesterov=nesterov):
@@ -58,57 +56,47 @@ def build_optimizer(
         case AdamW(lr=lr, betas=betas, eps=eps):
             return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
         case MuonSpec():
-            return _muon(spec, kernels, groups, fused=fused)
+            return _build_muon(spec, conv_weights, groups, fused=fused)
 
 
-def state_copies(spec: OptimizerSpec) -> int:
-    """Return how many numbers an optimizer remembers for each that it changes."""
-    match spec:
-        case Sgd(momentum=momentum):
-            return int(momentum > 0)
-        case AdamW():
-            return 2
-        case MuonSpec():
-            return 1
-
-
-def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of the next update; a group's own multiplier comes on top."""
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of the next update; groups multiply it by their own multiplier."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group[_MULTIPLIER]
+        group["lr"] = lr * group[_MULTIPLIER]
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Return an optimizer's state as ``<parameter>/<what>``; the tensors are its own."""
+    """Return the state of an optimizer by ``<parameter>/<name>``. The tensors are not copied."""
     return {
-        f"{name}/{what}": value
+        f"{name}/{key}": value
         for name, parameter in model.named_parameters()
-        for what, value in optimizer.state.get(parameter, {}).items()
+        for key, value in optimizer.state.get(parameter, {}).items()
         if value is not None
     }
 
 
 def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give an optimizer the state that :func:`optimizer_state` returned.
+    """Restore the state that :func:`optimizer_state` returned.
 
-    State of parameters that it does not change, because they have been frozen since, is dropped.
-    Tensors of a parameter's shape get its device and memory format: fused kernels walk through
-    both in the order they lie in memory.
+    The state of parameters that have been frozen since is dropped. Tensors in the shape of their
+    parameter get its device and memory format: fused kernels read both in memory order.
 
     Raises:
-        CheckpointError: There is state of no parameter of the network's, or of another shape.
+        CheckpointError: A tensor is of no parameter of the network, or has another shape.
     """
     parameters = dict(model.named_parameters())
     order = [p for group in optimizer.param_groups for p in group["params"]]
     index = {parameter: number for number, parameter in enumerate(order)}
     entries: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
-    for key, value in state.items():
-        name, _, what = key.rpartition("/")
+    for full_name, value in state.items():
+        name, _, key = full_name.rpartition("/")
         parameter = parameters.get(name)
         if parameter is None or value.shape not in {parameter.shape, torch.Size()}:
-            raise CheckpointError(f"the checkpoint's '{key}' is of no parameter of the network")
+            raise CheckpointError(
+                f"the checkpoint's '{full_name}' is of no parameter of the network"
+            )
         if parameter in index:
-            entries[index[parameter]][what] = _like(value, parameter)
+            entries[index[parameter]][key] = _like(value, parameter)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": dict(entries), "param_groups": groups})
 
@@ -119,34 +107,34 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
-def _muon(
-    spec: MuonSpec, kernels: dict[Tensor, int], groups: list[dict[str, Any]], *, fused: bool
+def _build_muon(
+    spec: MuonSpec, conv_weights: dict[Tensor, int], groups: list[dict[str, Any]], *, fused: bool
 ) -> Optimizer:
-    """Make the optimizer of two kinds; the auxiliary rate is a multiple of Muon's."""
+    # The schedule sets Muon's rate; that of the auxiliary SGD is a multiple of it.
     for group in groups:
         group[_MULTIPLIER] *= spec.aux.lr / spec.lr
         group |= {"momentum": spec.aux.momentum, "nesterov": spec.aux.nesterov}
-    orthogonal = {
-        "params": list(kernels),
-        "kernels": True,
+    orthogonalized = {
+        "params": list(conv_weights),
+        "orthogonalize": True,
         "momentum": spec.momentum,
         "weight_decay": spec.weight_decay,
         _MULTIPLIER: 1.0,
     }
-    made = Muon([orthogonal, *groups], divisions=kernels, fused=fused)
-    set_rate(made, spec.lr)
-    return made
+    muon = Muon([orthogonalized, *groups], conv_groups=conv_weights, fused=fused)
+    set_lr(muon, spec.lr)
+    return muon
 
 
-def _kernels(model: nn.Module) -> dict[Tensor, int]:
-    """Return the kernels of the stages' convolutions that are to be trained, and their groups."""
-    names = [
-        name
-        for section, layers in sections(model).items()
+def _stage_conv_weights(model: nn.Module) -> dict[Tensor, int]:
+    """Return the weights of the stages' convolutions that are trained, with their groups."""
+    layers = [
+        layer
+        for section, names in sections(model).items()
         if section not in {"stem", "head"}
-        for name in layers
+        for name in names
+        for layer in model.get_submodule(name).modules()
     ]
-    layers = [layer for name in names for layer in model.get_submodule(name).modules()]
     return {
         layer.weight: layer.groups
         for layer in layers
@@ -154,19 +142,19 @@ def _kernels(model: nn.Module) -> dict[Tensor, int]:
     }
 
 
-def _groups(
+def _parameter_groups(
     model: nn.Module,
     weight_decay: float,
     *,
     no_weight_decay: Collection[str],
     head_lr_multiplier: float,
-    but: Collection[Tensor],
+    excluded: Collection[Tensor],
 ) -> list[dict[str, Any]]:
-    """Put parameters together that share their weight decay and their learning rate."""
+    """Group the parameters that share their weight decay and their learning rate."""
     head = frozenset[nn.Parameter]() if head_lr_multiplier == 1 else _head_parameters(model)
     members: defaultdict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for parameter, kinds in _parameters(model):
-        if parameter in but:
+    for parameter, kinds in _trained_parameters(model):
+        if parameter in excluded:
             continue
         decay = 0.0 if kinds & set(no_weight_decay) else weight_decay
         multiplier = head_lr_multiplier if parameter in head else 1.0
@@ -182,7 +170,7 @@ def _head_parameters(model: nn.Module) -> frozenset[nn.Parameter]:
     return frozenset(parameter for layer in layers for parameter in layer.parameters())
 
 
-def _parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, set[str]]]:
+def _trained_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, set[str]]]:
     """Yield the parameters to train, each with its kinds: ``norm``, ``bias``, both or neither."""
     seen: set[nn.Parameter] = set()
     for module in model.modules():

@@ -18,13 +18,12 @@ from resnet_builder.device import Precision, free_memory
 from resnet_builder.errors import ResourceError, StorageError
 from resnet_builder.model import ResNet
 from resnet_builder.parts import input_info, resolve
-from resnet_builder.recomputing import recomputed_stages
 from resnet_builder.runs.files import Warn, storage_errors
 from resnet_builder.runs.records import RuntimeConfig
+from resnet_builder.spec.recipe import AdamW, OptimizerSpec, Sgd
 from resnet_builder.spec.schema import Spec
 from resnet_builder.system import free_disk, is_out_of_memory
-from resnet_builder.training.freezing import freeze
-from resnet_builder.training.optim import state_copies
+from resnet_builder.training.finetune import freeze
 
 OVERRIDE = "--ignore-memory-estimate"
 """The flag of ``train`` and ``validate`` that goes on in spite of an estimate."""
@@ -191,7 +190,9 @@ def _activations(spec: Spec, network: nn.Module, images: int, precision: Precisi
     batch = max(2, images)  # batch norm refuses to train on one pixel of one image
     shape = (batch, *spec.model.image_shape)
     assert spec.train is not None, "a spec to train has a recipe"
-    recomputed = recomputed_stages(network, spec.train.activation_checkpointing)
+    recomputed = spec.train.activation_checkpointing
+    if recomputed == "all":
+        recomputed = tuple(name for name, _ in network.named_children() if name.startswith("layer"))
     return activation_memory(network, shape, bf16=precision == "bf16", recomputed=recomputed).peak
 
 
@@ -204,6 +205,17 @@ def _expected_images(spec: Spec) -> int:
     assert spec.data is not None, "a spec to train has data"
     facts = input_info(spec.data)
     return (facts.training_images or 0) * prod(spec.model.image_shape)
+
+
+def state_copies(spec: OptimizerSpec) -> int:
+    """Return the number of values in an optimizer's state for each parameter."""
+    match spec:
+        case Sgd(momentum=momentum):
+            return int(momentum > 0)
+        case AdamW():
+            return 2
+        case _:
+            return 1
 
 
 def image_bytes(splits: DataSplits) -> int:

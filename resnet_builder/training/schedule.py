@@ -1,72 +1,177 @@
-"""The learning rate as a pure function of the step."""
+"""Plan of a training: what follows from the number of a step, without state.
+
+The learning rate, the image size, the random seed, and whether an evaluation or a checkpoint is
+due are pure functions of the step, so that a resumed run has only a step to restore.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from resnet_builder.data.random import hash_seed
+from resnet_builder.errors import UsageError
 from resnet_builder.spec.recipe import (
     ConstantSchedule,
     ConstantWarmup,
     CosineSchedule,
+    Duration,
+    Interval,
     LinearSchedule,
-    LinearWarmup,
     MultistepSchedule,
     OneCycleSchedule,
     TrainSpec,
     WarmupSpec,
 )
-from resnet_builder.training.plan import Plan, make_plan
-
-Schedule = Callable[[int], float]
-"""``schedule(step)`` is the learning rate of update number ``step + 1``; steps count from 0."""
 
 
-def make_schedule(train: TrainSpec, steps_per_epoch: int) -> Schedule:
-    """Make a recipe's schedule: without state, so that a resumed run has only a step to know.
+class Plan:
+    """Plan of a training, in steps. A step is one update of the weights.
+
+    Steps count from 0: ``lr(step)`` is the learning rate of update number ``step + 1``, and
+    ``evaluates_at(step)`` concerns the weights after ``step`` updates.
 
     Args:
-        train: The recipe.
-        steps_per_epoch: Full batches in the training images.
+        recipe: The recipe.
+        steps_per_epoch: Number of full batches in the training images.
+        processes: Number of processes that divide each batch.
+
+    Attributes:
+        recipe: The recipe.
+        total_steps: Length of the training.
+        steps_per_epoch: Length of an epoch.
+        batch_size: Images of a step.
+        micro_batch_size: Images that a process computes at a time.
+        warmup_steps: Length of the warm-up.
+        milestones: Steps at which a multistep schedule lowers the learning rate.
+        evaluation_steps: Steps between evaluations.
+        checkpoint_steps: Steps between checkpoints; ``None`` if they are saved by the clock.
+        checkpoint_seconds: Seconds between checkpoints; ``None`` if they are saved by the step.
 
     Raises:
-        UsageError: A warm-up or a milestone lies beyond the training's end.
+        UsageError: The warm-up or a milestone lies beyond the end of the training.
     """
-    plan = make_plan(train, steps_per_epoch)
-    after = _after_warmup(train, plan)
-    warmup = getattr(train.schedule, "warmup", None)
-    return after if warmup is None else _warmed(after, warmup, train.optimizer.lr, plan)
+
+    def __init__(self, recipe: TrainSpec, steps_per_epoch: int, processes: int = 1) -> None:
+        self.recipe = recipe
+        self.total_steps = _in_steps(recipe, steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch
+        self.batch_size = recipe.batch_size
+        self.micro_batch_size = recipe.batch_size // (processes * recipe.accumulate)
+        self.warmup_steps = _warmup_steps(recipe, steps_per_epoch, self.total_steps)
+        self.milestones = _milestones(recipe, steps_per_epoch, self.total_steps)
+        self.evaluation_steps = _in_steps(recipe.evaluate_every, steps_per_epoch)
+        checkpoints = recipe.checkpoint_every
+        self.checkpoint_seconds = checkpoints.seconds
+        self.checkpoint_steps = (
+            None if checkpoints.seconds else _in_steps(checkpoints, steps_per_epoch)
+        )
+        self._sizes = _size_ends(recipe)
+
+    def epoch(self, step: int) -> float:
+        """Return the number of epochs after ``step`` steps, with a fraction."""
+        return step / self.steps_per_epoch
+
+    def evaluates_at(self, step: int) -> bool:
+        """Return whether the weights after ``step`` steps are evaluated. The last always are."""
+        return step > 0 and (step % self.evaluation_steps == 0 or step == self.total_steps)
+
+    def saves_at(self, step: int) -> bool:
+        """Return whether a checkpoint is due after ``step`` steps, if it is not by the clock."""
+        return step > 0 and self.checkpoint_steps is not None and step % self.checkpoint_steps == 0
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        peak, schedule = self.recipe.optimizer.lr, self.recipe.schedule
+        if step < self.warmup_steps:
+            assert not isinstance(schedule, OneCycleSchedule), "it has a warm-up of its own"
+            assert schedule.warmup is not None, "there are steps of it"
+            return _warmup_lr(schedule.warmup, peak, step, self.warmup_steps)
+        # 0 right after the warm-up, 1 at the last step.
+        progress = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
+        match schedule:
+            case ConstantSchedule():
+                return peak
+            case MultistepSchedule(gamma=gamma):
+                return peak * gamma ** sum(step >= milestone for milestone in self.milestones)
+            case CosineSchedule(end=end):
+                return _cosine(peak, end, progress)
+            case LinearSchedule(end=end):
+                return _line(peak, end, progress)
+            case OneCycleSchedule():
+                return _one_cycle_lr(schedule, peak, step, self.total_steps)
+
+    def resize(self, images: Tensor, step: int) -> Tensor:
+        """Resize the images of a step (progressive resizing); large ones come last.
+
+        Each new pixel is the average of what it covers.
+
+        Shape:
+            ``(B, C, H, W)`` float32 to ``(B, C, size, size)``, or unchanged.
+        """
+        progress = step / self.total_steps
+        own = images.shape[-1]
+        size = next((size for end, size in self._sizes if progress < end), own)
+        if size == own:
+            return images
+        return interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
-def _warmed(after: Schedule, warmup: WarmupSpec, peak: float, plan: Plan) -> Schedule:
-    before = _warmup(warmup, peak, plan.warmup_steps)
-    return lambda step: before(step) if step < plan.warmup_steps else after(step)
+def _in_steps(length: Duration | Interval, steps_per_epoch: int) -> int:
+    if length.steps is not None:
+        return length.steps
+    assert length.epochs is not None, "a length is given in one unit"
+    return length.epochs * steps_per_epoch
 
 
-def _warmup(warmup: WarmupSpec, peak: float, steps: int) -> Schedule:
-    match warmup:
-        case ConstantWarmup(lr=lr):
-            return lambda step: lr
-        case LinearWarmup(start=start):
-            return lambda step: start + (peak - start) * step / steps
+def _warmup_steps(recipe: TrainSpec, steps_per_epoch: int, total: int) -> int:
+    warmup = getattr(recipe.schedule, "warmup", None)
+    if warmup is None:
+        return 0
+    steps = _in_steps(warmup, steps_per_epoch)
+    if steps >= total:
+        raise UsageError(
+            f"train.schedule.warmup: its {_counted(steps)} leave nothing of the training's "
+            f"{_counted(total)}; shorten it or train longer"
+        )
+    return steps
 
 
-def _after_warmup(train: TrainSpec, plan: Plan) -> Schedule:
-    peak = train.optimizer.lr
-    match train.schedule:
-        case ConstantSchedule():
-            return lambda step: peak
-        case MultistepSchedule(gamma=gamma):
-            return lambda step: peak * gamma ** sum(step >= mark for mark in plan.milestones)
-        case CosineSchedule(end=end):
-            return lambda step: _cosine(peak, end, _progress(step, plan))
-        case LinearSchedule(end=end):
-            return lambda step: _line(peak, end, _progress(step, plan))
-        case OneCycleSchedule() as cycle:
-            return _one_cycle(cycle, peak, plan.total_steps)
+def _milestones(recipe: TrainSpec, steps_per_epoch: int, total: int) -> tuple[int, ...]:
+    schedule = recipe.schedule
+    if not isinstance(schedule, MultistepSchedule):
+        return ()
+    in_epochs = (schedule.unit or recipe.unit) == "epochs"
+    scale = steps_per_epoch if in_epochs else 1
+    last = schedule.milestones[-1]
+    if last * scale >= total:
+        place = f"epoch {last}, step {last * scale}," if in_epochs else f"{last}"
+        raise UsageError(
+            f"train.schedule.milestones: {place} is beyond the training's {_counted(total)}; "
+            "lower it or train longer"
+        )
+    return tuple(milestone * scale for milestone in schedule.milestones)
 
 
-def _progress(step: int, plan: Plan) -> float:
-    """Return how much of the way to the last step is done: 0 right after warm-up, 1 at the end."""
-    return (step - plan.warmup_steps) / max(1, plan.total_steps - 1 - plan.warmup_steps)
+def _counted(steps: int) -> str:
+    return "1 step" if steps == 1 else f"{steps} steps"
+
+
+def _size_ends(recipe: TrainSpec) -> list[tuple[float, int]]:
+    """Return the sizes of progressive resizing, each with the progress at which it ends."""
+    ends: list[tuple[float, int]] = []
+    for part in recipe.progressive_resizing:
+        ends.append(((ends[-1][0] if ends else 0.0) + part.fraction, part.size))
+    return ends
+
+
+def _warmup_lr(warmup: WarmupSpec, peak: float, step: int, steps: int) -> float:
+    if isinstance(warmup, ConstantWarmup):
+        return warmup.lr
+    return warmup.start + (peak - warmup.start) * step / steps
 
 
 def _line(start: float, end: float, progress: float) -> float:
@@ -77,17 +182,65 @@ def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _one_cycle(cycle: OneCycleSchedule, peak: float, total_steps: int) -> Schedule:
-    """Rise, then fall, at the very steps that ``torch.optim.lr_scheduler.OneCycleLR`` does."""
+def _one_cycle_lr(cycle: OneCycleSchedule, peak: float, step: int, total_steps: int) -> float:
+    """Return the learning rate that ``torch.optim.lr_scheduler.OneCycleLR`` has at a step."""
     anneal = _cosine if cycle.anneal == "cos" else _line
     first = peak / cycle.div_factor
     last = first / cycle.final_div_factor
     top = cycle.pct_start * total_steps - 1
-    end = total_steps - 1
+    if step <= top:
+        return anneal(first, peak, step / top if top > 0 else 1.0)
+    return anneal(peak, last, (step - top) / (total_steps - 1 - top))
 
-    def rate(step: int) -> float:
-        if step <= top:
-            return anneal(first, peak, step / top if top > 0 else 1.0)
-        return anneal(peak, last, (step - top) / (end - top))
 
-    return rate
+_MASK = 0xFFFFFFFF
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return the random seed of a step, 32 bits: all that torch's CPU generator uses.
+
+    For one ``seed`` it is a bijection of the step's 32 bits: no two steps of a run share a seed.
+    """
+    key = hash_seed(seed, "network") & _MASK
+    return _scramble(_scramble(step & _MASK) ^ key)
+
+
+def _scramble(number: int) -> int:
+    """Scramble 32 bits reversibly (the finalizer of MurmurHash3)."""
+    number ^= number >> 16
+    number = number * 0x85EBCA6B & _MASK
+    number ^= number >> 13
+    number = number * 0xC2B2AE35 & _MASK
+    return number ^ (number >> 16)
+
+
+def seed_step(seed: int, step: int, device: torch.device, *, rank: int = 0) -> None:
+    """Seed the generators that dropout and stochastic depth draw from, for one step.
+
+    Args:
+        seed: Seed of the recipe.
+        step: The step.
+        device: Device of the network.
+        rank: Index of the process; each has dropout masks of its own.
+    """
+    number = step_seed(seed if rank == 0 else hash_seed(seed, "process", rank), step)
+    # Not torch.manual_seed: where CUDA is not initialised, it keeps every call for later.
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)
+    if device.type == "mps":
+        torch.mps.manual_seed(number)
+
+
+@contextmanager
+def private_generators(device: torch.device) -> Iterator[None]:
+    """Context after which torch's global generators are as they were before."""
+    cuda = [device] if device.type == "cuda" else []
+    mps = torch.mps.get_rng_state() if device.type == "mps" else None
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        if mps is not None:
+            torch.mps.set_rng_state(mps)

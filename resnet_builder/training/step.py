@@ -10,15 +10,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import Batch
-from resnet_builder.recomputing import recomputing
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.recipe import LossSpec, TrainSpec
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
-from resnet_builder.training.freezing import freeze
-from resnet_builder.training.optim import build_optimizer, set_rate
-from resnet_builder.training.randomness import seed_step
-from resnet_builder.training.resizing import Resizing, unchanged
+from resnet_builder.training.finetune import checkpoint_activations, freeze
+from resnet_builder.training.optim import build_optimizer, set_lr
 from resnet_builder.training.runtime import MEMORY_FORMATS, compile_network
+from resnet_builder.training.schedule import seed_step
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """``(B, K)`` float32 logits and ``(B,)`` labels or ``(B, K)`` probabilities to their mean loss."""
@@ -53,7 +51,7 @@ class TrainStep:
         recipe: TrainSpec,
         runtime: RuntimeConfig,
         *,
-        resize: Resizing = unchanged,
+        resize: Callable[[Tensor, int], Tensor] = lambda images, step: images,
         ctx: DistributedContext = SINGLE_PROCESS,
         has_unused: bool = False,
     ) -> None:
@@ -89,8 +87,8 @@ class TrainStep:
             ``(3,)`` float32, on the device: mean loss, number of images predicted correctly, and
             1 if anything was not finite in this step or before, else 0. The same in all processes.
         """
-        set_rate(self.optimizer, lr)
-        seed_step(self._recipe.seed, step, self._failed.device)
+        set_lr(self.optimizer, lr)
+        seed_step(self._recipe.seed, step, self._failed.device, rank=self._ctx.rank)
         self.optimizer.zero_grad()
         loss, num_correct = self._backward(self._resize(batch.images, step), batch.targets)
         norm = self._clip()
@@ -152,9 +150,15 @@ def _wrap(
     has_unused: bool,
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[], AbstractContextManager[None]]]:
     """Return what computes the network in training, and the context without all-reduce."""
-    network = recomputing(model, recipe.activation_checkpointing)
-    if runtime.cpu_kernels:
-        network = accelerate(network, training=True, precision=runtime.precision)
+
+    def accelerated(module: nn.Module) -> nn.Module:
+        if not runtime.cpu_kernels:
+            return module
+        return accelerate(module, training=True, precision=runtime.precision)
+
+    network = accelerated(
+        checkpoint_activations(model, recipe.activation_checkpointing, accelerated)
+    )
     network = ctx.data_parallel(network, has_unused=has_unused)
     no_sync = network.no_sync if isinstance(network, DistributedDataParallel) else nullcontext
     return (compile_network(network, device) if runtime.compile else network), no_sync

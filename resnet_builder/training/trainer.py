@@ -53,15 +53,11 @@ from resnet_builder.training.distributed import (
 )
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import MetricBuffer, Metrics, RunningMean, evaluate_images
-from resnet_builder.training.freezing import frozen_tensors
-from resnet_builder.training.plan import Plan, make_plan
-from resnet_builder.training.randomness import private_generators
-from resnet_builder.training.resizing import make_resizing
+from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
 from resnet_builder.training.resources import memory_named
 from resnet_builder.training.runtime import MEMORY_FORMATS, resolve_device, resolve_runtime
-from resnet_builder.training.schedule import Schedule, make_schedule
+from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.step import TrainStep
-from resnet_builder.training.unused import unused_parameters
 from resnet_builder.weights.file import WeightsHeader, save_weights
 
 REPORT_SECONDS = 1.0
@@ -123,8 +119,7 @@ def fit(
     events = _open_callbacks(callbacks, run, ctx)
     device = resolve_device(experiment.run.device, ctx)
     loader = _make_loader(experiment, data, device, ctx)
-    plan = make_plan(recipe, loader.steps_per_epoch, ctx.world_size)
-    schedule = make_schedule(recipe, loader.steps_per_epoch)
+    plan = Plan(recipe, loader.steps_per_epoch, ctx.world_size)
     runtime = resolve_runtime(
         experiment.run,
         run,
@@ -139,10 +134,10 @@ def fit(
         model,
         recipe,
         runtime,
-        resize=make_resizing(recipe, plan.total_steps),
+        resize=plan.resize,
         ctx=ctx,
         has_unused=ctx.world_size > 1
-        and bool(unused_parameters(model, experiment.model.image_shape)),
+        and has_unused_parameters(model, experiment.model.image_shape),
     )
     ema = (
         Ema(model, recipe.ema, frozen=frozen_tensors(model, recipe.freeze)) if recipe.ema else None
@@ -160,7 +155,7 @@ def fit(
         ctx=ctx,
     )
     state = checkpoints.restore_newest()
-    meter = TrainMeter(state, plan, schedule, checkpoints, MetricsLog(run), events, ctx)
+    meter = TrainMeter(state, plan, checkpoints, MetricsLog(run), events, ctx)
     events.on_train_start(
         TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, describe(device), runtime)
     )
@@ -170,7 +165,7 @@ def fit(
             while True:
                 # Evaluate, also after the last step. A run that was stopped during an evaluation
                 # is resumed with that evaluation.
-                if plan.evaluates_after(state.step) and state.step > state.evaluated_step:
+                if plan.evaluates_at(state.step) and state.step > state.evaluated_step:
                     meter.read()
                     metrics = None
                     if data.validation is not None:
@@ -178,7 +173,7 @@ def fit(
                             averaged_model,
                             data.validation,
                             data,
-                            batch_size=plan.part_size,
+                            batch_size=plan.micro_batch_size,
                             precision=runtime.precision,
                             cpu_kernels=runtime.cpu_kernels,
                             should_stop=should_stop,
@@ -206,7 +201,7 @@ def fit(
                     raise Stopped(f"stopped after step {state.step}")
 
                 # Make one update of the weights. The device is not waited for.
-                meter.add(train_step(next(batches), step=state.step, lr=schedule(state.step)))
+                meter.add(train_step(next(batches), step=state.step, lr=plan.lr(state.step)))
                 state.step += 1
                 if ema is not None:
                     ema.update(state.step)
@@ -237,7 +232,6 @@ class TrainMeter:
     Args:
         state: State of the training, which counts loss, correct predictions and time.
         plan: Lengths of the training.
-        schedule: Learning rate by step.
         checkpoints: The checkpoints, for messages.
         file: ``metrics.jsonl``.
         callbacks: Called with the progress.
@@ -248,7 +242,6 @@ class TrainMeter:
         self,
         state: TrainState,
         plan: Plan,
-        schedule: Schedule,
         checkpoints: CheckpointManager,
         file: MetricsLog,
         callbacks: Callback,
@@ -256,7 +249,6 @@ class TrainMeter:
     ) -> None:
         self._state = state
         self._plan = plan
-        self._schedule = schedule
         self._checkpoints = checkpoints
         self._file = file
         self._callbacks = callbacks
@@ -286,7 +278,7 @@ class TrainMeter:
             step = state.step - len(metrics.losses) + metrics.first_bad
             raise NonFiniteError(
                 f"the loss or the gradient of step {step + 1} is not finite "
-                f"(learning rate {self._schedule(step):g}); the newest checkpoint is "
+                f"(learning rate {self._plan.lr(step):g}); the newest checkpoint is "
                 f"{self._checkpoints.newest}; lower the rate, warm up, or clip the gradient"
             )
         # One by one: a resumed run, which reads at other steps, must round to the same sum.
@@ -315,7 +307,7 @@ class TrainMeter:
             event="train",
             step=state.step,
             epoch=self._epoch,
-            lr=self._schedule(state.step - 1),
+            lr=self._plan.lr(state.step - 1),
             images_per_second=self._since_evaluation.images_per_second,
             seconds=state.seconds,
             train_loss=state.loss_sum / steps,
@@ -338,7 +330,7 @@ class TrainMeter:
                 step=step,
                 total_steps=self._plan.total_steps,
                 epoch=self._plan.epoch(step),
-                lr=self._schedule(step - 1),
+                lr=self._plan.lr(step - 1),
                 loss=mean.loss,
                 top1=mean.top1,
                 images_per_second=mean.images_per_second,
@@ -397,7 +389,7 @@ def finalize(
             model,
             data.test,
             data,
-            batch_size=plan.part_size,
+            batch_size=plan.micro_batch_size,
             precision="fp32",
             cpu_kernels=runtime.cpu_kernels,
             should_stop=should_stop,

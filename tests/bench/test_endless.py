@@ -5,8 +5,7 @@ import pytest
 from resnet_builder.bench.endless import endless, recipe_steps
 from resnet_builder.builder import read_spec
 from resnet_builder.data.splits import load_data
-from resnet_builder.training.plan import make_plan
-from resnet_builder.training.schedule import make_schedule
+from resnet_builder.training.schedule import Plan
 from tests.bench.specs import tiny
 
 
@@ -54,10 +53,10 @@ def test_trial_takes_the_recipe_s_steps_without_end_and_hardly_moves(optimizer: 
     )
     train = endless(spec, batch_size=8, accumulate=2).train
     assert train is not None
-    plan = make_plan(train, 4)
-    assert (plan.total_steps, plan.evaluate_every) == (2**31 - 1, 2**31 - 1)
-    assert (plan.batch_size, plan.part_size) == (8, 4)
+    plan = Plan(train, 4)
+    assert (plan.total_steps, plan.evaluation_steps) == (2**31 - 1, 2**31 - 1)
+    assert (plan.batch_size, plan.micro_batch_size) == (8, 4)
     assert plan.checkpoint_seconds is None
-    assert max(map(make_schedule(train, 4), (0, 1, 10, 10_000_000))) <= 1e-6
+    assert max(map(plan.lr, (0, 1, 10, 10_000_000))) <= 1e-6
     assert train.clip_norm == 1.0
     assert train.early_stop is None

@@ -9,7 +9,7 @@ from torch import nn
 from resnet_builder.bench import floor
 from resnet_builder.bench.floor import Convolution, Floor, FloorTimes, Kind, Work, convolutions_of
 from resnet_builder.builder import build_on_meta, read_spec
-from resnet_builder.training.freezing import freeze
+from resnet_builder.training.finetune import freeze
 
 STEM = "3 x 32 x 32 to 16, 3 x 3"
 

@@ -14,7 +14,7 @@ from resnet_builder.cpu.convolution import TrainingConv2d, WinogradConv2d
 from resnet_builder.cpu.norm import FusedBatchNorm
 from resnet_builder.cpu.shortcut import CopiedShortcut
 from resnet_builder.model import fuse_conv_bn
-from resnet_builder.recomputing import recomputing
+from resnet_builder.training.finetune import checkpoint_activations
 from tests.cpu import NEEDS_BF16, NEEDS_WINOGRAD_BF16, NEEDS_WINOGRAD_FP32, has
 from tests.cpu.test_convolution import error
 from tests.networks import built, cifar_spec, random_images
@@ -75,7 +75,7 @@ def test_training_differs_by_rounding_only(name: str, wanted: Any) -> None:
     network = built(cifar_spec(2, widths=(16, 32), **model), seed=0)
     network.train().to(memory_format=torch.channels_last)
     twin = copy.deepcopy(network)
-    forward = for_training(recomputing(twin, wanted))
+    forward = for_training(checkpoint_activations(twin, wanted, for_training))
     found = counted(forward)
     assert found[:3] == expected[:3]
     assert found[3] == expected[3] or wanted  # blocks that are computed again stand alone
@@ -96,7 +96,11 @@ def test_activation_checkpointing_gives_the_same_bits(precision: torch.dtype) ->
     for wanted in ([], ["layer1"], "all"):
         twin = copy.deepcopy(network)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            found.append(trained(for_training(recomputing(twin, wanted)), twin, images))
+            found.append(
+                trained(
+                    for_training(checkpoint_activations(twin, wanted, for_training)), twin, images
+                )
+            )
     for key, tensor in found[0].items():
         assert all(torch.equal(tensor, other[key]) for other in found[1:]), key
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder import build_from_spec
-from resnet_builder.training.muon import Muon, orthogonal
+from resnet_builder.training.muon import Muon, orthogonalize
 from resnet_builder.training.optim import build_optimizer, optimizer_state, restore_optimizer
 from tests.training.recipes import recipe
 
@@ -86,14 +86,14 @@ def one_by_one(matrix: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", [(3, 16, 144), (2, 64, 10), (1, 8, 8)])
 def test_singular_values_come_near_one(shape: tuple[int, ...]) -> None:
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonal(drawn))
+    values = torch.linalg.svdvals(orthogonalize(drawn))
     assert values.min() > 0.3
     assert values.max() < 1.3
     assert ((values > 0.6).float().mean()) > 0.85
 
 
 def test_a_matrix_of_zeros_stays_one() -> None:
-    assert torch.equal(orthogonal(torch.zeros(1, 4, 6)), torch.zeros(1, 4, 6))
+    assert torch.equal(orthogonalize(torch.zeros(1, 4, 6)), torch.zeros(1, 4, 6))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -149,7 +149,7 @@ def test_the_rest_moves_as_sgd_moves_it() -> None:
 def test_nothing_changes_where_found_inf_is_set(
     on_host: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Muon, "_on_host", lambda self: on_host)
+    monkeypatch.setattr(Muon, "_flag_is_on_host", lambda self: on_host)
     model = net()
     optimizer: Any = optimizer_for(model)
     optimizer.found_inf = torch.zeros(())

@@ -12,13 +12,14 @@ from resnet_builder.builder import build, read_spec
 from resnet_builder.errors import ResourceError, StorageError
 from resnet_builder.model import count_parameters
 from resnet_builder.training import resources
-from resnet_builder.training.optim import build_optimizer, state_copies
+from resnet_builder.training.optim import build_optimizer
 from resnet_builder.training.resources import (
     Estimate,
     check_disk,
     check_memory,
     estimate_training,
     image_bytes,
+    state_copies,
 )
 from tests.training.recipes import recipe, small_net
 from tests.training.runs import experiment, small_splits

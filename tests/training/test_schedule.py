@@ -1,26 +1,29 @@
-"""The learning rate at every corner, by the formula and by PyTorch's own schedulers."""
+"""The plan of a training: learning rates as PyTorch's schedulers set them, and what is due when."""
 
+import contextlib
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from resnet_builder.errors import UsageError
+from resnet_builder.builder import read_spec
+from resnet_builder.errors import SpecError, UsageError
 from resnet_builder.spec.recipe import TrainSpec
-from resnet_builder.training.plan import make_plan
-from resnet_builder.training.schedule import make_schedule
-from tests.training.recipes import recipe
+from resnet_builder.training.schedule import Plan, private_generators, seed_step, step_seed
+from tests.training.recipes import images, recipe
+from tests.training.runs import experiment, train
 
 PAPER = {"type": "multistep", "milestones": [32_000, 48_000]}
 PAPER_OPTIMIZER = {"type": "sgd", "lr": 0.1, "weight_decay": 1e-4}
 
 
-def rates(train: TrainSpec, steps_per_epoch: int = 5) -> list[float]:
-    schedule = make_schedule(train, steps_per_epoch)
-    total = make_plan(train, steps_per_epoch).total_steps
-    return [schedule(step) for step in range(total)]
+def rates(given: TrainSpec, steps_per_epoch: int = 5) -> list[float]:
+    plan = Plan(given, steps_per_epoch)
+    return [plan.lr(step) for step in range(plan.total_steps)]
 
 
 def torch_rates(make: Any, lr: float, steps: int) -> list[float]:
@@ -45,10 +48,8 @@ def test_constant_is_the_optimizers_rate() -> None:
     [(0, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (63_999, 0.001)],
 )
 def test_multistep_falls_at_the_papers_iterations(step: int, rate: float) -> None:
-    schedule = make_schedule(
-        recipe(steps=64_000, batch_size=128, optimizer=PAPER_OPTIMIZER, schedule=PAPER), 351
-    )
-    assert schedule(step) == pytest.approx(rate, rel=1e-12)
+    paper = recipe(steps=64_000, batch_size=128, optimizer=PAPER_OPTIMIZER, schedule=PAPER)
+    assert Plan(paper, 351).lr(step) == pytest.approx(rate, rel=1e-12)
 
 
 def test_multistep_equals_torchs() -> None:
@@ -60,10 +61,9 @@ def test_multistep_equals_torchs() -> None:
 def test_a_warm_up_returns_to_the_full_rate() -> None:
     """akamaster's ResNet-110 stays at 0.01 for ever."""
     schedule = {**PAPER, "warmup": {"steps": 400, "type": "constant", "lr": 0.01}}
-    rate = make_schedule(
-        recipe(steps=64_000, batch_size=128, optimizer=PAPER_OPTIMIZER, schedule=schedule), 351
-    )
-    assert [rate(0), rate(399), rate(400), rate(31_999)] == [0.01, 0.01, 0.1, 0.1]
+    paper = recipe(steps=64_000, batch_size=128, optimizer=PAPER_OPTIMIZER, schedule=schedule)
+    found = [Plan(paper, 351).lr(step) for step in (0, 399, 400, 31_999)]
+    assert found == [0.01, 0.01, 0.1, 0.1]
 
 
 def test_linear_warm_up_rises_in_equal_steps_from_its_start() -> None:
@@ -112,8 +112,8 @@ def test_one_cycle_equals_torchs(anneal: Any, steps: int, pct_start: float) -> N
         0.1,
         steps,
     )
-    train = recipe(steps=steps, schedule={"type": "one_cycle", "anneal": anneal, **options})
-    assert rates(train) == pytest.approx(expected, rel=1e-12)
+    given = recipe(steps=steps, schedule={"type": "one_cycle", "anneal": anneal, **options})
+    assert rates(given) == pytest.approx(expected, rel=1e-12)
 
 
 def test_one_cycle_may_rise_for_no_step() -> None:
@@ -141,8 +141,8 @@ def test_the_shortest_trainings_have_rates(schedule: Any, steps: int) -> None:
 def test_milestones_are_in_the_recipes_unit() -> None:
     """akamaster's epochs are not the paper's iterations."""
     schedule = {"type": "multistep", "milestones": [2, 3]}
-    in_epochs = make_plan(recipe(epochs=4, schedule=schedule), 351)
-    in_steps = make_plan(recipe(steps=4, schedule=schedule), 351)
+    in_epochs = Plan(recipe(epochs=4, schedule=schedule), 351)
+    in_steps = Plan(recipe(steps=4, schedule=schedule), 351)
     assert in_epochs.milestones == (702, 1053)
     assert in_steps.milestones == (2, 3)
 
@@ -153,7 +153,7 @@ def test_milestones_are_in_the_recipes_unit() -> None:
 )
 def test_milestones_may_name_the_other_unit(length: Any, unit: str, expected: Any) -> None:
     schedule = {"type": "multistep", "milestones": [2, 3], "unit": unit}
-    assert make_plan(recipe(**length, schedule=schedule), 5).milestones == expected
+    assert Plan(recipe(**length, schedule=schedule), 5).milestones == expected
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,165 @@ def test_milestones_may_name_the_other_unit(length: Any, unit: str, expected: An
 )
 def test_what_lies_beyond_the_end_is_refused(schedule: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        make_schedule(recipe(schedule=schedule), 5)
+        Plan(recipe(schedule=schedule), 5)
     assert str(caught.value) == message
 
 
 def test_milestones_in_steps_beyond_the_epochs_are_refused() -> None:
     schedule = {"type": "multistep", "milestones": [10], "unit": "steps"}
     with pytest.raises(UsageError, match="10 is beyond the training's 10 steps"):
-        make_schedule(recipe(epochs=2, schedule=schedule), 5)
+        Plan(recipe(epochs=2, schedule=schedule), 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"epochs": 3, "evaluate_every": {"epochs": 2}, "checkpoint_every": {"epochs": 1}},
+            (21, 14, 7, None),
+        ),
+        (
+            {"steps": 10, "evaluate_every": {"steps": 4}, "checkpoint_every": {"steps": 3}},
+            (10, 4, 3, None),
+        ),
+        ({"checkpoint_every": {"seconds": 2.5}}, (20, 7, None, 2.5)),
+    ],
+)
+def test_lengths_are_counted_in_steps(changes: Any, expected: tuple[Any, ...]) -> None:
+    plan = Plan(recipe(**changes), 7)
+    assert (
+        plan.total_steps,
+        plan.evaluation_steps,
+        plan.checkpoint_steps,
+        plan.checkpoint_seconds,
+    ) == expected
+
+
+@pytest.mark.parametrize(("every", "expected"), [(4, [4, 8, 10]), (5, [5, 10]), (50, [10])])
+def test_last_step_is_always_evaluated(every: int, expected: list[int]) -> None:
+    plan = Plan(recipe(steps=10, evaluate_every={"steps": every}), 7)
+    assert [step for step in range(11) if plan.evaluates_at(step)] == expected
+
+
+def test_checkpoints_are_due_every_so_many_steps() -> None:
+    plan = Plan(recipe(steps=10, checkpoint_every={"steps": 4}), 7)
+    assert [step for step in range(11) if plan.saves_at(step)] == [4, 8]
+    assert not any(map(Plan(recipe(checkpoint_every={"seconds": 1.0}), 7).saves_at, range(20)))
+
+
+def test_micro_batches_are_equal_and_epochs_fractions() -> None:
+    assert Plan(recipe(batch_size=12, accumulate=3), 7, processes=2).micro_batch_size == 2
+    assert Plan(recipe(), 8).epoch(12) == 1.5
+
+
+PARTS = [{"size": 3, "fraction": 0.25}, {"size": 4, "fraction": 0.3}]
+
+
+def test_image_sizes_follow_the_fractions_of_the_training() -> None:
+    plan = Plan(recipe(progressive_resizing=PARTS), 5)
+    sizes = [plan.resize(images(2), step).shape[-1] for step in range(20)]
+    assert sizes == [3] * 5 + [4] * 6 + [6] * 9
+    given = images(2)
+    assert plan.resize(given, 19) is given
+    assert Plan(recipe(), 5).resize(given, 0) is given
+
+
+def test_smaller_image_averages_around_each_pixel() -> None:
+    plan = Plan(recipe(progressive_resizing=[{"size": 4, "fraction": 0.5}]), 5)
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
+    assert torch.allclose(plan.resize(ramp, 0)[0, 0, 0, 1:3], torch.tensor([2.5, 4.5]))
+    assert torch.allclose(plan.resize(torch.full((1, 3, 7, 7), 0.7), 0), torch.tensor(0.7))
+
+
+def test_network_is_fed_each_size_in_its_turn(tmp_path: Path) -> None:
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sizes: list[int] = []
+            self.classify = nn.Linear(3, 4)
+
+        def forward(self, given: Tensor) -> Tensor:
+            if self.training:
+                self.sizes.append(given.shape[-1])
+            scores: Tensor = self.classify(given.mean((2, 3)))
+            return scores
+
+    spec = experiment(progressive_resizing=[{"size": 5, "fraction": 0.5}])
+    network = Watched()
+    train(tmp_path / "run", spec, model=network)
+    half = len(network.sizes) // 2
+    assert network.sizes == [5] * half + [spec.model.image_size] * half
+
+
+@pytest.mark.parametrize(
+    ("parts", "code", "path"),
+    [
+        ("[{size: 32, fraction: 0.5}]", "no-effect", "train.progressive_resizing[0].size"),
+        ("[{size: 3, fraction: 0.5}]", "shape", "train.progressive_resizing[0].size"),
+        (
+            "[{size: 16, fraction: 0.5}, {size: 24, fraction: 0.5}]",
+            "out-of-range",
+            "train.progressive_resizing",
+        ),
+        ("[{size: 16, fraction: 1.0}]", "out-of-range", "train.progressive_resizing[0].fraction"),
+    ],
+)
+def test_sizes_without_sense_are_refused(parts: str, code: str, path: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        read_spec("resnet20", overrides=[f"train.progressive_resizing={parts}"])
+    assert [(problem.code, problem.path) for problem in caught.value.errors] == [(code, path)]
+
+
+CPU = torch.device("cpu")
+
+
+def test_steps_have_different_seeds_of_32_bits() -> None:
+    """Drawn at random, 32 bits would meet within 78,200 steps in half of all runs."""
+    assert len({step_seed(0, step) for step in range(100_000)}) == 100_000
+    seeds = [step_seed(7, step) for step in range(1_000)]
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert all(300 < sum(seed >> bit & 1 for seed in seeds) < 700 for bit in range(32))
+    for one, other in (((0, 1), (1, 0)), ((1, 0), (2**32 + 1, 0)), ((3, 5), (5, 3))):
+        assert step_seed(*one) != step_seed(*other)
+
+
+def test_seed_of_a_step_never_changes() -> None:
+    """Any other value would change the result of a seed from one release to the next."""
+    found = [step_seed(0, 0), step_seed(0, 1), step_seed(1, 0), step_seed(2**40, 63_999)]
+    assert found == [1463837468, 905481526, 3042146117, 4176018560]
+
+
+def test_step_draws_the_same_whatever_was_drawn_before_and_each_process_its_own() -> None:
+    drawn = []
+    for before, rank in ((0, 0), (5, 0), (0, 1), (2, 1), (0, 2)):
+        torch.rand(before)
+        seed_step(3, 17, CPU, rank=rank)
+        drawn.append(torch.rand(4).tolist())
+    assert drawn[0] == drawn[1]
+    assert drawn[2] == drawn[3]
+    assert drawn[0] != drawn[2] != drawn[4] != drawn[0]
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_callers_generator_is_left_as_it_was(error: bool) -> None:
+    before = torch.get_rng_state()
+    with contextlib.suppress(KeyError), private_generators(CPU):
+        seed_step(0, 0, CPU)
+        torch.rand(3)
+        if error:
+            raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_generator_of_mps_is_seeded_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    fakes = {
+        "get_rng_state": lambda: "before",
+        "set_rng_state": calls.append,
+        "manual_seed": calls.append,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.mps, name, fake)
+    with private_generators(torch.device("mps")):
+        seed_step(0, 0, torch.device("mps"))
+    assert calls == [step_seed(0, 0), "before"]

@@ -13,7 +13,7 @@ from resnet_builder.data.interfaces import Batch
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.ema import Ema
-from resnet_builder.training.schedule import make_schedule
+from resnet_builder.training.schedule import Plan
 from resnet_builder.training.step import TrainStep
 from tests.training.recipes import batch, recipe, small_net, weight
 
@@ -76,7 +76,7 @@ def make_step(model: nn.Module, train: TrainSpec, **changes: Any) -> TrainStep:
 
 def ours(model: nn.Module, train: TrainSpec, batches: list[Batch]) -> nn.Module:
     """Train, and return the network to evaluate."""
-    train_step, schedule = make_step(model, train), make_schedule(train, 5)
+    train_step, schedule = make_step(model, train), Plan(train, 5).lr
     ema = None if train.ema is None else Ema(model, train.ema)
     for step, one in enumerate(batches):
         train_step(one, step=step, lr=schedule(step))

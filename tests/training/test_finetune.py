@@ -1,4 +1,4 @@
-"""What is frozen stays as it is, to the bit; the head may learn faster than the rest."""
+"""Frozen sections keep their bytes; activation checkpointing gives the same bits in less memory."""
 
 import contextlib
 import copy
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torchvision.ops import StochasticDepth
 
 from resnet_builder.builder import build
@@ -20,11 +21,16 @@ from resnet_builder.runs.records import MetricsLog, RuntimeConfig
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import evaluate
-from resnet_builder.training.freezing import freeze, frozen_tensors
+from resnet_builder.training.finetune import (
+    checkpoint_activations,
+    freeze,
+    frozen_tensors,
+    has_unused_parameters,
+)
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
-from resnet_builder.training.schedule import make_schedule
+from resnet_builder.training.schedule import Plan
 from resnet_builder.training.step import TrainStep
-from tests.networks import cifar_spec
+from tests.networks import cifar_spec, random_images
 from tests.training.recipes import CLASSES, batch, images, recipe
 from tests.training.runs import after, experiment, outcome, train
 from tests.training.test_step import OPTIMIZERS, SCHEDULES, STEPS, reference_rate
@@ -206,7 +212,7 @@ def test_twenty_steps_equal_a_plain_loop(
     expected = reference(network(), given, batches)
 
     model = network()
-    learn, rate = TrainStep(model, given, CHOICES), make_schedule(given, 5)
+    learn, rate = TrainStep(model, given, CHOICES), Plan(given, 5).lr
     assert given.ema is not None
     average = Ema(model, given.ema, frozen=frozen_tensors(model, frozen))
     for step, one in enumerate(batches):
@@ -248,7 +254,7 @@ def reference(model: nn.Module, given: TrainSpec, batches: list[Batch]) -> nn.Mo
 def test_rate_of_the_head_is_a_multiple_of_the_scheduled_one(exempt: list[str]) -> None:
     model = network()
     given = recipe(optimizer=SGD, schedule="linear", head_lr_multiplier=4.0, no_weight_decay=exempt)
-    schedule = make_schedule(given, 5)
+    schedule = Plan(given, 5).lr
     learn = TrainStep(model, given, CHOICES)
     names = {parameter: name for name, parameter in model.named_parameters()}
     for step in (0, 7):
@@ -306,3 +312,131 @@ def test_metrics_give_the_rate_of_the_body(tmp_path: Path) -> None:
         rates.append([row.lr for row in rows if row.event == "train"])
     assert rates[0] == rates[1]
     assert None not in rates[0]
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "basic": {"block": {"type": "basic", "dropout": 0.3}, "drop_path": 0.3, "attention": "eca"},
+    "bottleneck": {"block": "bottleneck", "shortcut": "projection", "norm": "instance_norm"},
+    "preact": {"block": "preact_basic", "stem": {"type": "conv3x3", "channels": 4, "bare": True}},
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "all": {
+        "ema": {"decay": 0.9},
+        "clip_norm": 1.0,
+        "accumulate": 2,
+        "freeze": ["stem", "layer1"],
+        "loss": {"type": "cross_entropy", "label_smoothing": 0.1},
+    },
+}
+
+
+def two_stages(**model: Any) -> ResNet:
+    return build(cifar_spec(2, widths=(4, 6), classes=CLASSES, **model), seed=0)
+
+
+def kept_bytes(model: nn.Module) -> int:
+    """Count what a forward pass keeps of activations, for 4 images of 16 x 16."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(random_images(4, 3, 16, 16))
+    assert output.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_that_recomputes_comes_to_the_same_bits(
+    model: dict[str, Any], recipe: dict[str, Any], precision: str, tmp_path: Path
+) -> None:
+    """Weights, average, running statistics and their counters, momentum, metrics."""
+    for name, stages in (("kept", []), ("again", "all")):
+        spec = experiment(
+            epochs=2, activation_checkpointing=stages, run={"precision": precision}, **recipe
+        )
+        train(tmp_path / name, spec, model=two_stages(**model))
+    kept, again = outcome(tmp_path / "kept"), outcome(tmp_path / "again")
+    assert kept["checkpoint"] == again["checkpoint"]
+    assert kept["rows"] == again["rows"]
+
+
+def test_a_run_may_be_resumed_with_other_stages_recomputed(tmp_path: Path) -> None:
+    train(tmp_path / "kept", experiment(), model=two_stages())
+    with pytest.raises(Stopped):
+        train(tmp_path / "again", experiment(), model=two_stages(), should_stop=after(5))
+    train(tmp_path / "again", experiment(activation_checkpointing=["layer2"]), model=two_stages())
+    kept, again = outcome(tmp_path / "kept"), outcome(tmp_path / "again")
+    assert kept["checkpoint"] == again["checkpoint"]
+
+
+def test_what_lies_inside_the_blocks_of_a_stage_is_not_kept() -> None:
+    """Of a block of a stage, one tensor is left of five: its input."""
+    model = two_stages().train()
+    pixels = 4 * 4 * 16 * 16  # floats of 4 bytes, 4 images
+    everything = kept_bytes(model)
+    first, second = (
+        kept_bytes(checkpoint_activations(model, [name])) for name in ("layer1", "layer2")
+    )
+    both = kept_bytes(checkpoint_activations(model, "all"))
+    inside = 3 * 4 * pixels  # conv1, its activation, conv2; 4 channels
+    statistics = 2 * 2 * 4 * 4  # mean and deviation of two norms
+    assert everything - first == 2 * (inside + statistics)
+    assert second < everything
+    assert everything - both == (everything - first) + (everything - second)
+
+
+def test_a_network_is_its_own_when_nothing_is_recomputed() -> None:
+    model = two_stages()
+    assert checkpoint_activations(model, ()) is model
+
+
+def test_tensors_are_shared_with_the_network() -> None:
+    model = two_stages()
+    wrapped = checkpoint_activations(model, ["layer2"])
+    assert list(wrapped.parameters()) == list(model.parameters())
+    assert copy.deepcopy(wrapped)(random_images(2, 3, 8, 8)).shape == (2, CLASSES)
+
+
+def test_buffers_are_put_back_where_computing_again_fails() -> None:
+    model = two_stages().train()
+    own = dict(model.named_buffers())
+    output = checkpoint_activations(model, ["layer1"])(random_images(2, 3, 8, 8))
+    model.get_submodule("layer1.0.bn1").register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        output.sum().backward()
+    assert all(buffer is own[name] for name, buffer in model.named_buffers())
+
+
+@pytest.mark.ci
+def test_a_compiled_network_recomputes_too() -> None:
+    """It counts no batch twice in its statistics either."""
+    found = []
+    for is_compiled in (False, True):
+        model = build(cifar_spec(1, widths=(4,), classes=CLASSES), seed=0).train()
+        forward = checkpoint_activations(model, "all")
+        compute = torch.compile(forward, dynamic=False) if is_compiled else forward
+        compute(random_images(4, 3, 8, 8)).sum().backward()
+        gradients = {f"{name}.grad": p.grad for name, p in model.named_parameters()}
+        found.append({**gradients, **dict(model.named_buffers())})
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+def test_parameters_that_the_network_does_not_use_are_found() -> None:
+    class Idle(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[0](x)
+
+    used = two_stages()
+    assert not has_unused_parameters(used, (3, 8, 8))
+    idle = Idle(used, nn.Linear(2, 2))
+    assert has_unused_parameters(idle, (3, 8, 8))
+    idle[1].requires_grad_(False)
+    assert not has_unused_parameters(idle, (3, 8, 8))
