@@ -8,7 +8,7 @@ import pytest
 
 from resnet_builder.errors import SpecError, render
 from resnet_builder.spec.load import load_spec, load_spec_text, read_draft
-from resnet_builder.spec.recipe import CosineSchedule, Sgd
+from resnet_builder.spec.recipe import Sgd
 from resnet_builder.spec.section import Part
 from tests.spec.texts import FULL, MINIMAL, draft, problems, write
 
@@ -87,8 +87,8 @@ def test_plugins_are_declared_and_not_imported(
         ("resnet32.v2.yml", MINIMAL, "resnet32.v2"),
         ("my net.yaml", MINIMAL + "name: mine\n", "mine"),
         ("x.yaml", MINIMAL + "name: null\n", "x"),
-        pytest.param("x.yaml", MINIMAL + "name: 2020-13-45\n", "2020-13-45", id="row10-no-date"),
-        pytest.param("x.yaml", MINIMAL + "name: 2020-01-01\n", "2020-01-01", id="row10-date"),
+        pytest.param("x.yaml", MINIMAL + "name: 2020-13-45\n", "2020-13-45", id="no-date"),
+        pytest.param("x.yaml", MINIMAL + "name: 2020-01-01\n", "2020-01-01", id="date"),
     ],
 )
 def test_name_is_the_files_unless_given(file: str, text: str, name: str, tmp_path: Path) -> None:
@@ -122,9 +122,9 @@ def test_unknown_key_is_an_error_even_if_it_is_null() -> None:
 @pytest.mark.parametrize(
     ("text", "rate"),
     [
-        pytest.param("1e-4", 0.0001, id="row07-1e-4"),
-        pytest.param("1e4", 10000.0, id="row07-1e4"),
-        pytest.param("1", 1.0, id="row18-whole-number"),
+        pytest.param("1e-4", 0.0001, id="1e-4"),
+        pytest.param("1e4", 10000.0, id="1e4"),
+        pytest.param("1", 1.0, id="whole-number"),
     ],
 )
 def test_rate_is_a_number(text: str, rate: float) -> None:
@@ -133,58 +133,24 @@ def test_rate_is_a_number(text: str, rate: float) -> None:
     assert (type(spec.train.optimizer.lr), spec.train.optimizer.lr) == (float, rate)
 
 
-@pytest.mark.parametrize("value", ["'10'", "true", "1e2", "3.5"])
-def test_number_of_epochs_is_a_whole_number_row18(value: str) -> None:
-    [problem] = problems(FULL.replace("steps: 1000", f"epochs: {value}"))
-    assert (problem.code, problem.path) == ("wrong-type", "train.epochs")
-
-
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e400", "-0.1", "0", "-0.0"])
-def test_rate_out_of_range_gets_the_range_row19(value: str) -> None:
+def test_rate_out_of_range_gets_the_range(value: str) -> None:
     [problem] = problems(FULL.replace("lr: 0.1", f"lr: {value}"))
     assert (problem.code, problem.path) == ("out-of-range", "train.optimizer.lr")
     assert problem.allowed == ("more than 0",)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "allowed"),
-    [
-        ("blocks", 0, "1 to 1000"),
-        ("blocks", -1, "1 to 1000"),
-        ("blocks", 10**9, "1 to 1000"),
-        ("stride", 0, "1 to 8"),
-        ("channels", 0, "1 to 16384"),
-        ("channels", 2**62, "1 to 16384"),
-    ],
-)
-def test_stage_out_of_range_is_pointed_at_by_its_index_row20(
-    key: str, value: int, allowed: str, tmp_path: Path
-) -> None:
-    [problem] = draft(tmp_path, f"model.stages.1.{key}={value}").problems
-    assert problem.path == f"model.stages[1].{key}"
-    assert problem.message == f"{value} is out of range"
-    assert problem.allowed == (allowed,)
-
-
 @pytest.mark.parametrize("value", ["${HOME}", "~/x", "$HOME", "{x}", "%(x)s", "`id`", "$(id)"])
-def test_text_is_literal_row36(value: str) -> None:
+def test_text_is_literal(value: str) -> None:
     spec = load_spec_text(FULL.replace("source: someone", f"source: '{value}'"))
     assert spec.published is not None
     assert spec.published.source == value
 
 
 @pytest.mark.parametrize("value", ["a/b", "/abs", "..", "a\\b", "nul", "COM1.x", ".hidden", ""])
-def test_name_is_a_file_name_everywhere_row34(value: str) -> None:
+def test_name_is_a_file_name_everywhere(value: str) -> None:
     [problem] = problems(FULL.replace("name: full", f"name: '{value}'"))
     assert (problem.code, problem.path) == ("out-of-range", "name")
-
-
-def test_warmup_is_linear_unless_it_says_otherwise(tmp_path: Path) -> None:
-    found = draft(tmp_path, "train.schedule={type: cosine, warmup: {epochs: 5}}")
-    assert found.train is not None
-    assert isinstance(found.train.schedule, CosineSchedule)
-    assert found.train.schedule.warmup is not None
-    assert found.train.schedule.warmup.type == "linear"
 
 
 def test_spec_error_lists_its_problems(tmp_path: Path) -> None:

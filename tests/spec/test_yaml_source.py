@@ -1,7 +1,6 @@
 """YAML sources: files, limits, the meaning of plain words, and positions."""
 
 import math
-import os
 import time
 import tracemalloc
 from collections import OrderedDict
@@ -39,32 +38,7 @@ def refusal(path: Path) -> str:
     return f"{problem.code}: {problem.message}"
 
 
-def test_missing_file_is_named_row01(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "none.yaml") == f"unknown-name: {NOTHING}"
-    assert refusal(tmp_path / "none" / "none.yaml") == f"unknown-name: {NOTHING}"
-
-
-def test_directory_is_no_spec_row01(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == "wrong-type: this is a directory, not a file"
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
-@pytest.mark.timeout(5)
-def test_fifo_is_not_waited_for_row01(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo.yaml")
-    message = "wrong-type: this is a pipe or a device, not a file"
-    assert refusal(tmp_path / "fifo.yaml") == message
-
-
-@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no devices here")
-@pytest.mark.timeout(5)
-def test_endless_device_is_not_read_row31(tmp_path: Path) -> None:
-    link = tmp_path / "zero.yaml"
-    link.symlink_to("/dev/zero")
-    assert refusal(link) == "wrong-type: this is a pipe or a device, not a file"
-
-
-def test_unreadable_file_is_a_storage_error_row01(
+def test_unreadable_file_is_a_storage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object) -> None:
@@ -79,21 +53,12 @@ def test_unreadable_file_is_a_storage_error_row01(
     assert raised.value.exit_code == 7
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="nothing is unreadable here")
-def test_file_without_permissions_is_a_storage_error_row01(tmp_path: Path) -> None:
-    path = tmp_path / "spec.yaml"
-    path.write_text(FULL)
-    path.chmod(0)
-    with pytest.raises(StorageError, match="cannot read"):
-        read_yaml(path)
-
-
 @pytest.mark.parametrize("name", ["a\0b.yaml", "\ud800.yaml", "x" * 5000 + ".yaml"])
 def test_impossible_file_name_is_a_missing_file(name: str, tmp_path: Path) -> None:
     assert refusal(tmp_path / name) == f"unknown-name: {NOTHING}"
 
 
-def test_large_file_is_refused_after_a_bounded_read_row31(tmp_path: Path) -> None:
+def test_large_file_is_refused_after_a_bounded_read(tmp_path: Path) -> None:
     path = tmp_path / "large.yaml"
     with path.open("wb") as file:
         file.truncate(100_000_000)
@@ -105,26 +70,13 @@ def test_large_file_is_refused_after_a_bounded_read_row31(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param("a: " + "x" * 5_000_000, id="row31-one-scalar"),
-        pytest.param("".join(f"k{n}: 0\n" for n in range(100_000)), id="row31-many-keys"),
-    ],
-)
-def test_large_text_is_refused(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "large.yaml"
-    path.write_text(text)
-    assert refusal(path) == "limit: the file is larger than 256 KiB"
-
-
-@pytest.mark.parametrize(
     "data",
     [
-        pytest.param(b"\xef\xbb\xbf" + FULL.encode(), id="row12-bom"),
-        pytest.param(FULL.replace("\n", "\r\n").encode(), id="row12-crlf"),
-        pytest.param(FULL.replace("\n", "\r").encode(), id="row12-cr"),
-        pytest.param(FULL.rstrip("\n").encode(), id="row12-no-final-newline"),
-        pytest.param(b"\xef\xbb\xbf%YAML 1.2\r\n---\r\n" + FULL.encode(), id="row12-all"),
+        pytest.param(b"\xef\xbb\xbf" + FULL.encode(), id="bom"),
+        pytest.param(FULL.replace("\n", "\r\n").encode(), id="crlf"),
+        pytest.param(FULL.replace("\n", "\r").encode(), id="cr"),
+        pytest.param(FULL.rstrip("\n").encode(), id="no-final-newline"),
+        pytest.param(b"\xef\xbb\xbf%YAML 1.2\r\n---\r\n" + FULL.encode(), id="all"),
     ],
 )
 def test_spec_is_the_same_in_every_accepted_encoding(data: bytes, tmp_path: Path) -> None:
@@ -137,22 +89,22 @@ def test_spec_is_the_same_in_every_accepted_encoding(data: bytes, tmp_path: Path
 @pytest.mark.parametrize(
     ("data", "place", "message"),
     [
-        pytest.param("name: x".encode("utf-16"), (1, 1), "the file is UTF-16", id="row13-utf16"),
+        pytest.param("name: x".encode("utf-16"), (1, 1), "the file is UTF-16", id="utf16"),
         pytest.param(
-            "name: x".encode("utf-16-be"), (1, 1), "U+0000 cannot stand", id="row13-utf16-no-mark"
+            "name: x".encode("utf-16-be"), (1, 1), "U+0000 cannot stand", id="utf16-no-mark"
         ),
-        pytest.param(b"a: 1\nb: caf\xe9", (2, 7), "byte 0xE9 is not UTF-8", id="row13-latin1"),
+        pytest.param(b"a: 1\nb: caf\xe9", (2, 7), "byte 0xE9 is not UTF-8", id="latin1"),
         pytest.param(
-            b"\xef\xbb\xbfa: 1\r\nb\xe9", (2, 2), "byte 0xE9 is not UTF-8", id="row13-bom-latin1"
+            b"\xef\xbb\xbfa: 1\r\nb\xe9", (2, 2), "byte 0xE9 is not UTF-8", id="bom-latin1"
         ),
-        pytest.param(b"a: x\0", (1, 5), "U+0000 cannot stand", id="row13-nul"),
-        pytest.param(b"a: 1\r\rb: \x07", (3, 4), "U+0007 cannot stand", id="row13-bell"),
-        pytest.param(b"a: \x1b[2J", (1, 4), "U+001B cannot stand", id="row13-escape"),
-        pytest.param("a: \u2028".encode(), (1, 4), "U+2028 cannot stand", id="row13-separator"),
-        pytest.param("a: \x85".encode(), (1, 4), "U+0085 cannot stand", id="row13-next-line"),
-        pytest.param(b"a: \xed\xa0\x80", (1, 4), "byte 0xED is not", id="row13-surrogate"),
-        pytest.param(b'a: "\\ud800"', (1, 4), "half of a surrogate", id="row13-surrogate-escape"),
-        pytest.param(b'"\\udfff": 1', (1, 1), "half of a surrogate", id="row13-surrogate-key"),
+        pytest.param(b"a: x\0", (1, 5), "U+0000 cannot stand", id="nul"),
+        pytest.param(b"a: 1\r\rb: \x07", (3, 4), "U+0007 cannot stand", id="bell"),
+        pytest.param(b"a: \x1b[2J", (1, 4), "U+001B cannot stand", id="escape"),
+        pytest.param("a: \u2028".encode(), (1, 4), "U+2028 cannot stand", id="separator"),
+        pytest.param("a: \x85".encode(), (1, 4), "U+0085 cannot stand", id="next-line"),
+        pytest.param(b"a: \xed\xa0\x80", (1, 4), "byte 0xED is not", id="surrogate"),
+        pytest.param(b'a: "\\ud800"', (1, 4), "half of a surrogate", id="surrogate-escape"),
+        pytest.param(b'"\\udfff": 1', (1, 1), "half of a surrogate", id="surrogate-key"),
     ],
 )
 def test_other_bytes_are_refused_where_they_stand(
@@ -167,36 +119,31 @@ def test_other_bytes_are_refused_where_they_stand(
     assert message in problem.message
 
 
-def test_text_with_half_a_pair_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"<text>:2:2: error\[yaml-syntax\]: character U\+D800"):
-        load_spec_text("a: 1\nb\ud800: 2")
-
-
 def test_source_keeps_every_other_character() -> None:
     text = "a: \t\u00e9\u4e2d\U0001f600\u200b\ufeff\n"
     assert source_of(text).text == text
 
 
 MEANINGS = [
-    pytest.param("1e-4", 0.0001, id="row07-1e-4"),
-    pytest.param("1e4", 10000.0, id="row07-1e4"),
-    pytest.param("1.5e4", 15000.0, id="row07-1.5e4"),
-    pytest.param("1E+3", 1000.0, id="row07-1E+3"),
-    pytest.param(".5", 0.5, id="row07-no-integer-part"),
-    pytest.param("1.", 1.0, id="row07-no-fraction"),
+    pytest.param("1e-4", 0.0001, id="1e-4"),
+    pytest.param("1e4", 10000.0, id="1e4"),
+    pytest.param("1.5e4", 15000.0, id="1.5e4"),
+    pytest.param("1E+3", 1000.0, id="1E+3"),
+    pytest.param(".5", 0.5, id="no-integer-part"),
+    pytest.param("1.", 1.0, id="no-fraction"),
     pytest.param("-1", -1, id="negative"),
     pytest.param("+12", 12, id="plus"),
     pytest.param("0", 0, id="zero"),
     pytest.param("-0.0", -0.0, id="minus-zero"),
-    pytest.param("0o17", 15, id="row09-0o17"),
+    pytest.param("0o17", 15, id="0o17"),
     pytest.param("0xfF", 255, id="hexadecimal"),
-    pytest.param("190:20:30", "190:20:30", id="row09-190:20:30"),
-    pytest.param("16:9", "16:9", id="row09-16:9"),
-    pytest.param("2020-01-01", "2020-01-01", id="row10-date"),
-    pytest.param("2020-13-45", "2020-13-45", id="row10-no-date"),
-    pytest.param("0b_", "0b_", id="row11-0b_"),
-    pytest.param("0b11", "0b11", id="row11-0b11"),
-    pytest.param("1e400", math.inf, id="row19-1e400"),
+    pytest.param("190:20:30", "190:20:30", id="190:20:30"),
+    pytest.param("16:9", "16:9", id="16:9"),
+    pytest.param("2020-01-01", "2020-01-01", id="date"),
+    pytest.param("2020-13-45", "2020-13-45", id="no-date"),
+    pytest.param("0b_", "0b_", id="0b_"),
+    pytest.param("0b11", "0b11", id="0b11"),
+    pytest.param("1e400", math.inf, id="1e400"),
     pytest.param("-.inf", -math.inf, id="minus-infinity"),
     pytest.param("true", True, id="true"),
     pytest.param("FALSE", False, id="FALSE"),
@@ -206,10 +153,10 @@ MEANINGS = [
     pytest.param("", None, id="nothing"),
     pytest.param("y", "y", id="y"),
     pytest.param("=", "=", id="equals"),
-    pytest.param("${HOME}", "${HOME}", id="row36-shell"),
-    pytest.param("~/data", "~/data", id="row36-home"),
-    pytest.param("{{ x }}", "{{ x }}", id="row36-template"),
-    pytest.param("%(x)s", "%(x)s", id="row36-format"),
+    pytest.param("${HOME}", "${HOME}", id="shell"),
+    pytest.param("~/data", "~/data", id="home"),
+    pytest.param("{{ x }}", "{{ x }}", id="template"),
+    pytest.param("%(x)s", "%(x)s", id="format"),
     pytest.param("1_000a", "1_000a", id="underscored-text"),
     pytest.param("_1", "_1", id="underscore-first"),
     pytest.param("0x", "0x", id="no-digits"),
@@ -226,25 +173,19 @@ def test_plain_word_means_what_yaml_1_2_says(text: str, value: object) -> None:
     assert (type(found), found) == (type(value), value)
 
 
-def test_not_a_number_is_a_number() -> None:
-    value = resolve(".nan")
-    assert isinstance(value, float)
-    assert math.isnan(value)
-
-
 @pytest.mark.parametrize(
     ("text", "value", "spelling"),
     [
-        pytest.param("no", False, "false", id="row08-no"),
-        pytest.param("Off", False, "false", id="row08-Off"),
-        pytest.param("YES", True, "true", id="row08-YES"),
-        pytest.param("on", True, "true", id="row08-on"),
-        pytest.param("010", 10, "10", id="row09-010"),
-        pytest.param("-007", -7, "-7", id="row09--007"),
-        pytest.param("+08", 8, "8", id="row09-+08"),
-        pytest.param("00", 0, "0", id="row09-00"),
-        pytest.param("1_000", 1000, "1000", id="row09-1_000"),
-        pytest.param("1_0.5e1", 100.0 + 5.0, "10.5e1", id="row09-1_0.5e1"),
+        pytest.param("no", False, "false", id="no"),
+        pytest.param("Off", False, "false", id="Off"),
+        pytest.param("YES", True, "true", id="YES"),
+        pytest.param("on", True, "true", id="on"),
+        pytest.param("010", 10, "10", id="010"),
+        pytest.param("-007", -7, "-7", id="-007"),
+        pytest.param("+08", 8, "8", id="+08"),
+        pytest.param("00", 0, "0", id="00"),
+        pytest.param("1_000", 1000, "1000", id="1_000"),
+        pytest.param("1_0.5e1", 100.0 + 5.0, "10.5e1", id="1_0.5e1"),
     ],
 )
 def test_ambiguous_word_is_refused_with_its_spelling(
@@ -253,13 +194,6 @@ def test_ambiguous_word_is_refused_with_its_spelling(
     with pytest.raises(AmbiguousError, match=f"write {spelling}") as raised:
         resolve(text)
     assert (raised.value.value, raised.value.spelling) == (value, spelling)
-
-
-def test_octal_reading_is_offered_where_there_is_one() -> None:
-    with pytest.raises(AmbiguousError, match="write 10, 0o10 for octal, or"):
-        resolve("010")
-    with pytest.raises(AmbiguousError, match='write 8, or "08"'):
-        resolve("08")
 
 
 def read(text: str) -> Document:
@@ -309,13 +243,6 @@ nested:
     }
 
 
-def test_json_is_read() -> None:
-    assert plain(read('{"a": [1, null, true, 1.5e3], "b": {}}').root) == {
-        "a": [1, None, True, 1500.0],
-        "b": {},
-    }
-
-
 def test_places_of_block_style_are_those_of_the_text() -> None:
     text = "# comment\na: 1\nb:\n  c: x\n  d:\n    - 5\n    - e: 6\n"
     assert places(read(text).root) == {
@@ -361,16 +288,10 @@ def test_what_can_be_read_on_from_is_noted_with_what_was_meant() -> None:
     ]
 
 
-def test_duplicates_are_compared_as_they_are_read_row06() -> None:
-    """Quoted and plain keys are the same key, and of a number's spellings each is text."""
-    document = read("a: 1\n'a': 2\n\"\\x61\": 3\n'1': 1\n'01': 2\n")
+def test_keys_are_compared_as_they_are_read() -> None:
+    document = read("a: 1\n'a': 2\n\"\\x61\": {b: [no]}\n'1': 1\n'01': 2\n")
     assert plain(document.root) == {"a": 1, "1": 1, "01": 2}
-    assert [problem.line for problem in document.problems] == [2, 3]
-
-
-def test_problem_inside_a_dropped_value_is_still_noted() -> None:
-    document = read("a: 1\na: {b: [no]}")
-    assert [problem.path for problem in document.problems] == ["a", "a.b[0]"]
+    assert [problem.path for problem in document.problems] == ["a", "a", "a.b[0]"]
 
 
 def test_yaml_1_2_directive_is_accepted() -> None:
@@ -378,7 +299,7 @@ def test_yaml_1_2_directive_is_accepted() -> None:
     assert (plain(document.root), document.problems) == ({"a": 1}, ())
 
 
-def test_integers_have_64_bits_row11() -> None:
+def test_integers_have_64_bits() -> None:
     assert read(f"a: {2**63 - 1}\nb: {-(2**63)}\nc: 0x{'f' * 15}").problems == ()
     for text in (f"{2**63}", f"0x{'f' * 4000}", "0o" + "7" * 4000, "9" * 4000):
         [problem] = read(f"a: {text}").problems
@@ -387,7 +308,7 @@ def test_integers_have_64_bits_row11() -> None:
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
 @pytest.mark.parametrize("depth", [1_000, 100_000])
-def test_nesting_is_limited_row30(opening: str, depth: int) -> None:
+def test_nesting_is_limited(opening: str, depth: int) -> None:
     start = time.monotonic()
     problem = fatal(opening * depth)
     assert (problem.code, problem.message) == ("limit", "nested deeper than 32")
@@ -396,11 +317,6 @@ def test_nesting_is_limited_row30(opening: str, depth: int) -> None:
 
 def test_nesting_of_32_is_read() -> None:
     assert read("[" * 32 + "]" * 32).problems == ()
-
-
-def test_number_of_values_is_limited() -> None:
-    assert fatal("[" + "0," * 19_999 + "0]").message == "more than 20000 values"
-    assert len(plain(read("[" + "0," * 19_998 + "0]").root)) == 19_999
 
 
 def test_keys_count_as_values() -> None:
@@ -420,17 +336,6 @@ def test_length_of_text_is_limited() -> None:
     assert fatal("x" * 129 + ": 1").message == "129 characters are more than 128"
 
 
-def test_billion_laughs_are_not_laughed_row29() -> None:
-    """Aliases are never followed, so the tree is no larger than the text."""
-    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
-    for name, below in zip("bcdefghi", "abcdefgh", strict=True):
-        lines.append(f"{name}: &{name} [{', '.join(f'*{below}' for _ in range(9))}]")
-    document = read("\n".join(lines))
-    assert len(document.problems) == 9 + 8 * 9
-    assert {problem.code for problem in document.problems} == {"yaml-alias"}
-    assert plain(document.root)["i"] == [None] * 9
-
-
 def test_problems_before_a_fatal_one_are_kept() -> None:
     with pytest.raises(SpecError) as raised:
         read("a: no\nb: [")
@@ -443,11 +348,6 @@ def refused_value(value: Any) -> Problem:
     [problem] = raised.value.errors
     assert (problem.file, problem.line, problem.snippet) == ("<mapping>", None, None)
     return problem
-
-
-def test_plain_data_comes_back_equal() -> None:
-    data = {"a": [1, 2.5, True, None, "x"], "b": {"c": [], "d": {}}}
-    assert plain(document_of(data).root) == data
 
 
 def test_other_mappings_and_tuples_are_taken() -> None:
@@ -480,8 +380,5 @@ def test_data_that_holds_itself_ends() -> None:
     data["again"] = data
     with pytest.raises(SpecError, match="nested deeper than 32"):
         document_of(data)
-
-
-def test_size_is_limited() -> None:
     with pytest.raises(SpecError, match="more than 20000 values"):
         document_of({"a": [0] * 20_000})
