@@ -42,9 +42,7 @@ def summary(
     resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)
     found = summarize(resolved)
     if as_json:
-        from resnet_builder.runs.answers import SummaryRecord
-
-        show_json(SummaryRecord.model_validate(found))
+        show_json(found)
         return
     rows = found.layers if depth else found.rows
     show(f"{found.name}: images of {_shape(found.image)}\n")

@@ -7,37 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from resnet_builder.runs.records import Count, Duration, Record
 
 
-class LayerRecord(BaseModel):
-    """A row of a summary; the fields are those of :class:`summary.Row`."""
-
-    model_config = ConfigDict(frozen=True, from_attributes=True)
-
-    name: str
-    kind: str
-    output: tuple[int, ...]
-    parameters: Count
-    macs: Count
-    receptive_field: int | None
-    depth: Count
-
-
-class SummaryRecord(Record):
-    """``summary --json``; the fields are those of :class:`summary.Summary`."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    schema_number: Literal[1] = Field(1, alias="schema")
-    name: str
-    image: tuple[int, int, int]
-    parameters: Count
-    macs: Count
-    depth: Count
-    depth_arithmetic: str
-    activation_bytes: Count
-    rows: tuple[LayerRecord, ...]
-    layers: tuple[LayerRecord, ...]
-
-
 class RateRecord(BaseModel):
     """How fast something trained; the fields are those of :class:`bench.clock.Rate`."""
 

@@ -33,7 +33,7 @@ def test_run_is_exported_for_onnx(folder: Path, finished_run: Path) -> None:
     assert [value.name for value in session.get_inputs()] == ["images"]
 
 
-def test_file_of_weights_is_exported_as_json_says(folder: Path, finished_run: Path) -> None:
+def test_json_says_what_was_written(folder: Path, finished_run: Path) -> None:
     weights = finished_run / "best.safetensors"
     result = call("export", weights, "-o", "net.bin", "--format", "safetensors", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -44,46 +44,38 @@ def test_file_of_weights_is_exported_as_json_says(folder: Path, finished_run: Pa
     assert (found["image"], found["difference"]) == ([3, 8, 8], 0)
 
 
-def test_exact_file_is_said_to_be_exact(folder: Path, finished_run: Path) -> None:
-    result = call("export", finished_run, "-o", "net.safetensors")
-    assert result.stdout.splitlines()[1] == "loaded again, it computes the network's logits exactly"
-
-
-def test_exported_safetensors_are_evaluated_as_their_run(folder: Path, finished_run: Path) -> None:
-    call("export", finished_run, "-o", "net.safetensors")
-    assert call("evaluate", "net.safetensors").stdout == call("evaluate", finished_run).stdout
-
-
-def test_preprocessing_is_told(folder: Path, finished_run: Path) -> None:
+def test_exported_safetensors_are_exact_and_evaluated_as_their_run(
+    folder: Path, finished_run: Path
+) -> None:
     weights, header = read_weights(finished_run / "best.safetensors")
     resized = header.model_copy(update={"preprocess": (Resize(type="resize", size=8),)})
     save_weights(folder / "resized.safetensors", weights, resized)
-    result = call("export", "resized.safetensors", "-o", "net.safetensors")
-    assert "preprocess: [{type: resize, size: 8}]" in result.stdout.splitlines()
+    lines = call("export", "resized.safetensors", "-o", "net.safetensors").stdout.splitlines()
+    assert lines[1] == "loaded again, it computes the network's logits exactly"
+    assert "preprocess: [{type: resize, size: 8}]" in lines
+    assert call("evaluate", "net.safetensors").stdout == call("evaluate", finished_run).stdout
 
 
-def test_existing_file_is_2(folder: Path, finished_run: Path) -> None:
-    (folder / "net.pt2").write_bytes(b"mine")
-    result = call("export", finished_run, "-o", "net.pt2")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "error: net.pt2 exists, and is not overwritten; choose another name\n"
-    assert (folder / "net.pt2").read_bytes() == b"mine"
-
-
-def test_missing_package_is_2(
-    folder: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("out", "code", "message"),
+    [
+        ("old.pt2", 2, "error: old.pt2 exists, and is not overwritten; choose another name\n"),
+        ("net.pth", 2, "net.pth ends in none of .safetensors, .pt2, .onnx"),
+        ("net.onnx", 2, "pip install --upgrade 'resnet-builder[export]'"),
+        ("nowhere/net.safetensors", 7, "cannot write"),
+    ],
+)
+def test_file_that_cannot_be_written_is_an_error(
+    out: str,
+    code: int,
+    message: str,
+    folder: Path,
+    finished_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    result = call("export", finished_run, "-o", "net.onnx")
-    assert result.exit_code == 2
-    assert "pip install --upgrade 'resnet-builder[export]'" in result.stderr
-
-
-def test_unknown_ending_is_2(folder: Path, finished_run: Path) -> None:
-    result = call("export", finished_run, "-o", "net.pth")
-    assert result.exit_code == 2
-    assert "net.pth ends in none of .safetensors, .pt2, .onnx" in result.stderr
-
-
-def test_missing_folder_is_7(folder: Path, finished_run: Path) -> None:
-    assert call("export", finished_run, "-o", "nowhere/net.pt2").exit_code == 7
+    (folder / "old.pt2").write_bytes(b"mine")
+    result = call("export", finished_run, "-o", out)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr
+    assert (folder / "old.pt2").read_bytes() == b"mine"

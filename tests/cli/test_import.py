@@ -1,4 +1,4 @@
-"""``resnet-build import``, and what the other commands make of its file."""
+"""``resnet-build import``, and its file in the other commands."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,9 @@ def statistics(run: Path) -> list[str]:
     return ["--set", f"data.normalize={{mean: {list(header.mean)}, std: {list(header.std)}}}"]
 
 
-def test_what_became_of_the_tensors_is_told(checkpoint: Path) -> None:
+def test_file_holds_the_weights_and_the_report_names_every_tensor(
+    checkpoint: Path, finished_run: Path
+) -> None:
     result = call("import", checkpoint, "--spec", "tiny.yaml", "-o", OUT)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines() == [
@@ -48,12 +50,6 @@ def test_what_became_of_the_tensors_is_told(checkpoint: Path) -> None:
         f"wrote {OUT}",
     ]
     assert result.stderr.startswith("the spec does not say how images are normalised")
-
-
-def test_file_holds_the_weights_and_where_they_are_from(
-    checkpoint: Path, finished_run: Path
-) -> None:
-    imported(checkpoint)
     weights, header = read_weights(OUT)
     wanted, _ = read_weights(finished_run / "best.safetensors")
     assert weights.keys() == wanted.keys()
@@ -77,11 +73,19 @@ def test_file_is_evaluated_as_the_run_it_is_from(
     assert result.stderr == ("" if given else notice)
 
 
-def test_pictures_are_predicted_by_the_numbers_of_their_classes(
+def test_images_are_predicted_by_numbers_of_classes_if_there_are_statistics(
     checkpoint: Path, finished_run: Path
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("one.png")
+    imported(checkpoint)
+    result = call("predict", OUT, "one.png")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: {OUT} does not say how images are normalised: import it again with "
+        "--set data.normalize='{mean: [...], std: [...]}'\n"
+    )
+    OUT.unlink()
     imported(checkpoint, *statistics(finished_run))
     found, wanted = (
         json.loads(call("predict", path, "one.png", "--top", 4, "--json").stdout)["images"][0]
@@ -90,53 +94,36 @@ def test_pictures_are_predicted_by_the_numbers_of_their_classes(
     _, header = read_weights(finished_run / "best.safetensors")
     assert header.classes is not None
     assert [
-        (header.classes[int(answer["name"])], answer["probability"])
-        for answer in found["predictions"]
-    ] == [(answer["name"], answer["probability"]) for answer in wanted["predictions"]]
+        (header.classes[int(one["name"])], one["probability"]) for one in found["predictions"]
+    ] == [(one["name"], one["probability"]) for one in wanted["predictions"]]
 
 
-def test_prediction_without_statistics_is_2(checkpoint: Path) -> None:
-    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save("black.png")
-    imported(checkpoint)
-    result = call("predict", OUT, "black.png")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == (
-        f"error: {OUT} does not say how images are normalised: import it again with "
-        "--set data.normalize='{mean: [...], std: [...]}'\n"
-    )
-
-
-def test_file_that_exists_is_2_and_stays(checkpoint: Path) -> None:
+def test_existing_file_and_missing_checkpoint_are_2(checkpoint: Path) -> None:
     OUT.write_text("mine")
     result = call("import", checkpoint, "--spec", "tiny.yaml", "-o", OUT)
     assert (result.exit_code, OUT.read_text()) == (2, "mine")
     assert f"{OUT} exists" in result.stderr
+    assert call("import", "absent.pth", "--spec", "tiny.yaml", "-o", "new").exit_code == 2
 
 
-def test_weights_of_another_network_are_4_and_nothing_is_written(checkpoint: Path) -> None:
-    change = ["--set", "model.stages.0.blocks=2"]
-    result = call("import", checkpoint, "--spec", "tiny.yaml", "-o", OUT, *change)
-    assert (result.exit_code, result.stdout) == (4, "")
-    assert "layer1.1.conv1.weight: 4 x 4 x 3 x 3 in the network, nothing in the" in result.stderr
-    assert not OUT.exists()
-
-
-def test_missing_and_unexpected_tensors_are_left_if_allowed(checkpoint: Path) -> None:
+def test_other_networks_weights_are_4_unless_that_is_allowed(checkpoint: Path) -> None:
     saved = torch.load(checkpoint)
     saved["net"]["module.aux"] = torch.ones(1)
     torch.save(saved, checkpoint)
-    arguments = ["import", checkpoint, "--spec", "tiny.yaml", "-o", OUT, "--json"]
-    change = ["--set", "model.stages.0.blocks=2"]
-    assert call(*arguments, *change, "--allow-missing").exit_code == 4
-    assert call(*arguments, *change, "--allow-unexpected").exit_code == 4
-    result = call(*arguments, *change, "--allow-missing", "--allow-unexpected")
-    told = json.loads(result.stdout)
-    assert told["unexpected"] == ["aux"]
-    assert len(told["missing"]) == 10
-    assert told["missing"][0] == "layer1.1.conv1.weight"
+    deeper = ["--set", "model.stages.0.blocks=2"]
+    arguments = ["import", checkpoint, "--spec", "tiny.yaml", "-o", OUT, "--json", *deeper]
+    for allowed in ([], ["--allow-missing"], ["--allow-unexpected"]):
+        result = call(*arguments, *allowed)
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert not OUT.exists()
+    result = call(*arguments, "--allow-missing", "--allow-unexpected")
+    report = json.loads(result.stdout)
+    assert report["unexpected"] == ["aux"]
+    assert len(report["missing"]) == 10
+    assert report["missing"][0] == "layer1.1.conv1.weight"
 
 
-def test_new_head_is_drawn_by_the_spec_s_seed(checkpoint: Path, finished_run: Path) -> None:
+def test_new_head_is_initialised_by_the_specs_seed(checkpoint: Path, finished_run: Path) -> None:
     contents = []
     for seed in (0, 0, 1):
         OUT.unlink(missing_ok=True)
@@ -150,35 +137,24 @@ def test_new_head_is_drawn_by_the_spec_s_seed(checkpoint: Path, finished_run: Pa
     assert not torch.equal(first["fc.weight"], other["fc.weight"])
 
 
-def test_averaged_weights_are_pointed_at_and_taken_if_asked_for(checkpoint: Path) -> None:
-    saved = torch.load(checkpoint)
-    averaged = {name: one.clone() for name, one in saved["net"].items()}
-    averaged["module.linear.bias"] += 1
-    torch.save({**saved, "ema_net": averaged}, checkpoint)
-    result = call("import", checkpoint, "--spec", "tiny.yaml", "-o", OUT)
-    assert "averaged weights too, which --ema takes\n" in result.stderr
-    plain, _ = read_weights(OUT)
-    OUT.unlink()
-    imported(checkpoint, "--ema")
-    assert torch.equal(read_weights(OUT)[0]["fc.bias"], plain["fc.bias"] + 1)
-
-
-def test_numbers_of_another_type_are_told(checkpoint: Path) -> None:
+def test_averaged_weights_and_conversions_are_noted(checkpoint: Path) -> None:
     saved = torch.load(checkpoint)
     halved = {
         name: one.half() if one.is_floating_point() else one for name, one in saved["net"].items()
     }
-    torch.save(halved, checkpoint)
+    averaged = {name: one.clone() for name, one in halved.items()}
+    averaged["module.linear.bias"] += 1
+    torch.save({"net": halved, "ema_net": averaged}, checkpoint)
     result = call("import", checkpoint, "--spec", "tiny.yaml", "-o", OUT)
+    assert "averaged weights too, which --ema takes\n" in result.stderr
     assert "weights of type float16 became float32\n" in result.stderr
+    plain, _ = read_weights(OUT)
+    OUT.unlink()
+    imported(checkpoint, "--ema")
+    difference = read_weights(OUT)[0]["fc.bias"] - plain["fc.bias"]
+    torch.testing.assert_close(difference, torch.ones(4), atol=1e-3, rtol=0)
 
 
-def test_first_weights_of_the_spec_are_not_needed(checkpoint: Path) -> None:
+def test_pretrained_weights_of_the_spec_are_not_needed(checkpoint: Path) -> None:
     imported(checkpoint, "--set", "model.weights=absent.pth")
     assert call("evaluate", OUT).exit_code == 0
-
-
-def test_missing_checkpoint_is_2(folder: Path) -> None:
-    result = call("import", "absent.pth", "--spec", write_tiny(folder), "-o", OUT)
-    assert result.exit_code == 2
-    assert not OUT.exists()
