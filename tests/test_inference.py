@@ -59,7 +59,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, spec: Spec) -> N
     )
 
 
-def test_row68_network_that_the_file_has_no_weights_for_takes_no_memory(
+def test_network_that_the_file_has_no_weights_for_takes_no_memory(
     tmp_path: Path, spec: Spec
 ) -> None:
     """It would take 770 GB."""
@@ -71,9 +71,7 @@ def test_row68_network_that_the_file_has_no_weights_for_takes_no_memory(
 
 
 @pytest.mark.parametrize("text", ["resnet20", "5", "[1]", "", "null", "true", "1.5", "/x.yaml"])
-def test_row68_header_whose_spec_is_no_mapping_is_damaged(
-    text: str, tmp_path: Path, spec: Spec
-) -> None:
+def test_header_whose_spec_is_no_mapping_is_damaged(text: str, tmp_path: Path, spec: Spec) -> None:
     other = header(spec).model_copy(update={"spec": text})
     save_weights(tmp_path / "x.safetensors", build(spec).state_dict(), other)
     with pytest.raises(CheckpointError, match="its header is damaged: the spec is no mapping"):

@@ -105,8 +105,8 @@ def test_error_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_error_shows_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = failing(errors.DataError("row34 \x1b[2J\nsecond line"), monkeypatch)
-    assert result.stderr == "error: row34 \\x1b[2J\nsecond line\n"
+    result = failing(errors.DataError("\x1b[2J\nsecond line"), monkeypatch)
+    assert result.stderr == "error: \\x1b[2J\nsecond line\n"
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_every_flag_is_read() -> None:
         ["list", "specs"],
         ["validate", "broken.yaml"],
     ],
-    ids=["help", "command help", "import's help", "list", "row03 yaml-syntax"],
+    ids=["help", "command help", "import's help", "list", "yaml-syntax"],
 )
 def test_what_needs_no_torch_imports_none(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("model:\n\t- 1\n", encoding="utf-8")
@@ -258,7 +258,7 @@ def test_completion_knows_commands_specs_and_recipes() -> None:
     assert complete("train ./x", 2) == ["./x"]
 
 
-def test_row62_closed_pipe_ends_other_commands_quietly() -> None:
+def test_closed_pipe_ends_other_commands_quietly() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -274,7 +274,7 @@ def test_row62_closed_pipe_ends_other_commands_quietly() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_row58_full_disk_behind_stdout_is_7() -> None:
+def test_full_disk_behind_stdout_is_7() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "resnet_builder", "list", "specs"],
@@ -286,7 +286,7 @@ def test_row58_full_disk_behind_stdout_is_7() -> None:
     assert b"Traceback" not in done.stderr
 
 
-def test_row62_terminal_that_lacks_a_character_shows_its_number(tmp_path: Path) -> None:
+def test_terminal_that_lacks_a_character_shows_its_number(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("name: [Ж\n", encoding="utf-8")
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     done = run("validate", str(tmp_path / "spec.yaml"), env=environment)

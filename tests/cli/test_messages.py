@@ -25,7 +25,7 @@ def test_escaped_keeps_lines() -> None:
     assert escaped("a\nb\rc") == "a\nb\\x0dc"
 
 
-def test_row62_notes_need_no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_need_no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError

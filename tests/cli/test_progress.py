@@ -173,7 +173,7 @@ class Broken(io.StringIO):
         raise BrokenPipeError
 
 
-def test_row62_training_goes_on_when_the_terminal_is_gone(
+def test_training_goes_on_when_the_terminal_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "stderr", Broken())

@@ -52,7 +52,7 @@ FORTY_GIB = ("--set", "train.batch_size=4096", "--set", "run.precision=fp32")
 """With these, ResNet-110 is legal in every field, and takes 43.6 GiB in all."""
 
 
-def test_row33_sum_that_is_too_large_is_6_with_its_parts(free: Any) -> None:
+def test_sum_that_is_too_large_is_6_with_its_parts(free: Any) -> None:
     free(16 * GIB)
     result = call("validate", "resnet20", "resnet110", *FORTY_GIB)
     assert result.exit_code == 6
@@ -66,21 +66,21 @@ def test_row33_sum_that_is_too_large_is_6_with_its_parts(free: Any) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_row33_json_says_so_too(free: Any) -> None:
+def test_json_says_so_too(free: Any) -> None:
     free(16 * GIB)
     result = call("validate", "resnet110", *FORTY_GIB, "--json")
     assert result.exit_code == 6
     assert "does not fit into memory" in json.loads(result.stdout)["specs"][0]["error"]
 
 
-def test_row33_flag_overrides(free: Any) -> None:
+def test_flag_overrides(free: Any) -> None:
     free(16 * GIB)
     result = call("validate", "resnet110", *FORTY_GIB, "--ignore-memory-estimate")
     assert result.exit_code == 0
     assert "training takes about 43.6 GiB" in result.stdout
 
 
-def test_row33_training_is_refused_before_anything_is_read_or_made(folder: Path, free: Any) -> None:
+def test_training_is_refused_before_anything_is_read_or_made(folder: Path, free: Any) -> None:
     free(2**20)
     change = "data.dataset={type: image_folder, path: nowhere}"
     result = call("train", write_tiny(folder), "--set", change, "--set", "model.image_size=8")
@@ -89,7 +89,7 @@ def test_row33_training_is_refused_before_anything_is_read_or_made(folder: Path,
     assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
 
 
-def test_row33_training_goes_on_if_the_user_insists(folder: Path, free: Any) -> None:
+def test_training_goes_on_if_the_user_insists(folder: Path, free: Any) -> None:
     free(2**20)
     arguments = (write_tiny(folder), "--set", "train.epochs=1", "--out", "run")
     result = call("train", *arguments, "--ignore-memory-estimate")
@@ -98,7 +98,7 @@ def test_row33_training_goes_on_if_the_user_insists(folder: Path, free: Any) -> 
     assert (folder / "run" / "result.json").is_file()
 
 
-def test_row33_run_is_not_gone_on_with_either(folder: Path, finished_run: Path, free: Any) -> None:
+def test_run_is_not_gone_on_with_either(folder: Path, finished_run: Path, free: Any) -> None:
     run = folder / "run"
     run.mkdir()
     for name in ("spec.yaml", "data.json"):
@@ -149,9 +149,7 @@ except SystemExit as end:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere addresses are not limited")
 @pytest.mark.parametrize("command", ["validate", "train"])
-def test_row32_numbers_beyond_their_bounds_are_refused_without_torch(
-    command: str, folder: Path
-) -> None:
+def test_numbers_beyond_their_bounds_are_refused_without_torch(command: str, folder: Path) -> None:
     """Half a GiB of addresses is less than torch takes by itself."""
     changes = {
         "model.stages.0.channels": (10**9, "1 to 16384"),
@@ -173,7 +171,7 @@ def test_row32_numbers_beyond_their_bounds_are_refused_without_torch(
     assert not list(folder.iterdir())
 
 
-def test_row32_blocks_that_are_too_many_in_all_are_refused_without_torch() -> None:
+def test_blocks_that_are_too_many_in_all_are_refused_without_torch() -> None:
     """Each stage has as many as it may."""
     flags = [f"--set=model.stages.{stage}.blocks=1000" for stage in range(3)]
     code = "import sys; from resnet_builder.cli.main import main\ntry: main(sys.argv[1:])\n"
@@ -208,7 +206,7 @@ main(sys.argv[1:])
 
 @pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere addresses are not limited")
-def test_row60_memory_that_runs_out_is_6_with_a_batch_that_takes_less(folder: Path) -> None:
+def test_memory_that_runs_out_is_6_with_a_batch_that_takes_less(folder: Path) -> None:
     """The limit is set once the images are loaded: 100 MiB are a map of 800 images."""
     spec = write_tiny(folder)
     changes = {

@@ -34,7 +34,7 @@ def test_signal_interrupts_where_nothing_has_to_be_finished(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_row53_row55_signal_is_noticed_by_polling(name: str) -> None:
+def test_signal_is_noticed_by_polling(name: str) -> None:
     with Signals() as handled, handled.polled() as stop:
         assert not stop()
         send(name)
@@ -42,7 +42,7 @@ def test_row53_row55_signal_is_noticed_by_polling(name: str) -> None:
     assert handled.exit_code == CODES[name]
 
 
-def test_row54_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
     monkeypatch.setattr("os._exit", ended.append)
     with Signals() as handled, handled.polled():
@@ -101,7 +101,7 @@ class Sending:
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_row53_row55_signal_while_training_saves_and_says_how_to_go_on(
+def test_signal_while_training_saves_and_says_how_to_go_on(
     name: str, code: int, folder: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The resumed run comes to the weights of one that was never interrupted."""
@@ -129,7 +129,7 @@ time.sleep(60)
 """
 
 
-def test_row55_signal_while_starting_ends_soon(tmp_path: Path) -> None:
+def test_signal_while_starting_ends_soon(tmp_path: Path) -> None:
     """A process of its own, whose signal comes in the middle of an import."""
     (tmp_path / "slow.py").write_text(SLOW, encoding="utf-8")
     spec = str(write_tiny(tmp_path))

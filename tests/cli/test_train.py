@@ -90,7 +90,7 @@ def test_spec_that_is_only_a_network_cannot_be_trained(folder: Path) -> None:
     assert not (folder / "runs").exists()
 
 
-def test_row71_finished_run_is_already_complete(finished_run: Path) -> None:
+def test_finished_run_is_already_complete(finished_run: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished_run.iterdir() if path.is_file()}
     before.pop(finished_run / "run.lock")
     result = call("train", "--resume", finished_run, "--json")
@@ -110,9 +110,7 @@ def test_same_line_can_be_given_again_and_again(folder: Path) -> None:
     assert first.stdout == second.stdout
 
 
-def test_row71_run_without_a_checkpoint_starts_from_step_0(
-    folder: Path, finished_run: Path
-) -> None:
+def test_run_without_a_checkpoint_starts_from_step_0(folder: Path, finished_run: Path) -> None:
     run = folder / "run"
     run.mkdir()
     for name in ("spec.yaml", "data.json"):
@@ -126,7 +124,7 @@ def test_row71_run_without_a_checkpoint_starts_from_step_0(
 
 
 @pytest.mark.parametrize("name", ["missing", "other"])
-def test_row71_directory_that_is_no_run_is_2(name: str, folder: Path) -> None:
+def test_directory_that_is_no_run_is_2(name: str, folder: Path) -> None:
     (folder / "other").mkdir()
     (folder / "other" / "thesis.tex").write_text("")
     result = call("train", "--resume", name)
@@ -144,7 +142,7 @@ def test_missing_device_is_told_before_anything_is_read(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_row73_directory_in_use_is_8(folder: Path, finished_run: Path) -> None:
+def test_directory_in_use_is_8(folder: Path, finished_run: Path) -> None:
     with RunDirectory(finished_run).locked():
         for arguments in (("--resume", finished_run), (write_tiny(folder), "--out", finished_run)):
             result = call("train", *arguments)
@@ -160,7 +158,7 @@ def test_row73_directory_in_use_is_8(folder: Path, finished_run: Path) -> None:
         ("data.validation=16", False, 2, "add --allow-spec-change"),
         ("train.keep_checkpoints=5", False, 0, "changed: train.keep_checkpoints"),
     ],
-    ids=["row70-architecture", "row70-trajectory", "row70-data", "row70-cosmetic"],
+    ids=["architecture", "trajectory", "data", "cosmetic"],
 )
 def test_spec_of_a_run_may_change_in_some_ways_only(
     override: str, consent: bool, code: int, message: str, folder: Path, finished_run: Path
@@ -187,7 +185,7 @@ def test_allowed_change_is_recorded(folder: Path, finished_run: Path) -> None:
     assert call("train", "--resume", run, *change).exit_code == 0
 
 
-def test_row50_other_images_are_refused(folder: Path, finished_run: Path) -> None:
+def test_other_images_are_refused(folder: Path, finished_run: Path) -> None:
     run = copied(finished_run, folder / "run")
     (run / "result.json").unlink()
     data = json.loads((run / "data.json").read_text())

@@ -107,32 +107,32 @@ def of_a_run(run: Path) -> Make:
 
 
 @pytest.mark.parametrize("name", [*TENSORS, *RECORDS])
-def test_row68_damaged_file_is_read_or_refused(name: str, sound_run: Path, tmp_path: Path) -> None:
+def test_damaged_file_is_read_or_refused(name: str, sound_run: Path, tmp_path: Path) -> None:
     target = {**TENSORS, **RECORDS}[name]
     tally = fuzz(target.make(sound_run), target.read(tmp_path), seed=0, count=100)
     assert tally.refused > 50
 
 
-def test_row68_damaged_run_ends_in_words(sound_run: Path, tmp_path: Path) -> None:
+def test_damaged_run_ends_in_words(sound_run: Path, tmp_path: Path) -> None:
     fuzz(of_a_run(sound_run), resumed(sound_run, tmp_path), seed=0, count=4, each=20)
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("name", [*TENSORS, *RECORDS])
-def test_row68_damaged_files_for_seconds(name: str, sound_run: Path, tmp_path: Path) -> None:
+def test_damaged_files_for_seconds(name: str, sound_run: Path, tmp_path: Path) -> None:
     target = {**TENSORS, **RECORDS}[name]
     fuzz(target.make(sound_run), target.read(tmp_path), seed=100, seconds=2)
 
 
 @pytest.mark.ci
-def test_row68_damaged_runs_for_seconds(sound_run: Path, tmp_path: Path) -> None:
+def test_damaged_runs_for_seconds(sound_run: Path, tmp_path: Path) -> None:
     fuzz(of_a_run(sound_run), resumed(sound_run, tmp_path), seed=100, seconds=10, each=20)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1000, 1010))
 @pytest.mark.parametrize("name", TENSORS)
-def test_row68_hundred_thousand_damaged_headers(
+def test_hundred_thousand_damaged_headers(
     name: str, seed: int, sound_run: Path, tmp_path: Path
 ) -> None:
     target = TENSORS[name]
@@ -141,7 +141,7 @@ def test_row68_hundred_thousand_damaged_headers(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDS)
-def test_row68_thousands_of_damaged_records(name: str, sound_run: Path, tmp_path: Path) -> None:
+def test_thousands_of_damaged_records(name: str, sound_run: Path, tmp_path: Path) -> None:
     target = RECORDS[name]
     fuzz(target.make(sound_run), target.read(tmp_path), seed=1000, count=10_000)
 
@@ -149,7 +149,7 @@ def test_row68_thousands_of_damaged_records(name: str, sound_run: Path, tmp_path
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", PICKLES)
-def test_row68_thousands_of_damaged_pickles(kind: str, tmp_path: Path) -> None:
+def test_thousands_of_damaged_pickles(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     sound = sound_files(path)[kind.partition("-")[0]]
     target = Target(path.name, PICKLES[kind], read_foreign)
@@ -157,5 +157,5 @@ def test_row68_thousands_of_damaged_pickles(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_row68_hundreds_of_damaged_runs(sound_run: Path, tmp_path: Path) -> None:
+def test_hundreds_of_damaged_runs(sound_run: Path, tmp_path: Path) -> None:
     fuzz(of_a_run(sound_run), resumed(sound_run, tmp_path), seed=1000, count=400, each=20)

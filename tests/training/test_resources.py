@@ -179,9 +179,7 @@ def test_a_gpu_holds_no_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_row33_largest_batch_is_one_that_fits(
-    precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_largest_batch_is_one_that_fits(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     free = 300 * 2**20
     with_free(monkeypatch, free)
     with pytest.raises(ResourceError) as caught:
@@ -195,7 +193,7 @@ def test_row33_largest_batch_is_one_that_fits(
     check_memory(estimate("train.batch_size=1024", accumulate, precision=precision), CPU)
 
 
-def test_row33_breakdown_and_mends_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_breakdown_and_mends_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     mib = 2**20
     found = Estimate(
         name="large",
@@ -230,7 +228,7 @@ def test_row33_breakdown_and_mends_are_told(monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
-def test_row33_network_that_is_too_large_for_any_batch_is_told(
+def test_network_that_is_too_large_for_any_batch_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with_free(monkeypatch, 2**20)

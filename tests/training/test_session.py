@@ -85,7 +85,7 @@ def test_data_are_described(folder: Path) -> None:
     assert max(record.validation) < 160
 
 
-def test_row50_each_difference_of_data_is_named(folder: Path) -> None:
+def test_each_difference_of_data_is_named(folder: Path) -> None:
     Session(tiny(folder)).begin(folder / "run")
     run = RunDirectory(folder / "run")
     other = load_data(tiny(folder, "data.validation=16"))
