@@ -190,6 +190,7 @@ def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem
         and all(stage.stride == 1 for stage in model.stages)
     ):
         yield positions.problem("no-effect", ("model", "antialias"), "no block strides")
+    # A value that has no effect is an error: whoever wrote it expects one.
     for number, stage in enumerate(model.stages):
         block = stage.block or model.block
         attention = stage.attention or model.attention
@@ -267,6 +268,7 @@ def forward_problems(
 
 def network_problems(network: ResNet, macs: int | None, draft: Draft) -> Iterator[Problem]:
     """Check what the recipe and ``expect`` say of a network that was built."""
+    # torch's SyncBatchNorm replaces batch norms only.
     has_batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
     if draft.train is not None and draft.train.sync_norm and not has_batch_norm:
         yield draft.positions.problem(
@@ -380,6 +382,7 @@ def weights_problems(draft: Draft) -> Iterator[Problem]:
                 suggestion=nearest(weights.published_name, published),
             )
         return
+    # The file is opened, not read: whether it fits is known only once there is a network to fit.
     file = Path(weights.path)
     code, message = None, ""
     with storage_errors("read", file):

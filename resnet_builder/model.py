@@ -34,7 +34,7 @@ class ResNet(nn.Sequential):
 
     def __getitem__(self, index: Any) -> Any:
         """Return one layer, or a slice as a plain ``nn.Sequential``."""
-        if isinstance(index, slice):
+        if isinstance(index, slice):  # nn.Sequential would make a ResNet of positional layers
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
 
@@ -182,7 +182,7 @@ def count_macs(model: nn.Module, in_channels: int, image_size: int) -> int:
         image_size: Height and width of an image.
     """
     image = torch.empty(1, in_channels, image_size, image_size, device="meta")
-    was_training = model.training
+    was_training = model.training  # a batch norm refuses to train on one pixel of one image
     model.eval()
     with (
         deduplicate_blocks(model) as repeated,

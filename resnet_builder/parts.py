@@ -84,6 +84,7 @@ class PlacedPart:
     path: SpecPath
     used_at: SpecPath | None = None
 
+    # Cached, as a stage may make hundreds of blocks from one part.
     @cached_property
     def options(self) -> dict[str, Any]:
         """Every option, defaults included, as the part is called with.
@@ -173,6 +174,7 @@ def head_of(model: ModelSpec) -> Part:
     """Return a network's head; ``auto`` is the head for the blocks of the last stage."""
     if model.head.type != "auto":
         return model.head
+    # Only the last stage counts: stages before it may have blocks of other kinds.
     last = model.stages[-1].block or model.block
     name = "preact_linear" if is_preactivated(last) else "linear"
     return Part(type=name, **model.head.options)

@@ -114,7 +114,7 @@ class PreactBasicBlock(nn.Module):
         residual = self.drop_path(self.se(self.bn3(self.conv2(residual))))
         if self.downsample is not None:
             residual += self.downsample(normed if self.is_shared else x)
-        return residual
+        return residual  # not activated: the next block, or the head, does that
 
 
 @BLOCKS.register("preact_bottleneck")
@@ -211,12 +211,13 @@ class PreactBottleneckBlock(nn.Module):
         residual = self.drop_path(self.se(self.bn4(self.conv3(residual))))
         if self.downsample is not None:
             residual += self.downsample(normed if self.is_shared else x)
-        return residual
+        return residual  # not activated: the next block, or the head, does that
 
 
 def _is_shared(shared: Shared, downsample: nn.Module | None, begins_stage: bool) -> bool:
     """Whether a block's shortcut begins after the first norm and activation."""
     if shared == "change":
+        # A shortcut that is an identity has to pass the sum on as it is (He et al. 2016, figure 2).
         return not isinstance(downsample, nn.Identity)
     return shared == "first" and begins_stage
 
@@ -224,6 +225,6 @@ def _is_shared(shared: Shared, downsample: nn.Module | None, begins_stage: bool)
 def _zero_end(conv: nn.Conv2d, norm: nn.Module) -> None:
     """Zero the last layer of a residual path: the norm, if there is one."""
     if isinstance(norm, nn.Identity):
-        nn.init.zeros_(conv.weight)
+        nn.init.zeros_(conv.weight)  # it has no bias either
     else:
         zero_scale(norm)

@@ -13,6 +13,7 @@ from resnet_builder.errors import PartError
 
 def changes_shape(in_channels: int, out_channels: int, stride: int) -> bool:
     """Whether an identity would not fit; this rule is written nowhere else."""
+    # The stride counts too: a stage may halve the size and keep the width.
     return stride != 1 or in_channels != out_channels
 
 
@@ -107,6 +108,7 @@ def average_pool(stride: int, replaced_stride: int, dilation: int) -> nn.Module:
     if replaced_stride != 1:
         return DilatedAverage(replaced_stride, dilation)
     if stride != 1:
+        # An odd side gives as many pixels as a strided convolution, and none outside is averaged.
         return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
     return nn.Identity()
 
@@ -131,6 +133,7 @@ class DilatedAverage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer."""
+        # The sum of ones counts the pixels inside the image.
         return self._sum(x) / self._sum(torch.ones_like(x[:1, :1]))
 
     def _sum(self, x: Tensor) -> Tensor:

@@ -128,12 +128,14 @@ def _stem_layers(
     *,
     bare: bool = False,
 ) -> dict[str, nn.Module]:
+    # The keys are torchvision's, so that its state dicts load.
     if bare:
         return {"conv1": conv}
     return {"conv1": conv, "bn1": norm(channels), "relu": activation()}
 
 
 def _max_pool(channels: int, antialias: AntialiasFactory) -> nn.Module:
+    # With a blur, the pooling is dense and the blur strides, as in timm.
     stride, blur = split_stride(antialias, channels, 2)
     pool = nn.MaxPool2d(3, stride=stride, padding=1)
     return pool if stride == 2 else nn.Sequential(pool, blur)
