@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from common import describe_machine, own_results, write
-
 from resnet_builder.bench.endless import endless
 from resnet_builder.bench.turns import train_in_turns
+
 from resnet_builder.builder import read_spec
 from resnet_builder.data.interfaces import never
 from resnet_builder.runs.records import RuntimeConfig

@@ -23,7 +23,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from resnet_builder import build_from_spec, load_spec
-from resnet_builder.bench.memory import PeakMeter
+from resnet_builder.bench import PeakMeter
 
 STEPS = 4
 
@@ -90,13 +90,10 @@ class _Meter:
         self._steps += 1
         if self._steps < STEPS or self._meter is None:
             return
-        peak = self._meter.peak()
+        before, peak = self._meter.before, self._meter.peak()
+        assert before is not None
         assert peak is not None
-        found = {
-            "before": peak.before,
-            "peak": peak.bytes,
-            "added by steps": peak.bytes - peak.before,
-        }
+        found = {"before": before, "peak": peak, "added by steps": peak - before}
         print(json.dumps({name: round(each / 2**20, 1) for name, each in found.items()}))
         sys.stdout.flush()
         os._exit(0)

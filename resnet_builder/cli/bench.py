@@ -1,4 +1,4 @@
-"""``resnet-build bench``: what training a spec costs on this machine, and what it is made of."""
+"""``resnet-build bench``: training speed and memory of a spec on this machine."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,15 +11,14 @@ from resnet_builder.cli.options import (
     SPEC,
     Invocation,
     debug_option,
+    first_notices,
     json_option,
     pass_invocation,
-    read_spec,
     spec_options,
 )
 
 if TYPE_CHECKING:
-    from resnet_builder.bench import Bench
-    from resnet_builder.runs.answers import BenchRecord, RateRecord
+    from resnet_builder.bench import Benchmark, Rate
 
 _MANY = 1_000_000
 """Images, in ImageNet's order of magnitude."""
@@ -55,89 +54,59 @@ def bench(
 ) -> None:
     """Measure how fast a spec trains here.
 
-    Its training takes turns with a plain loop and with its convolutions alone, on made-up images
-    of the spec's size: no data are read. Shown are speed, memory, how long the whole recipe would
-    take, and how it is computed and why.
+    Its training takes turns with a plain loop, the baseline, and with its convolutions alone, the
+    roofline, on synthetic images of the spec's size: no data are read. Shown are speed, memory, the
+    duration of the whole recipe, and the runtime that `train` chooses here.
     """
     from resnet_builder.bench import measure
+    from resnet_builder.builder import load_experiment
     from resnet_builder.cli.progress import display
     from resnet_builder.training.runtime import set_backend_flags
 
-    resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)
-    threads = None if resolved.run.threads == "auto" else resolved.run.threads
-    undo = set_backend_flags(threads=threads)
+    for notice in first_notices(spec, overrides=overrides, fragments=fragments):
+        note(notice)
+    experiment = load_experiment(
+        spec, overrides=overrides, fragments=fragments, plugins=plugins, with_weights=False
+    )
+    threads = experiment.run.threads
+    undo = set_backend_flags(threads=None if threads == "auto" else threads)
     try:
         with invocation.signals.polled() as stop, display() as shown:
             found = measure(
-                resolved, seconds=seconds, warn=shown.on_warning, report=shown.report, stop=stop
+                experiment,
+                seconds=seconds,
+                warn=shown.on_warning,
+                report=shown.report,
+                should_stop=stop,
             )
     finally:
         undo()
-    record = _record(found)
     if as_json:
-        show_json(record)
+        show_json(found)
     else:
-        _show(record)
+        _show(found)
 
 
-def _record(found: "Bench") -> "BenchRecord":
-    from resnet_builder.bench.plain import WHAT
-    from resnet_builder.runs.answers import BenchRecord
-    from resnet_builder.runs.records import versions
-
-    memory, floor = found.memory, found.floor
-    return BenchRecord.model_validate(
-        {
-            "name": found.name,
-            "device": found.device,
-            "versions": versions(),
-            "image": found.image,
-            "batch_size": found.size.batch_size,
-            "accumulate": found.size.accumulate,
-            "ours": found.ours,
-            "plain": found.plain,
-            "plain_is": WHAT,
-            "ratio": found.ratio,
-            "floor": {
-                "share": found.floor_share,
-                "seconds": floor.seconds(),
-                "forward": floor.seconds("forward"),
-                "weight_gradient": floor.seconds("weight_gradient"),
-                "input_gradient": floor.seconds("input_gradient"),
-            },
-            "memory": {
-                "parameters": memory.parameters,
-                "activation_bytes": memory.activation_bytes,
-                "peak_bytes": None if memory.peak is None else memory.peak.bytes,
-                "before_bytes": None if memory.peak is None else memory.peak.before,
-            },
-            "recipe": found.recipe,
-            "settings": found.settings,
-        },
-        from_attributes=True,
-    )
-
-
-def _show(found: "BenchRecord") -> None:
+def _show(found: "Benchmark") -> None:
     shape = " x ".join(map(str, found.image))
-    parts = f" in {found.accumulate} parts" if found.accumulate > 1 else ""
+    parts = f" in {found.accumulate} micro-batches" if found.accumulate > 1 else ""
     show(escaped(f"{found.name}: {found.batch_size} images of {shape} a step{parts}"))
     show(escaped(f"on {found.device}\n"))
     show(table(("", "images/s", "quartiles", "seconds a step"), _rates(found)))
-    show(f"\nplain loop: {found.plain_is}\n")
+    show(f"\nbaseline: {found.baseline_is}\n")
     for sentence in (*_sentences(found), ""):
         show(sentence)
-    rows = [(setting.name, setting.value, setting.why) for setting in found.settings]
-    show(table(("how it is computed", "", "why"), rows, left=3))
+    rows = [(name, str(value)) for name, value in found.runtime.model_dump().items()]
+    show(table(("runtime", ""), rows, left=2))
 
 
-def _rates(found: "BenchRecord") -> Iterator[tuple[str, ...]]:
-    yield "train", *_rate(found.ours)
-    yield "plain loop", *_rate(found.plain)
-    yield "train over it", f"{found.ratio:.2f}", "", ""
+def _rates(found: "Benchmark") -> Iterator[tuple[str, ...]]:
+    yield "train", *_rate(found.train)
+    yield "baseline", *_rate(found.baseline)
+    yield "speed-up", f"{found.speed_up:.2f}", "", ""
 
 
-def _rate(found: "RateRecord") -> tuple[str, str, str]:
+def _rate(found: "Rate") -> tuple[str, str, str]:
     return (
         _figures(found.images_per_second),
         f"{_figures(found.low)} to {_figures(found.high)}",
@@ -150,23 +119,23 @@ def _figures(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _sentences(found: "BenchRecord") -> Iterator[str]:
+def _sentences(found: "Benchmark") -> Iterator[str]:
     yield f"recipe: {_recipe(found)}"
-    floor = found.floor
+    roofline = found.roofline
     yield (
-        f"its convolutions alone, by torch: {floor.seconds:.3g} s, {floor.share:.0%} of a step of "
-        "`train`, which may have faster ones; "
-        f"forward {floor.forward:.3g}, gradients of weights {floor.weight_gradient:.3g}, "
-        f"of inputs {floor.input_gradient:.3g}"
+        f"roofline: convolutions alone, by torch, take {roofline.seconds:.3g} s, "
+        f"{roofline.share:.0%} of a step of `train`, whose kernels may be faster; "
+        f"forward {roofline.forward:.3g}, gradients of weights {roofline.weight_gradient:.3g}, "
+        f"of inputs {roofline.input_gradient:.3g}"
     )
     yield f"memory: {_memory(found)}"
 
 
-def _recipe(found: "BenchRecord") -> str:
+def _recipe(found: "Benchmark") -> str:
     recipe = found.recipe
     if recipe.steps is None or recipe.seconds is None:
         assert recipe.epochs is not None, "a length is given in one unit"
-        seconds = recipe.epochs * _MANY / found.ours.images_per_second
+        seconds = recipe.epochs * _MANY / found.train.images_per_second
         return (
             f"{recipe.epochs} epochs take {timedelta(seconds=round(seconds))} for each "
             f"{_MANY:,} training images, whose number is not known before they are read"
@@ -178,7 +147,7 @@ def _recipe(found: "BenchRecord") -> str:
     )
 
 
-def _memory(found: "BenchRecord") -> str:
+def _memory(found: "Benchmark") -> str:
     memory = found.memory
     text = (
         f"{memory.parameters:,} parameters; a step keeps {_size(memory.activation_bytes)} of "
