@@ -357,7 +357,8 @@ class _Turns(Callback):
         network = build(spec, seed=0, pretrained=False)
         with tempfile.TemporaryDirectory() as folder, suppress(_Over):
             run = RunDirectory.create(Path(folder, "run"))
-            fit(network, data, spec, run, callbacks=[self], should_stop=self)
+            experiment = Experiment(spec, build_on_meta(spec.model))
+            fit(network, data, experiment, run, callbacks=[self], should_stop=self)
         if self._is_stopped:
             raise Stopped("stopped while measuring")
 

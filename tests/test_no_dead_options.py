@@ -16,7 +16,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from resnet_builder.builder import build, read_spec
+from resnet_builder.builder import build, load_experiment, read_spec
 from resnet_builder.data.splits import load_data
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.dump import dump_spec
@@ -261,13 +261,13 @@ def without() -> dict[tuple[str, ...], dict[str, Any]]:
 
 def outcome(folder: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Build, train, and return all that a value could have changed."""
-    spec = read_spec(BASE, overrides=overrides)
+    experiment = load_experiment(BASE, overrides=overrides)
+    spec = experiment.spec
     run = RunDirectory.create(folder)
     run.checkpoints.mkdir()
     run.publish(dump_spec(spec))
-    assert spec.train is not None
-    network = build(spec, seed=spec.train.seed)
-    result = fit(network, load_data(spec), spec, run)
+    network = build(experiment, seed=experiment.train.seed)
+    result = fit(network, load_data(spec), experiment, run)
     seen = re.sub(r'"(seconds|images_per_second)": ?[-+.e0-9]+', "", run.metrics.read_text())
     record = result.record.model_dump(exclude={"seconds", "images_per_second", "spec_sha256"})
     return {

@@ -11,9 +11,9 @@ from resnet_builder.cli.options import (
     SPEC,
     Invocation,
     debug_option,
-    first_notices,
     json_option,
     pass_invocation,
+    read_draft,
     spec_options,
 )
 
@@ -63,11 +63,10 @@ def bench(
     from resnet_builder.cli.progress import display
     from resnet_builder.training.runtime import set_backend_flags
 
-    for notice in first_notices(spec, overrides=overrides, fragments=fragments):
+    draft = read_draft(spec, overrides=overrides, fragments=fragments)
+    for notice in draft.notices:
         note(notice)
-    experiment = load_experiment(
-        spec, overrides=overrides, fragments=fragments, plugins=plugins, with_weights=False
-    )
+    experiment = load_experiment(draft, plugins=plugins, with_weights=False)
     threads = experiment.run.threads
     undo = set_backend_flags(threads=None if threads == "auto" else threads)
     try:

@@ -16,6 +16,7 @@ from resnet_builder.spec.bundled import bundled_names, is_path, recipe_names
 if TYPE_CHECKING:
     import torch
 
+    from resnet_builder.spec.load import Draft
     from resnet_builder.spec.schema import Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -184,34 +185,33 @@ def read_spec(
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
     """
-    for notice in first_notices(source, overrides=overrides, fragments=fragments):
+    draft = read_draft(source, overrides=overrides, fragments=fragments)
+    for notice in draft.notices:
         warn(notice)
 
     from resnet_builder import builder
 
-    return builder.read_spec(
-        source, overrides=overrides, fragments=fragments, plugins=plugins, with_weights=with_weights
-    )
+    return builder.read_spec(draft, plugins=plugins, with_weights=with_weights)
 
 
-def first_notices(
+def read_draft(
     source: str | Path, *, overrides: tuple[str, ...], fragments: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Check what needs no torch, whose import takes seconds; return the notices.
+) -> "Draft":
+    """Read a spec and check what needs no torch, whose import takes seconds.
 
     Invalid YAML and numbers out of range are errors here, because there is nothing that they could
-    build. All other problems wait, so that they are reported together.
+    build. All other problems stay in the draft, so that they are reported together.
 
     Raises:
         SpecError: The spec cannot be read, or a number is out of range.
         StorageError: A file cannot be read.
     """
-    from resnet_builder.spec.load import read_draft
+    from resnet_builder.spec import load
 
-    draft = read_draft(source, overrides=overrides, fragments=fragments)
+    draft = load.read_draft(source, overrides=overrides, fragments=fragments)
     if any(problem.code in {"out-of-range", "limit"} for problem in draft.problems):
         raise SpecError(draft.problems)
-    return draft.notices
+    return draft
 
 
 def device_for(spec: "Spec", *, warn: Callable[[str], None]) -> "torch.device":

@@ -1,36 +1,30 @@
-"""``resnet-build train``: train a spec's network, or go on with a run."""
+"""``resnet-build train``: train the network of a spec, or resume a run."""
 
 import shlex
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnet_builder.cli.console import examples, note, percent, points, show, show_json, table
+from resnet_builder.cli.console import examples, percent, points, show, show_json, table
 from resnet_builder.cli.launcher import distributed_context, is_worker, nproc_option
 from resnet_builder.cli.options import (
     SPEC,
     Invocation,
     data_dir_option,
     debug_option,
-    first_notices,
-    ignore_memory_option,
     json_option,
     pass_invocation,
-    read_spec,
+    read_draft,
     skip_bad_option,
     spec_options,
 )
 from resnet_builder.errors import ProcessLostError, Stopped
 
 if TYPE_CHECKING:
-    from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.runs.records import ResultRecord
-    from resnet_builder.spec.schema import Spec
-    from resnet_builder.training.distributed import DistributedContext
 
 _HERE = ""
 """What ``--resume`` gives without a directory: the one of ``--out``."""
@@ -72,7 +66,6 @@ _HERE = ""
     help="Go on although this machine cannot give the same bits.",
 )
 @nproc_option
-@ignore_memory_option
 @json_option
 @debug_option
 @pass_invocation
@@ -89,7 +82,6 @@ def train(
     allow_spec_change: bool,
     allow_inexact: bool,
     nproc: int | None,
-    ignore_memory_estimate: bool,
     as_json: bool,
 ) -> None:
     """Train a network, test it, and compare it with its source.
@@ -100,55 +92,73 @@ def train(
     the same line can be given again until the run is complete.
     """
     directory = _directory(spec, out, resume)
-    if not is_worker():  # what can be refused before torch comes
-        first_notices(_source(spec, directory), overrides=overrides, fragments=fragments)
+    # Errors that need no torch come first: importing it takes seconds. Of several processes, one
+    # reports an error, which it can do only once they are connected.
+    draft = None
+    if not is_worker():
+        draft = read_draft(_source(spec, directory), overrides=overrides, fragments=fragments)
 
+    from resnet_builder.builder import load_experiment
     from resnet_builder.cli.progress import display
-    from resnet_builder.runs.files import unheard
+    from resnet_builder.runs.directory import RunDirectory
+    from resnet_builder.training import session
     from resnet_builder.training.distributed import process_loss_reported
-    from resnet_builder.training.session import Session
+    from resnet_builder.training.runtime import resolve_threads, set_backend_flags
+    from resnet_builder.training.trainer import fit
 
-    with distributed_context(invocation, nproc) as ctx:
-        resolved = read_spec(
-            _source(spec, directory),
-            overrides=overrides,
-            fragments=fragments,
-            plugins=plugins,
-            warn=note if ctx.is_main_process else unheard,
-            with_weights=resume is None
-            and ctx.is_main_process,  # a run with a checkpoint needs none
-        )
-        with (
-            invocation.signals.polled() as stop,
-            display(is_shown=ctx.is_main_process) as shown,
-            _Opened(invocation, ctx) as opened,
-            process_loss_reported(),
-        ):
-            session = Session(
-                spec=resolved,
-                data_dir=data_dir,
-                allow_spec_change=allow_spec_change,
-                allow_inexact=allow_inexact,
-                skip_bad=skip_bad,
-                ignore_memory_estimate=ignore_memory_estimate,
-                observer=shown,
-                report=shown.report,
-                say=shown.say,
-                opened=lambda run: opened(run, resolved, shown.say),
-                stop=stop if ctx.world_size == 1 else lambda: stop() or invocation.is_orphan,
-                ctx=ctx,
+    with (
+        distributed_context(invocation, nproc) as ctx,
+        invocation.signals.polled() as stop,
+        display(is_shown=ctx.is_main_process) as shown,
+        process_loss_reported(),
+        ExitStack() as stack,
+    ):
+        if draft is None:
+            draft = read_draft(_source(spec, directory), overrides=overrides, fragments=fragments)
+        for notice in draft.notices:
+            shown.say(notice)
+        # A run with a checkpoint does not need the pretrained weights any more.
+        needs_weights = resume is None and ctx.is_main_process
+        experiment = load_experiment(draft, plugins=plugins, with_weights=needs_weights)
+        run = None if resume is None or directory is None else RunDirectory(directory)
+        threads = resolve_threads(experiment.run, run, ctx)
+        stack.callback(set_backend_flags(threads=threads))
+
+        should_stop = stop if ctx.world_size == 1 else lambda: stop() or invocation.is_orphan
+        options: dict[str, Any] = {
+            "data_dir": data_dir,
+            "skip_bad": skip_bad,
+            "report": shown.report,
+            "warn": shown.on_warning,
+            "should_stop": should_stop,
+            "ctx": ctx,
+        }
+        if resume is None or directory is None:
+            opened = session.start(experiment, out, **options)
+        else:
+            opened = session.resume(
+                experiment, directory, allow_spec_change=allow_spec_change, **options
             )
-            if resume is None:
-                record = session.begin(out)
-            else:
-                assert directory is not None, "checked before"
-                record = session.go_on(directory)
-    if not ctx.is_main_process:
-        return
-    if as_json:
-        show_json(record)
-    else:
-        _show(record)
+        found = stack.enter_context(opened)
+        if isinstance(found, session.Session):
+            invocation.crash_log = found.run.crash_log
+            shown.say(f"run directory: {found.run.path}")
+            with _resume_command(found.run.path):
+                record = fit(
+                    found.model,
+                    found.data,
+                    experiment,
+                    found.run,
+                    callbacks=[shown],
+                    should_stop=should_stop,
+                    allow_inexact=allow_inexact,
+                    ctx=ctx,
+                ).record
+        else:
+            record = found
+            shown.say(f"{directory} is already complete")
+    if ctx.is_main_process:
+        show_json(record) if as_json else _show(record)
 
 
 def _directory(spec: str | None, out: Path | None, resume: str | None) -> Path | None:
@@ -181,35 +191,14 @@ def _source(spec: str | None, directory: Path | None) -> str | Path:
     return RunDirectory.open(directory).spec
 
 
-class _Opened(AbstractContextManager["_Opened"]):
-    """What the process does for a run, once there is one, until the run is left."""
-
-    def __init__(self, invocation: Invocation, ctx: "DistributedContext") -> None:
-        self._invocation = invocation
-        self._team = ctx
-        self._stack = ExitStack()
-        self._run: RunDirectory | None = None
-
-    def __call__(self, run: "RunDirectory", spec: "Spec", say: Callable[[str], None]) -> None:
-        """Say where the run is, and make the settings of the process."""
-        from resnet_builder.training.runtime import resolve_threads, set_backend_flags
-
-        self._run = run
-        self._invocation.crash_log = run.crash_log
-        say(f"run directory: {run.path}")
-        self._stack.callback(set_backend_flags(threads=resolve_threads(spec.run, run, self._team)))
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Undo the settings; say how to go on with a run that was stopped."""
-        self._stack.close()
-        if isinstance(error, Stopped | ProcessLostError) and self._run is not None:
-            command = shlex.join(["resnet-build", "train", "--resume", str(self._run.path)])
-            raise type(error)(f"{error}; to go on: {command}") from error
+@contextmanager
+def _resume_command(run: Path) -> Iterator[None]:
+    """Context that adds the command to resume the run to the error of a run that was stopped."""
+    try:
+        yield
+    except (Stopped, ProcessLostError) as error:
+        command = shlex.join(["resnet-build", "train", "--resume", str(run)])
+        raise type(error)(f"{error}; to go on: {command}") from error
 
 
 def _show(record: "ResultRecord") -> None:

@@ -197,13 +197,13 @@ def resolve_device(name: str, ctx: DistributedContext = SINGLE_PROCESS) -> torch
 
 
 def resolve_threads(
-    settings: RunSpec, run: RunDirectory, ctx: DistributedContext = SINGLE_PROCESS
+    settings: RunSpec, run: RunDirectory | None, ctx: DistributedContext = SINGLE_PROCESS
 ) -> int | None:
     """Return the number of threads: that of the spec, of ``env.json``, or a share of the cores.
 
     Args:
         settings: The ``run`` section of the spec.
-        run: The run directory, which may have no ``env.json`` yet.
+        run: The run directory, which may have no ``env.json`` yet; ``None`` for a new run.
         ctx: The process group. With another number of processes than before, what ``env.json``
             says does not count.
 
@@ -215,7 +215,11 @@ def resolve_threads(
     """
     if settings.threads != "auto":
         return settings.threads
-    before = ctx.run_on_main(lambda: EnvRecord.read(run.env).runtime if run.env.exists() else None)
+    before: RuntimeConfig | None = None
+    if run is not None:
+        before = ctx.run_on_main(
+            lambda: EnvRecord.read(run.env).runtime if run.env.exists() else None
+        )
     if before is not None and before.world_size == ctx.world_size:
         return before.threads
     return None if ctx.world_size == 1 else threads_per_process(ctx.local_world_size)

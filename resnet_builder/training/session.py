@@ -1,15 +1,23 @@
-"""A run around its training: begun, or found again with the same spec and the same data."""
+"""Session: the run directory, images and network of a training, new or resumed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_builder.builder import build
+from resnet_builder.builder import build, check_source
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.loader import steps_per_epoch
 from resnet_builder.data.splits import DataSplits, load_data
-from resnet_builder.errors import DataError, ResourceError, UsageError
+from resnet_builder.errors import (
+    DataError,
+    PartError,
+    RegistryError,
+    ResourceError,
+    SpecError,
+    UsageError,
+)
+from resnet_builder.experiment import Experiment
 from resnet_builder.model import ResNet
 from resnet_builder.parts import resolve
 from resnet_builder.runs.directory import RunDirectory
@@ -17,349 +25,358 @@ from resnet_builder.runs.files import Warn, append_line, unheard
 from resnet_builder.runs.records import Change, DataRecord, ResultRecord, compare_specs
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec
-from resnet_builder.spec.schema import Spec
-from resnet_builder.training.callbacks import Callback
 from resnet_builder.training.checkpoint import has_checkpoints
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
     check_batch_size,
 )
-from resnet_builder.training.own_data import check_data_unchanged, describe_data, leaves_out
-from resnet_builder.training.resources import (
-    OVERRIDE,
-    Estimate,
-    check_disk,
-    check_memory,
-    estimate_training,
-    image_bytes,
-)
+from resnet_builder.training.resources import check_disk, check_memory, estimate_training
 from resnet_builder.training.runtime import pick_precision, resolve_device
-from resnet_builder.training.trainer import fit
 from resnet_builder.weights.pretrained import pretrained_digest
 
 RUNS = Path("runs")
-"""Where runs are made that were given no directory."""
+"""Parent of the run directories that are named after their spec."""
+
+_MAX_LISTED = 20
+"""Changes of the data that a message lists."""
 
 
-def ignore_run(run: RunDirectory) -> None:
-    """Do nothing with a run that was opened."""
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Everything that :func:`~resnet_builder.training.trainer.fit` is called with.
+
+    Attributes:
+        run: Run directory. The main process holds its lock.
+        data: Images.
+        model: Network with its initial weights.
+    """
+
+    run: RunDirectory
+    data: DataSplits
+    model: ResNet
+
+
+@contextmanager
+def start(
+    experiment: Experiment,
+    out: Path | None = None,
+    *,
+    data_dir: Path | None = None,
+    skip_bad: bool = False,
+    report: Report = silent,
+    warn: Warn = unheard,
+    should_stop: Stop = never,
+    ctx: DistributedContext = SINGLE_PROCESS,
+) -> Iterator[Session | ResultRecord]:
+    """Load the data, build the network, and make a new run directory for them.
+
+    The directory is made last, so that none is left behind if data or weights are missing.
+
+    Args:
+        experiment: The experiment.
+        out: The directory to make; by default the next ``runs/<name>-NNN``.
+        data_dir: Where datasets are stored; ``None`` for the user's cache folder.
+        skip_bad: Whether images that cannot be decoded are left out. Otherwise they are an error.
+        report: Called with the progress of downloads and scans.
+        warn: Called with what the user should know.
+        should_stop: Polled while data are loaded.
+        ctx: The processes, all of which call this. Only the main process touches the directory.
+
+    Yields:
+        The session. The run directory is locked until the context is left.
+
+    Raises:
+        BusyError: ``out`` exists, and a process uses it.
+        CheckpointError: The pretrained weights are missing, damaged or of another network.
+        DataError: The dataset is missing, damaged or too small.
+        StorageError: The disk is full, read-only or failing.
+        Stopped: ``should_stop`` became true.
+        UsageError: ``out`` exists, or there is no such device.
+    """
+    check_batch_size(experiment.train.batch_size, experiment.train.accumulate, ctx)
+    source = _DataSource(experiment, data_dir, report, warn, should_stop, ctx)
+    if not ctx.is_main_process:
+        yield _follow(source)
+        return
+    if out is not None and out.exists():
+        RunDirectory.create(out)  # raises the error that says why it cannot be made
+    _check_resources(experiment, out or RUNS, warn, ctx)
+    ctx.broadcast_object(_Task(skip_bad=skip_bad))
+    data = source.load(skip_bad=skip_bad)
+    model = build(experiment, seed=experiment.train.seed)
+    if out is None:
+        run = RunDirectory.create_numbered(RUNS, experiment.name)
+    else:
+        run = RunDirectory.create(out)
+    with run.locked():
+        _publish(run, experiment, data)
+        yield Session(ctx.broadcast_object(run), data, model)
+
+
+@contextmanager
+def resume(
+    experiment: Experiment,
+    directory: Path,
+    *,
+    allow_spec_change: bool = False,
+    data_dir: Path | None = None,
+    skip_bad: bool = False,
+    report: Report = silent,
+    warn: Warn = unheard,
+    should_stop: Stop = never,
+    ctx: DistributedContext = SINGLE_PROCESS,
+) -> Iterator[Session | ResultRecord]:
+    """Open the run in a directory, or make one there if there is none.
+
+    Args:
+        experiment: The experiment, which must be that of the run.
+        directory: The run directory. It is made if it does not exist.
+        allow_spec_change: Whether the recipe or the data may have changed. Changes are recorded.
+        data_dir: As for :func:`start`.
+        skip_bad: As for :func:`start`; a run that was started so is resumed so.
+        report: As for :func:`start`.
+        warn: As for :func:`start`.
+        should_stop: As for :func:`start`.
+        ctx: As for :func:`start`.
+
+    Yields:
+        The session; or the result, if the run is complete.
+
+    Raises:
+        BusyError: A process uses the directory.
+        UsageError: The directory holds another experiment, or something else.
+        ResnetBuilderError: As for :func:`start`.
+    """
+    check_batch_size(experiment.train.batch_size, experiment.train.accumulate, ctx)
+    source = _DataSource(experiment, data_dir, report, warn, should_stop, ctx)
+    if not ctx.is_main_process:
+        yield _follow(source)
+        return
+    run = RunDirectory.open_or_create(directory)
+    with run.locked(warn=warn):
+        is_new = not run.is_published
+        if not is_new:
+            _check_spec(run, experiment, allow_spec_change=allow_spec_change, warn=warn)
+        if run.is_finished:
+            record = ResultRecord.read(run.result)
+            ctx.broadcast_object(_Task(record))
+            yield record
+            return
+        _check_resources(experiment, run.path, warn, ctx)
+        skip_bad = skip_bad or (not is_new and bool(DataRecord.read(run.data).skipped))
+        ctx.broadcast_object(_Task(skip_bad=skip_bad))
+        data = source.load(skip_bad=skip_bad)
+        if not is_new:
+            check_unchanged(run, data, allow_spec_change=allow_spec_change)
+            _check_pretrained(run, experiment)
+        # From its first checkpoint on, a run does not need the pretrained weights any more.
+        pretrained = not has_checkpoints(run)
+        model = build(experiment, seed=experiment.train.seed, pretrained=pretrained)
+        if is_new:
+            _publish(run, experiment, data)
+        yield Session(ctx.broadcast_object(run), data, model)
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What the leader of several processes found to do.
+    """Message of the main process to the others.
 
     Attributes:
-        record: What a run came to that is complete already.
-        skip_bad: Whether pictures that cannot be decoded are left out.
+        record: Result of a run that is complete already.
+        skip_bad: Whether images that cannot be decoded are left out.
     """
 
     record: ResultRecord | None = None
     skip_bad: bool = False
 
 
+def _follow(source: "_DataSource") -> Session | ResultRecord:
+    """Open the session of a process that is not the main process."""
+    experiment, ctx = source.experiment, source.ctx
+    task = ctx.broadcast_object(_Task())
+    if task.record is not None:
+        return task.record
+    data = source.load(skip_bad=task.skip_bad)
+    # The weights are those of the main process: DistributedDataParallel broadcasts them.
+    model = build(experiment, seed=experiment.train.seed, pretrained=False)
+    return Session(ctx.broadcast_object(RunDirectory(Path())), data, model)
+
+
 @dataclass(frozen=True, slots=True)
-class Session:
-    """An experiment that is to be trained, from nothing or from where it was interrupted.
+class _DataSource:
+    """Arguments of loading the data of an experiment, which all processes have."""
 
-    Several processes each have a session of their own; their leader alone holds the run.
+    experiment: Experiment
+    data_dir: Path | None
+    report: Report
+    warn: Warn
+    should_stop: Stop
+    ctx: DistributedContext
 
-    Attributes:
-        spec: The experiment, resolved.
-        data_dir: Where data sets live; ``None`` for the user's own place.
-        allow_spec_change: Whether a run may go on although recipe or data have changed.
-        allow_inexact: Whether it may go on where it cannot be to the same bits.
-        skip_bad: Whether pictures that cannot be decoded are left out, instead of refused; a run
-            that was begun so goes on so.
-        ignore_memory_estimate: Whether to train although that is not expected to fit into memory.
-        observer: Told what happens.
-        report: Told of downloads and scans.
-        say: Told what else the user should know, in one line.
-        opened: Given the run once it is locked, before anything is computed.
-        stop: Polled in every loop.
-        ctx: The processes that train.
-    """
-
-    spec: Spec
-    data_dir: Path | None = None
-    allow_spec_change: bool = False
-    allow_inexact: bool = False
-    skip_bad: bool = False
-    ignore_memory_estimate: bool = False
-    observer: Callback = field(default_factory=Callback)
-    report: Report = silent
-    say: Warn = unheard
-    opened: Callable[[RunDirectory], None] = ignore_run
-    stop: Stop = never
-    ctx: DistributedContext = SINGLE_PROCESS
-
-    def begin(self, out: Path | None = None) -> ResultRecord:
-        """Train in a directory that is made for it.
-
-        Images and first weights are read first, so that no directory is left behind if they
-        cannot be.
-
-        Args:
-            out: Exactly this directory; by default the next ``runs/<name>-NNN``.
-
-        Raises:
-            ResourceError: It is not expected to fit into memory.
-            StorageError: There is no room for its checkpoints.
-            UsageError: ``out`` exists, or there is nothing to train.
-            ResnetBuilderError: What :func:`data.splits.load_data`, :func:`builder.build`,
-                :func:`begun` and :func:`training.trainer.fit` raise.
-        """
-        self._refuse_untrainable()
-        if not self.ctx.is_main_process:
-            return self._help()
-        if out is not None and out.exists():
-            RunDirectory.create(out)  # says why it cannot be made
-        self.ctx.broadcast_object(_Task(skip_bad=self.skip_bad))
-        estimate = self._estimated(out or RUNS)
-        splits = self._load(skip_bad=self.skip_bad)
-        self._refuse_unfit(estimate, splits)
-        with begun(self.spec, self._describe(splits), out) as run:
-            return self._fit(run, splits)
-
-    def go_on(self, directory: Path) -> ResultRecord:
-        """Train to the end whatever a directory holds, be it nothing or a finished run.
-
-        Raises:
-            ResourceError: It is not expected to fit into memory.
-            StorageError: There is no room for its checkpoints.
-            UsageError: The directory holds another experiment, or there is nothing to train.
-            ResnetBuilderError: What :func:`found`, :func:`data.splits.load_data`,
-                :func:`check_data_unchanged`, :func:`check_pretrained_unchanged`, :func:`builder.build` and
-                :func:`training.trainer.fit` raise.
-        """
-        self._refuse_untrainable()
-        if not self.ctx.is_main_process:
-            return self._help()
-        changing = self.allow_spec_change
-        with found(
-            self.spec,
-            directory,
-            allow_spec_change=changing,
-            warn=self.observer.on_warning,
-        ) as run:
-            if run.is_finished:
-                self.say(f"{run.path} is already complete")
-                record = ResultRecord.read(run.result)
-                self.ctx.broadcast_object(_Task(record))
-                return record
-            skip_bad = self.skip_bad or (run.is_published and leaves_out(run))
-            self.ctx.broadcast_object(_Task(skip_bad=skip_bad))
-            estimate = self._estimated(run.path)
-            splits = self._load(skip_bad=skip_bad)
-            self._refuse_unfit(estimate, splits)
-            if run.is_published:
-                check_data_unchanged(run, splits, allow_spec_change=changing)
-                check_pretrained_unchanged(run, self.spec)
-            else:
-                publish(run, self.spec, self._describe(splits))
-            return self._fit(run, splits)
-
-    def _help(self) -> ResultRecord:
-        """Train with the leader, in whose run this process touches nothing."""
-        task = self.ctx.broadcast_object(_Task())
-        if task.record is not None:
-            return task.record
-        return self._fit(None, self._load(skip_bad=task.skip_bad))
-
-    def _refuse_untrainable(self) -> None:
-        if self.spec.data is None or self.spec.train is None:
-            raise UsageError(f"{self.spec.name}: a spec to train needs `data` and `train`")
-        check_batch_size(self.spec.train.batch_size, self.spec.train.accumulate, self.ctx)
-
-    def _estimated(self, place: Path) -> Estimate:
-        """Estimate what the training takes, before any of it is taken, and look for room."""
-        device = resolve_device(self.spec.run.device, self.ctx)
-        precision = pick_precision(self.spec.run.precision, device)
-        estimate = estimate_training(self.spec, precision, processes=self.ctx.world_size)
-        check_disk(estimate, place, self.say)
-        self._refuse_unfit(estimate)
-        return estimate
-
-    def _refuse_unfit(self, estimate: Estimate, splits: DataSplits | None = None) -> None:
-        """Refuse what is not expected to fit, unless the user insists; images count if loaded."""
-        held = 0 if splits is None else image_bytes(splits)
-        estimate = replace(estimate, images=held) if held else estimate
-        device = resolve_device(self.spec.run.device, self.ctx)
-        try:
-            check_memory(estimate, device, processes=self.ctx.local_world_size, held=held)
-        except ResourceError as error:
-            if not self.ignore_memory_estimate:
-                raise
-            if splits is None:
-                self.say(f"{OVERRIDE}: {error}")
-
-    def _load(self, *, skip_bad: bool) -> DataSplits:
-        assert self.spec.train is not None, "refused before"
-        resolve_device(self.spec.run.device, self.ctx)  # a missing one is told before any download
-        with self.ctx.main_process_first(self.stop):
-            splits = load_data(
-                self.spec,
+    def load(self, *, skip_bad: bool) -> DataSplits:
+        """Load the data, on each machine first in one process: it downloads and scans for all."""
+        resolve_device(self.experiment.run.device, self.ctx)  # an error before any download
+        with self.ctx.main_process_first(self.should_stop):
+            data = load_data(
+                self.experiment.spec,
                 data_dir=self.data_dir,
                 skip_bad=skip_bad,
-                stop=self.stop,
+                stop=self.should_stop,
                 report=self.report,
             )
-        for notice in splits.notices:
-            self.say(notice)
-        steps_per_epoch(len(splits.train), self.spec.train.batch_size)
-        return splits
-
-    def _describe(self, splits: DataSplits) -> DataRecord:
-        """Record what is trained on, once it is known that the first weights fit."""
-        weights = self.spec.model.weights
-        if weights is None:
-            return describe_data(splits)
-        self._build()
-        return describe_data(splits, pretrained_digest(weights))
-
-    def _build(self, *, pretrained: bool = True) -> ResNet:
-        assert self.spec.train is not None, "refused before"
-        return build(self.spec, seed=self.spec.train.seed, pretrained=pretrained)
-
-    def _fit(self, own: RunDirectory | None, splits: DataSplits) -> ResultRecord:
-        run = self.ctx.broadcast_object(own)
-        assert run is not None, "the leader has one"
-        self.opened(run)
-        result = fit(
-            self._build(pretrained=self.ctx.is_main_process and not has_checkpoints(run)),
-            splits,
-            self.spec,
-            run,
-            callbacks=[self.observer],
-            should_stop=self.stop,
-            allow_inexact=self.allow_inexact,
-            ctx=self.ctx,
-        )
-        return result.record
+        for notice in data.notices:
+            self.warn(notice)
+        steps_per_epoch(len(data.train), self.experiment.train.batch_size)
+        return data
 
 
-@contextmanager
-def begun(spec: Spec, data: DataRecord, out: Path | None) -> Iterator[RunDirectory]:
-    """Make a run, and hold its lock.
+def _check_resources(
+    experiment: Experiment, place: Path, warn: Warn, ctx: DistributedContext
+) -> None:
+    """Warn of too little memory, and refuse a disk without room for two checkpoints."""
+    device = resolve_device(experiment.run.device, ctx)
+    precision = pick_precision(experiment.run.precision, device)
+    estimate = estimate_training(
+        experiment.spec, precision, processes=ctx.world_size, network=experiment.network
+    )
+    check_disk(estimate, place, warn)
+    try:
+        check_memory(estimate, device, processes=ctx.local_world_size)
+    except ResourceError as error:
+        warn(str(error))
+
+
+def _publish(run: RunDirectory, experiment: Experiment, data: DataSplits) -> None:
+    """Write ``data.json``, then ``spec.yaml``, which makes the directory a run."""
+    weights = experiment.model.weights
+    digest = None if weights is None else pretrained_digest(weights)
+    describe_data(data, digest).write(run.data)
+    run.publish(dump_spec(experiment.spec))
+
+
+def describe_data(data: DataSplits, pretrained_sha256: str | None = None) -> DataRecord:
+    """Make the record of the images of a run.
 
     Args:
-        spec: The experiment, resolved.
-        data: What it trains on.
-        out: Exactly this directory; by default the next ``runs/<name>-NNN``.
-
-    Raises:
-        UsageError: ``out`` exists.
-        BusyError: It exists, and a process is using it.
-        StorageError: The disk is full, read-only or failing.
+        data: The images.
+        pretrained_sha256: Digest of the pretrained weights, if there are any.
     """
-    run = RunDirectory.create_numbered(RUNS, spec.name) if out is None else RunDirectory.create(out)
-    with run.locked():
-        publish(run, spec, data)
-        yield run
+    splits = {"train": data.train, "val": data.validation, "test": data.test}
+    return DataRecord(
+        fingerprint=data.fingerprint,
+        classes=data.classes,
+        images={name: len(images) for name, images in splits.items() if images is not None},
+        validation=data.validation_indices,
+        parts=dict(data.parts),
+        skipped=data.skipped,
+        pretrained_sha256=pretrained_sha256,
+    )
 
 
-def publish(run: RunDirectory, spec: Spec, data: DataRecord) -> None:
-    """Write down what a run trains on, then its spec: from then on, resuming finishes it.
-
-    Raises:
-        StorageError: The disk is full, read-only or failing.
-    """
-    data.write(run.data)
-    run.publish(dump_spec(spec))
-
-
-@contextmanager
-def found(
-    spec: Spec,
-    path: Path,
-    *,
-    allow_spec_change: bool = False,
-    warn: Warn = unheard,
-) -> Iterator[RunDirectory]:
-    """Find a run, or a directory that may become one, and hold its lock.
+def check_unchanged(
+    run: RunDirectory, data: DataSplits, *, allow_spec_change: bool = False
+) -> None:
+    """Compare the images with those that a run was started with.
 
     Args:
-        spec: The experiment to go on with, resolved.
-        path: The directory; it is made if it is not there.
-        allow_spec_change: Whether a run may go on although that changes what comes of it; what
-            changes is recorded.
-        warn: Told of what changes, and of a lock that was left behind.
+        run: The run directory.
+        data: The images now.
+        allow_spec_change: Whether other images may be used for validation.
 
     Raises:
-        UsageError: The spec is not the run's, or the directory holds something else.
-        BusyError: A process is using it.
-        StorageError: The disk is full, read-only or failing.
+        DataError: They have changed.
+        StorageError: The record cannot be read or written.
     """
-    run = RunDirectory.open_or_create(path)
-    with run.locked(warn=warn):
-        if run.is_published:
-            _settle_spec(run, spec, allow_spec_change=allow_spec_change, warn=warn)
-        yield run
-
-
-def check_pretrained_unchanged(run: RunDirectory, spec: Spec) -> None:
-    """Compare the weights that a run starts from with those that it began with.
-
-    From its first checkpoint on, a run needs them no more.
-
-    Raises:
-        CheckpointError: The file is missing.
-        DataError: It is another, or cannot be downloaded.
-        StorageError: It, or what it was, cannot be read.
-    """
-    if spec.model.weights is None or has_checkpoints(run):
+    before = DataRecord.read(run.data)
+    after = describe_data(data, before.pretrained_sha256)
+    ignored: dict[str, object] = {"parts": {}, "skipped": ()}  # they only explain a change
+    if before.model_copy(update=ignored) == after.model_copy(update=ignored):
         return
-    before, now = DataRecord.read(run.data), pretrained_digest(spec.model.weights)
-    if now != before.pretrained_sha256:
+    if before.fingerprint == after.fingerprint and allow_spec_change:
+        after.write(run.data)
+        return
+    changes = list(_data_changes(before, after)) or ["as many as before, but not the same"]
+    more = len(changes) - _MAX_LISTED
+    listed = [*changes[:_MAX_LISTED], *([f"and {more:,} more"] if more > 0 else [])]
+    raise DataError(
+        _message(
+            f"{run.path} cannot be resumed: its images have changed",
+            listed,
+            "bring them back, or start another run",
+        )
+    )
+
+
+def _data_changes(before: DataRecord, after: DataRecord) -> Iterator[str]:
+    for split in {**before.images, **after.images}:
+        old, new = (record.images.get(split, 0) for record in (before, after))
+        if old != new:
+            yield f"{split}: {old:,} images, now {new:,}"
+    for name in after.classes:
+        if name not in before.classes:
+            yield f"{name}: a new class"
+    for name in before.classes:
+        if name not in after.classes:
+            yield f"{name}: no class now"
+    for name in sorted({*before.skipped} ^ {*after.skipped}):
+        yield f"{name}: {'cannot' if name in after.skipped else 'can'} be decoded now"
+    for name, digest in before.parts.items():
+        if after.parts.get(name, digest) != digest:
+            yield f"{name}: its contents have changed"
+
+
+def _check_pretrained(run: RunDirectory, experiment: Experiment) -> None:
+    """Compare the pretrained weights with those that a run was started with.
+
+    Raises:
+        DataError: They have changed.
+    """
+    weights = experiment.model.weights
+    if weights is None or has_checkpoints(run):
+        return
+    before, now = DataRecord.read(run.data).pretrained_sha256, pretrained_digest(weights)
+    if now != before:
         raise DataError(
-            f"{run.path} cannot go on, as {spec.model.weights.path} has changed: its SHA-256 was "
-            f"{before.pretrained_sha256} and is {now}; bring the file back, or start another run"
+            f"{run.path} cannot be resumed: {weights.path} has changed; its SHA-256 was {before} "
+            f"and is {now}; bring the file back, or start another run"
         )
 
 
-def _settle_spec(run: RunDirectory, spec: Spec, *, allow_spec_change: bool, warn: Warn) -> None:
-    """Refuse a spec that is not the run's, or record what it changes and write it down."""
-    changes = compare_specs(_own_spec(run), spec)
+def _check_spec(
+    run: RunDirectory, experiment: Experiment, *, allow_spec_change: bool, warn: Warn
+) -> None:
+    """Compare the spec with that of a run; changes that are allowed are recorded.
+
+    Raises:
+        SpecError: The run's own spec is not valid any more.
+        UsageError: The network has changed; or the recipe or the data, which is not allowed.
+    """
+    try:
+        own = resolve(load_spec(run.spec))
+    except (PartError, RegistryError) as error:  # the file was edited: say where
+        raise SpecError(check_source(run.spec).problems) from error
+    changes = compare_specs(own, experiment.spec)
     if not changes:
         return
-    _refuse(run, changes, allow_spec_change=allow_spec_change)
+    networks = [str(change) for change in changes if change.kind == "architecture"]
+    if networks:
+        advice = "start another run; `model.weights` can start it from the weights of this one"
+        raise UsageError(_message(f"{run.path} is of another network", networks, advice))
+    recipes = [str(change) for change in changes if change.kind == "trajectory"]
+    if recipes and not allow_spec_change:
+        advice = "add --allow-spec-change to resume all the same, or start another run"
+        what = f"{run.path} was started with another recipe or other data"
+        raise UsageError(_message(what, recipes, advice))
+    _record_changes(run, changes, warn)
+    run.publish(dump_spec(experiment.spec))
+
+
+def _record_changes(run: RunDirectory, changes: Sequence[Change], warn: Warn) -> None:
     for change in changes:
         warn(f"changed: {change}")
         append_line(run.changes, change.to_json())
-    run.publish(dump_spec(spec))
 
 
-def _own_spec(run: RunDirectory) -> Spec:
-    """Read a run's spec, which is resolved, unless somebody has changed it since.
-
-    Raises:
-        SpecError: It is no spec any more.
-        StorageError: It cannot be read.
-    """
-    return resolve(load_spec(run.spec))
-
-
-def _refuse(run: RunDirectory, changes: Sequence[Change], *, allow_spec_change: bool) -> None:
-    """Raise an error if the changes are more than may be.
-
-    Raises:
-        UsageError: They are.
-    """
-    others = [str(change) for change in changes if change.kind == "architecture"]
-    if others:
-        mend = "start another run; `model.weights` can start it from the weights of this one"
-        raise UsageError(_listed(f"{run.path} is of another network", others, mend))
-    shifts = [str(change) for change in changes if change.kind == "trajectory"]
-    if shifts and not allow_spec_change:
-        raise UsageError(
-            _listed(
-                f"{run.path} was begun with another recipe or other data",
-                shifts,
-                "add --allow-spec-change to go on all the same, or start another run",
-            )
-        )
-
-
-def _listed(what: str, lines: Sequence[str], mend: str) -> str:
-    return "\n".join([f"{what}:", *(f"  {line}" for line in lines), mend])
+def _message(what: str, lines: Sequence[str], advice: str) -> str:
+    return "\n".join([f"{what}:", *(f"  {line}" for line in lines), advice])

@@ -1,6 +1,5 @@
 """Trainer: the training loop, from a network and data to a finished run."""
 
-import copy
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import describe, fits
 from resnet_builder.errors import NonFiniteError, Stopped, StorageError, UsageError
+from resnet_builder.experiment import Experiment
 from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import storage_errors
@@ -31,7 +31,7 @@ from resnet_builder.runs.records import (
 )
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.recipe import TrainSpec
-from resnet_builder.spec.schema import PublishedSpec, Spec
+from resnet_builder.spec.schema import PublishedSpec
 from resnet_builder.training.callbacks import (
     Callback,
     CallbackList,
@@ -80,7 +80,7 @@ class Result:
 def fit(
     model: nn.Module,
     data: DataSplits,
-    experiment: Spec,
+    experiment: Experiment,
     run: RunDirectory,
     *,
     callbacks: Sequence[Callback] = (),
@@ -137,7 +137,7 @@ def fit(
         resize=plan.resize,
         ctx=ctx,
         has_unused=ctx.world_size > 1
-        and has_unused_parameters(model, experiment.model.image_shape),
+        and has_unused_parameters(experiment.network, experiment.input_shape),
     )
     ema = (
         Ema(model, recipe.ema, frozen=frozen_tensors(model, recipe.freeze)) if recipe.ema else None
@@ -159,7 +159,7 @@ def fit(
     events.on_train_start(
         TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, describe(device), runtime)
     )
-    with private_generators(device), memory_named(experiment, runtime):
+    with private_generators(device), memory_named(experiment.spec, runtime):
         batches = loader.batches(state.step)
         try:
             while True:
@@ -354,7 +354,7 @@ def finalize(
     model: nn.Module,
     averaged_model: nn.Module,
     data: DataSplits,
-    experiment: Spec,
+    experiment: Experiment,
     run: RunDirectory,
     state: TrainState,
     *,
@@ -413,19 +413,18 @@ def finalize(
 def _save_result(
     model: nn.Module,
     data: DataSplits,
-    experiment: Spec,
+    experiment: Experiment,
     run: RunDirectory,
     state: TrainState,
     runtime: RuntimeConfig,
     test: Metrics | None,
 ) -> Result:
     """Write ``result.json``, which marks the run as finished."""
-    assert experiment.train is not None, "a run has a recipe"
     with storage_errors("read", run.spec):
         digest = hashlib.sha256(run.spec.read_bytes()).hexdigest()
     has_best = state.best_step > 0
     images = state.step * experiment.train.batch_size
-    channels, size, _ = experiment.model.image_shape
+    channels, size, _ = experiment.input_shape
     record = ResultRecord(
         spec_sha256=digest,
         seed=experiment.train.seed,
@@ -437,13 +436,13 @@ def _save_result(
         test_top5=test and test.top5,
         test_top1_by_class=test and _by_class(test, data.classes),
         parameters=count_parameters(model),
-        macs=count_macs(copy.deepcopy(model).to("meta"), channels, size),
+        macs=count_macs(experiment.network, channels, size),
         seconds=state.seconds,
         images_per_second=images / max(state.seconds, 1e-9),
         device=describe(next(model.parameters()).device),
         precision=runtime.precision,
         versions=versions(),
-        published=_compare(experiment.published, test),
+        published=_compare(experiment.spec.published, test),
     )
     record.write(run.result)
     return Result(record, test)
@@ -474,7 +473,7 @@ def _difference(ours: float | None, theirs: float | None) -> float | None:
 def _save_best_if_possible(
     run: RunDirectory,
     state: TrainState,
-    experiment: Spec,
+    experiment: Experiment,
     data: DataSplits,
     callbacks: Callback,
     ctx: DistributedContext,
@@ -487,11 +486,10 @@ def _save_best_if_possible(
 
 
 def _weights_header(
-    experiment: Spec, data: DataSplits, step: int, metrics: Mapping[str, float]
+    experiment: Experiment, data: DataSplits, step: int, metrics: Mapping[str, float]
 ) -> WeightsHeader:
-    assert experiment.data is not None, "a spec to train has data"
     return WeightsHeader(
-        spec=dump_spec(experiment),
+        spec=dump_spec(experiment.spec),
         classes=data.classes,
         mean=data.mean,
         std=data.std,
@@ -511,22 +509,20 @@ def _storage_warnings(callbacks: Callback) -> Iterator[None]:
 
 
 def _check_trainable(
-    experiment: Spec, data: DataSplits, run: RunDirectory, ctx: DistributedContext
+    experiment: Experiment, data: DataSplits, run: RunDirectory, ctx: DistributedContext
 ) -> TrainSpec:
     """Return the recipe.
 
     Raises:
         UsageError: There is nothing to train, or nothing to train with.
     """
-    given = (dump_spec(experiment), data.fingerprint, data.validation_indices)
+    given = (dump_spec(experiment.spec), data.fingerprint, data.validation_indices)
     if ctx.broadcast_object(given) != given:
         raise UsageError(
             f"process {ctx.rank} was given another spec, or other images, than process 0"
         )
     if run.is_finished:
         raise UsageError(f"{run.path} is already complete")
-    if experiment.train is None or experiment.data is None:
-        raise UsageError(f"{experiment.name}: a spec to train needs `data` and `train`")
     if experiment.train.early_stop is not None and data.validation is None:
         raise UsageError("train.early_stop: it needs validation images; set data.validation")
     check_batch_size(experiment.train.batch_size, experiment.train.accumulate, ctx)
@@ -560,10 +556,8 @@ def _sync_batch_norms(
 
 
 def _make_loader(
-    experiment: Spec, data: DataSplits, device: torch.device, ctx: DistributedContext
+    experiment: Experiment, data: DataSplits, device: torch.device, ctx: DistributedContext
 ) -> TrainLoader:
-    assert experiment.data is not None, "a spec to train has data"
-    assert experiment.train is not None, "a spec to train has a recipe"
     seed = experiment.train.seed
     augmentations = [
         AUGMENTATIONS.get(part.type)(**part.options) for part in experiment.data.augment

@@ -130,7 +130,7 @@ def test_bug_in_a_run_is_logged_there(folder: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("resnet_builder.training.session.fit", fail)
+    monkeypatch.setattr("resnet_builder.training.trainer.fit", fail)
     result = call("train", write_tiny(folder))
     assert result.exit_code == 1
     assert "ZeroDivisionError" in (folder / "runs" / "tiny-001" / "crash.log").read_text()

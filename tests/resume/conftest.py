@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from resnet_builder.builder import read_spec
+from resnet_builder.builder import load_experiment
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.training.session import Session
 from tests.cli.experiments import call
 from tests.crash.experiments import outcome_of, train_line, write_experiment
-from tests.training.runs import after
+from tests.training.runs import after, resume_run
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     """Train it twice, once to step 10 and once to the end; tests copy it."""
     folder = tmp_path_factory.mktemp("stopped")
     path = write_experiment(folder, "plain", epochs=2, keep_checkpoints=3)
-    spec = read_spec(path)
-    Session(spec).go_on(folder / "whole")
+    spec = load_experiment(path)
+    resume_run(spec, folder / "whole")
     with pytest.raises(Stopped):
-        Session(spec, stop=after(11)).go_on(folder / "run")
+        resume_run(spec, folder / "run", should_stop=after(11))
     found = Interrupted(RunDirectory(folder / "run"), path, outcome_of(folder / "whole"))
     assert found.newest.is_file()
     return found

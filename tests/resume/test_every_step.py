@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.builder import read_spec
+from resnet_builder.builder import load_experiment
 from resnet_builder.data.interfaces import never
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord
 from resnet_builder.training import evaluation, trainer
-from resnet_builder.training.session import Session
 from resnet_builder.weights.file import read_weights
 from tests.crash.experiments import write_experiment
-from tests.training.runs import after
+from tests.training.runs import after, resume_run
 
 STEPS = {"plain": 21, "everything": 15, "streamed": 15}
 """Three epochs: of seven steps, or of five where images are set aside for validation."""
@@ -40,7 +39,7 @@ class Experiment:
 
     def __init__(self, folder: Path, name: str, **recipe: object) -> None:
         self.folder = folder
-        self.spec = read_spec(write_experiment(folder, name, epochs=3, **recipe))
+        self.experiment = load_experiment(write_experiment(folder, name, epochs=3, **recipe))
 
     def train(self, run: str, stop: Callable[[], bool] = never) -> bool:
         """Train, from where the run is; tell whether it is complete.
@@ -49,15 +48,13 @@ class Experiment:
             run: Name of its directory.
             stop: Asked from when the images are there.
         """
-        opened: list[RunDirectory] = []
-        session = Session(
-            self.spec,
-            data_dir=self.folder,
-            opened=opened.append,
-            stop=lambda: bool(opened) and stop(),
-        )
         try:
-            session.go_on(self.folder / run)
+            resume_run(
+                self.experiment,
+                self.folder / run,
+                data_dir=self.folder,
+                fit_options={"should_stop": stop},
+            )
         except Stopped:
             return False
         return True

@@ -9,10 +9,12 @@ import torch
 from resnet_builder.data.interfaces import Stop
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
+from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import MetricsLog
+from resnet_builder.runs.records import MetricsLog, ResultRecord
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
+from resnet_builder.training import session
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
 from resnet_builder.training.evaluation import Metrics
 from resnet_builder.training.trainer import Result, fit
@@ -20,7 +22,9 @@ from resnet_builder.weights.file import read_tensors
 from tests.training.recipes import CLASSES, SIZE, small_net
 
 
-def experiment(*, augment: Any = (), run: Any = None, published: Any = None, **train: Any) -> Spec:
+def experiment(
+    *, augment: Any = (), run: Any = None, published: Any = None, **train: Any
+) -> Experiment:
     """Describe 3 epochs of 4 steps, with changes to the recipe."""
     recipe = {
         "batch_size": 8,
@@ -29,7 +33,7 @@ def experiment(*, augment: Any = (), run: Any = None, published: Any = None, **t
         **({} if "steps" in train else {"epochs": 3}),
         **train,
     }
-    return Spec.model_validate(
+    spec = Spec.model_validate(
         {
             "name": "small",
             "model": {
@@ -47,6 +51,7 @@ def experiment(*, augment: Any = (), run: Any = None, published: Any = None, **t
             "published": published,
         }
     )
+    return Experiment(spec, small_net().to("meta"))  # type: ignore[arg-type]
 
 
 def source(count: int, seed: int) -> InMemoryImages:
@@ -73,20 +78,44 @@ def small_splits(*, validation: bool = True, test: bool = True, train: int = 34)
     )
 
 
-def open_run(path: Path, spec: Spec) -> RunDirectory:
+def open_run(path: Path, spec: Experiment) -> RunDirectory:
     """Set a run up, or find it again."""
     run = RunDirectory.open_or_create(path)
     if not run.is_published:
         run.checkpoints.mkdir(exist_ok=True)
-        run.publish(dump_spec(spec))
+        run.publish(dump_spec(spec.spec))
     return run
 
 
-def train(path: Path, spec: Spec, *, splits: DataSplits | None = None, **how: Any) -> Result:
+def train(path: Path, spec: Experiment, *, splits: DataSplits | None = None, **how: Any) -> Result:
     """Train a small network in ``path``, from its newest checkpoint if it has one."""
     extra = how.pop("extra", ())
-    model = how.pop("model", None) or small_net(*extra, seed=spec.train.seed if spec.train else 0)
+    model = how.pop("model", None) or small_net(*extra, seed=spec.train.seed)
     return fit(model, splits or small_splits(), spec, open_run(path, spec), **how)
+
+
+def start_run(
+    experiment: Experiment, out: Path | None = None, *, fit_options: Any = None, **options: Any
+) -> ResultRecord:
+    """Start a session and train; ``should_stop`` and ``ctx`` are for both."""
+    return _train(session.start(experiment, out, **options), experiment, fit_options, options)
+
+
+def resume_run(
+    experiment: Experiment, directory: Path, *, fit_options: Any = None, **options: Any
+) -> ResultRecord:
+    """Resume a session and train; ``should_stop`` and ``ctx`` are for both."""
+    opened = session.resume(experiment, directory, **options)
+    return _train(opened, experiment, fit_options, options)
+
+
+def _train(opened: Any, experiment: Experiment, fit_options: Any, options: Any) -> ResultRecord:
+    shared = {key: options[key] for key in ("should_stop", "ctx") if key in options}
+    with opened as found:
+        if isinstance(found, ResultRecord):
+            return found
+        how = {**shared, **(fit_options or {})}
+        return fit(found.model, found.data, experiment, found.run, **how).record
 
 
 def after(polls: int) -> Stop:

@@ -1,6 +1,7 @@
 """Two processes train what one does, step by step, and end together."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.builder import read_spec
+from resnet_builder.builder import load_experiment
 from resnet_builder.errors import (
     NonFiniteError,
     ProcessLostError,
@@ -16,6 +17,7 @@ from resnet_builder.errors import (
     StorageError,
     UsageError,
 )
+from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord
 from resnet_builder.training import checkpoint, step
@@ -26,10 +28,9 @@ from resnet_builder.training.distributed import (
     from_env,
 )
 from resnet_builder.training.evaluation import MetricBuffer
-from resnet_builder.training.session import Session
 from resnet_builder.training.step import Loss, make_loss
 from tests.training.recipes import small_net
-from tests.training.runs import Recorder, after, experiment, outcome, train
+from tests.training.runs import Recorder, after, experiment, outcome, resume_run, start_run, train
 from tests.training.teams import environment, forked, in_team, results
 
 BASE: dict[str, Any] = {
@@ -74,14 +75,14 @@ CHECKPOINTED = (
 )
 
 
-def session(*overrides: str, **how: Any) -> Session:
-    return Session(read_spec(BASE, overrides=overrides), **how)
+def base(*overrides: str) -> Experiment:
+    return load_experiment(BASE, overrides=overrides)
 
 
 def begin(ctx: DistributedContext, run: Path, *overrides: str) -> ResultRecord:
     """Train; a process that does not lead is given a directory that must not be made."""
     out = run if ctx.is_main_process else run.with_name("not-the-leader's")
-    return session(*overrides, ctx=ctx).begin(out)
+    return start_run(base(*overrides), out, ctx=ctx)
 
 
 def begin_recording(
@@ -103,13 +104,9 @@ def begin_recording(
 def go_on(ctx: DistributedContext, run: Path, polls: int, *overrides: str) -> list[str]:
     """Train until the second process is asked to stop; return what was warned of."""
     seen = Recorder()
-    opened: list[RunDirectory] = []
     count = after(polls if ctx.rank == ctx.world_size - 1 else 10_000)
-
-    def stop() -> bool:
-        return bool(opened) and count()
-
-    session(*overrides, ctx=ctx, stop=stop, opened=opened.append, observer=seen).go_on(run)
+    how = {"should_stop": count, "callbacks": [seen]}
+    resume_run(base(*overrides), run, ctx=ctx, fit_options=how)
     return seen.warnings
 
 
@@ -177,7 +174,7 @@ def test_run_goes_on_with_another_number_of_processes_and_says_so(
     run = tmp_path / "run"
     if first == 1:
         with pytest.raises(Stopped):
-            session(*how, stop=after(15)).go_on(run)
+            resume_run(base(*how), run, should_stop=after(15))
         [warned, _] = results(in_team(go_on, tmp_path, run, 1_000, *how))
     else:
         in_team(go_on, tmp_path, run, 10, *how)
@@ -199,7 +196,7 @@ def test_run_that_is_complete_is_told_to_all(tmp_path: Path) -> None:
 
 
 def complete(ctx: DistributedContext, run: Path) -> ResultRecord:
-    return session("train.steps=2", ctx=ctx).go_on(run)
+    return resume_run(base("train.steps=2"), run, ctx=ctx)
 
 
 @pytest.mark.ci
@@ -221,7 +218,8 @@ class Idle(nn.Sequential):
 
 
 def train_idle(ctx: DistributedContext, run: Path) -> float | None:
-    result = train(run, experiment(steps=3), model=Idle(), ctx=ctx)
+    idle = replace(experiment(steps=3), network=Idle().to("meta"))  # type: ignore[arg-type]
+    result = train(run, idle, model=Idle(), ctx=ctx)
     return result.record.test_top1
 
 
@@ -279,9 +277,9 @@ def train_without_a_disk(ctx: DistributedContext, run: Path) -> list[str]:
     seen = Recorder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save_checkpoint", fail)
-        how = session("train.steps=4", "train.checkpoint_every={steps: 2}", observer=seen, ctx=ctx)
+        spec = base("train.steps=4", "train.checkpoint_every={steps: 2}")
         try:
-            how.begin(run)
+            start_run(spec, run, ctx=ctx, fit_options={"callbacks": [seen]})
         except StorageError as error:
             return [*seen.warnings, str(error)]
     raise AssertionError("it cannot have been saved")

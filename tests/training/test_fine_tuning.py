@@ -2,25 +2,25 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from resnet_builder.builder import read_spec
+from resnet_builder.builder import load_experiment
 from resnet_builder.data.datasets import Digits
 from resnet_builder.data.interfaces import LoadContext
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.errors import CheckpointError, DataError, Stopped, UsageError
+from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, ResultRecord
-from resnet_builder.spec.schema import Spec
-from resnet_builder.training.session import Session
 from resnet_builder.weights.file import read_tensors
 from tests.cli.experiments import call, write_tiny
-from tests.training.runs import after, outcome
+from tests.training.runs import after, outcome, resume_run, start_run
 
 BODY = """\
 name: body
@@ -100,13 +100,13 @@ def test_body_of_ten_digits_learns_five_with_its_frozen_layers_untouched(folder:
 
 
 @pytest.fixture
-def spec(folder: Path) -> Spec:
+def spec(folder: Path) -> Experiment:
     """An experiment that starts from what another run has trained, and freezes its stem."""
     path = write_tiny(folder)
     assert call("train", path, "--out", "body", "--set", "train.epochs=1").exit_code == 0
     shutil.copy(folder / "body" / "best.safetensors", folder / "body.safetensors")
     freeze = ["model.weights=body.safetensors", "train.freeze=[stem]", "train.seed=1"]
-    return read_spec(path, overrides=freeze)
+    return load_experiment(path, overrides=freeze)
 
 
 def write_others(folder: Path) -> str:
@@ -120,32 +120,32 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def stopped(spec: Spec, polls: int) -> RunDirectory:
+def stopped(spec: Experiment, polls: int) -> RunDirectory:
     """Begin a run and stop it; polls in reading the data count too."""
     with pytest.raises(Stopped):
-        Session(spec, stop=after(polls)).go_on(Path("run"))
+        resume_run(spec, Path("run"), should_stop=after(polls))
     run = RunDirectory(Path("run"))
     assert run.is_published
     return run
 
 
-def test_run_writes_down_which_bytes_it_started_from(folder: Path, spec: Spec) -> None:
+def test_run_writes_down_which_bytes_it_started_from(folder: Path, spec: Experiment) -> None:
     digest = sha256(folder / "body.safetensors")
-    Session(spec).begin(Path("run"))
+    start_run(spec, Path("run"))
     assert DataRecord.read(RunDirectory(Path("run")).data).pretrained_sha256 == digest
 
 
-def test_run_with_a_checkpoint_needs_the_file_no_more(folder: Path, spec: Spec) -> None:
-    Session(spec).begin(Path("whole"))
+def test_run_with_a_checkpoint_needs_the_file_no_more(folder: Path, spec: Experiment) -> None:
+    start_run(spec, Path("whole"))
     run = stopped(spec, 5)
     assert len(list(run.checkpoints.iterdir())) == 1
     (folder / "body.safetensors").unlink()
-    Session(spec).go_on(run.path)
+    resume_run(spec, run.path)
     assert outcome(run.path) == outcome(Path("whole"))
     assert call("evaluate", "run").exit_code == 0
 
 
-def killed(spec: Spec) -> RunDirectory:
+def killed(spec: Experiment) -> RunDirectory:
     """Begin a run, and leave it as one that was killed before its first checkpoint."""
     run = stopped(spec, 3)
     for path in run.checkpoints.iterdir():
@@ -153,50 +153,50 @@ def killed(spec: Spec) -> RunDirectory:
     return run
 
 
-def test_run_without_a_checkpoint_starts_over_from_the_same_bytes(spec: Spec) -> None:
-    Session(spec).begin(Path("whole"))
+def test_run_without_a_checkpoint_starts_over_from_the_same_bytes(spec: Experiment) -> None:
+    start_run(spec, Path("whole"))
     run = killed(spec)
-    Session(spec).go_on(run.path)
+    resume_run(spec, run.path)
     assert outcome(run.path) == outcome(Path("whole"))
 
 
-def test_run_without_a_checkpoint_refuses_another_file(folder: Path, spec: Spec) -> None:
+def test_run_without_a_checkpoint_refuses_another_file(folder: Path, spec: Experiment) -> None:
     run = killed(spec)
     before, now = sha256(folder / "body.safetensors"), write_others(folder)
     with pytest.raises(DataError, match=f"its SHA-256 was {before} and is {now}; bring the file"):
-        Session(spec, allow_spec_change=True).go_on(run.path)
+        resume_run(spec, run.path, allow_spec_change=True)
     (folder / "body.safetensors").unlink()
     with pytest.raises(CheckpointError, match="there is no such file"):
-        Session(spec).go_on(run.path)
+        resume_run(spec, run.path)
 
 
-def test_other_first_weights_are_another_experiment(folder: Path, spec: Spec) -> None:
+def test_other_first_weights_are_another_experiment(folder: Path, spec: Experiment) -> None:
     run = stopped(spec, 5)
-    other = read_spec(folder / "tiny.yaml", overrides=["model.weights=body/last.safetensors"])
+    other = load_experiment(folder / "tiny.yaml", overrides=["model.weights=body/last.safetensors"])
     with pytest.raises(UsageError, match=r"is of another network:\n(.*\n)*.*model\.weights\.path"):
-        Session(other, allow_spec_change=True).go_on(run.path)
+        resume_run(other, run.path, allow_spec_change=True)
 
 
-def test_weights_that_do_not_fit_leave_no_run_behind(folder: Path, spec: Spec) -> None:
-    wide = read_spec(
+def test_weights_that_do_not_fit_leave_no_run_behind(folder: Path, spec: Experiment) -> None:
+    wide = load_experiment(
         folder / "tiny.yaml",
         overrides=["model.weights=body.safetensors", "model.stages.0.channels=6"],
     )
     with pytest.raises(CheckpointError, match=r"model\.weights: .*body\.safetensors"):
-        Session(wide).begin(Path("run"))
+        start_run(wide, Path("run"))
     assert not Path("run").exists()
-    Session(spec).begin(Path("run"))
+    start_run(spec, Path("run"))
 
 
-def test_run_can_be_frozen_on_the_way(spec: Spec) -> None:
-    assert spec.train is not None
-    free = spec.model_copy(update={"train": spec.train.model_copy(update={"freeze": ()})})
+def test_run_can_be_frozen_on_the_way(spec: Experiment) -> None:
+    recipe = spec.train.model_copy(update={"freeze": ()})
+    free = replace(spec, spec=spec.spec.model_copy(update={"train": recipe}))
     run = stopped(free, 5)
     [checkpoint] = run.checkpoints.iterdir()
     before, _ = read_tensors(checkpoint)
     with pytest.raises(UsageError, match=r"train\.freeze"):
-        Session(spec).go_on(run.path)
-    Session(spec, allow_spec_change=True).go_on(run.path)
+        resume_run(spec, run.path)
+    resume_run(spec, run.path, allow_spec_change=True)
     after, _ = read_tensors(run.last)
     assert torch.equal(before["model/conv1.weight"], after["conv1.weight"])
     assert not torch.equal(before["model/fc.weight"], after["fc.weight"])

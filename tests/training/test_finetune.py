@@ -15,7 +15,6 @@ from resnet_builder.builder import build
 from resnet_builder.data.interfaces import Batch
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.model import ResNet, sections
-from resnet_builder.parts import resolve
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, RuntimeConfig
 from resnet_builder.spec.recipe import TrainSpec
@@ -294,7 +293,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def test_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    spec = resolve(experiment(**EVERYTHING))
+    spec = experiment(**EVERYTHING)
     for folder, polls in ((tmp_path / "whole", 10_000), (tmp_path / "resumed", 6)):
         with contextlib.suppress(Stopped):
             train(folder, spec, model=build(spec, seed=3), should_stop=after(polls))
@@ -306,7 +305,7 @@ def test_stopped_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 def test_metrics_give_the_rate_of_the_body(tmp_path: Path) -> None:
     rates = []
     for name, multiplier in (("one", 1.0), ("five", 5.0)):
-        spec = resolve(experiment(schedule="cosine", head_lr_multiplier=multiplier))
+        spec = experiment(schedule="cosine", head_lr_multiplier=multiplier)
         train(tmp_path / name, spec, model=build(spec, seed=3))
         rows = MetricsLog(RunDirectory(tmp_path / name)).read()
         rates.append([row.lr for row in rows if row.event == "train"])

@@ -9,8 +9,8 @@ from torch import nn
 
 from resnet_builder.builder import build
 from resnet_builder.errors import Stopped
+from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.spec.schema import Spec
 from tests.training.runs import after, experiment, outcome, train
 
 EVERYTHING: dict[str, Any] = {
@@ -42,7 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def interrupted(path: Path, spec: Spec, polls: int) -> bool:
+def interrupted(path: Path, spec: Experiment, polls: int) -> bool:
     """Train until ``stop`` was asked so often; return whether the run is complete."""
     try:
         train(path, spec, extra=[nn.Dropout(0.3)], should_stop=after(polls))
@@ -61,7 +61,7 @@ EVERY = [
 @pytest.fixture(scope="module", params=EVERY)
 def uninterrupted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Spec, dict[str, Any], int]:
+) -> tuple[Experiment, dict[str, Any], int]:
     """Return a spec, its outcome without interruption, and how often ``stop`` is asked."""
     spec = experiment(**RECIPES[request.param])
     path = tmp_path_factory.mktemp("uninterrupted") / "run"
@@ -77,7 +77,7 @@ def uninterrupted(
 
 
 def test_resumed_from_any_step_equals_uninterrupted(
-    uninterrupted: tuple[Spec, dict[str, Any], int], tmp_path: Path
+    uninterrupted: tuple[Experiment, dict[str, Any], int], tmp_path: Path
 ) -> None:
     spec, expected, asked = uninterrupted
     for polls in range(asked):
@@ -88,7 +88,7 @@ def test_resumed_from_any_step_equals_uninterrupted(
 
 
 def test_resumed_again_and_again_equals_uninterrupted(
-    uninterrupted: tuple[Spec, dict[str, Any], int], tmp_path: Path
+    uninterrupted: tuple[Experiment, dict[str, Any], int], tmp_path: Path
 ) -> None:
     """Each process is given so little time that it just gets through an evaluation."""
     spec, expected, _ = uninterrupted

@@ -1,19 +1,19 @@
-"""A run around its training."""
+"""Sessions: a new run directory, or one to resume, with its lock, images and network."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resnet_builder.builder import read_spec
+from resnet_builder.builder import load_experiment
 from resnet_builder.data.splits import load_data
 from resnet_builder.errors import BusyError, DataError, SpecError, Stopped, UsageError
+from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, ResultRecord
-from resnet_builder.spec.schema import Spec
-from resnet_builder.training.own_data import check_data_unchanged
-from resnet_builder.training.session import Session
+from resnet_builder.training.session import Session, check_unchanged, start
 from tests.cli.experiments import write_tiny
+from tests.training.runs import resume_run, start_run
 
 
 @pytest.fixture
@@ -22,27 +22,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def tiny(folder: Path, *overrides: str) -> Spec:
-    return read_spec(write_tiny(folder), overrides=["train.epochs=1", *overrides])
+def tiny(folder: Path, *overrides: str) -> Experiment:
+    return load_experiment(write_tiny(folder), overrides=["train.epochs=1", *overrides])
 
 
-def test_session_trains_from_python(folder: Path) -> None:
-    opened: list[RunDirectory] = []
-    record = Session(tiny(folder), opened=opened.append).begin()
-    [run] = opened
-    assert run.path == Path("runs/tiny-001")
+def test_run_is_trained_from_python_and_resuming_it_returns_its_result(folder: Path) -> None:
+    record = start_run(tiny(folder))
+    run = RunDirectory(Path("runs/tiny-001"))
     assert record == ResultRecord.read(run.result)
-    again: list[str] = []
-    assert Session(tiny(folder), say=again.append).go_on(run.path) == record
-    assert again == ["runs/tiny-001 is already complete"]
+    assert resume_run(tiny(folder), run.path) == record
+    start_run(tiny(folder))
+    assert RunDirectory(Path("runs/tiny-002")).is_finished
 
 
-def test_run_is_locked_while_it_is_open(folder: Path) -> None:
-    def refuse(run: RunDirectory) -> None:
-        with pytest.raises(BusyError), run.locked():
+def test_run_is_locked_while_its_session_is_open(folder: Path) -> None:
+    with start(tiny(folder), folder / "run") as session:
+        assert isinstance(session, Session)
+        assert session.run == RunDirectory(folder / "run")
+        with pytest.raises(BusyError), session.run.locked():
             pass
-
-    Session(tiny(folder), opened=refuse).begin(folder / "run")
+    with session.run.locked():
+        pass
 
 
 def test_existing_directory_is_refused_before_data_are_read(
@@ -54,57 +54,60 @@ def test_existing_directory_is_refused_before_data_are_read(
     monkeypatch.setattr("resnet_builder.training.session.load_data", fail)
     (folder / "run").mkdir()
     with pytest.raises(UsageError, match="exists"):
-        Session(tiny(folder)).begin(folder / "run")
+        start_run(tiny(folder), folder / "run")
 
 
-@pytest.mark.parametrize("way", ["begin", "go_on"])
-def test_directory_whose_set_up_failed_can_be_used_again(way: str, folder: Path) -> None:
-    wrong = Session(
-        tiny(folder, "data.dataset={type: image_folder, path: nowhere}"), data_dir=folder
-    )
+@pytest.mark.parametrize("way", [start_run, resume_run])
+def test_directory_whose_set_up_failed_can_be_used_again(way: Any, folder: Path) -> None:
+    wrong = tiny(folder, "data.dataset={type: image_folder, path: nowhere}")
     with pytest.raises(DataError):
-        getattr(wrong, way)(folder / "run")
-    record = Session(tiny(folder)).go_on(folder / "run")
-    assert record.steps == 4
+        way(wrong, folder / "run", data_dir=folder)
+    assert resume_run(tiny(folder), folder / "run").steps == 4
 
 
-def test_stop_before_the_first_step_leaves_a_run_to_go_on_with(folder: Path) -> None:
+def test_stop_before_the_first_step_leaves_a_run_that_resumes(folder: Path) -> None:
     polls = iter([False] * 3)
-    spec = tiny(folder)
     with pytest.raises(Stopped):
-        Session(spec, stop=lambda: next(polls, True)).go_on(folder / "run")
-    assert Session(spec).go_on(folder / "run").steps == 4
+        resume_run(tiny(folder), folder / "run", should_stop=lambda: next(polls, True))
+    assert resume_run(tiny(folder), folder / "run").steps == 4
 
 
-def test_data_are_described(folder: Path) -> None:
-    Session(tiny(folder)).begin(folder / "run")
-    record = DataRecord.read(RunDirectory(folder / "run").data)
+def test_images_of_a_run_are_recorded_and_each_change_is_named(folder: Path) -> None:
+    start_run(tiny(folder), folder / "run")
+    run = RunDirectory(folder / "run")
+    record = DataRecord.read(run.data)
     assert record.images == {"train": 128, "val": 32, "test": 40}
-    assert len(record.classes) == 4
-    assert len(set(record.validation)) == 32
+    assert (len(record.classes), len(set(record.validation))) == (4, 32)
     assert max(record.validation) < 160
 
-
-def test_each_difference_of_data_is_named(folder: Path) -> None:
-    Session(tiny(folder)).begin(folder / "run")
-    run = RunDirectory(folder / "run")
-    other = load_data(tiny(folder, "data.validation=16"))
+    fewer = load_data(tiny(folder, "data.validation=16").spec)
     with pytest.raises(DataError, match=r"train: 128 images, now 144\n  val: 32 images, now 16"):
-        check_data_unchanged(run, other)
-    check_data_unchanged(run, other, allow_spec_change=True)
+        check_unchanged(run, fewer)
+    check_unchanged(run, fewer, allow_spec_change=True)
     assert DataRecord.read(run.data).images["val"] == 16
-    changed = load_data(tiny(folder, "data.dataset.seed=1", "data.validation=16"))
+
+    changed = load_data(tiny(folder, "data.dataset.seed=1", "data.validation=16").spec)
     with pytest.raises(DataError, match="as many as before, but not the same"):
-        check_data_unchanged(run, changed, allow_spec_change=True)
+        check_unchanged(run, changed, allow_spec_change=True)
 
 
 def test_run_whose_own_spec_was_broken_is_refused_where_it_is(folder: Path) -> None:
-    Session(tiny(folder)).begin(folder / "run")
+    start_run(tiny(folder), folder / "run")
     run = RunDirectory(folder / "run")
     run.result.unlink()
     run.spec.write_text(run.spec.read_text().replace("eps: 1.0e-05", "eps: 1.0e0e-05"))
     with pytest.raises(SpecError) as raised:
-        Session(tiny(folder)).go_on(folder / "run")
+        resume_run(tiny(folder), folder / "run")
     [problem] = raised.value.errors
     assert (problem.code, problem.path) == ("wrong-type", "model.norm.eps")
     assert problem.file == str(run.spec)
+
+
+def test_training_that_may_not_fit_into_memory_is_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_builder.training.resources.free_memory", lambda _: 2**20)
+    warnings: list[str] = []
+    assert start_run(tiny(folder), folder / "run", warn=warnings.append).steps == 4
+    [warning] = warnings
+    assert "train.batch_size" in warning or "no batch would fit" in warning
