@@ -89,6 +89,7 @@ class ImageFolder:
         """
         root = context.data_dir / self._path
         folders = find_classes(root, context.stop)
+        # The first image decides the size of all, and whether they fit into memory.
         first = _first_image(root, folders, self._channels, context.stop)
         shape = context.preprocess(first[None])[0].shape
         reader = ImageReader(self._channels, context.preprocess, tuple(shape))
@@ -293,7 +294,7 @@ class _Walk:
             if stop():
                 raise Stopped(f"stopped while listing {folder}")
             here = waiting.pop()
-            real = os.path.realpath(here)
+            real = os.path.realpath(here)  # links may form loops
             if real in self.entered:
                 continue
             self.entered.add(real)
@@ -390,6 +391,7 @@ def scan_images(
         DataError: Images have several sizes, or one cannot be found.
         Stopped: ``context.stop`` became true.
     """
+    # Names, sizes and times stand for the files: reading all of them would take minutes.
     stamps = _stamps(root, folders, context)
     how = repr(reader.preprocess) if decode else ""
     of = (str(root.resolve()), reader.channels, how, folders.splits, stamps)

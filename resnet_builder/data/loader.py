@@ -69,6 +69,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         std: ``(C,)``, in units where white is 1.
     """
     scale = 1 / (WHITE * std)
+    # float() makes the only copy; the rest works in place
     return images.float().mul_(scale[:, None, None]).sub_((mean / std)[:, None, None])
 
 
@@ -202,6 +203,7 @@ class TrainLoader:
         order = permutation(self._seed, epoch, len(self._source))
         whole = order[first * size : self.steps_per_epoch * size].split(size)
         indices = [samples[self._positions] for samples in whole]
+        # The whole epoch is asked for at once, so that files are read ahead across steps.
         read = self._source.read(indices, self._pipeline.crop(epoch))
         labelled = zip(read, (self._source.labels[samples] for samples in indices), strict=True)
         arrived = prefetch(labelled, self._device)

@@ -42,13 +42,15 @@ class InMemoryImages:
         labels: ``(N,)`` whole numbers.
 
     Raises:
-        DataError: A label is not a whole number.
+        DataError: The images have another shape or type, or a label is not a whole number.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        assert images.dtype == torch.uint8
-        assert images.dim() == 4
-        assert len(images) == len(labels)
+        if images.dtype != torch.uint8 or images.dim() != 4 or len(images) != len(labels):
+            raise DataError(
+                f"images must be (N, C, H, W) uint8 with N labels, not {tuple(images.shape)} "
+                f"{images.dtype} with {len(labels)}"
+            )
         self.images = images
         self._labels = integer_labels(labels)
 

@@ -24,6 +24,11 @@ def test_labels_that_are_not_whole_numbers_are_named(label: float) -> None:
         images(labels)
 
 
+def test_images_of_another_type_or_number_are_refused() -> None:
+    with pytest.raises(DataError, match=r"not \(2, 3, 4, 4\) torch.float32 with 3"):
+        InMemoryImages(torch.zeros(2, 3, 4, 4), torch.zeros(3))
+
+
 def test_labels_never_pass_through_floats() -> None:
     labels = torch.tensor([0, 2**24 + 1, 2**31 - 1])
     assert torch.equal(images(labels).labels, labels)
