@@ -77,7 +77,8 @@ def check_source(
     """Read a spec and check it in full; problems are returned, not raised.
 
     Args:
-        source: Path, name of a bundled spec, mapping, or draft.
+        source: Path, name of a bundled spec, mapping, or draft. A draft has its overrides and
+            fragments already; others are ignored.
         overrides: ``path.to.key=value``, as ``--set``.
         fragments: Fragments to lay over the spec, as ``--with``.
         plugins: Plugins that may be imported.

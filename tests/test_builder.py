@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from resnet_builder.blocks import BLOCKS, HEADS, NORMS
 from resnet_builder.blocks.basic import BasicBlock
-from resnet_builder.builder import drop_path_rates
-from resnet_builder.errors import PartError, RegistryError, SpecError
+from resnet_builder.builder import build, drop_path_rates, load_experiment
+from resnet_builder.errors import PartError, RegistryError, SpecError, UsageError
+from resnet_builder.spec.load import read_draft
+from tests.cli.experiments import write_tiny
 from tests.networks import built, cifar_spec, random_images
 
 
@@ -307,3 +310,35 @@ def test_any_image_size(size: tuple[int, int]) -> None:
     """kuangliu's and akamaster's pools were for 32x32 images, or for square ones."""
     network = built(cifar_spec(), seed=0)
     assert network(random_images(2, 3, *size)).shape == (2, 10)
+
+
+def test_experiment_has_sections_and_network_of_a_draft_that_is_not_read_again(
+    tmp_path: Path,
+) -> None:
+    path = write_tiny(tmp_path)
+    draft = read_draft(path, overrides=["train.seed=5"])
+    path.unlink()
+    experiment = load_experiment(draft)
+    assert experiment.train.seed == 5
+    assert experiment.input_shape == experiment.model.image_shape
+    assert experiment.data.dataset.type == "synthetic"
+    assert all(parameter.is_meta for parameter in experiment.network.parameters())
+    first, second = (build(source, seed=1) for source in (experiment, experiment.spec))
+    assert torch.equal(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("section", ["data", "train"])
+def test_experiment_needs_data_and_a_recipe(section: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a spec to train needs `data` and `train`"):
+        load_experiment(write_tiny(tmp_path), overrides=[f"{section}=null"])
+
+
+def test_experiment_with_problems_raises_all_of_them(tmp_path: Path) -> None:
+    overrides = ["model.block=basik", "model.shortcut=padd", "train.epochs=0"]
+    with pytest.raises(SpecError) as caught:
+        load_experiment(write_tiny(tmp_path), overrides=overrides)
+    assert {problem.path for problem in caught.value.errors} == {
+        "model.block",
+        "model.shortcut",
+        "train.epochs",
+    }
