@@ -1,4 +1,4 @@
-"""Registries: how a name in a spec becomes a part, and a part's signature its options."""
+"""Registries of parts: from a name in a spec to a part, from its signature to its options."""
 
 import inspect
 import re
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Options(BaseModel):
-    """Base of the models derived from parts' signatures: unknown options are errors."""
+    """Base of the models of parts' options: unknown options are errors."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -31,14 +31,13 @@ class Options(BaseModel):
 
 
 class Registry(Generic[T]):
-    """The parts of one kind, by name.
+    """Parts of one kind, by name.
 
     Args:
-        kind: What the parts are, in the singular: ``"block"``.
+        kind: Kind of the parts, in the singular: ``"block"``.
         contract: Keyword parameters that the builder passes itself. A part's other keyword-only
             parameters, with their types, defaults and ranges, are its options.
-        hints: For names that people expect and nothing is called: a line that says what to
-            write instead.
+        hints: Advice for names that people expect and no part has.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self.contract = frozenset(contract)
         self.hints = dict(hints or {})
-        self._parts: dict[str, T] = {}
+        self._parts: dict[str, Any] = {}
         self._options: dict[str, type[Options]] = {}
 
     def register(self, name: str) -> Callable[[U], U]:
@@ -68,16 +67,16 @@ class Registry(Generic[T]):
                     f"{self.kind} '{name}' is registered twice: "
                     f"in {_site(self._parts[name])} and in {_site(part)}"
                 )
-            self._parts[name] = typing.cast(T, part)
+            self._parts[name] = part
             return part
 
         return add
 
     def get(self, name: str) -> T:
-        """Return the part called ``name``.
+        """Part of this name.
 
         Raises:
-            RegistryError: No part is called that.
+            RegistryError: There is none.
         """
         if name not in self._parts:
             hint = self.hints.get(name)
@@ -86,20 +85,21 @@ class Registry(Generic[T]):
                 allowed=self.names(),
                 suggestion=None if hint else nearest(name, self._parts),
             )
-        return self._parts[name]
+        part: T = self._parts[name]
+        return part
 
     def names(self) -> tuple[str, ...]:
-        """Return the registered names, sorted."""
+        """Registered names, sorted."""
         return tuple(sorted(self._parts))
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts
 
     def options(self, name: str) -> type[Options]:
-        """Return the pydantic model of a part's options, derived from its signature.
+        """Pydantic model of a part's options, derived from its signature.
 
         Raises:
-            RegistryError: No part is called that, or its signature does not type its options.
+            RegistryError: There is no such part, or its signature does not type its options.
         """
         if name not in self._options:
             part = self.get(name)
@@ -112,10 +112,10 @@ class Registry(Generic[T]):
         return self._options[name]
 
     def accepts(self, name: str) -> frozenset[str]:
-        """Return those of the contract's parameters that a part's signature names.
+        """Parameters of the contract that a part's signature names.
 
         Raises:
-            RegistryError: No part is called that.
+            RegistryError: There is no such part.
         """
         return self.contract & inspect.signature(self.get(name)).parameters.keys()
 
@@ -151,7 +151,7 @@ def _options_model(part: Callable[..., Any], contract: frozenset[str]) -> type[O
 
 
 def _site(part: Callable[..., Any]) -> str:
-    """Say where a part was defined, as ``module (file:line)``."""
+    """Place of a part's definition, as ``module (file:line)``."""
     try:
         line = inspect.getsourcelines(part)[1]
         return f"{part.__module__} ({inspect.getsourcefile(part)}:{line})"

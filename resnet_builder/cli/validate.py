@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from resnet_builder.cli.console import examples, note, show, show_json
-from resnet_builder.cli.options import SPEC, debug_option, json_option, spec_options
+from resnet_builder.cli.options import SPEC, debug_option, json_option, read_draft, spec_options
 from resnet_builder.errors import (
     Problem,
     ResnetBuilderError,
@@ -121,13 +121,9 @@ def _check(
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
-    from resnet_builder.spec.load import read_draft
-
     draft = read_draft(check.source, overrides=overrides, fragments=fragments)
-    # Torch is imported only now: what is no YAML is refused without it, and with numbers beyond
-    # their bounds there is nothing that should be built.
-    if any(problem.code in {"out-of-range", "limit"} for problem in draft.problems):
-        raise SpecError(draft.problems)
+
+    # Torch is imported only now, so that what is no YAML is refused in no time.
     from resnet_builder.builder import check_source
     from resnet_builder.spec.dump import dump_value
 

@@ -626,60 +626,55 @@ def _refused(code: str, message: str, path: SpecPath) -> SpecError:
     return SpecError([Place(MAPPING).problem(code, message, path=path)])
 
 
-@dataclass(frozen=True, slots=True)
-class _Complaint:
-    """A message in place of one of PyYAML's.
-
-    Attributes:
-        pattern: Pattern of PyYAML's context and problem, a colon between them.
-        message: The message; ``{0}`` is the pattern's group.
-        at_context: Whether to point at where the context began.
-        code: Code of the problem.
-    """
-
-    pattern: str
-    message: str
-    at_context: bool = False
-    code: str = "yaml-syntax"
-
-
+# PyYAML's usual complaints: a pattern of "context: problem", the message instead of it, the code,
+# and whether to point at where the context began. Others are shown in PyYAML's own words.
 _COMPLAINTS = (
-    _Complaint("an? (?:alias|anchor):", _NO_ALIASES, at_context=True, code="yaml-alias"),
-    _Complaint("tag handle|a tag:", _NO_TAGS, at_context=True, code="yaml-tag"),
-    _Complaint("a directive:|a %TAG|a %YAML", _NO_DIRECTIVES, at_context=True),
-    _Complaint("YAML document|YAML directive|duplicate tag", _NO_DIRECTIVES),
-    _Complaint(r"character '\\t'", "a tab cannot indent or separate: use spaces"),
-    _Complaint(
-        "character '(.)' that cannot start", "text cannot begin with `{0}` unless it is quoted"
+    ("an? (?:alias|anchor):", _NO_ALIASES, "yaml-alias", True),
+    ("tag handle|a tag:", _NO_TAGS, "yaml-tag", True),
+    ("a directive:|a %TAG|a %YAML", _NO_DIRECTIVES, "yaml-syntax", True),
+    ("YAML document|YAML directive|duplicate tag", _NO_DIRECTIVES, "yaml-syntax", False),
+    (r"character '\\t'", "a tab cannot indent or separate: use spaces", "yaml-syntax", False),
+    (
+        "character '(.)' that cannot start",
+        "text cannot begin with `{0}` unless it is quoted",
+        "yaml-syntax",
+        False,
     ),
-    _Complaint("another document", "a second document begins here; a spec is a single one"),
-    _Complaint("flow sequence:.*stream end", "this `[` is never closed", at_context=True),
-    _Complaint("flow mapping:.*stream end", "this `{{` is never closed", at_context=True),
-    _Complaint("quoted scalar:.*unexpected", "this quote is never closed", at_context=True),
-    _Complaint(
+    (
+        "another document",
+        "a second document begins here; a spec is a single one",
+        "yaml-syntax",
+        False,
+    ),
+    ("flow sequence:.*stream end", "this `[` is never closed", "yaml-syntax", True),
+    ("flow mapping:.*stream end", "this `{{` is never closed", "yaml-syntax", True),
+    ("quoted scalar:.*unexpected", "this quote is never closed", "yaml-syntax", True),
+    (
         "mapping values are not allowed",
         "`:` cannot stand here: indent all keys of a mapping alike, put a space after each "
         "key's colon, and quote text that holds a colon and a space",
+        "yaml-syntax",
+        False,
     ),
-    _Complaint(
+    (
         "could not find expected ':'",
         "this is no `key: value`: there is no colon with a space after it",
-        at_context=True,
+        "yaml-syntax",
+        True,
     ),
 )
 
 
 def _syntax_problem(error: Exception, source: Source, reached: yaml.Mark) -> Problem:
-    """Problem of a text that PyYAML cannot read: in our words if it is a usual one."""
+    """Problem of a text that PyYAML cannot read."""
     if not isinstance(error, yaml.MarkedYAMLError):
         # An escape beyond Unicode ends in chr()'s own error.
         return _place(source, reached).problem("yaml-syntax", f"this cannot be read: {error}")
     place = _place(source, error.problem_mark or reached)
     context = _place(source, error.context_mark) if error.context_mark else place
     said = f"{error.context or ''}: {error.problem or ''}"
-    for complaint in _COMPLAINTS:
-        if match := re.search(complaint.pattern, said):
-            at = context if complaint.at_context else place
-            return at.problem(complaint.code, complaint.message.format(*match.groups()))
+    for pattern, message, code, at_context in _COMPLAINTS:
+        if match := re.search(pattern, said):
+            return (context if at_context else place).problem(code, message.format(*match.groups()))
     began = f" {error.context} that began at {context}," if error.context else ""
     return place.problem("yaml-syntax", f"this is not YAML:{began} {error.problem}")

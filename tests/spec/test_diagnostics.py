@@ -28,7 +28,7 @@ def test_there_are_bad_specs() -> None:
 def test_bad_spec_gets_its_message(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``REGENERATE_GOLDEN=1 pytest tests/spec/test_diagnostics.py`` writes them anew: read the diff."""
+    """Run with ``REGENERATE_GOLDEN=1``, this writes the messages anew: read the diff."""
     spec, wanted = CASES[name]
     write(tmp_path, BAD_BASE, "base.yaml")
     write(tmp_path, spec, name)
