@@ -24,7 +24,6 @@ IMPORTED_BY_TRAIN = (
     "resnet_builder.cli.options",
     "resnet_builder.training.runtime",
     "resnet_builder.training.session",
-    "sklearn.metrics",
     "torch._dynamo",  # by DistributedDataParallel
 )
 

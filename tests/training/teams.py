@@ -24,7 +24,6 @@ forked = pytest.mark.skipif(sys.platform != "linux", reason="it forks")
 HERE = "127.0.0.1"
 
 _IMPORTED_BY_TRAINING = (
-    "sklearn.metrics",
     "torch._dynamo",
     "torchvision.transforms.v2.functional",
 )
