@@ -1,22 +1,19 @@
 """Trainer: the training loop, from a network and data to a finished run."""
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from resnet_builder.data.interfaces import AUGMENTATIONS, Stop, never
 from resnet_builder.data.loader import Pipeline, TrainLoader
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import describe, fits
-from resnet_builder.errors import NonFiniteError, Stopped, StorageError, UsageError
+from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.runs.directory import RunDirectory
@@ -24,7 +21,6 @@ from resnet_builder.runs.files import storage_errors
 from resnet_builder.runs.records import (
     Comparison,
     MetricsLog,
-    MetricsRow,
     ResultRecord,
     RuntimeConfig,
     versions,
@@ -36,9 +32,10 @@ from resnet_builder.training.callbacks import (
     Callback,
     CallbackList,
     LogFile,
-    Progress,
+    TrainMeter,
     TrainStart,
     evaluation_row,
+    storage_warnings,
 )
 from resnet_builder.training.checkpoint import (
     CheckpointManager,
@@ -52,16 +49,13 @@ from resnet_builder.training.distributed import (
     check_batch_size,
 )
 from resnet_builder.training.ema import Ema
-from resnet_builder.training.evaluation import MetricBuffer, Metrics, RunningMean, evaluate_images
+from resnet_builder.training.evaluation import Metrics, evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
 from resnet_builder.training.resources import memory_named
 from resnet_builder.training.runtime import MEMORY_FORMATS, resolve_device, resolve_runtime
 from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.step import TrainStep
 from resnet_builder.weights.file import WeightsHeader, save_weights
-
-REPORT_SECONDS = 1.0
-"""Least time between two reads of the metrics, for which the host waits for the device."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +111,8 @@ def fit(
     """
     recipe = _check_trainable(experiment, data, run, ctx)
     events = _open_callbacks(callbacks, run, ctx)
+
+    # Everything that the steps need, in the order in which one thing needs the other.
     device = resolve_device(experiment.run.device, ctx)
     loader = _make_loader(experiment, data, device, ctx)
     plan = Plan(recipe, loader.steps_per_epoch, ctx.world_size)
@@ -130,19 +126,22 @@ def fit(
     )
     model.to(device).to(memory_format=MEMORY_FORMATS[runtime.memory_format])
     _sync_batch_norms(model, recipe, device, ctx)
+    has_unused = ctx.world_size > 1 and has_unused_parameters(
+        experiment.network, experiment.input_shape
+    )
     train_step = TrainStep(
-        model,
-        recipe,
-        runtime,
-        resize=plan.resize,
-        ctx=ctx,
-        has_unused=ctx.world_size > 1
-        and has_unused_parameters(experiment.network, experiment.input_shape),
+        model, recipe, runtime, resize=plan.resize, ctx=ctx, has_unused=has_unused
     )
-    ema = (
-        Ema(model, recipe.ema, frozen=frozen_tensors(model, recipe.freeze)) if recipe.ema else None
-    )
+    ema = _make_ema(model, recipe)
     averaged_model = ema.model if ema else model
+    evaluate = partial(
+        evaluate_images,
+        data=data,
+        batch_size=plan.micro_batch_size,
+        cpu_kernels=runtime.cpu_kernels,
+        should_stop=should_stop,
+        ctx=ctx,
+    )
     checkpoints = CheckpointManager(
         run,
         model,
@@ -154,30 +153,24 @@ def fit(
         callbacks=events,
         ctx=ctx,
     )
-    state = checkpoints.restore_newest()
+    state = checkpoints.restore_newest()  # of step 0, if there is no checkpoint
     meter = TrainMeter(state, plan, checkpoints, MetricsLog(run), events, ctx)
     events.on_train_start(
         TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, describe(device), runtime)
     )
+
     with private_generators(device), memory_named(experiment.spec, runtime):
         batches = loader.batches(state.step)
         try:
             while True:
-                # Evaluate, also after the last step. A run that was stopped during an evaluation
-                # is resumed with that evaluation.
+                # Evaluate, also after the last step. It stands at the top of the loop because a
+                # run that was stopped during an evaluation is resumed with that evaluation.
                 if plan.evaluates_at(state.step) and state.step > state.evaluated_step:
                     meter.read()
                     metrics = None
                     if data.validation is not None:
-                        metrics = evaluate_images(
-                            averaged_model,
-                            data.validation,
-                            data,
-                            batch_size=plan.micro_batch_size,
-                            precision=runtime.precision,
-                            cpu_kernels=runtime.cpu_kernels,
-                            should_stop=should_stop,
-                            ctx=ctx,
+                        metrics = evaluate(
+                            averaged_model, data.validation, precision=runtime.precision
                         )
                     meter.end_interval(metrics)
                     if metrics is not None:
@@ -188,7 +181,7 @@ def fit(
                 if state.step >= plan.total_steps or state.is_stale(recipe.early_stop):
                     break
 
-                # Report, save and stop: in a distributed run, all processes at the same step.
+                # Report, save and stop; in a distributed run, all processes at the same step.
                 reads, saves, stops = ctx.any_reduce(
                     meter.is_due, checkpoints.is_due(state), should_stop()
                 )
@@ -200,7 +193,7 @@ def fit(
                 if stops:
                     raise Stopped(f"stopped after step {state.step}")
 
-                # Make one update of the weights. The device is not waited for.
+                # Update the weights. Nothing here waits for the device.
                 meter.add(train_step(next(batches), step=state.step, lr=plan.lr(state.step)))
                 state.step += 1
                 if ema is not None:
@@ -218,136 +211,12 @@ def fit(
             experiment,
             run,
             state,
-            plan=plan,
-            runtime=runtime,
-            callbacks=events,
-            should_stop=should_stop,
-            ctx=ctx,
+            evaluate,
+            plan,
+            runtime,
+            events,
+            ctx,
         )
-
-
-class TrainMeter:
-    """Metrics of the training steps: collected on the device, read and reported once a second.
-
-    Args:
-        state: State of the training, which counts loss, correct predictions and time.
-        plan: Lengths of the training.
-        checkpoints: The checkpoints, for messages.
-        file: ``metrics.jsonl``.
-        callbacks: Called with the progress.
-        ctx: The processes. Only the main process writes the file.
-    """
-
-    def __init__(
-        self,
-        state: TrainState,
-        plan: Plan,
-        checkpoints: CheckpointManager,
-        file: MetricsLog,
-        callbacks: Callback,
-        ctx: DistributedContext,
-    ) -> None:
-        self._state = state
-        self._plan = plan
-        self._checkpoints = checkpoints
-        self._file = file
-        self._callbacks = callbacks
-        self._ctx = ctx
-        self._buffer = MetricBuffer()
-        self._since_report = RunningMean(plan.batch_size)
-        self._since_evaluation = RunningMean(plan.batch_size)
-        self._lap_start = self._reported_at = monotonic()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether a second has passed since the last read."""
-        return monotonic() - self._lap_start >= REPORT_SECONDS
-
-    def add(self, row: Tensor) -> None:
-        """Add what a step returned; the device is not waited for."""
-        self._buffer.append(row)
-
-    def read(self) -> None:
-        """Read the metrics of all steps since the last read, and report them if it is time.
-
-        Raises:
-            NonFiniteError: One of the losses or gradients is not finite.
-        """
-        state, metrics = self._state, self._buffer.read()
-        if metrics.first_bad is not None:
-            step = state.step - len(metrics.losses) + metrics.first_bad
-            raise NonFiniteError(
-                f"the loss or the gradient of step {step + 1} is not finite "
-                f"(learning rate {self._plan.lr(step):g}); the newest checkpoint is "
-                f"{self._checkpoints.newest}; lower the rate, warm up, or clip the gradient"
-            )
-        # One by one: a resumed run, which reads at other steps, must round to the same sum.
-        for loss in metrics.losses:
-            state.loss_sum += loss
-        state.num_correct += metrics.num_correct
-        seconds = self.lap()
-        self._since_report.update(metrics, seconds)
-        self._since_evaluation.update(metrics, seconds)
-        if self._lap_start - self._reported_at >= REPORT_SECONDS and self._since_report.steps:
-            self._report()
-
-    def lap(self) -> float:
-        """Add the time since the last call to the training time; return it, in seconds."""
-        now = monotonic()
-        seconds, self._lap_start = now - self._lap_start, now
-        self._state.seconds += seconds
-        return seconds
-
-    def end_interval(self, validation: Metrics | None) -> None:
-        """Write the rows of the steps since the last evaluation, and of this evaluation."""
-        self.lap()
-        state = self._state
-        steps = state.step - state.evaluated_step
-        train_row = MetricsRow(
-            event="train",
-            step=state.step,
-            epoch=self._epoch,
-            lr=self._plan.lr(state.step - 1),
-            images_per_second=self._since_evaluation.images_per_second,
-            seconds=state.seconds,
-            train_loss=state.loss_sum / steps,
-            train_top1=state.num_correct / (steps * self._plan.batch_size),
-        )
-        self._write(train_row)
-        if validation is not None:
-            self._write(evaluation_row("validation", state.step, self._epoch, validation))
-            if not math.isfinite(validation.loss):
-                self._callbacks.on_warning(
-                    f"the validation loss after step {state.step} is not finite"
-                )
-        state.evaluated_step, state.loss_sum, state.num_correct = state.step, 0.0, 0.0
-        self._since_evaluation = RunningMean(self._plan.batch_size)
-
-    def _report(self) -> None:
-        step, mean = self._state.step, self._since_report
-        self._callbacks.on_progress(
-            Progress(
-                step=step,
-                total_steps=self._plan.total_steps,
-                epoch=self._plan.epoch(step),
-                lr=self._plan.lr(step - 1),
-                loss=mean.loss,
-                top1=mean.top1,
-                images_per_second=mean.images_per_second,
-            )
-        )
-        self._since_report = RunningMean(self._plan.batch_size)
-        self._reported_at = self._lap_start
-
-    def _write(self, row: MetricsRow) -> None:
-        """Write a row; training goes on if that fails."""
-        if self._ctx.is_main_process:
-            with _storage_warnings(self._callbacks):
-                self._file.append(row)
-
-    @property
-    def _epoch(self) -> int:
-        return self._state.step // self._plan.steps_per_epoch
 
 
 def finalize(
@@ -357,11 +226,10 @@ def finalize(
     experiment: Experiment,
     run: RunDirectory,
     state: TrainState,
-    *,
+    evaluate: Callable[..., Metrics],
     plan: Plan,
     runtime: RuntimeConfig,
     callbacks: Callback,
-    should_stop: Stop,
     ctx: DistributedContext,
 ) -> Result:
     """Save the last and the selected weights, test the selected ones once, and save the result.
@@ -372,7 +240,7 @@ def finalize(
     Raises:
         NonFiniteError: A weight is not finite.
         StorageError: The disk is full, read-only or failing.
-        Stopped: ``should_stop`` became true.
+        Stopped: The user asked for a stop. The state is saved already, so that nothing is lost.
     """
     last_weights = copy_weights(averaged_model)
     if ctx.is_main_process:
@@ -385,16 +253,7 @@ def finalize(
     test = None
     if data.test is not None:
         # Reported accuracies are computed in fp32, whatever the precision of the training.
-        test = evaluate_images(
-            model,
-            data.test,
-            data,
-            batch_size=plan.micro_batch_size,
-            precision="fp32",
-            cpu_kernels=runtime.cpu_kernels,
-            should_stop=should_stop,
-            ctx=ctx,
-        )
+        test = evaluate(model, data.test, precision="fp32")
         metrics = {**metrics, **test.named("test")}
         if ctx.is_main_process:
             epoch = step // plan.steps_per_epoch
@@ -432,9 +291,9 @@ def _save_result(
         selected_on="val" if has_best else "none",
         selected_step=state.best_step if has_best else state.step,
         val_top1=state.best.get("val.top1"),
-        test_top1=test and test.top1,
-        test_top5=test and test.top5,
-        test_top1_by_class=test and _by_class(test, data.classes),
+        test_top1=test.top1 if test else None,
+        test_top5=test.top5 if test else None,
+        test_top1_by_class=_by_class(test, data.classes) if test else None,
         parameters=count_parameters(model),
         macs=count_macs(experiment.network, channels, size),
         seconds=state.seconds,
@@ -481,7 +340,7 @@ def _save_best_if_possible(
     """Save the best weights so far; training goes on if that fails."""
     if ctx.is_main_process:
         header = _weights_header(experiment, data, state.best_step, state.best)
-        with _storage_warnings(callbacks):
+        with storage_warnings(callbacks):
             save_weights(run.best, state.best_weights, header)
 
 
@@ -499,13 +358,10 @@ def _weights_header(
     )
 
 
-@contextmanager
-def _storage_warnings(callbacks: Callback) -> Iterator[None]:
-    """Turn an error of the disk into a warning."""
-    try:
-        yield
-    except StorageError as error:
-        callbacks.on_warning(str(error))
+def _make_ema(model: nn.Module, recipe: TrainSpec) -> Ema | None:
+    if recipe.ema is None:
+        return None
+    return Ema(model, recipe.ema, frozen=frozen_tensors(model, recipe.freeze))
 
 
 def _check_trainable(
