@@ -32,12 +32,20 @@ def at_point(name: str, turn: int, *signals: str) -> None:
     files.failpoint_hook = hook
 
 
-def in_call(target: str, turn: int, *signals: str) -> None:
-    """Send this process signals when a function, ``module:name``, is called so often."""
+def in_call(target: str, turn: int, *signals: str, rank: str | None = None) -> None:
+    """Send this process signals when a function, ``module:name``, is called so often.
+
+    Args:
+        target: The function.
+        turn: Number of the call.
+        signals: Names of the signals.
+        rank: Rank of the process, if only one of several is meant.
+    """
 
     def send() -> None:
-        for each in signals:
-            os.kill(os.getpid(), getattr(signal, each))
+        if rank is None or os.environ["RANK"] == rank:
+            for each in signals:
+                os.kill(os.getpid(), getattr(signal, each))
 
     _before_call(target, turn, send)
 
@@ -108,13 +116,7 @@ def among(size: str, rank: str, port: str) -> None:
 
 def in_rank(rank: str, target: str, turn: int, *signals: str) -> None:
     """Send one of several processes signals when it calls a function so often."""
-
-    def send() -> None:
-        if os.environ["RANK"] == rank:
-            for each in signals:
-                os.kill(os.getpid(), getattr(signal, each))
-
-    _before_call(target, turn, send)
+    in_call(target, turn, *signals, rank=rank)
 
 
 def lacking_data(rank: str, message: str, target: str, turn: int) -> None:
@@ -136,13 +138,6 @@ def setting(target: str, value: object) -> None:
 def limit_file_size(size: int) -> None:
     """Let no file grow beyond so many bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-def limit_memory(size: int) -> None:
-    """Let the process have so many bytes more than it has, of addresses."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + size, now + size))
 
 
 def failing(call: str, code: str, name: str, first: int, last: int) -> None:

@@ -59,8 +59,13 @@ def race(server: Server, run: Path, *line: object) -> None:
 @pytest.mark.ci
 def test_readers_of_a_run_see_old_or_new(server: Server, tmp_path: Path) -> None:
     """While it trains, saves after every step, is killed and resumed."""
-    often: dict[str, object] = {"evaluate_every": {"steps": 1}, "checkpoint_every": {"steps": 1}}
-    spec = write_experiment(tmp_path, "everything", epochs=20, **often)
+    recipe: dict[str, object] = {
+        "epochs": 20,
+        "evaluate_every": {"steps": 1},
+        "checkpoint_every": {"steps": 1},
+        "optimizer": {"type": "sgd", "lr": 0.01, "weight_decay": 1e-3},  # the best changes often
+    }
+    spec = write_experiment(tmp_path, "everything", **recipe)
     run = RunDirectory(tmp_path / "run")
     line = train_line(spec, run.path)
     first = server.start(*line, folder=tmp_path, faults=[("in_call", STEP, 40, "SIGKILL")])
