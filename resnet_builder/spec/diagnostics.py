@@ -333,10 +333,13 @@ class _Reporter:
 
     def _unknown_name(self, one: _Located, name: str, allowed: tuple[str, ...]) -> Problem:
         kind = next(step for step in reversed(one.path) if isinstance(step, str))
+        message = f"no {kind} is named {quoted(name)}"
+        if one.path[-1] != kind and one.kind == "literal_error":  # one of several, in a list
+            message = f"must be {kinds(one.admitted)}, not {shown(name)}"
         return self.positions.problem(
             "unknown-name",
             one.path,
-            f"no {kind} is named {quoted(name)}",
+            message,
             at="name",
             allowed=allowed,
             suggestion=nearest(name, allowed),
