@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from resnet_builder.activations import activation_memory
 from resnet_builder.builder import build, build_on_meta
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.splits import load_data
 from resnet_builder.device import describe, free_memory, pick_device
 from resnet_builder.errors import Stopped
 from resnet_builder.experiment import Experiment
+from resnet_builder.memory import activation_memory, estimate_training
 from resnet_builder.model import count_parameters
 from resnet_builder.parts import input_info
 from resnet_builder.runs.directory import RunDirectory
@@ -42,7 +42,6 @@ from resnet_builder.spec.section import Part
 from resnet_builder.training.callbacks import Callback, TrainStart
 from resnet_builder.training.finetune import freeze
 from resnet_builder.training.optim import build_optimizer
-from resnet_builder.training.resources import estimate_training
 from resnet_builder.training.runtime import MEMORY_FORMATS
 from resnet_builder.training.step import make_loss
 from resnet_builder.training.trainer import fit
@@ -512,7 +511,12 @@ def find_batch_size(spec: Spec, device: torch.device, seconds: float) -> tuple[i
     wanted, limit = spec.train.batch_size // accumulate, sys.maxsize
     if (free := free_memory(device)) is not None:
         smallest = steady_state(spec, batch_size=_MIN_IMAGES, accumulate=1)
-        limit = max(_MIN_IMAGES, estimate_training(smallest, "fp32").largest_part(free // 2))
+        limit = max(
+            _MIN_IMAGES,
+            estimate_training(
+                Experiment(smallest, build_on_meta(smallest.model)), "fp32"
+            ).largest_micro_batch(free // 2),
+        )
     baseline = _Baseline(spec, device)
 
     def step_seconds(images: int, limit: float) -> float:

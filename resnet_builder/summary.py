@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnet_builder.activations import activation_memory
 from resnet_builder.blocks.antialias import Blur
 from resnet_builder.builder import build_on_meta
+from resnet_builder.memory import activation_memory
 from resnet_builder.model import ResNet, count_parameters, on_residual_path, sections
 from resnet_builder.parts import resolve
 from resnet_builder.spec.schema import Spec

@@ -131,15 +131,6 @@ def skip_bad_option(command: F) -> F:
     )(command)
 
 
-def ignore_memory_option(command: F) -> F:
-    """Add ``--ignore-memory-estimate``."""
-    return click.option(
-        "--ignore-memory-estimate",
-        is_flag=True,
-        help="Go on although training is not expected to fit into memory.",
-    )(command)
-
-
 def json_option(command: F) -> F:
     """Add ``--json``."""
     return click.option("as_json", "--json", is_flag=True, help="Print one JSON document.")(command)

@@ -11,7 +11,6 @@ from resnet_builder.cli.options import SPEC, debug_option, json_option, read_dra
 from resnet_builder.errors import (
     Problem,
     ResnetBuilderError,
-    ResourceError,
     SpecError,
     UsageError,
     render,
@@ -143,22 +142,21 @@ def _estimate_memory(check: SpecCheck, spec: "Spec", network: "ResNet") -> None:
     if spec.data is None or spec.train is None:
         return
     from resnet_builder.device import pick_device
-    from resnet_builder.training.resources import check_memory, estimate_training
+    from resnet_builder.experiment import Experiment
+    from resnet_builder.memory import estimate_training, memory_warning
     from resnet_builder.training.runtime import pick_precision
 
     device, is_here = pick_device("cpu"), False
     with suppress(UsageError):
         device, is_here = pick_device(spec.run.device), True
     precision = pick_precision(spec.run.precision, device)
-    estimate = estimate_training(spec, precision, network=network)
+    estimate = estimate_training(Experiment(spec, network), precision)
     check.memory_bytes = estimate.memory
     check.activation_bytes = estimate.activations
     check.disk_bytes = estimate.disk
-    try:
-        if is_here:
-            check_memory(estimate, device)
-    except ResourceError as error:
-        check.notices = (*check.notices, str(error))
+    warning = memory_warning(estimate, device) if is_here else None
+    if warning is not None:
+        check.notices = (*check.notices, warning)
 
 
 def _show(check: SpecCheck) -> None:
@@ -174,7 +172,7 @@ def _show(check: SpecCheck) -> None:
             f"{check.macs:,} MACs"
         )
     if check.memory_bytes is not None:
-        from resnet_builder.training.resources import size_text
+        from resnet_builder.memory import size_text
 
         sizes = (check.memory_bytes, check.activation_bytes, check.disk_bytes)
         memory, activations, disk = (size_text(size or 0) for size in sizes)

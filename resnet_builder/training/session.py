@@ -13,11 +13,11 @@ from resnet_builder.errors import (
     DataError,
     PartError,
     RegistryError,
-    ResourceError,
     SpecError,
     UsageError,
 )
 from resnet_builder.experiment import Experiment
+from resnet_builder.memory import check_disk, estimate_training, memory_warning
 from resnet_builder.model import ResNet
 from resnet_builder.parts import resolve
 from resnet_builder.runs.directory import RunDirectory
@@ -31,7 +31,6 @@ from resnet_builder.training.distributed import (
     DistributedContext,
     check_batch_size,
 )
-from resnet_builder.training.resources import check_disk, check_memory, estimate_training
 from resnet_builder.training.runtime import pick_precision, resolve_device
 from resnet_builder.weights.pretrained import pretrained_digest
 
@@ -237,14 +236,11 @@ def _check_resources(
     """Warn of too little memory, and refuse a disk without room for two checkpoints."""
     device = resolve_device(experiment.run.device, ctx)
     precision = pick_precision(experiment.run.precision, device)
-    estimate = estimate_training(
-        experiment.spec, precision, processes=ctx.world_size, network=experiment.network
-    )
+    estimate = estimate_training(experiment, precision, processes=ctx.world_size)
     check_disk(estimate, place, warn)
-    try:
-        check_memory(estimate, device, processes=ctx.local_world_size)
-    except ResourceError as error:
-        warn(str(error))
+    warning = memory_warning(estimate, device, processes=ctx.local_world_size)
+    if warning is not None:
+        warn(warning)
 
 
 def _publish(run: RunDirectory, experiment: Experiment, data: DataSplits) -> None:

@@ -15,6 +15,7 @@ from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import describe, fits
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.experiment import Experiment
+from resnet_builder.memory import out_of_memory_explained
 from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import storage_errors
@@ -51,7 +52,6 @@ from resnet_builder.training.distributed import (
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import Metrics, evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
-from resnet_builder.training.resources import memory_named
 from resnet_builder.training.runtime import MEMORY_FORMATS, resolve_device, resolve_runtime
 from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.step import TrainStep
@@ -159,7 +159,10 @@ def fit(
         TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, describe(device), runtime)
     )
 
-    with private_generators(device), memory_named(experiment.spec, runtime):
+    with (
+        private_generators(device),
+        out_of_memory_explained(experiment, runtime.precision, processes=ctx.world_size),
+    ):
         batches = loader.batches(state.step)
         try:
             while True:

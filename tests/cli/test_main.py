@@ -187,7 +187,6 @@ def test_flags_are_few() -> None:
         *("--set", "--with", "--plugin", "--out", "--resume", "--data-dir", "--json", "--debug"),
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact"),
         "--nproc",
-        "--ignore-memory-estimate",
         "--skip-bad",
         *("--spec", "-o", "--new-head", "--ema", "--allow-missing", "--allow-unexpected"),
         *("--from", "--width", "--groups", "--width-per-group", "--dataset"),
