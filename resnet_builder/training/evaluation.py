@@ -1,4 +1,4 @@
-"""Evaluation of a network on a split, and the metrics of evaluation and of training."""
+"""Evaluation of a network on a split of the images, and its metrics."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -267,81 +267,3 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in training:
             layer.training = True
-
-
-@dataclass(frozen=True, slots=True)
-class StepMetrics:
-    """Metrics of some training steps in a row.
-
-    Attributes:
-        losses: Mean training loss of each step.
-        num_correct: Training images predicted correctly, over all steps.
-        first_bad: Index of the first step whose loss or gradient was not finite.
-    """
-
-    losses: tuple[float, ...] = ()
-    num_correct: float = 0.0
-    first_bad: int | None = None
-
-
-class MetricBuffer:
-    """Metrics of training steps, kept on the device until they are read all at once.
-
-    Reading waits for the device. Waiting at every step would leave it idle between steps.
-    """
-
-    def __init__(self) -> None:
-        self._rows: list[Tensor] = []
-
-    def append(self, row: Tensor) -> None:
-        """Add what a :class:`~resnet_builder.training.step.TrainStep` returned."""
-        self._rows.append(row)
-
-    def read(self) -> StepMetrics:
-        """Return the metrics of all steps since the last read."""
-        rows = torch.stack(self._rows).tolist() if self._rows else []
-        self._rows.clear()
-        failed = [row[2] for row in rows]
-        return StepMetrics(
-            losses=tuple(row[0] for row in rows),
-            num_correct=sum(row[1] for row in rows),
-            first_bad=failed.index(1.0) if 1.0 in failed else None,
-        )
-
-
-@dataclass
-class RunningMean:
-    """Running means of training metrics over some steps.
-
-    Attributes:
-        batch_size: Images per step.
-        steps: Number of steps.
-    """
-
-    batch_size: int
-    steps: int = 0
-    _loss: float = 0.0
-    _num_correct: float = 0.0
-    _seconds: float = 0.0
-
-    def update(self, metrics: StepMetrics, seconds: float) -> None:
-        """Add steps, and the time that they took."""
-        self.steps += len(metrics.losses)
-        self._loss += sum(metrics.losses)
-        self._num_correct += metrics.num_correct
-        self._seconds += seconds
-
-    @property
-    def loss(self) -> float:
-        """Mean training loss."""
-        return self._loss / self.steps
-
-    @property
-    def top1(self) -> float:
-        """Training accuracy."""
-        return self._num_correct / (self.steps * self.batch_size)
-
-    @property
-    def images_per_second(self) -> float:
-        """Training speed."""
-        return self.steps * self.batch_size / max(self._seconds, 1e-9)

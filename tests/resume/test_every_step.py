@@ -13,7 +13,7 @@ from resnet_builder.data.interfaces import never
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord
-from resnet_builder.training import callbacks, evaluation
+from resnet_builder.training import callbacks
 from resnet_builder.weights.file import read_weights
 from tests.crash.experiments import write_experiment
 from tests.training.runs import after, resume_run
@@ -25,7 +25,7 @@ STEPS = {"plain": 21, "everything": 15, "streamed": 15}
 @pytest.fixture(autouse=True)
 def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "monotonic", lambda: 0.0)
-    monkeypatch.setattr(evaluation.RunningMean, "images_per_second", 0.0)
+    monkeypatch.setattr(callbacks.RunningMean, "images_per_second", 0.0)
 
 
 class Experiment:

@@ -21,13 +21,13 @@ from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord
 from resnet_builder.training import checkpoint, step
+from resnet_builder.training.callbacks import MetricBuffer
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
     check_batch_size,
     from_env,
 )
-from resnet_builder.training.evaluation import MetricBuffer
 from resnet_builder.training.step import Loss, make_loss
 from tests.training.recipes import small_net
 from tests.training.runs import Recorder, after, experiment, outcome, resume_run, start_run, train

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from resnet_builder.errors import Stopped
 from resnet_builder.training.evaluation import (
     NO_PREDICTION,
-    MetricBuffer,
     Metrics,
-    StepMetrics,
     compute_metrics,
     evaluate,
     score,
@@ -142,14 +140,3 @@ def test_equal_logits_are_no_better_than_the_first_class() -> None:
     """Counting how many logits are higher would call every image right."""
     found = metrics_of(torch.zeros(10, 10), torch.arange(10))
     assert (found.top1, found.top5) == (0.1, 0.5)
-
-
-def test_metric_buffer_returns_the_steps_since_the_last_read() -> None:
-    buffer = MetricBuffer()
-    assert buffer.read() == StepMetrics()
-    for row in ((0.5, 3.0, 0.0), (0.25, 4.0, 0.0)):
-        buffer.append(torch.tensor(row))
-    assert buffer.read() == StepMetrics((0.5, 0.25), 7.0, None)
-    for row in ((2.0, 1.0, 0.0), (2.0, 1.0, 1.0), (2.0, 1.0, 1.0)):
-        buffer.append(torch.tensor(row))
-    assert buffer.read() == StepMetrics((2.0, 2.0, 2.0), 3.0, first_bad=1)

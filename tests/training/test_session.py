@@ -11,7 +11,8 @@ from resnet_builder.errors import BusyError, DataError, SpecError, Stopped, Usag
 from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, ResultRecord
-from resnet_builder.training.session import Session, check_unchanged, start
+from resnet_builder.training.data_record import check_unchanged
+from resnet_builder.training.session import Session, start
 from tests.cli.experiments import write_tiny
 from tests.training.runs import resume_run, start_run
 
