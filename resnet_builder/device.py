@@ -1,4 +1,4 @@
-"""Every question that is asked of the hardware, so that tests can answer for it."""
+"""Devices: which there are, what they are fast in, and how tensors get there."""
 
 import platform
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ _RESIDENT = 0.25  # of the free memory: the rest is for the network and its acti
 
 
 def has_cuda() -> bool:
-    """Tell whether there is a CUDA device."""
+    """Return whether there is a CUDA device."""
     return torch.cuda.is_available()
 
 
 def has_mps() -> bool:
-    """Tell whether there is an Apple GPU."""
+    """Return whether there is an Apple GPU."""
     return torch.backends.mps.is_available()
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn a name into a device that is there.
+    """Return the device of a name, if it is there.
 
     Args:
         name: A torch device, or ``"auto"``: CUDA, then MPS, then CPU.
@@ -61,14 +61,14 @@ def _present() -> str:
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Tell whether the hardware multiplies bf16 matrices faster than fp32 ones."""
+    """Return whether a device multiplies bf16 matrices faster than fp32 ones."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= _AMPERE
     return device.type == "cpu" and bf16_extension() is not None
 
 
 def bf16_extension() -> Literal["AMX", "AVX512-BF16"] | None:
-    """Return the extension that this x86 processor multiplies bf16 by, if it has one."""
+    """Return the instruction set for bf16 products of this x86 processor, if it has one."""
     if torch.cpu._is_amx_tile_supported():
         return "AMX"
     return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else None
@@ -84,7 +84,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def describe(device: torch.device) -> str:
-    """Name the hardware, for people."""
+    """Return the name of the hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":

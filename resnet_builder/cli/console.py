@@ -34,7 +34,7 @@ def note(text: str) -> None:
 
 
 def show_error(error: BaseException) -> None:
-    """Print why the program ends. The problems of a spec have their own form; a stop is no error."""
+    """Print why the program ends. Problems of a spec have their own form; a stop is no error."""
     is_plain = isinstance(error, SpecError | Stopped)
     note(str(error) if is_plain else f"error: {error}")
 

@@ -1,4 +1,4 @@
-"""What is seen of a training: bars on a terminal, a line now and then anywhere else."""
+"""Progress of a training: bars on a terminal, a line now and then anywhere else."""
 
 import os
 import sys

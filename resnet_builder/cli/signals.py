@@ -1,4 +1,4 @@
-"""Signals that ask the program to end. The first lets it finish what it does; the second does not."""
+"""Signals that ask the program to end: the first at the next checkpoint, the second at once."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""How results are set out and errors shown."""
+"""Tables, notes and errors on the console."""
 
 import io
 import sys
