@@ -115,7 +115,7 @@ def test_crash_log_that_is_a_link_is_replaced(run: Path, monkeypatch: pytest.Mon
     canary, crash_log = run.with_name("canary"), run / "crash.log"
     canary.write_bytes(b"unharmed")
     crash_log.symlink_to(canary)
-    monkeypatch.setattr("resnet_builder.training.session.fit", fail)
+    monkeypatch.setattr("resnet_builder.training.trainer.fit", fail)
     assert call("train", "--resume", run).exit_code == 1
     assert canary.read_bytes() == b"unharmed"
     assert "a fault of ours" in crash_log.read_text()
