@@ -108,7 +108,7 @@ def train(network: nn.Module, spec: Spec, ingredients: frozenset[str]) -> None:
     layout = torch.contiguous_format
     if "channels-last memory" in ingredients:
         layout = torch.channels_last
-        network.to(memory_format=layout)  # type: ignore[call-overload]
+        network.to(memory_format=layout)
     forward: Callable[[Tensor], Tensor] = network
     if "CPU kernels" in ingredients:
         forward = accelerate(network, training=True, precision="bf16")

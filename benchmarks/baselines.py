@@ -67,7 +67,7 @@ def train(network: nn.Module, *, size: int, batch_size: int, tuned: bool) -> NoR
     dataset = random_images(size)
     forward: Callable[[Tensor], Tensor] = network.train()
     if tuned:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
         forward = torch.compile(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     for images, labels in _batches(dataset, batch_size, _workers(dataset, batch_size)):

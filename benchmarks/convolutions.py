@@ -16,7 +16,7 @@ from time import perf_counter
 
 import torch
 from common import describe_machine, own_results, write
-from gradients import distance
+from gradient_error import distance
 from torch import Tensor, nn
 
 from resnet_builder.builder import build, read_spec
@@ -50,8 +50,8 @@ def main() -> None:
     result = {
         "what": f"milliseconds of parts of a step, {IMAGES} images, bf16, channels-last",
         "machine": describe_machine(),
-        "times faster": {
-            part: spread([one[part]["times faster"] for one in each.values() if part in one])
+        "speed-up": {
+            part: spread([one[part]["speed-up"] for one in each.values() if part in one])
             for part in PARTS
             if any(part in one for one in each.values())
         },
@@ -81,7 +81,7 @@ def ours_of(layer: nn.Conv2d) -> list[str]:
     """Return the parts of a layer's step that are ours."""
     algorithms = training_algorithms(layer)
     assert algorithms is not None
-    return list(PARTS) if algorithms.winograd else ["gradient of weights"]
+    return list(PARTS) if algorithms.winograd else ["gradient of weight"]
 
 
 def output(layer: nn.Module, x: Tensor, _dy: Tensor) -> Callable[[], Tensor]:
@@ -106,8 +106,8 @@ def gradient_of_weights(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[],
 
 PARTS: dict[str, Part] = {
     "output": output,
-    "gradient of images": gradient_of_images,
-    "gradient of weights": gradient_of_weights,
+    "gradient of input": gradient_of_images,
+    "gradient of weight": gradient_of_weights,
 }
 
 
@@ -135,11 +135,11 @@ def compared(layer: nn.Conv2d, shape: torch.Size, part: str) -> dict[str, float]
     exact = PARTS[part](*in_fp64(layer, *batches[0]))()
     errors = [distance(run[0](), exact) for run in runs]
     return {
-        "ours": round(ours, 3),
-        "torch's": round(torch_s, 3),
-        "times faster": round(torch_s / ours, 2),
-        "our error": float(f"{errors[0]:.2g}"),
-        "torch's error": float(f"{errors[1]:.2g}"),
+        "kernel": round(ours, 3),
+        "torch": round(torch_s, 3),
+        "speed-up": round(torch_s / ours, 2),
+        "kernel error": float(f"{errors[0]:.2g}"),
+        "torch error": float(f"{errors[1]:.2g}"),
     }
 
 

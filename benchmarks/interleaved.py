@@ -1,8 +1,8 @@
-"""Interleaved timing: contenders, each a process of its own, that train by turns.
+"""Interleaved timing: contenders, each a process of its own, that train or evaluate by turns.
 
 A contender runs only in its turn, and the turns alternate, so that a noisy machine is noisy for
-all. ``resnet-build train`` of any checkout can be a contender: steps are counted by a hook of
-torch's optimizers, and nothing of the package is used but its command line.
+all. ``resnet-build`` of any checkout can be a contender: steps are counted by a hook of torch's
+optimizers, and nothing of the package is used but its command line.
 """
 
 import os
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -160,12 +161,36 @@ class _Turns:
         self._end = self._started + seconds
 
 
-def run_train(arguments: Sequence[str]) -> None:
-    """Run ``resnet-build train`` with these arguments in this process."""
-    sys.argv = ["resnet-build", "train", *arguments]
+def answer_evaluations(spec: str, images: int) -> None:
+    """Be a contender that evaluates as many test images in each turn, of whatever length."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    dataset = f"data.dataset={{type: synthetic, train: 256, test: {images}}}"
+    changes = (dataset, "data.validation=0", "train.steps=1", "train.schedule=constant")
+    options = [option for change in changes for option in ("--set", change)]
+    with suppress(SystemExit):
+        run_command("train", spec, "--out", "run", *options)
+    rate = "warm"
+    while True:
+        print(rate, file=answers, flush=True)
+        sys.stdin.readline()
+        started = time.perf_counter()
+        try:
+            run_command("evaluate", "run", "--json")
+        except SystemExit as end:
+            if end.code:
+                raise
+        rate = f"{images / (time.perf_counter() - started):.2f}"
+
+
+def run_command(*arguments: str) -> None:
+    """Run ``resnet-build`` in this process."""
+    sys.argv = ["resnet-build", *arguments]
     runpy.run_module("resnet_builder", run_name="__main__")
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "evaluate":
+        answer_evaluations(sys.argv[2], int(sys.argv[3]))
     answer_turns(int(sys.argv[1]))
-    run_train(sys.argv[2:])
+    run_command("train", *sys.argv[2:])

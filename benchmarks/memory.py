@@ -13,11 +13,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import baselines
 import torch
 from common import describe_machine, own_results, write
-from interleaved import run_train, train_command
+from interleaved import run_command, train_command
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -33,9 +34,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("spec")
     parser.add_argument("--be", choices=["ours", "stock"], help=argparse.SUPPRESS)
+    parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.be is not None:
-        be(given.be, given.spec)
+        be(given.be, given.spec, given.set)
         return
     found = {name: peaks(name, given.spec) for name in ("ours", "stock")}
     report = {
@@ -50,22 +52,23 @@ def main() -> None:
     write(own_results() / f"memory_{given.spec}.json", report)
 
 
-def peaks(name: str, spec: str) -> dict[str, float]:
+def peaks(name: str, spec: str, settings: Sequence[str] = ()) -> dict[str, float]:
     """Measure a contender in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, spec, "--be", name]
+        command += [word for setting in settings for word in ("--set", setting)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def be(name: str, spec_name: str) -> None:
+def be(name: str, spec_name: str, settings: Sequence[str]) -> None:
     """Be a contender: train until a hook has seen enough steps."""
-    spec = load_spec(spec_name)
+    spec = load_spec(spec_name, overrides=settings)
     assert spec.train is not None
     _Meter()
     if name == "ours":
-        run_train(train_command(spec, spec_name)[2:])
+        run_command("train", *train_command(spec, spec_name, settings)[2:])
     size, batch_size = spec.model.image_size or 32, spec.train.batch_size
     baselines.train(
         build_from_spec(spec.name, seed=0), size=size, batch_size=batch_size, tuned=False

@@ -46,7 +46,7 @@ def main() -> None:
     for _ in range(given.turns):
         for name, command in {**STARTS, **builds}.items():
             runs[name].append(run(command))
-        # Not before: it imports torch, and a process counts what its parent held when it was started.
+        # Not before: it imports torch, and a process counts what its parent held at its start.
         from common import RESULTS, describe_machine, write
 
     report = {

@@ -1,9 +1,9 @@
-"""The tables of results in our pages, from the files that the benchmarks write.
+"""Tables of results in README and docs, from the files that the benchmarks write.
 
     python benchmarks/tables.py [FILE ...]
 
 writes every table anew that stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` in these
-files, or in README and docs/benchmarks.md. With ``--show`` the tables are printed.
+files, or in README and docs/reference/benchmarks.md. With ``--show`` the tables are printed.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 from common import PROCESSORS, RESULTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "reference" / "benchmarks.md")
 
 Result = dict[str, Any]
 Row = tuple[str, ...]
@@ -77,7 +77,7 @@ def measured(pattern: str) -> Iterator[tuple[str, str, Result]]:
 
 
 def recipes() -> str:
-    """Time to accuracy of the bundled recipes, beside the paper's recipe in a usual loop."""
+    """Time to accuracy of the bundled recipes, beside the paper's recipe in the stock loop."""
     header = (
         "recipe",
         "trained on",
@@ -85,7 +85,7 @@ def recipes() -> str:
         "seeds",
         "points from the paper's recipe",
         "seconds",
-        "times faster than it in *stock*",
+        "speed-up over the paper's recipe in the stock loop",
     )
     return table(header, (row for _, one in found("*/summary") for row in _recipe(one)), left=2)
 
@@ -99,93 +99,93 @@ def _recipe(result: Result) -> Iterator[Row]:
             f"{figures['n']}",
             f"{figures['points_above_the_paper']:+.2f}",
             f"{figures['wall_seconds.median']:,.0f}",
-            f"{figures['times_faster.median']:.1f}",
+            f"{figures['speed_up.median']:.1f}",
         )
 
 
 def training() -> str:
-    """Training, beside the usual loops: images per second, and the convolutions' share."""
-    floors = {(kind, name): one for kind, name, one in measured("floor_*")}
+    """Training against the stock loops: images per second, speed-up, and the roofline."""
+    rooflines = {(kind, name): one for kind, name, one in measured("roofline_*")}
     header = (
         "processor",
         "network",
         "ours",
         "stock",
         "tuned stock",
-        "ours over them",
-        "convolutions by torch",
+        "speed-up over them",
+        "convolutions by torch, of a step",
     )
-    rows = (_training(*one, floors.get(one[:2])) for one in measured("throughput_*"))
+    rows = (_training(*one, rooflines.get(one[:2])) for one in measured("throughput_*"))
     return table(header, rows, left=2)
 
 
-def _training(kind: str, name: str, result: Result, floor: Result | None) -> Row:
+def _training(kind: str, name: str, result: Result, roofline: Result | None) -> Row:
     contenders = result["contenders"]
     rates = [
         rate(contenders[each]["images_per_second.median"]) if each in contenders else ""
         for each in ("ours", "stock", "tuned stock")
     ]
     over = ", ".join(
-        f"{result['ours_over'][each]:.2f}"
+        f"{result['speed_up_of_ours'][each]:.2f}"
         for each in ("stock", "tuned stock")
-        if each in result["ours_over"]
+        if each in result["speed_up_of_ours"]
     )
-    share = "" if floor is None else f"{floor['share of the step']:.0%}"
+    share = "" if roofline is None else f"{roofline['share of the step']:.0%}"
     return (kind, f"`{name}`", *rates, over, share)
 
 
 def evaluation() -> str:
-    """Evaluation, beside the usual script."""
+    """Evaluation against the usual script."""
     header = (
         "processor",
         "network",
-        "usual",
+        "usual script",
         "ours, fp32",
         "ours, bf16",
-        "over the usual",
-        "answered otherwise",
+        "speed-up",
+        "changed predictions",
     )
     return table(header, (_evaluation(*one) for one in measured("evaluation_*")), left=2)
 
 
 def _evaluation(kind: str, name: str, result: Result) -> Row:
     ways = ("ours, fp32", "ours, bf16")
-    rates = [rate(result["images_per_second"][way]) for way in ("usual", *ways)]
-    over = ", ".join(f"{result['over the usual'][way]:.2f}" for way in ways)
-    otherwise = ", ".join(f"{result['answered otherwise'][way]}" for way in ways)
-    return (kind, f"`{name}`", *rates, over, f"{otherwise} of {result['images']:,}")
+    rates = [rate(result["images_per_second"][way]) for way in ("baseline", *ways)]
+    over = ", ".join(f"{result['speed-up'][way]:.2f}" for way in ways)
+    changed = ", ".join(f"{result['changed predictions'][way]}" for way in ways)
+    return (kind, f"`{name}`", *rates, over, f"{changed} of {result['images']:,}")
 
 
 def convolutions() -> str:
-    """What our operations compute of convolutions in training, beside torch's."""
+    """Convolution kernels of training against torch's."""
     header = (
         "processor",
-        "of a convolution",
-        "times faster: least",
+        "part of a convolution",
+        "speed-up: least",
         "median",
         "most",
         "error, median",
-        "torch's",
+        "torch's error",
     )
     rows = (row for kind, _, one in measured("convolutions") for row in _convolutions(kind, one))
     return table(header, rows, left=2)
 
 
 def _convolutions(kind: str, result: Result) -> Iterator[Row]:
-    for part, faster in result["times faster"].items():
+    for part, faster in result["speed-up"].items():
         ratios = [f"{faster[which]:.2f}" for which in ("least", "median", "most")]
         each = [one[part] for one in result["each"].values() if part in one]
         errors = [
             f"{statistics.median(one[whose] for one in each):.1e}"
-            for whose in ("our error", "torch's error")
+            for whose in ("kernel error", "torch error")
         ]
         yield (kind, part, *ratios, *errors)
 
 
 def gradients() -> str:
-    """How exact a step's gradient is in bf16, beside what batches differ by."""
-    header = ("processor", "network", "in bf16 by torch", "in bf16 by us", "of the next batch")
-    return table(header, (_gradients(*one) for one in measured("gradients_*")), left=2)
+    """Relative error of a step's gradient in bf16, and its distance from the next batch's."""
+    header = ("processor", "network", "bf16, torch", "bf16, CPU kernels", "next batch")
+    return table(header, (_gradients(*one) for one in measured("gradient_error_*")), left=2)
 
 
 def _gradients(kind: str, name: str, result: Result) -> Row:
@@ -193,8 +193,8 @@ def _gradients(kind: str, name: str, result: Result) -> Row:
 
 
 def memory() -> str:
-    """Memory that training steps add to the process."""
-    header = ("processor", "network", "ours, MiB", "stock, MiB", "ours over it")
+    """Memory that training steps add to the process, against the stock loop."""
+    header = ("processor", "network", "ours, MiB", "stock, MiB", "ratio")
     return table(header, (_memory(*one) for one in measured("memory_*")), left=2)
 
 
@@ -204,15 +204,22 @@ def _memory(kind: str, name: str, result: Result) -> Row:
 
 
 def ablation(result: Result | None = None) -> str:
-    """Write what each ingredient of speed gives; of ResNet-20 if it is not said of what."""
+    """Ablation of training's speed; that of ResNet-20 by default."""
     if result is None:
         result = _one("ablation_resnet20")
-    header = ("", "what it is", "images/s", "quartiles", "over the row above", "over stock")
+    header = (
+        "",
+        "ingredient",
+        "images/s",
+        "quartiles",
+        "speed-up over the row above",
+        "over stock",
+    )
     return table(header, _ablation(result), left=2)
 
 
 def _ablation(result: Result) -> Iterator[Row]:
-    above, stock = result["over the row above"], result["over stock"]
+    above, stock = result["speed-up over the row above"], result["speed-up over stock"]
     for name, row in result["rows"].items():
         low, high = map(rate, row["quartiles"])
         median = rate(row["images_per_second.median"])
@@ -239,9 +246,9 @@ def _timed(name: str, figures: dict[str, float]) -> Row:
 
 
 def cost() -> str:
-    """What a step of ResNet-20 costs when one thing of it is changed."""
-    header = ("changed", "value", "ms a step", "images/s", "MiB added by steps")
-    return table(header, _cost(_one("cost")))
+    """Cost of a step of ResNet-20, changed in one way at a time."""
+    header = ("changed", "value", "ms per step", "images/s", "MiB added by steps")
+    return table(header, _cost(_one("step_cost")))
 
 
 def _cost(result: Result) -> Iterator[Row]:

@@ -58,7 +58,7 @@ def one(recipe: str, data: Path, seed: int, stock_seconds: float) -> dict[str, A
         **record,
         "stock.images_per_second": [round(rate, 1) for rate in stock],
         "stock.seconds_for_64000_steps": round(paper_seconds),
-        "times_faster": round(paper_seconds / record["wall_seconds"], 2),
+        "speed_up": round(paper_seconds / record["wall_seconds"], 2),
     }
 
 
@@ -116,7 +116,7 @@ def figures(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         **beside_the_paper(seeds),
         "wall_seconds.median": round(statistics.median(seed["wall_seconds"] for seed in seeds), 1),
-        "times_faster.median": round(statistics.median(seed["times_faster"] for seed in seeds), 2),
+        "speed_up.median": round(statistics.median(seed["speed_up"] for seed in seeds), 2),
     }
 
 

@@ -1,11 +1,11 @@
-"""How exact a step's gradient is in bf16, by our operations and by torch's.
+"""Gradient error of a step in bf16, by CPU kernels and by torch.
 
-    python benchmarks/gradients.py RUN [--data-dir DIR]
+    python benchmarks/gradient_error.py RUN [--data-dir DIR]
 
 takes a finished run and its training images, and writes
-``benchmarks/results/KIND/gradients_SPEC.json``: how far the gradients of all kernels together are
-from what fp64 computes, over that one's length, in bf16 by torch's operations and by ours; and how
-far those of the next batch are, which is what training by batches lives with.
+``benchmarks/results/KIND/gradient_error_SPEC.json``: the relative distance of the gradient of all
+convolution weights from fp64's, in bf16 by torch and by CPU kernels; and that of the next batch's
+gradient, which is the noise of training by batches.
 """
 
 import copy
@@ -37,9 +37,9 @@ def main() -> None:
     exact = [gradient(network.double(), batch) for batch in batches]
     network.float()
     distances: dict[str, list[float]] = {
-        "in bf16 by torch": distances_of(network, lambda twin: twin, batches, exact),
-        "in bf16 by us": distances_of(network, accelerated, batches, exact),
-        "of the next batch": [distance(*pair) for pair in pairwise(exact)],
+        "bf16, torch": distances_of(network, lambda twin: twin, batches, exact),
+        "bf16, CPU kernels": distances_of(network, accelerated, batches, exact),
+        "next batch": [distance(*pair) for pair in pairwise(exact)],
     }
     report = {
         "what": f"distance of a step's gradient of {trained.spec.name}'s kernels from fp64's, over "
@@ -48,7 +48,7 @@ def main() -> None:
         "distance": {name: round(statistics.median(each), 4) for name, each in distances.items()},
         "each": {name: [round(one, 4) for one in each] for name, each in distances.items()},
     }
-    write(own_results() / f"gradients_{trained.spec.name}.json", report)
+    write(own_results() / f"gradient_error_{trained.spec.name}.json", report)
 
 
 def accelerated(network: nn.Module) -> nn.Module:

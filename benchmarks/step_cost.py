@@ -1,31 +1,25 @@
-"""What a training step costs against depth, width, batch and image size.
+"""Cost of a training step against depth, width, batch size and image size.
 
-    python benchmarks/cost.py [--seconds 20] [--draw]
+    python benchmarks/step_cost.py [--seconds 20] [--draw]
 
-writes ``benchmarks/results/KIND/cost.json`` and draws ``docs/cost.svg``; ``--draw`` draws what was
-measured before. Each point is a process of its own that trains ResNet-20, changed in one way, as
-``resnet-build train`` does. Linux only: elsewhere a process does not know the most memory it held.
+writes ``benchmarks/results/KIND/step_cost.json`` and draws ``docs/reference/cost.svg``; ``--draw``
+draws what was measured before. Each point is ``resnet-build train`` of ResNet-20, changed in one
+way, in a process of its own. Linux only, as ``memory.py``.
 """
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from common import describe_machine, own_results, write
-from resnet_builder.bench.endless import endless
-from resnet_builder.bench.turns import train_in_turns
+from interleaved import HERE, Contender, train_command
+from memory import peaks
 
-from resnet_builder.builder import read_spec
-from resnet_builder.data.interfaces import never
-from resnet_builder.runs.records import RuntimeConfig
-from resnet_builder.training.runtime import set_backend_flags
+from resnet_builder import load_spec
 
-DRAWING = Path(__file__).parent.parent / "docs" / "cost.svg"
-ROUNDS = 3
+DRAWING = HERE.parent / "docs" / "reference" / "cost.svg"
 BASE = "resnet20"
 
 AXES: dict[str, tuple[int, ...]] = {
@@ -37,8 +31,8 @@ AXES: dict[str, tuple[int, ...]] = {
 LABELS = {
     "depth": "layers",
     "width": "times ResNet-20's channels",
-    "batch": "images a step",
-    "image size": "pixels a side",
+    "batch": "images per step",
+    "image size": "pixels per side",
 }
 
 
@@ -48,20 +42,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="for each point")
     parser.add_argument("--axes", nargs="+", default=list(AXES), choices=AXES)
     parser.add_argument("--draw", action="store_true", help="measure nothing")
-    parser.add_argument("--point", nargs=2, metavar=("AXIS", "VALUE"), help="be this point")
     given = parser.parse_args()
-    path = own_results() / "cost.json"
-    if given.point is not None:
-        axis, value = given.point
-        print(json.dumps(measured(axis, int(value), given.seconds)))
-        return
+    path = own_results() / "step_cost.json"
     if not given.draw:
         report = {
             "what": f"seconds and MiB of training steps of {BASE}, changed in one way at a time",
             "machine": describe_machine(),
             "seconds": given.seconds,
             "axes": {
-                axis: [point(axis, value, given.seconds) for value in AXES[axis]]
+                axis: [measure(axis, value, given.seconds) for value in AXES[axis]]
                 for axis in given.axes
             },
         }
@@ -69,34 +58,22 @@ def main() -> None:
     draw(json.loads(path.read_text()), DRAWING)
 
 
-def point(axis: str, value: int, seconds: float) -> dict[str, float]:
-    """Measure a point in a process of its own."""
-    command = [sys.executable, __file__, "--point", axis, str(value), "--seconds", str(seconds)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return {"value": value, **found}
-
-
-def measured(axis: str, value: int, seconds: float) -> dict[str, float]:
-    """Be a point."""
-    set_backend_flags(threads=None)
-    name, overrides = changed(axis, value)
-    spec = read_spec(name, overrides=overrides)
+def measure(axis: str, value: int, seconds: float) -> dict[str, float]:
+    """Measure a point: the speed, and then the memory."""
+    name, settings = changed(axis, value)
+    spec = load_spec(name, overrides=settings)
     assert spec.train is not None
-    turns = train_in_turns(
-        endless(spec, batch_size=spec.train.batch_size, accumulate=1),
-        rounds=ROUNDS,
-        seconds=seconds / ROUNDS,
-        interlude=alone,
-        warn=lambda _message: None,
-        stop=never,
-    )
-    assert turns.peak is not None
-    step = statistics.median(turns.seconds_per_step)
+    with tempfile.TemporaryDirectory() as folder:
+        command = train_command(spec, name, settings)
+        contender = Contender(f"{axis} {value}", command, HERE.parent, Path(folder))
+        contender.take_turn(seconds)
+        contender.end()
+    rate = contender.rates[0]
     return {
-        "seconds_per_step": round(step, 4),
-        "images_per_second": round(spec.train.batch_size / step, 1),
-        "mib_added_by_steps": round((turns.peak.bytes - turns.peak.before) / 2**20, 1),
+        "value": value,
+        "seconds_per_step": round(spec.train.batch_size / rate, 4),
+        "images_per_second": round(rate, 1),
+        "mib_added_by_steps": peaks("ours", name, settings)["added by steps"],
     }
 
 
@@ -111,11 +88,6 @@ def changed(axis: str, value: int) -> tuple[str, list[str]]:
         return BASE, [data, f"model.image_size={value}"]
     widths = [f"model.stages.{stage}.channels={16 * 2**stage * value}" for stage in range(3)]
     return BASE, [f"model.stem.channels={16 * value}", *widths]
-
-
-def alone(_choices: RuntimeConfig) -> Any:
-    """Let nothing happen between turns."""
-    return lambda: None
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
@@ -133,7 +105,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for panel, (axis, points) in zip(panels[0], axes.items(), strict=True):
         values = [point["value"] for point in points]
         panel.plot(values, [1000 * point["seconds_per_step"] for point in points], "o-")
-        panel.set(xlabel=LABELS[axis], ylabel="ms a step", title=axis, ylim=(0, None))
+        panel.set(xlabel=LABELS[axis], ylabel="ms per step", title=axis, ylim=(0, None))
         right = panel.twinx()
         right.plot(values, [point["mib_added_by_steps"] for point in points], "s--", color="C1")
         right.set(ylim=(0, None))
