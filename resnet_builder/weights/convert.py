@@ -36,7 +36,7 @@ class LoadReport:
     """Outcome of loading a file: the fate of each of its tensors, and of the network's.
 
     Attributes:
-        layout: Codebase whose names the file has, as listed in ``docs/layouts.md``.
+        layout: Codebase whose names the file has, as listed in ``docs/reference/checkpoints.md``.
         wrappers: Wrappers that were taken off to get at the tensors, outermost first.
         ignored: Names of the file's other entries.
         averaged: Whether these are averaged (EMA) weights.
@@ -81,7 +81,7 @@ def load_weights(
     """Load weights from a file, this program's or another's, into a network: all or none.
 
     The file may have torchvision's names, which are ours, or those of another codebase in
-    ``docs/layouts.md``. After an error the network is as it was.
+    ``docs/reference/checkpoints.md``. After an error the network is as it was.
 
     Args:
         model: Network on any device; its weights are changed in place.
@@ -321,7 +321,7 @@ def _refuse_differences(found: Matching, *, missing: bool, unexpected: bool) -> 
             *_listed(ours, theirs),
         ]
         if not found.sources:
-            lines.append("docs/layouts.md lists whose names are understood")
+            lines.append("docs/reference/checkpoints.md lists whose names are understood")
         elif not theirs and all(_is_head(one.name) and one.theirs for one in ours):
             lines.append("--new-head (new_head=True) keeps the network's own head instead")
         raise CheckpointError("\n  ".join(lines))

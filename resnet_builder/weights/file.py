@@ -43,7 +43,7 @@ class Origin(BaseModel):
 
     Attributes:
         file: Name of the file.
-        layout: Codebase whose names the file has, as listed in ``docs/layouts.md``.
+        layout: Codebase whose names the file has, as listed in ``docs/reference/checkpoints.md``.
     """
 
     model_config = ConfigDict(frozen=True)

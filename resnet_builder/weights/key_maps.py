@@ -1,7 +1,7 @@
 """Key maps: how other codebases name the layers of a ResNet, and which of them named a file's.
 
-One table for each naming scheme, ten codebases in all; docs/layouts.md describes them to users.
-Our names are torchvision's.
+One table for each naming scheme, ten codebases in all. docs/reference/checkpoints.md describes
+them to users. Our names are those of torchvision.
 """
 
 import re

@@ -1,10 +1,18 @@
-"""Sound files of tensors, and damaged ones: of any byte, or with a header that is well-sealed."""
+"""Damaged files: of tensors, of records, and of other programs, made from sound ones."""
 
+import argparse
+import collections
 import hashlib
+import io
 import json
 import random
 import re
+import zipfile
+from pathlib import Path
 from typing import Any
+
+import numpy
+import torch
 
 from tests.fuzz.damage import NUMBERS, damage_bytes, damage_text, damage_tree, repeat_an_entry
 from tests.fuzz.specs import damaged_spec
@@ -94,3 +102,36 @@ def _with_damaged_text(tree: dict[str, Any], choose: random.Random) -> dict[str,
 
 def _written(tree: Any) -> bytes:
     return json.dumps(tree, separators=(",", ":")).encode()
+
+
+def sound_checkpoint(path: Path, *, new: bool) -> bytes:
+    """Make a checkpoint of another program, with all that usually stands beside weights."""
+    tensors = {"conv1.weight": torch.randn(2, 3), "n": torch.tensor(3), "h": torch.ones(2).half()}
+    content = {
+        "model": tensors,
+        "model_ema": {"n_averaged": torch.tensor(1), "module.conv1.weight": torch.ones(2)},
+        "args": argparse.Namespace(lr=0.1, device=torch.device("cpu")),
+        "score": numpy.float64(0.5),
+        "logs": collections.defaultdict(list, loss=[0.5]),
+    }
+    torch.save(content, path, _use_new_zipfile_serialization=new)
+    return path.read_bytes()
+
+
+def change(sound: bytes, choose: random.Random) -> bytes:
+    """Replace a few bytes by a few others."""
+    changed = bytearray(sound)
+    for _ in range(choose.randrange(1, 4)):
+        start = choose.randrange(len(changed))
+        changed[start : start + choose.randrange(4)] = choose.randbytes(choose.randrange(4))
+    return bytes(changed)
+
+
+def change_pickle(sound: bytes, choose: random.Random) -> bytes:
+    """Change an archive's pickle, and write it with checksums that hold."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(sound)) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, change(data, choose) if name.endswith("data.pkl") else data)
+    return out.getvalue()

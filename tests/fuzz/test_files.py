@@ -16,9 +16,8 @@ from resnet_builder.training.checkpoint import load_checkpoint
 from resnet_builder.weights.file import read_weights
 from resnet_builder.weights.foreign import read_foreign
 from tests.cli.experiments import call
-from tests.fuzz.files import damaged_file, damaged_record
+from tests.fuzz.files import change, change_pickle, damaged_file, damaged_record, sound_checkpoint
 from tests.fuzz.harness import Make, Read, fuzz
-from tests.weights.test_foreign import change, change_pickle, sound_files
 
 CHECKPOINT = "checkpoints/step-000000012.safetensors"
 
@@ -64,11 +63,18 @@ RECORDS = {
     ),
 }
 PICKLES = {
-    "zip": change,
-    "zip-pickle": change_pickle,
-    "old": change,
+    "zip": (True, change),
+    "zip-pickle": (True, change_pickle),
+    "old": (False, change),
 }
-"""What :func:`sound_files` calls a file of torch's before the dash, and how it is damaged."""
+"""Whether a checkpoint of another program is a zip archive, and how it is damaged."""
+
+EFFORTS = [
+    pytest.param(0, 100, id="few"),
+    pytest.param(100, 1_000, id="thousand", marks=pytest.mark.ci),
+    pytest.param(1000, 10_000, id="many", marks=pytest.mark.slow),
+]
+"""Seed of the inputs, and how many."""
 
 
 def resumed(run: Path, folder: Path) -> Read:
@@ -106,56 +112,38 @@ def of_a_run(run: Path) -> Make:
     return make
 
 
+@pytest.mark.parametrize(("seed", "count"), EFFORTS)
 @pytest.mark.parametrize("name", [*TENSORS, *RECORDS])
-def test_damaged_file_is_read_or_refused(name: str, sound_run: Path, tmp_path: Path) -> None:
-    target = {**TENSORS, **RECORDS}[name]
-    tally = fuzz(target.make(sound_run), target.read(tmp_path), seed=0, count=100)
-    assert tally.refused > 50
-
-
-def test_damaged_run_ends_in_words(sound_run: Path, tmp_path: Path) -> None:
-    fuzz(of_a_run(sound_run), resumed(sound_run, tmp_path), seed=0, count=4, each=20)
-
-
-@pytest.mark.ci
-@pytest.mark.parametrize("name", [*TENSORS, *RECORDS])
-def test_damaged_files_for_seconds(name: str, sound_run: Path, tmp_path: Path) -> None:
-    target = {**TENSORS, **RECORDS}[name]
-    fuzz(target.make(sound_run), target.read(tmp_path), seed=100, seconds=2)
-
-
-@pytest.mark.ci
-def test_damaged_runs_for_seconds(sound_run: Path, tmp_path: Path) -> None:
-    fuzz(of_a_run(sound_run), resumed(sound_run, tmp_path), seed=100, seconds=10, each=20)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1000, 1010))
-@pytest.mark.parametrize("name", TENSORS)
-def test_hundred_thousand_damaged_headers(
-    name: str, seed: int, sound_run: Path, tmp_path: Path
+def test_damaged_file_is_read_or_refused(
+    name: str, seed: int, count: int, sound_run: Path, tmp_path: Path
 ) -> None:
-    target = TENSORS[name]
-    fuzz(target.make(sound_run), target.read(tmp_path), seed=seed, count=2_500)
+    target = {**TENSORS, **RECORDS}[name]
+    tally = fuzz(target.make(sound_run), target.read(tmp_path), seed=seed, count=count)
+    assert tally.refused > count / 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RECORDS)
-def test_thousands_of_damaged_records(name: str, sound_run: Path, tmp_path: Path) -> None:
-    target = RECORDS[name]
-    fuzz(target.make(sound_run), target.read(tmp_path), seed=1000, count=10_000)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("seed", "count"), EFFORTS)
 @pytest.mark.parametrize("kind", PICKLES)
-def test_thousands_of_damaged_pickles(kind: str, tmp_path: Path) -> None:
+def test_damaged_checkpoint_of_another_program_is_read_or_refused(
+    kind: str, seed: int, count: int, tmp_path: Path
+) -> None:
+    new, damage = PICKLES[kind]
     path = tmp_path / "model.pth"
-    sound = sound_files(path)[kind.partition("-")[0]]
-    target = Target(path.name, PICKLES[kind], read_foreign)
-    fuzz(partial(PICKLES[kind], sound), target.read(tmp_path), seed=1000, count=5_000)
+    sound = sound_checkpoint(path, new=new)
+    target = Target(path.name, damage, read_foreign)
+    tally = fuzz(partial(damage, sound), target.read(tmp_path), seed=seed, count=count)
+    assert tally.refused > count / 2
 
 
-@pytest.mark.slow
-def test_hundreds_of_damaged_runs(sound_run: Path, tmp_path: Path) -> None:
-    fuzz(of_a_run(sound_run), resumed(sound_run, tmp_path), seed=1000, count=400, each=20)
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [
+        (0, 4),
+        pytest.param(100, 40, marks=pytest.mark.ci),
+        pytest.param(1000, 400, marks=pytest.mark.slow),
+    ],
+)
+def test_damaged_run_is_resumed_or_refused(
+    seed: int, count: int, sound_run: Path, tmp_path: Path
+) -> None:
+    fuzz(of_a_run(sound_run), resumed(sound_run, tmp_path), seed=seed, count=count, each=20)

@@ -15,13 +15,13 @@ from torch import Tensor
 from resnet_builder.spec.schema import Spec
 from tests.networks import cifar_spec
 
-FACTS = Path(__file__).parent / "layouts"
-NAMES = sorted(path.stem for path in FACTS.glob("*.json"))
+FOLDER = Path(__file__).parent / "layouts"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetInfo:
-    """What is known of a network; see ``layouts/README.md``."""
+class ForeignNetwork:
+    """Network of another codebase: layers, shapes and true logits; see ``layouts/README.md``."""
 
     source: str
     build: str
@@ -46,9 +46,9 @@ class DatasetInfo:
         return (2 * steps.frac() - 1).float().reshape(self.input)
 
 
-def read_facts(name: str) -> DatasetInfo:
-    """Read what is known of a network."""
-    return DatasetInfo(**json.loads((FACTS / f"{name}.json").read_text(encoding="utf-8")))
+def read_network(name: str) -> ForeignNetwork:
+    """Read the description of a network."""
+    return ForeignNetwork(**json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def even(name: str, shape: Sequence[int]) -> Tensor:

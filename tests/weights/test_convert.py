@@ -12,9 +12,8 @@ from resnet_builder import build_from_spec, load_weights
 from resnet_builder.errors import CheckpointError, UsageError
 from resnet_builder.spec.schema import Spec
 from resnet_builder.weights.convert import Difference, match
-from resnet_builder.weights.file import WeightsHeader, save_weights
 from tests.networks import built, cifar_spec, imagenet_spec, random_images, randomise
-from tests.weights.others import SPECS, read_facts
+from tests.weights.others import SPECS, read_network
 
 RESNET8 = cifar_spec(1, shortcut="projection")
 KELLERJORDAN = "kellerjordan-resnet20-a"
@@ -62,7 +61,7 @@ def test_weights_go_from_torchvision_to_ours_and_back_unchanged(path: Path) -> N
 
 
 def test_old_file_in_wrappers_is_read_and_what_it_lacks_is_told(path: Path) -> None:
-    theirs = read_facts("akamaster-resnet20").tensors()
+    theirs = read_network("akamaster-resnet20").tensors()
     old = {
         f"module.{name}": tensor
         for name, tensor in theirs.items()
@@ -81,7 +80,7 @@ def test_old_file_in_wrappers_is_read_and_what_it_lacks_is_told(path: Path) -> N
 
 
 def test_bias_before_a_batch_norm_is_taken_from_its_mean(path: Path) -> None:
-    theirs = read_facts(KELLERJORDAN).tensors()
+    theirs = read_network(KELLERJORDAN).tensors()
     torch.save(theirs, path)
     network = built(SPECS[KELLERJORDAN])
     report = load_weights(network, path)
@@ -91,22 +90,6 @@ def test_bias_before_a_batch_norm_is_taken_from_its_mean(path: Path) -> None:
     mean = theirs["norm1.running_mean"] - theirs["conv1.bias"]
     assert torch.equal(network.bn1.running_mean, mean)
     assert torch.equal(network.bn1.running_var, theirs["norm1.running_var"])
-
-
-def test_networks_with_the_same_tensors_are_told_apart_by_the_spec_alone(path: Path) -> None:
-    for a, c in (
-        ("kellerjordan-resnet20-a", "kellerjordan-resnet20-c"),
-        ("hysts-resnet_preact-basic20", "hysts-resnet_preact-basic20-pff"),
-    ):
-        facts = read_facts(a)
-        torch.save(facts.tensors(), path)
-        logits = []
-        for name in (a, c):
-            network = built(SPECS[name])
-            load_weights(network, path)
-            with torch.no_grad():
-                logits.append(network.eval()(facts.images()))
-        assert not torch.allclose(logits[0], logits[1], rtol=1e-2)
 
 
 def test_other_network_is_refused_with_the_first_differences_of_both_sides(path: Path) -> None:
@@ -130,8 +113,8 @@ def test_other_network_is_refused_with_the_first_differences_of_both_sides(path:
 
 
 def test_differences_have_their_names_beside_ours(path: Path) -> None:
-    facts = read_facts("pycls-resnet20")
-    torch.save(facts.tensors(), path)
+    foreign = read_network("pycls-resnet20")
+    torch.save(foreign.tensors(), path)
     with pytest.raises(CheckpointError) as caught:
         load_weights(built(cifar_spec(3, shortcut="pad", widths=(16, 32, 128))), path)
     text = str(caught.value)
@@ -151,7 +134,7 @@ def test_file_of_something_else_is_told_where_names_are_listed(path: Path) -> No
     assert lines[-3:] == [
         "  features.0.weight: nothing in the network, 8 x 3 x 3 x 3 in the file",
         "  and 38 more",
-        "  docs/layouts.md lists whose names are understood",
+        "  docs/reference/checkpoints.md lists whose names are understood",
     ]
 
 
@@ -228,7 +211,7 @@ def test_unexpected_tensors_are_left_out_only_if_that_is_allowed(path: Path) -> 
 
 
 def test_bias_that_no_batch_norm_follows_is_refused(path: Path) -> None:
-    torch.save(read_facts(KELLERJORDAN).tensors(), path)
+    torch.save(read_network(KELLERJORDAN).tensors(), path)
     spec = cifar_spec(3, shortcut="pad", norm={"type": "group_norm", "groups": 4})
     with pytest.raises(CheckpointError) as caught:
         load_weights(built(spec), path, allow_unexpected=True)
@@ -251,27 +234,9 @@ def test_bias_that_no_batch_norm_follows_is_refused(path: Path) -> None:
     ],
 )
 def test_what_no_part_computes_is_refused(name: str, reason: str, path: Path) -> None:
-    torch.save(read_facts(name).tensors(), path)
+    torch.save(read_network(name).tensors(), path)
     with pytest.raises(CheckpointError, match=reason):
         load_weights(built(SPECS[name]), path, allow_missing=True, allow_unexpected=True)
-
-
-def test_own_file_is_loaded_and_damage_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "best.safetensors"
-    wanted = randomised(RESNET8, seed=1).state_dict()
-    header = WeightsHeader(
-        spec="name: x\n", classes=("a", "b"), mean=(0.5,), std=(0.5,), step=1, metrics={}
-    )
-    save_weights(path, wanted, header)
-    network = randomised(RESNET8)
-    assert load_weights(network, path).layout == "torchvision"
-    assert_equal(state(network), wanted)
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_weights(network, path)
-    assert_equal(state(network), wanted)
 
 
 def test_memory_format_and_precision_are_the_networks(path: Path) -> None:
@@ -289,16 +254,6 @@ def test_network_on_meta_is_refused(path: Path) -> None:
     torch.save(randomised(RESNET8).state_dict(), path)
     with pytest.raises(UsageError, match="no memory"):
         load_weights(built(RESNET8).to("meta"), path)
-
-
-def test_averaged_weights_are_taken_if_asked_for(path: Path) -> None:
-    trained, averaged = (randomised(RESNET8, seed).state_dict() for seed in (1, 2))
-    torch.save({"state_dict": trained, "state_dict_ema": averaged}, path)
-    network = randomised(RESNET8)
-    load_weights(network, path)
-    assert_equal(state(network), trained)
-    load_weights(network, path, ema=True)
-    assert_equal(state(network), averaged)
 
 
 def test_linear_layers_and_1x1_convolutions_stand_for_each_other() -> None:

@@ -9,7 +9,7 @@ import torch
 from resnet_builder.builder import build
 from resnet_builder.weights.convert import match
 from resnet_builder.weights.key_maps import KEY_MAPS, KeyMap, find_key_map
-from tests.weights.others import NAMES, SPECS, read_facts
+from tests.weights.others import NAMES, SPECS, read_network
 
 REFUSED = {
     "weiaicunzai-preactresnet18",
@@ -17,7 +17,7 @@ REFUSED = {
     "weiaicunzai-seresnet18",
     "weiaicunzai-seresnet50",
 }
-"""Networks that no part expresses; docs/layouts.md says why."""
+"""Networks that no part expresses; docs/reference/checkpoints.md says why."""
 
 OTHERWISE_NAMED = {
     "chenyaofo-cifar10_resnet20": "torchvision",
@@ -44,7 +44,9 @@ EVERY = [
 def test_every_network_has_a_spec_and_every_key_map_is_in_the_documentation() -> None:
     assert len(NAMES) == 42
     assert sorted(SPECS) == NAMES
-    text = (Path(__file__).parents[2] / "docs" / "layouts.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "checkpoints.md").read_text(
+        encoding="utf-8"
+    )
     rows = re.findall(r"^\| `([^`]+)` \| \S", text, re.MULTILINE)
     names = tuple(key_map.name for key_map in KEY_MAPS)
     assert tuple(rows[: len(names)]) == names
@@ -53,17 +55,17 @@ def test_every_network_has_a_spec_and_every_key_map_is_in_the_documentation() ->
 
 @pytest.mark.parametrize("name", EVERY)
 def test_weights_give_the_logits_of_their_own_codebase(name: str) -> None:
-    facts = read_facts(name)
+    foreign = read_network(name)
     network = build(SPECS[name])
-    found = match(facts.tensors(), network)
+    found = match(foreign.tensors(), network)
     assert found.key_map.name == OTHERWISE_NAMED.get(name, name.partition("-")[0])
     assert (found.missing, found.unexpected, found.mismatched) == ([], [], [])
     assert (found.unfoldable, found.uncounted, found.key_map.unsupported) == ([], [], None)
     network.load_state_dict(found.tensors)
     network.double().eval()  # their own rounding is all that is left
     with torch.no_grad():
-        logits = network(facts.images().double())
-    wanted = torch.tensor(facts.logits, dtype=torch.float64)
+        logits = network(foreign.images().double())
+    wanted = torch.tensor(foreign.logits, dtype=torch.float64)
     assert (logits - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
@@ -75,7 +77,7 @@ def test_weights_give_the_logits_of_their_own_codebase(name: str) -> None:
     ],
 )
 def test_networks_that_no_part_expresses_are_recognised(name: str, unfoldable: int) -> None:
-    found = match(read_facts(name).tensors(), build(SPECS[name]))
+    found = match(read_network(name).tensors(), build(SPECS[name]))
     assert found.key_map.name == OTHERWISE_NAMED[name]
     assert (found.missing, found.unexpected, found.mismatched) == ([], [], [])
     assert len(found.unfoldable) == unfoldable
@@ -105,7 +107,9 @@ def test_own_names_are_taken_for_torchvisions() -> None:
 
 def test_mmpretrains_names_are_known_without_the_backbones_prefix() -> None:
     name = "mmpretrain-resnet18_cifar"
-    theirs = {key.removeprefix("backbone."): one for key, one in read_facts(name).tensors().items()}
+    theirs = {
+        key.removeprefix("backbone."): one for key, one in read_network(name).tensors().items()
+    }
     found = match(theirs, build(SPECS[name]))
     assert found.key_map.name == "mmpretrain"
     assert len(found.tensors) == len(theirs)
