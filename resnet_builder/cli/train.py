@@ -143,7 +143,7 @@ def train(
         if isinstance(found, session.Session):
             invocation.crash_log = found.run.crash_log
             shown.say(f"run directory: {found.run.path}")
-            with _resume_command(found.run.path):
+            with _resume_command(found.run.path), process_loss_reported():
                 record = fit(
                     found.model,
                     found.data,
