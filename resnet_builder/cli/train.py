@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnet_builder.cli.console import examples, percent, points, show, show_json, table
+from resnet_builder.cli.console import examples, note, percent, points, show, show_json, table
 from resnet_builder.cli.launcher import distributed_context, is_worker, nproc_option
 from resnet_builder.cli.options import (
     SPEC,
@@ -106,57 +106,57 @@ def train(
     from resnet_builder.training.runtime import resolve_threads, set_backend_flags
     from resnet_builder.training.trainer import fit
 
-    with (
-        distributed_context(invocation, nproc) as ctx,
-        invocation.signals.polled() as stop,
-        display(is_shown=ctx.is_main_process) as shown,
-        process_loss_reported(),
-        ExitStack() as stack,
-    ):
+    with distributed_context(invocation, nproc) as ctx:
         if draft is None:
             draft = read_draft(_source(spec, directory), overrides=overrides, fragments=fragments)
-        for notice in draft.notices:
-            shown.say(notice)
+        if ctx.is_main_process:
+            for notice in draft.notices:
+                note(notice)
         # A run with a checkpoint does not need the pretrained weights any more.
         needs_weights = resume is None and ctx.is_main_process
         experiment = load_experiment(draft, plugins=plugins, with_weights=needs_weights)
-        run = None if resume is None or directory is None else RunDirectory(directory)
-        threads = resolve_threads(experiment.run, run, ctx)
-        stack.callback(set_backend_flags(threads=threads))
-
-        should_stop = stop if ctx.world_size == 1 else lambda: stop() or invocation.is_orphan
-        options: dict[str, Any] = {
-            "data_dir": data_dir,
-            "skip_bad": skip_bad,
-            "report": shown.report,
-            "warn": shown.on_warning,
-            "should_stop": should_stop,
-            "ctx": ctx,
-        }
-        if resume is None or directory is None:
-            opened = session.start(experiment, out, **options)
-        else:
-            opened = session.resume(
-                experiment, directory, allow_spec_change=allow_spec_change, **options
-            )
-        found = stack.enter_context(opened)
-        if isinstance(found, session.Session):
-            invocation.crash_log = found.run.crash_log
-            shown.say(f"run directory: {found.run.path}")
-            with _resume_command(found.run.path), process_loss_reported():
-                record = fit(
-                    found.model,
-                    found.data,
-                    experiment,
-                    found.run,
-                    callbacks=[shown],
-                    should_stop=should_stop,
-                    allow_inexact=allow_inexact,
-                    ctx=ctx,
-                ).record
-        else:
-            record = found
-            shown.say(f"{directory} is already complete")
+        with (
+            invocation.signals.polled() as stop,
+            display(is_shown=ctx.is_main_process) as shown,
+            process_loss_reported(),
+            ExitStack() as stack,
+        ):
+            run = None if resume is None or directory is None else RunDirectory(directory)
+            threads = resolve_threads(experiment.run, run, ctx)
+            stack.callback(set_backend_flags(threads=threads))
+            should_stop = stop if ctx.world_size == 1 else lambda: stop() or invocation.is_orphan
+            options: dict[str, Any] = {
+                "data_dir": data_dir,
+                "skip_bad": skip_bad,
+                "report": shown.report,
+                "warn": shown.on_warning,
+                "should_stop": should_stop,
+                "ctx": ctx,
+            }
+            if resume is None or directory is None:
+                opened = session.start(experiment, out, **options)
+            else:
+                opened = session.resume(
+                    experiment, directory, allow_spec_change=allow_spec_change, **options
+                )
+            found = stack.enter_context(opened)
+            if isinstance(found, session.Session):
+                invocation.crash_log = found.run.crash_log
+                shown.say(f"run directory: {found.run.path}")
+                with _resume_command(found.run.path), process_loss_reported():
+                    record = fit(
+                        found.model,
+                        found.data,
+                        experiment,
+                        found.run,
+                        callbacks=[shown],
+                        should_stop=should_stop,
+                        allow_inexact=allow_inexact,
+                        ctx=ctx,
+                    ).record
+            else:
+                record = found
+                shown.say(f"{directory} is already complete")
     if ctx.is_main_process:
         show_json(record) if as_json else _show(record)
 

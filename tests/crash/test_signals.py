@@ -19,7 +19,7 @@ GRACE = 10.0
 STEP = "resnet_builder.training.step:TrainStep.__call__"
 
 PHASES: dict[str, tuple[object, ...]] = {
-    "start-up": ("in_call", "resnet_builder.builder:read_spec", 1),
+    "start-up": ("in_call", "resnet_builder.builder:load_experiment", 1),
     "data": ("in_call", "PIL.Image:open", 20),
     "step": ("in_call", STEP, 10),
     "evaluation": ("in_call", "resnet_builder.training.trainer:evaluate_images", 2),
