@@ -13,7 +13,7 @@ import click
 
 from resnet_builder.cli.console import note
 from resnet_builder.cli.options import Invocation
-from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, exit_code_of
+from resnet_builder.cli.signals import TERMINATED, exit_code_of
 from resnet_builder.errors import ProcessLostError, UsageError
 
 if TYPE_CHECKING:
@@ -152,8 +152,6 @@ def _exit_code(codes: dict[int, int], signal_code: int | None, reported: int | N
     Raises:
         ProcessLostError: A worker ended, and none printed why.
     """
-    if reported == INTERRUPTED and TERMINATED in codes.values():
-        return TERMINATED  # one worker alone was sent SIGTERM, and the others stopped with it
     ends = "; ".join(
         f"process {rank} was ended by signal {-code} ({signal.strsignal(-code)})"
         if code < 0

@@ -18,7 +18,7 @@ from click.shell_completion import shell_complete
 import resnet_builder
 from resnet_builder.cli.console import examples, note, show, show_error
 from resnet_builder.cli.options import Invocation
-from resnet_builder.cli.signals import INTERRUPTED, Interrupted, Signals
+from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, Interrupted, Signals
 from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError
 from resnet_builder.runs.files import write_atomically
 from resnet_builder.system import is_out_of_memory
@@ -108,8 +108,11 @@ def _explain(error: BaseException, invocation: Invocation) -> int:
 
 
 def _exit_code(error: BaseException, invocation: Invocation) -> int:
-    if isinstance(error, Stopped) and invocation.signals.exit_code is not None:
-        return invocation.signals.exit_code
+    if isinstance(error, Stopped):
+        if invocation.signals.exit_code is not None:
+            return invocation.signals.exit_code
+        # Of several processes, another one was sent the signal: no terminal does that.
+        return TERMINATED if invocation.signals.is_polled else INTERRUPTED
     if isinstance(error, click.ClickException | ResnetBuilderError):
         return error.exit_code
     if is_out_of_memory(error):
