@@ -35,7 +35,6 @@ DATA_VARIABLE = "RESNET_BUILDER_DATA"
 STATISTICS_IMAGES = 10_000
 """Images that stay in files are not all read for their mean: this many, evenly spaced, are."""
 
-_LEVELS = 256
 _BYTES_AT_ONCE = 2**24
 _FILES_AT_ONCE = 100
 
@@ -101,21 +100,21 @@ def load_data(
     data, model = experiment.data, experiment.model
     if data is None:
         raise UsageError(f"{experiment.name}: the spec has no `data`")
-    dataset = DATASETS.get(data.dataset.type)(**data.dataset.options)
-    loaded = dataset.load(
-        LoadContext(
-            data_dir=data_dir or default_data_dir(),
-            preprocess=Preprocessing(data.preprocess),
-            stop=stop,
-            report=report,
-            crops_while_reading=_crops_while_reading(data),
-            skip_bad=skip_bad,
-        )
+    context = LoadContext(
+        data_dir=data_dir or default_data_dir(),
+        preprocess=Preprocessing(data.preprocess),
+        stop=stop,
+        report=report,
+        crops_while_reading=_crops_while_reading(data),
+        skip_bad=skip_bad,
     )
-    _check_classes(model, loaded)
-    _check_images(model, loaded)
+    loaded = DATASETS.get(data.dataset.type)(**data.dataset.options).load(context)
+    _check_fit(model, loaded)
     train, validation, indices = _set_validation_aside(loaded, data)
-    mean, std = _moments(train, data, stop)
+    if isinstance(data.normalize, Normalize):
+        mean, std = data.normalize.mean, data.normalize.std
+    else:
+        mean, std = channel_statistics(train, stop)
     return DataSplits(
         train=train,
         validation=validation,
@@ -145,32 +144,26 @@ def _crops_while_reading(data: DataSpec) -> bool:
     return isinstance(AUGMENTATIONS.get(first.type)(**first.options), ReadTimeCrop)
 
 
-# Checks
-
-
-def _check_classes(model: ModelSpec, loaded: LoadedDataset) -> None:
+def _check_fit(model: ModelSpec, loaded: LoadedDataset) -> None:
+    """Compare classes, labels and the first image of each split with the network."""
     wanted, found = model.num_classes, len(loaded.classes)
     if found != wanted:
-        raise _spec_error(
-            "mismatch",
-            "model.num_classes",
-            f"the network is for {wanted} classes, the data has {found}",
-        )
-    for split, source in _sources(loaded):
-        wrong = ((source.labels < 0) | (source.labels >= found)).nonzero()[:, 0]
-        if len(wrong):
-            index = int(wrong[0])
-            label = int(source.labels[index])
-            raise DataError(f"{split} image {index} has label {label}, beyond the {found} classes")
-
-
-def _check_images(model: ModelSpec, loaded: LoadedDataset) -> None:
-    """Compare the first image of each split with the network's input."""
-    for split, source in _sources(loaded):
+        message = f"the network is for {wanted} classes, the data has {found}"
+        raise _spec_error("mismatch", "model.num_classes", message)
+    splits = {"training": loaded.train, "validation": loaded.validation, "test": loaded.test}
+    for split, source in splits.items():
+        if source is None:
+            continue
+        wrong = ((source.labels < 0) | (source.labels >= found)).nonzero()[:, 0].tolist()
+        if wrong:
+            label = int(source.labels[wrong[0]])
+            raise DataError(
+                f"{split} image {wrong[0]} has label {label}, beyond the {found} classes"
+            )
         if not len(source):
             raise DataError(f"there are no {split} images")
-        first = next(iter(source.subset(torch.tensor([0])).read([torch.tensor([0])])))
-        channels, height, width = first.shape[1:]
+        first = torch.tensor([0])
+        channels, height, width = next(iter(source.subset(first).read([first]))).shape[1:]
         if channels != model.in_channels:
             raise _spec_error(
                 "mismatch",
@@ -184,14 +177,6 @@ def _check_images(model: ModelSpec, loaded: LoadedDataset) -> None:
                 f"the network is for images of {model.image_size} pixels a side, {split} images "
                 f"are {width}x{height}; `resize` and `center_crop` under data.preprocess change it",
             )
-
-
-def _sources(loaded: LoadedDataset) -> Iterator[tuple[str, ImageSource]]:
-    yield "training", loaded.train
-    if loaded.validation is not None:
-        yield "validation", loaded.validation
-    if loaded.test is not None:
-        yield "test", loaded.test
 
 
 def _duplicates(
@@ -209,26 +194,14 @@ def _spec_error(code: str, path: str, message: str) -> SpecError:
     return SpecError([Problem(code, path, message, file="<data>")])
 
 
-# Validation images
-
-
 def _set_validation_aside(
     loaded: LoadedDataset, data: DataSpec
 ) -> tuple[ImageSource, ImageSource | None, tuple[int, ...]]:
-    """Divide the training images.
-
-    Raises:
-        DataError: There are too few.
-        SpecError: The data set brings validation images of its own.
-    """
     if data.validation == 0:
         return loaded.train, loaded.validation, ()
     if loaded.validation is not None:
-        raise _spec_error(
-            "exclusive",
-            "data.validation",
-            f"{data.dataset.type} has validation images of its own; set it to 0",
-        )
+        message = f"{data.dataset.type} has validation images of its own; set it to 0"
+        raise _spec_error("exclusive", "data.validation", message)
     count, num_classes = len(loaded.train), len(loaded.classes)
     amount = data.set_aside(count)
     if not num_classes <= amount <= count - num_classes:
@@ -290,16 +263,6 @@ def _proportional(
     return result.astype(np.int64)
 
 
-# Statistics
-
-
-def _moments(train: ImageSource, data: DataSpec, stop: Stop) -> Moments:
-    """Return the spec's mean and standard deviation, or the training images' own."""
-    if isinstance(data.normalize, Normalize):
-        return data.normalize.mean, data.normalize.std
-    return channel_statistics(train, stop)
-
-
 def channel_statistics(source: ImageSource, stop: Stop = never) -> Moments:
     """Return mean and standard deviation of each channel, over all pixels of all images.
 
@@ -314,26 +277,18 @@ def channel_statistics(source: ImageSource, stop: Stop = never) -> Moments:
         DataError: A channel is the same everywhere.
         Stopped: ``stop`` became true.
     """
-    levels = _count_levels(source, stop).double()
-    pixels = levels.sum(1)
-    values = torch.arange(_LEVELS, dtype=torch.float64)
-    mean = levels @ values / pixels
-    variance = (levels * (values - mean[:, None]).square()).sum(1) / pixels
-    if not bool((variance > 0).all()):
-        raise DataError("all training images are the same everywhere; there is nothing to learn")
-    return tuple((mean / WHITE).tolist()), tuple((variance.sqrt() / WHITE).tolist())
-
-
-def _count_levels(source: ImageSource, stop: Stop) -> Tensor:
-    """Count, exactly, the pixels of each channel that have each of 256 levels: ``(C, 256)``."""
-    counts = torch.zeros((), dtype=torch.int64)
+    counts = torch.zeros((), dtype=torch.int64)  # becomes (C, 256)
     for images in source.read(_statistics_batches(source)):
         if stop():
             raise Stopped("stopped while computing the images' statistics")
-        counts = counts + torch.stack(
-            [torch.bincount(channel.flatten(), minlength=_LEVELS) for channel in images.unbind(1)]
-        )
-    return counts
+        channels = [channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]
+        counts = counts + torch.stack(channels)
+    levels, pixels = torch.arange(256, dtype=torch.float64), counts.sum(1)
+    mean = counts.double() @ levels / pixels
+    variance = (counts * (levels - mean[:, None]).square()).sum(1) / pixels
+    if not bool((variance > 0).all()):
+        raise DataError("all training images are the same everywhere; there is nothing to learn")
+    return tuple((mean / WHITE).tolist()), tuple((variance.sqrt() / WHITE).tolist())
 
 
 def _statistics_batches(source: ImageSource) -> tuple[Tensor, ...]:

@@ -1,42 +1,24 @@
-"""The run directory: the path of every file of a run, and the lock of its writer."""
+"""The run directory: every file of a run."""
 
 import contextlib
-import os
 import re
-import shlex
-import socket
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
-
-from resnet_builder.errors import BusyError, UsageError
+from resnet_builder.errors import UsageError
+from resnet_builder.runs import lock
 from resnet_builder.runs.files import (
     TEMPORARY,
     Warn,
-    append_line,
     prepare_directory,
     storage_errors,
     unheard,
     write_atomically,
 )
 
-PATIENCE = 0.25
-"""Seconds to wait for a lock: another process may hold it for an instant to look at it."""
-
-_PAUSE = 0.01
-_CHECKPOINTS = "checkpoints"
-_LOCK = "run.lock"
-_HOLDER = "run.lock.json"
-_ENV = "env.json"
-_DATA = "data.json"
-_LOG = "train.log"
-_SETUP = frozenset({_CHECKPOINTS, _LOCK, _HOLDER, _ENV, _DATA, _LOG})
+_BEFORE_SPEC = {"checkpoints", lock.LOCK, lock.HOLDER, "env.json", "data.json", "train.log"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +43,13 @@ class RunDirectory:
             BusyError: It exists and a process is using it.
             StorageError: The disk is full, read-only or failing.
         """
-        run = cls(path)
         with storage_errors("make", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.mkdir()
             except FileExistsError:
-                run._refuse_existing()
-            return run
+                _refuse_existing(path)
+        return cls(path)
 
     @classmethod
     def create_numbered(cls, parent: Path, name: str) -> "RunDirectory":
@@ -77,17 +58,17 @@ class RunDirectory:
         Raises:
             StorageError: The disk is full, read-only or failing.
         """
+        numbered = re.compile(re.escape(name) + r"-(\d{3,})")
         with storage_errors("make a run in", parent):
             parent.mkdir(parents=True, exist_ok=True)
-            number = _last_number(parent, name)
+            matches = (numbered.fullmatch(entry.name) for entry in parent.iterdir())
+            number = max((int(match[1]) for match in matches if match), default=0)
             while True:
                 number += 1
                 path = parent / f"{name}-{number:03d}"
-                try:
+                with contextlib.suppress(FileExistsError):
                     path.mkdir()
-                except FileExistsError:
-                    continue
-                return cls(path)
+                    return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -129,12 +110,12 @@ class RunDirectory:
     @property
     def env(self) -> Path:
         """Environment: versions, device, and the runtime configuration to be repeated."""
-        return self.path / _ENV
+        return self.path / "env.json"
 
     @property
     def data(self) -> Path:
         """Fingerprint of the images, and which of them are for validation."""
-        return self.path / _DATA
+        return self.path / "data.json"
 
     @property
     def changes(self) -> Path:
@@ -149,12 +130,12 @@ class RunDirectory:
     @property
     def log(self) -> Path:
         """Log of the training, in plain text."""
-        return self.path / _LOG
+        return self.path / "train.log"
 
     @property
     def checkpoints(self) -> Path:
         """Directory of the checkpoints."""
-        return self.path / _CHECKPOINTS
+        return self.path / "checkpoints"
 
     @property
     def best(self) -> Path:
@@ -177,16 +158,6 @@ class RunDirectory:
         return self.path / "crash.log"
 
     @property
-    def lock(self) -> Path:
-        """Lock file of the process that writes into the directory."""
-        return self.path / _LOCK
-
-    @property
-    def holder(self) -> Path:
-        """Name of the process that holds the lock, for messages."""
-        return self.path / _HOLDER
-
-    @property
     def is_published(self) -> bool:
         """Whether the run was set up: from then on, resuming finishes it."""
         return self.spec.is_file()
@@ -199,13 +170,7 @@ class RunDirectory:
     @property
     def is_locked(self) -> bool:
         """Whether a process holds the run."""
-        if not self.lock.is_file():  # looking must not make a lock file in someone's directory
-            return False
-        try:
-            with FileLock(self.lock, timeout=0):
-                return False
-        except Timeout:
-            return True
+        return lock.is_locked(self.path)
 
     def publish(self, spec: str) -> None:
         """Write the resolved spec, which makes the directory a run: the last step of a set-up.
@@ -219,8 +184,6 @@ class RunDirectory:
     def locked(self, *, warn: Warn = unheard) -> Iterator[None]:
         """Hold the run for writing, and remove the temporary files of a killed process.
 
-        The system frees the lock when its process ends, however it ends, so that none is stale.
-
         Args:
             warn: Told of a process that ended without freeing the run.
 
@@ -229,96 +192,29 @@ class RunDirectory:
             UsageError: Its ``checkpoints`` is a link to another place.
             StorageError: Files cannot be made in it.
         """
-        lock = FileLock(self.lock, timeout=PATIENCE, poll_interval=_PAUSE)
-        with storage_errors("lock", self.lock):
-            try:
-                lock.acquire()
-            except Timeout:
-                raise self._busy() from None
-        try:
-            if before := _read_holder(self.holder):
-                warn(f"taking over from {before}, which ended without freeing the run")
-            self._write_holder()
+        with lock.hold_lock(self.path, warn):
             if self.checkpoints.is_symlink():
                 raise UsageError(f"{self.checkpoints} is a link: a run keeps its files to itself")
-            for directory in (self.path, self.checkpoints):
-                prepare_directory(directory)
+            prepare_directory(self.path)
+            prepare_directory(self.checkpoints)
             yield
-        finally:
-            with contextlib.suppress(OSError):
-                self.holder.unlink(missing_ok=True)
-            lock.release()
-
-    def _write_holder(self) -> None:
-        with storage_errors("write", self.holder):
-            self.holder.unlink(missing_ok=True)  # it may be a link: append_line follows none
-        append_line(self.holder, Holder.present().model_dump_json())
-
-    def _busy(self) -> BusyError:
-        """Return the error that names the holder, which may be just writing its name."""
-        deadline = time.monotonic() + PATIENCE
-        while (holder := _read_holder(self.holder)) is None and time.monotonic() < deadline:
-            time.sleep(_PAUSE)
-        return BusyError(f"{self.path} is in use by {holder or 'another process'}")
-
-    def _refuse_existing(self) -> None:
-        """Raise the reason why the directory cannot be made.
-
-        A directory looks unused for the instant between making and locking it, so that one which
-        may be in that state is watched for a little.
-        """
-        deadline = time.monotonic() + PATIENCE
-        while self.path.is_dir():
-            with contextlib.suppress(OSError):  # a lock that may not be opened is not a run's
-                if self.is_locked:
-                    raise self._busy()
-            if not _is_unpublished(self.path) or time.monotonic() > deadline:
-                break
-            time.sleep(_PAUSE)
-        raise UsageError(f"{self.path} exists: choose another, or go on with it by --resume")
 
 
-class Holder(BaseModel):
-    """Process that holds a run, as ``run.lock.json`` names it to other processes.
+def _refuse_existing(path: Path) -> None:
+    """Raise the reason why a directory cannot be made.
 
-    It serves messages only: the lock decides, and this file stays behind when a process is killed.
-
-    Attributes:
-        host: Name of the machine.
-        pid: Process number on that machine.
-        since: Time at which the process took the lock, in UTC.
-        command: Command line of the process.
+    A directory looks unused for the instant between making and locking it, so that one which may
+    be in that state is watched for a little.
     """
-
-    host: str
-    pid: int
-    since: str
-    command: str
-
-    @classmethod
-    def present(cls) -> "Holder":
-        """Return this process."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(
-            host=socket.gethostname(), pid=os.getpid(), since=now, command=shlex.join(sys.argv)
-        )
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since} ({self.command})"
-
-
-def _read_holder(path: Path) -> Holder | None:
-    """Return the process that a file names; it may be missing, empty or half-written."""
-    try:
-        return Holder.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def _last_number(parent: Path, name: str) -> int:
-    numbered = re.compile(re.escape(name) + r"-(\d{3,})")
-    matches = (numbered.fullmatch(entry.name) for entry in parent.iterdir())
-    return max((int(match[1]) for match in matches if match), default=0)
+    deadline = time.monotonic() + lock.PATIENCE
+    while path.is_dir():
+        with contextlib.suppress(OSError):  # a lock that may not be opened is not a run's
+            if lock.is_locked(path):
+                raise lock.busy_error(path)
+        if not _is_unpublished(path) or time.monotonic() > deadline:
+            break
+        time.sleep(lock.PAUSE)
+    raise UsageError(f"{path} exists: choose another, or go on with it by --resume")
 
 
 def _is_unpublished(path: Path) -> bool:
@@ -326,9 +222,7 @@ def _is_unpublished(path: Path) -> bool:
     if not path.is_dir():
         return False
     with storage_errors("read", path):
-        names = {entry.name for entry in path.iterdir()}
-        checkpoints = path / _CHECKPOINTS
-        saved = {entry.name for entry in checkpoints.iterdir()} if checkpoints.is_dir() else set()
-    return all(name in _SETUP or name.startswith(TEMPORARY) for name in names) and all(
-        name.startswith(TEMPORARY) for name in saved
-    )
+        names = {entry.name for entry in path.iterdir()} - _BEFORE_SPEC
+        if (path / "checkpoints").is_dir():
+            names |= {entry.name for entry in (path / "checkpoints").iterdir()}
+    return all(name.startswith(TEMPORARY) for name in names)

@@ -25,14 +25,8 @@ TEMPORARY = ".tmp-"
 """Prefix of the names of files that are being written."""
 
 POINTS = (
-    "created",
-    "written",
-    "synced",
-    "closed",
-    "verified",
-    "replaced",
-    "published",
-    "rotated",
+    *("created", "written", "synced", "closed"),
+    *("verified", "replaced", "published", "rotated"),
 )
 """Failpoints, in the order in which saving a checkpoint passes them."""
 
@@ -47,11 +41,7 @@ def unheard(message: str) -> None:
     """Drop a warning."""
 
 
-def _pass(point: str) -> None:
-    """Let the program go on."""
-
-
-failpoint_hook: Callable[[str], None] = _pass
+failpoint_hook: Callable[[str], None] = unheard
 """Called at each failpoint; a test replaces it, to fail or to kill the process there."""
 
 
@@ -115,19 +105,17 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         StorageError: The disk is full, read-only or failing.
     """
-    data = memoryview(f"{line}\n".encode())
-    with storage_errors("append to", path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _COMMON, 0o666)
+    with (
+        storage_errors("append to", path),
+        _opened(path, os.O_APPEND | os.O_CREAT) as descriptor,
+    ):
+        before = os.fstat(descriptor).st_size
         try:
-            before = os.fstat(descriptor).st_size
-            try:
-                _write_all(descriptor, data)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(descriptor, before)
-                raise
-        finally:
-            os.close(descriptor)
+            _write_all(descriptor, f"{line}\n".encode())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, before)
+            raise
 
 
 def truncate(path: Path, size: int) -> None:
@@ -136,13 +124,9 @@ def truncate(path: Path, size: int) -> None:
     Raises:
         StorageError: The disk is read-only or failing.
     """
-    with storage_errors("shorten", path):
-        descriptor = os.open(path, os.O_WRONLY | _COMMON)
-        try:
-            os.ftruncate(descriptor, size)
-            _sync(descriptor)
-        finally:
-            os.close(descriptor)
+    with storage_errors("shorten", path), _opened(path) as descriptor:
+        os.ftruncate(descriptor, size)
+        _sync(descriptor)
 
 
 def sync_file(path: Path) -> None:
@@ -151,12 +135,8 @@ def sync_file(path: Path) -> None:
     Raises:
         StorageError: The disk is full or failing.
     """
-    with storage_errors("write", path):
-        descriptor = os.open(path, os.O_WRONLY | _COMMON)
-        try:
-            _sync(descriptor)
-        finally:
-            os.close(descriptor)
+    with storage_errors("write", path), _opened(path) as descriptor:
+        _sync(descriptor)
 
 
 def sync_directory(path: Path) -> None:
@@ -193,6 +173,15 @@ def prepare_directory(directory: Path) -> None:
         os.unlink(probe)
 
 
+@contextlib.contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    descriptor = os.open(path, os.O_WRONLY | flags | _COMMON, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _create_temporary(directory: Path) -> tuple[Path, int]:
     """Make a new file: O_EXCL refuses one that somebody has put there."""
     path = directory / (TEMPORARY + secrets.token_hex(8))
@@ -200,23 +189,22 @@ def _create_temporary(directory: Path) -> tuple[Path, int]:
 
 
 def _fill(descriptor: int, parts: Sequence[Buffer]) -> None:
-    """Write, flush and close: some disks report that they are full only at the end."""
     try:
         failpoint("created")
         for part in parts:
-            _write_all(descriptor, memoryview(part))
+            _write_all(descriptor, part)
         failpoint("written")
         _sync(descriptor)
         failpoint("synced")
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # some disks report that they are full only here
     failpoint("closed")
 
 
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        written = os.write(descriptor, data[:_CHUNK])
-        data = data[written:]
+def _write_all(descriptor: int, data: Buffer) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left[:_CHUNK]) :]
 
 
 def _sync(descriptor: int) -> None:

@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from resnet_builder.data import DATASETS
-from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
-from resnet_builder.data.sources import InMemoryImages
 from tests.cli.experiments import call, write_tiny
 from tests.data.folders import WAYS, write_image, write_pets, write_pets_spec
 
@@ -117,55 +113,27 @@ def test_class_without_images_that_can_be_decoded_is_named(folder: Path) -> None
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_byte_of_an_image_is_noticed_and_its_class_named(way: str, folder: Path) -> None:
+def test_images_that_have_changed_are_named_on_resume(way: str, folder: Path) -> None:
     pets = write_pets(folder)
     assert train(write_pets_spec(folder, way), folder, "--out", "run").exit_code == 0
     begin_again(folder / "run")
-    path = pets / "train" / "bee" / "3.bmp"
-    content = bytearray(path.read_bytes())
-    content[-4] ^= 1
-    path.write_bytes(content)
-    result = call("train", "--resume", "run", "--data-dir", folder)
-    assert result.exit_code == 3
-    assert result.stderr.splitlines()[-3:] == [
-        "error: run cannot go on, as its images have changed:",
-        "  train/bee: not what it was",
-        "bring them back, or start another run",
-    ]
-    content[-4] ^= 1
-    path.write_bytes(content)
-    assert call("train", "--resume", "run", "--data-dir", folder).exit_code == 0
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_images_that_come_and_go_are_counted(way: str, folder: Path) -> None:
-    pets = write_pets(folder)
-    assert train(write_pets_spec(folder, way), folder, "--out", "run").exit_code == 0
-    begin_again(folder / "run")
-    (pets / "test" / "ant" / "0.bmp").unlink()
+    changed, gone = pets / "train" / "bee" / "3.bmp", pets / "test" / "ant" / "0.bmp"
+    before = changed.read_bytes(), gone.read_bytes()
+    changed.write_bytes(before[0][:-4] + bytes([before[0][-4] ^ 1]) + before[0][-3:])
+    gone.unlink()
     os.utime(pets / "train" / "ant" / "0.bmp")  # looked at again, and found to be the same
     result = call("train", "--resume", "run", "--data-dir", folder)
     assert result.exit_code == 3
-    assert "  test: 10 images, now 9\n  test/ant: not what it was\n" in result.stderr
-    assert "train/" not in result.stderr
-
-
-def test_wrong_label_is_named_before_anything_is_computed(folder: Path) -> None:
-    class Wrong:
-        info = DatasetInfo()
-
-        def load(self, context: LoadContext) -> LoadedDataset:
-            images = torch.arange(40 * 192).view(-1, 3, 8, 8).byte()
-            return LoadedDataset(InMemoryImages(images, labels), None, None, tuple("abcd"), "0")
-
-    labels = torch.arange(40) % 4
-    labels[17] = 4
-    with DATASETS.temporary("wrong", Wrong):
-        line = ("--set", "data.dataset=wrong", "--set", "data.validation=0")
-        result = call("train", write_tiny(folder), *line, "--set", "model.image_size=8")
-    assert result.exit_code == 3
-    assert "training image 17 has label 4, beyond the 4 classes" in result.stderr
-    assert not (folder / "runs").exists()
+    assert result.stderr.splitlines()[-5:] == [
+        "error: run cannot be resumed: its images have changed:",
+        "  test: 10 images, now 9",
+        "  train/bee: its contents have changed",
+        "  test/ant: its contents have changed",
+        "bring them back, or start another run",
+    ]
+    changed.write_bytes(before[0])
+    gone.write_bytes(before[1])
+    assert call("train", "--resume", "run", "--data-dir", folder).exit_code == 0
 
 
 def test_fewer_images_than_a_batch_are_3_and_leave_no_run(folder: Path) -> None:
@@ -196,15 +164,14 @@ def test_images_in_two_splits_are_counted(way: str, folder: Path) -> None:
     assert "1 of 11 test images are training images too\n" in result.stderr
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_copies_that_the_split_parts_are_counted(way: str, folder: Path) -> None:
+def test_copies_that_the_split_parts_are_counted(folder: Path) -> None:
     pets = write_pets(folder)
     for name in ("ant", "bee"):
         same = (pets / "train" / name / "0.bmp").read_bytes()
         for path in (pets / "train" / name).iterdir():
             path.write_bytes(same)
     change = ("--set", "data.validation=4")
-    result = train(write_pets_spec(folder, way), folder, *change, "--out", "run")
+    result = train(write_pets_spec(folder), folder, *change, "--out", "run")
     assert result.exit_code == 0
     assert "4 of 4 validation images are training images too\n" in result.stderr
     data = json.loads((folder / "run" / "data.json").read_text())

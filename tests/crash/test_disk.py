@@ -132,7 +132,9 @@ def test_directory_that_is_read_only_at_the_start_is_7(disk: Disk) -> None:
     """Before a step is taken; tests may run as root, who may write anywhere."""
     end = disk.train(("failing", "open", "EROFS", "/run/", 1, 99))
     assert end.code == 7
-    assert end.stderr.splitlines()[-1].startswith(f"error: cannot lock {disk.run.lock}: ")
+    assert end.stderr.splitlines()[-1].startswith(
+        f"error: cannot lock {disk.run.path / 'run.lock'}: "
+    )
     assert not disk.run.is_published
 
 

@@ -58,20 +58,27 @@ class Published:
 
     def __init__(self, kind: Any, monkeypatch: pytest.MonkeyPatch, *, evil: Any = None) -> None:
         draw = np.random.default_rng(0)
-        key = "fine_labels" if kind is datasets.CIFAR100 else "labels"
+        is_fine = kind is datasets.CIFAR100
         self.kind, self.arrays = kind, dict[str, tuple[np.ndarray, list[int]]]()
         contents: dict[str, Any] = {}
         for name, _ in (*kind.train_list, *kind.test_list):
             images = draw.integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
             labels = draw.integers(0, 10, 4).tolist()
             self.arrays[name] = images, labels
+            key = "fine_labels" if is_fine else "labels"
             contents[name] = {"data": images.reshape(4, -1), key: labels}
-        self.classes = [f"name_{number}" for number in range(100 if "fine" in key else 10)]
+        self.classes = [f"name_{number}" for number in range(100 if is_fine else 10)]
         contents[kind.meta["filename"]] = {kind.meta["key"]: self.classes}
-        self.files = {name: pickle.dumps(content) for name, content in contents.items()}
         if evil is not None:
-            self.files["test_batch"] = pickle.dumps(evil)
-        self.archive = self._pack()
+            contents["test_batch"] = evil
+        self.files = {name: pickle.dumps(content) for name, content in contents.items()}
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+            for name, content in self.files.items():
+                member = tarfile.TarInfo(f"{kind.base_folder}/{name}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        self.archive = buffer.getvalue()
         for listed in ("train_list", "test_list"):
             sums = [[name, md5(self.files[name])] for name, _ in getattr(kind, listed)]
             monkeypatch.setattr(kind, listed, sums)
@@ -79,15 +86,6 @@ class Published:
         monkeypatch.setattr(kind, "meta", meta)
         monkeypatch.setattr(kind, "tgz_md5", md5(self.archive))
         monkeypatch.setattr(kind, "url", "http://127.0.0.1:1/unreachable.tar.gz")
-
-    def _pack(self) -> bytes:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-            for name, content in self.files.items():
-                member = tarfile.TarInfo(f"{self.kind.base_folder}/{name}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-        return buffer.getvalue()
 
     def extract(self, folder: Path) -> Path:
         target = folder / self.kind.base_folder
@@ -103,10 +101,11 @@ def cifar10(monkeypatch: pytest.MonkeyPatch) -> Published:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """Serve a folder on this machine."""
+def served(cifar10: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Serve CIFAR-10's archive on this machine; return the file."""
     folder = tmp_path / "served"
     folder.mkdir()
+    (folder / "x.tar.gz").write_bytes(cifar10.archive)
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:
@@ -118,7 +117,9 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
     with Server(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
         Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        url = f"http://127.0.0.1:{server.server_address[1]}/x.tar.gz"
+        monkeypatch.setattr(datasets.CIFAR10, "url", url)
+        yield folder / "x.tar.gz"
         server.shutdown()
 
 
@@ -144,42 +145,29 @@ def test_cifar_is_read_where_it_lies(
 
 
 def test_cifar_is_downloaded_reported_and_then_found(
-    cifar10: Published,
-    served: tuple[Path, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    served: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (served[0] / "x.tar.gz").write_bytes(cifar10.archive)
-    monkeypatch.setattr(datasets.CIFAR10, "url", f"{served[1]}/x.tar.gz")
+    with pytest.raises(Stopped):
+        load("cifar10", tmp_path / "data", stop=lambda: True)
     told: list[str] = []
     loaded = load("cifar10", tmp_path / "data", report=lambda what, *_: told.append(what))
     assert (len(loaded.train), set(told)) == (20, {"downloading CIFAR10"})
     assert capfd.readouterr() == ("", "")
-    (served[0] / "x.tar.gz").unlink()
+    served.unlink()
     assert load("cifar10", tmp_path / "data").fingerprint == loaded.fingerprint
 
 
 def test_download_that_is_not_the_published_file_is_refused_and_fetched_again(
-    cifar10: Published, served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Path, tmp_path: Path
 ) -> None:
     """So is what a killed download left: half of the file."""
-    monkeypatch.setattr(datasets.CIFAR10, "url", f"{served[1]}/x.tar.gz")
-    for damaged in (cifar10.archive[:-1], b"<html>Service unavailable</html>", b""):
-        (served[0] / "x.tar.gz").write_bytes(damaged)
+    published = served.read_bytes()
+    for damaged in (published[:-1], b"<html>Service unavailable</html>", b""):
+        served.write_bytes(damaged)
         with pytest.raises(DataError, match="cannot load CIFAR10: File not found or corrupted"):
             load("cifar10", tmp_path)
-    (served[0] / "x.tar.gz").write_bytes(cifar10.archive)
+    served.write_bytes(published)
     assert len(load("cifar10", tmp_path).train) == 20
-
-
-def test_download_can_be_stopped(
-    cifar10: Published, served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (served[0] / "x.tar.gz").write_bytes(cifar10.archive)
-    monkeypatch.setattr(datasets.CIFAR10, "url", f"{served[1]}/x.tar.gz")
-    with pytest.raises(Stopped):
-        load("cifar10", tmp_path, stop=lambda: True)
 
 
 def test_machine_without_network_is_told_where_to_put_the_file(
@@ -205,28 +193,18 @@ def test_folder_that_cannot_be_written_to_is_a_storage_error(
         load("cifar10", tmp_path / "file" / "data")
 
 
+@pytest.mark.parametrize("is_published", [False, True])
 def test_pickle_is_not_read_unless_it_is_the_published_one(
-    cifar10: Published, tmp_path: Path
+    is_published: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither extracted nor packed."""
-    canary = tmp_path / "canary"
-    folder = cifar10.extract(tmp_path)
-    (folder / "test_batch").write_bytes(pickle.dumps(Payload(canary)))
-    (tmp_path / cifar10.kind.filename).write_bytes(pickle.dumps(Payload(canary)))
+    """Neither extracted nor packed; with the published checksum it is read, which is noticed."""
+    payload = Payload(tmp_path / "canary")
+    made = Published(datasets.CIFAR10, monkeypatch, evil=payload if is_published else None)
+    (made.extract(tmp_path) / "test_batch").write_bytes(pickle.dumps(payload))
+    (tmp_path / made.kind.filename).write_bytes(pickle.dumps(payload))
     with pytest.raises(DataError, match="cannot load CIFAR10"):
         load("cifar10", tmp_path)
-    assert not canary.exists()
-
-
-def test_canary_is_noticed_when_its_checksum_is_the_published_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that the refusal above is not of everything."""
-    canary = tmp_path / "canary"
-    Published(datasets.CIFAR10, monkeypatch, evil=Payload(canary)).extract(tmp_path)
-    with pytest.raises(DataError, match="cannot load CIFAR10"):
-        load("cifar10", tmp_path)
-    assert canary.exists()
+    assert (tmp_path / "canary").exists() is is_published
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -274,21 +252,11 @@ def test_fashion_mnist_that_is_cut_short_is_named(
     write_fashion_mnist(tmp_path, monkeypatch, packed=False)
     path = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(
-        DataError,
-        match=r"^cannot load FashionMNIST: .*; if \S+/FashionMNIST/raw is damaged, remove",
-    ):
-        load("fashion_mnist", tmp_path)
-
-
-def test_fashion_mnist_that_is_missing_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:1/"])
-    with pytest.raises(
-        DataError,
-        match=r"without a network, put the four \.gz files of http\S+ into \S+/FashionMNIST",
-    ):
+    message = (
+        r"^cannot load FashionMNIST: .*; if \S+/FashionMNIST/raw is damaged, remove it; without a "
+        r"network, put the four \.gz files of http\S+ into \S+/FashionMNIST"
+    )
+    with pytest.raises(DataError, match=message):
         load("fashion_mnist", tmp_path)
 
 
@@ -312,24 +280,14 @@ def test_registered_dataset_keeps_the_contract(
     check_dataset(DATASETS.get(name), tmp_path, **options)
 
 
-@pytest.mark.parametrize(
-    ("info", "message"),
-    [
-        (DatasetInfo(num_classes=3), "info.num_classes is not the truth"),
-        (DatasetInfo(channels=1), "info.channels is not the truth"),
-        (DatasetInfo(training_images=1), "info.training_images is not the truth"),
-    ],
-    ids=["classes", "channels", "training images"],
-)
-def test_dataset_that_is_not_as_it_says_breaks_the_contract(
-    info: DatasetInfo, message: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("wrong", ["num_classes", "channels", "training_images"])
+def test_dataset_that_is_not_as_it_says_breaks_the_contract(wrong: str, tmp_path: Path) -> None:
     class Lying(Synthetic):
         def __init__(self) -> None:
             super().__init__()
-            self.info = info
+            self.info = DatasetInfo(**{wrong: 1})  # type: ignore[arg-type]
 
-    with pytest.raises(AssertionError, match=message):
+    with pytest.raises(AssertionError, match=f"info.{wrong} is not the truth"):
         check_dataset(Lying, tmp_path)
 
 

@@ -1,3 +1,5 @@
+"""Splits of an experiment: validation images, statistics, and checks against the network."""
+
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from resnet_builder.data import splits as splits_module
 from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import (
+    DataSplits,
     channel_statistics,
     default_data_dir,
     load_data,
@@ -23,27 +26,60 @@ from resnet_builder.spec.schema import Spec
 from tests.networks import cifar_spec
 
 
-def experiment(data: Any, **model: Any) -> Spec:
-    described = cifar_spec(1, **model).model_dump(exclude_none=True)
-    return resolve(Spec.model_validate({**described, "data": data}))
+def load(dataset: str = "digits", **data: Any) -> DataSplits:
+    """Load the data of a network for ten classes of RGB images of 32 pixels, or for the digits."""
+    network = cifar_spec(1).model_dump(exclude_none=True)
+    return load_data(
+        resolve(Spec.model_validate({**network, "data": {"dataset": dataset, **data}}))
+    )
+
+
+def load_made(
+    train: InMemoryImages, *, classes: int = 10, contexts: Any = None, **how: Any
+) -> DataSplits:
+    """Load a data set of these images; other splits are given by name, and keys of the data."""
+    own = {name: how.pop(name, None) for name in ("own", "test")}
+
+    class Made:
+        info = DatasetInfo()
+
+        def load(self, context: LoadContext) -> LoadedDataset:
+            if contexts is not None:
+                contexts.append(context)
+            names = tuple(map(str, range(classes)))
+            return LoadedDataset(train, own["own"], own["test"], names, "x")
+
+    with DATASETS.temporary("made", Made):
+        return load("made", **how)
+
+
+def source(
+    count: int = 40, channels: int = 3, size: int = 32, labels: Any = None
+) -> InMemoryImages:
+    images = torch.randint(0, 256, (count, channels, size, size)).byte()
+    return InMemoryImages(images, torch.arange(count) % 10 if labels is None else labels)
+
+
+def all_images(made: Any) -> Tensor:
+    return next(iter(made.read([torch.arange(len(made))])))
 
 
 def test_validation_is_stratified_disjoint_and_chosen_by_its_own_seed() -> None:
-    spec = experiment({"dataset": "digits", "validation": 300})
-    splits = load_data(spec)
+    """And never augmented: KellerJordan's validation loader wrapped the augmented training set;
+    akamaster chose the best weights on the test set.
+    """
+    splits = load(validation=300, augment=["horizontal_flip"])
     assert splits.validation is not None
     assert (len(splits.train), len(splits.validation)) == (1137, 300)
     shares = splits.validation.labels.bincount() / splits.train.labels.bincount()
     assert (shares - 300 / 1137).abs().max() < 0.02
-    everything = load_data(experiment({"dataset": "digits"})).train
-    aside = torch.tensor(splits.validation_indices)
-    assert torch.equal(everything.labels[aside], splits.validation.labels)
-    kept = set(range(1437)) - set(splits.validation_indices)
-    assert torch.equal(everything.labels[sorted(kept)], splits.train.labels)
-    fraction = load_data(experiment({"dataset": "digits", "validation": 300 / 1437}))
-    assert fraction.validation_indices == splits.validation_indices
-    again = load_data(experiment({"dataset": "digits", "validation": 300, "split_seed": 1}))
-    assert again.validation_indices != splits.validation_indices
+    everything, aside = load().train, torch.tensor(splits.validation_indices)
+    kept = torch.tensor(sorted(set(range(1437)) - set(splits.validation_indices)))
+    for part, indices in ((splits.validation, aside), (splits.train, kept)):
+        assert torch.equal(everything.labels[indices], part.labels)
+        assert torch.equal(all_images(everything)[indices], all_images(part))
+    assert load(validation=300 / 1437).validation_indices == splits.validation_indices
+    assert load(validation=300, split_seed=1).validation_indices != splits.validation_indices
 
 
 @pytest.mark.parametrize(
@@ -75,26 +111,19 @@ def test_class_of_one_image_cannot_be_divided() -> None:
 @pytest.mark.parametrize("amount", [0.003, 5, 1428, 2000])
 def test_split_that_cannot_be_made_is_refused(amount: float) -> None:
     with pytest.raises(DataError, match="cannot be set aside"):
-        load_data(experiment({"dataset": "digits", "validation": amount}))
+        load(validation=amount)
 
 
 def test_statistics_are_numpy_s_and_not_the_mean_of_images_deviations() -> None:
     """kuangliu averages the deviation of each image; others take 0.5, or ImageNet's colours."""
-    splits = load_data(experiment({"dataset": "digits", "validation": 300}))
-    pixels = splits.train.images.numpy() / 255  # type: ignore[attr-defined]
-    assert splits.mean == pytest.approx([pixels.mean()], rel=1e-6)
-    assert splits.std == pytest.approx([pixels.std()], rel=1e-6)
-    wrong = np.mean([image.std() for image in pixels])
-    assert abs(splits.std[0] - wrong) > 0.001
-
-
-def test_statistics_are_of_each_channel() -> None:
-    images = torch.randint(0, 256, (50, 3, 4, 4)).byte()
-    images[:, 1] //= 2
-    mean, std = channel_statistics(InMemoryImages(images, torch.zeros(50)))
-    flat = images.transpose(0, 1).flatten(1).double() / 255
-    assert mean == pytest.approx(flat.mean(1).tolist())
-    assert std == pytest.approx(flat.std(1, correction=0).tolist())
+    images = source(50)
+    images.images[:, 1] //= 2
+    images.images[25:] //= 3
+    mean, std = channel_statistics(images)
+    pixels = images.images.double().numpy() / 255
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)))
+    assert std == pytest.approx(pixels.std((0, 2, 3)))
+    assert np.abs(pixels.std((2, 3)).mean(0) - std).min() > 0.01
 
 
 class Elsewhere:
@@ -136,8 +165,7 @@ def test_statistics_can_be_stopped() -> None:
 
 
 def test_given_statistics_are_used() -> None:
-    given = {"mean": [0.5], "std": [0.25]}
-    splits = load_data(experiment({"dataset": "digits", "normalize": given}))
+    splits = load(normalize={"mean": [0.5], "std": [0.25]})
     assert (splits.mean, splits.std) == ((0.5,), (0.25,))
 
 
@@ -147,46 +175,22 @@ def test_images_that_say_nothing_are_refused() -> None:
         channel_statistics(black)
 
 
-class Told:
-    """A data set made of what a test says."""
-
-    info = DatasetInfo()
-
-    def __init__(self, loaded: LoadedDataset) -> None:
-        self._loaded = loaded
-
-    def load(self, context: LoadContext) -> LoadedDataset:
-        return self._loaded
-
-
-def source(
-    count: int = 40, channels: int = 3, size: int = 32, labels: Any = None
-) -> InMemoryImages:
-    images = torch.randint(0, 256, (count, channels, size, size)).byte()
-    return InMemoryImages(images, torch.arange(count) % 10 if labels is None else labels)
-
-
-def told(train: InMemoryImages, own: Any = None, classes: int = 10, **data: Any) -> Any:
-    names = tuple(str(number) for number in range(classes))
-    loaded = LoadedDataset(train, own, None, names, "x")
-    with DATASETS.temporary("told", lambda: Told(loaded)):
-        return load_data(experiment({"dataset": "told", **data}))
-
-
 @pytest.mark.parametrize(
-    ("train", "classes", "message"),
+    ("train", "other", "message"),
     [
-        (source(), 7, "the network is for 10 classes, the data has 7"),
-        (source(channels=1), 10, "takes 3 channels, training images have 1"),
-        (source(size=28), 10, "images of 32 pixels a side, training images are 28x28"),
+        (source(), {"classes": 7}, "the network is for 10 classes, the data has 7"),
+        (source(channels=1), {}, "takes 3 channels, training images have 1"),
+        (source(size=28), {}, "images of 32 pixels a side, training images are 28x28"),
+        (source(), {"own": source(size=28)}, "validation images are 28x28"),
+        (source(), {"test": source(size=28)}, "test images are 28x28"),
     ],
-    ids=["classes", "channels", "size"],
+    ids=["classes", "channels", "size", "validation", "test"],
 )
 def test_images_the_network_is_not_for_are_refused(
-    train: InMemoryImages, classes: int, message: str
+    train: InMemoryImages, other: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SpecError, match=message) as caught:
-        told(train, classes=classes)
+        load_made(train, **other)
     assert caught.value.errors[0].code == "mismatch"
 
 
@@ -195,19 +199,7 @@ def test_labels_beyond_the_classes_are_named(label: int) -> None:
     labels = torch.arange(40) % 10
     labels[17] = label
     with pytest.raises(DataError, match=f"training image 17 has label {label}"):
-        told(source(labels=labels))
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_images_of_every_split_are_compared_with_the_network(split: str) -> None:
-    others = {split: source(20, size=28)}
-    names = tuple("0123456789")
-    loaded = LoadedDataset(source(), others.get("validation"), others.get("test"), names, "x")
-    with (
-        DATASETS.temporary("told", lambda: Told(loaded)),
-        pytest.raises(SpecError, match=f"{split} images are 28x28"),
-    ):
-        load_data(experiment({"dataset": "told"}))
+        load_made(source(labels=labels))
 
 
 @pytest.mark.parametrize(
@@ -221,42 +213,16 @@ def test_images_of_every_split_are_compared_with_the_network(split: str) -> None
     ids=["none", "flip", "crop", "crop-second"],
 )
 def test_dataset_is_told_whether_training_crops_while_reading(augment: Any, wanted: bool) -> None:
-    told_of: list[bool] = []
-
-    class Listening(Told):
-        def load(self, context: LoadContext) -> LoadedDataset:
-            told_of.append(context.crops_while_reading)
-            return super().load(context)
-
-    loaded = LoadedDataset(source(), None, None, tuple("0123456789"), "x")
-    with DATASETS.temporary("told", lambda: Listening(loaded)):
-        load_data(experiment({"dataset": "told", "augment": augment}))
-    assert told_of == [wanted]
+    contexts: list[LoadContext] = []
+    load_made(source(), contexts=contexts, augment=augment)
+    assert [context.crops_while_reading for context in contexts] == [wanted]
 
 
 def test_own_validation_images_of_a_dataset_are_used() -> None:
     own = source(20)
-    assert told(source(), own).validation is own
+    assert load_made(source(), own=own).validation is own
     with pytest.raises(SpecError, match="has validation images of its own"):
-        told(source(), own, validation=10)
-
-
-def test_validation_images_are_training_images_that_are_never_augmented() -> None:
-    """KellerJordan's validation loader wrapped the augmented training set; akamaster chose the
-    best weights on the test set.
-    """
-    splits = load_data(
-        experiment({"dataset": "digits", "validation": 300, "augment": ["horizontal_flip"]})
-    )
-    assert splits.validation is not None
-    everything = load_data(experiment({"dataset": "digits"})).train
-    wanted = next(iter(everything.read([torch.tensor(splits.validation_indices)])))
-    assert torch.equal(_all(splits.validation), wanted)
-
-
-def _all(made: Any) -> Tensor:
-    batches: Iterator[Tensor] = made.read([torch.arange(len(made))])
-    return next(iter(batches))
+        load_made(source(), own=own, validation=10)
 
 
 def test_data_live_where_the_environment_says(
