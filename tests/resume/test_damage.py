@@ -22,20 +22,15 @@ from resnet_builder.weights.file import read_tensors, write_tensors
 from tests.crash.experiments import assert_same_outcome
 from tests.resume.conftest import Interrupted
 
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "truncated": lambda sound: sound[: len(sound) * 15 // 16],
-    "empty": lambda _: b"",
-    "flipped": lambda sound: sound[:-9] + bytes([sound[-9] ^ 4]) + sound[-8:],
-    "trailing": lambda sound: sound + b"\0",
-}
 
-
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_damaged_newest_costs_only_the_steps_since_the_one_before(
     damage: str, interrupted: Interrupted
 ) -> None:
     newest = interrupted.newest
-    newest.write_bytes(DAMAGES[damage](newest.read_bytes()))
+    sound = newest.read_bytes()
+    flipped = sound[:-9] + bytes([sound[-9] ^ 4]) + sound[-8:]
+    newest.write_bytes(flipped if damage == "flipped" else sound[: len(sound) * 15 // 16])
     result = interrupted.resume()
     assert result.exit_code == 0, result.stderr
     assert f"warning: {newest}: " in result.stderr

@@ -3,10 +3,11 @@
 The clock stands still, so that not even times may differ: every file is compared whole.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from resnet_builder.builder import load_experiment
 from resnet_builder.data.interfaces import never
@@ -22,64 +23,44 @@ STEPS = {"plain": 21, "everything": 15, "streamed": 15}
 """Three epochs: of seven steps, or of five where images are set aside for validation."""
 
 
-@pytest.fixture(autouse=True)
-def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "monotonic", lambda: 0.0)
-    monkeypatch.setattr(callbacks.RunningMean, "images_per_second", 0.0)
+@pytest.fixture(autouse=True, scope="module")
+def _time_stands_still() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "monotonic", lambda: 0.0)
+        patch.setattr(callbacks.RunningMean, "images_per_second", 0.0)
+        yield
 
 
 class Experiment:
-    """An experiment of three epochs that is trained in directories of its own.
-
-    Args:
-        folder: Where.
-        name: Of :data:`tests.crash.experiments.EXPERIMENTS`.
-        recipe: Changes to its recipe.
-    """
+    """One of :data:`tests.crash.experiments.EXPERIMENTS`, in a folder of its own: three epochs."""
 
     def __init__(self, folder: Path, name: str, **recipe: object) -> None:
         self.folder = folder
         self.experiment = load_experiment(write_experiment(folder, name, epochs=3, **recipe))
 
     def train(self, run: str, stop: Callable[[], bool] = never) -> bool:
-        """Train, from where the run is; tell whether it is complete.
-
-        Args:
-            run: Name of its directory.
-            stop: Asked from when the images are there.
-        """
+        """Train, from where the run is; return whether it is complete."""
+        how = {"should_stop": stop}
         try:
-            resume_run(
-                self.experiment,
-                self.folder / run,
-                data_dir=self.folder,
-                fit_options={"should_stop": stop},
-            )
+            resume_run(self.experiment, self.folder / run, data_dir=self.folder, fit_options=how)
         except Stopped:
             return False
         return True
-
-    def polls(self, run: str) -> int:
-        """Train without a stop; return how often there might have been one."""
-        asked = 0
-
-        def count() -> bool:
-            nonlocal asked
-            asked += 1
-            return False
-
-        assert self.train(run, count)
-        return asked
 
     def files(self, run: str) -> dict[str, bytes]:
         """Return what a finished run holds, but for what was saved in between and its log."""
         found = RunDirectory(self.folder / run)
         newest = max(found.checkpoints.iterdir())
         named = (found.spec, found.data, found.env, found.metrics, found.result)
-        return {
-            path.relative_to(found.path).as_posix(): path.read_bytes()
-            for path in (newest, found.best, found.last, *named)
-        }
+        return {path.name: path.read_bytes() for path in (newest, found.best, found.last, *named)}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Return an experiment that was trained to the end, in ``whole``."""
+    experiment = Experiment(tmp_path_factory.mktemp("everything"), "everything")
+    assert experiment.train("whole")
+    return experiment
 
 
 @pytest.mark.parametrize(
@@ -96,7 +77,14 @@ def test_run_stopped_at_any_instant_leaves_the_same_files(
 ) -> None:
     """At every place that polls: before a step, after a save, in the midst of an evaluation."""
     experiment = Experiment(tmp_path, name)
-    polls = experiment.polls("whole")
+    polls = 0
+
+    def count() -> bool:
+        nonlocal polls
+        polls += 1
+        return False
+
+    assert experiment.train("whole", count)
     assert polls > STEPS[name]
     for number in range(0, polls, every):
         run = f"stopped-{number}"
@@ -105,38 +93,30 @@ def test_run_stopped_at_any_instant_leaves_the_same_files(
         assert experiment.files(run) == experiment.files("whole"), f"stopped at poll {number}"
 
 
-def test_run_stopped_thrice_in_one_epoch_leaves_the_same_files(tmp_path: Path) -> None:
-    experiment = Experiment(tmp_path, "everything")
-    assert experiment.train("whole")
+def test_run_stopped_thrice_in_one_epoch_leaves_the_same_files(everything: Experiment) -> None:
     for _ in range(3):
-        assert not experiment.train("stopped", after(1))
-    assert experiment.train("stopped")
-    assert experiment.files("stopped") == experiment.files("whole")
+        assert not everything.train("stopped", after(1))
+    assert everything.train("stopped")
+    assert everything.files("stopped") == everything.files("whole")
 
 
 @pytest.mark.parametrize("every", [{"steps": 1}, {"seconds": 3600.0}], ids=["step", "hour"])
 def test_how_often_a_run_is_saved_changes_no_byte_of_what_it_delivers(
-    every: dict[str, float], tmp_path: Path
+    every: dict[str, float], everything: Experiment, tmp_path: Path
 ) -> None:
-    experiment = Experiment(tmp_path, "everything")
-    assert experiment.train("whole")
+    """But the spec, and what names it: the result, and the metadata of the weights."""
     other = Experiment(tmp_path, "everything", checkpoint_every=every)
-    assert not other.train("stopped", after(8))
-    assert other.train("stopped")
-    ours, theirs = other.files("stopped"), experiment.files("whole")
+    assert not other.train("run", after(8))
+    assert other.train("run")
+    ours, theirs = other.files("run"), everything.files("whole")
     assert ours.keys() == theirs.keys()
-    for name in ours.keys() - NAMING_THE_SPEC:
-        assert ours[name] == theirs[name], name
-    for name in ("best", "last"):
-        (weights, _), (expected, _) = (
-            read_weights(tmp_path / run / f"{name}.safetensors") for run in ("stopped", "whole")
-        )
-        assert {key: each.tolist() for key, each in weights.items()} == {
-            key: each.tolist() for key, each in expected.items()
-        }
-
-
-NAMING_THE_SPEC = {"spec.yaml", "result.json", "best.safetensors", "last.safetensors"}
+    naming_it = {"spec.yaml", "result.json", "best.safetensors", "last.safetensors"}
+    assert [name for name in ours if ours[name] != theirs[name] and name not in naming_it] == []
+    for name in ("best.safetensors", "last.safetensors"):
+        weights, _ = read_weights(tmp_path / "run" / name)
+        expected, _ = read_weights(everything.folder / "whole" / name)
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[key], expected[key]) for key in weights)
 
 
 @pytest.mark.slow

@@ -145,7 +145,7 @@ def test_loss_that_is_no_number_is_null(log: MetricsLog) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", ["", row(2).to_json() + "\n", "{", '{"schema": 1, "event": "tr'], ids=len
+    "more", ["", row(2).to_json() + "\n", '{"schema": 1, "event": "tr', "\0" * 100], ids=len
 )
 def test_rows_after_the_resumed_step_are_dropped(more: str, log: MetricsLog) -> None:
     log.append(row(1))
