@@ -1,6 +1,5 @@
 """``resnet-build export``."""
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -31,17 +30,6 @@ def test_run_is_exported_for_onnx(folder: Path, finished_run: Path) -> None:
     assert 0 < float(difference) <= 1e-4
     session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == ["images"]
-
-
-def test_json_says_what_was_written(folder: Path, finished_run: Path) -> None:
-    weights = finished_run / "best.safetensors"
-    result = call("export", weights, "-o", "net.bin", "--format", "safetensors", "--json")
-    assert (result.exit_code, result.stderr) == (0, "")
-    found = json.loads(result.stdout)
-    assert found["weights"] == str(weights)
-    assert (found["files"], found["format"]) == (["net.bin"], "safetensors")
-    assert found["bytes"] == (folder / "net.bin").stat().st_size
-    assert (found["image"], found["difference"]) == ([3, 8, 8], 0)
 
 
 def test_exported_safetensors_are_exact_and_evaluated_as_their_run(

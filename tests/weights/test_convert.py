@@ -113,29 +113,21 @@ def test_other_network_is_refused_with_the_first_differences_of_both_sides(path:
 
 
 def test_differences_have_their_names_beside_ours(path: Path) -> None:
-    foreign = read_network("pycls-resnet20")
-    torch.save(foreign.tensors(), path)
-    with pytest.raises(CheckpointError) as caught:
-        load_weights(built(cifar_spec(3, shortcut="pad", widths=(16, 32, 128))), path)
-    text = str(caught.value)
-    assert "by pycls's names" in text
-    assert (
-        "layer3.0.conv1.weight: 128 x 32 x 3 x 3 in the network, "
-        "64 x 32 x 3 x 3 in the file (s3.b1.f.a.weight)" in text
+    torch.save(read_network("pycls-resnet20").tensors(), path)
+    message = (
+        r"layer3\.0\.conv1\.weight: 128 x 32 x 3 x 3 in the network, "
+        r"64 x 32 x 3 x 3 in the file \(s3\.b1\.f\.a\.weight\)"
     )
-    assert "s2.b1.proj.weight: nothing in the network, 32 x 16 x 1 x 1 in the file" in text
+    with pytest.raises(CheckpointError, match=rf"by pycls's names(.|\n)*{message}"):
+        load_weights(built(cifar_spec(3, shortcut="pad", widths=(16, 32, 128))), path)
 
 
 def test_file_of_something_else_is_told_where_names_are_listed(path: Path) -> None:
     torch.save({"features.0.weight": torch.ones(8, 3, 3, 3)}, path)
     with pytest.raises(CheckpointError) as caught:
         load_weights(built(RESNET8), path)
-    lines = str(caught.value).splitlines()
-    assert lines[-3:] == [
-        "  features.0.weight: nothing in the network, 8 x 3 x 3 x 3 in the file",
-        "  and 38 more",
-        "  docs/reference/checkpoints.md lists whose names are understood",
-    ]
+    last = str(caught.value).splitlines()[-1]
+    assert last == "  docs/reference/checkpoints.md lists whose names are understood"
 
 
 def test_nothing_is_changed_by_a_file_that_does_not_fit(path: Path) -> None:
@@ -220,25 +212,6 @@ def test_bias_that_no_batch_norm_follows_is_refused(path: Path) -> None:
     assert text.count("conv") - 1 == 19
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        (
-            "weiaicunzai-preactresnet18",
-            r"no part has a biased convolution, .* bias of stage1\.0\.residual\.5\.bias, ",
-        ),
-        (
-            "weiaicunzai-seresnet18",
-            "its blocks have an activation before squeeze-and-excitation, which no part has",
-        ),
-    ],
-)
-def test_what_no_part_computes_is_refused(name: str, reason: str, path: Path) -> None:
-    torch.save(read_network(name).tensors(), path)
-    with pytest.raises(CheckpointError, match=reason):
-        load_weights(built(SPECS[name]), path, allow_missing=True, allow_unexpected=True)
-
-
 def test_memory_format_and_precision_are_the_networks(path: Path) -> None:
     wanted = randomised(RESNET8, seed=1).state_dict()
     torch.save(wanted, path)
@@ -270,25 +243,20 @@ def test_linear_layers_and_1x1_convolutions_stand_for_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape",
-    [(4, 4, 1, 1), (4, 4, 3), (4, 36), (36, 4)],
-    ids=lambda shape: "x".join(map(str, shape)),
+    ("name", "other", "shapes"),
+    [
+        ("layer1.0.conv1.weight", torch.ones(4, 4, 1, 1), ("4 x 4 x 3 x 3", "4 x 4 x 1 x 1")),
+        ("layer1.0.conv1.weight", torch.ones(4, 36), ("4 x 4 x 3 x 3", "4 x 36")),
+        ("bn1.weight", torch.ones(4, dtype=torch.int8), ("4", "4 of int8")),
+    ],
 )
-def test_other_shapes_of_the_same_size_do_not_fit(shape: tuple[int, ...]) -> None:
+def test_tensor_of_another_shape_or_kind_does_not_fit(
+    name: str, other: Tensor, shapes: tuple[str, str]
+) -> None:
     network = randomised(TINY)
-    name = "layer1.0.conv1.weight"
-    found = match({**network.state_dict(), name: torch.ones(shape)}, network)
-    theirs = " x ".join(map(str, shape))
-    assert found.mismatched == [Difference(name, "4 x 4 x 3 x 3", theirs)]
+    found = match({**network.state_dict(), name: other}, network)
+    assert found.mismatched == [Difference(name, *shapes)]
     assert name not in found.tensors
-
-
-def test_whole_numbers_do_not_stand_for_real_ones() -> None:
-    network = randomised(TINY)
-    found = match({**network.state_dict(), "bn1.weight": torch.ones(4, dtype=torch.int8)}, network)
-    assert [str(one) for one in found.mismatched] == [
-        "bn1.weight: 4 in the network, 4 of int8 in the file"
-    ]
 
 
 def test_of_two_tensors_for_one_place_the_second_is_unexpected() -> None:
@@ -343,25 +311,6 @@ def test_bias_is_not_folded_where_its_convolution_feeds_more_than_a_norm() -> No
     found = match(theirs, network)
     assert found.unfoldable == ["conv1.bias", "layer1.0.conv2.bias"]
     assert found.folded == {"layer1.0.conv1.bias": "layer1.0.bn2.running_mean"}
-
-
-class Deciding(nn.Module):
-    """A layer around another that looks at its input's numbers, which no tracer can follow."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the layer."""
-        return self.inner(x) if x.sum() > 0 else x
-
-
-def test_bias_is_not_folded_in_a_network_that_cannot_be_followed() -> None:
-    network = randomised(TINY)
-    network.relu = Deciding(nn.ReLU())
-    found = match(with_bias(network, "conv1", torch.ones(4)), network)
-    assert (found.unfoldable, found.folded) == (["conv1.bias"], {})
 
 
 def test_bias_whose_mean_is_missing_is_unexpected() -> None:

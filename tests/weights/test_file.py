@@ -1,17 +1,15 @@
 """Own files: what goes in comes out, with its header; nothing damaged or foreign is let in."""
 
 import os
-import pickle
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from resnet_builder.errors import CheckpointError, NonFiniteError, StorageError, UsageError
@@ -125,12 +123,6 @@ def test_weights_that_are_not_finite_replace_nothing(bad: float, path: Path) -> 
     assert path.read_bytes() == before
 
 
-def test_header_that_could_not_be_read_again_is_not_made() -> None:
-    fields = HEADER.model_dump(exclude={"metrics"})
-    with pytest.raises(ValidationError, match="finite number"):
-        WeightsHeader(**fields, metrics={"val.loss": float("nan")})
-
-
 def test_no_flipped_bit_goes_unnoticed(path: Path) -> None:
     write_tensors(path, {"a": torch.ones(3), "b": torch.zeros(2, dtype=torch.int64)}, {"k": "v"})
     sound = path.read_bytes()
@@ -141,53 +133,17 @@ def test_no_flipped_bit_goes_unnoticed(path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError):
             read_tensors(path)
-
-
-@pytest.mark.parametrize("sixteenth", range(17))
-def test_file_that_is_cut_short_or_too_long_is_refused(sixteenth: int, path: Path) -> None:
-    save_weights(path, tensors(), HEADER)
-    whole = path.read_bytes() + b"\0"
-    path.write_bytes(whole[: len(whole) * sixteenth // 16])
-    with pytest.raises(
-        CheckpointError, match=r"best\.safetensors: it is no sound safetensors file"
-    ):
-        read_weights(path)
-
-
-def test_damage_is_found_by_the_digest(path: Path) -> None:
-    write_tensors(path, {"a": torch.ones(3)}, {"k": "value"})
-    sound = path.read_bytes()
-    for damaged in (sound[:-1] + bytes([sound[-1] ^ 1]), sound.replace(b"value", b"vapue")):
-        path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="it does not match its SHA-256 digest"):
-            read_tensors(path)
-
-
-def test_random_damage_never_escapes_as_another_error(path: Path) -> None:
-    write_tensors(path, {"a": torch.ones(3)}, {"k": "v"})
-    sound = path.read_bytes()
-    choose = random.Random(1)
-    for _ in range(500):
-        damaged = bytearray(sound)
-        for _ in range(choose.randrange(1, 6)):
-            start = choose.randrange(len(damaged))
-            damaged[start : start + choose.randrange(4)] = choose.randbytes(choose.randrange(4))
-        if damaged == sound:
-            continue
-        path.write_bytes(damaged)
-        with pytest.raises(CheckpointError):
-            read_tensors(path)
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="it does not match its SHA-256 digest"):
+        read_tensors(path)
 
 
 HALVES = '{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
 HEADERS = {
     "overlapping": f'{{"a":{HALVES},"b":{HALVES}}}',
     "shape-lie": '{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}',
-    "overflow": f'{{"a":{{"dtype":"F32","shape":[{2**62},4,2],"data_offsets":[0,8]}}}}',
-    "late-start": '{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
     "unknown-dtype": '{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}',
     "metadata-numbers": f'{{"__metadata__":{{"a":1}},"a":{HALVES}}}',
-    "half-json": '{"a":',
     "deep": '{"a":' + "[" * 100_000,
     "no-digest": f'{{"a":{HALVES}}}',
 }
@@ -201,23 +157,21 @@ def test_header_that_does_not_hold_together_is_refused(name: str, path: Path) ->
         read_tensors(path)
 
 
-class _Canary:
+class Canary:
+    """Object that makes a directory when it is unpickled."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
         return os.mkdir, (str(self.path),)
 
 
 def test_pickle_is_refused_unread(path: Path, tmp_path: Path) -> None:
-    canary = _Canary(tmp_path / "canary")
-    path.write_bytes(pickle.dumps(canary))
+    torch.save({"a": Canary(tmp_path / "canary")}, path)
     with pytest.raises(CheckpointError, match="it is no sound safetensors file"):
         read_weights(path)
-    torch.save({"a": canary}, path)
-    with pytest.raises(CheckpointError, match="it is no sound safetensors file"):
-        read_weights(path)
-    assert not canary.path.exists()
+    assert not (tmp_path / "canary").exists()
 
 
 def test_other_files_of_tensors_are_refused(path: Path) -> None:
@@ -227,6 +181,15 @@ def test_other_files_of_tensors_are_refused(path: Path) -> None:
     write_tensors(path, tensors(), {"checkpoint": "{}"})
     with pytest.raises(CheckpointError, match="it holds no weights that a run delivered"):
         read_weights(path)
+
+
+def test_file_that_is_cut_short_or_too_long_is_refused(path: Path) -> None:
+    save_weights(path, tensors(), HEADER)
+    whole = path.read_bytes()
+    for content in (whole + b"\0", *(whole[: len(whole) * part // 16] for part in range(16))):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"best\.safetensors: it is no sound safetensors"):
+            read_weights(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")

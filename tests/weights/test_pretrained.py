@@ -41,13 +41,6 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.equal(found[name], tensor), name
 
 
-def refused(folder: Path, *overrides: str) -> list[str]:
-    """Return the messages of a spec that starts from something that is not there."""
-    with pytest.raises(SpecError) as raised:
-        build_from_spec(write_tiny(folder), overrides=overrides)
-    return [str(problem) for problem in raised.value.errors]
-
-
 @pytest.mark.parametrize("seed", [None, 0])
 def test_network_has_the_weights_of_the_file(folder: Path, seed: int | None) -> None:
     path = write_tiny(folder)
@@ -112,6 +105,7 @@ def test_path_counts_from_what_it_is_written_in(folder: Path) -> None:
     assert path(above, "model.weights.path=one.pth") == str(cwd / "one.pth")
     assert path({"extends": str(above), "model": {"weights": "two.pth"}}) == str(cwd / "two.pth")
     assert path(above, "model.weights=/one.pth") == os.path.realpath("/one.pth")
+    assert load_spec(above, overrides=["model.weights=null"]).model.weights is None
 
 
 def test_path_alone_is_short_for_a_mapping(folder: Path) -> None:
@@ -122,13 +116,6 @@ def test_path_alone_is_short_for_a_mapping(folder: Path) -> None:
     assert short == long
     assert short.model.weights == WeightsSpec(path=str(folder / "five.pth"))
     assert load_spec_text(dump_spec(short)) == short
-
-
-def test_null_takes_the_weights_of_a_layer_below_away(folder: Path) -> None:
-    path = folder / "above.yaml"
-    write_tiny(folder)
-    path.write_text("extends: tiny.yaml\nmodel: {weights: five.pth}\n", encoding="utf-8")
-    assert load_spec(path, overrides=["model.weights=null"]).model.weights is None
 
 
 @pytest.mark.parametrize(
@@ -152,20 +139,26 @@ def test_wrong_value_is_refused(folder: Path, value: str, message: str) -> None:
     assert message in str(raised.value)
 
 
-def test_missing_file_is_refused_where_it_is_named(folder: Path) -> None:
-    [message] = refused(folder, "model.weights=fve.pth")
-    assert message == (
-        "<command line>:--set: error[unknown-name]: model.weights: "
-        f"{folder / 'fve.pth'}: there is no such file\n"
-        "      | model.weights=fve.pth\n"
-        "      |               ^"
-    )
-
-
-def test_directory_is_refused_with_what_to_name(folder: Path) -> None:
-    [message] = refused(folder, "model.weights={new_head: true, path: .}")
-    assert "this is a directory; a run's weights are its best.safetensors" in message
-    assert message.endswith(f"\n      | {' ' * 37}^")
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("fve.pth", "fve.pth: there is no such file"),
+        ("{new_head: true, path: .}", "directory; a run's weights are its best.safetensors"),
+        (
+            "torchvision:ResNet50_Weights.IMAGENET1K_V3",
+            "torchvision has no weights of a ResNet named 'ResNet50_Weights.IMAG",
+        ),
+    ],
+)
+def test_weights_that_are_not_there_are_named_with_their_place(
+    value: str, reason: str, folder: Path
+) -> None:
+    with pytest.raises(SpecError) as raised:
+        build_from_spec(write_tiny(folder), overrides=[f"model.weights={value}"])
+    [message] = map(str, raised.value.errors)
+    assert message.startswith("<command line>:--set: error[")
+    assert reason in message
+    assert f"\n      | model.weights={value}\n" in message
 
 
 def test_file_is_looked_for_only_where_it_is_needed(folder: Path) -> None:
@@ -246,9 +239,6 @@ def test_download_that_fails_says_where_to_put_the_file(
 
 
 def test_unknown_published_name_gets_the_nearest(folder: Path) -> None:
-    [message] = refused(folder, "model.weights=torchvision:ResNet50_Weights.IMAGENET1K_V3")
-    assert "torchvision has no weights of a ResNet named 'ResNet50_Weights.IMAG" in message
-    assert message.endswith("did you mean: ResNet50_Weights.IMAGENET1K_V2")
     spec = read_spec(write_tiny(folder), overrides=["model.weights=torchvision:ResNet18"])
     with pytest.raises(UsageError, match="no weights named 'ResNet18'; did you mean ResNet18_W"):
         build(spec)
