@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +30,7 @@ from resnet_builder.parts import (
 )
 from resnet_builder.plugins import import_plugins
 from resnet_builder.spec.load import Draft, read_draft
-from resnet_builder.spec.schema import ModelSpec, Spec, StageSpec
+from resnet_builder.spec.schema import ModelSpec, Spec
 from resnet_builder.weights.pretrained import load_pretrained
 
 Source = str | Path | Mapping[str, object] | Draft
@@ -47,14 +46,12 @@ class CheckedSpec:
         spec: Resolved spec, if nothing is wrong.
         network: Network on the meta device, if it can be built.
         macs: Multiply-adds for one image, if they were asked for.
-        notices: Remarks for the user, one line each.
     """
 
     problems: tuple[Problem, ...]
     spec: Spec | None
     network: ResNet | None
     macs: int | None = None
-    notices: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -103,7 +100,7 @@ def check_source(
     if info is not None and draft.model is not None and not draft.is_wrong("data"):
         model = resolve_model(draft.model, info)
         try:
-            strides = total_strides(stem_stride(model), model.stages)
+            strides = total_strides(model)
             found = list(checks.model_problems(model, strides, draft))
             problems += [*found, *checks.resizing_problems(model, strides, draft)]
             if not found:
@@ -125,7 +122,7 @@ def check_source(
         data = None if draft.spec.data is None else resolve_data(draft.spec.data)
         update = {"model": model, "data": data, "plugins": imported}
         spec = draft.spec.model_copy(update=update)
-    return CheckedSpec(ordered, spec, network, macs, draft.notices)
+    return CheckedSpec(ordered, spec, network, macs)
 
 
 def load_experiment(
@@ -138,27 +135,24 @@ def load_experiment(
 ) -> Experiment:
     """Read a spec that is to be trained, and check it in full.
 
-    Args:
-        source: As for :func:`check_source`.
-        overrides: As for :func:`check_source`.
-        fragments: As for :func:`check_source`.
-        plugins: As for :func:`check_source`.
-        with_weights: As for :func:`check_source`; a run with a checkpoint needs no pretrained
-            weights any more.
+    The arguments are those of :func:`check_source`. A run with a checkpoint needs no pretrained
+    weights any more, so ``with_weights`` is false there.
 
     Raises:
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
         UsageError: The spec has no ``data`` or no ``train``.
     """
-    checked = check_source(
-        source,
-        overrides=overrides,
-        fragments=fragments,
-        plugins=plugins,
-        with_weights=with_weights,
+    spec, network = _valid(
+        check_source(
+            source,
+            overrides=overrides,
+            fragments=fragments,
+            plugins=plugins,
+            with_weights=with_weights,
+        )
     )
-    return Experiment(*_valid(checked))
+    return Experiment(spec, network)
 
 
 def read_spec(
@@ -171,12 +165,7 @@ def read_spec(
 ) -> Spec:
     """Read a spec, check it in full, and write out its defaults.
 
-    Args:
-        source: As for :func:`check_source`.
-        overrides: As for :func:`check_source`.
-        fragments: As for :func:`check_source`.
-        plugins: As for :func:`check_source`.
-        with_weights: As for :func:`check_source`.
+    The arguments are those of :func:`check_source`.
 
     Returns:
         Resolved spec, with or without data and a recipe.
@@ -185,14 +174,15 @@ def read_spec(
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
     """
-    checked = check_source(
-        source,
-        overrides=overrides,
-        fragments=fragments,
-        plugins=plugins,
-        with_weights=with_weights,
+    spec, _ = _valid(
+        check_source(
+            source,
+            overrides=overrides,
+            fragments=fragments,
+            plugins=plugins,
+            with_weights=with_weights,
+        )
     )
-    spec, _ = _valid(checked)
     return spec
 
 
@@ -200,34 +190,6 @@ def _valid(checked: CheckedSpec) -> tuple[Spec, ResNet]:
     if checked.spec is None or checked.network is None:
         raise SpecError(checked.problems)
     return checked.spec, checked.network
-
-
-@overload
-def build_from_spec(
-    source: Source,
-    *,
-    device: str = "cpu",
-    seed: int | None = None,
-    overrides: Sequence[str] = (),
-    fragments: Sequence[str | Path] = (),
-    plugins: Sequence[str] = (),
-    features: None = None,
-    output_stride: int | None = None,
-) -> ResNet: ...
-
-
-@overload
-def build_from_spec(
-    source: Source,
-    *,
-    device: str = "cpu",
-    seed: int | None = None,
-    overrides: Sequence[str] = (),
-    fragments: Sequence[str | Path] = (),
-    plugins: Sequence[str] = (),
-    features: Sequence[str],
-    output_stride: int | None = None,
-) -> Features: ...
 
 
 def build_from_spec(
@@ -255,6 +217,9 @@ def build_from_spec(
         output_stride: Total stride of the last stage. Strides beyond it are replaced with
             dilation; the weights stay the same.
 
+    Returns:
+        Network, or its backbone if ``features`` are given.
+
     Raises:
         CheckpointError: The pretrained weights are damaged, or of another network.
         DataError: The pretrained weights cannot be downloaded.
@@ -266,14 +231,12 @@ def build_from_spec(
     spec = read_spec(
         source, overrides=overrides, fragments=fragments, plugins=plugins, with_weights=True
     )
-    network = _build(
-        spec.model, device=device, seed=seed, pretrained=True, output_stride=output_stride
-    )
+    network = _build(spec.model, device, seed, pretrained=True, output_stride=output_stride)
     if features is None:
         return network
-    _, *strides = total_strides(stem_stride(spec.model), spec.model.stages, output_stride)
-    names = (f"layer{number}" for number in range(1, len(strides) + 1))
-    return Features(network, features, strides=dict(zip(names, strides, strict=True)))
+    _, *strides = total_strides(spec.model, output_stride)
+    by_stage = {f"layer{number}": stride for number, stride in enumerate(strides, 1)}
+    return Features(network, features, strides=by_stage)
 
 
 def build(
@@ -303,13 +266,12 @@ def build(
         UsageError: There is no such device.
     """
     if isinstance(source, Experiment):  # checked already
-        return _build(source.model, device=device, seed=seed, pretrained=pretrained)
+        return _build(source.model, device, seed, pretrained=pretrained)
     spec = resolve(source)
-    network = _build(spec.model, device=device, seed=seed, pretrained=pretrained)
+    network = _build(spec.model, device, seed, pretrained=pretrained)
     if spec.expect is not None:
-        differing = checks.unexpected(network, spec.expect)
-        problems = [Problem("expect", f"expect.{key}", text) for key, text in differing]
-        if problems:
+        unexpected = checks.unexpected(network, spec.expect)
+        if problems := [Problem("expect", f"expect.{key}", text) for key, text in unexpected]:
             raise SpecError(problems)
     return network
 
@@ -332,11 +294,42 @@ def build_on_meta(model: ModelSpec, *, output_stride: int | None = None) -> ResN
     return network
 
 
+def total_strides(model: ModelSpec, output_stride: int | None = None) -> list[int]:
+    """Total strides behind the stem and behind each stage.
+
+    Strides beyond ``output_stride`` are replaced with dilation, which keeps every output pixel and
+    puts new ones between (Chen et al. 2017, section 3.1, https://arxiv.org/abs/1706.05587).
+
+    Args:
+        model: Section ``model`` of a resolved spec.
+        output_stride: Total stride of the last stage; ``None`` leaves all strides as they are.
+
+    Raises:
+        PlacedPartError: The stem's options do not fit together.
+        UsageError: The strides do not reach ``output_stride``.
+    """
+    with torch.device("meta"):  # only the stem itself knows its stride
+        stem: Stem = model_part(model, "stem").make(
+            model.in_channels, norm=nn.Identity, activation=nn.Identity
+        )
+    totals = [stem.stride]
+    for stage in model.stages:
+        total = totals[-1] * stage.stride
+        too_large = output_stride is not None and total > output_stride
+        totals.append(totals[-1] if too_large else total)
+    if output_stride is not None and totals[-1] != output_stride:
+        reached = ", ".join(map(str, sorted(set(total_strides(model)))))
+        raise UsageError(
+            f"output_stride cannot be {output_stride}: the network's strides reach {reached}"
+        )
+    return totals
+
+
 def _build(
     model: ModelSpec,
-    *,
     device: str,
     seed: int | None,
+    *,
     pretrained: bool,
     output_stride: int | None = None,
 ) -> ResNet:
@@ -356,33 +349,22 @@ def _build(
 
 def _construct(model: ModelSpec, output_stride: int | None) -> ResNet:
     """Make all layers of a network, stem to head, on torch's default device."""
-    assert model.in_channels is not None, "the spec is resolved"
-    layer_factories = {
-        key: model_part(model, key).make for key in ("norm", "activation", "antialias")
-    }
-    stem: Stem = model_part(model, "stem").make(model.in_channels, **layer_factories)
+    factories = {key: model_part(model, key).make for key in ("norm", "activation", "antialias")}
+    stem: Stem = model_part(model, "stem").make(model.in_channels, **factories)
     layers = dict(stem.layers)
 
     channels, dilation = stem.out_channels, 1
-    strides = total_strides(stem.stride, model.stages, output_stride)
+    strides = total_strides(model, output_stride)
     for number, stage in enumerate(model.stages):
         previous_dilation = dilation
-        replace_stride_with_dilation = strides[number + 1] != strides[number] * stage.stride
-        if replace_stride_with_dilation:
-            dilation *= stage.stride
-        blocks = _build_stage(
-            model,
-            number,
-            channels,
-            layer_factories,
-            previous_dilation=previous_dilation,
-            dilation=dilation,
-        )
+        if strides[number + 1] != strides[number] * stage.stride:
+            dilation *= stage.stride  # in place of the stride
+        blocks = _build_stage(model, number, channels, factories, previous_dilation, dilation)
         layers[f"layer{number + 1}"] = nn.Sequential(*blocks)
         channels = blocks[-1].out_channels
 
     head = model_part(model, "head")
-    for name, layer in head.make(channels, model.num_classes, **layer_factories).items():
+    for name, layer in head.make(channels, model.num_classes, **factories).items():
         if name in layers:
             cause = PartError(f"its layer '{name}' has the name of one before it")
             raise PlacedPartError(cause, head.path)
@@ -394,38 +376,26 @@ def _build_stage(
     model: ModelSpec,
     number: int,
     in_channels: int,
-    layer_factories: Mapping[str, Callable[..., Any]],
-    *,
+    factories: Mapping[str, Callable[..., Any]],
     previous_dilation: int,
     dilation: int,
 ) -> list[Any]:
-    """Make the blocks of a stage: only the first one strides and changes the width.
-
-    Args:
-        model: Resolved section ``model``.
-        number: Index of the stage.
-        in_channels: Width of the stage's input.
-        layer_factories: Makers of norms, activations and antialias filters, by key.
-        previous_dilation: Dilation of the stage before.
-        dilation: Dilation of this stage; a multiple of the former if it replaces the stride.
-    """
+    """Make the blocks of a stage: only the first one strides and changes the width."""
     stage = model.stages[number]
     block, shortcut, attention = (stage_part(model, number, key) for key in STAGE_PARTS)
     if dilation != 1 and not block.accepts >= {"previous_dilation", "dilation"}:
         raise PartError(f"block '{block.part.type}' takes no dilation, which `output_stride` needs")
-    stride, replaced_stride = stage.stride, 1
-    if dilation != previous_dilation:
-        stride, replaced_stride = 1, stage.stride
+    is_dilated = dilation != previous_dilation  # in place of the stage's stride
     # A pre-activated block adds bare sums, so its shortcut has no norm.
-    shortcut_norm = nn.Identity if is_preactivated(block.part) else layer_factories["norm"]
+    shortcut_norm = nn.Identity if is_preactivated(block.part) else factories["norm"]
 
     blocks: list[Any] = []
-    for drop_path in drop_path_rates(model)[number]:
-        first = not blocks
+    for index in range(stage.blocks):
+        first = index == 0
         made = block.make(
             in_channels,
             stage.channels,
-            stride=stride if first else 1,
+            stride=stage.stride if first and not is_dilated else 1,
             # Convolutions up to the one that would stride still see the pixels of before.
             previous_dilation=previous_dilation if first else dilation,
             dilation=dilation,
@@ -433,12 +403,12 @@ def _build_stage(
             shortcut=_shortcut_factory(
                 shortcut,
                 norm=shortcut_norm,
-                replaced_stride=replaced_stride if first else 1,
+                replaced_stride=stage.stride if first and is_dilated else 1,
                 dilation=previous_dilation,
             ),
             attention=attention.make,
-            drop_path=drop_path,
-            **layer_factories,
+            drop_path=_drop_path_rate(model, number, index),
+            **factories,
         )
         blocks.append(made)
         in_channels = made.out_channels
@@ -459,61 +429,17 @@ def _shortcut_factory(shortcut: PlacedPart, **contract: object) -> ShortcutFacto
     return make
 
 
-def stem_stride(model: ModelSpec) -> int:
-    """Return the total stride of a network's stem."""
-    with torch.device("meta"):
-        stem: Stem = model_part(model, "stem").make(
-            model.in_channels, norm=nn.Identity, activation=nn.Identity
-        )
-    return stem.stride
-
-
-def total_strides(
-    stem_stride: int, stages: Sequence[StageSpec], output_stride: int | None = None
-) -> list[int]:
-    """Total strides behind the stem and behind each stage.
-
-    Strides beyond ``output_stride`` are replaced with dilation, which keeps every output pixel and
-    puts new ones between (Chen et al. 2017, section 3.1, https://arxiv.org/abs/1706.05587).
-
-    Args:
-        stem_stride: Total stride of the stem.
-        stages: Stages with their strides.
-        output_stride: Total stride of the last stage; ``None`` leaves all strides as they are.
-
-    Raises:
-        UsageError: The strides do not reach ``output_stride``.
-    """
-    totals = [stem_stride]
-    for stage in stages:
-        total = totals[-1] * stage.stride
-        too_large = output_stride is not None and total > output_stride
-        totals.append(totals[-1] if too_large else total)
-    if output_stride is not None and totals[-1] != output_stride:
-        reached = sorted(set(total_strides(stem_stride, stages)))
-        raise UsageError(
-            f"output_stride cannot be {output_stride}: "
-            f"the network's strides reach {', '.join(map(str, reached))}"
-        )
-    return totals
-
-
-def drop_path_rates(model: ModelSpec) -> list[list[float]]:
-    """Drop-path probability of each block of each stage: linear from 0.
+def _drop_path_rate(model: ModelSpec, stage: int, block: int) -> float:
+    """Drop-path probability of a block: it rises linearly from 0 at the network's first block.
 
     Huang et al. 2016, section 3, https://arxiv.org/abs/1603.09382.
     """
-    count = sum(stage.blocks for stage in model.stages)
-    rates = iter(
-        [model.drop_path * number / (count - 1) for number in range(count)]
-        if count > 1
-        else [model.drop_path]
-    )
-    return [list(islice(rates, stage.blocks)) for stage in model.stages]
+    counts = [stage.blocks for stage in model.stages]
+    number, last = sum(counts[:stage]) + block, sum(counts) - 1
+    return model.drop_path * number / last if last else model.drop_path
 
 
 def _zero_residuals(network: ResNet) -> None:
-    """Make every block start as its shortcut."""
     block: Any
     for stage in network.stages:
         for block in stage:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_consent_imports_it(spec: Path, how: str, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("RESNET_BUILDER_PLUGINS", "other, my_blocks.py")
     else:
         plugins = ["my_blocks.py" if how == "as declared" else str(spec.with_name("my_blocks.py"))]
-    network = build_from_spec(spec, seed=0, plugins=plugins)
+    network: Any = build_from_spec(spec, seed=0, plugins=plugins)
     assert network.depth == 6
     assert network(torch.ones(2, 3, 32, 32)).shape == (2, 10)
     assert spec.with_name("canary").exists()
