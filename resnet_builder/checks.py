@@ -268,12 +268,15 @@ def forward_problems(
 
 def network_problems(network: ResNet, macs: int | None, draft: Draft) -> Iterator[Problem]:
     """Check what the recipe and ``expect`` say of a network that was built."""
-    # torch's SyncBatchNorm replaces batch norms only.
-    has_batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-    if draft.train is not None and draft.train.sync_norm and not has_batch_norm:
-        yield draft.positions.problem(
-            "no-effect", ("train", "sync_norm"), "has no effect on a network without batch norms"
-        )
+    if draft.train is not None and draft.train.sync_norm:
+        # torch's SyncBatchNorm replaces batch norms only, and computes on CUDA only.
+        reason = None
+        if not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+            reason = "has no effect on a network without batch norms"
+        elif draft.run is not None and not draft.run.device.startswith(("auto", "cuda")):
+            reason = f"has no effect without CUDA, and `run.device` is '{draft.run.device}'"
+        if reason is not None:
+            yield draft.positions.problem("no-effect", ("train", "sync_norm"), reason)
     if draft.expect is not None:
         for key, message in unexpected(network, draft.expect, macs=macs):
             yield draft.positions.problem("expect", ("expect", key), message)

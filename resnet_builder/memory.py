@@ -1,8 +1,8 @@
-"""Memory estimate of a training: what it takes of memory and disk, before any of it is taken."""
+"""Memory and disk estimate of a training, made on meta before any of it is taken."""
 
 import traceback
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -25,18 +25,14 @@ from resnet_builder.runs.files import Warn, storage_errors
 from resnet_builder.spec.recipe import AdamW, OptimizerSpec, Sgd
 from resnet_builder.system import free_disk, is_out_of_memory
 
-SHARE = 0.8
-"""Share of the free memory that an estimate may come to without a warning."""
+_SHARE = 0.8  # of the free memory, which an estimate may come to without a warning
 
-HEAP = 1.35
-"""Size of the heap at its fullest, relative to what is alive.
+# Size of the heap at its fullest, relative to the living tensors. What a layer frees serves
+# another only if that fits into it, which depends on chance: 16 trainings had from 1.2 to 1.6.
+_HEAP = 1.35
 
-What a layer frees serves another only if that fits into it, which depends on chance: from 1.2 to
-1.6 was measured (``benchmarks/results/resources.json``).
-"""
-
-KERNELS = 16 * 2**20
-"""Kernels that oneDNN makes for a network's shapes, and pages of libraries that it first uses."""
+# Kernels that oneDNN generates for a network's shapes, and pages of libraries first used by it.
+_KERNELS = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +46,14 @@ class MemoryEstimate:
         processes: Number of processes that divide each batch.
         precision: Precision of the activations.
         parameters: Parameters and buffers.
-        gradients: Gradients of what is trained.
+        gradients: Gradients of the parameters that are trained.
         optimizer: State of the optimizer.
-        copies: The moving average, and the weights that did best on validation.
+        copies: Moving average of the weights, and the best weights on validation.
         activations: Activations saved for the backward pass, and the gradients of one layer.
-        overhead: Kernels, and free memory into which nothing fits.
+        overhead: Kernels, and fragmentation of the heap.
         images: Images of the dataset; 0 where their number is not known.
         checkpoint: A checkpoint on the disk.
-        disk: All files of a run on the disk.
+        disk: All files of a run on the disk, at their most.
     """
 
     name: str
@@ -96,11 +92,11 @@ class MemoryEstimate:
         return self.network + self.images
 
     def with_images(self, images: int) -> int:
-        """Return what ``network`` would be with another micro-batch size."""
-        # In bf16, half the size of the weights are their copies, however few the images.
+        """Return the value of ``network`` for another micro-batch size."""
+        # Activations in bf16 include a bf16 copy of the weights, however few the images.
         fixed = self.parameters // 2 if self.precision == "bf16" else 0
         change = (self.activations - fixed) * (images - self.micro_batch_size)
-        return self.network + round(HEAP * change / self.micro_batch_size)
+        return self.network + round(_HEAP * change / self.micro_batch_size)
 
     def largest_micro_batch(self, limit: int) -> int:
         """Return the number of images that can be computed at a time within ``limit`` bytes."""
@@ -108,14 +104,13 @@ class MemoryEstimate:
         return max(0, (limit - none) // (one - none))
 
     def table(self) -> str:
-        """Return what takes how much, a line each."""
-        activations = f"activations of {self.micro_batch_size:,} images, {self.precision}"
+        """Format the parts of the estimate as lines of text."""
         rows = {
             "parameters": self.parameters,
             "gradients": self.gradients,
             "optimizer": self.optimizer,
             "copies of the weights": self.copies,
-            activations: self.activations,
+            f"activations of {self.micro_batch_size:,} images, {self.precision}": self.activations,
             "kernels and heap": self.overhead,
             "images of the dataset": self.images,
         }
@@ -134,9 +129,10 @@ def size_text(count: int) -> str:
 def estimate_training(
     experiment: Experiment, precision: Literal["fp32", "bf16"], *, processes: int = 1
 ) -> MemoryEstimate:
-    """Estimate the memory of a training process. Nothing is computed, and no memory taken for it.
+    """Estimate the memory of a training process, without computing anything.
 
-    Within a fifth of what 16 trainings on a CPU took. ``torch.compile`` takes less.
+    The estimate was within a fifth of the memory of 16 trainings on a CPU. ``torch.compile`` takes
+    less.
 
     Args:
         experiment: The experiment.
@@ -148,7 +144,11 @@ def estimate_training(
     checkpointed = recipe.activation_checkpointing
     if checkpointed == "all":
         checkpointed = tuple(sections(network).keys() - {"stem", "head"})
-    with _in_training(network, frozen=recipe.freeze):
+    # A copy of the network would take seconds for 1,202 layers, even on meta.
+    frozen = [layer for name in recipe.freeze for layer in sections(network)[name]]
+    for layer in map(network.get_submodule, frozen):
+        layer.requires_grad_(False).eval()
+    try:
         trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)
         activations = activation_memory(
             network,
@@ -157,6 +157,9 @@ def estimate_training(
             bf16=precision == "bf16",
             checkpointed=checkpointed,
         ).peak
+    finally:
+        for layer in map(network.get_submodule, frozen):
+            layer.requires_grad_(True).train()
     info = input_info(experiment.data)
     is_validated = experiment.data.validation != 0 or info.own_validation is not False
     weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
@@ -174,7 +177,7 @@ def estimate_training(
         optimizer=optimizer,
         copies=copies,
         activations=activations,
-        overhead=KERNELS + round((HEAP - 1) * (trained + optimizer + activations)),
+        overhead=_KERNELS + round((_HEAP - 1) * (trained + optimizer + activations)),
         images=(info.training_images or 0) * prod(experiment.input_shape),
         checkpoint=checkpoint,
         disk=checkpoint * (recipe.keep_checkpoints + 2) + 2 * weights,
@@ -183,31 +186,9 @@ def estimate_training(
 
 def state_copies(spec: OptimizerSpec) -> int:
     """Return the number of values in an optimizer's state for each parameter."""
-    match spec:
-        case Sgd(momentum=momentum):
-            return int(momentum > 0)
-        case AdamW():
-            return 2
-        case _:  # Muon
-            return 1
-
-
-@contextmanager
-def _in_training(network: nn.Module, *, frozen: Collection[str]) -> Iterator[None]:
-    """Context in which a network is in training mode, and sections of it are frozen."""
-    modes = [(module, module.training) for module in network.modules()]
-    needs = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    network.train()
-    for section, layers in sections(network).items():
-        for layer in layers if section in frozen else ():
-            network.get_submodule(layer).requires_grad_(False).eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, need in needs:
-            parameter.requires_grad_(need)
+    if isinstance(spec, Sgd):
+        return int(spec.momentum > 0)
+    return 2 if isinstance(spec, AdamW) else 1  # Muon, and the SGD beside it, have momentum
 
 
 def memory_warning(
@@ -228,7 +209,7 @@ def memory_warning(
     if device.type == "cpu":
         free //= processes
         needed, images = estimate.memory, estimate.images
-    limit = round(SHARE * free)
+    limit = round(_SHARE * free)
     if needed <= limit:
         return None
     return (
@@ -243,11 +224,10 @@ def _largest_batch(estimate: MemoryEstimate, limit: int) -> str:
     if micro_batch == 0:
         return "no batch fits: the network or the dataset is too large"
     share = estimate.batch_size // estimate.processes
-    needed = _divisor(share, -(-share // micro_batch))
     largest = micro_batch * estimate.accumulate * estimate.processes
     return (
         f"the largest train.batch_size that fits is {largest}; this one fits in smaller "
-        f"micro-batches, with train.accumulate={needed}"
+        f"micro-batches, with train.accumulate={_divisor(share, -(-share // micro_batch))}"
     )
 
 
@@ -269,14 +249,17 @@ def check_disk(estimate: MemoryEstimate, place: Path, warn: Warn) -> None:
     """
     with storage_errors("look for room at", place):
         free = free_disk(place)
-    one, all_ = size_text(estimate.checkpoint), size_text(estimate.disk)
+    # Two, because a checkpoint is written in full before the one before it is removed.
     if free < 2 * estimate.checkpoint:
         raise StorageError(
-            f"no room for two checkpoints of {one} each at {place}: {size_text(free)} are free; "
-            "make room, or choose another place"
+            f"no room for two checkpoints of {size_text(estimate.checkpoint)} each at {place}: "
+            f"{size_text(free)} are free; make room, or choose another place"
         )
     if free < estimate.disk:
-        warn(f"a run keeps up to {all_} at {place}, and {size_text(free)} are free")
+        warn(
+            f"a run keeps up to {size_text(estimate.disk)} at {place}, and {size_text(free)} are "
+            "free"
+        )
 
 
 @contextmanager
@@ -374,34 +357,25 @@ def activation_memory(
     """
     memory = ActivationMemory()
     with deduplicate_blocks(network) as repeats, _hooked(network, repeats, checkpointed, memory):
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         try:
+            # On meta, autocast changes no dtype; fake tensors of the CPU take no memory either.
             with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                images = torch.empty(shape, device="cpu")
-                _follow(network, _fake_tensors(network), images, memory)
+                fake = {
+                    name: torch.empty(t.shape, dtype=t.dtype, requires_grad=t.requires_grad)
+                    for name, t in tensors.items()
+                }
+                _forward(network, fake, torch.empty(shape), memory)
         except Exception:  # a plugin may hold a tensor that does not go together with fake ones
             memory.saved.clear()
-            _follow(network, _tensors(network), torch.empty(shape, device="meta"), memory)
+            _forward(network, tensors, torch.empty(shape, device="meta"), memory)
     return memory
 
 
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
-
-
-def _fake_tensors(network: nn.Module) -> dict[str, Tensor]:
-    # On meta autocast changes no type; fake tensors of the CPU take no memory either.
-    return {
-        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").requires_grad_(
-            tensor.requires_grad
-        )
-        for name, tensor in _tensors(network).items()
-    }
-
-
-def _follow(
-    network: nn.Module, tensors: Mapping[str, Tensor], images: Tensor, memory: ActivationMemory
+def _forward(
+    network: nn.Module, tensors: dict[str, Tensor], images: Tensor, memory: ActivationMemory
 ) -> None:
-    """Run images through the network, and note what autograd saves."""
+    """Run a forward pass, and record the tensors that autograd saves."""
     own = {tensor.untyped_storage()._cdata for tensor in tensors.values()}
     held: dict[int, Tensor] = {}
 
@@ -413,7 +387,7 @@ def _follow(
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        functional_call(network, dict(tensors), (images,))
+        functional_call(network, tensors, (images,))
 
 
 @contextmanager
@@ -423,41 +397,38 @@ def _hooked(
     checkpointed: Collection[str],
     memory: ActivationMemory,
 ) -> Iterator[None]:
-    """Context with hooks that measure outputs, and count what is saved once for many, or not."""
+    """Context with hooks that record outputs, checkpointed blocks, and blocks that stand for N."""
     starts: dict[str, int] = {}
 
     def measure(_layer: nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
-            memory.largest_output = max(memory.largest_output, _size(output))
+            memory.largest_output = max(memory.largest_output, output.untyped_storage().nbytes())
 
-    def begin(name: str, *_: object) -> None:
+    def enter(name: str, *_: object) -> None:
         starts[name] = len(memory.saved)
 
     def forget(name: str, _block: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
         start = starts[name]
         memory.recomputed = max(memory.recomputed, sum(memory.saved[start:]))
-        memory.saved[start:] = [_size(inputs[0])]
+        memory.saved[start:] = [inputs[0].untyped_storage().nbytes()]
 
     def repeat(name: str, *_: object) -> None:
         memory.saved.extend(memory.saved[starts[name] :] * (repeats[name] - 1))
 
-    hooks = [layer.register_forward_hook(measure) for layer in network.modules()]
     forgotten = [
         f"{stage}.{name}"
         for stage in checkpointed
         for name, _ in network.get_submodule(stage).named_children()
     ]
-    for name in {*forgotten, *repeats}:
-        hooks.append(network.get_submodule(name).register_forward_pre_hook(partial(begin, name)))
-    for names, note in ((forgotten, forget), (repeats, repeat)):
-        for name in names:
-            hooks.append(network.get_submodule(name).register_forward_hook(partial(note, name)))
-    try:
+    with ExitStack() as hooks:
+        for layer in network.modules():
+            hooks.enter_context(layer.register_forward_hook(measure))
+        for name in {*forgotten, *repeats}:
+            block = network.get_submodule(name)
+            hooks.enter_context(block.register_forward_pre_hook(partial(enter, name)))
+        # A repeated block is first reduced to its input, if it is checkpointed, and then counted.
+        for names, hook in ((forgotten, forget), (repeats, repeat)):
+            for name in names:
+                block = network.get_submodule(name)
+                hooks.enter_context(block.register_forward_hook(partial(hook, name)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _size(tensor: Tensor) -> int:
-    return tensor.untyped_storage().nbytes()

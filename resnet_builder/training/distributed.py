@@ -265,6 +265,30 @@ def check_batch_size(batch_size: int, accumulate: int, ctx: DistributedContext) 
         )
 
 
+def check_sync_norm(device: torch.device, ctx: DistributedContext) -> None:
+    """Check that batch norms can be synchronised, if there are several processes.
+
+    Raises:
+        UsageError: The device is not CUDA, the only one that ``SyncBatchNorm`` supports.
+    """
+    if ctx.world_size > 1 and device.type != "cuda":
+        raise UsageError(
+            f"train.sync_norm: synchronised batch norm needs CUDA, and this run trains on "
+            f"'{device.type}'; set it to false"
+        )
+
+
+def sync_batch_norms(network: nn.Module, device: torch.device, ctx: DistributedContext) -> None:
+    """Replace the batch norms of a network by ``SyncBatchNorm``, if there are several processes.
+
+    Raises:
+        UsageError: As for :func:`check_sync_norm`.
+    """
+    check_sync_norm(device, ctx)
+    if ctx.world_size > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
 def reported_code(store: Store) -> int | None:
     """Return the exit code of the process that printed why all processes end, if one did."""
     return int(store.get(_CODE)) if store.check([_CODE]) else None

@@ -31,6 +31,7 @@ from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
     check_batch_size,
+    check_sync_norm,
 )
 from resnet_builder.training.runtime import pick_precision, resolve_device
 from resnet_builder.weights.pretrained import pretrained_digest
@@ -213,7 +214,10 @@ class _DataSource:
 
     def load(self, *, skip_bad: bool) -> DataSplits:
         """Load the data, on each machine first in one process: it downloads and scans for all."""
-        resolve_device(self.experiment.run.device, self.ctx)  # an error before any download
+        # Errors come before any download.
+        device = resolve_device(self.experiment.run.device, self.ctx)
+        if self.experiment.train.sync_norm:
+            check_sync_norm(device, self.ctx)
         with self.ctx.main_process_first(self.should_stop):
             data = load_data(
                 self.experiment.spec,

@@ -48,6 +48,7 @@ from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
     check_batch_size,
+    sync_batch_norms,
 )
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import Metrics, evaluate_images
@@ -125,7 +126,8 @@ def fit(
         warn=events.on_warning,
     )
     model.to(device).to(memory_format=MEMORY_FORMATS[runtime.memory_format])
-    _sync_batch_norms(model, recipe, device, ctx)
+    if recipe.sync_norm:
+        sync_batch_norms(model, device, ctx)
     has_unused = ctx.world_size > 1 and has_unused_parameters(
         experiment.network, experiment.input_shape
     )
@@ -394,24 +396,6 @@ def _open_callbacks(
     if not ctx.is_main_process:
         return CallbackList([])
     return CallbackList([LogFile(run.log, CallbackList(callbacks).on_warning), *callbacks])
-
-
-def _sync_batch_norms(
-    model: nn.Module, recipe: TrainSpec, device: torch.device, ctx: DistributedContext
-) -> None:
-    """Replace batch norms by SyncBatchNorm, if the recipe asks for it.
-
-    Raises:
-        UsageError: The device is not CUDA, the only one that SyncBatchNorm supports.
-    """
-    if not recipe.sync_norm or ctx.world_size == 1:
-        return
-    if device.type != "cuda":
-        raise UsageError(
-            f"train.sync_norm: synchronised batch norm needs CUDA, and this run trains on "
-            f"'{device.type}'; set it to false"
-        )
-    nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _make_loader(

@@ -79,16 +79,24 @@ def test_nproc_0_is_refused(tmp_path: Path) -> None:
     assert "0 is not in the range" in result.stderr
 
 
-def test_sync_norm_has_no_effect_without_batch_norms(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("run.device=auto", None),
+        ("run.device=cuda:1", None),
+        ("run.device=cpu", "without CUDA, and `run.device` is 'cpu'"),
+        ("model.norm={type: group_norm, groups: 2}", "on a network without batch norms"),
+    ],
+)
+def test_sync_norm_without_an_effect_is_an_error_of_the_spec(
+    change: str, reason: str | None, tmp_path: Path
+) -> None:
     spec = write_tiny(tmp_path)
-    norms = ("--set", "train.sync_norm=true", "--set", "model.norm={type: group_norm, groups: 2}")
-    result = call("validate", spec, *norms)
-    assert result.exit_code == 2
-    assert (
-        "error[no-effect]: train.sync_norm: has no effect on a network without batch norms"
-        in result.stderr
+    result = call("validate", spec, "--set", "train.sync_norm=true", "--set", change)
+    assert result.exit_code == (2 if reason else 0)
+    assert (f"error[no-effect]: train.sync_norm: has no effect {reason}" in result.stderr) == (
+        reason is not None
     )
-    assert call("validate", spec, *norms[:2]).exit_code == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent by os.kill")

@@ -1,13 +1,15 @@
-"""Two processes train what one does, step by step, and end together."""
+"""Distributed training: two processes train what one does, and end together."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
 
 from resnet_builder.builder import load_experiment
 from resnet_builder.errors import (
@@ -20,8 +22,7 @@ from resnet_builder.errors import (
 from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord
-from resnet_builder.training import checkpoint, step
-from resnet_builder.training.callbacks import MetricBuffer
+from resnet_builder.training import checkpoint, distributed, session, step
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
@@ -80,32 +81,15 @@ def base(*overrides: str) -> Experiment:
 
 
 def begin(ctx: DistributedContext, run: Path, *overrides: str) -> ResultRecord:
-    """Train; a process that does not lead is given a directory that must not be made."""
-    out = run if ctx.is_main_process else run.with_name("not-the-leader's")
-    return start_run(base(*overrides), out, ctx=ctx)
-
-
-def begin_recording(
-    ctx: DistributedContext, run: Path, *overrides: str
-) -> tuple[ResultRecord, list[float]]:
-    """Train; return also the loss of every step."""
-    losses: list[float] = []
-    append = MetricBuffer.append
-
-    def record(buffer: MetricBuffer, row: Tensor) -> None:
-        losses.append(row[0].item())
-        append(buffer, row)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MetricBuffer, "append", record)
-        return begin(ctx, run, *overrides), losses
+    """Train; only the main process is given a directory that may be made."""
+    return start_run(base(*overrides), run if ctx.is_main_process else run.parent / "no", ctx=ctx)
 
 
 def go_on(ctx: DistributedContext, run: Path, polls: int, *overrides: str) -> list[str]:
-    """Train until the second process is asked to stop; return what was warned of."""
+    """Train until the last process is asked to stop; return the warnings."""
     seen = Recorder()
-    count = after(polls if ctx.rank == ctx.world_size - 1 else 10_000)
-    how = {"should_stop": count, "callbacks": [seen]}
+    stop = after(polls if ctx.rank == ctx.world_size - 1 else 10_000)
+    how = {"should_stop": stop, "callbacks": [seen]}
     resume_run(base(*overrides), run, ctx=ctx, fit_options=how)
     return seen.warnings
 
@@ -115,30 +99,104 @@ def losses(run: Path) -> list[float]:
     return [row.train_loss for row in MetricsLog(RunDirectory(run)).read() if row.train_loss]
 
 
-def weights(run: Path) -> dict[str, Tensor]:
-    saved = checkpoint.load_newest(RunDirectory(run))
-    assert saved is not None
-    return dict(saved.tensors)
+def assert_equal_runs(run: Path, expected: Path) -> None:
+    """Compare losses and checkpoints, which differ by rounding."""
+    assert losses(run) == pytest.approx(losses(expected), rel=1e-4)
+    ours, theirs = (checkpoint.load_newest(RunDirectory(path)) for path in (run, expected))
+    assert ours is not None
+    assert theirs is not None
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for name, tensor in ours.tensors.items():
+        torch.testing.assert_close(tensor, theirs.tensors[name], rtol=1e-2, atol=1e-4, msg=name)
 
 
 @forked
-@pytest.mark.parametrize("overrides", [MIXED, CHECKPOINTED], ids=["mixed", "checkpointed"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param((*MIXED, "train.evaluate_every.steps=1"), id="mixed"),
+        pytest.param(CHECKPOINTED, id="checkpointed", marks=pytest.mark.ci),
+    ],
+)
 def test_two_processes_train_what_one_does(overrides: tuple[str, ...], tmp_path: Path) -> None:
-    record, one = begin_recording(SINGLE_PROCESS, tmp_path / "one", *overrides)
-    leader, other = results(in_team(begin_recording, tmp_path, tmp_path / "two", *overrides))
-    assert leader == other
-    assert leader[0] == ResultRecord.read(tmp_path / "two" / "result.json")
-    assert leader[0].macs == record.macs
+    record = begin(SINGLE_PROCESS, tmp_path / "one", *overrides)
+    main, other = results(in_team(begin, tmp_path, tmp_path / "two", *overrides))
+    assert main == other == ResultRecord.read(tmp_path / "two" / "result.json")
+    assert main.macs == record.macs
     assert EnvRecord.read(tmp_path / "two" / "env.json").runtime.world_size == 2
-    assert not (tmp_path / "not-the-leader's").exists()
+    assert not (tmp_path / "no").exists()
+    assert_equal_runs(tmp_path / "two", tmp_path / "one")
 
-    assert len(one) == 20
-    assert leader[1] == pytest.approx(one, rel=1e-4)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-2, atol=1e-4, msg=name)
+
+def synced() -> Experiment:
+    """Return an experiment with synchronised norms on the CPU, which no spec may ask for."""
+    given = base("train.sync_norm=true", "run.device=auto", "train.ema={decay: 0.9}")
+    cpu = given.run.model_copy(update={"device": "cpu"})
+    return replace(given, spec=given.spec.model_copy(update={"run": cpu}))
+
+
+def sync_on_cpu(norm: nn.SyncBatchNorm, x: Tensor) -> Tensor:
+    """Stand in for ``SyncBatchNorm.forward``, which torch has for CUDA alone."""
+    if not norm.training:
+        return nn.BatchNorm2d.forward(norm, x)
+    pixels = 2 * x.numel() / x.shape[1]
+    mean = all_reduce(x.sum((0, 2, 3), keepdim=True)) / pixels
+    var = all_reduce((x - mean).square().sum((0, 2, 3), keepdim=True)) / pixels
+    with torch.no_grad():
+        for buffer, new in (
+            (norm.running_mean, mean),
+            (norm.running_var, var * pixels / (pixels - 1)),
+        ):
+            assert buffer is not None
+            buffer.lerp_(new.flatten(), norm.momentum or 0.0)
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked += 1
+    shape = (1, -1, 1, 1)
+    return (x - mean) * (var + norm.eps).rsqrt() * norm.weight.view(shape) + norm.bias.view(shape)
+
+
+def begin_synced(ctx: DistributedContext, run: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (session, distributed):
+            patch.setattr(module, "check_sync_norm", lambda device, ctx: None)
+        patch.setattr(nn.SyncBatchNorm, "forward", sync_on_cpu)
+        # DDP refuses SyncBatchNorm on the CPU, too.
+        patch.setattr(DistributedDataParallel, "_passing_sync_batchnorm_handle", lambda *_: None)
+        start_run(synced(), run if ctx.is_main_process else None, ctx=ctx)
+
+
+@forked
+def test_synchronised_batch_norms_see_the_whole_batch(tmp_path: Path) -> None:
+    begin_synced(SINGLE_PROCESS, tmp_path / "one")
+    results(in_team(begin_synced, tmp_path, tmp_path / "two"))
+    assert_equal_runs(tmp_path / "two", tmp_path / "one")
+
+
+def test_synchronised_batch_norms_keep_their_tensors_and_names() -> None:
+    network = small_net()
+    before = network.state_dict(keep_vars=True)
+    distributed.sync_batch_norms(network, torch.device("cuda"), SINGLE_PROCESS)
+    assert not isinstance(network[1], nn.SyncBatchNorm)
+    distributed.sync_batch_norms(network, torch.device("cuda"), DistributedContext(world_size=2))
+    assert isinstance(network[1], nn.SyncBatchNorm)
+    after_ = network.state_dict(keep_vars=True)
+    assert after_.keys() == before.keys()
+    assert all(after_[name] is tensor for name, tensor in before.items())
+
+
+def start_synced(ctx: DistributedContext, run: Path) -> None:
+    start_run(synced(), run, ctx=ctx)
+
+
+@pytest.mark.ci
+@forked
+def test_batch_norms_are_not_synchronised_on_the_cpu(tmp_path: Path) -> None:
+    errors = in_team(start_synced, tmp_path, tmp_path / "run")
+    assert {str(error) for error in errors} == {
+        "train.sync_norm: synchronised batch norm needs CUDA, and this run trains on 'cpu'; "
+        "set it to false"
+    }
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.ci
@@ -188,26 +246,19 @@ def test_run_goes_on_with_another_number_of_processes_and_says_so(
     assert EnvRecord.read(run / "env.json").runtime.world_size == 3 - first
 
 
-@pytest.mark.ci
-@forked
-def test_run_that_is_complete_is_told_to_all(tmp_path: Path) -> None:
-    record = begin(SINGLE_PROCESS, tmp_path / "run", "train.steps=2")
-    assert in_team(complete, tmp_path, tmp_path / "run") == [record, record]
-
-
 def complete(ctx: DistributedContext, run: Path) -> ResultRecord:
     return resume_run(base("train.steps=2"), run, ctx=ctx)
 
 
 @pytest.mark.ci
 @forked
-def test_network_with_parameters_it_does_not_use_is_trained(tmp_path: Path) -> None:
-    [loss, other] = results(in_team(train_idle, tmp_path, tmp_path / "run"))
-    assert loss == other
+def test_result_of_a_complete_run_is_returned_to_all(tmp_path: Path) -> None:
+    record = begin(SINGLE_PROCESS, tmp_path / "run", "train.steps=2")
+    assert in_team(complete, tmp_path, tmp_path / "run") == [record, record]
 
 
 class Idle(nn.Sequential):
-    """A network with a layer that it does not compute."""
+    """Network with a layer that it does not compute."""
 
     def __init__(self) -> None:
         super().__init__(small_net())
@@ -223,30 +274,25 @@ def train_idle(ctx: DistributedContext, run: Path) -> float | None:
     return result.record.test_top1
 
 
-def spoilt(spoil: Callable[[int], float]) -> Callable[[Any], Loss]:
-    """Return a maker of losses that are multiplied by what ``spoil`` gives for each call."""
-
-    def make(spec: Any) -> Loss:
-        calls = 0
-        loss = make_loss(spec)
-
-        def compute(logits: Tensor, targets: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return loss(logits, targets) * spoil(calls)
-
-        return compute
-
-    return make
+@pytest.mark.ci
+@forked
+def test_network_with_unused_parameters_is_trained(tmp_path: Path) -> None:
+    accuracy, other = results(in_team(train_idle, tmp_path, tmp_path / "run"))
+    assert accuracy == other
 
 
 def train_to_infinity(ctx: DistributedContext, run: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            step,
-            "make_loss",
-            spoilt(lambda call: float("inf") if (ctx.rank, call) == (1, 3) else 1.0),
+    """Train with an infinite loss in step 3 of the second process."""
+    calls = count(1)
+
+    def make(spec: Any) -> Loss:
+        loss = make_loss(spec)
+        return lambda logits, targets: (
+            loss(logits, targets) * (float("inf") if (ctx.rank, next(calls)) == (1, 3) else 1.0)
         )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "make_loss", make)
         begin(ctx, run)
 
 
@@ -288,8 +334,8 @@ def train_without_a_disk(ctx: DistributedContext, run: Path) -> list[str]:
 @pytest.mark.ci
 @forked
 def test_checkpoint_that_cannot_be_saved_is_borne_by_all_and_told_once(tmp_path: Path) -> None:
-    leader, other = results(in_team(train_without_a_disk, tmp_path, tmp_path / "run"))
-    [warning, end] = leader
+    main, other = results(in_team(train_without_a_disk, tmp_path, tmp_path / "run"))
+    [warning, end] = main
     assert warning.startswith("not saved at step 2, and not since the beginning")
     assert end == "the disk is full"
     assert other[-1] == "the disk is full"
@@ -304,8 +350,8 @@ def train_another(ctx: DistributedContext, run: Path, change: str) -> None:
 @forked
 @pytest.mark.parametrize("change", ["train.seed=1", "data.dataset.seed=1"])
 def test_processes_with_other_specs_or_images_are_refused(change: str, tmp_path: Path) -> None:
-    leader, other = in_team(train_another, tmp_path, tmp_path / "run", change)
-    assert isinstance(leader, ProcessLostError)
+    main, other = in_team(train_another, tmp_path, tmp_path / "run", change)
+    assert isinstance(main, ProcessLostError)
     assert isinstance(other, UsageError)
     assert str(other) == "process 1 was given another spec, or other images, than process 0"
 
@@ -319,10 +365,10 @@ def lose_one(ctx: DistributedContext) -> bool:
 @pytest.mark.ci
 @forked
 def test_process_that_is_gone_is_noticed(tmp_path: Path) -> None:
-    leader, other = in_team(lose_one, tmp_path)
+    main, other = in_team(lose_one, tmp_path)
     assert isinstance(other, UsageError)
-    assert isinstance(leader, ProcessLostError)
-    assert str(leader) == ("a process of this training is gone, or has not answered for 30 minutes")
+    assert isinstance(main, ProcessLostError)
+    assert str(main) == ("a process of this training is gone, or has not answered for 30 minutes")
 
 
 def claim(ctx: DistributedContext) -> bool:
@@ -349,25 +395,19 @@ def test_first_process_of_a_machine_prepares_the_data_alone(tmp_path: Path) -> N
     assert all("turn-0" in turns for turns in others)
 
 
-def test_place_is_read_as_torchrun_tells_it() -> None:
+def test_process_group_is_read_from_torchruns_variables() -> None:
     assert from_env({}) == SINGLE_PROCESS
     assert from_env({"RANK": "0", "WORLD_SIZE": "2"}) == SINGLE_PROCESS
     assert from_env(environment(0, 1, 29_500)) == SINGLE_PROCESS
     assert from_env(environment(1, 2, 29_500)) == DistributedContext(1, 2, 1, 2)
     machines = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     assert from_env(environment(3, 4, 29_500) | machines) == DistributedContext(3, 4, 1, 2)
-
-
-@pytest.mark.parametrize(
-    ("variable", "message"),
-    [
-        ({"RANK": "two"}, "are not numbers: RANK=two, WORLD_SIZE=2"),
-        ({"RANK": "2"}, "contradict each other: rank 2 of 2 processes"),
-    ],
-)
-def test_place_that_cannot_be_is_refused(variable: dict[str, str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        from_env(environment(1, 2, 29_500) | variable)
+    for rank, message in (
+        ("two", "are not numbers: RANK=two, WORLD_SIZE=2"),
+        ("2", "contradict each other: rank 2 of 2 processes"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            from_env(environment(1, 2, 29_500) | {"RANK": rank})
 
 
 @pytest.mark.parametrize(
@@ -383,13 +423,3 @@ def test_batch_that_cannot_be_divided_is_refused(
     with pytest.raises(UsageError, match=message):
         check_batch_size(100, accumulate, DistributedContext(world_size=processes))
     check_batch_size(96, accumulate, DistributedContext(world_size=processes))
-
-
-def test_one_process_needs_nobody() -> None:
-    assert SINGLE_PROCESS.is_main_process
-    assert SINGLE_PROCESS.run_on_main(lambda: 3) == SINGLE_PROCESS.broadcast_object(3) == 3
-    assert SINGLE_PROCESS.all_gather(3) == [3]
-    assert SINGLE_PROCESS.any_reduce(True, False) == (True, False)
-    assert SINGLE_PROCESS.may_report(1)
-    network = nn.Linear(2, 2)
-    assert SINGLE_PROCESS.data_parallel(network, has_unused=False) is network

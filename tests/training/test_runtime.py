@@ -122,7 +122,7 @@ def test_other_processors_and_versions_are_warned_of(
 
 def test_run_is_refused_on_other_threads(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        train(tmp_path / "run", experiment(), stop=after(2))
+        train(tmp_path / "run", experiment(), should_stop=after(2))
     torch.set_num_threads(2)
     try:
         with pytest.raises(UsageError, match="threads was 1 and is 2"):
@@ -298,7 +298,7 @@ def test_compiled_run_repeats_itself_and_resumes_to_the_same_bits(tmp_path: Path
     train(tmp_path / "once", given, model=build(network, seed=0))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     with pytest.raises(Stopped):
-        train(tmp_path / "again", given, model=build(network, seed=0), stop=after(7))
+        train(tmp_path / "again", given, model=build(network, seed=0), should_stop=after(7))
     train(tmp_path / "again", given, model=build(network, seed=0))
     assert outcome(tmp_path / "again") == outcome(tmp_path / "once")
     assert EnvRecord.read(RunDirectory(tmp_path / "again").env).runtime.compile

@@ -102,13 +102,3 @@ def test_run_whose_own_spec_was_broken_is_refused_where_it_is(folder: Path) -> N
     [problem] = raised.value.errors
     assert (problem.code, problem.path) == ("wrong-type", "model.norm.eps")
     assert problem.file == str(run.spec)
-
-
-def test_training_that_may_not_fit_into_memory_is_a_warning(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("resnet_builder.training.resources.free_memory", lambda _: 2**20)
-    warnings: list[str] = []
-    assert start_run(tiny(folder), folder / "run", warn=warnings.append).steps == 4
-    [warning] = warnings
-    assert "train.batch_size" in warning or "no batch would fit" in warning
