@@ -39,85 +39,70 @@ _NETWORK_ERRORS = (
 _DAMAGED = (AssertionError, EOFError, RuntimeError, TypeError, ValueError)
 
 
+class _OfTorchvision:
+    """Data set of ``torchvision.datasets``, by the name of its class there."""
+
+    name: str
+
+    def load(self, context: LoadContext) -> LoadedDataset:
+        """Read the data set from the data folder; it is downloaded if it is not there.
+
+        Raises:
+            DataError: It cannot be downloaded, or is damaged.
+            StorageError: It cannot be written.
+            Stopped: ``context.stop`` became true.
+        """
+        train, test = _open_or_download(self.name, context)
+        sources, parts = [], {}
+        for split, dataset in (("train", train), ("test", test)):
+            images = torch.as_tensor(dataset.data)
+            # (N, H, W, C) of CIFAR, (N, H, W) of Fashion-MNIST
+            is_rgb = images.dim() == 4
+            images = images.permute(0, 3, 1, 2).contiguous() if is_rgb else images[:, None]
+            labels = torch.as_tensor(dataset.targets)
+            parts[split] = fingerprint(images, labels)
+            sources.append(InMemoryImages(preprocess_images(images, context.preprocess), labels))
+        return LoadedDataset(
+            train=sources[0],
+            validation=None,
+            test=sources[1],
+            classes=tuple(train.classes),
+            fingerprint=combine_fingerprints(parts),
+            parts=parts,
+        )
+
+
 @DATASETS.register("cifar10")
-class Cifar10:
+class Cifar10(_OfTorchvision):
     """60,000 colour images of 32x32 pixels in 10 classes, 10,000 of them for the test.
 
     Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
     """
 
+    name = "CIFAR10"  # in cifar-10-batches-py
     info = DatasetInfo(10, channels=3, image_size=32, own_validation=False, training_images=50_000)
-
-    def load(self, context: LoadContext) -> LoadedDataset:
-        """Read ``cifar-10-batches-py``, which is downloaded if it is not there.
-
-        Raises:
-            DataError: It cannot be downloaded, or is damaged.
-            StorageError: It cannot be written.
-            Stopped: ``context.stop`` became true.
-        """
-        return _load_from_torchvision("CIFAR10", context)
 
 
 @DATASETS.register("cifar100")
-class Cifar100:
+class Cifar100(_OfTorchvision):
     """60,000 colour images of 32x32 pixels in 100 classes, 10,000 of them for the test.
 
     Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html.
     """
 
+    name = "CIFAR100"  # in cifar-100-python
     info = DatasetInfo(100, channels=3, image_size=32, own_validation=False, training_images=50_000)
-
-    def load(self, context: LoadContext) -> LoadedDataset:
-        """Read ``cifar-100-python``, which is downloaded if it is not there.
-
-        Raises:
-            DataError: It cannot be downloaded, or is damaged.
-            StorageError: It cannot be written.
-            Stopped: ``context.stop`` became true.
-        """
-        return _load_from_torchvision("CIFAR100", context)
 
 
 @DATASETS.register("fashion_mnist")
-class FashionMnist:
+class FashionMnist(_OfTorchvision):
     """70,000 grey images of 28x28 pixels in 10 classes of clothing, 10,000 of them for the test.
 
     Xiao et al. 2017, https://arxiv.org/abs/1708.07747.
     """
 
+    name = "FashionMNIST"  # in FashionMNIST/raw
     info = DatasetInfo(10, channels=1, image_size=28, own_validation=False, training_images=60_000)
-
-    def load(self, context: LoadContext) -> LoadedDataset:
-        """Read ``FashionMNIST/raw``, which is downloaded if it is not there.
-
-        Raises:
-            DataError: It cannot be downloaded, or is damaged.
-            StorageError: It cannot be written.
-            Stopped: ``context.stop`` became true.
-        """
-        return _load_from_torchvision("FashionMNIST", context)
-
-
-def _load_from_torchvision(name: str, context: LoadContext) -> LoadedDataset:
-    """Read both splits of one of ``torchvision.datasets``."""
-    train, test = _open_or_download(name, context)
-    sources, parts = [], {}
-    for split, dataset in (("train", train), ("test", test)):
-        images = torch.as_tensor(dataset.data)
-        # (N, H, W, C) of CIFAR, (N, H, W) of Fashion-MNIST
-        images = images.permute(0, 3, 1, 2).contiguous() if images.dim() == 4 else images[:, None]
-        labels = torch.as_tensor(dataset.targets)
-        parts[split] = fingerprint(images, labels)
-        sources.append(InMemoryImages(preprocess_images(images, context.preprocess), labels))
-    return LoadedDataset(
-        train=sources[0],
-        validation=None,
-        test=sources[1],
-        classes=tuple(train.classes),
-        fingerprint=combine_fingerprints(parts),
-        parts=parts,
-    )
 
 
 def _open_or_download(name: str, context: LoadContext) -> tuple[Any, Any]:
@@ -135,7 +120,9 @@ def _open_or_download(name: str, context: LoadContext) -> tuple[Any, Any]:
         try:
             return kind(folder, train=True), kind(folder, train=False)
         except RuntimeError:  # it is not there, or its files are not the published ones
-            with _one_process_at_a_time(folder), _progress(name, context):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Two processes would write into each other's file.
+            with FileLock(folder / ".download.lock"), _progress(name, context):
                 return kind(folder, train=True, download=True), kind(folder, train=False)
     except (*_NETWORK_ERRORS, *_DAMAGED) as error:
         raise DataError(f"cannot load {name}: {error}; {_remedy(kind, folder)}") from error
@@ -150,14 +137,6 @@ def _remedy(kind: Any, folder: Path) -> str:
         target = unpacked = folder / kind.__name__ / "raw"
         published = f"the four .gz files of {kind.mirrors[0]}"
     return f"if {unpacked} is damaged, remove it; without a network, put {published} into {target}"
-
-
-@contextlib.contextmanager
-def _one_process_at_a_time(folder: Path) -> Iterator[None]:
-    """Keep processes that download the same file at once from writing into each other's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".download.lock"):
-        yield
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -123,12 +123,7 @@ class ImageFolder:
 
 
 def _first_image(root: Path, folders: "ClassFolders", channels: int, stop: Stop) -> Tensor:
-    """Decode the first training image that is not broken.
-
-    Raises:
-        DataError: All are.
-        Stopped: ``stop`` became true.
-    """
+    """Decode the first training image that is not broken."""
     broken: dict[str, str] = {}
     for name in folders.splits["train"].names:
         if stop():
@@ -143,11 +138,7 @@ def _first_image(root: Path, folders: "ClassFolders", channels: int, stop: Stop)
 def _leave_out_broken(
     folders: "ClassFolders", scan: "Scan"
 ) -> tuple["ClassFolders", Mapping[str, Tensor]]:
-    """Return the images that can be decoded, and their rows of the scan.
-
-    Raises:
-        DataError: A class has no other images in a split.
-    """
+    """Return the images that can be decoded, and their rows of the scan."""
     if not scan.broken:
         return folders, scan.rows
     splits, rows = {}, {}
@@ -187,13 +178,14 @@ def _broken_images(root: Path, broken: Mapping[str, str]) -> DataError:
     """Name the images that cannot be decoded, as far as there is room."""
     lines = [f"{root / name}: {reason}" for name, reason in sorted(broken.items())]
     count = "1 image" if len(lines) == 1 else f"{len(lines):,} images"
-    head = (
+    shown = [
         f"{count} cannot be decoded; repair or remove them, or leave them out by --skip-bad "
-        "(skip_bad=True)"
-    )
-    more = len(lines) - _MAX_NAMED
-    tail = [f"and {more:,} more, which --skip-bad names"] if more > 0 else []
-    return DataError("\n  ".join([head, *lines[:_MAX_NAMED], *tail]))
+        "(skip_bad=True)",
+        *lines[:_MAX_NAMED],
+    ]
+    if (more := len(lines) - _MAX_NAMED) > 0:
+        shown.append(f"and {more:,} more, which --skip-bad names")
+    return DataError("\n  ".join(shown))
 
 
 # Listing
@@ -244,107 +236,94 @@ def find_classes(root: Path, stop: Stop) -> ClassFolders:
             f"{root / 'train'} is not a folder; image_folder needs train/CLASS/... and "
             "test/CLASS/... under data.dataset.path, which is relative to --data-dir"
         )
-    walks = {split: _Walk(root / split) for split in SPLITS if (root / split).is_dir()}
     try:
-        for walk in walks.values():
-            walk.run(stop)
+        listed = {
+            split: _list_split(root / split, stop) for split in SPLITS if (root / split).is_dir()
+        }
     except OSError as error:
         raise DataError(f"{error.filename or root}: {error.strerror or error}") from error
-    classes = tuple(sorted(walks["train"].images))
+    classes = tuple(sorted(listed["train"][0]))
     splits = {}
-    for split, walk in walks.items():
-        _check_classes(walk, set(classes))
+    for split, (images, _) in listed.items():
+        _check_classes(root / split, images, set(classes))
         names: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
-            found = sorted(path.relative_to(root).as_posix() for path in walk.images[name])
+            found = sorted(Path(path).relative_to(root).as_posix() for path in images[name])
             names += found
             labels += [label] * len(found)
         splits[split] = SplitFiles(tuple(names), tuple(labels))
-    return ClassFolders(classes, splits, ignored=sum(walk.ignored for walk in walks.values()))
+    return ClassFolders(classes, splits, ignored=sum(ignored for _, ignored in listed.values()))
 
 
-@dataclass(slots=True)
-class _Walk:
-    """Walk through a split's folder.
+def _list_split(split: Path, stop: Stop) -> tuple[dict[str, list[str]], int]:
+    """Return the image files of a split by class, and the number of entries that are ignored."""
+    images: dict[str, list[str]] = {}
+    ignored = 0
+    entered: set[str] = set()
+    for entry in _entries(split):
+        if _is_hidden(entry.name) or not entry.is_dir():
+            ignored += 1
+        else:
+            images[entry.name], passed_over = _list_class(entry.path, split, entered, stop)
+            ignored += passed_over
+    return images, ignored
 
-    Attributes:
-        split: Folder of the split.
-        images: Image files by class.
-        ignored: Number of entries that were passed over.
-        entered: Real paths of the folders below classes; each is entered once.
-    """
 
-    split: Path
-    images: dict[str, list[Path]] = field(default_factory=dict)
-    ignored: int = 0
-    entered: set[str] = field(default_factory=set)
-
-    def run(self, stop: Stop) -> None:
-        for entry in _entries(self.split):
-            if _is_hidden(entry.name) or not entry.is_dir():
-                self.ignored += 1
-            else:
-                self.images[entry.name] = list(self._images_below(Path(entry.path), stop))
-
-    def _images_below(self, folder: Path, stop: Stop) -> Iterator[Path]:
-        """Yield the images in a class's folder and those below it, following links out of it."""
-        waiting = [folder]
-        while waiting:
-            if stop():
-                raise Stopped(f"stopped while listing {folder}")
-            here = waiting.pop()
-            real = os.path.realpath(here)  # links may form loops
-            if real in self.entered:
-                continue
-            self.entered.add(real)
-            for entry in _entries(here):
-                if _is_hidden(entry.name):
-                    self.ignored += 1
-                elif _is_image(entry.name) and _is_file(entry):
-                    yield Path(entry.path)
-                elif self._enters(entry):
-                    waiting.append(Path(entry.path))
+def _list_class(folder: str, split: Path, entered: set[str], stop: Stop) -> tuple[list[str], int]:
+    """Return the images in a class's folder and those below it, following links out of it."""
+    images: list[str] = []
+    ignored = 0
+    waiting = [folder]
+    while waiting:
+        if stop():
+            raise Stopped(f"stopped while listing {folder}")
+        here = waiting.pop()
+        real = os.path.realpath(here)
+        if real in entered:  # links may form loops
+            continue
+        entered.add(real)
+        for entry in _entries(here):
+            if _is_hidden(entry.name):
+                ignored += 1
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
+                # A link that leads nowhere is an error later; folders, pipes, devices are ignored.
+                if entry.is_file() or not os.path.exists(entry.path):
+                    images.append(entry.path)
                 else:
-                    self.ignored += 1
-
-    def _enters(self, entry: os.DirEntry[str]) -> bool:
-        """Tell folders, but for links back into the split: images there have a class already."""
-        if not entry.is_dir() or _is_image(entry.name):
-            return False
-        target, home = (Path(os.path.realpath(path)) for path in (entry.path, self.split))
-        return not (entry.is_symlink() and target.is_relative_to(home))
+                    ignored += 1
+            elif entry.is_dir() and not _leads_into(entry, split):
+                waiting.append(entry.path)
+            else:
+                ignored += 1
+    return images, ignored
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _leads_into(entry: os.DirEntry[str], split: Path) -> bool:
+    """Whether an entry is a link back into the split, where images have a class already."""
+    target = Path(os.path.realpath(entry.path))
+    return entry.is_symlink() and target.is_relative_to(os.path.realpath(split))
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Tell files, and links that lead nowhere, from folders, pipes and devices."""
-    return entry.is_file() or not os.path.exists(entry.path)
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _SYSTEM_FILES
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-
-
-def _check_classes(walk: _Walk, classes: set[str]) -> None:
-    found = set(walk.images)
+def _check_classes(split: Path, images: Mapping[str, list[str]], classes: set[str]) -> None:
     for problem, names in (
-        ("has no folder for", classes - found),
-        ("has folders that train has not:", found - classes),
-        ("has no images in", {name for name in found if not walk.images[name]}),
+        ("has no folder for", classes - images.keys()),
+        ("has folders that train has not:", images.keys() - classes),
+        ("has no images in", {name for name, paths in images.items() if not paths}),
     ):
         if names:
-            raise DataError(f"{walk.split} {problem} {_shorten(names)}")
-    if not found:
-        raise DataError(f"{walk.split} has no folders; there must be one for each class")
+            raise DataError(f"{split} {problem} {_shorten(names)}")
+    if not images:
+        raise DataError(f"{split} has no folders; there must be one for each class")
 
 
 def _shorten(names: Collection[str]) -> str:
@@ -396,79 +375,53 @@ def scan_images(
     how = repr(reader.preprocess) if decode else ""
     of = (str(root.resolve()), reader.channels, how, folders.splits, stamps)
     key = hashlib.sha256(repr(of).encode()).hexdigest()[:32]
-    folder = context.data_dir / ("decoded" if decode else "verified")
-    cache = ScanCache(folder / f"{key}.safetensors")
+    cache = context.data_dir / ("decoded" if decode else "verified") / f"{key}.safetensors"
     counts = {split: len(files.names) for split, files in folders.splits.items()}
-    if (cached := cache.read(counts)) is not None:
+    if (cached := _read_cache(cache, counts)) is not None:
         return cached, None
     work = _decode_all if decode else _verify_all
     scan = work(root, folders, reader, context)
-    return scan, cache.write(scan)
+    return scan, _write_cache(cache, scan)
 
 
-@dataclass(frozen=True, slots=True)
-class ScanCache:
-    """A scan in one file, verified when it is read.
-
-    Attributes:
-        path: The file, which is there in whole or not at all.
-    """
-
-    path: Path
-
-    def read(self, counts: Mapping[str, int]) -> Scan | None:
-        """Return the cached scan, unless it is missing or damaged.
-
-        Args:
-            counts: Number of images that each split must have.
-        """
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                rows = {split: file.get_tensor(split) for split in counts}
-            reasons = TypeAdapter(dict[str, str]).validate_json(metadata.get("broken", ""))
-        except (OSError, SafetensorError, ValueError):
-            return None
-        scan = Scan(rows, reasons)
-        fits = all(len(rows[split]) == count for split, count in counts.items())
-        return scan if fits and metadata.get("fingerprint") == self._digest(scan) else None
-
-    def write(self, scan: Scan) -> str | None:
-        """Cache a scan; return why that failed, if so: the next run then scans again."""
-        metadata = {
-            "fingerprint": self._digest(scan),
-            "broken": json.dumps(dict(scan.broken)),
-        }
-        folder = self.path.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._remove_abandoned()
-            # A folder of its own keeps processes that scan the same images apart.
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as own:
-                temporary = Path(own) / self.path.name
-                save_file(dict(scan.rows), temporary, metadata)
-                temporary.replace(self.path)
-        except (OSError, SafetensorError) as error:
-            return f"decoded images are not kept for the next run: {error}"
+def _read_cache(path: Path, counts: Mapping[str, int]) -> Scan | None:
+    """Return the cached scan with so many images in each split, unless it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            rows = {split: file.get_tensor(split) for split in counts}
+        reasons = TypeAdapter(dict[str, str]).validate_json(metadata.get("broken", ""))
+    except (OSError, SafetensorError, ValueError):
         return None
+    scan = Scan(rows, reasons)
+    fits = all(len(rows[split]) == count for split, count in counts.items())
+    return scan if fits and metadata.get("fingerprint") == _digest(scan) else None
 
-    def _remove_abandoned(self) -> None:
-        """Remove the folders of processes that were killed while they wrote."""
-        for left in self.path.parent.glob(".writing-*"):
+
+def _write_cache(path: Path, scan: Scan) -> str | None:
+    """Cache a scan; return why that failed, if so: the next run then scans again."""
+    metadata = {"fingerprint": _digest(scan), "broken": json.dumps(dict(scan.broken))}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(".writing-*"):  # by a process that was killed
             if left.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
+        # A folder of its own keeps processes that scan the same images apart.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as own:
+            temporary = Path(own) / path.name
+            save_file(dict(scan.rows), temporary, metadata)
+            temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        return f"decoded images are not kept for the next run: {error}"
+    return None
 
-    @staticmethod
-    def _digest(scan: Scan) -> str:
-        return fingerprint(*scan.rows.values(), about=repr(sorted(scan.broken.items())))
+
+def _digest(scan: Scan) -> str:
+    return fingerprint(*scan.rows.values(), about=repr(sorted(scan.broken.items())))
 
 
 def _stamps(root: Path, folders: ClassFolders, context: LoadContext) -> list[tuple[int, int]]:
-    """Return size and time of every file.
-
-    Raises:
-        DataError: A link leads nowhere.
-    """
+    """Return size and time of every file."""
     stamps = []
     for files in folders.splits.values():
         for name in files.names:

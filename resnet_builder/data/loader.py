@@ -188,11 +188,7 @@ class TrainLoader:
         self._positions, self._own = shard.positions(batch_size, pipeline.mixes_with)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches from a step on, for ever.
-
-        Args:
-            start: Step of the whole training, counted from 0.
-        """
+        """Yield the batches from a step of the whole training on, for ever."""
         epoch, first = divmod(start, self.steps_per_epoch)
         while True:
             yield from self._epoch(epoch, first)
@@ -211,12 +207,10 @@ class TrainLoader:
         for number, ((images, labels), samples) in enumerate(zip(arrived, indices, strict=True)):
             step = first_step + number
             batch = self._pipeline(images, labels, samples, epoch=epoch, step=step)
-            yield batch if len(self._own) == len(samples) else _select(batch, self._own)
-
-
-def _select(batch: Batch, positions: Tensor) -> Batch:
-    positions = to_device(positions, batch.images.device)
-    return replace(batch, images=batch.images[positions], targets=batch.targets[positions])
+            if len(self._own) < len(samples):
+                own = to_device(self._own, batch.images.device)
+                batch = replace(batch, images=batch.images[own], targets=batch.targets[own])
+            yield batch
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

@@ -8,7 +8,6 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import BaseContext
@@ -41,6 +40,10 @@ class InMemoryImages:
         images: ``(N, C, H, W)`` uint8.
         labels: ``(N,)`` whole numbers.
 
+    Attributes:
+        images: ``(N, C, H, W)`` uint8.
+        labels: ``(N,)`` int64, on the CPU.
+
     Raises:
         DataError: The images have another shape or type, or a label is not a whole number.
     """
@@ -52,23 +55,18 @@ class InMemoryImages:
                 f"{images.dtype} with {len(labels)}"
             )
         self.images = images
-        self._labels = integer_labels(labels)
-
-    @property
-    def labels(self) -> Tensor:
-        """``(N,)`` int64, on the CPU."""
-        return self._labels
+        self.labels = integer_labels(labels)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def subset(self, indices: Tensor) -> "InMemoryImages":
         """Return a source of these images alone, in this order."""
-        return InMemoryImages(self.images[indices], self._labels[indices])
+        return InMemoryImages(self.images[indices], self.labels[indices])
 
     def to(self, device: torch.device) -> "InMemoryImages":
         """Return a source of these images that holds them on a device."""
-        return InMemoryImages(self.images.to(device), self._labels)
+        return InMemoryImages(self.images.to(device), self.labels)
 
     def hashes(self) -> list[int]:
         """Return a number for each image, equal for equal images, within this process."""
@@ -97,6 +95,9 @@ class ImageFiles:
         digests: ``(N, 32)`` uint8: the SHA-256 of each file.
         reader: Decoding and preprocessing.
 
+    Attributes:
+        labels: ``(N,)`` int64, on the CPU.
+
     Raises:
         DataError: A label is not a whole number.
     """
@@ -106,14 +107,9 @@ class ImageFiles:
     ) -> None:
         assert len(paths) == len(labels) == len(digests)
         self._paths = tuple(paths)
-        self._labels = integer_labels(labels)
+        self.labels = integer_labels(labels)
         self._digests = digests
         self._reader = reader
-
-    @property
-    def labels(self) -> Tensor:
-        """``(N,)`` int64, on the CPU."""
-        return self._labels
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -121,7 +117,7 @@ class ImageFiles:
     def subset(self, indices: Tensor) -> "ImageFiles":
         """Return a source of these images alone, in this order."""
         paths = [self._paths[index] for index in indices.tolist()]
-        return ImageFiles(paths, self._labels[indices], self._digests[indices], self._reader)
+        return ImageFiles(paths, self.labels[indices], self._digests[indices], self._reader)
 
     def hashes(self) -> list[int]:
         """Return a number for each image, equal for equal files, within this process."""
@@ -217,25 +213,14 @@ def read_ahead(
         multiprocessing_context=_start_method() if workers else None,
         generator=torch.Generator(),  # without one, DataLoader draws from the global generator
     )
-    with _lost_workers(paths, pending if workers else ()):
+    try:
         for batch in loader:
             if isinstance(batch, Exception):
                 raise batch
             pending.popleft()
             yield batch
-
-
-@contextmanager
-def _lost_workers(paths: Sequence[str], pending: Sequence[list[int]]) -> Iterator[None]:
-    """Name the file that was being read when a worker process was lost.
-
-    Raises:
-        DataError: One was.
-    """
-    try:
-        yield
-    except RuntimeError as error:  # the loader raises no other type of its own
-        if not pending:
+    except RuntimeError as error:  # DataLoader raises no other type of its own
+        if not (workers and pending):
             raise
         raise DataError(
             f"{paths[pending[0][0]]}: a process that was to read it, or one after it, was "

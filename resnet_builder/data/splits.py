@@ -132,16 +132,12 @@ def load_data(
 
 def default_data_dir() -> Path:
     """Return ``$RESNET_BUILDER_DATA``, else this program's folder in the user's cache."""
-    if given := os.environ.get(DATA_VARIABLE):
-        return Path(given)
-    return cache_dir()
+    return Path(os.environ.get(DATA_VARIABLE) or cache_dir())
 
 
 def _crops_while_reading(data: DataSpec) -> bool:
-    if not data.augment:
-        return False
-    first = data.augment[0]
-    return isinstance(AUGMENTATIONS.get(first.type)(**first.options), ReadTimeCrop)
+    first = [AUGMENTATIONS.get(part.type)(**part.options) for part in data.augment[:1]]
+    return any(isinstance(augmentation, ReadTimeCrop) for augmentation in first)
 
 
 def _check_fit(model: ModelSpec, loaded: LoadedDataset) -> None:
@@ -165,18 +161,16 @@ def _check_fit(model: ModelSpec, loaded: LoadedDataset) -> None:
         first = torch.tensor([0])
         channels, height, width = next(iter(source.subset(first).read([first]))).shape[1:]
         if channels != model.in_channels:
-            raise _spec_error(
-                "mismatch",
-                "model.in_channels",
-                f"the network takes {model.in_channels} channels, {split} images have {channels}",
+            message = (
+                f"the network takes {model.in_channels} channels, {split} images have {channels}"
             )
+            raise _spec_error("mismatch", "model.in_channels", message)
         if (height, width) != (model.image_size,) * 2:
-            raise _spec_error(
-                "mismatch",
-                "model.image_size",
+            message = (
                 f"the network is for images of {model.image_size} pixels a side, {split} images "
-                f"are {width}x{height}; `resize` and `center_crop` under data.preprocess change it",
+                f"are {width}x{height}; `resize` and `center_crop` under data.preprocess change it"
             )
+            raise _spec_error("mismatch", "model.image_size", message)
 
 
 def _duplicates(
