@@ -21,6 +21,7 @@ from resnet_builder.spec.diagnostics import missing_space
 from resnet_builder.spec.schema import models_at, short_key
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.yaml_source import (
+    MAPPING,
     MAX_DEPTH,
     Document,
     Node,
@@ -45,18 +46,12 @@ _SECTIONS = {"model": "the network", "data": "the data", "train": "the recipe"}
 _CLAIMS = {"expect": {"model"}, "published": {"model", "data", "train"}}
 
 # With another value of these, an experiment is repeated, and its published result still holds.
-_INCIDENTAL = frozenset(
-    {
-        "data.split_seed",
-        "train.seed",
-        "train.evaluate_every",
-        "train.checkpoint_every",
-        "train.keep_checkpoints",
-    }
-)
+_INCIDENTAL = {"data.split_seed", "train.seed"} | {
+    f"train.{key}" for key in ("evaluate_every", "checkpoint_every", "keep_checkpoints")
+}
 
 _MAX_FILES = 64
-_UNITS = frozenset({"steps", "epochs", "seconds"})
+_UNITS = {"steps", "epochs", "seconds"}
 
 SpecSource = str | Path | Mapping[str, object]
 """A path, a bundled spec's name, or a mapping."""
@@ -137,7 +132,12 @@ class _Composer:
         """Lay a document over whatever it extends."""
         self.sources.append(document.source)
         self.problems += document.problems
-        root, entries = document.root, _top_level(document)
+        root = document.root
+        if not isinstance(root.value, dict):
+            message = "the top level must be a mapping of `key: value`"
+            suggestion = missing_space(root.value)
+            raise SpecError([root.place.problem("wrong-type", message, suggestion=suggestion)])
+        entries = dict(root.value)
         if document.source.path is not None:
             chain = (*chain, os.path.realpath(document.source.path))
         below: Node | None = None
@@ -165,11 +165,11 @@ class _Composer:
 
     def overridden(self, root: Node, argument: str) -> Node:
         """Lay the value of an override over the spec."""
-        override = parse_override(argument)
-        self.sources.append(override.source)
-        self.problems += override.problems
+        steps, document = _parse_override(argument)
+        self.sources.append(document.source)
+        self.problems += document.problems
         try:
-            overlay = _overlay(root, override.steps, override.value, self.main)
+            overlay = _overlay(root, steps, document.root, self.main)
         except SpecError as error:  # a list has no such item; the spec is checked all the same
             self.problems += error.errors
             return root
@@ -203,7 +203,11 @@ def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ())
         below = Node({key: name}, below.place, below.key_place)
     if not isinstance(below.value, dict):
         return above
-    entries = _without_other_units(below.value, above.value, path)
+    entries = dict(below.value)
+    if path[:1] == ("train",) and any(
+        above.value[k].value is not None for k in _UNITS & above.value.keys()
+    ):
+        entries = {k: v for k, v in entries.items() if k not in _UNITS - above.value.keys()}
     for key, node in above.value.items():
         if node.value is None and key in entries and _is_option((*path, key)):
             del entries[key]
@@ -211,15 +215,6 @@ def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ())
             entries[key] = merge(entries.get(key), node, main=main, path=(*path, key))
     owner = below if below.place.source is main else above
     return Node(entries, owner.place, owner.key_place)
-
-
-def _without_other_units(
-    below: dict[str, Node], above: dict[str, Node], path: SpecPath
-) -> dict[str, Node]:
-    """Leave out lengths in another unit than the one given above."""
-    given = {key for key in _UNITS & above.keys() if above[key].value is not None}
-    others = _UNITS - above.keys() if given and path[:1] == ("train",) else frozenset[str]()
-    return {key: node for key, node in below.items() if key not in others}
 
 
 def _is_option(path: SpecPath) -> bool:
@@ -232,34 +227,12 @@ _STEP = r"[^\s.=\[\]]+"
 _KEY = re.compile(rf"{_STEP}(?:\.{_STEP}|\[[0-9]+\])*")
 _INDEX = re.compile("[0-9]{1,9}")
 
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One key or index of an override's path, and its place in the argument."""
-
-    text: str
-    place: Place
+_Steps = Sequence[tuple[str, Place]]
+"""Keys and indices of an override's path, and their places in the argument."""
 
 
-@dataclass(frozen=True, slots=True)
-class Override:
-    """A parsed argument of ``--set``.
-
-    Attributes:
-        source: The argument.
-        steps: Path before the ``=``.
-        value: Value behind it.
-        problems: Problems of the value.
-    """
-
-    source: Source
-    steps: tuple[_Step, ...]
-    value: Node
-    problems: tuple[Problem, ...]
-
-
-def parse_override(argument: str) -> Override:
-    """Parse ``path.to.key=value``, the value in YAML 1.2 flow style.
+def _parse_override(argument: str) -> tuple[_Steps, Document]:
+    """Path and value of ``path.to.key=value``, the value in YAML 1.2 flow style.
 
     Raises:
         SpecError: It is not of this form.
@@ -270,28 +243,25 @@ def parse_override(argument: str) -> Override:
         return SpecError([source.place(0, column).problem(code, message)])
 
     key, equals, text = source.text.partition("=")
+    start = len(key) + 1
     if not equals or not _KEY.fullmatch(key):
         raise refused(0, "must be path.to.key=value")
-    if len(re.findall(_STEP, key)) > MAX_DEPTH:
-        raise refused(0, f"nested deeper than {MAX_DEPTH}", code="limit")
+    steps = [(match[0], source.place(0, match.start())) for match in re.finditer(_STEP, key)]
+    if len(steps) > MAX_DEPTH:
+        raise refused(0, f"nested deeper than {MAX_DEPTH}", "limit")
     if not text.split("#")[0].strip():
         raise refused(len(key), 'no value: null takes the key away, "" is empty text')
-    steps = tuple(
-        _Step(match[0], source.place(0, match.start())) for match in re.finditer(_STEP, key)
-    )
-    if steps[0].text == "extends":
+    if steps[0][0] == "extends":
         raise refused(0, "`extends` works in files; lay a file over a spec by --with")
-    path = tuple(int(s.text) if _INDEX.fullmatch(s.text) else s.text for s in steps)
-    start = len(key) + 1
+    path = tuple(int(step) if _INDEX.fullmatch(step) else step for step, _ in steps)
     document = parse_yaml(source, start=start, path=path)
-    is_block = isinstance(document.root.value, dict | list)
-    if is_block and source.text[start:].lstrip()[0] not in "[{":
+    if isinstance(document.root.value, dict | list) and text.lstrip()[0] not in "[{":
         raise refused(start, "write a mapping as {key: value}, a list as [a, b]")
-    return Override(source, steps, document.root, document.problems)
+    return steps, document
 
 
 def _overlay(
-    below: Node | None, steps: tuple[_Step, ...], value: Node, main: Source, path: SpecPath = ()
+    below: Node | None, steps: _Steps, value: Node, main: Source, path: SpecPath = ()
 ) -> Node:
     """Wrap a value in the mappings and lists that lead to it.
 
@@ -300,36 +270,22 @@ def _overlay(
     """
     if not steps:
         return value
-    step, rest = steps[0], steps[1:]
+    (step, place), *rest = steps
     if below is not None and isinstance(below.value, list):
-        index = _list_index(step, len(below.value), path)
-        here = (*path, index)
-        item = below.value[index]
+        count = len(below.value)
+        if not _INDEX.fullmatch(step) or int(step) >= count:
+            message = f"there is no item {step}, only {count}, counted from 0"
+            indices = map(str, range(count))
+            raise SpecError([place.problem("out-of-range", message, path=path, allowed=indices)])
+        index = int(step)
+        here, item = (*path, index), below.value[index]
         new = merge(item, _overlay(item, rest, value, main, here), main=main, path=here)
         kept = [] if new.value is None else [new]
         items = [*below.value[:index], *kept, *below.value[index + 1 :]]
         return Node(items, below.place, below.key_place)
-    child = below.value.get(step.text) if below and isinstance(below.value, dict) else None
-    inside = _overlay(child, rest, value, main, (*path, step.text))
-    key_place = inside.key_place or step.place
-    return Node({step.text: Node(inside.value, inside.place, key_place)}, step.place)
-
-
-def _list_index(step: _Step, count: int, path: SpecPath) -> int:
-    if _INDEX.fullmatch(step.text) and int(step.text) < count:
-        return int(step.text)
-    message = f"there is no item {step.text}, only {count}, counted from 0"
-    indices = tuple(str(index) for index in range(count))
-    raise SpecError([step.place.problem("out-of-range", message, path=path, allowed=indices)])
-
-
-def _top_level(document: Document) -> dict[str, Node]:
-    root = document.root
-    if isinstance(root.value, dict):
-        return dict(root.value)
-    message = "the top level must be a mapping of `key: value`"
-    suggestion = missing_space(root.value)
-    raise SpecError([root.place.problem("wrong-type", message, suggestion=suggestion)])
+    child = _entries(below).get(step)
+    inside = _overlay(child, rest, value, main, (*path, step))
+    return Node({step: Node(inside.value, inside.place, inside.key_place or place)}, place)
 
 
 def _extended_names(extends: Node | None) -> list[tuple[Node, SpecPath]]:
@@ -384,14 +340,26 @@ def _without_stale_claims(root: Node, written: Node) -> tuple[Node, tuple[str, .
         root: The whole spec.
         written: The spec as its file has it.
     """
-    changed = [key for key in _SECTIONS if _experiment(root, key) != _experiment(written, key)]
+
+    def experiment(node: Node, section: str) -> object:
+        values = plain(_entries(node).get(section, _NOTHING))
+        if isinstance(values, dict):
+            return {k: v for k, v in values.items() if f"{section}.{k}" not in _INCIDENTAL}
+        return values
+
+    changed = [key for key in _SECTIONS if experiment(root, key) != experiment(written, key)]
     entries = dict(_entries(root))
     dropped = []
     for key, sections in _CLAIMS.items():
         if key not in entries or not sections & set(changed):
             continue
-        if (kept := _part_from_set(entries.pop(key))) is not None:
-            entries[key] = kept
+        claims = entries.pop(key)
+        # What --set claims is claimed of the changed experiment.
+        fresh = {k: v for k, v in _entries(claims).items() if v.place.source.name == SET}
+        if fresh:
+            entries[key] = Node(fresh, claims.place, claims.key_place)
+        elif not isinstance(claims.value, dict) and claims.place.source.name == SET:
+            entries[key] = claims
         else:
             dropped.append(f"`{key}`")
     what = " and ".join(_SECTIONS[key] for key in changed)
@@ -399,18 +367,4 @@ def _without_stale_claims(root: Node, written: Node) -> tuple[Node, tuple[str, .
     return Node(entries, root.place, root.key_place), (notice,) if dropped else ()
 
 
-def _experiment(root: Node, section: str) -> object:
-    """Values of a section, without those that leave the experiment the same."""
-    node = _entries(root).get(section)
-    values = None if node is None else plain(node)
-    if isinstance(values, dict):
-        return {key: values[key] for key in values if f"{section}.{key}" not in _INCIDENTAL}
-    return values
-
-
-def _part_from_set(claims: Node) -> Node | None:
-    """Return what of a mapping was given by ``--set``, if any was."""
-    if not isinstance(claims.value, dict):
-        return claims if claims.place.source.name == SET else None
-    kept = {key: node for key, node in claims.value.items() if node.place.source.name == SET}
-    return Node(kept, claims.place, claims.key_place) if kept else None
+_NOTHING = Node(None, Place(MAPPING))

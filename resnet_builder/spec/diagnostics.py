@@ -1,6 +1,6 @@
 """Diagnostics of a spec: pydantic's errors as problems, with place, allowed values, suggestion.
 
-What may stand at a place is read off the JSON Schema that pydantic makes of the models.
+Allowed values are read off the JSON Schema that pydantic makes of the models.
 """
 
 import math
@@ -47,8 +47,8 @@ class Positions:
             path: Path of the value.
             at: The value itself, its key, or the name in a part or the path in a file of weights.
         """
-        node, rest = self._nearest(path)
-        if at == "key" or rest:
+        node, is_written = self._nearest(path)
+        if at == "key" or not is_written:
             return node.key_place or node.place
         name = node.value.get(short_key(path) or "type") if isinstance(node.value, dict) else None
         return node.place if at == "value" or name is None else name.place
@@ -91,23 +91,19 @@ class Positions:
 
         return tuple(sorted(problems, key=rank))
 
-    def _nearest(self, path: SpecPath) -> tuple[Node, SpecPath]:
-        """Last node that is written on the way down, and the rest of the way."""
+    def _nearest(self, path: SpecPath) -> tuple[Node, bool]:
+        """Last node that is written on the way down, and whether it is that of the whole path."""
         node = self._root
-        for depth, step in enumerate(path):
-            child = _child(node, step)
+        for step in path:
+            child = None
+            if isinstance(node.value, dict) and isinstance(step, str):
+                child = node.value.get(step)
+            elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
+                child = node.value[step]
             if child is None:
-                return node, path[depth:]
+                return node, False
             node = child
-        return node, ()
-
-
-def _child(node: Node, step: str | int) -> Node | None:
-    if isinstance(node.value, dict) and isinstance(step, str):
-        return node.value.get(step)
-    if isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
-        return node.value[step]
-    return None
+        return node, True
 
 
 def problems_from(
@@ -128,10 +124,16 @@ def problems_from(
         unknown_key_code: ``unknown-option``, where keys are options of a part.
     """
     root = json_schema_of(model)
-    found = [_located(details, base, root) for details in error.errors(include_url=False)]
-    reporter = _Reporter(positions, unknown_key_code)
-    problems = [reporter.problem(one) for one in _decided(found) if not _is_consequence(one)]
-    return _without_misspelt(problems)
+    located = [_located(details, base, root) for details in error.errors(include_url=False)]
+    problems = [
+        _problem(one, positions, unknown_key_code)
+        for one in _without_attempts(located)
+        # A list counts as too short, too, if items in it are wrong.
+        if one.kind != "too_short" or len(one.given) < one.context["min_length"]
+    ]
+    # A key that is misspelt is not missing as well.
+    misspelt = {_intended(one) for one in problems if one.code == unknown_key_code}
+    return [one for one in problems if one.code != "missing-key" or one.path not in misspelt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class _Located:
     union: SpecPath | None
     kind: str
     message: str
-    given: object
+    given: Any
     context: dict[str, Any]
 
     @property
@@ -179,12 +181,18 @@ def _located(details: Any, base: SpecPath, root: Schema) -> _Located:
     siblings: tuple[str, ...] = ()
     for step in details["loc"]:
         if len(here) > 1:
-            if not all(is_part(one) for one in here):
+            if not all(map(is_part, here)):
                 union = path
             here = next(((one,) for one in here if _is_member(one, step)), ())
             continue
-        siblings = tuple(here[0].get("properties", ())) if here else ()
-        here = admitted = _below(here, step, definitions)
+        parent = here[0] if here else {}
+        siblings = tuple(parent.get("properties", ()))
+        if isinstance(step, int):
+            items = parent.get("prefixItems", ())
+            below = items[step] if step < len(items) else parent.get("items")
+        else:
+            below = parent.get("properties", {}).get(step)
+        here = admitted = alternatives(below, definitions) if below else ()
         path = (*path, step)
     kind = details["type"]
     # What is wrong with a part's name is wrong with the part.
@@ -196,7 +204,7 @@ def _located(details: Any, base: SpecPath, root: Schema) -> _Located:
         siblings,
         union,
         kind,
-        details["msg"],
+        details["msg"].replace("Input should be", "must be").removeprefix("Value error, "),
         details["input"],
         details.get("ctx", {}),
     )
@@ -211,42 +219,13 @@ def _is_member(schema: Schema, label: str) -> bool:
     return schema.get("type") == "array" and label.startswith(("tuple", "list"))
 
 
-def _below(
-    here: Sequence[Schema], step: str | int, definitions: Mapping[str, Schema]
-) -> tuple[Schema, ...]:
-    if not here:
-        return ()
-    if isinstance(step, int):
-        found = [*here[0].get("prefixItems", ())][step : step + 1] or [here[0].get("items")]
-        return alternatives(found[0], definitions) if found[0] else ()
-    found = [here[0].get("properties", {}).get(step)]
-    return alternatives(found[0], definitions) if found[0] else ()
-
-
-def _decided(found: Sequence[_Located]) -> Iterator[_Located]:
+def _without_attempts(found: Sequence[_Located]) -> Iterator[_Located]:
     """Keep one error for a value that failed as each of several kinds, or those inside it."""
     for union, group in groupby(found, key=lambda one: one.union):
         attempts = list(group)
-        if union is None:
-            yield from attempts
-            continue
         inside = [one for one in attempts if one.path != union or one.kind in CODES]
         in_range = [one for one in attempts if one.is_of_range]
-        yield from inside or in_range[:1] or attempts[:1]
-
-
-def _is_consequence(one: _Located) -> bool:
-    """Tell whether a list counts as too short only because items in it are wrong."""
-    if one.kind != "too_short" or not isinstance(one.given, list | tuple):
-        return False
-    return len(one.given) >= int(one.context["min_length"])
-
-
-def _without_misspelt(problems: Sequence[Problem]) -> list[Problem]:
-    """Leave out keys that are missing because they are misspelt."""
-    unknown = {"unknown-key", "unknown-option"}
-    misspelt = {_intended(problem) for problem in problems if problem.code in unknown}
-    return [one for one in problems if one.code != "missing-key" or one.path not in misspelt]
+        yield from attempts if union is None else inside or in_range[:1] or attempts[:1]
 
 
 def _intended(problem: Problem) -> str | None:
@@ -258,129 +237,74 @@ def _intended(problem: Problem) -> str | None:
     return f"{parent}.{key}" if parent else key
 
 
-class _Reporter:
-    """Problems of located errors."""
-
-    def __init__(self, positions: Positions, unknown_key_code: str) -> None:
-        self.positions = positions
-        self.unknown_key_code = unknown_key_code
-
-    def problem(self, one: _Located) -> Problem:
-        """Problem of one error, in our words."""
-        if one.kind in CODES:
-            return self._of_validator(one)
-        if one.kind == "extra_forbidden":
-            return self._unknown_key(one)
-        if one.kind in {"missing", "union_tag_not_found"}:
-            return self._missing_key(one)
-        if one.kind == "union_tag_invalid":
-            return self._unknown_name(one, str(one.context["tag"]), _tags(one.admitted))
-        is_closed = all(choices(schema) for schema in one.admitted)
-        if one.kind == "literal_error" and isinstance(one.given, str) and is_closed:
-            return self._unknown_name(one, one.given, ranges(one.admitted))
-        if one.is_of_range:
-            return self._out_of_range(one)
-        if one.kind.endswith("_type") or one.kind == "literal_error":
-            return self._wrong_type(one)
-        # A validator of a part's own; its message is all that is known.
-        return self.positions.problem("out-of-range", one.path, _in_our_words(one.message))
-
-    def _of_validator(self, one: _Located) -> Problem:
-        """Problem that a validator of the schema raised, with its own code."""
-        at = one.context.get("at")
-        path = one.path if at is None else (*one.path, *at.split("."))
-        message = one.message
-        if one.kind == "wrong-type":
-            message += f", not {shown(one.given)}"
-        about_key: At = "key" if one.kind in {"exclusive", "no-effect"} else "value"
-        suggestion = missing_space(one.given)
-        return self.positions.problem(one.kind, path, message, at=about_key, suggestion=suggestion)
-
-    def _unknown_key(self, one: _Located) -> Problem:
-        what = "option" if self.unknown_key_code == "unknown-option" else "key"
-        none = "" if one.siblings else "; there is none at all"
-        return self.positions.problem(
-            self.unknown_key_code,
-            one.path,
-            f"there is no such {what}{none}",
-            at="key",
-            allowed=one.siblings,
-            suggestion=self._meant_key(str(one.path[-1]), one),
-        )
-
-    def _meant_key(self, key: str, one: _Located) -> str | None:
-        """Guess which key was meant: one of the siblings, or one that belongs elsewhere."""
-        names = _ALIASED.get(key.casefold(), ())
-        sibling = next((name for name in names if name in one.siblings), None)
-        found = missing_space(key) or sibling
-        if found is None and self.unknown_key_code == "unknown-key":
-            place = re.sub(r"\[\d+\]", "[]", dotted(one.path))
-            if place in _homes().get(key, ()):
-                return None  # the key of another type
-            homes = (_homes().get(name) or _OPTIONS.get(name) for name in (key, *names))
-            found = next((home[0] for home in homes if home), None)
-        return found or nearest(key, one.siblings)
-
-    def _missing_key(self, one: _Located) -> Problem:
-        is_tag = one.kind == "union_tag_not_found"
-        return self.positions.problem(
-            "missing-key",
-            (*one.path, "type") if is_tag else one.path,
-            "is missing",
-            at="key",
-            allowed=_tags(one.admitted) if is_tag else (),
-        )
-
-    def _unknown_name(self, one: _Located, name: str, allowed: tuple[str, ...]) -> Problem:
-        kind = next(step for step in reversed(one.path) if isinstance(step, str))
-        message = f"no {kind} is named {quoted(name)}"
-        if one.path[-1] != kind and one.kind == "literal_error":  # one of several, in a list
+def _problem(one: _Located, positions: Positions, unknown_key_code: str) -> Problem:
+    code, path, message, at = "out-of-range", one.path, one.message, one.at
+    allowed: tuple[str, ...] = ()
+    suggestion = None
+    is_closed = all(choices(schema) for schema in one.admitted)
+    if one.kind in CODES:  # raised by a validator of the schema
+        code, suggestion = one.kind, missing_space(one.given)
+        path = (*path, *one.context["at"].split(".")) if one.context.get("at") else path
+        message += f", not {shown(one.given)}" if code == "wrong-type" else ""
+        at = "key" if code in {"exclusive", "no-effect"} else "value"
+    elif one.kind == "extra_forbidden":
+        code, at, allowed = unknown_key_code, "key", one.siblings
+        message = f"there is no such {code.removeprefix('unknown-')}"
+        message += "" if allowed else "; there is none at all"
+        suggestion = _meant_key(one, is_option=code == "unknown-option")
+    elif one.kind == "missing":
+        code, message, at = "missing-key", "is missing", "key"
+    elif one.kind == "union_tag_not_found":
+        code, message, at, allowed = "missing-key", "is missing", "key", _tags(one.admitted)
+        path = (*path, "type")
+    elif one.kind == "union_tag_invalid" or (
+        one.kind == "literal_error" and isinstance(one.given, str) and is_closed
+    ):
+        code, at, name = "unknown-name", "name", str(one.context.get("tag", one.given))
+        allowed = _tags(one.admitted) if "tag" in one.context else ranges(one.admitted)
+        key = next(step for step in reversed(path) if isinstance(step, str))
+        message, suggestion = f"no {key} is named {quoted(name)}", nearest(name, allowed)
+        if path[-1] != key and "tag" not in one.context:  # one of several, in a list
             message = f"must be {kinds(one.admitted)}, not {shown(name)}"
-        return self.positions.problem(
-            "unknown-name",
-            one.path,
-            message,
-            at="name",
-            allowed=allowed,
-            suggestion=nearest(name, allowed),
-        )
-
-    def _out_of_range(self, one: _Located) -> Problem:
-        value = one.given
-        if one.kind == "string_pattern_mismatch":
-            pattern = str(one.context["pattern"])
-            words = PATTERN_WORDS.get(pattern, f"text that matches {pattern}")
-            message = f"must be {words}, not {quoted(str(value))}"
-            return self.positions.problem("out-of-range", one.path, message, at=one.at)
-        allowed = ranges(one.admitted)
-        if isinstance(value, list | tuple | str):
-            unit = "characters" if isinstance(value, str) else "items"
-            message = f"{len(value)} {unit} are too {'few' if 'short' in one.kind else 'many'}"
-        elif allowed:
-            message = f"{shown(value)} is out of range"
+    elif one.kind == "string_pattern_mismatch":
+        pattern = one.context["pattern"]
+        words = PATTERN_WORDS.get(pattern, f"text that matches {pattern}")
+        message = f"must be {words}, not {quoted(one.given)}"
+    elif one.is_of_range:
+        at, allowed = "value", ranges(one.admitted)
+        if isinstance(one.given, list | tuple | str):
+            unit = "characters" if isinstance(one.given, str) else "items"
+            amount = "few" if "short" in one.kind else "many"
+            message = f"{len(one.given)} {unit} are too {amount}"
         else:
-            message = f"{_in_our_words(one.message)}, not {shown(value)}"
-        return self.positions.problem("out-of-range", one.path, message, allowed=allowed)
-
-    def _wrong_type(self, one: _Located) -> Problem:
+            value = shown(one.given)
+            message = f"{value} is out of range" if allowed else f"{message}, not {value}"
+    elif one.kind.endswith("_type") or one.kind == "literal_error":
+        code, suggestion = "wrong-type", _mended(one.given, one.admitted)
         words = kinds(one.admitted)
-        what = f"must be {words}" if words else _in_our_words(one.message)
-        return self.positions.problem(
-            "wrong-type",
-            one.path,
-            f"{what}, not {shown(one.given)}",
-            at=one.at,
-            suggestion=_mended(one.given, one.admitted),
-        )
+        message = f"{f'must be {words}' if words else message}, not {shown(one.given)}"
+    else:  # a validator of a part's own; its message is all that is known
+        at = "value"
+    return positions.problem(code, path, message, at=at, allowed=allowed, suggestion=suggestion)
+
+
+def _meant_key(one: _Located, *, is_option: bool) -> str | None:
+    """Guess which key was meant: one of the siblings, or one that belongs elsewhere."""
+    key = str(one.path[-1])
+    names = [ours for ours, others in KEY_ALIASES.items() if key.casefold() in others]
+    sibling = next((name for name in names if name in one.siblings), None)
+    found = missing_space(key) or sibling
+    if found is None and not is_option:
+        homes = _homes()
+        if re.sub(r"\[\d+\]", "[]", dotted(one.path)) in homes.get(key, ()):
+            return None  # the key of another type
+        found = next((homes[name][0] for name in (key, *names) if name in homes), None)
+    return found or nearest(key, one.siblings)
 
 
 def _tags(admitted: Iterable[Schema]) -> tuple[str, ...]:
     """Names of the parts of a closed set."""
     return tuple(str(name) for one in admitted for name in choices(one["properties"]["type"]))
-
-
-def _in_our_words(message: str) -> str:
-    return message.replace("Input should be", "must be").removeprefix("Value error, ")
 
 
 class _Generator(GenerateJsonSchema):
@@ -556,12 +480,13 @@ def _items(admitted: tuple[Schema, ...], definitions: Mapping[str, Schema]) -> t
 
 
 @cache
-def _homes() -> dict[str, tuple[str, ...]]:
+def _homes() -> dict[str, list[str]]:
     """Places where a key can stand, by key."""
-    found: dict[str, dict[str, None]] = {}
+    # Options of registered parts, which the schema does not know.
+    found = {key: [f"model.block.{key}"] for key in ("groups", "width_per_group")}
     for home, key, _ in places():
-        found.setdefault(key, {})[home] = None
-    return {key: tuple(homes) for key, homes in found.items()}
+        found.setdefault(key, []).append(home)
+    return found
 
 
 # Names in other programs: torchvision, timm, mmpretrain, pycls, Keras, transformers, Lightning,
@@ -626,16 +551,4 @@ KEY_ALIASES = {
     "parameters": ("n_params", "num_parameters", "params"),
     "macs": ("flops", "gflops"),
     "test_top1": ("acc", "accuracy", "top1"),
-}
-
-_ALIASED = {
-    alias: tuple(key for key, aliases in KEY_ALIASES.items() if alias in aliases)
-    for aliases in KEY_ALIASES.values()
-    for alias in aliases
-}
-
-# Places of options of registered parts, which the schema does not know.
-_OPTIONS = {
-    "groups": ("model.block.groups",),
-    "width_per_group": ("model.block.width_per_group",),
 }

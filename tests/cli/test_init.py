@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from resnet_builder.spec.bundled import bundled_file
-from resnet_builder.spec.families import FAMILIES
 from resnet_builder.spec.load import load_spec
 from tests.cli.experiments import call, write_tiny
 
@@ -118,18 +117,6 @@ def test_folder_that_is_not_there_is_7(folder: Path) -> None:
     assert result.stderr.startswith("error: cannot write nowhere/a.yaml: ")
 
 
-def test_file_whose_disk_fails_leaves_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.fsync", _fail)
-    assert call("init", "--from", "resnet20").exit_code == 7
-    assert list(folder.iterdir()) == []
-
-
-def _fail(descriptor: int) -> None:
-    raise OSError(28, "No space left on device")
-
-
 def test_bundled_spec_is_copied_with_its_comments(folder: Path) -> None:
     result = call("init", "--from", "resnet56", "-o", "mine.yaml")
     assert (result.exit_code, result.stdout) == (0, "wrote mine.yaml, a copy of resnet56\n")
@@ -172,8 +159,3 @@ def test_spec_is_not_taken_away_from_files_that_it_names(folder: Path) -> None:
     )
     assert call("init", "--from", "nets/above.yaml", "-o", "nets/mine.yaml").exit_code == 0
     assert call("validate", "nets/mine.yaml").exit_code == 0
-
-
-def test_help_names_the_families() -> None:
-    text = " ".join(call("init", "--help").stdout.split())
-    assert f"Families: {', '.join(FAMILIES)}." in text

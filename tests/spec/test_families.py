@@ -9,9 +9,7 @@ from resnet_builder.builder import check_source
 from resnet_builder.data.interfaces import DATASETS
 from resnet_builder.errors import UsageError
 from resnet_builder.spec.families import (
-    FAMILIES,
     LARGE_IMAGES,
-    Depths,
     Wish,
     default_name,
     new_spec,
@@ -134,10 +132,6 @@ def test_every_family_is_for_every_data_set(wish: Wish) -> None:
     assert found.spec.data.dataset.type == wish.dataset
 
 
-def test_there_are_wishes_for_every_family() -> None:
-    assert {wish.family for wish in SMALL[::2]} == set(FAMILIES)
-
-
 def test_images_are_augmented_as_they_can_be() -> None:
     def augmented(dataset: str) -> list[Any]:
         data: dict[str, Any] = mapping(text_of(Wish("resnet", 8, dataset)))["data"]
@@ -230,26 +224,3 @@ def test_what_cannot_be_is_refused_with_what_can(wish: Wish, message: str) -> No
     with pytest.raises(UsageError) as caught:
         text_of(wish)
     assert str(caught.value) == message
-
-
-def test_depths_around_an_impossible_one_are_possible() -> None:
-    rule = Depths(9, 2)
-    for depth in range(-3, 60):
-        below, above = rule.around(depth)
-        assert rule.blocks(below) is not None
-        assert rule.blocks(above) == (below - 2) // 9 + 1
-        if rule.blocks(depth) is None and depth > 11:
-            assert below < depth < above
-
-
-@pytest.mark.parametrize(
-    ("wish", "name"),
-    [
-        (Wish("se_resnet", 20, "digits"), "seresnet20_digits"),
-        (Wish("wrn", 10, "cifar100", width=2), "wrn10_2_cifar100"),
-        (large("resnet", 18), "resnet18"),
-    ],
-)
-def test_name_says_network_and_data_set(wish: Wish, name: str) -> None:
-    assert default_name(wish) == name
-    assert mapping(text_of(wish))["name"] == name

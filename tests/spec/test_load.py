@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.errors import SpecError, render
+from resnet_builder.errors import SpecError
 from resnet_builder.spec.load import load_spec, load_spec_text, read_draft
 from resnet_builder.spec.recipe import Sgd
 from resnet_builder.spec.section import Part
@@ -70,16 +70,6 @@ def test_section_that_could_not_be_read_as_written_is_wrong_once(tmp_path: Path)
     assert (found.run, found.plugins) == (None, None)
 
 
-def test_plugins_are_declared_and_not_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path, "raise SystemExit(1)", "canary.py")
-    monkeypatch.syspath_prepend(tmp_path)
-    found = draft(tmp_path, text=MINIMAL + "plugins: [canary.py, canary]\n")
-    assert found.plugins == ("canary.py", "canary")
-    assert "canary" not in sys.modules
-
-
 @pytest.mark.parametrize(
     ("file", "text", "name"),
     [
@@ -114,32 +104,6 @@ def test_null_is_as_good_as_absent() -> None:
     assert load_spec_text(text.replace("seed: 1", "seed: null")) == load_spec_text(FULL)
 
 
-def test_unknown_key_is_an_error_even_if_it_is_null() -> None:
-    [problem] = problems(FULL + "run: {thread: null}")
-    assert (problem.code, problem.path) == ("unknown-key", "run.thread")
-
-
-@pytest.mark.parametrize(
-    ("text", "rate"),
-    [
-        pytest.param("1e-4", 0.0001, id="1e-4"),
-        pytest.param("1e4", 10000.0, id="1e4"),
-        pytest.param("1", 1.0, id="whole-number"),
-    ],
-)
-def test_rate_is_a_number(text: str, rate: float) -> None:
-    spec = load_spec_text(FULL.replace("lr: 0.1", f"lr: {text}"))
-    assert spec.train is not None
-    assert (type(spec.train.optimizer.lr), spec.train.optimizer.lr) == (float, rate)
-
-
-@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e400", "-0.1", "0", "-0.0"])
-def test_rate_out_of_range_gets_the_range(value: str) -> None:
-    [problem] = problems(FULL.replace("lr: 0.1", f"lr: {value}"))
-    assert (problem.code, problem.path) == ("out-of-range", "train.optimizer.lr")
-    assert problem.allowed == ("more than 0",)
-
-
 @pytest.mark.parametrize("value", ["${HOME}", "~/x", "$HOME", "{x}", "%(x)s", "`id`", "$(id)"])
 def test_text_is_literal(value: str) -> None:
     spec = load_spec_text(FULL.replace("source: someone", f"source: '{value}'"))
@@ -151,12 +115,3 @@ def test_text_is_literal(value: str) -> None:
 def test_name_is_a_file_name_everywhere(value: str) -> None:
     [problem] = problems(FULL.replace("name: full", f"name: '{value}'"))
     assert (problem.code, problem.path) == ("out-of-range", "name")
-
-
-def test_spec_error_lists_its_problems(tmp_path: Path) -> None:
-    path = write(tmp_path, FULL + "runn: 1\nplugin: 2\n")
-    with pytest.raises(SpecError) as raised:
-        load_spec(path)
-    assert [error.path for error in raised.value.errors] == ["runn", "plugin"]
-    assert str(raised.value) == render(raised.value.errors)
-    assert raised.value.exit_code == 2
