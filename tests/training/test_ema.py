@@ -1,4 +1,4 @@
-"""The average of a network's weights."""
+"""Exponential moving average of a network's weights."""
 
 import torch
 from torch import nn
@@ -25,53 +25,36 @@ class Counting(nn.Module):
             self.mean.add_(10)
             self.count.add_(1)
 
-    def numbers(self) -> list[float]:
-        return [float(tensor) for tensor in self.state_dict().values()]
+
+def values(model: nn.Module) -> list[float]:
+    return [float(tensor) for tensor in model.state_dict().values()]
 
 
-def averaged(ema: Ema) -> list[float]:
-    return [float(tensor) for tensor in ema.model.state_dict().values()]
-
-
-def test_it_starts_as_a_copy() -> None:
+def test_update_averages_floats_and_copies_integers() -> None:
     model = Counting()
     ema = Ema(model, EmaSpec(decay=0.75))
     model.move()
-    assert averaged(ema) == [1.0, 10.0, 0.0]
-
-
-def test_an_update_moves_floats_and_copies_whole_numbers() -> None:
-    model = Counting()
-    ema = Ema(model, EmaSpec(decay=0.75))
-    model.move()
+    assert values(ema.model) == [1.0, 10.0, 0.0]
     ema.update(1)
-    assert averaged(ema) == [1.25, 12.5, 1.0]
+    assert values(ema.model) == [1.25, 12.5, 1.0]
     model.move()
     ema.update(2)
-    assert averaged(ema) == [1.25 + 0.25 * 1.75, 12.5 + 0.25 * 17.5, 2.0]
+    assert values(ema.model) == [1.25 + 0.25 * 1.75, 12.5 + 0.25 * 17.5, 2.0]
+    assert values(model) == [3.0, 30.0, 2.0]
 
 
-def test_only_every_so_many_steps_count() -> None:
+def test_updates_are_made_at_the_interval() -> None:
     model = Counting()
     ema = Ema(model, EmaSpec(decay=0.5, every=3))
     seen = []
     for step in range(1, 7):
         model.move()
         ema.update(step)
-        seen.append(averaged(ema)[0])
+        seen.append(values(ema.model)[0])
     assert seen == [1.0, 1.0, 2.5, 2.5, 2.5, 4.75]
 
 
-def test_the_network_itself_is_left_alone() -> None:
-    model = Counting()
-    ema = Ema(model, EmaSpec(decay=0.5))
-    model.move()
-    before = model.numbers()
-    ema.update(1)
-    assert model.numbers() == before
-
-
-def test_the_average_needs_no_gradients_and_evaluates() -> None:
+def test_average_needs_no_gradients_and_is_in_evaluation_mode() -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Dropout())
     model.to(memory_format=torch.channels_last)
     ema = Ema(model, EmaSpec(decay=0.5))

@@ -1,8 +1,8 @@
-"""The runtime configuration is decided once, recorded, and repeated."""
+"""Runtime configuration: decided once, recorded, and repeated."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -57,10 +57,11 @@ def resolved(path: Path, *, inexact: bool = False, **run: Any) -> tuple[RuntimeC
     return found, warnings
 
 
-@pytest.fixture
-def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the C++ compiler away."""
-    monkeypatch.setattr(runtime, "kernel_support", lambda device: NO_COMPILER)
+def with_kernels(patch: pytest.MonkeyPatch, *support: KernelSupport) -> None:
+    """Set the CPU kernels that are found, one call after the other."""
+    answers = iter(support)
+    last = support[-1]
+    patch.setattr(runtime, "kernel_support", lambda device: next(answers, last))
 
 
 def test_runtime_follows_from_the_spec_and_the_machine(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_runtime_follows_from_the_spec_and_the_machine(tmp_path: Path) -> None:
     )
 
 
-def test_resumed_run_repeats_what_was_decided(
+def test_resumed_run_repeats_its_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = resolved(tmp_path)
@@ -106,7 +107,20 @@ def test_change_of_threads_is_refused_or_allowed_and_recorded(
     assert resolved(tmp_path) == (found, [])
 
 
-def test_other_processors_and_versions_are_warned_of(
+def test_training_is_refused_with_other_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", experiment(), should_stop=after(2))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(UsageError, match="threads was 1 and is 2"):
+        train(tmp_path / "run", experiment())
+    recorder = Recorder()
+    train(tmp_path / "run", experiment(), allow_inexact=True, callbacks=[recorder])
+    assert len(recorder.warnings) == 1
+
+
+def test_other_processors_and_versions_are_warnings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved(tmp_path)
@@ -118,20 +132,6 @@ def test_other_processors_and_versions_are_warned_of(
         f"{start} torch was {now['torch']} and is 9.9",
         f"{start} the device was {here} and is another CPU",
     ]
-
-
-def test_run_is_refused_on_other_threads(tmp_path: Path) -> None:
-    with pytest.raises(Stopped):
-        train(tmp_path / "run", experiment(), should_stop=after(2))
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(UsageError, match="threads was 1 and is 2"):
-            train(tmp_path / "run", experiment())
-        recorder = Recorder()
-        train(tmp_path / "run", experiment(), allow_inexact=True, callbacks=[recorder])
-    finally:
-        torch.set_num_threads(1)
-    assert len(recorder.warnings) == 1
 
 
 @pytest.mark.parametrize(
@@ -153,13 +153,11 @@ def test_auto_compiles_on_cuda(
             resolved(tmp_path, compile=False)
 
 
-def test_network_that_cannot_be_compiled_is_an_error_that_says_what_to_do(
+def test_network_that_cannot_be_compiled_is_an_error_with_advice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(images: Tensor) -> Tensor:
-        raise torch._dynamo.exc.Unsupported("data-dependent branching\nfrom user code ...")
-
-    monkeypatch.setattr(torch, "compile", lambda model, **options: fail)
+    error = torch._dynamo.exc.Unsupported("data-dependent branching\nfrom user code ...")
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: Mock(side_effect=error))
     with pytest.raises(UsageError) as caught:
         compile_network(small_net(), CPU)(batch(0).images)
     assert str(caught.value) == (
@@ -173,18 +171,13 @@ def test_network_that_cannot_be_compiled_is_an_error_that_says_what_to_do(
 def test_cuda_replays_graphs_of_kernels(
     device: torch.device, mode: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
-    begun: list[bool] = []
-
-    def compile_(model: Any, **options: Any) -> Callable[[Tensor], Tensor]:
-        asked.append(options)
-        return lambda images: images
-
+    compile_, begin = Mock(), Mock()
     monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
-    compile_network(small_net(), device)(batch(0).images)
-    assert asked == [{"dynamic": False, **mode}]
-    assert len(begun) == (device == CUDA)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", begin)
+    network = small_net()
+    compile_network(network, device)(batch(0).images)
+    compile_.assert_called_once_with(network, dynamic=False, **mode)
+    assert begin.call_count == (device == CUDA)
 
 
 @NEEDS_KERNELS
@@ -194,56 +187,43 @@ def test_cpu_kernels_are_used_unless_the_spec_forbids_it(tmp_path: Path, wanted:
     assert (found.cpu_kernels, warnings) == (wanted is not False, [])
 
 
-@pytest.mark.usefixtures("no_kernels")
-@pytest.mark.parametrize("wanted", ["auto", True])
-def test_kernels_that_cannot_be_compiled_are_warned_of(tmp_path: Path, wanted: Any) -> None:
-    found, warnings = resolved(tmp_path, cpu_kernels=wanted)
+def test_missing_compiler_is_a_warning_and_kernels_that_come_later_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_kernels(monkeypatch, NO_COMPILER)
+    found, warnings = resolved(tmp_path)
     assert not found.cpu_kernels
     assert warnings == [
         "run.cpu_kernels: torch's own operations train the network, which takes longer; there are "
         "no CPU kernels here: there is no C++ compiler"
     ]
+    with_kernels(monkeypatch, KernelSupport("AMX"))
+    assert resolved(tmp_path) == (found, [])
 
 
-@NEEDS_KERNELS
-def test_instructions_that_the_compiler_lacks_are_warned_of_once(
+def test_instructions_that_the_compiler_lacks_are_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    support = KernelSupport("AVX512", "AMX: c++: error")
-    monkeypatch.setattr(runtime, "kernel_support", lambda device: support)
+    with_kernels(monkeypatch, KernelSupport("AVX512", "AMX: c++: error"))
     [warning] = resolved(tmp_path)[1]
     assert warning.endswith("this one cannot use the processor's AMX: c++: error")
     assert resolved(tmp_path)[1] == []
 
 
-@NEEDS_KERNELS
-def test_kernels_that_are_gone_are_refused_by_name(
+def test_kernels_that_are_gone_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with_kernels(monkeypatch, KernelSupport("AVX2"))
     resolved(tmp_path)
-    monkeypatch.setattr(runtime, "kernel_support", lambda device: NO_COMPILER)
+    with_kernels(monkeypatch, NO_COMPILER)
     with pytest.raises(UsageError, match="cpu_kernels was True and is False"):
         resolved(tmp_path)
 
 
-def test_kernels_that_come_later_are_not_used(
+def test_kernels_that_another_process_lacks_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(runtime, "kernel_support", lambda device: NO_COMPILER)
-        before, _ = resolved(tmp_path)
-    monkeypatch.setattr(
-        runtime, "kernel_support", lambda device: pytest.fail("compiled for nothing")
-    )
-    assert resolved(tmp_path) == (before, [])
-
-
-@NEEDS_KERNELS
-def test_process_that_lacks_the_kernels_of_the_others_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    faults = iter([KernelSupport("AVX2"), NO_COMPILER])
-    monkeypatch.setattr(runtime, "kernel_support", lambda device: next(faults))
+    with_kernels(monkeypatch, KernelSupport("AVX2"), NO_COMPILER)
     with pytest.raises(UsageError) as caught:
         resolved(tmp_path)
     assert str(caught.value) == (
@@ -264,10 +244,6 @@ def test_kernels_train_as_torch_does(tmp_path: Path) -> None:
     assert losses[0] != losses[1], "both were computed in the same way"
 
 
-def last_weights(path: Path) -> dict[str, Tensor]:
-    return read_weights(RunDirectory(path).last)[0]
-
-
 @pytest.mark.parametrize(
     "compile_", [False, pytest.param(True, marks=pytest.mark.ci)], ids=["eager", "compiled"]
 )
@@ -276,17 +252,18 @@ def test_speed_settings_change_results_by_rounding_alone(
 ) -> None:
     recipe: dict[str, Any] = {"ema": {"decay": 0.9}, "clip_norm": 1.0, "accumulate": 2}
     network = cifar_spec(widths=(4, 6), classes=CLASSES)
+
+    def weights(name: str, compile_: bool) -> dict[str, Tensor]:
+        spec = experiment(run={"compile": compile_}, **recipe)
+        train(tmp_path / name, spec, model=build(network, seed=0))
+        return read_weights(RunDirectory(tmp_path / name).last)[0]
+
     undo = set_backend_flags()
-    fast = experiment(run={"compile": compile_}, **recipe)
-    train(tmp_path / "fast", fast, model=build(network, seed=0))
+    fast = weights("fast", compile_)
     undo()
     monkeypatch.setattr(runtime, "memory_format", lambda device: "contiguous")
     monkeypatch.setattr(runtime, "_FUSED_DEVICES", frozenset())
-    plain = experiment(run={"compile": False}, **recipe)
-    train(tmp_path / "plain", plain, model=build(network, seed=0))
-    torch.testing.assert_close(
-        last_weights(tmp_path / "fast"), last_weights(tmp_path / "plain"), rtol=1e-3, atol=1e-5
-    )
+    torch.testing.assert_close(fast, weights("plain", False), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.ci
@@ -304,21 +281,15 @@ def test_compiled_run_repeats_itself_and_resumes_to_the_same_bits(tmp_path: Path
     assert EnvRecord.read(RunDirectory(tmp_path / "again").env).runtime.compile
 
 
-def test_precision_is_bf16_where_that_is_fast_or_asked_for(
+def test_precision_and_memory_format_are_those_the_device_is_fast_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runtime, "fast_bf16", lambda device: device.type == "cuda")
-    assert pick_precision("auto", CUDA) == "bf16"
-    assert pick_precision("auto", CPU) == "fp32"
+    assert [pick_precision("auto", device) for device in (CUDA, CPU)] == ["bf16", "fp32"]
     assert pick_precision("fp32", CUDA) == "fp32"
     assert pick_precision("bf16", CPU) == "bf16"
-
-
-@pytest.mark.parametrize(
-    ("name", "order"), [("cpu", "channels_last"), ("cuda", "channels_last"), ("mps", "contiguous")]
-)
-def test_memory_format_is_the_fastest_of_the_device(name: str, order: str) -> None:
-    assert memory_format(torch.device(name)) == order
+    formats = [memory_format(torch.device(name)) for name in ("cpu", "cuda", "mps")]
+    assert formats == ["channels_last", "channels_last", "contiguous"]
 
 
 def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,26 +334,18 @@ def flags() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def _flags_restored() -> Iterator[None]:
-    before = flags()
-    yield
-    assert flags() == before
-
-
-@pytest.mark.usefixtures("_flags_restored")
 @pytest.mark.parametrize("threads", [None, 3])
-def test_backend_flags_are_set_and_restored(
-    threads: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backend_flags_are_set_and_restored(threads: int | None) -> None:
     before = flags()
     undo = set_backend_flags(threads=threads)
-    assert flags() == {
-        "threads": threads or before["threads"],
-        "precision": "high",
-        "allow_tf32": True,
-        "deterministic": True,
-        "benchmark": False,
-    }
-    undo()
+    try:
+        assert flags() == {
+            "threads": threads or before["threads"],
+            "precision": "high",
+            "allow_tf32": True,
+            "deterministic": True,
+            "benchmark": False,
+        }
+    finally:
+        undo()
     assert flags() == before

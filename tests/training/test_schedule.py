@@ -1,4 +1,4 @@
-"""The plan of a training: learning rates as PyTorch's schedulers set them, and what is due when."""
+"""Plan of a training: learning rates as PyTorch's schedulers set them, seeds, and intervals."""
 
 import contextlib
 import math
@@ -17,6 +17,7 @@ from resnet_builder.training.schedule import Plan, private_generators, seed_step
 from tests.training.recipes import images, recipe
 from tests.training.runs import experiment, train
 
+CPU = torch.device("cpu")
 PAPER = {"type": "multistep", "milestones": [32_000, 48_000]}
 PAPER_OPTIMIZER = {"type": "sgd", "lr": 0.1, "weight_decay": 1e-4}
 
@@ -26,9 +27,9 @@ def rates(given: TrainSpec, steps_per_epoch: int = 5) -> list[float]:
     return [plan.lr(step) for step in range(plan.total_steps)]
 
 
-def torch_rates(make: Any, lr: float, steps: int) -> list[float]:
+def torch_rates(make: Any, steps: int = 20) -> list[float]:
     """Return the rates that a scheduler of PyTorch's sets."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     scheduler: LRScheduler = make(optimizer)
     found = []
     for step in range(steps):
@@ -39,43 +40,89 @@ def torch_rates(make: Any, lr: float, steps: int) -> list[float]:
     return found
 
 
-def test_constant_is_the_optimizers_rate() -> None:
-    assert rates(recipe()) == [0.1] * 20
+@pytest.mark.parametrize(
+    ("schedule", "make"),
+    [
+        (
+            {"type": "multistep", "milestones": [3, 4, 17], "gamma": 0.3},
+            lambda optimizer: MultiStepLR(optimizer, [3, 4, 17], 0.3),
+        ),
+        (
+            {"type": "cosine", "end": 0.01},
+            lambda optimizer: CosineAnnealingLR(optimizer, T_max=19, eta_min=0.01),
+        ),
+    ],
+    ids=["multistep", "cosine"],
+)
+def test_schedule_equals_torchs(schedule: Any, make: Any) -> None:
+    assert rates(recipe(schedule=schedule)) == pytest.approx(torch_rates(make), rel=1e-12)
+
+
+@pytest.mark.parametrize("anneal", ["cos", "linear"])
+@pytest.mark.parametrize(
+    ("steps", "pct_start"), [(1, 0.3), (2, 0.3), (3, 0.9), (20, 0.3), (97, 0.05)]
+)
+def test_one_cycle_equals_torchs(anneal: Any, steps: int, pct_start: float) -> None:
+    options: Any = {"pct_start": pct_start, "div_factor": 10.0, "final_div_factor": 100.0}
+    expected = torch_rates(
+        lambda o: OneCycleLR(o, 0.1, total_steps=steps, anneal_strategy=anneal, **options), steps
+    )
+    given = recipe(steps=steps, schedule={"type": "one_cycle", "anneal": anneal, **options})
+    assert rates(given) == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_cycle_may_rise_for_no_step() -> None:
+    """PyTorch's divides by zero here."""
+    found = rates(recipe(schedule={"type": "one_cycle", "pct_start": 0.05, "anneal": "linear"}))
+    assert found[0] == 0.1
+    assert found[19] == pytest.approx(0.1 / 25 / 1e4)
 
 
 @pytest.mark.parametrize(
-    ("step", "rate"),
-    [(0, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (63_999, 0.001)],
+    ("warmup", "expected"),
+    [
+        (
+            None,
+            {0: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 63_999: 0.001},
+        ),
+        # akamaster's ResNet-110 stays at 0.01 for ever.
+        (
+            {"steps": 400, "type": "constant", "lr": 0.01},
+            {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1},
+        ),
+    ],
+    ids=["plain", "warm-up"],
 )
-def test_multistep_falls_at_the_papers_iterations(step: int, rate: float) -> None:
-    paper = recipe(steps=64_000, batch_size=128, optimizer=PAPER_OPTIMIZER, schedule=PAPER)
-    assert Plan(paper, 351).lr(step) == pytest.approx(rate, rel=1e-12)
-
-
-def test_multistep_equals_torchs() -> None:
-    schedule = {"type": "multistep", "milestones": [3, 4, 17], "gamma": 0.3}
-    expected = torch_rates(lambda o: MultiStepLR(o, [3, 4, 17], 0.3), 0.1, 20)
-    assert rates(recipe(schedule=schedule)) == pytest.approx(expected, rel=1e-12)
-
-
-def test_a_warm_up_returns_to_the_full_rate() -> None:
-    """akamaster's ResNet-110 stays at 0.01 for ever."""
-    schedule = {**PAPER, "warmup": {"steps": 400, "type": "constant", "lr": 0.01}}
+def test_multistep_falls_at_the_papers_iterations(warmup: Any, expected: dict[int, float]) -> None:
+    schedule = {**PAPER, "warmup": warmup}
     paper = recipe(steps=64_000, batch_size=128, optimizer=PAPER_OPTIMIZER, schedule=schedule)
-    found = [Plan(paper, 351).lr(step) for step in (0, 399, 400, 31_999)]
-    assert found == [0.01, 0.01, 0.1, 0.1]
+    plan = Plan(paper, 351)
+    assert {step: plan.lr(step) for step in expected} == pytest.approx(expected, rel=1e-12)
 
 
-def test_linear_warm_up_rises_in_equal_steps_from_its_start() -> None:
-    schedule = {"type": "constant", "warmup": {"steps": 4, "start": 0.02}}
-    assert rates(recipe(schedule=schedule))[:6] == pytest.approx(
-        [0.02, 0.04, 0.06, 0.08, 0.1, 0.1], rel=1e-12
-    )
-
-
-def test_warm_up_in_epochs_is_counted_in_steps() -> None:
-    schedule = {"type": "constant", "warmup": {"epochs": 2, "type": "constant", "lr": 0.01}}
-    assert rates(recipe(epochs=3, schedule=schedule), 5) == [0.01] * 10 + [0.1] * 5
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [0.1] * 20),
+        (
+            {"schedule": {"type": "constant", "warmup": {"steps": 4, "start": 0.02}}},
+            [0.02, 0.04, 0.06, 0.08] + [0.1] * 16,
+        ),
+        (
+            {
+                "epochs": 3,
+                "schedule": {
+                    "type": "constant",
+                    "warmup": {"epochs": 2, "type": "constant", "lr": 0.01},
+                },
+            },
+            [0.01] * 10 + [0.1] * 5,
+        ),
+    ],
+    ids=["constant", "linear warm-up", "warm-up in epochs"],
+)
+def test_constant_rate_follows_the_warm_up(changes: Any, expected: list[float]) -> None:
+    assert rates(recipe(**changes)) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
@@ -88,39 +135,6 @@ def test_progress_runs_over_the_steps_after_warm_up(kind: str, warmup: Any) -> N
     assert found[19] == pytest.approx(0.001, rel=1e-12)
     assert (found[math.floor(middle)] + found[math.ceil(middle)]) / 2 == pytest.approx(0.0505)
     assert found[start:] == sorted(found[start:], reverse=True)
-
-
-def test_cosine_equals_torchs() -> None:
-    expected = torch_rates(lambda o: CosineAnnealingLR(o, T_max=19, eta_min=0.01), 0.1, 20)
-    assert rates(recipe(schedule={"type": "cosine", "end": 0.01})) == pytest.approx(
-        expected, rel=1e-12
-    )
-
-
-@pytest.mark.parametrize("anneal", ["cos", "linear"])
-@pytest.mark.parametrize(
-    ("steps", "pct_start"), [(1, 0.3), (2, 0.3), (3, 0.9), (20, 0.3), (97, 0.05)]
-)
-def test_one_cycle_equals_torchs(anneal: Any, steps: int, pct_start: float) -> None:
-    options: dict[str, Any] = {
-        "pct_start": pct_start,
-        "div_factor": 10.0,
-        "final_div_factor": 100.0,
-    }
-    expected = torch_rates(
-        lambda o: OneCycleLR(o, 0.1, total_steps=steps, anneal_strategy=anneal, **options),
-        0.1,
-        steps,
-    )
-    given = recipe(steps=steps, schedule={"type": "one_cycle", "anneal": anneal, **options})
-    assert rates(given) == pytest.approx(expected, rel=1e-12)
-
-
-def test_one_cycle_may_rise_for_no_step() -> None:
-    """PyTorch's divides by zero here."""
-    found = rates(recipe(schedule={"type": "one_cycle", "pct_start": 0.05, "anneal": "linear"}))
-    assert found[0] == 0.1
-    assert found[19] == pytest.approx(0.1 / 25 / 1e4)
 
 
 @pytest.mark.parametrize(
@@ -138,49 +152,49 @@ def test_the_shortest_trainings_have_rates(schedule: Any, steps: int) -> None:
     assert all(math.isfinite(rate) for rate in rates(recipe(steps=steps, schedule=schedule)))
 
 
-def test_milestones_are_in_the_recipes_unit() -> None:
-    """akamaster's epochs are not the paper's iterations."""
-    schedule = {"type": "multistep", "milestones": [2, 3]}
-    in_epochs = Plan(recipe(epochs=4, schedule=schedule), 351)
-    in_steps = Plan(recipe(steps=4, schedule=schedule), 351)
-    assert in_epochs.milestones == (702, 1053)
-    assert in_steps.milestones == (2, 3)
-
-
 @pytest.mark.parametrize(
     ("length", "unit", "expected"),
-    [({"epochs": 4}, "steps", (2, 3)), ({"steps": 20}, "epochs", (10, 15))],
+    [
+        ({"epochs": 4}, None, (702, 1053)),  # akamaster's epochs are not the paper's iterations
+        ({"steps": 4}, None, (2, 3)),
+        ({"epochs": 4}, "steps", (2, 3)),
+        ({"steps": 2000}, "epochs", (702, 1053)),
+    ],
 )
-def test_milestones_may_name_the_other_unit(length: Any, unit: str, expected: Any) -> None:
+def test_milestones_are_in_the_recipes_unit_or_their_own(
+    length: Any, unit: str | None, expected: Any
+) -> None:
     schedule = {"type": "multistep", "milestones": [2, 3], "unit": unit}
-    assert Plan(recipe(**length, schedule=schedule), 5).milestones == expected
+    assert Plan(recipe(**length, schedule=schedule), 351).milestones == expected
 
 
 @pytest.mark.parametrize(
-    ("schedule", "message"),
+    ("length", "schedule", "message"),
     [
         (
+            {"steps": 20},
             {"type": "multistep", "milestones": [2, 4], "unit": "epochs"},
             "train.schedule.milestones: epoch 4, step 20, is beyond the training's 20 steps; "
             "lower it or train longer",
         ),
         (
+            {"epochs": 2},
+            {"type": "multistep", "milestones": [10], "unit": "steps"},
+            "train.schedule.milestones: 10 is beyond the training's 10 steps; "
+            "lower it or train longer",
+        ),
+        (
+            {"steps": 20},
             {"type": "cosine", "warmup": {"epochs": 4}},
             "train.schedule.warmup: its 20 steps leave nothing of the training's 20 steps; "
             "shorten it or train longer",
         ),
     ],
 )
-def test_what_lies_beyond_the_end_is_refused(schedule: Any, message: str) -> None:
+def test_schedule_beyond_the_end_is_refused(length: Any, schedule: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Plan(recipe(schedule=schedule), 5)
+        Plan(recipe(**length, schedule=schedule), 5)
     assert str(caught.value) == message
-
-
-def test_milestones_in_steps_beyond_the_epochs_are_refused() -> None:
-    schedule = {"type": "multistep", "milestones": [10], "unit": "steps"}
-    with pytest.raises(UsageError, match="10 is beyond the training's 10 steps"):
-        Plan(recipe(epochs=2, schedule=schedule), 5)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +227,7 @@ def test_last_step_is_always_evaluated(every: int, expected: list[int]) -> None:
     assert [step for step in range(11) if plan.evaluates_at(step)] == expected
 
 
-def test_checkpoints_are_due_every_so_many_steps() -> None:
+def test_checkpoints_are_due_by_the_step_unless_by_the_clock() -> None:
     plan = Plan(recipe(steps=10, checkpoint_every={"steps": 4}), 7)
     assert [step for step in range(11) if plan.saves_at(step)] == [4, 8]
     assert not any(map(Plan(recipe(checkpoint_every={"seconds": 1.0}), 7).saves_at, range(20)))
@@ -224,11 +238,9 @@ def test_micro_batches_are_equal_and_epochs_fractions() -> None:
     assert Plan(recipe(), 8).epoch(12) == 1.5
 
 
-PARTS = [{"size": 3, "fraction": 0.25}, {"size": 4, "fraction": 0.3}]
-
-
 def test_image_sizes_follow_the_fractions_of_the_training() -> None:
-    plan = Plan(recipe(progressive_resizing=PARTS), 5)
+    parts = [{"size": 3, "fraction": 0.25}, {"size": 4, "fraction": 0.3}]
+    plan = Plan(recipe(progressive_resizing=parts), 5)
     sizes = [plan.resize(images(2), step).shape[-1] for step in range(20)]
     assert sizes == [3] * 5 + [4] * 6 + [6] * 9
     given = images(2)
@@ -243,7 +255,7 @@ def test_smaller_image_averages_around_each_pixel() -> None:
     assert torch.allclose(plan.resize(torch.full((1, 3, 7, 7), 0.7), 0), torch.tensor(0.7))
 
 
-def test_network_is_fed_each_size_in_its_turn(tmp_path: Path) -> None:
+def test_network_is_trained_on_each_size_in_its_turn(tmp_path: Path) -> None:
     class Watched(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -264,25 +276,19 @@ def test_network_is_fed_each_size_in_its_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "code", "path"),
+    ("parts", "code", "key"),
     [
-        ("[{size: 32, fraction: 0.5}]", "no-effect", "train.progressive_resizing[0].size"),
-        ("[{size: 3, fraction: 0.5}]", "shape", "train.progressive_resizing[0].size"),
-        (
-            "[{size: 16, fraction: 0.5}, {size: 24, fraction: 0.5}]",
-            "out-of-range",
-            "train.progressive_resizing",
-        ),
-        ("[{size: 16, fraction: 1.0}]", "out-of-range", "train.progressive_resizing[0].fraction"),
+        ("[{size: 32, fraction: 0.5}]", "no-effect", "[0].size"),
+        ("[{size: 3, fraction: 0.5}]", "shape", "[0].size"),
+        ("[{size: 16, fraction: 0.5}, {size: 24, fraction: 0.5}]", "out-of-range", ""),
+        ("[{size: 16, fraction: 1.0}]", "out-of-range", "[0].fraction"),
     ],
 )
-def test_sizes_without_sense_are_refused(parts: str, code: str, path: str) -> None:
+def test_sizes_without_sense_are_refused(parts: str, code: str, key: str) -> None:
     with pytest.raises(SpecError) as caught:
         read_spec("resnet20", overrides=[f"train.progressive_resizing={parts}"])
-    assert [(problem.code, problem.path) for problem in caught.value.errors] == [(code, path)]
-
-
-CPU = torch.device("cpu")
+    [problem] = caught.value.errors
+    assert (problem.code, problem.path) == (code, f"train.progressive_resizing{key}")
 
 
 def test_steps_have_different_seeds_of_32_bits() -> None:
@@ -301,7 +307,7 @@ def test_seed_of_a_step_never_changes() -> None:
     assert found == [1463837468, 905481526, 3042146117, 4176018560]
 
 
-def test_step_draws_the_same_whatever_was_drawn_before_and_each_process_its_own() -> None:
+def test_random_numbers_follow_from_the_step_and_the_process() -> None:
     drawn = []
     for before, rank in ((0, 0), (5, 0), (0, 1), (2, 1), (0, 2)):
         torch.rand(before)
@@ -325,13 +331,9 @@ def test_callers_generator_is_left_as_it_was(error: bool) -> None:
 
 def test_generator_of_mps_is_seeded_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    fakes = {
-        "get_rng_state": lambda: "before",
-        "set_rng_state": calls.append,
-        "manual_seed": calls.append,
-    }
-    for name, fake in fakes.items():
-        monkeypatch.setattr(torch.mps, name, fake)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "before")
+    monkeypatch.setattr(torch.mps, "set_rng_state", calls.append)
+    monkeypatch.setattr(torch.mps, "manual_seed", calls.append)
     with private_generators(torch.device("mps")):
         seed_step(0, 0, torch.device("mps"))
     assert calls == [step_seed(0, 0), "before"]
