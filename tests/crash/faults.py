@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from resnet_builder.errors import DataError
@@ -26,28 +26,24 @@ def at_point(name: str, turn: int, *signals: str) -> None:
         before(point)
         passed += point == name
         if point == name and passed == turn:
-            for each in signals:
-                os.kill(os.getpid(), getattr(signal, each))
+            _send(signals)
 
     files.failpoint_hook = hook
 
 
-def in_call(target: str, turn: int, *signals: str, rank: str | None = None) -> None:
-    """Send this process signals when a function, ``module:name``, is called so often.
+def in_call(target: str, turn: int, *signals: str) -> None:
+    """Send this process signals when a function, ``module:name``, is called so often."""
+    _before_call(target, turn, lambda: _send(signals))
 
-    Args:
-        target: The function.
-        turn: Number of the call.
-        signals: Names of the signals.
-        rank: Rank of the process, if only one of several is meant.
-    """
 
-    def send() -> None:
-        if rank is None or os.environ["RANK"] == rank:
-            for each in signals:
-                os.kill(os.getpid(), getattr(signal, each))
+def in_rank(rank: str, target: str, turn: int, *signals: str) -> None:
+    """Send one of several processes signals when it calls a function so often."""
+    _before_call(target, turn, lambda: _send(signals), rank)
 
-    _before_call(target, turn, send)
+
+def _send(signals: Sequence[str]) -> None:
+    for each in signals:
+        os.kill(os.getpid(), getattr(signal, each))
 
 
 def removing(path: str, target: str, turn: int) -> None:
@@ -114,19 +110,13 @@ def among(size: str, rank: str, port: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
 
 
-def in_rank(rank: str, target: str, turn: int, *signals: str) -> None:
-    """Send one of several processes signals when it calls a function so often."""
-    in_call(target, turn, *signals, rank=rank)
-
-
 def lacking_data(rank: str, message: str, target: str, turn: int) -> None:
     """Let data be unusable in one of several processes when it calls a function so often."""
 
     def fail() -> None:
-        if os.environ["RANK"] == rank:
-            raise DataError(message)
+        raise DataError(message)
 
-    _before_call(target, turn, fail)
+    _before_call(target, turn, fail, rank)
 
 
 def setting(target: str, value: object) -> None:
@@ -141,14 +131,10 @@ def limit_file_size(size: int) -> None:
 
 
 def failing(call: str, code: str, name: str, first: int, last: int) -> None:
-    """Let a call of ``os`` fail from its ``first`` to its ``last`` time.
+    """Let a call of ``os`` fail from its ``first`` to its ``last`` time, counted from 1.
 
-    Args:
-        call: ``write``, ``fsync``, ``replace`` or ``open``; only with ``O_CREAT`` for that.
-        code: The error, by its name in ``errno``.
-        name: A part of the path of the files that it concerns.
-        first: Counted from 1.
-        last: Likewise.
+    ``code`` is a name of ``errno``. Only files are concerned that have ``name`` in their path; of
+    ``open``, only calls that make one.
     """
     real = getattr(os, call)
     number = getattr(errno, code)
@@ -173,7 +159,8 @@ def _path(call: str, arguments: Any) -> str:
     return os.readlink(f"/proc/self/fd/{arguments[0]}")
 
 
-def _before_call(target: str, turn: int, act: Callable[[], None]) -> None:
+def _before_call(target: str, turn: int, act: Callable[[], None], rank: str | None = None) -> None:
+    """Act before the ``turn``-th call of a function, in one of several processes or in any."""
     module, _, name = target.partition(":")
     *owners, last = name.split(".")
     place: Any = importlib.import_module(module)
@@ -185,7 +172,7 @@ def _before_call(target: str, turn: int, act: Callable[[], None]) -> None:
     def replacement(*arguments: Any, **rest: Any) -> Any:
         nonlocal called
         called += 1
-        if called == turn:
+        if called == turn and rank in {None, os.environ.get("RANK")}:
             act()
         return real(*arguments, **rest)
 

@@ -6,34 +6,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""Of every process, so that all of them compute the same bits."""
-
-_READ, _ADD = os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND
+"""Environment of every process, so that all of them compute the same bits."""
 
 Fault = tuple[object, ...]
 """The name of a function of :mod:`tests.crash.faults`, and its arguments."""
 
+_ZOMBIE, _STOPPED = "Z", "T"
+
 
 @dataclass(frozen=True)
 class End:
-    """How a call ended.
-
-    Attributes:
-        code: The exit code, or a negative signal.
-        stdout: What it printed, if that was kept.
-        stderr: Likewise.
-        seconds: From its start to its end.
-        cpu_seconds: Of the processor; 0 if it is not known.
-    """
+    """End of a call; ``code`` is the exit code, or a negative signal."""
 
     code: int
     stdout: str
@@ -42,24 +34,26 @@ class End:
     cpu_seconds: float = 0.0
 
 
-class Started(Protocol):
-    """A call that is under way."""
+def wait_until(condition: Callable[[], object], seconds: float = 60, what: str = "") -> None:
+    """Poll a condition until it is true.
 
-    @property
-    def pid(self) -> int:
-        """Of its process."""
+    Raises:
+        TimeoutError: It is not within the time.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what or condition} is not true after {seconds:.0f} s")
+        time.sleep(0.005)
 
-    def wait(self, seconds: float = 60) -> End:
-        """Wait for its end."""
 
-
-def kill(started: Started, number: int = signal.SIGKILL) -> None:
+def kill(started: "Child | CommandLine", number: int = signal.SIGKILL) -> None:
     """Send a signal, unless the process has ended."""
     with suppress(ProcessLookupError):
         os.kill(started.pid, number)
 
 
-def family(started: Started) -> list[int]:
+def family(started: "Child | CommandLine") -> list[int]:
     """List the processes of a call that are still there: it and its children began a session."""
     found = []
     for directory in Path("/proc").iterdir():
@@ -78,9 +72,6 @@ def parent(pid: int) -> int | None:
     return None
 
 
-_ZOMBIE, _STOPPED = "Z", "T"
-
-
 def _stat(pid: int) -> list[str]:
     """Return state, parent, group and session of a process."""
     text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -89,12 +80,7 @@ def _stat(pid: int) -> list[str]:
 
 @dataclass
 class Child:
-    """A call in a forked child.
-
-    Attributes:
-        pid: Of the child.
-        stderr: The file that its messages go to.
-    """
+    """Call in a forked child."""
 
     pid: int
     stdout: Path
@@ -103,7 +89,6 @@ class Child:
     _began: float = field(default_factory=time.monotonic)
 
     def wait(self, seconds: float = 60) -> End:
-        """Wait for its end."""
         found = self._server.ask({"wait": self.pid, "seconds": seconds})
         took = time.monotonic() - self._began
         if found is None:
@@ -116,26 +101,16 @@ class Child:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
-        state, *_ = _stat(self.pid)
-        return state != _ZOMBIE
+        return _stat(self.pid)[0] != _ZOMBIE
 
-    def go_on(self, seconds: float = 60) -> None:
+    def go_on(self) -> None:
         """Let it go on once it has stopped."""
-        deadline = time.monotonic() + seconds
-        while _stat(self.pid)[0] != _STOPPED:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"it does not stop: {_text(self.stderr)}")
-            time.sleep(0.005)
+        wait_until(lambda: _stat(self.pid)[0] == _STOPPED)
         os.kill(self.pid, signal.SIGCONT)
 
-    def wait_for(self, text: str, seconds: float = 60) -> None:
+    def wait_for(self, text: str) -> None:
         """Wait until a text is in its messages."""
-        deadline = time.monotonic() + seconds
-        while text not in _text(self.stderr):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"'{text}' is not in: {_text(self.stderr)}")
-            time.sleep(0.005)
+        wait_until(lambda: text in _text(self.stderr), what=f"'{text}' in {self.stderr}")
 
 
 class Server:
@@ -155,24 +130,16 @@ class Server:
         stderr: Path | None = None,
         at: float = 0.0,
     ) -> Child:
-        """Call the program.
-
-        Args:
-            arguments: Of the command line.
-            folder: Where.
-            faults: What is to go wrong.
-            stdout: A file to print to; by default one of its own.
-            stderr: Likewise.
-            at: Not before this instant of the monotonic clock.
-        """
+        """Call the program in a folder, not before an instant of the monotonic clock."""
         self._calls += 1
         out = stdout or self._scratch / f"{self._calls}.out"
         err = stderr or self._scratch / f"{self._calls}.err"
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         call = {
             "arguments": [str(argument) for argument in arguments],
             "folder": str(folder),
             "faults": faults,
-            "streams": [(os.devnull, _READ), (str(out), _ADD), (str(err), _ADD)],
+            "streams": [(os.devnull, os.O_RDONLY), (str(out), append), (str(err), append)],
             "at": at,
         }
         return Child(self.ask({"call": call}), out, err, self)
@@ -180,21 +147,6 @@ class Server:
     def call(self, *arguments: object, folder: Path, seconds: float = 60, **how: Any) -> End:
         """Call the program and wait for its end."""
         return self.start(*arguments, folder=folder, **how).wait(seconds)
-
-    def first_of(self, children: Sequence[Child], seconds: float = 60) -> tuple[Child, End]:
-        """Return the call that ends first, and how."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for child in children:
-                if not child.is_running:
-                    return child, child.wait()
-            time.sleep(0.005)
-        raise TimeoutError("none of them ends")
-
-    @staticmethod
-    def soon() -> float:
-        """Return an instant by which two calls can be ready, for ``at``."""
-        return time.monotonic() + 0.1
 
     def ask(self, request: dict[str, Any]) -> Any:
         """Return the server's answer to a request."""
@@ -225,14 +177,13 @@ def serving(scratch: Path) -> Iterator[Server]:
 
 @dataclass
 class CommandLine:
-    """A call as users make it, imports and all."""
+    """Call as users make it, imports and all."""
 
     process: subprocess.Popen[str]
     _began: float = field(default_factory=time.monotonic)
 
     @classmethod
     def start(cls, *arguments: object, folder: Path) -> "CommandLine":
-        """Call the program."""
         process = subprocess.Popen(
             [sys.executable, "-m", "resnet_builder", *map(str, arguments)],
             cwd=folder,
@@ -247,17 +198,15 @@ class CommandLine:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
         return self.process.pid
 
     def wait(self, seconds: float = 60) -> End:
-        """Wait for its end."""
         try:
             stdout, stderr = self.process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired as error:
+        except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.communicate()
-            raise TimeoutError(f"still running after {seconds:.0f} s") from error
+            raise
         return End(self.process.returncode, stdout, stderr, time.monotonic() - self._began)
 
 

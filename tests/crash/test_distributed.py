@@ -14,7 +14,7 @@ import pytest
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord, ResultRecord
 from tests.crash.experiments import train_line, write_experiment
-from tests.crash.program import Child, CommandLine, End, Fault, Server, family, kill
+from tests.crash.program import Child, CommandLine, End, Fault, Server, family, kill, wait_until
 
 pytestmark = pytest.mark.ci
 
@@ -46,7 +46,8 @@ class Launch:
     def ended(self, child: Child) -> End:
         """Wait for the end, after which nobody and no lock is left."""
         end = child.wait(SOON)
-        assert all_gone(child)
+        # Python's own tracker of resources outlives the call by an instant.
+        wait_until(lambda: not family(child), SOON)
         assert not self.run.is_locked
         assert "Traceback" not in end.stderr
         return end
@@ -65,16 +66,6 @@ class Launch:
         assert end.code == 0, end.stderr
         assert ResultRecord.read(self.run.result).steps == 84
         return end.stderr
-
-
-def all_gone(child: Child) -> bool:
-    """Wait until no process of a call is left; Python's own tracker outlives it by an instant."""
-    deadline = time.monotonic() + SOON
-    while family(child):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.fixture
@@ -153,7 +144,7 @@ def test_processes_end_with_who_started_them(launch: Launch) -> None:
     child.wait_for(STARTED)
     kill(child)
     assert child.wait().code == -signal.SIGKILL
-    assert all_gone(child)
+    wait_until(lambda: not family(child), SOON)
     assert "stopped after step" in child.stderr.read_text()
     assert launch.steps()
     assert not launch.run.is_locked

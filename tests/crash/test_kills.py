@@ -3,14 +3,13 @@
 import random
 import signal
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from resnet_builder.runs.files import POINTS
 from tests.crash.experiments import assert_same_outcome, outcome_of, train_line, write_experiment
-from tests.crash.program import CommandLine, Server, Started, kill
+from tests.crash.program import Child, CommandLine, Server, kill
 
 SPECS = ("everything", "early", "streamed")
 
@@ -21,68 +20,39 @@ IMPORTING = 6.0
 """Seconds that a true command line takes until it trains, about."""
 
 
-@dataclass
-class KillLoop:
-    """Kills of one training at random instants.
+def survive(
+    kills: int, server: Server, spec: Path, seed: int, true_lines: int, seconds: float = 120
+) -> int:
+    """Kill and resume until so many kills hit a process at work; compare each run.
 
-    Attributes:
-        server: Calls the program.
-        spec: Spec of the training.
-        seed: Seed of the instants.
-        true_lines: Number of the kills that are of true command lines.
-        hits: Instant of each kill, in seconds from the start of a process.
-        runs: Number of runs that were completed after kills.
+    The first kills are of true command lines. Each run may take some seconds without a kill.
+
+    Returns:
+        Number of runs.
     """
-
-    server: Server
-    spec: Path
-    seed: int
-    true_lines: int = 0
-    hits: list[float] = field(default_factory=list)
-    runs: int = 0
-
-    def survive(self, kills: int, *, seconds: float = 120) -> None:
-        """Kill and resume until a number of kills hit a process at work; compare each run.
-
-        Args:
-            kills: Number of kills.
-            seconds: Seconds that a run may take without being killed.
-        """
-        choose = random.Random(self.seed)
-        whole = self.spec.parent / "whole"
-        end = self._start(whole).wait(seconds)
-        assert end.code == 0, end.stderr
-        expected = outcome_of(whole)
-        while len(self.hits) < kills:
-            run = self.spec.parent / f"killed-{self.runs}"
-            while len(self.hits) < kills and self._kill_once(run, choose, end.seconds):
-                pass
-            finished = self._start(run).wait(seconds)
-            assert finished.code == 0, finished.stderr
-            self.runs += 1
-            assert_same_outcome(run, expected)
-
-    def _kill_once(self, run: Path, choose: random.Random, usual: float) -> bool:
-        """Start or resume the run, and kill it; return whether it was still at work."""
-        is_true = len(self.hits) < self.true_lines
-        process: Started = (
-            CommandLine.start(*train_line(self.spec, run), folder=run.parent)
-            if is_true
-            else self._start(run)
-        )
-        longest = IMPORTING + usual if is_true else usual
-        instant = choose.uniform(0, SOON if choose.randrange(4) == 0 else longest)
-        time.sleep(instant)
-        kill(process)
-        end = process.wait()
-        if end.code == 0:
-            return False
-        assert end.code == -signal.SIGKILL, end.stderr
-        self.hits.append(instant)
-        return True
-
-    def _start(self, run: Path) -> Started:
-        return self.server.start(*train_line(self.spec, run), folder=run.parent)
+    choose = random.Random(seed)
+    whole = spec.parent / "whole"
+    usual = server.start(*train_line(spec, whole), folder=spec.parent).wait(seconds)
+    assert usual.code == 0, usual.stderr
+    hits = runs = 0
+    while hits < kills:
+        run = spec.parent / f"killed-{runs}"
+        end = None
+        while hits < kills and (end is None or end.code):
+            is_true = hits < true_lines
+            start = CommandLine.start if is_true else server.start
+            process: CommandLine | Child = start(*train_line(spec, run), folder=run.parent)
+            longest = usual.seconds + (IMPORTING if is_true else 0)
+            time.sleep(choose.uniform(0, SOON if choose.randrange(4) == 0 else longest))
+            kill(process)
+            end = process.wait()
+            assert end.code in {0, -signal.SIGKILL}, end.stderr
+            hits += end.code != 0
+        finished = server.start(*train_line(spec, run), folder=run.parent).wait(seconds)
+        assert finished.code == 0, finished.stderr
+        runs += 1
+        assert_same_outcome(run, outcome_of(whole))
+    return runs
 
 
 @pytest.mark.ci
@@ -91,8 +61,7 @@ def test_killed_run_ends_in_the_bits_of_one_that_was_not(
     name: str, server: Server, tmp_path: Path
 ) -> None:
     """Twelve kills in all, three of them of true command lines."""
-    spec = write_experiment(tmp_path, name)
-    KillLoop(server, spec, seed=SPECS.index(name), true_lines=1).survive(4)
+    survive(4, server, write_experiment(tmp_path, name), seed=SPECS.index(name), true_lines=1)
 
 
 @pytest.mark.slow
@@ -108,13 +77,12 @@ def test_run_survives_many_kills(
     request: pytest.FixtureRequest,
 ) -> None:
     """51 kills over three specs, and some of a compiled network."""
-    loop = KillLoop(server, write_experiment(tmp_path, name), seed=100, true_lines=true_lines)
     began = time.monotonic()
-    loop.survive(kills, seconds=600)
+    runs = survive(kills, server, write_experiment(tmp_path, name), 100, true_lines, seconds=600)
     request.node.user_properties += [  # benchmarks/slow.py writes them to kills.json
         ("experiment", name),
-        ("kills", len(loop.hits)),
-        ("runs", loop.runs),
+        ("kills", kills),
+        ("runs", runs),
         ("seconds", round(time.monotonic() - began, 1)),
     ]
 

@@ -3,7 +3,6 @@
 import shutil
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog
 from resnet_builder.weights.file import read_weights
 from tests.crash.experiments import assert_same_outcome, outcome_of, train_line, write_experiment
-from tests.crash.program import Child, Fault, Server
+from tests.crash.program import Child, Server, wait_until
 
 STEP = "resnet_builder.training.step:TrainStep.__call__"
 
@@ -23,7 +22,7 @@ def test_of_two_processes_one_wins(races: int, server: Server, tmp_path: Path) -
     """By turns new and resumed; the winner's run is what it would have been without the other."""
     line = ("train", write_experiment(tmp_path, "plain", epochs=1), "--data-dir", tmp_path)
     begun, alone = tmp_path / "begun", tmp_path / "alone"
-    dying: Sequence[Fault] = [("in_call", STEP, 5, "SIGKILL")]
+    dying = [("in_call", STEP, 5, "SIGKILL")]
     killed = server.call(*line, "--out", begun, folder=tmp_path, faults=dying)
     assert killed.code == -signal.SIGKILL
     assert server.call(*line, "--out", alone, folder=tmp_path).code == 0
@@ -42,15 +41,16 @@ def race(server: Server, run: Path, *line: object) -> None:
 
     The winner holds the directory, stopped before its first step, until the loser has ended.
     """
-    at = server.soon()
+    at = time.monotonic() + 0.1  # both are ready by then
     holding = [("in_call", STEP, 1, "SIGSTOP")]
     pair = [server.start(*line, folder=run.parent, faults=holding, at=at) for _ in range(2)]
-    loser, end = server.first_of(pair)
+    wait_until(lambda: not all(child.is_running for child in pair))
+    winner, loser = sorted(pair, key=lambda child: child.is_running, reverse=True)
+    end = loser.wait()
     assert end.code == 8, end.stderr
     assert "is in use by process " in end.stderr
     assert end.cpu_seconds < 1
     assert end.seconds < 20
-    (winner,) = (child for child in pair if child is not loser)
     winner.go_on()
     won = winner.wait()
     assert won.code == 0, won.stderr
@@ -70,10 +70,7 @@ def test_readers_of_a_run_see_old_or_new(server: Server, tmp_path: Path) -> None
     line = train_line(spec, run.path)
     first = server.start(*line, folder=tmp_path, faults=[("in_call", STEP, 40, "SIGKILL")])
     first.wait_for("the best so far")
-    deadline = time.monotonic() + 60
-    while not run.best.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(run.best.exists)
     steps = read(run, first)
     steps |= read(run, server.start(*line, folder=tmp_path))
     assert len(steps) > 3

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from resnet_builder.runs.directory import RunDirectory
 from tests.crash.experiments import assert_same_outcome, outcome_of, train_line, write_experiment
-from tests.crash.program import Child, Server, family, kill, parent
+from tests.crash.program import Child, Server, family, kill, parent, wait_until
 
 pytestmark = [
     pytest.mark.ci,
@@ -21,22 +20,17 @@ AHEAD = [("setting", "resnet_builder.data.sources:MIN_FILES_FOR_WORKERS", 0)]
 
 def worker_of(child: Child) -> int:
     """Wait for a worker, a grandchild of the training; return its process number."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    workers: list[int] = []
+
+    def find() -> list[int]:
         for pid in family(child):
             above = parent(pid)
             if above is not None and parent(above) == child.pid:
-                return pid
-        time.sleep(0.02)
-    raise TimeoutError("nobody reads ahead")
+                workers.append(pid)
+        return workers
 
-
-def wait_until_gone(child: Child) -> None:
-    """Wait until no process of a call is left."""
-    deadline = time.monotonic() + 20
-    while family(child):
-        assert time.monotonic() < deadline, f"{len(family(child))} processes stay"
-        time.sleep(0.02)
+    wait_until(find)
+    return workers[0]
 
 
 def test_lost_worker_ends_the_training_and_a_lost_training_its_workers(
@@ -52,14 +46,14 @@ def test_lost_worker_ends_the_training_and_a_lost_training_its_workers(
     assert end.code == 3
     assert ".png: a process that was to read it, or one after it, was lost: " in end.stderr
     assert "Traceback" not in end.stderr
-    wait_until_gone(training)
+    wait_until(lambda: not family(training), 20)
     assert not run.is_locked
 
     training = server.start(*train_line(spec, run.path), folder=tmp_path, faults=AHEAD)
     worker_of(training)
     kill(training)
     assert training.wait().code == -signal.SIGKILL
-    wait_until_gone(training)
+    wait_until(lambda: not family(training), 20)
     assert not run.is_locked
 
     end = server.call(*train_line(spec, run.path), folder=tmp_path)

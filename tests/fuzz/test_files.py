@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,14 +16,9 @@ from resnet_builder.runs.records import DataRecord, EnvRecord, MetricsLog, Resul
 from resnet_builder.training.checkpoint import load_checkpoint
 from resnet_builder.weights.file import read_weights
 from resnet_builder.weights.foreign import read_foreign
-from tests.cli.experiments import call
+from tests.cli.experiments import call, write_tiny
 from tests.fuzz.files import change, change_pickle, damaged_file, damaged_record, sound_checkpoint
-from tests.fuzz.harness import Make, Read, fuzz
-
-CHECKPOINT = "checkpoints/step-000000012.safetensors"
-
-ENDS = {0, 2, 3, 4}
-"""How a command may end that is given a damaged run."""
+from tests.fuzz.harness import fuzz
 
 
 @dataclass(frozen=True)
@@ -33,28 +29,12 @@ class Target:
     damage: Callable[[bytes, random.Random], bytes]
     reader: Callable[[Path], object]
 
-    def make(self, run: Path) -> Make:
-        """Return what makes damaged files of the run's."""
-        return partial(self.damage, (run / self.file).read_bytes())
 
-    def read(self, folder: Path) -> Read:
-        """Return what writes a damaged file, and lets it be read."""
-        path = folder / Path(self.file).name
-
-        def read(data: bytes, choose: random.Random) -> None:
-            path.write_bytes(data)
-            self.reader(path)
-
-        return read
-
-
-TENSORS = {
-    "checkpoint": Target(CHECKPOINT, damaged_file, load_checkpoint),
+TARGETS = {
+    "checkpoint": Target("checkpoints/step-000000012.safetensors", damaged_file, load_checkpoint),
     "weights": Target("best.safetensors", damaged_file, read_weights),
     "network": Target("best.safetensors", damaged_file, load_model),
     "foreign": Target("best.safetensors", damaged_file, read_foreign),
-}
-RECORDS = {
     "env": Target("env.json", damaged_record, EnvRecord.read),
     "data": Target("data.json", damaged_record, DataRecord.read),
     "result": Target("result.json", damaged_record, ResultRecord.read),
@@ -62,77 +42,39 @@ RECORDS = {
         "metrics.jsonl", damaged_record, lambda path: MetricsLog(RunDirectory(path.parent)).read()
     ),
 }
-PICKLES = {
-    "zip": (True, change),
-    "zip-pickle": (True, change_pickle),
-    "old": (False, change),
-}
-"""Whether a checkpoint of another program is a zip archive, and how it is damaged."""
+SPEC = Target("spec.yaml", change, Path.read_bytes)
+
+
+@pytest.fixture(scope="session")
+def sound_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a tiny experiment to its end; tests only copy from the run."""
+    folder = tmp_path_factory.mktemp("sound")
+    result = call("train", write_tiny(folder), "--out", folder / "run")
+    assert result.exit_code == 0, result.stderr
+    return folder / "run"
+
 
 EFFORTS = [
-    pytest.param(0, 100, id="few"),
-    pytest.param(100, 1_000, id="thousand", marks=pytest.mark.ci),
-    pytest.param(1000, 10_000, id="many", marks=pytest.mark.slow),
+    (0, 100),
+    pytest.param(100, 1_000, marks=pytest.mark.ci),
+    pytest.param(1000, 10_000, marks=pytest.mark.slow),
 ]
-"""Seed of the inputs, and how many."""
-
-
-def resumed(run: Path, folder: Path) -> Read:
-    """Return what puts a damaged file into a copy of a run, and goes on with it.
-
-    Which file it is, is drawn by :func:`of_a_run` from the same numbers.
-    """
-    copy = folder / "run"
-
-    def read(data: bytes, choose: random.Random) -> None:
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(run, copy)
-        name, _, content = data.partition(b"\n")
-        (copy / name.decode()).write_bytes(content)
-        if name != b"result.json":
-            (copy / "result.json").unlink()
-        spec = run.parent / "tiny.yaml"
-        ends = [
-            call("train", spec, "--out", copy, "--resume"),
-            call("evaluate", copy),
-        ]
-        assert {end.exit_code for end in ends} <= ENDS, [end.stderr for end in ends]
-
-    return read
-
-
-def of_a_run(run: Path) -> Make:
-    """Return what makes a damaged file of a run, with its name before it."""
-    targets = [*TENSORS.values(), *RECORDS.values(), Target("spec.yaml", change, Path.read_bytes)]
-
-    def make(choose: random.Random) -> bytes:
-        target = choose.choice(targets)
-        return target.file.encode() + b"\n" + target.make(run)(choose)
-
-    return make
 
 
 @pytest.mark.parametrize(("seed", "count"), EFFORTS)
-@pytest.mark.parametrize("name", [*TENSORS, *RECORDS])
+@pytest.mark.parametrize("name", TARGETS)
 def test_damaged_file_is_read_or_refused(
     name: str, seed: int, count: int, sound_run: Path, tmp_path: Path
 ) -> None:
-    target = {**TENSORS, **RECORDS}[name]
-    tally = fuzz(target.make(sound_run), target.read(tmp_path), seed=seed, count=count)
-    assert tally.refused > count / 2
+    target = TARGETS[name]
+    path = tmp_path / Path(target.file).name
 
+    def read(data: bytes, choose: random.Random) -> None:
+        path.write_bytes(data)
+        target.reader(path)
 
-@pytest.mark.parametrize(("seed", "count"), EFFORTS)
-@pytest.mark.parametrize("kind", PICKLES)
-def test_damaged_checkpoint_of_another_program_is_read_or_refused(
-    kind: str, seed: int, count: int, tmp_path: Path
-) -> None:
-    new, damage = PICKLES[kind]
-    path = tmp_path / "model.pth"
-    sound = sound_checkpoint(path, new=new)
-    target = Target(path.name, damage, read_foreign)
-    tally = fuzz(partial(damage, sound), target.read(tmp_path), seed=seed, count=count)
-    assert tally.refused > count / 2
+    make = partial(target.damage, (sound_run / target.file).read_bytes())
+    assert fuzz(make, read, seed=seed, count=count).refused > count / 2
 
 
 @pytest.mark.parametrize(
@@ -143,7 +85,41 @@ def test_damaged_checkpoint_of_another_program_is_read_or_refused(
         pytest.param(1000, 400, marks=pytest.mark.slow),
     ],
 )
-def test_damaged_run_is_resumed_or_refused(
-    seed: int, count: int, sound_run: Path, tmp_path: Path
+def test_damaged_run_ends_in_words(seed: int, count: int, sound_run: Path, tmp_path: Path) -> None:
+    """One file of a run is damaged; then the run is resumed and evaluated."""
+    run = tmp_path / "run"
+
+    def make(choose: random.Random) -> bytes:
+        target = choose.choice([*TARGETS.values(), SPEC])
+        damaged = target.damage((sound_run / target.file).read_bytes(), choose)
+        return target.file.encode() + b"\n" + damaged
+
+    def read(data: bytes, choose: random.Random) -> None:
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(sound_run, run)
+        name, _, content = data.partition(b"\n")
+        (run / name.decode()).write_bytes(content)
+        if name != b"result.json":
+            (run / "result.json").unlink()
+        spec = sound_run.parent / "tiny.yaml"
+        ends = [call("train", spec, "--out", run, "--resume"), call("evaluate", run)]
+        assert {end.exit_code for end in ends} <= {0, 2, 3, 4}, [end.stderr for end in ends]
+
+    fuzz(make, read, seed=seed, count=count, seconds=20)
+
+
+@pytest.mark.parametrize(("seed", "count"), EFFORTS)
+@pytest.mark.parametrize(
+    ("new", "damage"), [(True, change), (True, change_pickle), (False, change)]
+)
+def test_damaged_checkpoint_of_another_program_is_read_or_refused(
+    new: bool, damage: Any, seed: int, count: int, tmp_path: Path
 ) -> None:
-    fuzz(of_a_run(sound_run), resumed(sound_run, tmp_path), seed=seed, count=count, each=20)
+    path = tmp_path / "model.pth"
+
+    def read(data: bytes, choose: random.Random) -> None:
+        path.write_bytes(data)
+        read_foreign(path)
+
+    make = partial(damage, sound_checkpoint(path, new=new))
+    assert fuzz(make, read, seed=seed, count=count).refused > count / 2
