@@ -6,16 +6,14 @@ convolutions take alone, by torch. They take turns, so that a noisy machine is n
 
 import ctypes
 import gc
-import itertools
 import re
 import statistics
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
@@ -37,7 +35,6 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import RuntimeConfig, versions
 from resnet_builder.spec.recipe import ConstantSchedule, ConstantWarmup, Interval
-from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part
 from resnet_builder.training.callbacks import Callback, TrainStart
 from resnet_builder.training.finetune import freeze
@@ -200,48 +197,34 @@ def measure(
         Stopped: ``should_stop`` became true.
         UsageError: The recipe does not fit the network, or there is no such device.
     """
-    spec, recipe = experiment.spec, experiment.train
-    device, shape = pick_device(spec.run.device), experiment.input_shape
-    round_seconds = seconds / ROUNDS
-    images, accumulate = find_batch_size(spec, device, _MAX_STEP_SHARE * round_seconds)
+    recipe, shape = experiment.train, experiment.input_shape
+    device, round_seconds = pick_device(experiment.run.device), seconds / ROUNDS
+    images, accumulate = find_batch_size(experiment, device, _MAX_STEP_SHARE * round_seconds)
     batch_size = images * accumulate
-    network = build_on_meta(spec.model).train()
+    network = build_on_meta(experiment.model).train()
     freeze(network, recipe.freeze)
     operations = count_convolutions(network, (images, *shape))
-    baseline_seconds: list[float] = []
-    convolution_seconds: list[dict[Operation, float]] = []
+    steady = steady_state(experiment, batch_size=batch_size, accumulate=accumulate)
 
-    def prepare(runtime: RuntimeConfig) -> Callable[[], None]:
-        baseline = _Baseline(spec, device)
-        baseline.train(images, 0)
-        calls = _convolution_calls(operations, device, runtime)
+    def make_baseline() -> _Baseline:
+        return _Baseline(experiment, device, images)
 
-        def take_turns() -> None:
-            baseline_seconds.append(baseline.train(images, _OTHER_SHARE * round_seconds))
-            end = perf_counter() + _OTHER_SHARE * round_seconds
-            while True:
-                with torch.no_grad():
-                    times = {operation: _time(call, device) for operation, call in calls.items()}
-                convolution_seconds.append(times)
-                if perf_counter() >= end:
-                    break
-            report("measuring", len(baseline_seconds), ROUNDS)
-
-        return take_turns
-
-    steady = steady_state(spec, batch_size=batch_size, accumulate=accumulate)
-    turns = _Turns(device, _TRAIN_SHARE * round_seconds, prepare, warn, should_stop)
+    turns = _Turns(device, round_seconds, make_baseline, operations, warn, report, should_stop)
     turns.run(steady)
     assert turns.runtime is not None, "the training has started"
     rate = Rate.of(turns.seconds_per_step, batch_size)
-    baseline_rate = Rate.of(baseline_seconds, images)
-    activations = activation_memory(
-        network, (images, *shape), bf16=turns.runtime.precision == "bf16"
-    )
-    steps = _recipe_steps(spec)
+    baseline_rate = Rate.of(turns.baseline_seconds, images)
+    is_bf16 = turns.runtime.precision == "bf16"
+    activations = activation_memory(network, (images, *shape), bf16=is_bf16)
+    steps = _recipe_steps(experiment)
     duration = None if steps is None else steps * recipe.batch_size / rate.images_per_second
+    parts = {"forward": 0.0, "weight_gradient": 0.0, "input_gradient": 0.0}
+    for op, count in operations.items():
+        op_seconds = statistics.median(times[op] for times in turns.convolution_seconds)
+        parts[op.kind] += accumulate * count * op_seconds
+    total = sum(parts.values())
     return Benchmark(
-        name=spec.name,
+        name=experiment.name,
         device=describe(device),
         versions=versions(),
         image=shape,
@@ -251,50 +234,48 @@ def measure(
         baseline=baseline_rate,
         baseline_is=BASELINE,
         speed_up=rate.images_per_second / baseline_rate.images_per_second,
-        roofline=_roofline(operations, convolution_seconds, accumulate, rate.seconds_per_step),
+        roofline=Roofline(total / rate.seconds_per_step, total, **parts),
         memory=Memory(count_parameters(network), activations.total, *turns.peak),
         recipe=RecipeLength(recipe.batch_size, recipe.epochs, steps, duration),
         runtime=turns.runtime,
     )
 
 
-# ---- steady-state spec ---------------------------------------------------------------------------
+# ---- steady-state experiment ---------------------------------------------------------------------
 
 _ENDLESS = 2**31 - 1
 _SYNTHETIC_BYTES = 64 * 1024 * 1024
 _SYNTHETIC_IMAGES = 4096
 
 
-def steady_state(spec: Spec, *, batch_size: int, accumulate: int) -> Spec:
-    """Return a spec that trains as this one does, without end, evaluations or checkpoints.
+def steady_state(experiment: Experiment, *, batch_size: int, accumulate: int) -> Experiment:
+    """Return an experiment that trains alike, without end, evaluations or checkpoints.
 
     Its images are synthetic and in memory; they are augmented and normalised as the spec says.
 
     Args:
-        spec: Resolved spec, with data and a recipe.
+        experiment: The experiment.
         batch_size: Images of a step.
         accumulate: Micro-batches of a step.
     """
-    assert spec.data is not None
-    assert spec.train is not None
-    channels, size, _ = spec.model.image_shape
+    channels, size, _ = experiment.input_shape
     affordable = min(_SYNTHETIC_IMAGES, _SYNTHETIC_BYTES // (channels * size * size))
     synthetic = Part.model_validate(
         {
             "type": "synthetic",
-            "num_classes": spec.model.num_classes,
+            "num_classes": experiment.model.num_classes,
             "channels": channels,
             "image_size": size,
             "train": max(batch_size, affordable),
             "test": 1,
         }
     )
-    data = spec.data.model_copy(
+    data = experiment.data.model_copy(
         update={"dataset": synthetic, "validation": 0, "split_seed": 0, "preprocess": ()}
     )
     # Weights hardly move: a step's cost does not depend on them, and nothing diverges.
     tiny_lr = ConstantWarmup(type="constant", lr=1e-6, steps=_ENDLESS - 1)
-    train = spec.train.model_copy(
+    train = experiment.train.model_copy(
         update={
             "steps": _ENDLESS,
             "epochs": None,
@@ -307,18 +288,18 @@ def steady_state(spec: Spec, *, batch_size: int, accumulate: int) -> Spec:
             "progressive_resizing": (),
         }
     )
-    return spec.model_copy(update={"data": data, "train": train})
+    spec = experiment.spec.model_copy(update={"data": data, "train": train})
+    return replace(experiment, spec=spec)
 
 
-def _recipe_steps(spec: Spec) -> int | None:
-    assert spec.data is not None
-    assert spec.train is not None
-    if spec.train.steps is not None or spec.train.epochs is None:
-        return spec.train.steps
-    count = input_info(spec.data).training_images
+def _recipe_steps(experiment: Experiment) -> int | None:
+    train, data = experiment.train, experiment.data
+    if train.steps is not None or train.epochs is None:
+        return train.steps
+    count = input_info(data).training_images
     if count is None:
         return None
-    return spec.train.epochs * ((count - spec.data.set_aside(count)) // spec.train.batch_size)
+    return train.epochs * ((count - data.set_aside(count)) // train.batch_size)
 
 
 # ---- interleaved timing --------------------------------------------------------------------------
@@ -329,34 +310,39 @@ class _Over(Exception):
 
 
 class _Turns(Callback):
-    """Callback of a training, and its ``should_stop``: times its turns, and lets others run."""
+    """Callback of a training, and its ``should_stop``: between its turns the others have theirs."""
 
     def __init__(
         self,
         device: torch.device,
-        seconds: float,
-        prepare: Callable[[RuntimeConfig], Callable[[], None]],
+        round_seconds: float,
+        make_baseline: "Callable[[], _Baseline]",
+        operations: "Counter[Operation]",
         warn: Warn,
+        report: Report,
         should_stop: Stop,
     ) -> None:
         self._device = device
-        self._seconds = seconds
-        self._prepare = prepare
+        self._round_seconds = round_seconds
+        self._make_baseline = make_baseline
+        self._operations = operations
+        self._report = report
         self._should_stop = should_stop
         self._steps = self._take_turns()
-        self._warn = warn
         self._is_stopped = False
+        self._warn = warn
         self.runtime: RuntimeConfig | None = None
         self.seconds_per_step: list[float] = []
+        self.baseline_seconds: list[float] = []
+        self.convolution_seconds: list[dict[Operation, float]] = []
         self.peak: tuple[int | None, int | None] = (None, None)
 
-    def run(self, spec: Spec) -> None:
-        """Train a steady-state spec for all turns."""
-        data = load_data(spec)
-        network = build(spec, seed=0, pretrained=False)
+    def run(self, experiment: Experiment) -> None:
+        """Train a steady-state experiment for all turns."""
+        data = load_data(experiment.spec)
+        network = build(experiment, seed=0, pretrained=False)
         with tempfile.TemporaryDirectory() as folder, suppress(_Over):
             run = RunDirectory.create(Path(folder, "run"))
-            experiment = Experiment(spec, build_on_meta(spec.model))
             fit(network, data, experiment, run, callbacks=[self], should_stop=self)
         if self._is_stopped:
             raise Stopped("stopped while measuring")
@@ -382,17 +368,29 @@ class _Turns(Callback):
         meter = PeakMeter(self._device)
         yield from self._turn(_WARM_UP_STEPS)
         self.peak = meter.peak(), meter.before
-        let_others_run = self._prepare(self.runtime)
-        for _ in range(ROUNDS):
-            let_others_run()
+        baseline = self._make_baseline()  # only now: its memory is not the training's
+        baseline.train(0)
+        calls = _convolution_calls(self._operations, self._device, self.runtime)
+        other_seconds = _OTHER_SHARE * self._round_seconds
+        for number in range(1, ROUNDS + 1):
+            self.baseline_seconds.append(baseline.train(other_seconds))
+            end = perf_counter() + other_seconds
+            while True:
+                with torch.no_grad():
+                    times = {op: _time(call, self._device) for op, call in calls.items()}
+                self.convolution_seconds.append(times)
+                if perf_counter() >= end:
+                    break
+            self._report("measuring", number, ROUNDS)
             self.seconds_per_step.append((yield from self._turn(1)))
         raise _Over
 
     def _turn(self, min_steps: int) -> Generator[None, None, float]:
         """Yield for each step of a turn; return the seconds of a step."""
+        seconds = _TRAIN_SHARE * self._round_seconds
         _synchronize(self._device)
         started, steps = perf_counter(), 0
-        while steps < min_steps or perf_counter() - started < self._seconds:
+        while steps < min_steps or perf_counter() - started < seconds:
             yield
             steps += 1
         _synchronize(self._device)
@@ -454,37 +452,36 @@ class PeakMeter:
 class _Baseline:
     """Plain training loop, as in a script that nobody has tuned; see :data:`BASELINE`."""
 
-    def __init__(self, spec: Spec, device: torch.device) -> None:
-        assert spec.train is not None
-        self._model = spec.model
+    def __init__(self, experiment: Experiment, device: torch.device, images: int) -> None:
+        recipe = experiment.train
+        self.images = images
+        self._model = experiment.model
         self._device = device
-        self._network = build(spec, seed=0, device=str(device), pretrained=False).train()
-        freeze(self._network, spec.train.freeze)
-        self._loss = make_loss(spec.train.loss)
+        self._network = build(experiment, seed=0, device=str(device), pretrained=False).train()
+        freeze(self._network, recipe.freeze)
+        self._loss = make_loss(recipe.loss)
         self._optimizer = build_optimizer(
             self._network,
-            spec.train.optimizer,
-            no_weight_decay=spec.train.no_weight_decay,
+            recipe.optimizer,
+            no_weight_decay=recipe.no_weight_decay,
             fused=False,
-            head_lr_multiplier=spec.train.head_lr_multiplier,
+            head_lr_multiplier=recipe.head_lr_multiplier,
         )
 
-    def train(self, images: int, seconds: float) -> float:
+    def train(self, seconds: float) -> float:
         """Train for some seconds, at least one step; return the seconds of a step."""
-        shape = (images, *self._model.image_shape)
+        shape, classes = (self.images, *self._model.image_shape), self._model.num_classes
         batches = [
             (
                 torch.randn(shape, device=self._device),
-                torch.randint(self._model.num_classes, (images,), device=self._device),
+                torch.randint(classes, (self.images,), device=self._device),
             )
             for _ in range(4)
         ]
         steps, spent = 0, 0.0
-        for batch in itertools.cycle(batches):
-            spent += _time(lambda batch=batch: self._step(*batch), self._device)  # type: ignore[misc]
+        while steps == 0 or spent < seconds:
+            spent += _time(partial(self._step, *batches[steps % 4]), self._device)
             steps += 1
-            if spent >= seconds:
-                break
         return spent / steps
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
@@ -495,40 +492,36 @@ class _Baseline:
         loss.item()
 
 
-def find_batch_size(spec: Spec, device: torch.device, seconds: float) -> tuple[int, int]:
+def find_batch_size(
+    experiment: Experiment, device: torch.device, seconds: float
+) -> tuple[int, int]:
     """Return the micro-batch size and the number of micro-batches of the steps to measure.
 
     They are the recipe's own, or one micro-batch of fewer images if a step of the recipe would take
     too long or too much memory. The baseline tries more and more images; `train` is hardly slower.
 
     Args:
-        spec: Resolved spec, with a recipe.
+        experiment: The experiment.
         device: Device of the training.
         seconds: Seconds that a step may take.
     """
-    assert spec.train is not None
-    accumulate = spec.train.accumulate
-    wanted, limit = spec.train.batch_size // accumulate, sys.maxsize
+    accumulate = experiment.train.accumulate
+    wanted = limit = experiment.train.batch_size // accumulate
     if (free := free_memory(device)) is not None:
-        smallest = steady_state(spec, batch_size=_MIN_IMAGES, accumulate=1)
-        limit = max(
-            _MIN_IMAGES,
-            estimate_training(
-                Experiment(smallest, build_on_meta(smallest.model)), "fp32"
-            ).largest_micro_batch(free // 2),
-        )
-    baseline = _Baseline(spec, device)
+        smallest = steady_state(experiment, batch_size=_MIN_IMAGES, accumulate=1)
+        affordable = estimate_training(smallest, "fp32").largest_micro_batch(free // 2)
+        limit = min(wanted, max(_MIN_IMAGES, affordable))
+    baseline = _Baseline(experiment, device, min(_MIN_IMAGES, wanted))
 
-    def step_seconds(images: int, limit: float) -> float:
-        first = baseline.train(images, 0)  # the first step of its kind also compiles kernels
-        return first if first <= limit else min(first, baseline.train(images, 0))
+    def step_seconds(limit: float) -> float:
+        first = baseline.train(0)  # the first step of its kind also compiles kernels
+        return first if first <= limit else min(first, baseline.train(0))
 
-    images = min(_MIN_IMAGES, wanted)
-    while images < min(limit, wanted) and 2 * step_seconds(images, seconds / 2) <= seconds:
-        images = min(2 * images, limit, wanted)
-    if images == wanted and accumulate * step_seconds(images, seconds) <= seconds:
-        return images, accumulate
-    return images, 1
+    while baseline.images < limit and 2 * step_seconds(seconds / 2) <= seconds:
+        baseline.images = min(2 * baseline.images, limit)
+    if baseline.images == wanted and accumulate * step_seconds(seconds) <= seconds:
+        return wanted, accumulate
+    return baseline.images, 1
 
 
 # ---- roofline ------------------------------------------------------------------------------------
@@ -626,16 +619,3 @@ def _convolution_calls(
         for call in calls.values():
             call()  # torch chooses and compiles kernels in the first call
     return calls
-
-
-def _roofline(
-    operations: Counter[Operation],
-    times: Sequence[dict[Operation, float]],
-    accumulate: int,
-    step_seconds: float,
-) -> Roofline:
-    seconds = {"forward": 0.0, "weight_gradient": 0.0, "input_gradient": 0.0}
-    for op, count in operations.items():
-        seconds[op.kind] += accumulate * count * statistics.median(each[op] for each in times)
-    total = sum(seconds.values())
-    return Roofline(total / step_seconds, total, **seconds)

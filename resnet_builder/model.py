@@ -1,4 +1,4 @@
-"""ResNet: named layers in torchvision's order; sections, counts, backbone, and conv + norm fusion."""
+"""ResNet: named layers in torchvision's order; sections, counts, backbone, conv + norm fusion."""
 
 import copy
 from collections import Counter, OrderedDict

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from resnet_builder.builder import build_on_meta
-from resnet_builder.model import ResNet, count_macs, count_parameters
+from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.parts import resolve
 from resnet_builder.spec.load import load_spec
 from resnet_builder.spec.schema import Spec
@@ -41,21 +41,12 @@ KUANGLIU = {
 }
 
 
-def built(spec: Spec) -> ResNet:
-    return build_on_meta(resolve(spec).model)
-
-
 def counts(spec: Spec) -> tuple[int, int, int]:
     """Return a spec's parameters, MACs and depth."""
     model = resolve(spec).model
     network = build_on_meta(model)
-    assert model.in_channels
-    assert model.image_size
-    return (
-        count_parameters(network),
-        count_macs(network, model.in_channels, model.image_size),
-        network.depth,
-    )
+    channels, size, _ = model.image_shape
+    return count_parameters(network), count_macs(network, channels, size), network.depth
 
 
 @pytest.mark.parametrize("option", "ABC")
@@ -68,8 +59,8 @@ def test_cifar_network_has_the_published_counts(blocks: int, option: str) -> Non
 
 def test_cifar_network_follows_the_closed_forms() -> None:
     draw = random.Random(0)
-    for _ in range(6):
-        n, classes = draw.randint(1, 12), draw.randint(2, 200)
+    for _ in range(4):
+        n, classes = draw.randint(1, 8), draw.randint(2, 200)
         a = 97_216 * n - 22_576 + 65 * classes
         macs_a = 442_368 + 2_359_296 * (6 * n - 1) + 64 * classes
         wanted = {
@@ -88,16 +79,11 @@ def test_plain_network_has_option_a_s_counts() -> None:
 
 @pytest.mark.parametrize("depth", IMAGENET)
 @pytest.mark.parametrize("option", "ABC")
-def test_imagenet_network_has_the_published_parameters(depth: str, option: str) -> None:
-    blocks, block, parameters, _ = IMAGENET[depth]
+def test_imagenet_network_has_the_published_counts(depth: str, option: str) -> None:
+    blocks, block, parameters, macs = IMAGENET[depth]
     found = counts(imagenet_spec(blocks, block, shortcut=OPTIONS[option]))
     assert (found[0], found[2]) == (parameters["ABC".index(option)], int(depth))
-
-
-@pytest.mark.parametrize("depth", IMAGENET)
-def test_imagenet_network_takes_the_published_macs(depth: str) -> None:
-    blocks, block, _, macs = IMAGENET[depth]
-    assert counts(imagenet_spec(blocks, block))[1] == macs
+    assert found[1] == macs or option != "B"
 
 
 @pytest.mark.parametrize("depth", STRIDE_IN_1X1)
@@ -165,10 +151,8 @@ def test_descendant_has_the_published_counts(
     # The data set says how many classes there are; without it the network may have any number.
     overrides = ["data=null", *(f"model.{key}={value}" for key, value in changes.items())]
     spec = load_spec(name, overrides=[*overrides, "train=null"])
-    if macs is None:
-        assert count_parameters(built(spec)) == parameters
-    else:
-        assert counts(spec)[:2] == (parameters, macs)
+    found = counts(spec)
+    assert found[:2] == (parameters, macs or found[1])
 
 
 def test_wide_network_follows_the_closed_form() -> None:

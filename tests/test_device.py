@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -84,24 +85,21 @@ def test_name_that_means_nothing_is_an_error_of_usage(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "fast"), [((7, 5), False), ((8, 0), True), ((8, 9), True), ((12, 0), True)]
+    ("name", "hardware", "fast"),
+    [
+        ("cuda", {"cuda": 1, "capability": (7, 5)}, False),
+        ("cuda", {"cuda": 1, "capability": (8, 0)}, True),
+        ("cuda", {"cuda": 1, "capability": (12, 0)}, True),
+        ("cpu", {}, False),
+        ("cpu", {"avx512_bf16": True}, True),
+        ("cpu", {"amx": True}, True),
+    ],
 )
-def test_cuda_is_fast_in_bf16_from_ampere_on(
-    capability: tuple[int, int], fast: bool, machine: Machine
+def test_bf16_is_fast_where_matrices_of_it_are_multiplied(
+    name: str, hardware: Any, fast: bool, machine: Machine
 ) -> None:
-    machine(cuda=1, capability=capability)
-    assert fast_bf16(torch.device("cuda")) is fast
-
-
-@pytest.mark.parametrize(
-    ("avx512_bf16", "amx", "fast"),
-    [(False, False, False), (True, False, True), (False, True, True)],
-)
-def test_cpu_is_fast_in_bf16_if_it_multiplies_it(
-    avx512_bf16: bool, amx: bool, fast: bool, machine: Machine
-) -> None:
-    machine(avx512_bf16=avx512_bf16, amx=amx)
-    assert fast_bf16(torch.device("cpu")) is fast
+    machine(**hardware)
+    assert fast_bf16(torch.device(name)) is fast
 
 
 @pytest.mark.parametrize(
@@ -124,28 +122,20 @@ def test_a_processor_s_name_says_what_multiplies_bf16(
     assert describe(torch.device("cpu")) == f"CPU ({platform.machine()}, {capability}{end}"
 
 
-def test_this_machine_is_asked_without_an_error() -> None:
-    device = pick_device("auto")
-    assert fast_bf16(device) in {True, False}
-    assert describe(device)
-
-
-CUDA = torch.device("cuda")
-MPS = torch.device("mps")
-CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize(("size", "held"), [(2 * 2**30, True), (2 * 2**30 + 1, False)])
+@pytest.mark.parametrize(
+    ("name", "size", "held"),
+    [
+        ("cuda", 2 * 2**30, True),
+        ("cuda", 2 * 2**30 + 1, False),
+        ("cpu", 1, False),
+        ("mps", 1, False),
+    ],
+)
 def test_images_are_held_by_a_gpu_with_four_times_their_memory_free(
-    size: int, held: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, size: int, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 80 * 2**30))
-    assert fits(size, CUDA) is held
-
-
-@pytest.mark.parametrize("device", [CPU, MPS])
-def test_images_stay_where_the_device_shares_the_memory_of_the_cpu(device: torch.device) -> None:
-    assert not fits(1, device)
+    assert fits(size, torch.device(name)) is held
 
 
 def test_full_precision_is_without_tf32_and_undone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder import Features, build_from_spec
-from resnet_builder.builder import build, read_spec
 from resnet_builder.errors import UsageError
-from resnet_builder.model import fuse_conv_bn, norms_by_convolution
+from resnet_builder.model import fuse_conv_bn
 from tests.networks import built, cifar_spec, random_images, randomise
 
 
@@ -20,51 +19,26 @@ def network() -> Any:
     return built(cifar_spec(2), seed=0).eval()
 
 
-def test_children_have_torchvision_s_names(network: Any) -> None:
+def test_layers_have_torchvision_s_names_and_a_slice_gives_features(network: Any) -> None:
     names = [name for name, _ in network.named_children()]
-    assert names == [
-        "conv1",
-        "bn1",
-        "relu",
-        "layer1",
-        "layer2",
-        "layer3",
-        "avgpool",
-        "flatten",
-        "fc",
-    ]
-
-
-def test_a_slice_gives_features(network: Any) -> None:
+    assert " ".join(names) == "conv1 bn1 relu layer1 layer2 layer3 avgpool flatten fc"
+    assert network.layer3[-1] is network[5][1]
     images = random_images(2, 3, 32, 32)
     features = network[:-1]
     assert type(features) is nn.Sequential
     assert torch.equal(network.fc(features(images)), network(images))
 
 
-def test_layers_are_found_by_name_and_by_index(network: Any) -> None:
-    assert network.layer3[-1] is network[5][1]
-
-
-def test_a_deep_copy_and_an_unpickled_copy_compute_the_same(network: Any) -> None:
+def test_copies_and_exports_compute_the_same(network: Any) -> None:
+    """akamaster's lambdas could not be pickled."""
     images = random_images(2, 3, 32, 32)
     wanted = network(images)
-    assert torch.equal(copy.deepcopy(network)(images), wanted)
-    assert torch.equal(pickle.loads(pickle.dumps(network))(images), wanted)
-
-
-def test_a_saved_network_loads(network: Any) -> None:
-    """akamaster's lambdas could not be pickled."""
-    again = built(cifar_spec(2), seed=1).eval()
-    again.load_state_dict(network.state_dict())
-    images = random_images(2, 3, 32, 32)
-    assert torch.equal(again(images), network(images))
-
-
-def test_it_exports(network: Any) -> None:
-    images = random_images(2, 3, 32, 32)
+    loaded = built(cifar_spec(2), seed=1).eval()
+    loaded.load_state_dict(network.state_dict())
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network)), loaded):
+        assert torch.equal(twin(images), wanted)
     exported = torch.export.export(network, (images,)).module()
-    assert torch.allclose(exported(images), network(images), atol=1e-6)
+    assert torch.allclose(exported(images), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("shortcut", ["pad", "projection", "average_projection", "none"])
@@ -112,77 +86,46 @@ def test_fused_network_gives_the_same_logits_with_fewer_layers(name: str) -> Non
     model, count = NETWORKS[name]
     network = built(cifar_spec(2, widths=(16, 32), **model))
     randomise(network)
+    before = copy.deepcopy(network.state_dict())
     images = random_images(2, 3, 33, 31)
+    twin = fuse_conv_bn(network)
+    assert network.training
+    assert all(torch.equal(network.state_dict()[key], tensor) for key, tensor in before.items())
     with torch.no_grad():
         wanted = network.eval()(images)
-        twin = fuse_conv_bn(network)
         found = twin(images)
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     assert norms(network) - norms(twin) == count
 
 
-def test_fusing_leaves_the_network_as_it_was() -> None:
-    network = built(cifar_spec(1), seed=0)
-    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    twin = fuse_conv_bn(network.train())
-    assert twin is not network
-    assert network.training
-    assert all(torch.equal(network.state_dict()[key], tensor) for key, tensor in before.items())
+class Tangled(nn.Module):
+    """Network with two convolutions and one norm, which meet in some way."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv1, self.conv2 = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "cannot be traced":
+            return self.bn(self.conv1(x)) if x.mean() > 0 else x
+        if self.kind == "one norm twice":
+            return self.bn(self.conv2(self.bn(self.conv1(x))))
+        x = self.conv1(x)  # feeds more than its norm
+        return x + self.bn(x)
+
+
+@pytest.mark.parametrize("kind", ["cannot be traced", "one norm twice", "forked"])
+def test_norm_that_is_not_of_one_convolution_alone_is_not_fused(kind: str) -> None:
+    network = Tangled(kind)
+    assert fuse_conv_bn(network) is network
 
 
 @pytest.mark.parametrize("norm", ["group_norm", "instance_norm", "frozen_batch_norm"])
 def test_other_norms_are_not_fused(norm: str) -> None:
     network = built(cifar_spec(1, widths=(32, 64), norm=norm))
     assert fuse_conv_bn(network) is network
-
-
-def test_network_that_cannot_be_traced_is_not_fused() -> None:
-    class Choosy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.bn(self.conv(x)) if x.mean() > 0 else x
-
-    network = Choosy()
-    assert fuse_conv_bn(network) is network
-
-
-class Shared(nn.Module):
-    """Network that goes through one norm twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
-        self.bn = nn.BatchNorm2d(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv2(self.bn(self.conv1(x))))
-
-
-class Forked(nn.Module):
-    """Network with a convolution that feeds more than its norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return x + self.bn(x)
-
-
-@pytest.mark.parametrize("kind", [Shared, Forked])
-def test_norm_that_is_not_of_one_convolution_alone_is_not_fused(kind: type[nn.Module]) -> None:
-    network = kind()
-    assert norms_by_convolution(network) == {}
-    assert fuse_conv_bn(network) is network
-
-
-def test_every_norm_behind_a_convolution_of_resnet50_is_fused() -> None:
-    network = build(read_spec("resnet50"))
-    assert norms(fuse_conv_bn(network)) == 0
 
 
 SMALL: dict[str, Any] = {
@@ -206,38 +149,23 @@ def small(**model: Any) -> dict[str, Any]:
     return {**SMALL, "model": {**SMALL["model"], **model}}
 
 
-def test_features_are_the_stages_outputs_with_their_widths_and_strides() -> None:
-    backbone = build_from_spec("resnet50", seed=0, features=["layer4", "layer2"])
-    assert isinstance(backbone, Features)
-    assert backbone.channels == {"layer2": 512, "layer4": 2048}
-    assert backbone.strides == {"layer2": 8, "layer4": 32}
-    with torch.no_grad():
-        outputs = backbone.eval()(random_images(1, 3, 65, 96))
-    assert {name: tuple(output.shape) for name, output in outputs.items()} == {
-        "layer2": (1, 512, 9, 12),
-        "layer4": (1, 2048, 3, 3),
-    }
-
-
-def test_features_equal_the_network_s_own() -> None:
+def test_features_are_the_network_s_own_with_their_widths_and_strides() -> None:
     network: Any = build_from_spec(small(), seed=0).eval()
-    backbone = build_from_spec(small(), seed=0, features=["layer1", "layer3"]).eval()
-    images = random_images(2, 3, 32, 48)
-    outputs = backbone(images)
-    assert torch.equal(outputs["layer1"], network[:5](images))
-    assert torch.equal(outputs["layer3"], network[:7](images))
-
-
-def test_features_hold_nothing_behind_the_last_stage_asked_for() -> None:
-    backbone = build_from_spec(small(), features=["layer2"])
-    assert list(backbone) == ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2"]
-
-
-def test_features_take_the_network_s_weights() -> None:
-    network = build_from_spec(small(), seed=0)
-    backbone = build_from_spec(small(), seed=1, features=["layer4"])
+    backbone = build_from_spec(small(), seed=1, features=["layer3", "layer1"]).eval()
+    assert isinstance(backbone, Features)
+    assert " ".join(backbone) == "conv1 bn1 relu maxpool layer1 layer2 layer3"
+    assert backbone.channels == {"layer1": 8, "layer3": 32}
+    assert backbone.strides == {"layer1": 4, "layer3": 16}
     missing, unexpected = backbone.load_state_dict(network.state_dict(), strict=False)
-    assert (missing, unexpected) == ([], ["fc.weight", "fc.bias"])
+    assert missing == []
+    assert {key.split(".")[0] for key in unexpected} == {"layer4", "fc"}
+    images = random_images(2, 3, 65, 96)
+    with torch.no_grad():
+        outputs = backbone(images)
+        assert list(outputs) == ["layer1", "layer3"]
+        assert torch.equal(outputs["layer1"], network[:5](images))
+        assert torch.equal(outputs["layer3"], network[:7](images))
+    assert outputs["layer3"].shape == (2, 32, 5, 6)
 
 
 @pytest.mark.parametrize(

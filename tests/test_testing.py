@@ -1,7 +1,5 @@
 """``check_block`` accepts a sound block, and finds the flaws of careless ones."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +19,10 @@ class Forgetful(nn.Module):
         self.conv = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(channels)
         self.downsample = shortcut(in_channels, channels, stride)
+        self.forget()
+
+    def forget(self) -> None:
+        """Make a mistake."""
 
     def zero_residual(self) -> None:
         nn.init.zeros_(self.bn.weight)
@@ -31,32 +33,28 @@ class Forgetful(nn.Module):
 
 
 class ForgetsStride(Forgetful):
-    def __init__(self, in_channels: int, channels: int, **contract: Any) -> None:
-        super().__init__(in_channels, channels, **contract)
+    def forget(self) -> None:
         self.conv.stride = (1, 1)
 
 
 class ForgetsItsWidth(Forgetful):
-    def __init__(self, in_channels: int, channels: int, **contract: Any) -> None:
-        super().__init__(in_channels, channels, **contract)
-        self.out_channels = 2 * channels
+    def forget(self) -> None:
+        self.out_channels *= 2
 
 
 class ForgetsAParameter(Forgetful):
-    def __init__(self, in_channels: int, channels: int, **contract: Any) -> None:
-        super().__init__(in_channels, channels, **contract)
+    def forget(self) -> None:
         self.scale = nn.Parameter(torch.ones(1))
+
+
+class ForgetsToPickle(Forgetful):
+    def forget(self) -> None:
+        self.activation = lambda x: x
 
 
 class ForgetsToZero(Forgetful):
     def zero_residual(self) -> None:
         pass
-
-
-class ForgetsToPickle(Forgetful):
-    def __init__(self, in_channels: int, channels: int, **contract: Any) -> None:
-        super().__init__(in_channels, channels, **contract)
-        self.activation = lambda x: x
 
 
 def test_check_block_accepts_a_sound_block() -> None:

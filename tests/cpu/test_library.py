@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_builder.cpu import kernel_support
+from resnet_builder.cpu import KernelSupport, kernel_support
 from resnet_builder.cpu import library as module
 from resnet_builder.cpu.library import library
 from resnet_builder.cpu.norm import FusedBatchNorm
@@ -39,9 +39,9 @@ def compiler(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(path))
 
 
-def copier(path: Path, compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def copier(path: Path, compiled: str, monkeypatch: pytest.MonkeyPatch, *, first: str = "") -> None:
     """Put a program in the compiler's place that takes no time."""
-    text = f'while [ "$1" != -o ]; do shift; done; cp "{compiled}" "$2"'
+    text = f'{first}\nwhile [ "$1" != -o ]; do shift; done; cp "{compiled}" "$2"'
     compiler(path, text, monkeypatch)
 
 
@@ -49,7 +49,10 @@ def kept(folder: Path) -> list[str]:
     return [path.suffix for path in folder.iterdir()]
 
 
-def test_they_are_compiled_once(cache: Path) -> None:
+def test_they_are_compiled_once(
+    compiled: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copier(tmp_path / "compiler", compiled, monkeypatch)
     assert kernel_support(CPU).instructions is not None
     assert kernel_support(CPU).reason is None
     assert kept(cache) == [".so"]
@@ -71,7 +74,8 @@ def test_another_compiler_compiles_anew(
     assert kept(cache) == [".so", ".so"]
 
 
-@pytest.mark.parametrize("known", ["vectors", pytest.param("neither", marks=pytest.mark.ci)])
+@pytest.mark.ci  # compiling takes a quarter of a minute
+@pytest.mark.parametrize("known", ["vectors", "neither"])
 def test_a_compiler_that_knows_no_tiles_compiles_all_else(
     cache: Path, tmp_path: Path, known: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +90,17 @@ def test_a_compiler_that_knows_no_tiles_compiles_all_else(
     has_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512" and sys.platform == "linux"
     assert bool(library().has_gemm_weight_gradient()) == (known == "vectors" and has_vectors)
     assert library().batch_norm_supports(64, 32)
+
+
+def test_a_compiler_that_knows_no_tiles_is_asked_for_vectors(
+    compiled: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    refuse = 'case "$*" in *-mamx*) echo "error: unknown" >&2; exit 1;; esac'
+    copier(tmp_path / "older", compiled, monkeypatch, first=refuse)
+    reason = f"AMX: {tmp_path / 'older'}: error: unknown"
+    assert kernel_support(CPU) == KernelSupport("AVX512-BF16", reason)
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense" * 100])

@@ -1,12 +1,11 @@
 """Every bundled spec: what its header says, and that it counts to what it expects."""
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from resnet_builder.builder import CheckedSpec, check_source
+from resnet_builder.builder import check_source
 from resnet_builder.spec.bundled import bundled_file, bundled_names, recipe_names
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec, load_spec_text
@@ -33,12 +32,6 @@ RECIPES = (
 
 # He et al. 2015, table 6: test errors in per cent.
 PAPER = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
-
-
-@cache
-def checked(name: str) -> CheckedSpec:
-    """Check a spec in full, once for all tests."""
-    return check_source(name, with_macs=True)
 
 
 def header(file: Path) -> list[str]:
@@ -69,23 +62,18 @@ def test_header_says_source_command_and_result(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_spec_counts_to_what_it_expects(name: str) -> None:
-    spec = load_spec(name)
-    assert spec.name == name
-    assert spec.expect is not None
-    assert None not in (spec.expect.parameters, spec.expect.depth, spec.expect.macs)
-    assert spec.expect.depth is not None
-    named = spec.expect.depth + (2 if name.startswith("wrn") else 0)  # as its paper counts
-    assert f"{named}" in name
-    assert checked(name).problems == ()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_spec_can_be_trained_and_written_out(name: str) -> None:
-    spec = checked(name).spec
+def test_spec_counts_to_what_it_expects_and_can_be_trained_and_written_out(name: str) -> None:
+    checked = check_source(name, with_macs=True)
+    assert checked.problems == ()
+    spec = checked.spec
     assert spec is not None
+    assert spec.name == name
     assert spec.data is not None
     assert spec.train is not None
+    assert spec.expect is not None
+    assert checked.counts == spec.expect.model_dump()
+    named = checked.counts["depth"] + (2 if name.startswith("wrn") else 0)  # as its paper counts
+    assert f"{named}" in name
     assert load_spec_text(dump_spec(spec)) == spec
 
 
@@ -126,19 +114,23 @@ def test_recipe_is_that_of_its_networks(name: str, recipe: str) -> None:
     assert (with_recipe.data, with_recipe.train) == (spec.data, spec.train)
 
 
-def test_variants_differ_from_their_base_in_one_thing() -> None:
-    def changed(name: str, base: str) -> set[str]:
-        ours, theirs = load_spec(name).model, load_spec(base).model
-        return {
-            key for key in type(ours).model_fields if getattr(ours, key) != getattr(theirs, key)
-        }
-
-    assert changed("plain20", "resnet20") == {"shortcut"}
-    assert changed("plain56", "resnet56") == {"shortcut"}
-    assert changed("kj56", "resnet56") == {"shortcut"}
-    assert changed("kj56_average", "kj56") == {"shortcut"}
-    assert changed("kj56_projection", "kj56") == {"shortcut"}
-    assert changed("kj56_dropout", "kj56") == {"block"}
+@pytest.mark.parametrize(
+    ("name", "base", "key"),
+    [
+        ("plain20", "resnet20", "shortcut"),
+        ("plain56", "resnet56", "shortcut"),
+        ("kj56", "resnet56", "shortcut"),
+        ("kj56_average", "kj56", "shortcut"),
+        ("kj56_projection", "kj56", "shortcut"),
+        ("kj56_dropout", "kj56", "block"),
+    ],
+)
+def test_variant_differs_from_its_base_in_one_thing(name: str, base: str, key: str) -> None:
+    ours, theirs = load_spec(name).model, load_spec(base).model
+    changed = {
+        each for each in type(ours).model_fields if getattr(ours, each) != getattr(theirs, each)
+    }
+    assert changed == {key}
 
 
 def test_spec_of_a_paper_is_the_paper_s_recipe() -> None:
