@@ -76,7 +76,7 @@ def spec(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     BLOCKS._parts.pop(name, None)
 
 
-def test_a_declared_plugin_is_refused_without_consent(spec: Path) -> None:
+def test_declared_plugin_is_refused_without_consent(spec: Path) -> None:
     with pytest.raises(SpecError) as caught:
         read_spec(spec)
     (problem,) = caught.value.errors
@@ -87,7 +87,7 @@ def test_a_declared_plugin_is_refused_without_consent(spec: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["as declared", "by path", "by environment"])
-def test_consent_imports_it(spec: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consent_imports_the_plugin(spec: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plugins: list[str] = []
     if how == "by environment":
         monkeypatch.setenv("RESNET_BUILDER_PLUGINS", "other, my_blocks.py")
@@ -101,34 +101,32 @@ def test_consent_imports_it(spec: Path, how: str, monkeypatch: pytest.MonkeyPatc
     check_block(block)
 
 
-def test_a_resolved_spec_declares_the_plugin_by_its_whole_path(spec: Path) -> None:
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_resolved_spec_declares_the_plugin_by_its_whole_path(
+    is_declared: bool, spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_declared:
+        spec.write_text(spec.read_text().replace("plugins: [my_blocks.py]\n", ""))
+        monkeypatch.chdir(spec.parent)
     resolved = read_spec(spec, plugins=["my_blocks.py"])
     assert resolved.plugins == (str(spec.with_name("my_blocks.py").resolve()),)
 
 
-def test_a_plugin_that_is_not_declared_is_recorded(
-    spec: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("text", "message"), [("raise RuntimeError('no')", "RuntimeError: no"), (None, "cannot import")]
+)
+def test_plugin_that_fails_or_is_missing_is_a_message(
+    text: str | None, message: str, spec: Path
 ) -> None:
-    spec.write_text(spec.read_text().replace("plugins: [my_blocks.py]\n", ""))
-    monkeypatch.chdir(spec.parent)
-    assert read_spec(spec, plugins=["my_blocks.py"]).plugins == (
-        str(spec.with_name("my_blocks.py").resolve()),
-    )
-
-
-def test_a_plugin_that_fails_is_a_message(spec: Path) -> None:
-    spec.with_name("my_blocks.py").write_text("raise RuntimeError('no')")
-    with pytest.raises(SpecError, match="RuntimeError: no"):
+    plugin = spec.with_name("my_blocks.py")
+    plugin.unlink()
+    if text:
+        plugin.write_text(text)
+    with pytest.raises(SpecError, match=message):
         read_spec(spec, plugins=["my_blocks.py"])
 
 
-def test_a_plugin_that_is_not_there_is_a_message(spec: Path) -> None:
-    spec.with_name("my_blocks.py").unlink()
-    with pytest.raises(SpecError, match="cannot import"):
-        read_spec(spec, plugins=["my_blocks.py"])
-
-
-def test_a_network_of_a_plugin_s_blocks_is_trained_and_used_by_consent_alone(spec: Path) -> None:
+def test_network_of_a_plugin_s_blocks_is_trained_and_used_by_consent_alone(spec: Path) -> None:
     spec.write_text(spec.read_text() + TRAINING)
     run, canary = spec.with_name("run"), spec.with_name("canary")
     refused = call("train", spec, "--out", run)

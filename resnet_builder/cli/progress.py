@@ -15,7 +15,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from resnet_builder.cli.console import escaped, note, percent
-from resnet_builder.runs.files import unheard
+from resnet_builder.runs.files import ignore
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
 from resnet_builder.training.evaluation import Metrics
 
@@ -73,7 +73,7 @@ def display(*, is_shown: bool = True) -> Iterator[Display]:
         sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     )
     if not is_shown or not is_terminal:
-        yield Lines(note if is_shown else unheard)
+        yield Lines(note if is_shown else ignore)
         return
     console = Console(file=cast(TextIO, _Tolerant(sys.stderr)))
     with Live(console=console, auto_refresh=False, transient=True) as live:

@@ -12,9 +12,9 @@ from resnet_builder.runs import lock
 from resnet_builder.runs.files import (
     TEMPORARY,
     Warn,
+    ignore,
     prepare_directory,
     storage_errors,
-    unheard,
     write_atomically,
 )
 
@@ -181,7 +181,7 @@ class RunDirectory:
         write_atomically(self.spec, [spec.encode()])
 
     @contextlib.contextmanager
-    def locked(self, *, warn: Warn = unheard) -> Iterator[None]:
+    def locked(self, *, warn: Warn = ignore) -> Iterator[None]:
         """Hold the run for writing, and remove the temporary files of a killed process.
 
         Args:

@@ -20,10 +20,10 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import (
     Warn,
     append_line,
+    ignore,
     storage_errors,
     sync_file,
     truncate,
-    unheard,
     write_atomically,
 )
 from resnet_builder.spec.differences import spec_differences
@@ -303,7 +303,7 @@ class MetricsLog:
         sync_file(self.path)
         return self.path.stat().st_size
 
-    def rewind(self, size: int, *, warn: Warn = unheard) -> None:
+    def rewind(self, size: int, *, warn: Warn = ignore) -> None:
         """Truncate the file to a size that :meth:`sync` returned, and drop a half-written row.
 
         Raises:

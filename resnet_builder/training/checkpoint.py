@@ -29,7 +29,7 @@ from resnet_builder.errors import (
 )
 from resnet_builder.model import state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.files import Warn, failpoint, storage_errors, unheard
+from resnet_builder.runs.files import Warn, failpoint, ignore, storage_errors
 from resnet_builder.runs.records import Count, MetricsLog, Record, package_version
 from resnet_builder.spec.recipe import EarlyStopSpec
 from resnet_builder.training.callbacks import Callback
@@ -351,7 +351,7 @@ def checkpoint_path(run: RunDirectory, step: int) -> Path:
 
 
 def save_checkpoint(
-    run: RunDirectory, checkpoint: Checkpoint, keep: int, *, warn: Warn = unheard
+    run: RunDirectory, checkpoint: Checkpoint, keep: int, *, warn: Warn = ignore
 ) -> None:
     """Write a checkpoint, then remove the oldest ones; if that fails, the older ones remain.
 
@@ -372,7 +372,7 @@ def save_checkpoint(
     _rotate(run, keep, warn)
 
 
-def load_newest(run: RunDirectory, *, warn: Warn = unheard) -> Checkpoint | None:
+def load_newest(run: RunDirectory, *, warn: Warn = ignore) -> Checkpoint | None:
     """Return the newest valid checkpoint, or ``None`` if there are no checkpoints at all.
 
     Damaged newer ones are renamed to ``*.corrupt`` and ``warn`` says why; but only if an older

@@ -17,7 +17,7 @@ from resnet_builder.cpu import KernelSupport, kernel_support
 from resnet_builder.device import describe, fast_bf16, pick_device
 from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.files import Warn, unheard
+from resnet_builder.runs.files import Warn, ignore
 from resnet_builder.runs.records import EnvRecord, RuntimeConfig, describe_environment, versions
 from resnet_builder.spec.schema import RunSpec
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
@@ -47,7 +47,7 @@ def resolve_runtime(
     *,
     accumulate: int = 1,
     allow_inexact: bool = False,
-    warn: Warn = unheard,
+    warn: Warn = ignore,
 ) -> RuntimeConfig:
     """Decide the runtime configuration, or repeat that of ``env.json``; every process calls this.
 

@@ -21,7 +21,7 @@ from resnet_builder.memory import check_disk, estimate_training, memory_warning
 from resnet_builder.model import ResNet
 from resnet_builder.parts import resolve
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.files import Warn, append_line, unheard
+from resnet_builder.runs.files import Warn, append_line, ignore
 from resnet_builder.runs.records import Change, DataRecord, ResultRecord, compare_specs
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec
@@ -63,7 +63,7 @@ def start(
     data_dir: Path | None = None,
     skip_bad: bool = False,
     report: Report = silent,
-    warn: Warn = unheard,
+    warn: Warn = ignore,
     should_stop: Stop = never,
     ctx: DistributedContext = SINGLE_PROCESS,
 ) -> Iterator[Session | ResultRecord]:
@@ -121,7 +121,7 @@ def resume(
     data_dir: Path | None = None,
     skip_bad: bool = False,
     report: Report = silent,
-    warn: Warn = unheard,
+    warn: Warn = ignore,
     should_stop: Stop = never,
     ctx: DistributedContext = SINGLE_PROCESS,
 ) -> Iterator[Session | ResultRecord]:
