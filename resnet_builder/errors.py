@@ -43,7 +43,7 @@ CODES = (
     "limit",
     "extends",
 )
-"""Codes of problems; ``docs/errors.md`` has a paragraph on each."""
+"""Codes of problems; ``docs/reference/errors.md`` has a paragraph on each."""
 
 MAX_PRINTED = 20
 """Number of problems that one report prints in full."""

@@ -35,11 +35,11 @@ _COUNT = click.IntRange(min=1)
     "--width-per-group", type=_COUNT, metavar="W", help="Channels of a group, for resnext."
 )
 @click.option("--dataset", metavar="NAME", help="Dataset to train on.  [default: cifar10]")
-@click.option("--shortcut", metavar="NAME", help="Another shortcut than the paper's.")
+@click.option("--shortcut", metavar="NAME", help="Shortcut, instead of the paper's.")
 @click.option(
     "--block",
     type=click.Choice(["basic", "bottleneck"]),
-    help="Block, for preact, where both can make the depth.",
+    help="Block of a preact network, if both fit the depth.",
 )
 @click.option("from_", "--from", type=SPEC, metavar="SPEC", help="Copy this spec instead.")
 @click.option(
@@ -64,9 +64,9 @@ def init(
 ) -> None:
     """Write a new spec to begin with.
 
-    It has a network of a FAMILY, and its paper's recipe. Families: resnet, plain, preact, wrn,
-    resnext, se_resnet. On image_folder they have ImageNet's depths and recipe. No file is
-    overwritten.
+    The spec has a network of FAMILY and the recipe of its paper. Families: resnet, plain, preact,
+    wrn, resnext, se_resnet. For the dataset image_folder, it has a depth and the recipe of
+    ImageNet. Existing files are not overwritten.
     """
     wishes = {
         "depth": depth,
@@ -83,7 +83,7 @@ def init(
             raise UsageError("--from copies a spec as it is: leave out all but -o")
         _copy(from_, out)
     elif family is None or "depth" not in given:
-        raise UsageError("say what to begin with: a family and its --depth, or --from a spec")
+        raise UsageError("name a family and its --depth, or a spec to copy with --from")
     else:
         _write_new(family, given, out)
 
@@ -191,7 +191,7 @@ def _copy(source: str, out: str | None) -> None:
     is_moved = out != PRINTED and file.absolute().parent.resolve() != original.parent.resolve()
     if is_moved and (names := relative_names(parse_plain(text))):
         raise UsageError(
-            f"{source} names '{names[0]}', which counts from its own folder: copy it there, by -o"
+            f"{source} names '{names[0]}', relative to its folder: write the copy there, with -o"
         )
     version = "" if is_path(source) else f" of resnet-builder {resnet_builder.__version__}"
     keeps_name = out == PRINTED or not is_name(file.stem)
@@ -224,7 +224,7 @@ def _target(out: str | None, default: str) -> Path:
 
 
 def _taken(file: Path) -> str:
-    return f"{file} is there already, and is not overwritten: name another file by -o"
+    return f"{file} exists already and is not overwritten: name another file with -o"
 
 
 def _create(file: Path, text: str) -> None:

@@ -38,7 +38,7 @@ _FIRST_LINES = "\n".join(
 def schema(out: Path | None, plugins: tuple[str, ...]) -> None:
     """Print the JSON Schema of specs, for editors.
 
-    Editors complete and check a spec by the schema that its first line names, relative to the spec.
+    An editor completes and checks a spec by the schema that the spec's first line names.
     """
     from resnet_builder.parts import REGISTRIES
     from resnet_builder.plugins import import_named_plugins

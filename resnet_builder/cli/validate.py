@@ -9,13 +9,7 @@ import click
 
 from resnet_builder.cli.console import examples, note, show, show_json
 from resnet_builder.cli.options import SPEC, debug_option, json_option, read_draft, spec_options
-from resnet_builder.errors import (
-    Problem,
-    ResnetBuilderError,
-    SpecError,
-    UsageError,
-    render,
-)
+from resnet_builder.errors import Problem, ResnetBuilderError, SpecError, UsageError, render
 
 if TYPE_CHECKING:
     from resnet_builder.model import ResNet

@@ -250,7 +250,7 @@ def _problem(one: _Located, positions: Positions, unknown_key_code: str) -> Prob
     elif one.kind == "extra_forbidden":
         code, at, allowed = unknown_key_code, "key", one.siblings
         message = f"there is no such {code.removeprefix('unknown-')}"
-        message += "" if allowed else "; there is none at all"
+        message += "" if allowed else ", because there are no options"
         suggestion = _meant_key(one, is_option=code == "unknown-option")
     elif one.kind == "missing":
         code, message, at = "missing-key", "is missing", "key"

@@ -1,6 +1,6 @@
 """Families of networks for ``init``: each is a depth rule over a bundled spec."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,24 +162,10 @@ class Wish:
         return self.dataset == LARGE_IMAGES
 
 
-@dataclass(frozen=True, slots=True)
-class _Images:
-    """What a dataset of small images needs otherwise than CIFAR.
-
-    Attributes:
-        recipe: Bundled spec with its recipe; default: the family's recipe.
-        validation: Images held out, or a fraction of them.
-        augment: Augmentations that do not change the class of its images.
-    """
-
-    recipe: str | None = None
-    validation: float | None = None
-    augment: tuple[str, ...] = ("random_crop", "horizontal_flip")
-
-
-_IMAGES = {
-    "digits": _Images("resnet20_digits", 287, augment=("random_crop",)),
-    "synthetic": _Images("resnet20_digits", 0.2, augment=()),
+# Datasets of small images whose recipe, validation images and augmentations are not CIFAR's.
+_OTHER_DATA: dict[str, dict[str, Any]] = {
+    "digits": {"recipe": "resnet20_digits", "validation": 287, "augment": ["random_crop"]},
+    "synthetic": {"recipe": "resnet20_digits", "validation": 0.2, "augment": []},
 }
 
 
@@ -206,27 +192,31 @@ def new_spec(
         UsageError: There is no such network; the message says which there are.
     """
     family = family_of(wish)
-    make = _large_spec if wish.is_large else _small_spec
-    values = make(wish, family, image_size)
-    model = values["model"] = {**values["model"], "num_classes": num_classes}
-    if wish.shortcut is not None:
-        model["shortcut"] = wish.shortcut
-    comments = {
-        key: describe(key, part["type"] if isinstance(part, dict) else part)
-        for key, part in model.items()
-        if key in {"block", "shortcut", "attention"}
-    }
+    comments = {}
     if wish.is_large:
+        values = _large_spec(wish, family)
         comments["num_classes"] = "as many as there are folders of training images"
         comments["dataset"] = "in the folder that --data-dir names"
     else:
         kind, count = _blocks(wish, family)
+        values = _small_spec(wish, family, kind, count, image_size)
         rule = family.depths[kind]
         comments["stages"] = f"{wish.depth} = {rule.step} * {count} + {rule.outside}"
+    model = values["model"] = {**values["model"], "num_classes": num_classes}
+    if wish.shortcut is not None:
+        model["shortcut"] = wish.shortcut
+    for key in ("block", "shortcut", "attention"):
+        if key in model:
+            comments[key] = describe(key, _name_of(model[key]))
     comments["validation"] = "training images held out, by which the best weights are chosen"
+    title = f"{family.title}-{wish.depth}"
+    title += "" if wish.width is None else f"-{wish.width}"
+    if wish.groups is not None:
+        title += f" ({wish.groups} groups, {wish.width_per_group} wide)"
+    title += f" for {wish.dataset}"
     return commented_spec(
         {"name": name or default_name(wish), **values},
-        header=[f"{_title(wish, family)}.", "", f"Source: {family.source}.", *header],
+        header=[f"{title}.", "", f"Source: {family.source}.", *header],
         beside=comments,
         footer=[_EXPECT, *([family.note] if family.note else [])],
     )
@@ -268,19 +258,11 @@ def _flag(key: str) -> str:
     return f"--{key.replace('_', '-')}"
 
 
-def _title(wish: Wish, family: Family) -> str:
-    title = f"{family.title}-{wish.depth}"
-    if wish.width is not None:
-        title += f"-{wish.width}"
-    if wish.groups is not None:
-        title += f" ({wish.groups} groups, {wish.width_per_group} wide)"
-    return f"{title} for {wish.dataset}"
-
-
-def _small_spec(wish: Wish, family: Family, image_size: int) -> dict[str, Any]:
-    """Model, data and train of a network of three stages with as many blocks each."""
+def _small_spec(
+    wish: Wish, family: Family, kind: str, count: int, image_size: int
+) -> dict[str, Any]:
+    """Model, data and train of a network of three stages with ``count`` blocks each."""
     base = _bundled(family.base)["model"]
-    kind, count = _blocks(wish, family)
     scale = wish.width or 1
     stages = [
         {**stage, "channels": stage["channels"] // family.base_width * scale, "blocks": count}
@@ -289,27 +271,28 @@ def _small_spec(wish: Wish, family: Family, image_size: int) -> dict[str, Any]:
     prefix = _name_of(base["block"]).removesuffix("basic").removesuffix("bottleneck")
     model = {**base, "block": _block(prefix + kind, wish), "stages": stages}
 
-    images = _IMAGES.get(wish.dataset, _Images())
-    deep = {"he2015": "he2015_warmup"} if wish.depth >= _DEEP else {}
-    recipe = _bundled(deep.get(family.recipe, family.recipe))
-    # A crop's padding is scaled from CIFAR's images.
+    is_warmed_up = family.recipe == "he2015" and wish.depth >= _DEEP
+    recipe = _bundled("he2015_warmup" if is_warmed_up else family.recipe)
+    other = _OTHER_DATA.get(wish.dataset, {})
     augment = [
-        {**part, "padding": max(1, part["padding"] * image_size // 32)}
-        if isinstance(part, dict)
-        else part
+        part
         for part in recipe["data"]["augment"]
-        if _name_of(part) in images.augment
+        if _name_of(part) in other.get("augment", ("random_crop", "horizontal_flip"))
     ]
-    validation = images.validation or recipe["data"]["validation"]
-    data = {"dataset": wish.dataset, "validation": validation, "augment": augment}
+    for number, part in enumerate(augment):
+        if isinstance(part, dict):  # a crop, whose padding is scaled from CIFAR's images
+            padding = max(1, part["padding"] * image_size // 32)
+            augment[number] = {**part, "padding": padding}
+    validation = other.get("validation", recipe["data"]["validation"])
+    data = {"dataset": wish.dataset, "validation": validation}
     return {
         "model": model,
-        "data": {key: value for key, value in data.items() if value},
-        "train": _bundled(images.recipe)["train"] if images.recipe else recipe["train"],
+        "data": {**data, "augment": augment} if augment else data,
+        "train": _bundled(other["recipe"])["train"] if other else recipe["train"],
     }
 
 
-def _large_spec(wish: Wish, family: Family, image_size: int) -> dict[str, Any]:
+def _large_spec(wish: Wish, family: Family) -> dict[str, Any]:
     """Model, data and train of ImageNet's network of this depth, with the family's changes."""
     if not family.large_depths:
         others = "`resnet-build list specs` has others for large ones"
@@ -362,19 +345,15 @@ def _blocks(wish: Wish, family: Family) -> tuple[str, int]:
         raise UsageError(f"{wish.family} has no block '{wish.block}': {kinds}")
     fitting = {kind: count for kind in rules if (count := rules[kind].blocks(wish.depth))}
     if not fitting:
-        raise UsageError(_no_such_depth(wish, _nearest_depths(wish.depth, rules.values())))
+        near = {one for rule in rules.values() for one in rule.around(wish.depth)}
+        low, high = sorted(sorted(near, key=lambda one: (abs(one - wish.depth), one))[:2])
+        forms = " or ".join(map(str, rules.values()))
+        raise UsageError(_no_such_depth(wish, f"{forms}, the nearest {low} and {high}"))
     kind = next(iter(fitting)) if len(fitting) == 1 else _PAPER_BLOCKS.get(wish.depth)
     if kind is None:
         choice = " or ".join(f"--block {kind}" for kind in fitting)
         raise UsageError(f"either block can make {wish.depth} layers: add {choice}")
     return kind, fitting[kind]
-
-
-def _nearest_depths(depth: int, rules: Collection[Depths]) -> str:
-    """Depth rules, and the two possible depths that are nearest to one that is not."""
-    near = {one for rule in rules for one in rule.around(depth)}
-    low, high = sorted(sorted(near, key=lambda one: (abs(one - depth), one))[:2])
-    return f"{' or '.join(map(str, rules))}, the nearest {low} and {high}"
 
 
 def _no_such_depth(wish: Wish, depths: str) -> str:

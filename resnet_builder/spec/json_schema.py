@@ -9,7 +9,6 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from resnet_builder.registry import Registry
@@ -54,33 +53,6 @@ def json_schema(registries: Mapping[str, Registry[Any]]) -> Schema:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Variant:
-    """A part that can stand in some place.
-
-    Attributes:
-        name: Name of the part.
-        schema: Schema of its options.
-        what: Description of the part.
-        notes: Descriptions of its options, where the schema has none.
-    """
-
-    name: str
-    schema: Schema
-    what: str
-    notes: dict[str, str]
-
-    @property
-    def options(self) -> dict[str, Schema]:
-        """Schemas of its options, by name."""
-        return {k: v for k, v in self.schema.get("properties", {}).items() if k != "type"}
-
-    @property
-    def required(self) -> list[str]:
-        """Options without a default."""
-        return [key for key in self.schema.get("required", ()) if key != "type"]
-
-
 class _Writer:
     """Writes schemas; those of parts, which stand in several places, into ``definitions``.
 
@@ -91,128 +63,116 @@ class _Writer:
     def __init__(self, registries: Mapping[str, Registry[Any]]) -> None:
         self.registries = registries
         self.definitions: dict[str, Schema] = {}
+        self._below: dict[str, Schema] = {}
         self._known: dict[str, Schema] = dict(json_schema_of(SpecFile)["$defs"])
 
     def section(self, schema: Schema, *, is_whole: bool) -> Schema:
         """Schema of a mapping of a section's keys."""
         required = schema.get("required", [])
-        properties = {
-            key: self._value(
-                key,
-                value,
-                is_whole=is_whole or key in OWN,
-                can_be_null=not is_whole or key not in required,
-            )
-            for key, value in schema["properties"].items()
-        }
+        properties = {}
+        for key, value in schema["properties"].items():
+            found = list(self._choices(key, value, is_whole=is_whole or key in OWN))
+            if not is_whole or key not in required:
+                found.append(_NULL)
+            properties[key] = _described(_any_of(found), value, value.get("description", ""))
         what = _first_paragraph(schema.get("description", ""))
         return _mapping(what, properties, required if is_whole else (), schema)
-
-    def _value(self, key: str, schema: Schema, *, is_whole: bool, can_be_null: bool) -> Schema:
-        """Schema of the value of a section's key."""
-        found = list(self._choices(key, schema, is_whole=is_whole))
-        written = _any_of([*found, *([_NULL] if can_be_null else [])])
-        return _described(written, schema, schema.get("description", ""))
 
     def _choices(self, key: str, schema: Schema, *, is_whole: bool) -> Iterator[Schema]:
         """Schemas of each kind of value that may stand at a key."""
         admitted = alternatives(schema, self._known)
         parts = [one for one in admitted if is_part(one)]
         if parts:
-            yield from self._places(key, parts, _default_type(schema), is_whole=is_whole)
+            if key not in self.definitions:
+                members = [schema, *schema.get("anyOf", ())]
+                default = next((one[DEFAULT_TYPE] for one in members if DEFAULT_TYPE in one), None)
+                self._define_parts(key, parts, default)
+            yield {"$ref": f"#/$defs/{key}"}
+            if not is_whole and key in self._below:
+                self.definitions[f"{key}_options"] = self._below[key]
+                yield {"$ref": f"#/$defs/{key}_options"}
         for one in admitted:
-            if is_part(one):
-                continue
-            if "properties" in one:
+            if "properties" in one and not is_part(one):
                 if one["title"] == "WeightsSpec":  # a path alone stands for it
                     yield _bare(one["properties"]["path"])
                 yield self.section(one, is_whole=is_whole)
-            else:
-                yield self._bare_value(key, one)
+            elif "properties" not in one:
+                bare = _bare(one)
+                if "items" in one:
+                    bare["items"] = _any_of([*self._choices(key, one["items"], is_whole=True)])
+                if "prefixItems" in one:
+                    bare["prefixItems"] = [
+                        _any_of([*self._choices(key, item, is_whole=True)])
+                        for item in one["prefixItems"]
+                    ]
+                yield bare
 
-    def _bare_value(self, key: str, schema: Schema) -> Schema:
-        """Schema of a scalar or a list."""
-        bare = _bare(schema)
-        if "items" in schema:
-            bare["items"] = _any_of(list(self._choices(key, schema["items"], is_whole=True)))
-        if "prefixItems" in schema:
-            items = [list(self._choices(key, i, is_whole=True)) for i in schema["prefixItems"]]
-            bare["prefixItems"] = [_any_of(item) for item in items]
-        return bare
+    def _define_parts(self, key: str, parts: list[Schema], default: str | None) -> None:
+        """Define the parts that can stand in a place, and the options over whatever part is below.
 
-    def _places(
-        self, key: str, parts: list[Schema], default: str | None, *, is_whole: bool
-    ) -> Iterator[Schema]:
-        """Schemas of a part's place: a name, a mapping, or options of the part below."""
-        variants = list(self._variants(key, parts))
-        if key not in self.definitions:
-            self.definitions[key] = self._part(key, variants, default)
-        yield {"$ref": f"#/$defs/{key}"}
-        if not is_whole and any(variant.options for variant in variants):
-            name = f"{key}_options"
-            if name not in self.definitions:
-                self.definitions[name] = self._options_below(key, variants)
-            yield {"$ref": f"#/$defs/{name}"}
+        Args:
+            key: Key of the place, and name of its definition.
+            parts: Pydantic's schemas of the parts; ``Part`` stands for those of a registry.
+            default: Part that a mapping without ``type`` means.
+        """
+        self.definitions[key] = {}  # a part can stand inside another
+        names: dict[str, str] = {}
+        mappings: list[Schema] = []
+        below: dict[str, list[Schema]] = {}
+        exclusive: Schema = {}
+        for name, schema, what, notes in self._variants(key, parts):
+            properties: dict[str, Schema] = {"type": {"const": name, "description": "Name."}}
+            required = [option for option in schema.get("required", ()) if option != "type"]
+            if not required:
+                names[name] = what
+            for option, value in schema.get("properties", {}).items():
+                if option == "type":
+                    continue
+                whole, over = self._option(key, option, value, is_required=option in required)
+                said = value.get("description") or notes.get(option) or self._in_words(value)
+                properties[option] = _described(whole, value, said)
+                others = below.setdefault(option, [])
+                if (described := _described(over, {}, said)) not in others:
+                    others.append(described)
+            needed = required if name == default else ["type", *required]
+            mappings.append({"title": name, **_mapping(what, properties, needed, schema)})
+            exclusive = exclusive or {k: v for k, v in schema.items() if k == "not"}
+        named = [{"enum": [*names], "enumDescriptions": [*names.values()]}] if names else []
+        self.definitions[key] = {"anyOf": [*named, *mappings]}
+        if below:
+            options = {option: _any_of(schemas) for option, schemas in below.items()}
+            what = "Options of the part that a file below names."
+            mapping = _mapping(what, options, (), exclusive)
+            self._below[key] = {"title": "options", **mapping}
 
-    def _variants(self, key: str, parts: list[Schema]) -> Iterator[_Variant]:
-        """Parts that can stand in a place: of a registry, or of a closed set."""
+    def _variants(
+        self, key: str, parts: list[Schema]
+    ) -> Iterator[tuple[str, Schema, str, dict[str, str]]]:
+        """Name, schema, description, and descriptions of options of each part."""
         for one in parts:
             if one["title"] == "Part":
                 registry = self.registries[key]
                 for name in registry.names():
                     schema = json_schema_of(registry.options(name))
                     self._known.update(schema.get("$defs", {}))
-                    yield _Variant(name, schema, *_documented(registry.get(name)))
-                continue
-            what = _first_paragraph(one["description"])
-            for choice in choices(one["properties"]["type"]):
-                yield _Variant(str(choice), one, what, {})
+                    yield name, schema, *_documented(registry.get(name))
+            else:
+                what = _first_paragraph(one["description"])
+                for choice in choices(one["properties"]["type"]):
+                    yield str(choice), one, what, {}
 
-    def _part(self, key: str, variants: list[_Variant], default: str | None) -> Schema:
-        """Schema of parts by themselves; the default may go without ``type``."""
-        named = [variant for variant in variants if not variant.required]
-        found: list[Schema] = [
-            {
-                "enum": [variant.name for variant in named],
-                "enumDescriptions": [variant.what for variant in named],
-            }
-        ]
-        for variant in variants:
-            options = {
-                option: self._option(key, option, variant, is_below=False)
-                for option in variant.options
-            }
-            properties = {"type": {"const": variant.name, "description": "Name."}, **options}
-            required = [*([] if variant.name == default else ["type"]), *variant.required]
-            mapping = _mapping(variant.what, properties, required, variant.schema)
-            found.append({"title": variant.name, **mapping})
-        return {"anyOf": found if named else found[1:]}
-
-    def _options_below(self, key: str, variants: list[_Variant]) -> Schema:
-        """Schema of a mapping without ``type``: options of whatever part is below."""
-        found: dict[str, list[Schema]] = {}
-        for variant in variants:
-            for option in variant.options:
-                schemas = found.setdefault(option, [])
-                schema = self._option(key, option, variant, is_below=True)
-                if schema not in schemas:
-                    schemas.append(schema)
-        properties = {option: _any_of(schemas) for option, schemas in found.items()}
-        exclusive = next((one.schema for one in variants if "not" in one.schema), {})
-        what = "Options of the part that a file below names."
-        return {"title": "options", **_mapping(what, properties, (), exclusive)}
-
-    def _option(self, key: str, option: str, variant: _Variant, *, is_below: bool) -> Schema:
-        """Schema of a part's option; of one below, null takes it away."""
-        schema = variant.options[option]
+    def _option(
+        self, key: str, option: str, schema: Schema, *, is_required: bool
+    ) -> tuple[Schema, Schema]:
+        """Schemas of a part's option: in a part with ``type``, and over the part below."""
         is_registered = "description" not in schema
         inner = key if is_registered else option
-        found = list(self._choices(inner, schema, is_whole=is_registered or not is_below))
-        can_be_null = is_below or _NULL in schema.get("anyOf", ()) or not is_registered
-        if can_be_null and (is_below or option not in variant.required):
-            found.append(_NULL)
-        what = schema.get("description") or variant.notes.get(option) or self._in_words(schema)
-        return _described(_any_of(found), {} if is_below else schema, what)
+        whole = list(self._choices(inner, schema, is_whole=True))
+        over = list(self._choices(inner, schema, is_whole=is_registered))
+        can_be_null = not is_registered or _NULL in schema.get("anyOf", ())
+        if can_be_null and not is_required:
+            whole.append(_NULL)
+        return _any_of(whole), _any_of([*over, _NULL])  # null takes away what is below
 
     def _in_words(self, schema: Schema) -> str:
         """Description of an option that its part's docstring leaves out."""
@@ -220,12 +180,6 @@ class _Writer:
         what = kinds(admitted) or "any value"
         limits = [] if any(choices(one) for one in admitted) else ranges(admitted)
         return ", ".join([what[0].upper() + what[1:], *limits]) + "."
-
-
-def _default_type(schema: Schema) -> str | None:
-    """Part that a mapping without ``type`` means in a place."""
-    members = [schema, *schema.get("anyOf", ())]
-    return next((one[DEFAULT_TYPE] for one in members if DEFAULT_TYPE in one), None)
 
 
 def _documented(part: Any) -> tuple[str, dict[str, str]]:

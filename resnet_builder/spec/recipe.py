@@ -36,7 +36,7 @@ class AdamW(Section):
     betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = Field(
         (0.9, 0.999), description="Decay of the first and second moments."
     )
-    eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Added to the divisor.")
+    eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Constant added to the divisor.")
     weight_decay: Decay = Field(0.01, description="Decoupled weight decay.")
 
 
@@ -163,7 +163,7 @@ class MultistepSchedule(_WarmedUp):
     milestones: Annotated[tuple[Count, ...], Field(min_length=1, max_length=64, strict=False)] = (
         Field(description="Milestones, counted from the start of training.")
     )
-    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="Factor.")
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="Factor at each milestone.")
     unit: Unit | None = Field(
         None, description="Unit of the milestones; default: the recipe's own."
     )
@@ -171,7 +171,7 @@ class MultistepSchedule(_WarmedUp):
     @model_validator(mode="after")
     def _ascends(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise problem("out-of-range", "must ascend", at="milestones")
+            raise problem("out-of-range", "must increase from one to the next", at="milestones")
         return self
 
 
@@ -198,10 +198,10 @@ class OneCycleSchedule(Section):
     )
     anneal: Literal["cos", "linear"] = Field("cos", description="Shape of both slopes.")
     div_factor: Annotated[float, Field(ge=1)] = Field(
-        25.0, description="The optimizer's learning rate over the first one."
+        25.0, description="Optimizer's learning rate divided by the first one."
     )
     final_div_factor: Annotated[float, Field(ge=1)] = Field(
-        1e4, description="The first learning rate over the last one."
+        1e4, description="First learning rate divided by the last one."
     )
 
 
@@ -234,7 +234,7 @@ class ResizedPart(Section):
 
 
 class EmaSpec(Section):
-    """Exponential moving average of the weights, which is then what is evaluated."""
+    """Exponential moving average of the weights, which evaluation uses."""
 
     decay: Annotated[float, Field(gt=0, lt=1)] = Field(description="Decay of the average.")
     every: Count = Field(1, description="Steps between updates.")
@@ -243,7 +243,7 @@ class EmaSpec(Section):
 class EarlyStopSpec(Section):
     """Early stopping: training ends when validation top-1 has not risen for a while."""
 
-    patience: Count = Field(description="Evaluations without a rise.")
+    patience: Count = Field(description="Evaluations without a rise before training ends.")
     min_delta: Fraction = Field(0.0, description="Smallest rise that counts.")
 
 
@@ -272,13 +272,13 @@ class TrainSpec(Duration):
         "(`layer1` and so on), `head`.",
     )
     head_lr_multiplier: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="The head's learning rate over that of all other layers."
+        1.0, description="Factor of the head's learning rate."
     )
     ema: EmaSpec | None = Field(None, description="Moving average of the weights.")
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Largest norm of the whole gradient."
     )
-    accumulate: Count = Field(1, description="Micro-batches that a batch is computed in.")
+    accumulate: Count = Field(1, description="Number of micro-batches that a batch is split into.")
     sync_norm: bool = Field(
         False,
         description="Batch norms over the images of all processes, where there are several, "
@@ -320,7 +320,7 @@ class TrainSpec(Duration):
         if value.seconds is not None:
             raise problem(
                 "exclusive",
-                "give `steps` or `epochs`: by the clock, no run repeats another",
+                "give `steps` or `epochs`: with seconds, no run could be repeated",
                 at="seconds",
             )
         return value
@@ -330,7 +330,7 @@ class TrainSpec(Duration):
         if self.batch_size % self.accumulate:
             raise problem(
                 "out-of-range",
-                "a batch of {batch} cannot be computed in {parts} equal parts",
+                "a batch of {batch} images cannot be split into {parts} equal parts",
                 at="accumulate",
                 batch=self.batch_size,
                 parts=self.accumulate,
@@ -341,7 +341,7 @@ class TrainSpec(Duration):
         if sum(part.fraction for part in self.progressive_resizing) >= 1:
             raise problem(
                 "out-of-range",
-                "the fractions leave nothing of the training to the images' own size",
+                "the fractions must add up to less than 1: training ends at the images' own size",
                 at="progressive_resizing",
             )
         self._check_schedule()
@@ -355,7 +355,7 @@ class TrainSpec(Duration):
         if warmup is not None and (getattr(warmup, self.unit) or 0) >= length:
             raise problem(
                 "out-of-range",
-                "the warm-up lasts as long as the training, {length} {unit}, or longer",
+                "the warm-up must be shorter than the training, {length} {unit}",
                 at="schedule.warmup",
                 length=length,
                 unit=self.unit,

@@ -35,7 +35,7 @@ from resnet_builder.spec.section import (
 class StageSpec(Section):
     """A run of blocks of one width; only the first one strides."""
 
-    channels: Width = Field(description="Inner width; the block's expansion comes on top.")
+    channels: Width = Field(description="Inner width of the blocks, before their expansion.")
     blocks: Annotated[int, Field(ge=1, le=1_000)] = Field(description="Number of blocks.")
     stride: Annotated[int, Field(ge=1, le=8)] = Field(1, description="Stride of the first block.")
     block: AnyPart | None = Field(None, description="Block of this stage instead of the model's.")
@@ -52,7 +52,7 @@ class FanInit(Section):
 
     type: Literal["kaiming_normal", "kaiming_uniform"]
     mode: Literal["fan_in", "fan_out"] = Field(
-        "fan_out", description="Number that scales: inputs or outputs."
+        "fan_out", description="Whether the number of inputs or of outputs scales."
     )
 
 
@@ -151,7 +151,7 @@ class ModelSpec(Section):
     )
     antialias: Annotated[Part, PartRule("none")] = Field(
         Part(type="none"),
-        description="Anti-aliasing: what subsamples in place of strided convolutions.",
+        description="Anti-aliasing filter, which subsamples in place of strided convolutions.",
     )
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
@@ -184,7 +184,7 @@ class ModelSpec(Section):
         blocks = sum(stage.blocks for stage in self.stages)
         if blocks > 2_000:
             raise problem(
-                "limit", "{blocks} blocks are more than 2000 in all", at="stages", blocks=blocks
+                "limit", "{blocks} blocks in all are more than 2000", at="stages", blocks=blocks
             )
         return self
 
@@ -193,7 +193,7 @@ class Resize(Section):
     """Resize the shorter side to ``size``, keeping the proportions."""
 
     type: Literal["resize"]
-    size: Side = Field(description="Pixels.")
+    size: Side = Field(description="Pixels of the shorter side.")
 
 
 class CenterCrop(Section):
@@ -250,7 +250,8 @@ class DataSpec(Section):
         0, description="Seed that chooses the validation images; not train.seed."
     )
     preprocess: Annotated[tuple[PreprocessSpec, ...], Field(max_length=16, strict=False)] = Field(
-        (), description="Changes to every image, whatever it is for; stored with the weights."
+        (),
+        description="Changes to all images, training or not; stored with the weights.",
     )
     augment: Annotated[tuple[AnyPart, ...], Field(max_length=32, strict=False)] = Field(
         (), description="Random changes to training images, in this order."
@@ -281,10 +282,12 @@ class RunSpec(Section):
         "auto",
         description="Precision of training; `auto` is bf16 where the hardware is fast at it.",
     )
-    compile: Auto | bool = Field("auto", description="Whether torch.compile is used.")
+    compile: Auto | bool = Field(
+        "auto", description="Whether torch.compile is used; `auto` is on CUDA only."
+    )
     cpu_kernels: Auto | bool = Field(
         "auto",
-        description="Whether a CPU computes with kernels of its own, faster than torch's.",
+        description="Whether the package's own CPU kernels, faster than torch's, are used.",
     )
     threads: Auto | Annotated[int, Field(ge=1, le=1_024)] = Field(
         "auto", description="CPU threads; `auto` is one for each core."
@@ -319,7 +322,7 @@ class Spec(Section):
     """A whole experiment."""
 
     version: Literal[1] = Field(1, description="Version of this format.")
-    name: Name = Field(description="Name of the run directories; default: the file's.")
+    name: Name = Field(description="Name of the spec and its runs; default: the file's.")
     plugins: Annotated[tuple[str, ...], Field(max_length=32, strict=False)] = Field(
         (), description="Plugins: files and modules with parts that the spec needs."
     )
@@ -335,7 +338,7 @@ class SpecFile(Spec):
     """A spec as files have it: before composition."""
 
     extends: str | tuple[str, ...] = Field(
-        (), description="Specs that lie below: files or bundled names, the lowest first."
+        (), description="Specs that this file changes: files or bundled names; later ones win."
     )
 
 

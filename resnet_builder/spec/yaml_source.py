@@ -248,7 +248,7 @@ def parse_plain(text: str, name: str = "<text>") -> Any:
 
 _NO_ALIASES = "anchors and aliases are not supported; quote text that begins with `&` or `*`"
 _NO_TAGS = "tags are not supported; quote text that begins with `!`"
-_HALF_PAIR = "half of a surrogate pair is no character"
+_HALF_PAIR = "half of a surrogate pair is not a character"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WIDE_INTEGER = "whole numbers have at most 64 bits"
 
@@ -280,7 +280,7 @@ class _Reader:
         if isinstance(event, yaml.StreamEndEvent):
             return Node(None, self._source.place(0, 0))
         if event.tags or event.version not in {None, (1, 2)}:
-            self._note(event, "yaml-syntax", "of all directives only `%YAML 1.2` is supported")
+            self._note(event, "yaml-syntax", "the only directive that is supported is `%YAML 1.2`")
         root = self._node(self._next(), path)
         self._next()  # the end of the document
         event = self._next()

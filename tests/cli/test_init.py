@@ -80,8 +80,8 @@ def test_command_for_large_pictures_says_where_they_are(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say what to begin with: a family and its --depth, or --from a spec"),
-        (["resnet"], "say what to begin with"),
+        ([], "name a family and its --depth, or a spec to copy with --from"),
+        (["resnet"], "name a family and its --depth"),
         (["resnet", "--depth", "30"], "depths are 6n + 2, the nearest 26 and 32"),
         (["resnet", "--depth", "20", "--dataset", "cifar"], "no dataset is named 'cifar': one of"),
         (["resnet", "--depth", "0"], "0 is not in the range x>=1"),
@@ -106,7 +106,7 @@ def test_no_file_is_overwritten(arguments: list[str], folder: Path) -> None:
     result = call("init", *arguments)
     assert result.exit_code == 2
     assert result.stderr == (
-        "error: resnet20.yaml is there already, and is not overwritten: name another file by -o\n"
+        "error: resnet20.yaml exists already and is not overwritten: name another file with -o\n"
     )
     assert (folder / "resnet20.yaml").read_text(encoding="utf-8") == "mine"
 
@@ -154,8 +154,8 @@ def test_spec_is_not_taken_away_from_files_that_it_names(folder: Path) -> None:
     result = call("init", "--from", "nets/above.yaml", "-o", "mine.yaml")
     assert result.exit_code == 2
     assert result.stderr == (
-        "error: nets/above.yaml names './below.yaml', which counts from its own folder: "
-        "copy it there, by -o\n"
+        "error: nets/above.yaml names './below.yaml', relative to its folder: "
+        "write the copy there, with -o\n"
     )
     assert call("init", "--from", "nets/above.yaml", "-o", "nets/mine.yaml").exit_code == 0
     assert call("validate", "nets/mine.yaml").exit_code == 0

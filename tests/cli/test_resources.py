@@ -139,7 +139,7 @@ def test_blocks_that_are_too_many_in_all_are_refused_without_torch() -> None:
         text=True,
     )
     assert (done.returncode, done.stdout) == (2, "False\n")
-    assert "3000 blocks are more than 2000 in all" in done.stderr
+    assert "3000 blocks in all are more than 2000" in done.stderr
 
 
 OUT_OF_MEMORY = """

@@ -266,7 +266,7 @@ def test_other_mappings_and_tuples_are_taken() -> None:
         (b"x", "wrong-type", "must be plain data, not bytes"),
         (2**63, "limit", "whole numbers have at most 64 bits"),
         ("x" * 4097, "limit", "4097 characters are more than 4096"),
-        ("\udc80", "yaml-syntax", "half of a surrogate pair is no character"),
+        ("\udc80", "yaml-syntax", "half of a surrogate pair is not a character"),
         ({1: 2}, "wrong-type", "a key must be text, not 1"),
         ({"x" * 129: 2}, "limit", "129 characters are more than 128"),
     ],
