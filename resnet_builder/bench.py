@@ -76,7 +76,7 @@ class Rate:
 
     @classmethod
     def of(cls, seconds_per_step: Sequence[float], images: int) -> "Rate":
-        """Return the rate of steps of so many images."""
+        """Rate of steps of so many images."""
         rates = [images / seconds for seconds in seconds_per_step]
         low, _, high = statistics.quantiles(rates, n=4, method="inclusive")
         return cls(statistics.median(rates), low, high, statistics.median(seconds_per_step))
@@ -110,7 +110,7 @@ class Memory:
         activation_bytes: Activations that a micro-batch keeps for its backward pass, without
             activation checkpointing.
         peak_bytes: Peak of the process, or of the device; ``None`` where nobody counts it.
-        before_bytes: What of it was held before the first step.
+        before_bytes: Part of it that was in use before the first step.
     """
 
     parameters: int
@@ -249,7 +249,7 @@ _SYNTHETIC_IMAGES = 4096
 
 
 def steady_state(experiment: Experiment, *, batch_size: int, accumulate: int) -> Experiment:
-    """Return an experiment that trains alike, without end, evaluations or checkpoints.
+    """Experiment that trains in the same way, without end, evaluations or checkpoints.
 
     Its images are synthetic and in memory; they are augmented and normalised as the spec says.
 
@@ -419,7 +419,7 @@ class PeakMeter:
         device: Device of the training; on the CPU the whole process is measured.
 
     Attributes:
-        before: Bytes held now; ``None`` where nobody counts.
+        before: Bytes in use now; ``None`` where nobody counts.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -435,7 +435,7 @@ class PeakMeter:
         self.before = self.peak()
 
     def peak(self) -> int | None:
-        """Return the most bytes held since then; ``None`` where nobody counts."""
+        """Most bytes in use since then; ``None`` where nobody counts."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         if self._device.type == "cpu":
@@ -495,7 +495,7 @@ class _Baseline:
 def find_batch_size(
     experiment: Experiment, device: torch.device, seconds: float
 ) -> tuple[int, int]:
-    """Return the micro-batch size and the number of micro-batches of the steps to measure.
+    """Micro-batch size and number of micro-batches of the steps to measure.
 
     They are the recipe's own, or one micro-batch of fewer images if a step of the recipe would take
     too long or too much memory. The baseline tries more and more images; `train` is hardly slower.

@@ -66,7 +66,6 @@ def check_source(
     source: Source,
     *,
     overrides: Sequence[str] = (),
-    fragments: Sequence[str | Path] = (),
     plugins: Sequence[str] = (),
     with_macs: bool = False,
     with_weights: bool = False,
@@ -74,10 +73,8 @@ def check_source(
     """Read a spec and check it in full; problems are returned, not raised.
 
     Args:
-        source: Path, name of a bundled spec, mapping, or draft. A draft has its overrides and
-            fragments already; others are ignored.
+        source: Path, name of a bundled spec, mapping, or draft, which has its overrides already.
         overrides: ``path.to.key=value``, as ``--set``.
-        fragments: Fragments to lay over the spec, as ``--with``.
         plugins: Plugins that may be imported.
         with_macs: Whether to count multiply-adds too, by a forward pass on meta.
         with_weights: Whether to look for the file of pretrained weights too.
@@ -86,9 +83,7 @@ def check_source(
         SpecError: There is nothing to check: no file, no YAML, no consent to a plugin.
         StorageError: A file cannot be read.
     """
-    draft = source
-    if not isinstance(draft, Draft):
-        draft = read_draft(draft, overrides=overrides, fragments=fragments)
+    draft = source if isinstance(source, Draft) else read_draft(source, overrides=overrides)
     imported = import_plugins(draft.plugins or (), plugins, draft.positions)
 
     # Problems of names and options first: nothing can be made with a part that is wrong.
@@ -129,7 +124,6 @@ def load_experiment(
     source: Source,
     *,
     overrides: Sequence[str] = (),
-    fragments: Sequence[str | Path] = (),
     plugins: Sequence[str] = (),
     with_weights: bool = True,
 ) -> Experiment:
@@ -143,23 +137,14 @@ def load_experiment(
         StorageError: A file cannot be read.
         UsageError: The spec has no ``data`` or no ``train``.
     """
-    spec, network = _valid(
-        check_source(
-            source,
-            overrides=overrides,
-            fragments=fragments,
-            plugins=plugins,
-            with_weights=with_weights,
-        )
-    )
-    return Experiment(spec, network)
+    checked = check_source(source, overrides=overrides, plugins=plugins, with_weights=with_weights)
+    return Experiment(*_valid(checked))
 
 
 def read_spec(
     source: Source,
     *,
     overrides: Sequence[str] = (),
-    fragments: Sequence[str | Path] = (),
     plugins: Sequence[str] = (),
     with_weights: bool = False,
 ) -> Spec:
@@ -174,15 +159,8 @@ def read_spec(
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
     """
-    spec, _ = _valid(
-        check_source(
-            source,
-            overrides=overrides,
-            fragments=fragments,
-            plugins=plugins,
-            with_weights=with_weights,
-        )
-    )
+    checked = check_source(source, overrides=overrides, plugins=plugins, with_weights=with_weights)
+    spec, _ = _valid(checked)
     return spec
 
 
@@ -193,7 +171,7 @@ def _valid(checked: CheckedSpec) -> tuple[Spec, ResNet]:
 
 
 def build_from_spec(
-    source: Source,
+    source: str | Path | Mapping[str, object],
     *,
     device: str = "cpu",
     seed: int | None = None,
@@ -228,9 +206,8 @@ def build_from_spec(
         UsageError: There is no such device or stage, or the network's strides do not reach
             ``output_stride``.
     """
-    spec = read_spec(
-        source, overrides=overrides, fragments=fragments, plugins=plugins, with_weights=True
-    )
+    draft = read_draft(source, overrides=overrides, fragments=fragments)
+    spec = read_spec(draft, plugins=plugins, with_weights=True)
     network = _build(spec.model, device, seed, pretrained=True, output_stride=output_stride)
     if features is None:
         return network

@@ -83,7 +83,14 @@ def data_problems(draft: Draft) -> tuple[DatasetInfo | None, list[Problem]]:
     if draft.model is not None:
         problems += _input_problems(draft.model, data, info, positions)
     if draft.train is not None and data.validation == 0 and info.own_validation is False:
-        problems += _validation_problems(draft.train, positions)
+        train = draft.train
+        for key, is_asked in (
+            ("early_stop", train.early_stop is not None),
+            ("evaluate_every", train.evaluate_every != Interval(epochs=1)),
+        ):
+            if is_asked:
+                message = f"`{key}` has no effect without data.validation"
+                problems.append(positions.problem("no-effect", ("train", key), message))
     return info, problems
 
 
@@ -105,7 +112,6 @@ def _input_problems(
 
 
 def _augment_problems(data: DataSpec, channels: int, positions: Positions) -> Iterator[Problem]:
-    """Make every augmentation, and check that its pixels and channels are there."""
     floats_since: str | None = None
     for number, part in enumerate(data.augment):
         path = ("data", "augment", number)
@@ -134,17 +140,6 @@ def _augment_problems(data: DataSpec, channels: int, positions: Positions) -> It
             floats_since = floats_since or part.type
 
 
-def _validation_problems(train: TrainSpec, positions: Positions) -> Iterator[Problem]:
-    for key, is_asked in (
-        ("early_stop", train.early_stop is not None),
-        ("evaluate_every", train.evaluate_every != Interval(epochs=1)),
-    ):
-        if is_asked:
-            yield positions.problem(
-                "no-effect", ("train", key), f"`{key}` has no effect without data.validation"
-            )
-
-
 def model_problems(model: ModelSpec, strides: Sequence[int], draft: Draft) -> Iterator[Problem]:
     """Check the network by what its sections say, before any layer is made.
 
@@ -153,37 +148,25 @@ def model_problems(model: ModelSpec, strides: Sequence[int], draft: Draft) -> It
         strides: Total strides behind the stem and behind each stage.
         draft: Spec, for the places of its values.
     """
-    yield from _size_problems(model, strides, draft.positions)
+    _, side, _ = model.image_shape
+    if strides[-1] > side:
+        names = ["stem", *(f"layer{number}" for number in range(1, len(strides)))]
+        sizes = ", ".join(
+            f"{name} {-(-side // stride) if stride <= side else 'below 1'}"
+            for name, stride in zip(names, strides, strict=True)
+        )
+        message = f"strides shrink {side} pixels below one: {sizes}"
+        yield draft.positions.problem("shape", ("model", "stages"), message)
     yield from _effect_problems(model, draft.positions)
     yield from _plain_problems(model, draft.positions)
 
 
 def part_problem(error: PlacedPartError, positions: Positions) -> Problem:
-    """Return the problem that a part does not fit."""
+    """Problem of a part that does not fit."""
     return positions.problem(error.code, error.path, str(error))
 
 
-def _size_problems(
-    model: ModelSpec, strides: Sequence[int], positions: Positions
-) -> Iterator[Problem]:
-    """Check that the strides leave at least one pixel."""
-    _, side, _ = model.image_shape
-    if strides[-1] <= side:
-        return
-    names = ["stem", *(f"layer{number}" for number in range(1, len(strides)))]
-    sizes = (
-        f"{name} {-(-side // stride) if stride <= side else 'below 1'}"
-        for name, stride in zip(names, strides, strict=True)
-    )
-    yield positions.problem(
-        "shape",
-        ("model", "stages"),
-        f"strides shrink {side} pixels below one: {', '.join(sizes)}",
-    )
-
-
 def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
-    """Check that blocks take whatever the spec asks of them, and have a use for it."""
     if (
         model.antialias.type != "none"
         and "antialias" not in STEMS.accepts(model.stem.type)
@@ -211,7 +194,6 @@ def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem
 
 
 def _plain_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
-    """Check that a stage without shortcuts keeps its residual path, which is all it has."""
     shortcuts = [(stage.shortcut or model.shortcut).type for stage in model.stages]
     if "none" not in shortcuts:
         return
@@ -349,7 +331,6 @@ def _name_problems(
 
 
 def _freezing_refused(model: ModelSpec, train: TrainSpec, sections: Sequence[str]) -> str | None:
-    """Say why what the recipe freezes makes no sense."""
     if not train.freeze:
         return None
     if set(train.freeze) >= set(sections):

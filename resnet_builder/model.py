@@ -88,7 +88,10 @@ class Features(nn.ModuleDict):
         layers = list(network.named_children())
         end = next(number for number, (name, _) in enumerate(layers) if name == names[-1]) + 1
         super().__init__(dict(layers[:end]))
-        self.channels = {name: _width(network.get_submodule(name)) for name in names}
+        self.channels: dict[str, int] = {}
+        for name in names:
+            stage: Any = network.get_submodule(name)
+            self.channels[name] = stage[-1].out_channels  # its last block knows its width
         self.strides = {name: strides[name] for name in names}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -99,12 +102,6 @@ class Features(nn.ModuleDict):
             if name in self.strides:
                 outputs[name] = images
         return outputs
-
-
-def _width(stage: Any) -> int:
-    """Return the width of a stage's output, which its last block knows."""
-    width: int = stage[-1].out_channels
-    return width
 
 
 def _check_stage_names(stages: Sequence[str], known: Mapping[str, int]) -> None:
@@ -158,14 +155,13 @@ def residual_convolutions(block: nn.Module) -> int:
 def state_dict_mismatch(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
     """Describe the first tensor in which two state dicts differ by name or shape, if any does."""
     for name in sorted(ours.keys() | theirs.keys()):
-        here, there = (_shape(tensors.get(name)) for tensors in (ours, theirs))
+        here, there = (
+            f"shape {list(tensors[name].shape)}" if name in tensors else "no tensor"
+            for tensors in (ours, theirs)
+        )
         if here != there:
             return f"'{name}' has {there} there, {here} here"
     return None
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "no tensor" if tensor is None else f"shape {list(tensor.shape)}"
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -182,16 +178,16 @@ def count_macs(model: nn.Module, in_channels: int, image_size: int) -> int:
         image_size: Height and width of an image.
     """
     image = torch.empty(1, in_channels, image_size, image_size, device="meta")
-    was_training = model.training  # a batch norm refuses to train on one pixel of one image
-    model.eval()
+    was_training = model.training
     with (
         deduplicate_blocks(model) as repeated,
         _norms_skipped(model),
         FlopCounterMode(display=False) as counter,
         torch.no_grad(),
     ):
+        model.eval()  # a batch norm refuses to train on one pixel of one image
         model(image)
-    model.train(was_training)
+        model.train(was_training)
     flops = counter.get_flop_counts()
     skipped = sum(
         (count - 1) * sum(flops.get(f"{type(model).__name__}.{name}", {}).values())
@@ -231,16 +227,12 @@ def _norms_skipped(model: nn.Module) -> Iterator[None]:
     # On meta they take longer than all other layers together.
     norms = [layer for layer in model.modules() if type(layer) is nn.BatchNorm2d]
     for norm in norms:
-        norm.__dict__["forward"] = _unchanged
+        norm.__dict__["forward"] = lambda x: x
     try:
         yield
     finally:
         for norm in norms:
             del norm.__dict__["forward"]
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
 
 
 def fuse_conv_bn(network: nn.Module) -> nn.Module:
@@ -267,7 +259,7 @@ def fuse_conv_bn(network: nn.Module) -> nn.Module:
 
 
 def norms_by_convolution(network: nn.Module) -> dict[str, str]:
-    """Return the norms, with a running mean, that are all that a convolution feeds, by its name.
+    """Norms with a running mean that are the only user of a convolution, by its name.
 
     Layers that a network goes through more than once are left out.
     """
@@ -292,5 +284,5 @@ class LayerTracer(fx.Tracer):
     """Tracer that records a network's layers, and goes into none of them."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Tell whether a module is a layer."""
+        """Whether a module is a layer."""
         return not any(m.children())

@@ -1,4 +1,4 @@
-"""Registered parts that a spec names: their registry, their place, their options and defaults."""
+"""Parts that a spec names: registry, place in the spec, options and defaults."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -106,7 +106,7 @@ class PlacedPart:
         return self.registry.accepts(self.part.type)
 
     def resolved(self) -> Part:
-        """Return the part with every option written out.
+        """Part with every option written out.
 
         Raises:
             PartError: An option is wrong.
@@ -138,13 +138,13 @@ class PlacedPart:
 
 
 def model_part(model: ModelSpec, key: str) -> PlacedPart:
-    """Return the part that ``model`` names under a key."""
+    """Part that ``model`` names under a key."""
     part = head_of(model) if key == "head" else getattr(model, key)
     return PlacedPart(MODEL_PARTS[key], part, ("model", key))
 
 
 def stage_part(model: ModelSpec, number: int, key: str) -> PlacedPart:
-    """Return the part that a stage has under a key: its own, or the model's."""
+    """Part that a stage has under a key: its own, or the model's."""
     stage: SpecPath = ("model", "stages", number)
     own = getattr(model.stages[number], key)
     placed = model_part(model, key)
@@ -171,7 +171,7 @@ def data_parts(data: DataSpec) -> Iterator[PlacedPart]:
 
 
 def head_of(model: ModelSpec) -> Part:
-    """Return a network's head; ``auto`` is the head for the blocks of the last stage."""
+    """Head of a network; ``auto`` is the head for the blocks of the last stage."""
     if model.head.type != "auto":
         return model.head
     # Only the last stage counts: stages before it may have blocks of other kinds.
@@ -186,7 +186,7 @@ def is_preactivated(block: Part) -> bool:
 
 
 def input_info(data: DataSpec) -> DatasetInfo:
-    """Return what is known of a network's input images before any is read.
+    """Description of a network's input images, as far as it is known before any is read.
 
     Raises:
         PlacedPartError: The dataset's options do not fit together.

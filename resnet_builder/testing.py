@@ -41,11 +41,14 @@ def check_block(block: Callable[..., Any], **options: object) -> None:
             what = f"{in_channels} to 8 channels, stride {stride}, shortcut {name}"
             _check_shapes(made(), in_channels, stride, what)
             _check_gradients(made(), in_channels, what)
-            _check_copies(made(), in_channels, what)
-            _check_layouts(made(), in_channels, what)
-            _check_shortcut(made(), name, what)
-            if name != "none":
-                _check_zero_residual(made(), in_channels, what)
+            _check_copies_and_layouts(made(), in_channels, what)
+            skip = getattr(made(), SHORTCUT_ATTRIBUTE, None)
+            if name == "none":
+                assert skip is None, f"{what}: `{SHORTCUT_ATTRIBUTE}` must be None"
+                continue
+            is_module = isinstance(skip, nn.Module)
+            assert is_module, f"{what}: `{SHORTCUT_ATTRIBUTE}` must be the skip path"
+            _check_zero_residual(made(), in_channels, what)
 
 
 def _shortcuts(
@@ -79,7 +82,7 @@ def _check_gradients(block: Any, in_channels: int, what: str) -> None:
     assert images.grad is not None, f"{what}: no gradient reaches the images"
 
 
-def _check_copies(block: Any, in_channels: int, what: str) -> None:
+def _check_copies_and_layouts(block: Any, in_channels: int, what: str) -> None:
     images = _images(in_channels)
     wanted = block.eval()(images)
     for how, twin in (
@@ -87,24 +90,11 @@ def _check_copies(block: Any, in_channels: int, what: str) -> None:
         ("an unpickled copy", pickle.loads(pickle.dumps(block))),
     ):
         assert torch.equal(twin(images), wanted), f"{what}: {how} gives another output"
-
-
-def _check_layouts(block: Any, in_channels: int, what: str) -> None:
-    images = _images(in_channels)
-    wanted = block.eval()(images)
     last = block.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
     assert torch.allclose(last, wanted, atol=1e-5), f"{what}: channels-last differs"
     with torch.autocast("cpu", torch.bfloat16):
         low = block(images)
     assert low.shape == wanted.shape, f"{what}: bf16 autocast changes the shape"
-
-
-def _check_shortcut(block: Any, name: str, what: str) -> None:
-    skip = getattr(block, SHORTCUT_ATTRIBUTE, None)
-    if name == "none":
-        assert skip is None, f"{what}: `{SHORTCUT_ATTRIBUTE}` must be None"
-    else:
-        assert isinstance(skip, nn.Module), f"{what}: `{SHORTCUT_ATTRIBUTE}` must be the skip path"
 
 
 def _check_zero_residual(block: Any, in_channels: int, what: str) -> None:
@@ -172,7 +162,8 @@ def check_augmentation(augmentation: Callable[..., Augmentation], **options: obj
         for channels in (1, 3):
             batch = _augmentation_batch(channels, is_float=is_float)
             images, targets = batch.images.clone(), batch.targets.clone()
-            results = [made(batch, _draws(6)) for _ in range(2)]
+            draws = StatelessGenerator(0, 0, 0, torch.arange(6), "check")
+            results = [made(batch, draws) for _ in range(2)]
             what = f"{channels} channels of {images.dtype}"
             assert torch.equal(batch.images, images), f"{what}: the batch was changed in place"
             assert torch.equal(batch.targets, targets), f"{what}: targets were changed in place"
@@ -191,12 +182,9 @@ def _check_mixes_with(made: Augmentation, batch: Batch, whole: Batch, what: str)
     positions, own = Shard(1, world_size=3).positions(6, mixes_with)
     given = replace(batch, images=batch.images[positions], targets=batch.targets[positions])
     part = made(given, StatelessGenerator(0, 0, 0, positions, "check"))
-    assert torch.equal(part.images[own], whole.images[1::3]), (
-        f"{what}: mixes_with is not {mixes_with}"
-    )
-    assert torch.equal(part.targets[own], whole.targets[1::3]), (
-        f"{what}: mixes_with is not {mixes_with}"
-    )
+    message = f"{what}: mixes_with is not {mixes_with}"
+    assert torch.equal(part.images[own], whole.images[1::3]), message
+    assert torch.equal(part.targets[own], whole.targets[1::3]), message
 
 
 def _augmentation_batch(channels: int, *, is_float: bool) -> Batch:
@@ -208,7 +196,3 @@ def _augmentation_batch(channels: int, *, is_float: bool) -> Batch:
         fill, black = torch.zeros(channels), -mean / std
         return Batch(normalise(images, mean, std), targets, _NUM_CLASSES, fill, black)
     return Batch(images, targets, _NUM_CLASSES, mean * 255, torch.zeros(channels))
-
-
-def _draws(count: int) -> StatelessGenerator:
-    return StatelessGenerator(0, 0, 0, torch.arange(count), "check")

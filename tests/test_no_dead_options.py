@@ -51,153 +51,128 @@ BASE: dict[str, Any] = {
     "run": {"device": "cpu", "precision": "fp32"},
 }
 
-ADAMW = "train.optimizer={type: adamw, lr: 0.01"
+ADAMW = "train.optimizer={type: adamw, lr: 0.01}"
 MUON = "train.optimizer={type: muon, lr: 0.01, aux: {lr: 0.1, nesterov: true}}"
-STEPS = ("train.steps=8",)
+LINEAR_WARMUP = "train.schedule={type: constant, warmup: {type: linear, steps: 3}}"
+CONSTANT_WARMUP = "train.schedule={type: constant, warmup: {type: constant, lr: 0.01, steps: 3}}"
+MULTISTEP = "train.schedule={type: multistep, milestones: [1]}"
+NORMALIZE = "data.normalize={mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}"
+RESIZING = "train.progressive_resizing=[{size: 4, fraction: 0.5}]"
+ONE_CYCLE = "train.schedule=one_cycle"
+WEIGHTS = "model.weights=one.pth"
 
-LEAVES: dict[str, tuple[tuple[str, ...], str]] = {
-    # leaf: (what both runs have in common, the second value)
-    "name": ((), "name=other"),
-    "model.num_classes": ((), "model.num_classes=5"),
-    "model.in_channels": ((), "model.in_channels=1"),
-    "model.image_size": ((), "model.image_size=9"),
-    "model.stem": ((), "model.stem.channels=2"),
-    "model.block": ((), "model.block=bottleneck"),
-    "model.shortcut": ((), "model.shortcut=projection_all"),
-    "model.stages.channels": ((), "model.stages.0.channels=6"),
-    "model.stages.blocks": ((), "model.stages.0.blocks=1"),
-    "model.stages.stride": ((), "model.stages.0.stride=2"),
-    "model.stages.block": ((), "model.stages.0.block=bottleneck"),
-    "model.stages.shortcut": ((), "model.stages.0.shortcut=projection_all"),
-    "model.stages.attention": ((), "model.stages.0.attention={type: se, reduction: 2}"),
-    "model.norm": ((), "model.norm={type: group_norm, groups: 2}"),
-    "model.activation": ((), "model.activation=gelu"),
-    "model.attention": ((), "model.attention=eca"),
-    "model.antialias": (
-        ("model.stages.0.stride=2",),
-        "model.antialias=blur",
-    ),
-    "model.drop_path": ((), "model.drop_path=0.5"),
-    "model.init.type": ((), "model.init=default"),
-    "model.init.mode": ((), "model.init={mode: fan_in}"),
-    "model.init.std": (("model.init={type: normal}",), "model.init.std=0.1"),
-    "model.zero_init_residual": ((), "model.zero_init_residual=true"),
-    "model.head": ((), "model.head.dropout=0.5"),
-    "model.weights.path": (("model.weights=one.pth",), "model.weights=other.pth"),
-    "model.weights.new_head": (("model.weights=one.pth",), "model.weights.new_head=true"),
-    "model.weights.ema": (("model.weights=one.pth",), "model.weights.ema=true"),
-    "data.dataset": ((), "data.dataset.seed=1"),
-    "data.validation": ((), "data.validation=12"),
-    "data.split_seed": ((), "data.split_seed=1"),
-    "data.preprocess.type": ((), "data.preprocess=[{type: center_crop, size: 6}]"),
-    "data.preprocess.size": (
-        ("data.preprocess=[{type: resize, size: 6}]",),
+# Of each leaf: what both runs have in common, and last what changes the second one.
+LEAVES: dict[str, list[str]] = {
+    "name": ["name=other"],
+    "model.num_classes": ["model.num_classes=5"],
+    "model.in_channels": ["model.in_channels=1"],
+    "model.image_size": ["model.image_size=9"],
+    "model.stem": ["model.stem.channels=2"],
+    "model.block": ["model.block=bottleneck"],
+    "model.shortcut": ["model.shortcut=projection_all"],
+    "model.stages.channels": ["model.stages.0.channels=6"],
+    "model.stages.blocks": ["model.stages.0.blocks=1"],
+    "model.stages.stride": ["model.stages.0.stride=2"],
+    "model.stages.block": ["model.stages.0.block=bottleneck"],
+    "model.stages.shortcut": ["model.stages.0.shortcut=projection_all"],
+    "model.stages.attention": ["model.stages.0.attention={type: se, reduction: 2}"],
+    "model.norm": ["model.norm={type: group_norm, groups: 2}"],
+    "model.activation": ["model.activation=gelu"],
+    "model.attention": ["model.attention=eca"],
+    "model.antialias": ["model.stages.0.stride=2", "model.antialias=blur"],
+    "model.drop_path": ["model.drop_path=0.5"],
+    "model.init.type": ["model.init=default"],
+    "model.init.mode": ["model.init={mode: fan_in}"],
+    "model.init.std": ["model.init={type: normal}", "model.init.std=0.1"],
+    "model.zero_init_residual": ["model.zero_init_residual=true"],
+    "model.head": ["model.head.dropout=0.5"],
+    "model.weights.path": [WEIGHTS, "model.weights=other.pth"],
+    "model.weights.new_head": [WEIGHTS, "model.weights.new_head=true"],
+    "model.weights.ema": [WEIGHTS, "model.weights.ema=true"],
+    "data.dataset": ["data.dataset.seed=1"],
+    "data.validation": ["data.validation=12"],
+    "data.split_seed": ["data.split_seed=1"],
+    "data.preprocess.type": ["data.preprocess=[{type: center_crop, size: 6}]"],
+    "data.preprocess.size": [
+        "data.preprocess=[{type: resize, size: 6}]",
         "data.preprocess=[{type: resize, size: 7}]",
-    ),
-    "data.augment": ((), "data.augment=[horizontal_flip]"),
-    "data.normalize.mean": (
-        ("data.normalize={mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}",),
-        "data.normalize.mean=[0.4, 0.5, 0.5]",
-    ),
-    "data.normalize.std": (
-        ("data.normalize={mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}",),
-        "data.normalize.std=[0.3, 0.2, 0.2]",
-    ),
-    "train.steps": (STEPS, "train.steps=6"),
-    "train.epochs": ((), "train.epochs=1"),
-    "train.batch_size": ((), "train.batch_size=16"),
-    "train.optimizer.type": ((), f"{ADAMW}}}"),
-    "train.optimizer.lr": ((), "train.optimizer.lr=0.2"),
-    "train.optimizer.momentum": ((), "train.optimizer.momentum=0.5"),
-    "train.optimizer.weight_decay": ((), "train.optimizer.weight_decay=0.2"),
-    "train.optimizer.nesterov": ((), "train.optimizer.nesterov=true"),
-    "train.optimizer.betas": ((f"{ADAMW}}}",), "train.optimizer.betas=[0.5, 0.9]"),
-    "train.optimizer.eps": ((f"{ADAMW}}}",), "train.optimizer.eps=0.1"),
-    "train.optimizer.aux.lr": ((MUON,), "train.optimizer.aux.lr=0.2"),
-    "train.optimizer.aux.momentum": ((MUON,), "train.optimizer.aux.momentum=0.5"),
-    "train.optimizer.aux.weight_decay": ((MUON,), "train.optimizer.aux.weight_decay=0.2"),
-    "train.optimizer.aux.nesterov": ((MUON,), "train.optimizer.aux.nesterov=false"),
-    "train.schedule.type": ((), "train.schedule=cosine"),
-    "train.schedule.milestones": (
-        ("train.schedule={type: multistep, milestones: [1], unit: steps}",),
+    ],
+    "data.augment": ["data.augment=[horizontal_flip]"],
+    "data.normalize.mean": [NORMALIZE, "data.normalize.mean=[0.4, 0.5, 0.5]"],
+    "data.normalize.std": [NORMALIZE, "data.normalize.std=[0.3, 0.2, 0.2]"],
+    "train.steps": ["train.steps=8", "train.steps=6"],
+    "train.epochs": ["train.epochs=1"],
+    "train.batch_size": ["train.batch_size=16"],
+    "train.optimizer.type": [ADAMW],
+    "train.optimizer.lr": ["train.optimizer.lr=0.2"],
+    "train.optimizer.momentum": ["train.optimizer.momentum=0.5"],
+    "train.optimizer.weight_decay": ["train.optimizer.weight_decay=0.2"],
+    "train.optimizer.nesterov": ["train.optimizer.nesterov=true"],
+    "train.optimizer.betas": [ADAMW, "train.optimizer.betas=[0.5, 0.9]"],
+    "train.optimizer.eps": [ADAMW, "train.optimizer.eps=0.1"],
+    "train.optimizer.aux.lr": [MUON, "train.optimizer.aux.lr=0.2"],
+    "train.optimizer.aux.momentum": [MUON, "train.optimizer.aux.momentum=0.5"],
+    "train.optimizer.aux.weight_decay": [MUON, "train.optimizer.aux.weight_decay=0.2"],
+    "train.optimizer.aux.nesterov": [MUON, "train.optimizer.aux.nesterov=false"],
+    "train.schedule.type": ["train.schedule=cosine"],
+    "train.schedule.milestones": [
+        "train.schedule={type: multistep, milestones: [1], unit: steps}",
         "train.schedule.milestones=[3]",
-    ),
-    "train.schedule.gamma": (
-        ("train.schedule={type: multistep, milestones: [1]}",),
-        "train.schedule.gamma=0.5",
-    ),
-    "train.schedule.unit": (
-        ("train.schedule={type: multistep, milestones: [1]}",),
-        "train.schedule.unit=steps",
-    ),
-    "train.schedule.end": (("train.schedule=linear",), "train.schedule.end=0.05"),
-    "train.schedule.pct_start": (("train.schedule=one_cycle",), "train.schedule.pct_start=0.6"),
-    "train.schedule.anneal": (("train.schedule=one_cycle",), "train.schedule.anneal=linear"),
-    "train.schedule.div_factor": (("train.schedule=one_cycle",), "train.schedule.div_factor=2.0"),
-    "train.schedule.final_div_factor": (
-        ("train.schedule=one_cycle",),
-        "train.schedule.final_div_factor=1.0",
-    ),
-    "train.schedule.warmup.type": (
-        ("train.schedule={type: constant, warmup: {type: linear, steps: 3}}",),
+    ],
+    "train.schedule.gamma": [MULTISTEP, "train.schedule.gamma=0.5"],
+    "train.schedule.unit": [MULTISTEP, "train.schedule.unit=steps"],
+    "train.schedule.end": ["train.schedule=linear", "train.schedule.end=0.05"],
+    "train.schedule.pct_start": [ONE_CYCLE, "train.schedule.pct_start=0.6"],
+    "train.schedule.anneal": [ONE_CYCLE, "train.schedule.anneal=linear"],
+    "train.schedule.div_factor": [ONE_CYCLE, "train.schedule.div_factor=2.0"],
+    "train.schedule.final_div_factor": [ONE_CYCLE, "train.schedule.final_div_factor=1.0"],
+    "train.schedule.warmup.type": [
+        LINEAR_WARMUP,
         "train.schedule.warmup={type: constant, lr: 0.01, steps: 3}",
-    ),
-    "train.schedule.warmup.lr": (
-        ("train.schedule={type: constant, warmup: {type: constant, lr: 0.01, steps: 3}}",),
-        "train.schedule.warmup.lr=0.02",
-    ),
-    "train.schedule.warmup.start": (
-        ("train.schedule={type: constant, warmup: {type: linear, steps: 3}}",),
-        "train.schedule.warmup.start=0.05",
-    ),
-    "train.schedule.warmup.steps": (
-        ("train.schedule={type: constant, warmup: {type: linear, steps: 3}}",),
-        "train.schedule.warmup.steps=5",
-    ),
-    "train.schedule.warmup.epochs": (
-        ("train.schedule={type: constant, warmup: {type: linear, steps: 3}}",),
-        "train.schedule.warmup.epochs=1",
-    ),
-    "train.loss.label_smoothing": ((), "train.loss.label_smoothing=0.1"),
-    "train.seed": ((), "train.seed=1"),
-    "train.no_weight_decay": ((), "train.no_weight_decay=[norm, bias]"),
-    "train.freeze": (("model.weights=one.pth",), "train.freeze=[layer1]"),
-    "train.head_lr_multiplier": ((), "train.head_lr_multiplier=2.0"),
-    "train.ema.decay": (("train.ema={decay: 0.5}",), "train.ema.decay=0.9"),
-    "train.ema.every": (("train.ema={decay: 0.5}",), "train.ema.every=2"),
-    "train.clip_norm": ((), "train.clip_norm=0.01"),
-    "train.progressive_resizing.size": (
-        ("train.progressive_resizing=[{size: 4, fraction: 0.5}]",),
+    ],
+    "train.schedule.warmup.lr": [CONSTANT_WARMUP, "train.schedule.warmup.lr=0.02"],
+    "train.schedule.warmup.start": [LINEAR_WARMUP, "train.schedule.warmup.start=0.05"],
+    "train.schedule.warmup.steps": [LINEAR_WARMUP, "train.schedule.warmup.steps=5"],
+    "train.schedule.warmup.epochs": [LINEAR_WARMUP, "train.schedule.warmup.epochs=1"],
+    "train.loss.label_smoothing": ["train.loss.label_smoothing=0.1"],
+    "train.seed": ["train.seed=1"],
+    "train.no_weight_decay": ["train.no_weight_decay=[norm, bias]"],
+    "train.freeze": [WEIGHTS, "train.freeze=[layer1]"],
+    "train.head_lr_multiplier": ["train.head_lr_multiplier=2.0"],
+    "train.ema.decay": ["train.ema={decay: 0.5}", "train.ema.decay=0.9"],
+    "train.ema.every": ["train.ema={decay: 0.5}", "train.ema.every=2"],
+    "train.clip_norm": ["train.clip_norm=0.01"],
+    "train.progressive_resizing.size": [
+        RESIZING,
         "train.progressive_resizing=[{size: 5, fraction: 0.5}]",
-    ),
-    "train.progressive_resizing.fraction": (
-        ("train.progressive_resizing=[{size: 4, fraction: 0.5}]",),
+    ],
+    "train.progressive_resizing.fraction": [
+        RESIZING,
         "train.progressive_resizing=[{size: 4, fraction: 0.25}]",
-    ),
-    "train.accumulate": ((), "train.accumulate=2"),
-    "train.evaluate_every.steps": ((), "train.evaluate_every.steps=1"),
-    "train.evaluate_every.epochs": ((), "train.evaluate_every.epochs=2"),
-    "train.checkpoint_every.steps": ((), "train.checkpoint_every={steps: 3}"),
-    "train.checkpoint_every.epochs": ((), "train.checkpoint_every={epochs: 1}"),
-    "train.checkpoint_every.seconds": ((), "train.checkpoint_every={seconds: 1e-6}"),
-    "train.keep_checkpoints": (("train.checkpoint_every={steps: 1}",), "train.keep_checkpoints=3"),
-    "train.early_stop.patience": (
-        ("train.epochs=6", "train.early_stop={patience: 1, min_delta: 1.0}"),
+    ],
+    "train.accumulate": ["train.accumulate=2"],
+    "train.evaluate_every.steps": ["train.evaluate_every.steps=1"],
+    "train.evaluate_every.epochs": ["train.evaluate_every.epochs=2"],
+    "train.checkpoint_every.steps": ["train.checkpoint_every={steps: 3}"],
+    "train.checkpoint_every.epochs": ["train.checkpoint_every={epochs: 1}"],
+    "train.checkpoint_every.seconds": ["train.checkpoint_every={seconds: 1e-6}"],
+    "train.keep_checkpoints": ["train.checkpoint_every={steps: 1}", "train.keep_checkpoints=3"],
+    "train.early_stop.patience": [
+        "train.epochs=6",
+        "train.early_stop={patience: 1, min_delta: 1.0}",
         "train.early_stop.patience=3",
-    ),
-    "train.early_stop.min_delta": (
-        (
-            "train.epochs=6",
-            "data.dataset.train=160",
-            "train.optimizer={type: sgd, lr: 0.02}",
-            "train.early_stop={patience: 2, min_delta: 1.0}",
-        ),
+    ],
+    "train.early_stop.min_delta": [
+        "train.epochs=6",
+        "data.dataset.train=160",
+        "train.optimizer={type: sgd, lr: 0.02}",
+        "train.early_stop={patience: 2, min_delta: 1.0}",
         "train.early_stop.min_delta=0.0",
-    ),
-    "run.precision": ((), "run.precision=bf16"),
-    "published.test_top1": (("published={test_top1: 0.5, source: x}",), "published.test_top1=0.6"),
-    "published.test_top5": (("published={test_top5: 0.5, source: x}",), "published.test_top5=0.6"),
-    "published.source": (("published={test_top1: 0.5, source: x}",), "published.source=y"),
+    ],
+    "run.precision": ["run.precision=bf16"],
+    "published.test_top1": ["published={test_top1: 0.5, source: x}", "published.test_top1=0.6"],
+    "published.test_top5": ["published={test_top5: 0.5, source: x}", "published.test_top5=0.6"],
+    "published.source": ["published={test_top1: 0.5, source: x}", "published.source=y"],
 }
 
 ALSO = {
@@ -297,7 +272,8 @@ def test_another_value_changes_something(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(weights)
-    common, change = LEAVES[leaf]
+    *both, change = LEAVES[leaf]
+    common = tuple(both)
     if common not in without:
         without[common] = outcome(tmp_path / "before", common)
     after = outcome(tmp_path / "after", (*common, *ALSO.get(leaf, ()), change))

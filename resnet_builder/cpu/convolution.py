@@ -46,7 +46,7 @@ class Algorithms:
 
 
 def training_algorithms(layer: nn.Module | None) -> Algorithms | None:
-    """Return the algorithms that train a layer in bf16 faster than torch's, if there are any.
+    """Algorithms that train a layer in bf16 faster than torch's, if there are any.
 
     ``benchmarks/convolutions.py`` measures by how much.
     """
@@ -64,7 +64,7 @@ def training_algorithms(layer: nn.Module | None) -> Algorithms | None:
 
 
 def evaluates_by_winograd(layer: nn.Module | None, precision: Precision) -> bool:
-    """Tell whether minimal filtering evaluates a layer faster than torch does."""
+    """Whether minimal filtering evaluates a layer faster than torch does."""
     if not _is_supported(layer) or not _fits_winograd(layer) or library().has_amx():
         return False
     if precision == "bf16":
@@ -171,7 +171,7 @@ class WinogradConv2d(nn.Module):
 
 
 def gradient_memory(*shape: int) -> Tensor:
-    """Return uninitialised fp32 memory for the gradient of a parameter.
+    """Uninitialised fp32 memory for the gradient of a parameter.
 
     It is part of a block that it shares with other gradients. A block is freed once all of its
     tensors are gone and the next block is begun.
@@ -195,7 +195,7 @@ _block = _Block()
 
 
 def _is_supported(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
-    """Tell whether a layer is a square convolution of whole vectors, not grouped nor dilated."""
+    """Whether a layer is a square convolution of whole vectors, not grouped nor dilated."""
     if type(layer) is not nn.Conv2d:
         return False
     square = all(

@@ -39,7 +39,7 @@ _IMAGES_PER_THREAD = {"fp32": 32, "bf16": 64}
 
 
 def accelerate(network: nn.Module, *, training: bool, precision: Precision) -> nn.Module:
-    """Return a network that computes the same with CPU kernels, or the network itself.
+    """Network that computes the same with CPU kernels, or the network itself.
 
     A batch norm becomes one operation with the sum and the ReLU behind it, and so does a
     convolution in evaluation; convolutions get faster algorithms where there are any. Modules that
@@ -162,7 +162,7 @@ class _Tracer(LayerTracer):
         self._opaque = opaque
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Tell whether a module is a layer, or opaque."""
+        """Whether a module is a layer, or opaque."""
         return m in self._opaque or super().is_leaf_module(m, module_qualified_name)
 
 

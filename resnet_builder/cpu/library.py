@@ -84,7 +84,7 @@ class KernelSupport:
 
 
 def kernel_support(device: torch.device) -> KernelSupport:
-    """Return which kernels a device has; they are compiled if they are not yet."""
+    """CPU kernels that a device has; they are compiled if they are not yet."""
     if device.type != "cpu":
         return KernelSupport(None, f"they are for the processor, not for {device.type}")
     try:
@@ -94,7 +94,7 @@ def kernel_support(device: torch.device) -> KernelSupport:
 
 
 def library() -> ctypes.CDLL:
-    """Load the kernels, compiling them if this machine has not done so yet.
+    """Compiled kernels, which are compiled if this machine has not done so yet.
 
     Raises:
         NoKernelsError: This machine cannot compile them.
@@ -121,7 +121,7 @@ def _library() -> tuple[ctypes.CDLL, KernelSupport]:
 
 
 def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
-    """Load what a command compiles, from the cache if it is there.
+    """Kernels that a command compiles, from the cache if they are there.
 
     Raises:
         NoKernelsError: The command fails, or its result cannot be kept or loaded.
@@ -147,7 +147,7 @@ def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
 
 
 def _command() -> tuple[str, ...]:
-    """Return the command that compiles, without the names of files.
+    """Command that compiles, without the names of files.
 
     Raises:
         NoKernelsError: There is none.

@@ -1,4 +1,4 @@
-"""Batch normalisation in training, fused with the sum and the ReLU masked_dy it."""
+"""Batch normalisation in training, fused with the sum and the ReLU behind it."""
 
 from typing import Any, TypeGuard
 
@@ -58,7 +58,7 @@ class FusedBatchNorm(nn.Module):
 
 
 def is_fusible(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
-    """Tell whether a layer is a batch norm that the kernels support."""
+    """Whether a layer is a batch norm that the kernels support."""
     return (
         type(layer) is nn.BatchNorm2d
         and layer.affine
@@ -69,12 +69,14 @@ def is_fusible(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
 
 
 def _supports(norm: nn.BatchNorm2d, x: Tensor, addend: Tensor | None) -> bool:
-    """Tell whether the kernels compute a layer for these inputs."""
     return (
         norm.training
         and x.ndim == 4
         and x.dtype in _TYPES
-        and all(t is not None and t.dtype == torch.float32 for t in _own(norm))
+        and all(
+            t is not None and t.dtype == torch.float32
+            for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        )
         and all(
             t.shape == x.shape
             and t.dtype == x.dtype
@@ -85,10 +87,6 @@ def _supports(norm: nn.BatchNorm2d, x: Tensor, addend: Tensor | None) -> bool:
         )
         and bool(library().batch_norm_supports(x.numel() // x.shape[1], x.shape[1]))
     )
-
-
-def _own(norm: nn.BatchNorm2d) -> tuple[Tensor | None, ...]:
-    return norm.weight, norm.bias, norm.running_mean, norm.running_var
 
 
 class _Fused(torch.autograd.Function):

@@ -29,22 +29,15 @@ class CopiedShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the shortcut."""
-        if not _supports(x):
+        channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        if x.device.type != "cpu" or not channels_last:
             return self.shortcut(x)
         return _Copy.apply(x, self.shortcut.stride, *self.shortcut.zeros)
 
 
 def is_copyable(layer: nn.Module | None) -> TypeGuard[PadShortcut]:
-    """Tell whether a layer is a shortcut that drops pixels or keeps all, without pooling."""
+    """Whether a layer is a shortcut that drops pixels or keeps all, without pooling."""
     return type(layer) is PadShortcut and layer.pool is None
-
-
-def _supports(x: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.ndim == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
 
 
 class _Copy(torch.autograd.Function):
