@@ -1,6 +1,5 @@
 """Checkpoints that are damaged, hostile or of something else, as the command line meets them."""
 
-import io
 import json
 import os
 import pickle
@@ -8,7 +7,6 @@ import struct
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import torch
 
 from resnet_builder.errors import CheckpointError
 from resnet_builder.runs.records import EnvRecord
-from resnet_builder.training.checkpoint import load_checkpoint, load_newest
+from resnet_builder.training.checkpoint import load_newest
 from resnet_builder.weights.file import read_tensors, write_tensors
 from tests.crash.experiments import assert_same_outcome
 from tests.resume.conftest import Interrupted
@@ -79,46 +77,31 @@ class _Payload:
         return os.mkdir, (self._canary,)
 
 
-def _torch_file(canary: Path) -> bytes:
-    file = io.BytesIO()
-    torch.save({"model": _Payload(canary)}, file)
-    return file.getvalue()
+def write_hostile(kind: str, path: Path, canary: Path) -> None:
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"model": _Payload(canary)}))
+    elif kind == "torch-file":
+        torch.save({"model": _Payload(canary)}, path)
+    elif kind == "zip-bomb":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", bytes(2**26))
+    else:
+        with path.open("wb") as file:
+            file.write(struct.pack("<Q", int(kind)) + b"{")
+            file.truncate(2**40)  # sparse: reading it would take minutes and all memory
 
 
-def _zip_bomb(_: Path) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", bytes(2**26))
-    return file.getvalue()
-
-
-def _crafted(header: object, length: int | None = None) -> Callable[[Path], bytes]:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return lambda _: struct.pack("<Q", length or len(raw)) + raw + bytes(8)
-
-
-_TWO = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-
-HOSTILE: dict[str, Callable[[Path], bytes]] = {
-    "pickle": lambda canary: pickle.dumps({"model": _Payload(canary)}),
-    "torch-file": _torch_file,
-    "zip-bomb": _zip_bomb,
-    "header-2^63": _crafted({}, 2**63),
-    "overlapping-offsets": _crafted({"a": _TWO, "b": _TWO}),
-    "shape-overflow": _crafted({"a": {**_TWO, "shape": [2**62, 4, 2]}}),
-    "deep": _crafted(b'{"a":' + b"[" * 100_000),
-    "no-digest": _crafted({"a": _TWO}),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "kind", ["pickle", "torch-file", "zip-bomb", 2**20, 2**32, 2**63, 2**64 - 1], ids=str
+)
 def test_hostile_checkpoint_is_refused_at_once(
-    name: str, interrupted: Interrupted, tmp_path: Path
+    kind: Any, interrupted: Interrupted, tmp_path: Path
 ) -> None:
+    """A number is the length of the header that a file of 1 TiB claims to have."""
     canary = tmp_path / "canary"
     for path in interrupted.run.checkpoints.iterdir():
         path.unlink()
-    interrupted.newest.write_bytes(HOSTILE[name](canary))
+    write_hostile(str(kind), interrupted.newest, canary)
     tracemalloc.start()
     began = time.process_time()
     with pytest.raises(CheckpointError):
@@ -133,15 +116,6 @@ def test_hostile_checkpoint_is_refused_at_once(
     assert f"{interrupted.newest}: " in result.stderr
     assert "Traceback" not in result.stderr
     assert not canary.exists()
-
-
-@pytest.mark.parametrize("length", [2**20, 2**32, 2**63, 2**64 - 1])
-def test_huge_file_is_refused_unread(length: int, interrupted: Interrupted) -> None:
-    with interrupted.newest.open("wb") as file:
-        file.write(struct.pack("<Q", length) + b"{")
-        file.truncate(2**40)  # sparse: reading it would take minutes and all memory
-    with pytest.raises(CheckpointError, match="it is no sound safetensors file"):
-        load_checkpoint(interrupted.newest)
 
 
 @pytest.mark.parametrize(
@@ -174,26 +148,13 @@ def test_checkpoint_of_something_else_is_refused(
     assert sorted(interrupted.run.checkpoints.iterdir()) == before
 
 
-@pytest.mark.parametrize(("name", "before"), [("device", "cuda"), ("threads", 7)])
-def test_run_of_another_machine_resumes_inexactly_by_consent(
-    name: str, before: Any, interrupted: Interrupted
-) -> None:
+def test_run_of_another_machine_resumes_inexactly_by_consent(interrupted: Interrupted) -> None:
     env = EnvRecord.read(interrupted.run.env)
-    runtime = env.runtime.model_copy(update={name: before})
+    runtime = env.runtime.model_copy(update={"device": "cuda"})
     env.model_copy(update={"runtime": runtime}).write(interrupted.run.env)
-    change = f"{name} was {before} and is {getattr(env.runtime, name)}"
     result = interrupted.resume()
     assert result.exit_code == 2
-    assert f"cannot resume to the same bits: {change}" in result.stderr
+    assert "cannot resume to the same bits: device was cuda and is cpu" in result.stderr
     result = interrupted.resume("--allow-inexact")
     assert result.exit_code == 0, result.stderr
-    assert f"but not to the same bits: {change}" in result.stderr
-
-
-def test_other_version_is_told_of(interrupted: Interrupted) -> None:
-    env = EnvRecord.read(interrupted.run.env)
-    env.model_copy(update={"versions": {**env.versions, "torch": "2.0"}}).write(interrupted.run.env)
-    result = interrupted.resume()
-    assert result.exit_code == 0, result.stderr
-    now = env.versions["torch"]
-    assert f"may not resume to the same bits: torch was 2.0 and is {now}" in result.stderr
+    assert "but not to the same bits: device was cuda and is cpu" in result.stderr

@@ -141,6 +141,7 @@ def test_no_flipped_bit_goes_unnoticed(path: Path) -> None:
 HALVES = '{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
 HEADERS = {
     "overlapping": f'{{"a":{HALVES},"b":{HALVES}}}',
+    "shape-overflow": f'{{"a":{{"dtype":"F32","shape":[{2**62},4,2],"data_offsets":[0,8]}}}}',
     "shape-lie": '{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}',
     "unknown-dtype": '{"a":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}',
     "metadata-numbers": f'{{"__metadata__":{{"a":1}},"a":{HALVES}}}',
