@@ -123,15 +123,6 @@ def test_what_is_not_there_is_named(other: str, code: int, message: str, folder:
     assert message in result.stderr
 
 
-def test_damaged_weights_are_4(folder: Path, finished_run: Path) -> None:
-    data = bytearray((finished_run / "best.safetensors").read_bytes())
-    data[-1] ^= 1
-    (folder / "broken.safetensors").write_bytes(data)
-    result = call("diff", finished_run, "broken.safetensors")
-    assert result.exit_code == 4
-    assert "broken.safetensors" in result.stderr
-
-
 def test_plugin_without_consent_is_2_and_is_not_imported(folder: Path) -> None:
     (folder / "mine.py").write_text("raise SystemExit(99)\n")
     result = call("diff", "resnet20", write_tiny(folder, "plugins: [mine.py]"))

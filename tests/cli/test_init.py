@@ -111,12 +111,6 @@ def test_no_file_is_overwritten(arguments: list[str], folder: Path) -> None:
     assert (folder / "resnet20.yaml").read_text(encoding="utf-8") == "mine"
 
 
-def test_folder_that_is_not_there_is_7(folder: Path) -> None:
-    result = call("init", "--from", "resnet20", "-o", "nowhere/a.yaml")
-    assert result.exit_code == 7
-    assert result.stderr.startswith("error: cannot write nowhere/a.yaml: ")
-
-
 def test_bundled_spec_is_copied_with_its_comments(folder: Path) -> None:
     result = call("init", "--from", "resnet56", "-o", "mine.yaml")
     assert (result.exit_code, result.stdout) == (0, "wrote mine.yaml, a copy of resnet56\n")

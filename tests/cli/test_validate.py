@@ -29,12 +29,6 @@ def test_problems_of_all_specs_are_reported_together(folder: Path) -> None:
     assert "did you mean: train" in result.stderr
 
 
-def test_override_is_named_as_the_place() -> None:
-    result = call("validate", "resnet20", "--set", "model.stages.7.blocks=3")
-    assert result.exit_code == 2
-    assert result.stderr.startswith("<command line>:--set: error[")
-
-
 def test_fragments_are_composed_and_notices_shown() -> None:
     result = call("validate", "resnet20", "--set", "model.shortcut=projection", "--with", "kj60")
     assert result.exit_code == 0

@@ -63,25 +63,16 @@ def test_resolved_spec_is_accepted(name: str) -> None:
     "text",
     [
         "{}",
-        "extends: resnet20",
         "extends: [resnet20, he2015.yaml]",
         "{version: 1, name: my-net_2.0, plugins: [my_blocks.py]}",
-        "name:",
-        "expect:",
-        "train:",
-        "train: {schedule: {warmup: {steps: 400, lr: 0.01}}}",
-        "train: {schedule:, ema:, steps: 5}",
-        "train: {steps:, epochs: 5}",
-        "train: {optimizer: {momentum: 0.8}}",
-        "train: {optimizer: {type: adamw, lr: 1e-3, betas: [0.9, 0.95]}}",
-        "train: {schedule: cosine, loss: {label_smoothing: 0.1}}",
-        "train: {schedule: {type: cosine, warmup: {epochs: 5}}}",
-        "train: {freeze: [stem, layer1], head_lr_multiplier: 10}",
+        "{name:, expect:, train:}",
+        "train: {schedule: {warmup: {steps: 400, lr: 0.01}}, steps:, epochs: 5}",
+        "train: {optimizer: {momentum: 0.8}, schedule: cosine, loss: {label_smoothing: 0.1}}",
+        "train: {optimizer: {type: adamw, lr: 1e-3, betas: [0.9, 0.95]}, ema:}",
+        "train: {schedule: {type: cosine, warmup: {epochs: 5}}, freeze: [stem, layer1]}",
         "model: {block: {groups: 4}, shortcut: pad, stem: {channels: 64}}",
-        "model: {block: {groups:}}",
-        "model: {norm: {eps: 1e-3}, init: default, attention: eca}",
-        "model: {attention: {type: eca, kernel:}}",
-        "model: {init: {mode: fan_in}, weights: mine.safetensors}",
+        "model: {norm: {eps: 1e-3}, init: default, attention: eca, block: {groups:}}",
+        "model: {attention: {type: eca, kernel:}, init: {mode: fan_in}, weights: mine.pth}",
         "model: {weights: {path: mine.safetensors, new_head: true}}",
         "model: {stages: [{channels: 4, blocks: 2, block: {type: bottleneck, groups: 2}}]}",
         "data: {validation: 0.1, normalize: {mean: [0.5], std: [0.25]}}",
@@ -105,44 +96,27 @@ def test_other_good_files_are_accepted(text: str) -> None:
         ("extends: 3", ["extends"]),
         ("model: {chanels: 3}", ["model"]),
         ("model: {num_classes: 0}", ["model", "num_classes"]),
-        ("model: {num_classes: ten}", ["model", "num_classes"]),
         ("model: {block: bsic}", ["model", "block"]),
-        ("model: {block: {type: bsic}}", ["model", "block"]),
         ("model: {block: {type: basic, groups: 4}}", ["model", "block"]),
-        ("model: {block: {type: basic, dropout: 1.0}}", ["model", "block"]),
         ("model: {block: {dropout: 1.0}}", ["model", "block"]),
-        ("model: {block: 3}", ["model", "block"]),
         ("model: {stem: conv3x3}", ["model", "stem"]),
-        ("model: {stem: {type: conv3x3}}", ["model", "stem"]),
         ("model: {stages: []}", ["model", "stages"]),
         ("model: {stages: [{channels: 4}]}", ["model", "stages", 0]),
         (
             "model: {stages: [{channels: 4, blocks: 1, stride: 9}]}",
             ["model", "stages", 0, "stride"],
         ),
-        (
-            "model: {stages: [{channels: 4, blocks: 1, block: {groups: 4}}]}",
-            ["model", "stages", 0, "block"],
-        ),
         ("model: {drop_path: 1}", ["model", "drop_path"]),
         ("data: {validation: 1.5}", ["data", "validation"]),
         ("data: {augment: horizontal_flip}", ["data", "augment"]),
         ("data: {augment: [{padding: 4}]}", ["data", "augment", 0]),
         ("data: {augment: [random_resized_crop]}", ["data", "augment", 0]),
-        (
-            "data: {augment: [{type: random_erasing, scale: [0.1, 0.2, 0.3]}]}",
-            ["data", "augment", 0],
-        ),
+        ("data: {augment: [{type: cutout, size: [1, 2]}]}", ["data", "augment", 0]),
         ("train: {steps: 100, epochs: 5}", ["train"]),
         ("train: {checkpoint_every: {epochs: 1, seconds: 300}}", ["train", "checkpoint_every"]),
         ("train: {optimizer: {type: sgd}}", ["train", "optimizer"]),
-        ("train: {optimizer: {type: sgd, lr: 0.1, betas: [0.9, 0.9]}}", ["train", "optimizer"]),
         ("train: {schedule: multistep}", ["train", "schedule"]),
-        (
-            "train: {schedule: {type: cosine, warmup: {steps: 4, epochs: 5}}}",
-            ["train", "schedule"],
-        ),
-        ("train: {nesterov: true}", ["train"]),
+        ("train: {schedule: {type: cosine, warmup: {steps: 4, epochs: 5}}}", ["train", "schedule"]),
         ("run: {device: gpu}", ["run", "device"]),
         ("expect: {parameters: 1.5}", ["expect", "parameters"]),
         ("published: {test_top1: 0.9}", ["published"]),
@@ -186,28 +160,13 @@ def test_option_has_range_default_and_what_its_part_says_of_it() -> None:
     assert bottleneck["required"] == ["type"]
 
 
-def test_option_without_a_word_in_its_docstring_is_described_by_its_range() -> None:
-    def mine(in_channels: int, channels: int, *, stride: int, twist: bool = True) -> None:
-        """Twist."""
-
-    with BLOCKS.temporary("mine", mine):
-        choices = json_schema(REGISTRIES)["$defs"]["block"]["anyOf"]
-    [choice] = [choice for choice in choices if choice.get("title") == "mine"]
-    assert choice["description"] == "Twist."
-    assert choice["properties"]["twist"] == {
-        "type": "boolean",
-        "description": "True or false.",
-        "default": True,
-    }
-    assert "mine" in choices[0]["enum"]
-
-
 def test_options_of_every_kind_are_described() -> None:
     def mine(
         in_channels: int,
         channels: int,
         *,
         stride: int,
+        twist: bool = True,
         sizes: tuple[int, ...] = (3, 5),
         pair: tuple[int, bool],
         names: list[str],
@@ -226,6 +185,7 @@ def test_options_of_every_kind_are_described() -> None:
     }
     assert kinds == {
         "type": {"const": "mine"},
+        "twist": {"type": "boolean", "default": True},
         "sizes": {"type": "array", "items": {"type": "integer"}, "default": [3, 5]},
         "pair": {
             "type": "array",
@@ -238,6 +198,7 @@ def test_options_of_every_kind_are_described() -> None:
         "table": {"type": ["object", "null"], "additionalProperties": {"type": "integer"}},
         "place": {"type": "string", "format": "path", "default": "here"},
     }
+    assert choice["properties"]["twist"]["description"] == "True or false."
     assert "mine" not in choices[0]["enum"], "it cannot do without `pair` and `names`"
 
 

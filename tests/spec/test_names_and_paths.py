@@ -8,9 +8,6 @@ import pytest
 from tests.cli.experiments import call, write_tiny
 from tests.data.folders import write_pets, write_pets_spec
 
-NAMES = (*("../../x", "/abs", "CON", "..", ".x", "x" * 300, "\\x1b[2J", "a\\0b", "-rf", "~", ""),)
-"""Names of runs, as written between double quotes."""
-
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -20,7 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:8]))
+@pytest.mark.parametrize("name", ["../../x", "/abs", "CON", "x" * 300, "\\x1b[2J", "a\\0b", ""])
 def test_name_that_is_no_plain_file_name_makes_nothing(
     name: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -34,17 +31,6 @@ def test_name_that_is_no_plain_file_name_makes_nothing(
         assert "error[out-of-range]: name: " in result.stderr
         assert "\x1b" not in result.stderr
     assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize("stem", ["CON", "a b", ".hidden", "-x"])
-def test_name_of_a_file_is_held_to_the_same_rule(stem: str, folder: Path) -> None:
-    """A spec without ``name`` is called as its file."""
-    spec = folder / f"{stem}.yaml"
-    spec.write_text(write_tiny(folder).read_text().replace("name: tiny\n", ""))
-    result = call("train", f"./{spec.name}")
-    assert result.exit_code == 2
-    assert "error[" in result.stderr
-    assert not (folder / "runs").exists()
 
 
 @pytest.fixture

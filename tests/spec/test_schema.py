@@ -28,14 +28,6 @@ def models() -> set[type[BaseModel]]:
 
 
 @pytest.mark.parametrize("model", sorted(models(), key=str))
-def test_model_and_its_fields_are_described(model: type[BaseModel]) -> None:
-    assert model.__doc__
-    for name, field in model.model_fields.items():
-        if name != "type" or model is Part:
-            assert field.description, name
-
-
-@pytest.mark.parametrize("model", sorted(models(), key=str))
 def test_null_never_differs_from_the_default(model: type[BaseModel]) -> None:
     """Null is as good as absent, so a field that takes null must not default to something else."""
     for name, field in model.model_fields.items():
