@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from resnet_builder.runs.records import ResultRecord
 
 _HERE = ""
-"""What ``--resume`` gives without a directory: the one of ``--out``."""
+"""Value of ``--resume`` without a directory, which means that of ``--out``."""
 
 
 @click.command(
@@ -121,7 +121,8 @@ def train(
             process_loss_reported(),
             ExitStack() as stack,
         ):
-            run = None if resume is None or directory is None else RunDirectory(directory)
+            resumed = None if resume is None else directory
+            run = None if resumed is None else RunDirectory(resumed)
             threads = resolve_threads(experiment.run, run, ctx)
             stack.callback(set_backend_flags(threads=threads))
             should_stop = stop if ctx.world_size == 1 else lambda: stop() or invocation.is_orphan
@@ -133,12 +134,11 @@ def train(
                 "should_stop": should_stop,
                 "ctx": ctx,
             }
-            if resume is None or directory is None:
+            if resumed is None:
                 opened = session.start(experiment, out, **options)
             else:
-                opened = session.resume(
-                    experiment, directory, allow_spec_change=allow_spec_change, **options
-                )
+                options["allow_spec_change"] = allow_spec_change
+                opened = session.resume(experiment, resumed, **options)
             found = stack.enter_context(opened)
             if isinstance(found, session.Session):
                 invocation.crash_log = found.run.crash_log
@@ -181,7 +181,7 @@ def _directory(spec: str | None, out: Path | None, resume: str | None) -> Path |
 
 
 def _source(spec: str | None, directory: Path | None) -> str | Path:
-    """Return where the spec is: as given, or in the run."""
+    """Return the spec's path or name: as given, or that of the run."""
     if spec is not None:
         return spec
 
@@ -202,7 +202,7 @@ def _resume_command(run: Path) -> Iterator[None]:
 
 
 def _show(record: "ResultRecord") -> None:
-    """Print ours, theirs and the difference, and where ours comes from."""
+    """Print our accuracy, the published one and the difference, and which weights were tested."""
     ours = {"top-1": record.test_top1, "top-5": record.test_top5}
     published = record.published
     if published is None:

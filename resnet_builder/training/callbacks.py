@@ -21,7 +21,7 @@ from resnet_builder.training.schedule import Plan
 
 if TYPE_CHECKING:
     from resnet_builder.training.checkpoint import CheckpointManager, TrainState
-    from resnet_builder.training.trainer import Result
+    from resnet_builder.training.result import Result
 
 REPORT_SECONDS = 1.0
 """Least time between two reads of the metrics, for which the host waits for the device."""

@@ -157,8 +157,7 @@ class CheckpointManager:
         optimizer: Its optimizer.
         ema: Moving average of its weights, if one is kept.
         data: The images that it is trained on.
-        plan: When checkpoints are due.
-        keep: Number of checkpoints to keep.
+        plan: When checkpoints are due, and how many are kept.
         callbacks: Called when a checkpoint is saved, or cannot be saved.
         ctx: The processes that hold this state. Only the main process writes; the others wait.
     """
@@ -172,7 +171,6 @@ class CheckpointManager:
         *,
         data: DataSplits,
         plan: Plan,
-        keep: int,
         callbacks: Callback,
         ctx: DistributedContext = SINGLE_PROCESS,
     ) -> None:
@@ -182,7 +180,6 @@ class CheckpointManager:
         self._ema = ema
         self._data = data
         self._plan = plan
-        self._keep = keep
         self._callbacks = callbacks
         self._ctx = ctx
         self._metrics = MetricsLog(run)
@@ -243,11 +240,11 @@ class CheckpointManager:
         try:
             self.save(state)
         except StorageError as error:
-            ago = f"{monotonic() - self._saved_at:.0f} s ago"
             last = f"step {self._saved[0]}" if self._saved else "the beginning"
             self._callbacks.on_warning(
-                f"not saved at step {state.step}, and not since {last}, {ago}: "
-                f"{error}; the newest checkpoint is {self.newest}"
+                f"not saved at step {state.step}, and not since {last}, "
+                f"{monotonic() - self._saved_at:.0f} s ago: {error}; "
+                f"the newest checkpoint is {self.newest}"
             )
 
     @property
@@ -259,7 +256,8 @@ class CheckpointManager:
         """Write a checkpoint. An error is returned, so that all processes raise it alike."""
         try:
             checkpoint = self._capture(state, metrics_bytes=self._metrics.sync())
-            save_checkpoint(self._run, checkpoint, self._keep, warn=self._callbacks.on_warning)
+            keep = self._plan.recipe.keep_checkpoints
+            save_checkpoint(self._run, checkpoint, keep, warn=self._callbacks.on_warning)
         except NonFiniteError as error:
             return NonFiniteError(f"{error}; the newest checkpoint is {self.newest}")
         except StorageError as error:
@@ -289,7 +287,7 @@ class CheckpointManager:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Load weights, moving average and optimizer state."""
-        self._refuse_other_data(checkpoint)
+        self._check_data(checkpoint)
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optim": {}, "best": {}, "ema": {}}
         for path, tensor in checkpoint.tensors.items():
             group, _, name = path.partition("/")
@@ -302,21 +300,18 @@ class CheckpointManager:
         checkpoint.state.best_weights = groups["best"]
         self._saved = _moment(checkpoint.state)
 
-    def _refuse_other_data(self, checkpoint: Checkpoint) -> None:
-        before, now = checkpoint.fingerprint, self._data.fingerprint
+    def _check_data(self, checkpoint: Checkpoint) -> None:
+        before = checkpoint.fingerprint, checkpoint.validation_indices
+        now = self._data.fingerprint, self._data.validation_indices
         if before != now:
-            raise DataError(_other_data("the data set is", before, now))
-        indices, own = checkpoint.validation_indices, self._data.validation_indices
-        if indices != own:
-            counts = (f"{len(one)} images from {list(one[:3])}" for one in (indices, own))
-            raise DataError(_other_data("the validation images are", *counts))
-
-
-def _other_data(what: str, before: str, now: str) -> str:
-    return (
-        f"{what} not the run's: {before} when it began, {now} now; "
-        "go back to the data as it was, or begin a new run"
-    )
+            was, now_is = (
+                f"'{fingerprint}' with {len(indices)} validation images from {list(indices[:3])}"
+                for fingerprint, indices in (before, now)
+            )
+            raise DataError(
+                f"the images are not the run's: dataset {was} when it began, {now_is} now; "
+                "go back to the data as it was, or start another run"
+            )
 
 
 def _moment(state: TrainState) -> tuple[int, int]:

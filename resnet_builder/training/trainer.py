@@ -1,14 +1,13 @@
 """Trainer: the training loop, from a network and data to a finished run."""
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from resnet_builder.data.interfaces import AUGMENTATIONS, Stop, never
+from resnet_builder.data.interfaces import AUGMENTATIONS, ImageSource, Stop, never
 from resnet_builder.data.loader import Pipeline, TrainLoader
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
@@ -16,19 +15,8 @@ from resnet_builder.device import describe, fits
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import out_of_memory_explained
-from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.files import storage_errors
-from resnet_builder.runs.records import (
-    Comparison,
-    MetricsLog,
-    ResultRecord,
-    RuntimeConfig,
-    versions,
-)
-from resnet_builder.spec.dump import dump_spec
-from resnet_builder.spec.recipe import TrainSpec
-from resnet_builder.spec.schema import PublishedSpec
+from resnet_builder.runs.records import MetricsLog, ResultRecord, RuntimeConfig
 from resnet_builder.training.callbacks import (
     Callback,
     CallbackList,
@@ -47,29 +35,21 @@ from resnet_builder.training.checkpoint import (
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
-    check_batch_size,
     sync_batch_norms,
 )
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import Metrics, evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
-from resnet_builder.training.runtime import MEMORY_FORMATS, resolve_device, resolve_runtime
+from resnet_builder.training.result import Result, result_record, weights_header
+from resnet_builder.training.runtime import (
+    MEMORY_FORMATS,
+    Precision,
+    resolve_device,
+    resolve_runtime,
+)
 from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.step import TrainStep
-from resnet_builder.weights.file import WeightsHeader, save_weights
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """Result of a run.
-
-    Attributes:
-        record: Contents of ``result.json``.
-        test: Metrics of the selected weights on the test images; ``None`` if there are none.
-    """
-
-    record: ResultRecord
-    test: Metrics | None
+from resnet_builder.weights.file import save_weights
 
 
 def fit(
@@ -110,12 +90,14 @@ def fit(
         Stopped: ``should_stop`` became true. Resuming goes on from there.
         UsageError: The recipe does not fit the data, or the run cannot be resumed to the same bits.
     """
-    recipe = _check_trainable(experiment, data, run, ctx)
-    events = _open_callbacks(callbacks, run, ctx)
+    if run.is_finished:
+        raise UsageError(f"{run.path} is already complete")
+    recipe = experiment.train
+    events = _with_log_file(callbacks, run, ctx)
 
-    # Everything that the steps need, in the order in which one thing needs the other.
+    # Set up, in the order in which one thing needs the other.
     device = resolve_device(experiment.run.device, ctx)
-    loader = _make_loader(experiment, data, device, ctx)
+    loader = _train_loader(experiment, data, device, ctx)
     plan = Plan(recipe, loader.steps_per_epoch, ctx.world_size)
     runtime = resolve_runtime(
         experiment.run,
@@ -134,29 +116,26 @@ def fit(
     train_step = TrainStep(
         model, recipe, runtime, resize=plan.resize, ctx=ctx, has_unused=has_unused
     )
-    ema = _make_ema(model, recipe)
-    averaged_model = ema.model if ema else model
-    evaluate = partial(
-        evaluate_images,
-        data=data,
-        batch_size=plan.micro_batch_size,
-        cpu_kernels=runtime.cpu_kernels,
-        should_stop=should_stop,
-        ctx=ctx,
+    ema = (
+        Ema(model, recipe.ema, frozen=frozen_tensors(model, recipe.freeze)) if recipe.ema else None
     )
     checkpoints = CheckpointManager(
-        run,
-        model,
-        train_step.optimizer,
-        ema,
-        data=data,
-        plan=plan,
-        keep=recipe.keep_checkpoints,
-        callbacks=events,
-        ctx=ctx,
+        run, model, train_step.optimizer, ema, data=data, plan=plan, callbacks=events, ctx=ctx
     )
     state = checkpoints.restore_newest()  # of step 0, if there is no checkpoint
     meter = TrainMeter(state, plan, checkpoints, MetricsLog(run), events, ctx)
+    training = Training(
+        model=model,
+        averaged_model=ema.model if ema else model,
+        data=data,
+        experiment=experiment,
+        run=run,
+        plan=plan,
+        runtime=runtime,
+        callbacks=events,
+        should_stop=should_stop,
+        ctx=ctx,
+    )
     events.on_train_start(
         TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, describe(device), runtime)
     )
@@ -171,18 +150,7 @@ def fit(
                 # Evaluate, also after the last step. It stands at the top of the loop because a
                 # run that was stopped during an evaluation is resumed with that evaluation.
                 if plan.evaluates_at(state.step) and state.step > state.evaluated_step:
-                    meter.read()
-                    metrics = None
-                    if data.validation is not None:
-                        metrics = evaluate(
-                            averaged_model, data.validation, precision=runtime.precision
-                        )
-                    meter.end_interval(metrics)
-                    if metrics is not None:
-                        is_best = state.update_best(metrics, averaged_model, recipe.early_stop)
-                        events.on_evaluate(state.step, "val", metrics, is_best=is_best)
-                        if is_best:
-                            _save_best_if_possible(run, state, experiment, data, events, ctx)
+                    validate(training, state, meter)
                 if state.step >= plan.total_steps or state.is_stale(recipe.early_stop):
                     break
 
@@ -209,34 +177,83 @@ def fit(
             raise
         meter.read()
         checkpoints.save(state)
-        return finalize(
+        return finalize(training, state)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """Parts of a training that are the same at every step.
+
+    Attributes:
+        model: Network that is trained.
+        averaged_model: Network that is evaluated: the moving average, or ``model`` itself.
+        data: Images.
+        experiment: Experiment.
+        run: Run directory.
+        plan: Plan of steps.
+        runtime: Device, precision, threads and the like.
+        callbacks: Callbacks; none in a process that is not the main process.
+        should_stop: Polled at every batch of an evaluation.
+        ctx: Processes that train.
+    """
+
+    model: nn.Module
+    averaged_model: nn.Module
+    data: DataSplits
+    experiment: Experiment
+    run: RunDirectory
+    plan: Plan
+    runtime: RuntimeConfig
+    callbacks: Callback
+    should_stop: Stop
+    ctx: DistributedContext
+
+    def evaluate(self, model: nn.Module, images: ImageSource, precision: Precision) -> Metrics:
+        """Evaluate a network on a split."""
+        return evaluate_images(
             model,
-            averaged_model,
-            data,
-            experiment,
-            run,
-            state,
-            evaluate,
-            plan,
-            runtime,
-            events,
-            ctx,
+            images,
+            self.data,
+            batch_size=self.plan.micro_batch_size,
+            precision=precision,
+            cpu_kernels=self.runtime.cpu_kernels,
+            should_stop=self.should_stop,
+            ctx=self.ctx,
         )
 
+    def save_weights(
+        self, path: Path, weights: Mapping[str, Tensor], step: int, metrics: Mapping[str, float]
+    ) -> None:
+        """Save weights and what is known of them, in the main process."""
+        if self.ctx.is_main_process:
+            header = weights_header(self.experiment, self.data, step, metrics)
+            save_weights(path, weights, header)
 
-def finalize(
-    model: nn.Module,
-    averaged_model: nn.Module,
-    data: DataSplits,
-    experiment: Experiment,
-    run: RunDirectory,
-    state: TrainState,
-    evaluate: Callable[..., Metrics],
-    plan: Plan,
-    runtime: RuntimeConfig,
-    callbacks: Callback,
-    ctx: DistributedContext,
-) -> Result:
+
+def validate(training: Training, state: TrainState, meter: TrainMeter) -> None:
+    """Evaluate the weights on the validation images, and save them if they are the best so far.
+
+    Raises:
+        NonFiniteError: A loss, a gradient or a weight is not finite.
+        Stopped: The user asked for a stop.
+    """
+    meter.read()
+    if training.data.validation is None:
+        meter.end_interval(None)
+        return
+    model, events = training.averaged_model, training.callbacks
+    metrics = training.evaluate(model, training.data.validation, training.runtime.precision)
+    meter.end_interval(metrics)
+    is_best = state.update_best(metrics, model, training.experiment.train.early_stop)
+    events.on_evaluate(state.step, "val", metrics, is_best=is_best)
+    if is_best:
+        with storage_warnings(events):  # the last save, in finalize, must not fail
+            training.save_weights(
+                training.run.best, state.best_weights, state.best_step, state.best
+            )
+
+
+def finalize(training: Training, state: TrainState) -> Result:
     """Save the last and the selected weights, test the selected ones once, and save the result.
 
     The selected weights are the best ones on validation; without validation images, the last ones.
@@ -247,150 +264,43 @@ def finalize(
         StorageError: The disk is full, read-only or failing.
         Stopped: The user asked for a stop. The state is saved already, so that nothing is lost.
     """
-    last_weights = copy_weights(averaged_model)
-    if ctx.is_main_process:
-        header = _weights_header(experiment, data, state.step, state.validation)
-        save_weights(run.last, last_weights, header)
+    run, model, events = training.run, training.model, training.callbacks
+    last_weights = copy_weights(training.averaged_model)
+    training.save_weights(run.last, last_weights, state.step, state.validation)
 
     step, metrics = (state.best_step, state.best) if state.best else (state.step, {})
     weights = state.best_weights or last_weights
     set_weights(model, weights)
     test = None
-    if data.test is not None:
+    if training.data.test is not None:
         # Reported accuracies are computed in fp32, whatever the precision of the training.
-        test = evaluate(model, data.test, precision="fp32")
+        test = training.evaluate(model, training.data.test, "fp32")
         metrics = {**metrics, **test.named("test")}
-        if ctx.is_main_process:
-            epoch = step // plan.steps_per_epoch
+        if training.ctx.is_main_process:
+            epoch = step // training.plan.steps_per_epoch
             MetricsLog(run).append(evaluation_row("test", step, epoch, test))
-        callbacks.on_evaluate(step, "test", test, is_best=False)
-    if ctx.is_main_process:
-        save_weights(run.best, weights, _weights_header(experiment, data, step, metrics))
+        events.on_evaluate(step, "test", test, is_best=False)
+    training.save_weights(run.best, weights, step, metrics)
 
-    result = ctx.run_on_main(
-        partial(_save_result, model, data, experiment, run, state, runtime, test)
-    )
-    callbacks.on_train_end(result)
+    def write_record() -> ResultRecord:
+        record = result_record(
+            training.experiment,
+            run,
+            state,
+            test,
+            classes=training.data.classes,
+            runtime=training.runtime,
+            device=describe(next(model.parameters()).device),
+        )
+        record.write(run.result)  # it marks the run as finished
+        return record
+
+    result = Result(training.ctx.run_on_main(write_record), test)
+    events.on_train_end(result)
     return result
 
 
-def _save_result(
-    model: nn.Module,
-    data: DataSplits,
-    experiment: Experiment,
-    run: RunDirectory,
-    state: TrainState,
-    runtime: RuntimeConfig,
-    test: Metrics | None,
-) -> Result:
-    """Write ``result.json``, which marks the run as finished."""
-    with storage_errors("read", run.spec):
-        digest = hashlib.sha256(run.spec.read_bytes()).hexdigest()
-    has_best = state.best_step > 0
-    images = state.step * experiment.train.batch_size
-    channels, size, _ = experiment.input_shape
-    record = ResultRecord(
-        spec_sha256=digest,
-        seed=experiment.train.seed,
-        steps=state.step,
-        selected_on="val" if has_best else "none",
-        selected_step=state.best_step if has_best else state.step,
-        val_top1=state.best.get("val.top1"),
-        test_top1=test.top1 if test else None,
-        test_top5=test.top5 if test else None,
-        test_top1_by_class=_by_class(test, data.classes) if test else None,
-        parameters=count_parameters(model),
-        macs=count_macs(experiment.network, channels, size),
-        seconds=state.seconds,
-        images_per_second=images / max(state.seconds, 1e-9),
-        device=describe(next(model.parameters()).device),
-        precision=runtime.precision,
-        versions=versions(),
-        published=_compare(experiment.spec.published, test),
-    )
-    record.write(run.result)
-    return Result(record, test)
-
-
-def _by_class(test: Metrics, classes: tuple[str, ...]) -> dict[str, float]:
-    pairs = zip(classes, test.per_class, strict=True)
-    return {name: top1 for name, top1 in pairs if top1 is not None}
-
-
-def _compare(published: PublishedSpec | None, test: Metrics | None) -> Comparison | None:
-    """Compare the test accuracies with the published ones, where both are known."""
-    if published is None:
-        return None
-    return Comparison(
-        source=published.source,
-        test_top1=published.test_top1,
-        test_top1_difference=_difference(test.top1 if test else None, published.test_top1),
-        test_top5=published.test_top5,
-        test_top5_difference=_difference(test.top5 if test else None, published.test_top5),
-    )
-
-
-def _difference(ours: float | None, theirs: float | None) -> float | None:
-    return None if ours is None or theirs is None else ours - theirs
-
-
-def _save_best_if_possible(
-    run: RunDirectory,
-    state: TrainState,
-    experiment: Experiment,
-    data: DataSplits,
-    callbacks: Callback,
-    ctx: DistributedContext,
-) -> None:
-    """Save the best weights so far; training goes on if that fails."""
-    if ctx.is_main_process:
-        header = _weights_header(experiment, data, state.best_step, state.best)
-        with storage_warnings(callbacks):
-            save_weights(run.best, state.best_weights, header)
-
-
-def _weights_header(
-    experiment: Experiment, data: DataSplits, step: int, metrics: Mapping[str, float]
-) -> WeightsHeader:
-    return WeightsHeader(
-        spec=dump_spec(experiment.spec),
-        classes=data.classes,
-        mean=data.mean,
-        std=data.std,
-        preprocess=experiment.data.preprocess,
-        metrics=metrics,
-        step=step,
-    )
-
-
-def _make_ema(model: nn.Module, recipe: TrainSpec) -> Ema | None:
-    if recipe.ema is None:
-        return None
-    return Ema(model, recipe.ema, frozen=frozen_tensors(model, recipe.freeze))
-
-
-def _check_trainable(
-    experiment: Experiment, data: DataSplits, run: RunDirectory, ctx: DistributedContext
-) -> TrainSpec:
-    """Return the recipe.
-
-    Raises:
-        UsageError: There is nothing to train, or nothing to train with.
-    """
-    given = (dump_spec(experiment.spec), data.fingerprint, data.validation_indices)
-    if ctx.broadcast_object(given) != given:
-        raise UsageError(
-            f"process {ctx.rank} was given another spec, or other images, than process 0"
-        )
-    if run.is_finished:
-        raise UsageError(f"{run.path} is already complete")
-    if experiment.train.early_stop is not None and data.validation is None:
-        raise UsageError("train.early_stop: it needs validation images; set data.validation")
-    check_batch_size(experiment.train.batch_size, experiment.train.accumulate, ctx)
-    return experiment.train
-
-
-def _open_callbacks(
+def _with_log_file(
     callbacks: Sequence[Callback], run: RunDirectory, ctx: DistributedContext
 ) -> CallbackList:
     if not ctx.is_main_process:
@@ -398,13 +308,11 @@ def _open_callbacks(
     return CallbackList([LogFile(run.log, CallbackList(callbacks).on_warning), *callbacks])
 
 
-def _make_loader(
+def _train_loader(
     experiment: Experiment, data: DataSplits, device: torch.device, ctx: DistributedContext
 ) -> TrainLoader:
-    seed = experiment.train.seed
-    augmentations = [
-        AUGMENTATIONS.get(part.type)(**part.options) for part in experiment.data.augment
-    ]
+    seed, augment = experiment.train.seed, experiment.data.augment
+    augmentations = [AUGMENTATIONS.get(part.type)(**part.options) for part in augment]
     images = data.train
     if isinstance(images, InMemoryImages) and fits(images.images.nbytes, device):
         images = images.to(device)  # no batch has to be copied to the device during training

@@ -1,6 +1,5 @@
 """``resnet-build train``."""
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -219,30 +218,3 @@ def copied(run: Path, path: Path) -> Path:
     for name in ("spec.yaml", "data.json", "env.json", "result.json"):
         (path / name).write_bytes((run / name).read_bytes())
     return path
-
-
-def test_training_parses_validates_and_builds_on_meta_once(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = write_tiny(folder)
-    calls: list[str] = []
-    for name in (
-        "resnet_builder.spec.load._validate",
-        "resnet_builder.builder.check_source",
-        "resnet_builder.builder.build_on_meta",
-    ):
-        count(monkeypatch, name, calls)
-    assert call("train", spec, "--set", "train.epochs=1").exit_code == 0
-    assert sorted(calls) == ["build_on_meta", "check_source", "validate"]
-
-
-def count(monkeypatch: pytest.MonkeyPatch, name: str, calls: list[str]) -> None:
-    """Note each call of a function."""
-    module, _, function = name.rpartition(".")
-    real = getattr(importlib.import_module(module), function)
-
-    def note(*arguments: Any, **options: Any) -> Any:
-        calls.append(function.removeprefix("_"))
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(name, note)

@@ -1,17 +1,18 @@
 """Sessions: a new run directory, or one to resume, with its lock, images and network."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resnet_builder.builder import load_experiment
-from resnet_builder.data.splits import load_data
+from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.errors import BusyError, DataError, SpecError, Stopped, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, ResultRecord
-from resnet_builder.training.data_record import check_unchanged
+from resnet_builder.training.provenance import check_data_unchanged
 from resnet_builder.training.session import Session, start
 from tests.cli.experiments import write_tiny
 from tests.training.runs import resume_run, start_run
@@ -83,13 +84,13 @@ def test_images_of_a_run_are_recorded_and_each_change_is_named(folder: Path) -> 
 
     fewer = load_data(tiny(folder, "data.validation=16").spec)
     with pytest.raises(DataError, match=r"train: 128 images, now 144\n  val: 32 images, now 16"):
-        check_unchanged(run, fewer)
-    check_unchanged(run, fewer, allow_spec_change=True)
+        check_data_unchanged(run, fewer)
+    check_data_unchanged(run, fewer, allow_spec_change=True)
     assert DataRecord.read(run.data).images["val"] == 16
 
     changed = load_data(tiny(folder, "data.dataset.seed=1", "data.validation=16").spec)
     with pytest.raises(DataError, match="as many as before, but not the same"):
-        check_unchanged(run, changed, allow_spec_change=True)
+        check_data_unchanged(run, changed, allow_spec_change=True)
 
 
 def test_run_whose_own_spec_was_broken_is_refused_where_it_is(folder: Path) -> None:
@@ -102,3 +103,15 @@ def test_run_whose_own_spec_was_broken_is_refused_where_it_is(folder: Path) -> N
     [problem] = raised.value.errors
     assert (problem.code, problem.path) == ("wrong-type", "model.norm.eps")
     assert problem.file == str(run.spec)
+
+
+def test_early_stop_needs_validation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether there are validation images is known of some datasets only once they are read."""
+
+    def load(*arguments: Any, **options: Any) -> DataSplits:
+        return replace(load_data(*arguments, **options), validation=None)
+
+    monkeypatch.setattr("resnet_builder.training.session.load_data", load)
+    with pytest.raises(UsageError, match=r"train\.early_stop: it needs validation images"):
+        start_run(tiny(folder, "train.early_stop={patience: 1}"))
+    assert not Path("runs").exists()

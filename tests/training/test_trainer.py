@@ -35,13 +35,13 @@ BATCHES = 3
 
 def scripted(
     monkeypatch: pytest.MonkeyPatch, top1: list[float], loss: list[float] | None = None
-) -> list[bool]:
-    """Let evaluations come out as told; return whether each was in bf16, as they happen."""
+) -> list[str]:
+    """Let evaluations come out as told; return the precision of each, as they happen."""
     answers = iter(zip(top1, loss or [1.0] * len(top1), strict=True))
-    asked: list[bool] = []
+    asked: list[str] = []
 
     def answer(*_: Any, precision: str, **__: Any) -> Metrics:
-        asked.append(precision == "bf16")
+        asked.append(precision)
         value, lost = next(answers)
         nothing = torch.zeros(1, dtype=torch.int64)
         return Metrics(lost, value, 1.0, nothing, nothing, num_classes=4)
@@ -61,7 +61,7 @@ def validate(weights: dict[str, Tensor]) -> Metrics:
     return evaluate(model, [((pixels - mean) / std, splits.validation.labels)])
 
 
-def losing(step: int, exception: Exception | None = None) -> nn.Module:
+def losing(step: int, exception: BaseException | None = None) -> nn.Module:
     """Make a network whose forward pass is spoilt at one training step, by NaN or an exception."""
     model = small_net()
     seen = iter(range(10_000))
@@ -94,28 +94,32 @@ def failing_saves(monkeypatch: pytest.MonkeyPatch, code: int, *, times: int) -> 
     monkeypatch.setattr(checkpoint, "save_checkpoint", save)
 
 
-def test_run_leaves_its_weights_and_its_result(tmp_path: Path) -> None:
+def test_run_leaves_its_result(tmp_path: Path) -> None:
     recorder = Recorder()
-    result = train(tmp_path / "run", experiment(), callbacks=[recorder])
-    run = RunDirectory(tmp_path / "run")
+    published = {"test_top1": 0.9, "source": "A paper, table 1"}
+    result = train(tmp_path / "run", experiment(published=published), callbacks=[recorder])
+    run, record, test = RunDirectory(tmp_path / "run"), result.record, result.test
 
-    assert ResultRecord.read(run.result) == result.record
+    assert ResultRecord.read(run.result) == record
     assert run.is_finished
     assert recorder.results == [result]
-    assert (result.record.steps, result.record.seed) == (12, 0)
-    assert result.record.selected_on == "val"
-    assert result.test is not None
-    assert result.test.num_images == 13
-    assert result.record.test_top1 == result.test.top1
-    assert result.record.precision == "fp32"
-    assert result.record.parameters == sum(p.numel() for p in small_net().parameters())
-    assert result.record.macs == 6 * 6 * 8 * 27 + 3 * 3 * 8 * 72 + 72 * 4
-    assert result.record.images_per_second == pytest.approx(96 / result.record.seconds)
-    assert recorder.evaluations[-1] == (result.record.selected_step, "test", False)
+    assert test is not None
+    assert test.num_images == 13
+    assert (record.steps, record.seed, record.precision) == (12, 0, "fp32")
+    assert (record.selected_on, record.test_top1) == ("val", test.top1)
+    assert record.parameters == sum(p.numel() for p in small_net().parameters())
+    assert record.macs == 6 * 6 * 8 * 27 + 3 * 3 * 8 * 72 + 72 * 4
+    assert record.images_per_second == pytest.approx(96 / record.seconds)
+    assert recorder.evaluations[-1] == (record.selected_step, "test", False)
+    assert record.published is not None
+    assert record.published.source == "A paper, table 1"
+    assert record.published.test_top1_difference == test.top1 - 0.9
+    assert record.published.test_top5_difference is None
 
 
 def test_best_weights_are_those_that_validation_saw(tmp_path: Path) -> None:
-    result = train(tmp_path / "run", experiment(evaluate_every={"steps": 2}))
+    model = small_net()
+    result = train(tmp_path / "run", experiment(evaluate_every={"steps": 2}), model=model)
     run = RunDirectory(tmp_path / "run")
     weights, header = read_weights(run.best)
     assert header.step == result.record.selected_step
@@ -124,53 +128,40 @@ def test_best_weights_are_those_that_validation_saw(tmp_path: Path) -> None:
     rows = [row for row in MetricsLog(run).read() if row.event == "validation"]
     assert [row.step for row in rows] == [2, 4, 6, 8, 10, 12]
     assert max(row.val_top1 or 0 for row in rows) == result.record.val_top1
+    assert all(torch.equal(weights[name], t) for name, t in model.state_dict().items())
 
 
-def test_last_weights_are_those_after_the_last_step(tmp_path: Path) -> None:
-    train(tmp_path / "run", experiment())
+@pytest.mark.parametrize(("ema", "group"), [(None, "model"), ({"decay": 0.9}, "ema")])
+def test_last_weights_are_those_after_the_last_step_averaged_if_there_is_an_average(
+    ema: Any, group: str, tmp_path: Path
+) -> None:
+    train(tmp_path / "run", experiment(ema=ema))
     run = RunDirectory(tmp_path / "run")
     weights, header = read_weights(run.last)
     saved = load_newest(run)
     assert saved is not None
     assert header.step == 12
-    assert all(torch.equal(t, saved.tensors[f"model/{n}"]) for n, t in weights.items())
-
-
-def test_average_is_what_is_evaluated_and_delivered(tmp_path: Path) -> None:
-    train(tmp_path / "run", experiment(ema={"decay": 0.9}))
-    run = RunDirectory(tmp_path / "run")
-    weights, header = read_weights(run.last)
-    saved = load_newest(run)
-    assert saved is not None
-    assert all(torch.equal(t, saved.tensors[f"ema/{n}"]) for n, t in weights.items())
-    assert not torch.equal(weights["0.weight"], saved.tensors["model/0.weight"])
+    assert all(torch.equal(t, saved.tensors[f"{group}/{n}"]) for n, t in weights.items())
+    is_model = torch.equal(weights["0.weight"], saved.tensors["model/0.weight"])
+    assert is_model is (ema is None)
     assert validate(weights).loss == pytest.approx(header.metrics["val.loss"], rel=1e-5)
-
-
-def test_network_holds_the_selected_weights_afterwards(tmp_path: Path) -> None:
-    model = small_net()
-    train(tmp_path / "run", experiment(evaluate_every={"steps": 1}), model=model)
-    weights, _ = read_weights(RunDirectory(tmp_path / "run").best)
-    assert all(torch.equal(weights[name], t) for name, t in model.state_dict().items())
 
 
 def test_best_is_the_highest_on_validation_and_the_earlier_of_equals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kuangliu and akamaster keep what is best on the test images."""
+    """kuangliu and akamaster keep what is best on the test images, which here are read once."""
     recorder = Recorder()
-    scripted(monkeypatch, [0.25, 0.5, 0.5, 0.25, 0.1], loss=None)
-    spec = experiment(steps=4, evaluate_every={"steps": 1})
-    result = train(tmp_path / "run", spec, callbacks=[recorder])
+    asked = scripted(monkeypatch, [0.25, 0.5, 0.5, 0.25, 0.1])
+    spec = experiment(steps=4, evaluate_every={"steps": 1}, run={"precision": "bf16"})
+    record = train(tmp_path / "run", spec, callbacks=[recorder]).record
     assert recorder.evaluations == [
-        (1, "val", True),
-        (2, "val", True),
-        (3, "val", False),
-        (4, "val", False),
+        *((1, "val", True), (2, "val", True), (3, "val", False), (4, "val", False)),
         (2, "test", False),
     ]
-    assert (result.record.selected_on, result.record.selected_step) == ("val", 2)
-    assert (result.record.val_top1, result.record.test_top1) == (0.5, 0.1)
+    assert asked == ["bf16", "bf16", "bf16", "bf16", "fp32"]
+    assert (record.selected_on, record.selected_step) == ("val", 2)
+    assert (record.val_top1, record.test_top1) == (0.5, 0.1)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf], ids=["nan", "inf"])
@@ -191,11 +182,10 @@ def test_loss_that_is_not_finite_is_never_best(
 
 
 def test_without_validation_the_last_weights_are_selected(tmp_path: Path) -> None:
-    result = train(tmp_path / "run", experiment(), splits=small_splits(validation=False))
+    record = train(tmp_path / "run", experiment(), splits=small_splits(validation=False)).record
     run = RunDirectory(tmp_path / "run")
     best, last = (read_weights(path)[0] for path in (run.best, run.last))
-    assert (result.record.selected_on, result.record.selected_step) == ("none", 12)
-    assert result.record.val_top1 is None
+    assert (record.selected_on, record.selected_step, record.val_top1) == ("none", 12, None)
     assert all(torch.equal(best[name], tensor) for name, tensor in last.items())
     assert {row.event for row in MetricsLog(run).read()} == {"train", "test"}
 
@@ -207,25 +197,6 @@ def test_without_test_images_nothing_is_tested(tmp_path: Path) -> None:
     assert result.test is None
     assert result.record.test_top1 is None
     assert {split for _, split, _ in recorder.evaluations} == {"val"}
-
-
-def test_test_images_are_read_once_and_in_fp32(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = Recorder()
-    asked = scripted(monkeypatch, [0.5] * 4)
-    train(tmp_path / "run", experiment(run={"precision": "bf16"}), callbacks=[recorder])
-    assert asked == [True, True, True, False]
-    assert [split for _, split, _ in recorder.evaluations].count("test") == 1
-
-
-def test_result_is_compared_with_what_was_published(tmp_path: Path) -> None:
-    published = {"test_top1": 0.9, "source": "A paper, table 1"}
-    record = train(tmp_path / "run", experiment(published=published)).record
-    assert record.published is not None
-    assert record.published.source == "A paper, table 1"
-    assert record.published.test_top1_difference == (record.test_top1 or 0) - 0.9
-    assert record.published.test_top5_difference is None
 
 
 @pytest.mark.parametrize(
@@ -264,16 +235,12 @@ def test_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) -> N
     found = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         torch.rand(3)  # the caller's own generator must not matter
+        before = torch.get_rng_state()
         train(tmp_path / name, experiment(seed=seed), extra=[nn.Dropout(0.5)])
+        assert torch.equal(torch.get_rng_state(), before)
         found.append(outcome(tmp_path / name))
     assert found[0] == found[1]
     assert found[0]["last"] != found[2]["last"]
-
-
-def test_callers_randomness_is_left_alone(tmp_path: Path) -> None:
-    before = torch.get_rng_state()
-    train(tmp_path / "run", experiment(), extra=[nn.Dropout(0.5)])
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
@@ -303,24 +270,17 @@ def test_clock_decides_when_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {later - sooner for sooner, later in pairwise(recorder.saves[:-1])} == {5}
 
 
-@pytest.mark.parametrize(
-    "code",
-    [errno.ENOSPC, errno.EDQUOT, errno.EIO],
-    ids=["ENOSPC", "EDQUOT", "EIO"],
-)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_training_goes_on_when_it_cannot_be_saved(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder()
     failing_saves(monkeypatch, code, times=2)
-    spec = experiment(checkpoint_every={"steps": 3})
-    train(tmp_path / "run", spec, callbacks=[recorder])
+    train(tmp_path / "run", experiment(checkpoint_every={"steps": 3}), callbacks=[recorder])
     assert recorder.saves == [9, 12]
-    assert [text.split(",")[0] for text in recorder.warnings] == [
-        "not saved at step 3",
-        "not saved at step 6",
-    ]
-    assert all(text.endswith("the newest checkpoint is none") for text in recorder.warnings)
+    for step, text in zip((3, 6), recorder.warnings, strict=True):
+        assert text.startswith(f"not saved at step {step},")
+        assert text.endswith("the newest checkpoint is none")
 
 
 def test_last_save_must_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,17 +323,15 @@ def test_run_goes_on_where_it_was_left(tmp_path: Path) -> None:
     assert [row.lr for row in rows if row.event == "train"] == pytest.approx(rates)
 
 
-@pytest.mark.parametrize("saved_every", [2, 5], ids=["2", "5"])
+@pytest.mark.parametrize("saved_every", [2, 5])
 def test_killed_run_goes_back_to_its_checkpoint(saved_every: int, tmp_path: Path) -> None:
     spec = experiment(checkpoint_every={"steps": saved_every}, evaluate_every={"steps": 3})
-    expected = tmp_path / "expected"
-    train(expected, spec)
-    path = tmp_path / "run"
+    train(tmp_path / "expected", spec)
     for step in (1, 3, 2):
         with pytest.raises(KeyboardInterrupt):
-            train(path, spec, model=losing(step, exception=KeyboardInterrupt()))  # type: ignore[arg-type]
-    train(path, spec)
-    assert outcome(path) == outcome(expected)
+            train(tmp_path / "run", spec, model=losing(step, exception=KeyboardInterrupt()))
+    train(tmp_path / "run", spec)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "expected")
 
 
 def test_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
@@ -392,28 +350,24 @@ def test_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: 
 
 
 def test_how_often_a_run_is_saved_does_not_matter(tmp_path: Path) -> None:
-    found: list[Any] = []
+    found = []
     for steps in (1, 50):
         path = tmp_path / str(steps)
         train(path, experiment(checkpoint_every={"steps": steps}))
-        found.append([row.train_loss for row in MetricsLog(RunDirectory(path)).read()])
-        found.append([read_weights(RunDirectory(path).last)[0]["0.weight"].tolist()])
-    assert found[0] == found[2]
-    assert found[1] == found[3]
+        weights = read_weights(RunDirectory(path).last)[0]["0.weight"]
+        found.append((outcome(path)["rows"], weights.tolist()))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("step", [0, 5], ids=["first", "later"])
 def test_loss_that_is_not_a_number_ends_the_run(step: int, tmp_path: Path) -> None:
     recorder = Recorder()
     spec = experiment(checkpoint_every={"steps": 2}, evaluate_every={"steps": 100})
-    with pytest.raises(NonFiniteError) as caught:
-        train(tmp_path / "run", spec, model=losing(step), callbacks=[recorder])
     run = RunDirectory(tmp_path / "run")
     newest = "none" if step == 0 else str(run.checkpoints / "step-000000004.safetensors")
-    assert str(caught.value) == (
-        f"the loss or the gradient of step {step + 1} is not finite (learning rate 0.05); "
-        f"the newest checkpoint is {newest}; lower the rate, warm up, or clip the gradient"
-    )
+    message = rf"step {step + 1} is not finite \(learning rate 0\.05\); the newest .* is {newest};"
+    with pytest.raises(NonFiniteError, match=message):
+        train(run.path, spec, model=losing(step), callbacks=[recorder])
     assert recorder.saves == [2, 4][: step // 2]
     assert not run.best.exists()
     assert not run.last.exists()
@@ -462,25 +416,19 @@ def test_statistics_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     ],
     ids=["python", "cuda", "cpu", "mps"],
 )
-def test_memory_that_runs_out_is_named(raised: Exception, tmp_path: Path) -> None:
+def test_memory_that_runs_out_is_explained(raised: Exception, tmp_path: Path) -> None:
     with pytest.raises(ResourceError) as caught:
         train(tmp_path / "run", experiment(accumulate=2), model=losing(0, exception=raised))
-    lines = str(caught.value).splitlines()
-    assert lines[0] == (
-        "out of memory at 4 images at a time (batch_size 8, accumulate 2); "
-        "training is estimated to take 16.1 MiB"
-    )
-    assert [line.split()[0] for line in lines[1:-1]] == [
+    first, *table, last = str(caught.value).splitlines()
+    assert first.startswith("out of memory at 4 images at a time (batch_size 8, accumulate 2);")
+    assert [line.split()[0] for line in table] == [
         *("parameters", "gradients", "optimizer", "activations", "kernels", "images")
     ]
-    assert lines[-1] == ("train.accumulate=4 takes about 16.1 MiB, and so does train.batch_size=4")
+    assert last == "train.accumulate=4 takes about 16.1 MiB, and so does train.batch_size=4"
 
 
 @pytest.mark.parametrize("phase", ["step", "validation", "test"])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_memory_that_runs_out_in_any_phase_is_named(
-    device: str, phase: str, tmp_path: Path
-) -> None:
+def test_memory_that_runs_out_in_any_phase_is_named(phase: str, tmp_path: Path) -> None:
     """Nothing is made smaller unasked: the batch is a part of what is trained."""
     model = small_net()
     sizes: set[int] = set()
@@ -488,8 +436,6 @@ def test_memory_that_runs_out_in_any_phase_is_named(
     def spoil(module: nn.Module, inputs: tuple[Tensor]) -> None:
         sizes.add(len(inputs[0]))
         if module.training is (phase == "step"):
-            if device == "cuda":
-                raise torch.OutOfMemoryError("CUDA out of memory.")
             torch.empty(2**50)
 
     model.register_forward_pre_hook(spoil)
@@ -511,12 +457,6 @@ def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already complete"):
         train(tmp_path / "run", experiment())
     assert outcome(tmp_path / "run") == before
-
-
-def test_early_stop_needs_validation(tmp_path: Path) -> None:
-    spec = experiment(early_stop={"patience": 1})
-    with pytest.raises(UsageError, match="early_stop: it needs validation images"):
-        train(tmp_path / "run", spec, splits=small_splits(validation=False))
 
 
 def test_milestone_beyond_the_end_is_refused_before_training(tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""Result of a run: the contents of ``result.json``, and the header of its weights."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from resnet_builder.data.splits import DataSplits
+from resnet_builder.experiment import Experiment
+from resnet_builder.model import count_macs, count_parameters
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.files import storage_errors
+from resnet_builder.runs.records import Comparison, ResultRecord, RuntimeConfig, versions
+from resnet_builder.spec.dump import dump_spec
+from resnet_builder.spec.schema import PublishedSpec
+from resnet_builder.training.checkpoint import TrainState
+from resnet_builder.training.evaluation import Metrics
+from resnet_builder.weights.file import WeightsHeader
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """Result of a run.
+
+    Attributes:
+        record: Contents of ``result.json``.
+        test: Metrics of the selected weights on the test images; ``None`` if there are none.
+    """
+
+    record: ResultRecord
+    test: Metrics | None
+
+
+def weights_header(
+    experiment: Experiment, data: DataSplits, step: int, metrics: Mapping[str, float]
+) -> WeightsHeader:
+    """Header of a weights file.
+
+    Args:
+        experiment: The experiment.
+        data: The images.
+        step: Step of the weights.
+        metrics: Metrics of the weights, by names like ``val.top1``.
+    """
+    return WeightsHeader(
+        spec=dump_spec(experiment.spec),
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
+        preprocess=experiment.data.preprocess,
+        metrics=metrics,
+        step=step,
+    )
+
+
+def result_record(
+    experiment: Experiment,
+    run: RunDirectory,
+    state: TrainState,
+    test: Metrics | None,
+    *,
+    classes: tuple[str, ...],
+    runtime: RuntimeConfig,
+    device: str,
+) -> ResultRecord:
+    """Contents of ``result.json``.
+
+    Args:
+        experiment: The experiment.
+        run: The run directory.
+        state: State after the last step.
+        test: Metrics of the selected weights on the test images, if there are any.
+        classes: Names of the classes.
+        runtime: Runtime configuration.
+        device: Name of the hardware.
+
+    Raises:
+        StorageError: ``spec.yaml`` cannot be read.
+    """
+    with storage_errors("read", run.spec):
+        digest = hashlib.sha256(run.spec.read_bytes()).hexdigest()
+    has_best = state.best_step > 0
+    images = state.step * experiment.train.batch_size
+    channels, size, _ = experiment.input_shape
+    return ResultRecord(
+        spec_sha256=digest,
+        seed=experiment.train.seed,
+        steps=state.step,
+        selected_on="val" if has_best else "none",
+        selected_step=state.best_step if has_best else state.step,
+        val_top1=state.best.get("val.top1"),
+        test_top1=test.top1 if test else None,
+        test_top5=test.top5 if test else None,
+        test_top1_by_class=_by_class(test, classes) if test else None,
+        parameters=count_parameters(experiment.network),
+        macs=count_macs(experiment.network, channels, size),
+        seconds=state.seconds,
+        images_per_second=images / max(state.seconds, 1e-9),
+        device=device,
+        precision=runtime.precision,
+        versions=versions(),
+        published=_compare(experiment.spec.published, test),
+    )
+
+
+def _by_class(test: Metrics, classes: tuple[str, ...]) -> dict[str, float]:
+    pairs = zip(classes, test.per_class, strict=True)
+    return {name: top1 for name, top1 in pairs if top1 is not None}
+
+
+def _compare(published: PublishedSpec | None, test: Metrics | None) -> Comparison | None:
+    if published is None:
+        return None
+    return Comparison(
+        source=published.source,
+        test_top1=published.test_top1,
+        test_top1_difference=_difference(test.top1 if test else None, published.test_top1),
+        test_top5=published.test_top5,
+        test_top5_difference=_difference(test.top5 if test else None, published.test_top5),
+    )
+
+
+def _difference(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or theirs is None else ours - theirs
