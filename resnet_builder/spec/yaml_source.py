@@ -279,8 +279,11 @@ class _Reader:
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
             return Node(None, self._source.place(0, 0))
-        if event.tags or event.version not in {None, (1, 2)}:
-            self._note(event, "yaml-syntax", "the only directive that is supported is `%YAML 1.2`")
+        directives = self._source.lines[event.start_mark.line : event.end_mark.line]
+        # PyYAML ignores a directive that it does not know.
+        if any(line.split("#")[0].split() not in ([], ["%YAML", "1.2"]) for line in directives):
+            message = "the only directive that is supported is `%YAML 1.2`"
+            self._note(event, "yaml-syntax", message)
         root = self._node(self._next(), path)
         self._next()  # the end of the document
         event = self._next()

@@ -219,6 +219,13 @@ def test_keys_are_compared_as_they_are_read() -> None:
     assert [problem.path for problem in document.problems] == ["a", "a", "a.b[0]"]
 
 
+@pytest.mark.parametrize("line", ["%YAML 1.1", "%FOO bar", "%TAG ! tag:x,2000:"])
+def test_only_directive_is_yaml_1_2(line: str) -> None:
+    assert read("%YAML 1.2 # of 2009\n\n---\na: 1\n...\n").problems == ()
+    [problem] = read(f"# comment\n{line}\n---\na: 1\n").problems
+    assert (problem.code, problem.line) == ("yaml-syntax", 2)
+
+
 def test_integers_have_64_bits() -> None:
     assert read(f"a: {2**63 - 1}\nb: {-(2**63)}\nc: 0x{'f' * 15}").problems == ()
     for text in (f"{2**63}", f"0x{'f' * 4000}", "0o" + "7" * 4000, "9" * 4000):
