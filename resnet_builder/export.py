@@ -45,6 +45,8 @@ Logits = Callable[[Tensor], Tensor]
 BATCH, INPUT, OUTPUT = "batch", "images", "logits"
 """Names in ONNX files of the first dimension, the input and the output."""
 
+_EXISTS = "{} exists, and is not overwritten; choose another name"
+
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _ONNX_FATAL = 4  # highest of ONNX Runtime's severities; errors are raised as well
 
@@ -107,7 +109,7 @@ def export(
     name = _format_of(path, format)
     chosen = FORMATS[name]
     if os.path.lexists(path):
-        raise _existing(path)
+        raise UsageError(_EXISTS.format(path))
     trained = _in_fp32(trained)
     expected = _expected_logits(trained)
     with (
@@ -153,10 +155,6 @@ def _format_of(path: Path, format: FormatName | None) -> FormatName:
     return name
 
 
-def _existing(path: Path) -> UsageError:
-    return UsageError(f"{path} exists, and is not overwritten; choose another name")
-
-
 def _in_fp32(trained: TrainedModel) -> TrainedModel:
     """Copy of a model on the CPU, whatever device, type and layout it is in."""
     # The seed keeps torch's global generator as it is.
@@ -199,14 +197,12 @@ def _silenced() -> Iterator[None]:
 
 
 def _publish(folder: Path, path: Path) -> tuple[Path, ...]:
-    """Move every file of a folder to its place beside it; last the one that names the others.
-
-    Returns:
-        The files; first the one that was asked for.
+    """Move every file of a folder beside it, all or none; return first the one that was asked for.
 
     Raises:
         UsageError: A file of such a name exists.
     """
+    # The file that was asked for comes last: it names the others.
     drafts = sorted(folder.iterdir(), key=lambda draft: draft.name == path.name)
     published: list[Path] = []
     try:
@@ -216,7 +212,7 @@ def _publish(folder: Path, path: Path) -> tuple[Path, ...]:
             try:
                 os.link(draft, file)  # unlike rename, it does not replace a file of that name
             except FileExistsError:
-                raise _existing(file) from None
+                raise UsageError(_EXISTS.format(file)) from None
             except OSError:  # there are file systems without links
                 os.rename(draft, file)
             published.append(file)
@@ -277,14 +273,15 @@ def _expected_logits(trained: TrainedModel) -> list[tuple[Tensor, Tensor]]:
 @torch.no_grad()
 def _largest_difference(expected: list[tuple[Tensor, Tensor]], compute: Logits) -> float:
     """Largest difference of logits, as a fraction of the largest of their batch."""
-    return max(_difference(logits, compute(images)) for images, logits in expected)
-
-
-def _difference(expected: Tensor, found: Tensor) -> float:
-    if found.shape != expected.shape or not found.isfinite().all():
-        return math.inf
-    smallest = torch.finfo(expected.dtype).tiny  # a divisor where all logits are zero
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=smallest))
+    largest = 0.0
+    for images, logits in expected:
+        found = compute(images)
+        if found.shape != logits.shape or not found.isfinite().all():
+            return math.inf
+        smallest = torch.finfo(logits.dtype).tiny  # a divisor where all logits are zero
+        difference = (found - logits).abs().max() / logits.abs().max().clamp(min=smallest)
+        largest = max(largest, float(difference))
+    return largest
 
 
 # Formats.

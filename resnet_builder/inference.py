@@ -29,6 +29,7 @@ from resnet_builder.weights.convert import LoadReport, load_weights
 from resnet_builder.weights.file import Origin, WeightsHeader, read_weights, save_weights
 
 BATCH_SIZE = 128
+"""Images of a batch, of an evaluation and of a prediction alike."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,26 +75,19 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
                 f"{path} has no weights yet; resume it by: resnet-build train --resume {path}"
             )
     weights, header = read_weights(file)
-    spec = _spec_of(file, header, weights, plugins)
-    network = build(spec, pretrained=False)
-    network.load_state_dict(weights)
-    return TrainedModel(file, network.eval(), spec, header)
-
-
-def _spec_of(
-    file: Path, header: WeightsHeader, weights: Mapping[str, Tensor], plugins: Sequence[str]
-) -> Spec:
-    """Spec in a header, whose network is compared with the weights before it takes memory."""
     values = parse_plain(header.spec, str(file))
     if not isinstance(values, dict):  # text would be taken for the name of a bundled spec
         raise CheckpointError(f"{file}: its header is damaged: the spec is no mapping")
     found = check_source(values, plugins=plugins)
     if found.spec is None or found.network is None:
         raise SpecError(found.problems)
+    # The network on meta is compared: one that is not the weights' might take all memory.
     difference = state_dict_mismatch(found.network.state_dict(), weights)
     if difference is not None:
         raise CheckpointError(f"{file}: the weights are not of its spec: {difference}")
-    return found.spec
+    network = build(found.spec, pretrained=False)
+    network.load_state_dict(weights)
+    return TrainedModel(file, network.eval(), found.spec, header)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +254,7 @@ def evaluate_split(
         source,
         splits,
         batch_size=BATCH_SIZE,
-        cpu_kernels=_cpu_kernels(trained),
+        cpu_kernels=trained.spec.run.cpu_kernels is not False,
         should_stop=should_stop,
     )
     return SplitEvaluation(
@@ -272,10 +266,6 @@ def evaluate_split(
         top1_by_class=found.per_class,
         confusion=tuple(map(tuple, found.confusion().tolist())),
     )
-
-
-def _cpu_kernels(trained: TrainedModel) -> bool:
-    return trained.spec.run.cpu_kernels is not False
 
 
 # Prediction.
@@ -432,7 +422,8 @@ def _classifier(
         )
     mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
     network, layout = prepare_for_inference(
-        trained.network.to(device).eval(), cpu_kernels=_cpu_kernels(trained)
+        trained.network.to(device).eval(),
+        cpu_kernels=trained.spec.run.cpu_kernels is not False,
     )
 
     @torch.inference_mode()

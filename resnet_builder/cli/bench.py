@@ -37,7 +37,7 @@ _MANY = 1_000_000
     type=click.FloatRange(min=0, min_open=True),
     default=30,
     show_default=True,
-    help="Measure for about so long.",
+    help="Length of the measurement.",
 )
 @spec_options
 @json_option
@@ -54,9 +54,10 @@ def bench(
 ) -> None:
     """Measure how fast a spec trains here.
 
-    Its training takes turns with a plain loop, the baseline, and with its convolutions alone, the
-    roofline, on synthetic images of the spec's size: no data are read. Shown are speed, memory, the
-    duration of the whole recipe, and the runtime that `train` chooses here.
+    Three loops run in turn: the spec's training, a plain training loop (the baseline), and the
+    convolutions alone (the roofline). All take synthetic images of the spec's size; no dataset is
+    read. The output has the speed, the memory, the duration of the whole recipe, and the runtime
+    that `train` chooses here.
     """
     from resnet_builder.bench import measure
     from resnet_builder.builder import load_experiment

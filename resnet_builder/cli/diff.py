@@ -34,7 +34,7 @@ def diff(a: str, b: str, plugins: tuple[str, ...], as_json: bool) -> None:
     The values that differ come first, then both networks in numbers. If both are trained, their
     accuracies follow.
 
-    Exit code 0 says that they could be compared, whether or not they are equal.
+    The exit code is 0 whether or not they differ.
     """
     from resnet_builder.comparison import compare
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import examples, note, percent, show, show_json, table
+from resnet_builder.cli.console import examples, percent, show, show_json, table
 from resnet_builder.cli.options import (
     EXISTING,
     Invocation,
@@ -56,14 +56,14 @@ def evaluate(
 ) -> None:
     """Evaluate trained weights on a split.
 
-    The weights are a run's best ones, or those in a file. The output has top-1, top-5, the top-1
-    of each class, and the confusion matrix.
+    Give a run, whose best weights are taken, or a file of weights. The output has loss, top-1,
+    top-5, the top-1 of each class, and the confusion matrix.
     """
     from resnet_builder.cli.progress import display
     from resnet_builder.inference import evaluate_split, load_model, load_own_splits
 
     trained = load_model(weights, plugins=plugins)
-    device = device_for(trained.spec, warn=note)
+    device = device_for(trained.spec)
     with invocation.signals.polled() as should_stop, display() as shown:
         splits = load_own_splits(
             trained,

@@ -66,16 +66,16 @@ def import_(
 ) -> None:
     """Convert another program's checkpoint to a file of weights.
 
-    The names of torchvision, timm, mmpretrain, pycls and the known CIFAR repositories are
-    understood, whatever their training scripts saved beside the weights. Every tensor has to have
-    a place in the spec's network.
+    The checkpoint may have the tensor names of torchvision, timm, mmpretrain, pycls or the
+    well-known CIFAR repositories. What a training script saved beside the weights is ignored.
+    Every tensor needs a place in the spec's network.
 
     A checkpoint does not say how images are normalised. If the spec does not either, add --set
     data.normalize='{mean: [...], std: [...]}'; `predict` needs it.
     """
     from resnet_builder.inference import import_weights
 
-    resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)
+    resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins)
     report = import_weights(
         checkpoint,
         resolved,

@@ -5,9 +5,9 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,8 +19,6 @@ from resnet_builder.errors import ProcessLostError, UsageError
 if TYPE_CHECKING:
     from resnet_builder.training.distributed import DistributedContext
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 WORKER = ("-P", "-m", "resnet_builder")
 """Python's arguments for a worker. ``-P``: the current folder is no place to import from."""
 
@@ -28,15 +26,13 @@ _POLL_SECONDS = 0.1
 _A_DAY = 24 * 60 * 60  # for a last checkpoint; a second signal ends the wait
 
 
-def nproc_option(command: F) -> F:
-    """Add ``--nproc``."""
-    return click.option(
-        "--nproc",
-        type=click.IntRange(1, 1_024),
-        metavar="N",
-        help="Train with N processes on this machine, which divide every batch. For several "
-        "machines, start the command with torchrun instead.",
-    )(command)
+nproc_option = click.option(
+    "--nproc",
+    type=click.IntRange(1, 1_024),
+    metavar="N",
+    help="Train with N processes on this machine, which divide every batch. For several "
+    "machines, start the command with torchrun instead.",
+)
 
 
 @contextmanager
@@ -53,7 +49,7 @@ def distributed_context(
         nproc: The value of ``--nproc``.
 
     Raises:
-        ProcessLostError: A process is gone, did not come, or does not answer.
+        ProcessLostError: A process has ended, did not connect, or does not respond.
         UsageError: ``torchrun`` has started another number of processes.
     """
     from resnet_builder.training.distributed import from_env, init_process_group
@@ -73,7 +69,7 @@ def distributed_context(
 
 
 def is_worker() -> bool:
-    """Return whether a launcher started this process; one of its processes prints the errors."""
+    """Whether a launcher started this process; one of its processes prints the errors."""
     return "RANK" in os.environ
 
 

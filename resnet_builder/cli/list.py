@@ -37,7 +37,7 @@ def specs(as_json: bool) -> None:
 @json_option
 @debug_option
 def recipes(as_json: bool) -> None:
-    """List the bundled recipes, to be laid over a spec by --with."""
+    """List the bundled recipes, which --with merges into a spec."""
     from resnet_builder.spec.bundled import recipe_names
 
     _show_bundled(recipe_names(), as_json)

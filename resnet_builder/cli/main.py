@@ -45,7 +45,7 @@ class Program(click.Group):
     """Command group that ends with one of this project's exit codes, whatever happens."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands."""
+        """Names of the commands."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -198,7 +198,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
     help="Show the version.",
 )
 def main() -> None:
-    """Build, train and compare ResNets that are described by one YAML file each.
+    """Build, train and compare ResNets. One YAML file, the spec, describes each experiment.
 
-    A SPEC is such a file, or the name of a bundled one.
+    A SPEC is the path of such a file, or the name of a bundled one.
     """

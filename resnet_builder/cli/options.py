@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from resnet_builder.cli.console import note
 from resnet_builder.cli.signals import Signals
 from resnet_builder.errors import SpecError, UsageError
 from resnet_builder.spec.bundled import bundled_names, is_path, recipe_names
@@ -77,80 +78,54 @@ EXISTING = click.Path(exists=True, path_type=Path)
 SPEC = SpecSource(bundled_names)
 
 
+# The consent to import code, without which no spec imports any.
+plugin_option = click.option(
+    "plugins",
+    "--plugin",
+    multiple=True,
+    metavar="NAME",
+    help="Let the spec import this Python module or file.",
+)
+data_dir_option = click.option(
+    "--data-dir",
+    type=FOLDER,
+    metavar="DIR",
+    help="Folder of the datasets. [default: $RESNET_BUILDER_DATA, else your cache folder]",
+)
+skip_bad_option = click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Leave out images that cannot be decoded, and list them. By default they are errors.",
+)
+json_option = click.option("as_json", "--json", is_flag=True, help="Print one JSON document.")
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda ctx, _, value: setattr(ctx.ensure_object(Invocation), "debug", value),
+    help="Show tracebacks.",
+)
+_fragment_option = click.option(
+    "fragments",
+    "--with",
+    type=SpecSource(lambda: (*recipe_names(), *bundled_names())),
+    multiple=True,
+    metavar="FRAGMENT",
+    help="Merge a file, or a bundled recipe, into the spec.",
+)
+_override_option = click.option(
+    "overrides",
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set one value of the spec, as in model.stages.0.blocks=3.",
+)
+
+
 def spec_options(command: F) -> F:
     """Add the options that change a spec: ``--set``, ``--with`` and ``--plugin``."""
-    for decorate in (
-        plugin_option,
-        click.option(
-            "fragments",
-            "--with",
-            type=SpecSource(lambda: (*recipe_names(), *bundled_names())),
-            multiple=True,
-            metavar="FRAGMENT",
-            help="Merge a file, or a bundled recipe, into the spec.",
-        ),
-        click.option(
-            "overrides",
-            "--set",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Set one value, as in model.stages.0.blocks=3.",
-        ),
-    ):
-        command = decorate(command)
-    return command
-
-
-def plugin_option(command: F) -> F:
-    """Add ``--plugin``, the consent to import code."""
-    return click.option(
-        "plugins",
-        "--plugin",
-        multiple=True,
-        metavar="NAME",
-        help="Import this module or file, which a spec may need.",
-    )(command)
-
-
-def data_dir_option(command: F) -> F:
-    """Add ``--data-dir``."""
-    return click.option(
-        "--data-dir",
-        type=FOLDER,
-        metavar="DIR",
-        help="Folder of the datasets. [default: $RESNET_BUILDER_DATA, else your cache folder]",
-    )(command)
-
-
-def skip_bad_option(command: F) -> F:
-    """Add ``--skip-bad``."""
-    return click.option(
-        "--skip-bad",
-        is_flag=True,
-        help="Leave out images that cannot be decoded, and name them; by default they are errors.",
-    )(command)
-
-
-def json_option(command: F) -> F:
-    """Add ``--json``."""
-    return click.option("as_json", "--json", is_flag=True, help="Print one JSON document.")(command)
-
-
-def debug_option(command: F) -> F:
-    """Add ``--debug``."""
-
-    def remember(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-        if value:
-            ctx.ensure_object(Invocation).debug = True
-
-    return click.option(
-        "--debug",
-        is_flag=True,
-        expose_value=False,
-        is_eager=True,
-        callback=remember,
-        help="Show tracebacks.",
-    )(command)
+    return _override_option(_fragment_option(plugin_option(command)))
 
 
 def read_spec(
@@ -159,18 +134,14 @@ def read_spec(
     overrides: tuple[str, ...],
     fragments: tuple[str, ...],
     plugins: tuple[str, ...],
-    warn: Callable[[str], None],
-    with_weights: bool = False,
 ) -> "Spec":
-    """Read a spec, check it in full, and resolve its defaults.
+    """Read a spec, print its notices, check it in full, and resolve its defaults.
 
     Args:
-        source: A path, or the name of a bundled spec.
+        source: Path, or name of a bundled spec.
         overrides: Values of ``--set``.
         fragments: Values of ``--with``.
         plugins: Values of ``--plugin``.
-        warn: Called with each notice.
-        with_weights: Whether to check that the pretrained weights exist.
 
     Raises:
         SpecError: Everything that is wrong with the spec.
@@ -178,11 +149,11 @@ def read_spec(
     """
     draft = read_draft(source, overrides=overrides, fragments=fragments)
     for notice in draft.notices:
-        warn(notice)
+        note(notice)
 
     from resnet_builder import builder
 
-    return builder.read_spec(draft, plugins=plugins, with_weights=with_weights)
+    return builder.read_spec(draft, plugins=plugins)
 
 
 def read_draft(
@@ -205,18 +176,13 @@ def read_draft(
     return draft
 
 
-def device_for(spec: "Spec", *, warn: Callable[[str], None]) -> "torch.device":
-    """Return the device of a spec, or the best one here if the spec was for another machine.
-
-    Args:
-        spec: The spec of trained weights.
-        warn: Called if it is another device.
-    """
+def device_for(spec: "Spec") -> "torch.device":
+    """Device that a spec of trained weights names, or else the best one here, with a note."""
     from resnet_builder.device import pick_device
 
     try:
         return pick_device(spec.run.device)
     except UsageError as error:
         device = pick_device("auto")
-        warn(f"{error}; computing on {device}")
+        note(f"{error}; computing on {device}")
         return device

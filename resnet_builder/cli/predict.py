@@ -57,7 +57,7 @@ def predict(
     from resnet_builder.cli.progress import display
 
     trained = inference.load_model(weights, plugins=plugins)
-    device = device_for(trained.spec, warn=note)
+    device = device_for(trained.spec)
     with invocation.signals.polled() as should_stop, display() as shown:
         result = inference.predict(
             trained, images, top=top, device=device, should_stop=should_stop, report=shown.report

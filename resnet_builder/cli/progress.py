@@ -1,4 +1,4 @@
-"""Progress of a training: bars on a terminal, a line now and then anywhere else."""
+"""Progress of a training on stderr: bars on a terminal, now and then a line anywhere else."""
 
 import os
 import sys
@@ -20,13 +20,20 @@ from resnet_builder.training.callbacks import Callback, Progress, TrainStart
 from resnet_builder.training.evaluation import Metrics
 
 LINE_SECONDS = 10.0
-"""Shortest time between two lines about progress; evaluations have lines of their own."""
+"""Least time between two lines about progress; evaluations have lines of their own."""
 
 
 class Display(Callback):
-    """Base class of displays of a training, and of the work on data before it."""
+    """Base class of displays of a training, and of the work on data before it.
 
-    _start: TrainStart | None = None
+    Args:
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._start: TrainStart | None = None
+        self._began = 0.0
 
     def say(self, text: str) -> None:
         """Show a line that stays."""
@@ -37,8 +44,8 @@ class Display(Callback):
         raise NotImplementedError
 
     def on_train_start(self, start: TrainStart) -> None:
-        """Show the length of the training, the device, precision and threads."""
-        self._start = start
+        """Show the steps, the device and the precision."""
+        self._start, self._began = start, self._clock()
         how = f"{start.device}, {start.runtime.precision}, {start.runtime.threads} threads"
         if start.runtime.world_size > 1:
             how += f" in each of {start.runtime.world_size} processes"
@@ -48,31 +55,36 @@ class Display(Callback):
         )
 
     def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
-        """Show the metrics of the weights on a split."""
-        assert self._start is not None, "it has started"
+        """Show the metrics of a split."""
+        assert self._start is not None, "the training has started"
         epoch = f"{step / self._start.steps_per_epoch:.1f}".removesuffix(".0")
-        best = ", the best so far" if is_best else ""
-        self.say(
-            f"epoch {epoch}, step {step:,}: {split} loss {metrics.loss:.4f}, "
-            f"top-1 {percent(metrics.top1)}{best}"
-        )
+        found = f"{split} loss {metrics.loss:.4f}, top-1 {percent(metrics.top1)}"
+        self.say(f"epoch {epoch}, step {step:,}: {found}{', the best so far' if is_best else ''}")
 
     def on_warning(self, message: str) -> None:
         """Show a warning."""
         self.say(f"warning: {message}")
 
+    def _figures(self, progress: Progress) -> str:
+        """Metrics of the latest steps, and the time left at the mean speed since the start."""
+        assert self._start is not None, "the training has started"
+        done = max(1, progress.step - self._start.step)
+        seconds = (self._clock() - self._began) / done * (progress.total_steps - progress.step)
+        return (
+            f"loss {progress.loss:.4f}, top-1 {percent(progress.top1)}, lr {progress.lr:.4g}, "
+            f"{progress.images_per_second:,.0f} images/s, {timedelta(seconds=round(seconds))} left"
+        )
+
 
 @contextmanager
 def display(*, is_shown: bool = True) -> Iterator[Display]:
-    """Context with the display that suits stderr: bars on a terminal, else lines.
+    """Context with the display that suits stderr, which is cleared away afterwards.
 
     Args:
-        is_shown: Whether anything is shown at all; of several processes, one shows it.
+        is_shown: Whether anything is shown at all; of several processes, one does.
     """
-    is_terminal = (
-        sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    )
-    if not is_shown or not is_terminal:
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    if not is_shown or not is_terminal or os.environ.get("TERM") == "dumb":
         yield Lines(note if is_shown else ignore)
         return
     console = Console(file=cast(TextIO, _Tolerant(sys.stderr)))
@@ -81,53 +93,48 @@ def display(*, is_shown: bool = True) -> Iterator[Display]:
 
 
 class Lines(Display):
-    """Display of a training in lines, few enough for a log.
+    """Display in lines, few enough for a log.
 
     Args:
         say: Prints a line.
-        clock: Returns the time, in seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
         self, say: Callable[[str], None], *, clock: Callable[[], float] = monotonic
     ) -> None:
+        super().__init__(clock)
         self._say = say
-        self._clock = clock
         self._last: dict[str, float] = {}
-        self._pace: Pace | None = None
+
+    def on_train_start(self, start: TrainStart) -> None:
+        """Show the steps, the device and the precision."""
+        super().on_train_start(start)
+        self._is_due("training")
+
+    def on_progress(self, progress: Progress) -> None:
+        """Show the latest metrics, if no line was shown for a while."""
+        if self._is_due("training"):
+            done = f"step {progress.step:,} of {progress.total_steps:,}"
+            self.say(f"{done}: {self._figures(progress)}")
+
+    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
+        """Show the metrics of a split."""
+        self._is_due("training")
+        super().on_evaluate(step, split, metrics, is_best=is_best)
 
     def say(self, text: str) -> None:
         """Print a line."""
         self._say(text)
 
     def report(self, what: str, done: int, total: int) -> None:
-        """Print the progress of slow work on data, now and then."""
+        """Show the progress of slow work on data, if no line was shown for a while."""
         is_over = 0 < total <= done  # and was so fast that it need not be mentioned
         if not is_over and self._is_due(what):
             self.say(f"{what}: {done / total:.0%}" if total else f"{what}: {done:,}")
 
-    def on_train_start(self, start: TrainStart) -> None:
-        """Print the length of the training, the device, precision and threads."""
-        self._pace = Pace(start, self._clock)
-        self._is_due("training")
-        super().on_train_start(start)
-
-    def on_progress(self, progress: Progress) -> None:
-        """Print the metrics of the latest steps and the time left, now and then."""
-        assert self._pace is not None, "it has started"
-        if self._is_due("training"):
-            self.say(
-                f"step {progress.step:,} of {progress.total_steps:,}: "
-                f"{self._pace.describe(progress)}"
-            )
-
-    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
-        """Print the metrics of the weights on a split."""
-        self._is_due("training")
-        super().on_evaluate(step, split, metrics, is_best=is_best)
-
     def _is_due(self, what: str) -> bool:
-        """Return whether the last line about something is old enough; if so, count one now."""
+        """Whether nothing was said of some work for a while; then its time starts again."""
         now = self._clock()
         is_due = now - self._last.get(what, -LINE_SECONDS) >= LINE_SECONDS
         if is_due:
@@ -136,15 +143,17 @@ class Lines(Display):
 
 
 class Screen(Display):
-    """Display of a training as a bar for the epoch, one for the whole, and metrics below.
+    """Display with a bar for the epoch, one for the training, and the metrics below.
 
     Args:
-        live: The part of the terminal to draw on.
+        live: Part of the terminal to draw on.
     """
 
     def __init__(self, live: Live) -> None:
+        super().__init__()
         self._live = live
-        # The bars leave room for text on a terminal of 40 columns.
+        self._tasks: dict[str, TaskID] = {}
+        # These columns leave room for words on a terminal of 40 columns.
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -153,34 +162,30 @@ class Screen(Display):
             auto_refresh=False,
             expand=True,
         )
-        self._tasks: dict[str, TaskID] = {}
-        self._pace: Pace | None = None
-
-    def say(self, text: str) -> None:
-        """Show a line that stays, above the bars."""
-        self._live.console.print(Text(escaped(text)))
-
-    def report(self, what: str, done: int, total: int) -> None:
-        """Move the bar of slow work on data."""
-        self._move(what, what, done, total)
-        self._live.update(self._bars, refresh=True)
 
     def on_train_start(self, start: TrainStart) -> None:
-        """Show how the network is trained, and draw the bars."""
+        """Show the steps, the device and the precision, and draw the bars."""
         super().on_train_start(start)
-        self._pace = Pace(start)
         for task in self._tasks.values():
             self._bars.remove_task(task)
         self._tasks = {}
         self._draw_steps(start.step, "")
 
     def on_progress(self, progress: Progress) -> None:
-        """Move the bars, and show the metrics of the latest steps."""
-        assert self._pace is not None, "it has started"
-        self._draw_steps(progress.step, self._pace.describe(progress))
+        """Draw the bars, and the latest metrics."""
+        self._draw_steps(progress.step, self._figures(progress))
+
+    def say(self, text: str) -> None:
+        """Show a line that stays, above the bars."""
+        self._live.console.print(Text(escaped(text)))
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Draw a bar for slow work on data."""
+        self._move(what, what, done, total)
+        self._live.update(self._bars, refresh=True)
 
     def _draw_steps(self, step: int, text: str) -> None:
-        assert self._start is not None, "it has started"
+        assert self._start is not None, "the training has started"
         total, length = self._start.total_steps, self._start.steps_per_epoch
         epoch, within = divmod(step, length)
         epochs = -(-total // length)
@@ -200,35 +205,8 @@ class Screen(Display):
         )
 
 
-class Pace:
-    """Average pace of a training since its start.
-
-    Args:
-        start: Start of the training.
-        clock: Returns the time, in seconds.
-    """
-
-    def __init__(self, start: TrainStart, clock: Callable[[], float] = monotonic) -> None:
-        self._start = start
-        self._clock = clock
-        self._began = clock()
-
-    def left(self, step: int) -> str:
-        """Return the time that is left after ``step`` steps, as hours, minutes and seconds."""
-        done = max(1, step - self._start.step)
-        seconds = (self._clock() - self._began) / done * (self._start.total_steps - step)
-        return str(timedelta(seconds=round(seconds)))
-
-    def describe(self, progress: Progress) -> str:
-        """Format the metrics of the latest steps, and the time that is left."""
-        return (
-            f"loss {progress.loss:.4f}, top-1 {percent(progress.top1)}, lr {progress.lr:.4g}, "
-            f"{progress.images_per_second:,.0f} images/s, {self.left(progress.step)} left"
-        )
-
-
 class _Tolerant:
-    """Stream that ignores errors of writing: training goes on when its terminal is gone."""
+    """Stream that lets training go on when nobody reads it any more."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -107,7 +107,7 @@ class Signals:
 
 
 def exit_code_of(number: int) -> int:
-    """Return the exit code for a signal."""
+    """Exit code for a signal."""
     return _CODES.get(signal.Signals(number).name, TERMINATED)
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import examples, note, show, show_json, table
+from resnet_builder.cli.console import examples, show, show_json, table
 from resnet_builder.cli.options import SPEC, debug_option, json_option, read_spec, spec_options
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def summary(
 ) -> None:
     """Show a network, stage by stage.
 
-    Shapes, parameters, MACs (multiply-adds for one image), receptive field and depth.
+    The table has shapes, parameters, MACs (multiply-adds for one image), receptive field and depth.
     """
     from resnet_builder.summary import summarize
 
-    resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins, warn=note)
+    resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins)
     found = summarize(resolved)
     if as_json:
         show_json(found)

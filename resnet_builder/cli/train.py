@@ -43,14 +43,14 @@ _HERE = ""
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Make exactly this run directory. [default: the next runs/NAME-NNN]",
+    help="Run directory to make. [default: the next runs/NAME-NNN]",
 )
 @click.option(
     "--resume",
     is_flag=False,
     flag_value=_HERE,
     metavar="[DIR]",
-    help="Go on with the run there, or in --out; start it if SPEC is given and there is none.",
+    help="Resume the run in DIR, or in --out. If there is none and SPEC is given, start it.",
 )
 @spec_options
 @data_dir_option
@@ -58,12 +58,12 @@ _HERE = ""
 @click.option(
     "--allow-spec-change",
     is_flag=True,
-    help="Go on although recipe or data have changed; that is recorded.",
+    help="Resume although the recipe or the data have changed. Each change is recorded.",
 )
 @click.option(
     "--allow-inexact",
     is_flag=True,
-    help="Go on although this machine cannot give the same bits.",
+    help="Resume although this machine cannot give the same bits.",
 )
 @nproc_option
 @json_option
@@ -84,12 +84,14 @@ def train(
     nproc: int | None,
     as_json: bool,
 ) -> None:
-    """Train a network, test it, and compare it with its source.
+    """Train a network, test it, and compare it with the published result.
 
-    Tested are the weights that did best on validation images. Nothing is ever overwritten.
+    The test images are evaluated once, with the weights that are best on the validation images.
+    No run is overwritten.
 
-    Press Ctrl-C once to save and stop; --resume goes on to the same bits. With --out and --resume
-    the same line can be given again until the run is complete.
+    Press Ctrl-C once to save a checkpoint and stop. --resume continues, and ends with the same
+    bits as a run without a stop. With --out and --resume, the same command can be repeated until
+    the run is complete.
     """
     directory = _directory(spec, out, resume)
     # Errors that need no torch come first: importing it takes seconds. Of several processes, one
@@ -170,13 +172,13 @@ def _directory(spec: str | None, out: Path | None, resume: str | None) -> Path |
     if resume and out is not None:
         raise click.UsageError(
             f"--out names one directory, --resume another ('{resume}'); "
-            "where --resume is to mean --out, write it last"
+            "to resume the run in --out, write --resume without a directory, as the last word"
         )
     directory = Path(resume) if resume else out
     if resume is not None and directory is None:
-        raise click.UsageError("--resume needs a directory, behind it or as --out")
+        raise click.UsageError("--resume needs a directory: --resume DIR, or --out DIR --resume")
     if spec is None and resume is None:
-        raise click.UsageError("give a SPEC to train, or --resume DIR to go on with a run")
+        raise click.UsageError("give a SPEC to train, or --resume DIR")
     return directory
 
 
@@ -198,7 +200,7 @@ def _resume_command(run: Path) -> Iterator[None]:
         yield
     except (Stopped, ProcessLostError) as error:
         command = shlex.join(["resnet-build", "train", "--resume", str(run)])
-        raise type(error)(f"{error}; to go on: {command}") from error
+        raise type(error)(f"{error}; to resume: {command}") from error
 
 
 def _show(record: "ResultRecord") -> None:

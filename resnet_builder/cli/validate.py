@@ -80,8 +80,8 @@ def validate(
     """Check specs in full, without training them.
 
     Values, parts, shapes and expected counts are checked, and all problems of all specs are
-    reported. A warning says if training is not expected to fit into this machine's memory. For a
-    spec without counts, or with wrong ones, the `expect` line to paste is printed. Nothing is
+    reported. A warning is shown where training may not fit into this machine's memory. For a
+    spec without counts, or with wrong ones, the right `expect` line is printed. Nothing is
     downloaded.
     """
     # Nothing here outlives the command, so looking for garbage would only cost time: torch makes

@@ -1,1 +1,1 @@
-"""Weights as files: what a run delivers, and what other programs wrote."""
+"""Weights files: those of a run, and those of other programs."""

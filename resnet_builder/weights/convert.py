@@ -1,6 +1,6 @@
 """Conversion of a state dict to a network's: matching names, folding biases, and the report."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -199,7 +199,8 @@ def match(theirs: Mapping[str, Tensor], network: nn.Module, *, new_head: bool = 
         layer, _, tensor_name = (place or "").rpartition(".")
         if place in ours:
             continue
-        if tensor_name == "bias" and _is_convolution(ours.get(f"{layer}.weight")):
+        weight = ours.get(f"{layer}.weight")
+        if tensor_name == "bias" and weight is not None and weight.dim() > 2:
             biases[key] = layer
         elif tensor_name == _BATCH_COUNTER:
             found.uncounted.append(key)
@@ -236,8 +237,10 @@ def _places(theirs: Iterable[str], ours: Iterable[str], key_map: KeyMap) -> dict
 
 
 def _pair(found: Matching, key: str, theirs: Tensor, name: str, ours: Tensor) -> None:
-    """Take a tensor for its place, if it has the same shape and kind of numbers."""
-    if _is_linear_as_convolution(theirs, ours):
+    """Take a tensor for its place, if it has the same shape, and both are floats or neither is."""
+    # A linear layer and a 1x1 convolution on single pixels compute the same.
+    is_linear_and_1x1 = {theirs.dim(), ours.dim()} == {2, 4} and theirs.numel() == ours.numel()
+    if is_linear_and_1x1 and theirs.shape[:2] == ours.shape[:2]:
         found.reshaped.append(name)
         theirs = theirs.reshape(ours.shape)
     if theirs.shape == ours.shape and theirs.is_floating_point() == ours.is_floating_point():
@@ -246,19 +249,6 @@ def _pair(found: Matching, key: str, theirs: Tensor, name: str, ours: Tensor) ->
     else:
         source = None if key == name else key
         found.mismatched.append(Difference(name, _shape(ours), _shape(theirs), source))
-
-
-def _is_linear_as_convolution(theirs: Tensor, ours: Tensor) -> bool:
-    """Whether one is the weight of a linear layer and the other of a 1x1 convolution."""
-    return (
-        {theirs.dim(), ours.dim()} == {2, 4}
-        and theirs.shape[:2] == ours.shape[:2]
-        and theirs.numel() == ours.numel()
-    )
-
-
-def _is_convolution(weight: Tensor | None) -> bool:
-    return weight is not None and weight.dim() > 2
 
 
 def _shape(tensor: Tensor) -> str:
@@ -276,15 +266,10 @@ def _fold(
 ) -> None:
     """Subtract biases of convolutions from the running means of the batch norms that follow.
 
-    A batch norm subtracts its mean from its input, so that ``x + bias`` with ``mean`` gives the
-    same as ``x`` with ``mean - bias``.
-
-    Args:
-        found: Matching of the other tensors, to be completed.
-        theirs: Tensors of the file.
-        biases: Our names of the convolutions, by the names of their biases in the file.
-        network: Network that the tensors are for.
+    ``biases`` has our names of the convolutions, by the names of their biases in the file.
     """
+    # A batch norm subtracts its mean from its input: x + bias with a mean gives the same as x
+    # with mean - bias.
     norms = norms_by_convolution(network)
     for key, convolution in biases.items():
         norm = norms.get(convolution)
@@ -300,26 +285,19 @@ def _fold(
 
 
 def _refuse_differences(found: Matching, *, missing: bool, unexpected: bool) -> None:
-    """Raise an error where a file does not hold a network's weights.
-
-    Args:
-        found: Matching of the two.
-        missing: Whether the file may lack tensors.
-        unexpected: Whether the file may have more tensors.
-
-    Raises:
-        CheckpointError: Naming the differences.
-    """
+    """Raise a CheckpointError that names the differences, unless each is allowed."""
     name, unsupported = found.key_map.name, found.key_map.unsupported
     if unsupported is not None:
         raise CheckpointError(f"{name}'s weights cannot be used: {unsupported}")
     ours = [*found.mismatched, *(() if missing else found.missing)]
     theirs = [] if unexpected else found.unexpected
     if ours or theirs:
-        lines = [
-            f"these tensors are not the network's (by {name}'s names):",
-            *_listed(ours, theirs),
-        ]
+        # Either side may fill the room that the other leaves.
+        room = max(_SHOWN // 2, _SHOWN - len(theirs))
+        shown = [*ours[:room], *theirs[: _SHOWN - min(room, len(ours))]]
+        lines = [f"these tensors are not the network's (by {name}'s names):", *map(str, shown)]
+        if more := len(ours) + len(theirs) - len(shown):
+            lines.append(f"and {more} more")
         if not found.sources:
             lines.append("docs/reference/checkpoints.md lists whose names are understood")
         elif not theirs and all(_is_head(one.name) and one.theirs for one in ours):
@@ -330,15 +308,6 @@ def _refuse_differences(found: Matching, *, missing: bool, unexpected: bool) -> 
             "no part has a biased convolution, and no batch norm follows that could take in the "
             f"bias of {', '.join(found.unfoldable)}"
         )
-
-
-def _listed(ours: Sequence[Difference], theirs: Sequence[Difference]) -> Iterator[str]:
-    """The first differences of either side, as far as there is room, and how many more."""
-    room = max(_SHOWN // 2, _SHOWN - len(theirs))
-    shown = [*ours[:room], *theirs[: _SHOWN - min(room, len(ours))]]
-    yield from map(str, shown)
-    if more := len(ours) + len(theirs) - len(shown):
-        yield f"and {more} more"
 
 
 def _report(foreign: ForeignWeights, found: Matching) -> LoadReport:

@@ -133,7 +133,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:
     """
     tensors, metadata = read_tensors(path)
     if _HEADER not in metadata:
-        raise CheckpointError(f"{path}: it holds no weights that a run delivered")
+        raise CheckpointError(f"{path}: it is not a file of weights")
     try:
         refuse_newer(_Format.model_validate_json(metadata[_HEADER]).format, _FORMAT, str(path))
         return tensors, WeightsHeader.model_validate_json(metadata[_HEADER])
@@ -142,7 +142,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:
 
 
 def is_own_metadata(metadata: Mapping[str, str]) -> bool:
-    """Tell whether the metadata of a safetensors file are of a file that this program wrote.
+    """Whether the metadata of a safetensors file are of a file that this program wrote.
 
     One of its two entries is enough: damage to the other does not make it another program's.
     """
@@ -189,14 +189,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safe_open(path, "pt"):  # verifies the header before a huge file is read
                 content = path.read_bytes()
         except SafetensorError as error:
-            raise CheckpointError(f"{path}: it is no sound safetensors file: {error}") from error
+            raise CheckpointError(f"{path}: it is not a valid safetensors file: {error}") from error
     start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
     try:
         # safetensors verifies the header: the tensors fill the file, and none overlaps another.
         tensors = safetensors.torch.load(content)
         metadata: dict[str, str] = json.loads(content[_LENGTH:start]).get(_METADATA, {})
     except Exception as error:  # an unknown dtype, for one, is no SafetensorError
-        raise CheckpointError(f"{path}: it is no sound safetensors file: {error}") from error
+        raise CheckpointError(f"{path}: it is not a valid safetensors file: {error}") from error
     digest = metadata.pop(_DIGEST, None)
     if digest is None:
         raise CheckpointError(f"{path}: it has no digest: resnet-builder did not write it")
@@ -207,7 +207,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _with_digest(content: bytes, metadata: Mapping[str, str]) -> list[Buffer]:
-    """Add text and the digest to the header of a file."""
+    """Content of a file, with text and the digest added to its header."""
     # The library would write the text in an order that changes from process to process.
     start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
     entries = {_METADATA: {_DIGEST: _BLANK, **dict(sorted(metadata.items()))}}

@@ -17,7 +17,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, ClassVar
 
@@ -70,6 +70,7 @@ _MAX_DEPTH = 8
 """Containers in containers, and prefixes before prefixes; a container may hold itself."""
 
 _SHOWN = 12
+"""Entries of a file that an error lists; the rest are counted."""
 
 _BLOCKED_MODULES = {"os", "posix", "nt", "sys"}
 """Modules of which ``torch.load`` refuses every name, even if a stub is given for it."""
@@ -98,7 +99,7 @@ class ForeignWeights:
     averaged: bool
     has_other: bool
     ignored: tuple[str, ...]
-    converted: tuple[str, ...]
+    converted: tuple[str, ...] = ()
 
 
 def read_foreign(path: Path, *, ema: bool = False) -> ForeignWeights:
@@ -116,41 +117,38 @@ def read_foreign(path: Path, *, ema: bool = False) -> ForeignWeights:
     """
     with storage_errors("read", path):
         try:
-            found = _unwrap(_load(path), averaged=ema)
-            tensors = {name: _plain(name, tensor) for name, tensor in found.tensors.items()}
+            weights = _in_fp32(_unwrap(_load(path), averaged=ema))
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {visible(str(error))}") from error
         except (ResnetBuilderError, OSError):
             raise
         except Exception as error:  # torch raises errors of many types for a damaged file
             raise InvalidCheckpoint(f"{path}: {visible(_damaged(error))}") from error
-    if ema and not found.averaged:
+    if ema and not weights.averaged:
         raise UsageError(f"{path} holds no averaged weights; take the trained ones")
-    for name, tensor in tensors.items():
+    for name, tensor in weights.tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise NonFiniteError(f"{path}: '{visible(name)}' holds a value that is not finite")
-    dtypes = [tensor.dtype for tensor in found.tensors.values()]
-    floats = [str(dtype).removeprefix("torch.") for dtype in dtypes if dtype.is_floating_point]
-    return ForeignWeights(
-        tensors=tensors,
-        wrappers=found.wrappers,
-        averaged=found.averaged,
-        has_other=found.has_other,
-        ignored=found.ignored,
-        converted=tuple(name for name in dict.fromkeys(floats) if name != "float32"),
-    )
+    return weights
 
 
-def _plain(name: str, tensor: Tensor) -> Tensor:
-    """Copy of a tensor that is contiguous and alone in its memory."""
-    is_dense = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_nested
-    if not is_dense or tensor.dtype not in _DTYPES:
-        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
-        raise InvalidCheckpoint(
-            f"'{name}' is a tensor of another kind ({kind}); save it as float32"
-        )
-    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return torch.empty(tensor.shape, dtype=dtype, device="cpu").copy_(tensor)
+def _in_fp32(weights: ForeignWeights) -> ForeignWeights:
+    """Copy of weights whose tensors are contiguous, float32, and each alone in its memory."""
+    tensors: dict[str, Tensor] = {}
+    converted: dict[str, None] = {}  # in place of a set, which has no order
+    for name, tensor in weights.tensors.items():
+        is_dense = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_nested
+        if not is_dense or tensor.dtype not in _DTYPES:
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+            raise InvalidCheckpoint(
+                f"'{name}' is a tensor of another kind ({kind}); save it as float32"
+            )
+        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        if dtype != tensor.dtype:
+            converted[str(tensor.dtype).removeprefix("torch.")] = None
+        # Unlike clone(), a copy into new memory leaves out what else the storage holds.
+        tensors[name] = torch.empty(tensor.shape, dtype=dtype, device="cpu").copy_(tensor)
+    return replace(weights, tensors=tensors, converted=tuple(converted))
 
 
 def _damaged(error: Exception) -> str:
@@ -316,7 +314,7 @@ class _Stub:
 
 _CONTAINERS = {"SETITEM": collections.OrderedDict, "append": list}
 _NO_CONTAINER = re.compile(r"Can only (SETITEM|append).* but got <class '(.+)'>")
-_MAX_CONTAINERS = 16
+_MAX_CONTAINERS = 16  # each costs another load of the file
 
 
 def _load_with_stubs(file: BinaryIO, names: Iterable[str]) -> object:
@@ -347,21 +345,8 @@ def _load_with_stubs(file: BinaryIO, names: Iterable[str]) -> object:
 # Unwrapping.
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Unwrapped:
-    tensors: dict[str, Tensor]
-    wrappers: tuple[str, ...]
-    averaged: bool
-    has_other: bool
-    ignored: tuple[str, ...]
-
-
-def _unwrap(content: object, *, averaged: bool) -> _Unwrapped:
-    """Find the state dict in what a training script saved.
-
-    Raises:
-        InvalidCheckpoint: There is none.
-    """
+def _unwrap(content: object, *, averaged: bool) -> ForeignWeights:
+    """State dict in what a training script saved, with the script's own tensors."""
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise InvalidCheckpoint(
@@ -388,7 +373,7 @@ def _unwrap(content: object, *, averaged: bool) -> _Unwrapped:
     while len(wrappers) < 2 * _MAX_DEPTH and (prefix := _common_prefix(tensors)):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
         wrappers.append(prefix)
-    return _Unwrapped(tensors, tuple(wrappers), is_average, has_other, tuple(ignored))
+    return ForeignWeights(tensors, tuple(wrappers), is_average, has_other, tuple(ignored))
 
 
 def _entries(content: dict[Any, Any]) -> dict[Any, Any]:

@@ -44,7 +44,7 @@ class KeyMap:
         object.__setattr__(self, "_patterns", patterns)  # the class is frozen
 
     def translate(self, layer: str, network: Collection[str]) -> str | None:
-        """Return our name of a layer, or ``None`` if the network has no such layer.
+        """Our name of a layer, or ``None`` if the network has no such layer.
 
         Args:
             layer: Their name of it.
@@ -190,7 +190,7 @@ KEY_MAPS = (
 
 
 def find_key_map(layers: Collection[str], network: Collection[str]) -> KeyMap:
-    """Return the key map that finds a place for most of a file's layers.
+    """Key map that finds a place for most of a file's layers.
 
     Args:
         layers: Names of the layers in the file.

@@ -77,7 +77,7 @@ def published_weights() -> dict[str, str]:
 
 
 def _find(weights: WeightsSpec) -> Path:
-    """Return the file, which is downloaded first if it is torchvision's and not there yet."""
+    """Path of the file, which is downloaded first if it is torchvision's and not there yet."""
     name = weights.published_name
     if name is None:
         return Path(weights.path)

@@ -31,8 +31,8 @@ def test_file_of_weights_is_evaluated_on_any_split_as_the_run_reported(
             assert found["metrics"][name] == told[name]
     confusion = found["confusion"]
     assert sum(map(sum, confusion)) == images
-    hits = sum(confusion[label][label] for label in range(4))
-    assert found["metrics"][f"{split}.top1"] == pytest.approx(hits / images)
+    num_correct = sum(confusion[label][label] for label in range(4))
+    assert found["metrics"][f"{split}.top1"] == pytest.approx(num_correct / images)
     for row, label in zip(confusion, range(4), strict=True):
         assert found["top1_by_class"][label] == pytest.approx(row[label] / sum(row))
 

@@ -1,4 +1,4 @@
-"""What pipes, logs and narrow terminals get: the same plain lines."""
+"""Plain lines, the same in pipes, logs and narrow terminals."""
 
 import os
 import re
@@ -41,7 +41,7 @@ COMMANDS = (
 
 
 def masked(text: str) -> str:
-    """Leave out of what a training says whatever differs between machines."""
+    """Leave out whatever differs between machines."""
     for pattern, instead in (
         (r"on .*, fp32, \d+ threads", "on DEVICE"),
         (r"loss [\d.]+, top-1 [\d.]+ %(, the best so far)?", "FIGURES"),
@@ -56,7 +56,7 @@ def masked(text: str) -> str:
     return text
 
 
-def test_training_is_told_to_a_pipe_in_plain_lines(folder: Path) -> None:
+def test_training_writes_plain_lines_to_a_pipe(folder: Path) -> None:
     """In a process of its own, both streams of which are a pipe, as in ``train 2>&1 | cat``."""
     write_tiny(folder)
     done = subprocess.run(
@@ -69,15 +69,6 @@ def test_training_is_told_to_a_pipe_in_plain_lines(folder: Path) -> None:
         env={**os.environ, **COLOURED},
     )
     assert masked(done.stdout) == TRAINING
-
-
-def test_training_is_told_in_the_same_lines_on_a_narrow_terminal(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable, value in NARROW.items():
-        monkeypatch.setenv(variable, value)
-    result = call("train", write_tiny(folder), "--out", "run")
-    assert masked(result.stderr + result.stdout) == TRAINING
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

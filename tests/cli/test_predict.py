@@ -15,35 +15,34 @@ from tests.cli.experiments import call
 
 
 @pytest.fixture
-def pictures(folder: Path) -> Path:
-    """Make three pictures, one of them too large, and a file that is none."""
+def images(folder: Path) -> Path:
+    """Make three images, one of them too large, and other files."""
     generator = np.random.default_rng(0)
-    inside = folder / "pictures" / "inside"
+    inside = folder / "images" / "inside"
     inside.mkdir(parents=True)
     for path, size in ((inside.parent / "a.png", 8), (inside / "b.png", 8), (inside / "c.JPG", 30)):
         pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-    (inside / "notes.txt").write_text("no picture")
-    (inside / ".hidden.png").write_text("no picture")
+    (inside / "notes.txt").write_text("no image")
+    (inside / ".hidden.png").write_text("no image")
     return inside.parent
 
 
-def test_pictures_in_folders_get_classes(pictures: Path, finished_run: Path) -> None:
-    result = call("predict", finished_run, pictures, "--top", "2")
+def test_images_in_folders_get_classes(images: Path, finished_run: Path) -> None:
+    result = call("predict", finished_run, images, "--top", "2")
     assert result.exit_code == 0, result.stderr
     header, *lines = result.stdout.splitlines()
     assert header.split() == ["image", "class", "probability"]
     assert len(lines) == 6
     assert [line.split()[0] for line in lines[::2]] == [
-        str(path)
-        for path in (pictures / "a.png", pictures / "inside/b.png", pictures / "inside/c.JPG")
+        str(path) for path in (images / "a.png", images / "inside/b.png", images / "inside/c.JPG")
     ]
     assert result.stderr == "1 of 3 images were resized and cropped to fit the network\n"
 
 
-def test_probabilities_are_the_softmax(pictures: Path, finished_run: Path) -> None:
+def test_probabilities_are_the_softmax(images: Path, finished_run: Path) -> None:
     weights = finished_run / "best.safetensors"
-    result = call("predict", weights, pictures / "a.png", pictures, "--top", "9", "--json")
+    result = call("predict", weights, images / "a.png", images, "--top", "9", "--json")
     found = json.loads(result.stdout)
     assert found["weights"] == str(weights)
     assert [Path(one["path"]).name for one in found["images"]] == [
@@ -62,26 +61,28 @@ def test_probabilities_are_the_softmax(pictures: Path, finished_run: Path) -> No
     assert first["predictions"] == again["predictions"]
 
 
-def test_broken_picture_is_named_and_the_others_answered(
-    pictures: Path, finished_run: Path
+def test_broken_image_is_named_and_the_others_are_predicted(
+    images: Path, finished_run: Path
 ) -> None:
-    (pictures / "broken.png").write_text("no picture")
-    result = call("predict", finished_run, pictures)
+    (images / "broken.png").write_text("no image")
+    result = call("predict", finished_run, images)
     assert result.exit_code == 3
     assert len(result.stdout.splitlines()) == 4
     assert "1 of 4 images cannot be read\n" in result.stderr
-    assert str(pictures / "broken.png") in result.stderr
+    assert str(images / "broken.png") in result.stderr
 
 
-def test_folder_without_pictures_is_3(folder: Path, finished_run: Path) -> None:
+@pytest.mark.parametrize(
+    ("image", "code", "message"),
+    [("empty", 3, "no images in empty"), ("missing.png", 2, "'missing.png' does not exist")],
+)
+def test_empty_folder_and_missing_file_are_errors(
+    image: str, code: int, message: str, folder: Path, finished_run: Path
+) -> None:
     (folder / "empty").mkdir()
-    result = call("predict", finished_run, "empty")
-    assert (result.exit_code, result.stdout) == (3, "")
-    assert "no images in empty" in result.stderr
-
-
-def test_missing_picture_is_2(finished_run: Path, folder: Path) -> None:
-    assert call("predict", finished_run, "missing.png").exit_code == 2
+    result = call("predict", finished_run, image)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr
 
 
 def test_test_images_as_files_are_taken_for_what_evaluation_counts(folder: Path) -> None:
@@ -90,11 +91,11 @@ def test_test_images_as_files_are_taken_for_what_evaluation_counts(folder: Path)
     assert call("train", "resnet20_digits", "--out", "run", *flags).exit_code == 0
     write_digits(folder / "digits")
     counted = json.loads(call("evaluate", "run", "--json").stdout)["confusion"]
-    pictures = json.loads(call("predict", "run", "digits", "--json").stdout)["images"]
+    images = json.loads(call("predict", "run", "digits", "--json").stdout)["images"]
     answers = Counter(
-        (int(Path(one["path"]).parent.name), int(one["predictions"][0]["name"])) for one in pictures
+        (int(Path(one["path"]).parent.name), int(one["predictions"][0]["name"])) for one in images
     )
-    assert len(pictures) == 360
+    assert len(images) == 360
     assert [[answers[label, answer] for answer in range(10)] for label in range(10)] == counted
     assert 100 < sum(counted[label][label] for label in range(10)) < 360, "some right, some wrong"
 

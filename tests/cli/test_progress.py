@@ -4,15 +4,14 @@ import io
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 from rich.live import Live
 
-from resnet_builder.cli.progress import Lines, Pace, Screen, display
+from resnet_builder.cli.progress import Lines, Screen, display
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.training.callbacks import Progress, TrainStart
 from resnet_builder.training.evaluation import Metrics
@@ -76,21 +75,7 @@ def test_lines_are_few() -> None:
     )
 
 
-def test_lines_say_every_evaluation_and_warning() -> None:
-    lines: list[str] = []
-    shown = Lines(lines.append, clock=Clock())
-    shown.on_train_start(START)
-    shown.on_evaluate(150, "val", EVALUATION, is_best=True)
-    shown.on_evaluate(200, "val", EVALUATION, is_best=False)
-    shown.on_warning("not saved")
-    assert lines[1:] == [
-        "epoch 1.5, step 150: val loss 0.2500, top-1 90.00 %, the best so far",
-        "epoch 2, step 200: val loss 0.2500, top-1 90.00 %",
-        "warning: not saved",
-    ]
-
-
-def test_lines_say_slow_work_on_data_only() -> None:
+def test_lines_say_every_evaluation_warning_and_slow_work() -> None:
     lines: list[str] = []
     clock = Clock()
     shown = Lines(lines.append, clock=clock)
@@ -100,14 +85,15 @@ def test_lines_say_slow_work_on_data_only() -> None:
         shown.report("downloading", 10 * second, 200)
         shown.report("scanning", second, 0)
     assert lines == ["downloading: 0%", "scanning: 0", "downloading: 50%", "scanning: 10"]
-
-
-def test_pace_is_the_average_since_the_start() -> None:
-    clock = Clock()
-    pace = Pace(replace(START, step=100), clock)
-    clock.now = 160.0
-    assert pace.left(200) == "0:08:00"
-    assert pace.left(1000) == "0:00:00"
+    shown.on_train_start(START)
+    shown.on_evaluate(150, "val", EVALUATION, is_best=True)
+    shown.on_evaluate(200, "val", EVALUATION, is_best=False)
+    shown.on_warning("not saved")
+    assert lines[5:] == [
+        "epoch 1.5, step 150: val loss 0.2500, top-1 90.00 %, the best so far",
+        "epoch 2, step 200: val loss 0.2500, top-1 90.00 %",
+        "warning: not saved",
+    ]
 
 
 def draw(width: int, **how: Any) -> str:
@@ -136,28 +122,23 @@ def test_screen_fits_the_terminal(width: int) -> None:
     assert len([line for line in lines if "━" in line]) >= 5
     assert all(len(line) <= width for line in lines)
     text = re.sub(" +", " ", " ".join(lines))
-    assert "downloading x" in text
-    assert "epoch 2/10" in text
-    assert "150/1,000" in text
-    assert "loss 0.5000" in text
-    assert "epoch 1.5, step 150: val loss 0.2500, top-1 90.00 %, the best so far" in text
-
-
-def test_screen_escapes_what_it_is_told() -> None:
-    assert "warning: \\x1b[2J[red]careful" in draw(80)
-
-
-def colours(drawn: str) -> list[str]:
-    """Return what sets a colour."""
-    return re.findall(r"\x1b\[(?:3|9)[0-7]m", drawn)
+    for shown in (
+        "downloading x",
+        "epoch 2/10",
+        "150/1,000",
+        "loss 0.5000",
+        "epoch 1.5, step 150: val loss 0.2500, top-1 90.00 %, the best so far",
+        "warning: \\x1b[2J[red]careful",
+    ):
+        assert shown in text
 
 
 def test_screen_without_colour_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    colour = re.compile(r"\x1b\[(?:3|9)[0-7]m")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert colours(draw(80, color_system="standard"))
+    assert colour.search(draw(80, color_system="standard"))
     monkeypatch.setenv("NO_COLOR", "1")
-    assert colours(draw(80, color_system="standard")) == []
-    assert plain(draw(80, color_system="standard")) == plain(draw(80, color_system=None))
+    assert not colour.search(draw(80, color_system="standard"))
 
 
 class Broken(io.StringIO):
@@ -173,30 +154,22 @@ class Broken(io.StringIO):
         raise BrokenPipeError
 
 
-def test_training_goes_on_when_the_terminal_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_training_goes_on_when_the_terminal_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Broken())
     monkeypatch.setenv("TERM", "xterm")
     with display() as shown:
         assert isinstance(shown, Screen)
         shown.on_train_start(START)
         shown.on_progress(PROGRESS)
-        shown.on_checkpoint(150, Path("x"))
-        shown.on_train_end(cast(Any, None))
 
 
-@pytest.mark.parametrize(("terminal", "kind"), [("dumb", Lines), ("xterm", Screen)])
-def test_dumb_terminal_gets_lines(
-    terminal: str, kind: type, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("stream", "terminal"), [(Broken(), "dumb"), (io.StringIO(), "xterm"), (None, "xterm")]
+)
+def test_dumb_terminal_and_no_terminal_get_lines(
+    stream: io.StringIO | None, terminal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stderr", Broken())
+    monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", terminal)
-    with display() as shown:
-        assert isinstance(shown, kind)
-
-
-def test_what_is_no_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
     with display() as shown:
         assert isinstance(shown, Lines)

@@ -94,7 +94,7 @@ def test_killed_process_ends_all_and_the_run_can_go_on(rank: str, launch: Launch
     gone, ended = end.stderr.splitlines()[-2:]
     assert gone == (
         "error: a process of this training is gone, or has not answered for 30 minutes; "
-        f"to go on: resnet-build train --resume {launch.run.path}"
+        f"to resume: resnet-build train --resume {launch.run.path}"
     )
     assert ended == f"process {rank} was ended by signal 9 (Killed)"
     assert launch.steps() == [6, 9]
@@ -117,7 +117,7 @@ def test_signal_stops_all_after_one_step(name: str, code: int, to: str, launch: 
     last = end.stderr.splitlines()[-1]
     step = max(launch.steps())
     command = f"resnet-build train --resume {launch.run.path}"
-    assert last == f"stopped after step {step}; to go on: {command}"
+    assert last == f"stopped after step {step}; to resume: {command}"
 
 
 def test_signal_to_one_process_stops_all(launch: Launch) -> None:
