@@ -96,15 +96,12 @@ def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str
                 f"the checkpoint's '{full_name}' is of no parameter of the network"
             )
         if parameter in index:
-            entries[index[parameter]][key] = _like(value, parameter)
+            if value.shape == parameter.shape:
+                like = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+                value = like.copy_(value)
+            entries[index[parameter]][key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": dict(entries), "param_groups": groups})
-
-
-def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    if value.shape != parameter.shape:
-        return value
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _build_muon(
@@ -151,7 +148,11 @@ def _parameter_groups(
     excluded: Collection[Tensor],
 ) -> list[dict[str, Any]]:
     """Group the parameters that share their weight decay and their learning rate."""
-    head = frozenset[nn.Parameter]() if head_lr_multiplier == 1 else _head_parameters(model)
+    head = {
+        parameter
+        for layer in sections(model)["head"]
+        for parameter in model.get_submodule(layer).parameters()
+    }
     members: defaultdict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for parameter, kinds in _trained_parameters(model):
         if parameter in excluded:
@@ -163,11 +164,6 @@ def _parameter_groups(
         {"params": parameters, "weight_decay": decay, _MULTIPLIER: multiplier}
         for (decay, multiplier), parameters in members.items()
     ]
-
-
-def _head_parameters(model: nn.Module) -> frozenset[nn.Parameter]:
-    layers = map(model.get_submodule, sections(model)["head"])
-    return frozenset(parameter for layer in layers for parameter in layer.parameters())
 
 
 def _trained_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, set[str]]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.cpu import KernelSupport, kernel_support
-from resnet_builder.device import describe, fast_bf16, pick_device
+from resnet_builder.device import Precision, describe, fast_bf16, pick_device
 from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, ignore
@@ -22,7 +22,6 @@ from resnet_builder.runs.records import EnvRecord, RuntimeConfig, describe_envir
 from resnet_builder.spec.schema import RunSpec
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 
-Precision = Literal["fp32", "bf16"]
 MemoryFormat = Literal["channels_last", "contiguous"]
 
 MEMORY_FORMATS = {

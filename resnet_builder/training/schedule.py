@@ -61,7 +61,9 @@ class Plan:
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = recipe.batch_size
         self.micro_batch_size = recipe.batch_size // (processes * recipe.accumulate)
-        self.warmup_steps = _warmup_steps(recipe, steps_per_epoch, self.total_steps)
+        # A one-cycle schedule has no warm-up: it rises by itself.
+        self._warmup: WarmupSpec | None = getattr(recipe.schedule, "warmup", None)
+        self.warmup_steps = _warmup_steps(self._warmup, steps_per_epoch, self.total_steps)
         self.milestones = _milestones(recipe, steps_per_epoch, self.total_steps)
         self.evaluation_steps = _in_steps(recipe.evaluate_every, steps_per_epoch)
         checkpoints = recipe.checkpoint_every
@@ -86,10 +88,11 @@ class Plan:
     def lr(self, step: int) -> float:
         """Return the learning rate of a step."""
         peak, schedule = self.recipe.optimizer.lr, self.recipe.schedule
-        if step < self.warmup_steps:
-            assert not isinstance(schedule, OneCycleSchedule), "it has a warm-up of its own"
-            assert schedule.warmup is not None, "there are steps of it"
-            return _warmup_lr(schedule.warmup, peak, step, self.warmup_steps)
+        if self._warmup is not None and step < self.warmup_steps:
+            if isinstance(self._warmup, ConstantWarmup):
+                return self._warmup.lr
+            start = self._warmup.start
+            return start + (peak - start) * step / self.warmup_steps
         # 0 right after the warm-up, 1 at the last step.
         progress = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
         match schedule:
@@ -127,8 +130,7 @@ def _in_steps(length: Duration | Interval, steps_per_epoch: int) -> int:
     return length.epochs * steps_per_epoch
 
 
-def _warmup_steps(recipe: TrainSpec, steps_per_epoch: int, total: int) -> int:
-    warmup = getattr(recipe.schedule, "warmup", None)
+def _warmup_steps(warmup: WarmupSpec | None, steps_per_epoch: int, total: int) -> int:
     if warmup is None:
         return 0
     steps = _in_steps(warmup, steps_per_epoch)
@@ -166,12 +168,6 @@ def _size_ends(recipe: TrainSpec) -> list[tuple[float, int]]:
     for part in recipe.progressive_resizing:
         ends.append(((ends[-1][0] if ends else 0.0) + part.fraction, part.size))
     return ends
-
-
-def _warmup_lr(warmup: WarmupSpec, peak: float, step: int, steps: int) -> float:
-    if isinstance(warmup, ConstantWarmup):
-        return warmup.lr
-    return warmup.start + (peak - warmup.start) * step / steps
 
 
 def _line(start: float, end: float, progress: float) -> float:

@@ -11,7 +11,7 @@ from resnet_builder.data.interfaces import AUGMENTATIONS, ImageSource, Stop, nev
 from resnet_builder.data.loader import Pipeline, TrainLoader
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
-from resnet_builder.device import describe, fits
+from resnet_builder.device import Precision, describe, fits
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import out_of_memory_explained
@@ -43,7 +43,6 @@ from resnet_builder.training.finetune import frozen_tensors, has_unused_paramete
 from resnet_builder.training.result import Result, result_record, weights_header
 from resnet_builder.training.runtime import (
     MEMORY_FORMATS,
-    Precision,
     resolve_device,
     resolve_runtime,
 )

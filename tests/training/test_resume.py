@@ -32,6 +32,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augment": [{"type": "random_crop", "padding": 1}],
         "evaluate_every": {"steps": 2},
         "early_stop": {"patience": 2},
+        "epochs": 2,
     },
     "muon": {
         "optimizer": {"type": "muon", "lr": 0.03, "aux": {"lr": 0.1}},
