@@ -11,7 +11,7 @@ from torch import nn
 
 from resnet_builder import checks
 from resnet_builder.blocks.init import init_weights, weight_initializer
-from resnet_builder.blocks.interfaces import ShortcutFactory, Stem
+from resnet_builder.blocks.interfaces import ShortcutFactory, Stem, missing_attribute
 from resnet_builder.blocks.shortcuts import changes_shape
 from resnet_builder.device import pick_device
 from resnet_builder.errors import PartError, Problem, SpecError, UsageError
@@ -387,6 +387,8 @@ def _build_stage(
             drop_path=_drop_path_rate(model, number, index),
             **factories,
         )
+        if message := missing_attribute(made, block.part.type):
+            raise PlacedPartError(PartError(message), block.path)
         blocks.append(made)
         in_channels = made.out_channels
     return blocks

@@ -242,7 +242,12 @@ def forward_problems(
     channels, size, _ = model.image_shape
     try:
         return count_macs(network, channels, size), []
-    except (RuntimeError, TypeError, ValueError) as error:  # raised by torch, or by a plugin
+    except (
+        AttributeError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # raised by torch, or by a plugin
         reason = str(error).strip().partition("\n")[0]
         problem = draft.positions.problem("shape", ("model",), f"a forward pass fails: {reason}")
         return None, [problem]
@@ -368,10 +373,11 @@ def weights_problems(draft: Draft) -> Iterator[Problem]:
         return
     # The file is opened, not read: whether it fits is known only once there is a network to fit.
     file = Path(weights.path)
-    code, message = None, ""
+    code, message, suggestion = None, "", None
     with storage_errors("read", file):
         if not file.exists():
             code, message = "unknown-name", "there is no such file"
+            suggestion = f"torchvision:{file.name}" if file.name in published_weights() else None
         elif file.is_dir():
             code, message = (
                 "wrong-type",
@@ -380,4 +386,6 @@ def weights_problems(draft: Draft) -> Iterator[Problem]:
         else:
             file.open("rb").close()  # raises where it may not be read
     if code is not None:
-        yield draft.positions.problem(code, path, f"{weights.path}: {message}", at="name")
+        yield draft.positions.problem(
+            code, path, f"{weights.path}: {message}", at="name", suggestion=suggestion
+        )

@@ -147,7 +147,8 @@ def _format_of(path: Path, format: FormatName | None) -> FormatName:
     formats: dict[str, FormatName] = {f".{name}": name for name in FORMATS}
     if format is None and path.suffix not in formats:
         raise UsageError(
-            f"{path} ends in none of {', '.join(formats)}; let it, or give --format (format=)"
+            f"cannot tell the format of {path}: name it *.safetensors, *.pt2 or *.onnx, "
+            "or add --format"
         )
     name = format or formats[path.suffix]
     if name not in FORMATS:

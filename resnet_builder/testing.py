@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.blocks import SHORTCUTS
-from resnet_builder.blocks.interfaces import SHORTCUT_ATTRIBUTE
+from resnet_builder.blocks.interfaces import SHORTCUT_ATTRIBUTE, missing_attribute
 from resnet_builder.data.interfaces import Augmentation, Batch, Dataset, LoadContext
 from resnet_builder.data.loader import Shard, normalise
 from resnet_builder.data.preprocess import Preprocessing
@@ -39,6 +39,8 @@ def check_block(block: Callable[..., Any], **options: object) -> None:
         for name, shortcut in _shortcuts(block):
             made = partial(block, in_channels, 8, stride=stride, shortcut=shortcut, **options)
             what = f"{in_channels} to 8 channels, stride {stride}, shortcut {name}"
+            missing = missing_attribute(made(), block.__name__)
+            assert missing is None, missing
             _check_shapes(made(), in_channels, stride, what)
             _check_gradients(made(), in_channels, what)
             _check_copies_and_layouts(made(), in_channels, what)

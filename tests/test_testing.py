@@ -42,6 +42,11 @@ class ForgetsItsWidth(Forgetful):
         self.out_channels *= 2
 
 
+class ForgetsToTellItsWidth(Forgetful):
+    def forget(self) -> None:
+        del self.out_channels
+
+
 class ForgetsAParameter(Forgetful):
     def forget(self) -> None:
         self.scale = nn.Parameter(torch.ones(1))
@@ -66,6 +71,7 @@ def test_check_block_accepts_a_sound_block() -> None:
     [
         (ForgetsStride, "images give|size of tensor"),
         (ForgetsItsWidth, "images give"),
+        (ForgetsToTellItsWidth, "has no attribute 'out_channels'; see docs/how-to/add-a-block.md"),
         (ForgetsAParameter, "no gradient reaches"),
         (ForgetsToZero, "leaves a residual"),
         (ForgetsToPickle, "pickle"),

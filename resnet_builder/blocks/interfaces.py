@@ -67,6 +67,15 @@ class Block(Protocol):
         """Compute the block."""
 
 
+def missing_attribute(block: object, name: str) -> str | None:
+    """Message about the first attribute of the contract that a block lacks, if it lacks one."""
+    for attribute in ("out_channels", "zero_residual"):
+        if not hasattr(block, attribute):
+            where = "see docs/how-to/add-a-block.md"
+            return f"block '{name}' has no attribute '{attribute}'; {where}"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Stem:
     """Layers before the first stage.

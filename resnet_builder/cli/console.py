@@ -1,6 +1,7 @@
 """Console output: results on stdout; errors and notes on stderr."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -24,7 +25,13 @@ def show_json(result: object) -> None:
 
     text = TypeAdapter(type(result)).dump_json(result, by_alias=True, exclude_none=True)
     document = {"schema": 1, **json.loads(text)}
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    click.echo(_rows_on_lines(json.dumps(document, indent=2, ensure_ascii=False)))
+
+
+def _rows_on_lines(text: str) -> str:
+    """Join the lines of each list of whole numbers, such as the rows of a confusion matrix."""
+    rows = r"\[\s+(-?\d+(?:,\s+-?\d+)*)\s+\]"
+    return re.sub(rows, lambda row: f"[{' '.join(row[1].split())}]", text)
 
 
 def note(text: str) -> None:

@@ -74,11 +74,12 @@ def _rows(a: "Subject", b: "Subject") -> Iterator[tuple[str, ...]]:
         ("MACs", a.macs, b.macs),
         ("depth", a.depth, b.depth),
     ):
-        yield name, f"{old:,}", f"{new:,}", f"{new - old:+,}"
+        yield name, f"{old:,}", f"{new:,}", f"{new - old:+,}" if new != old else "="
     before, after = (one.activation_bytes / BYTES_PER_MIB for one in (a, b))
-    yield "activations an image, MiB", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"
+    change = f"{after - before:+.2f}" if after != before else "="
+    yield "activations an image, MiB", f"{before:.2f}", f"{after:.2f}", change
     for key in _ACCURACIES if a.metrics and b.metrics else ():
         one, other = a.metrics.get(key), b.metrics.get(key)
         if one is not None or other is not None:
-            change = None if one is None or other is None else other - one
-            yield key.replace(".top", " top-"), percent(one), percent(other), points(change)
+            rise = None if one is None or other is None else other - one
+            yield key.replace(".top", " top-"), percent(one), percent(other), points(rise)

@@ -186,7 +186,8 @@ def _option_line(option: Option) -> str:
     """Line of an option, in the words of YAML."""
     is_choice = option.kind == " or ".join(f"`{choice}`" for choice in option.allowed)
     limits = [option.kind] if is_choice else [option.kind, *option.allowed]
-    default = "required" if option.required else f"default {_yaml(option.default)}"
+    default = "default: not set" if option.default is None else f"default {_yaml(option.default)}"
+    default = "required" if option.required else default
     return f"{option.name}: {', '.join(limits)} ({default})"
 
 
@@ -212,13 +213,15 @@ class RunInfo:
 
     Attributes:
         path: The directory.
-        state: ``finished``, ``started`` or ``unreadable``.
+        state: ``finished``, ``running``, ``stopped`` or ``unreadable``.
+        step: Step of the newest checkpoint of a run that is not finished, if it has one.
         result: Result of a finished run: a ``ResultRecord``.
         error: Reason why it cannot be read.
     """
 
     path: str
     state: str
+    step: int | None = None
     result: Any = None
     error: str | None = None
 
@@ -253,9 +256,11 @@ def _run(spec: Path) -> RunInfo:
 
     run = RunDirectory(spec.parent)
     if not run.is_finished:
-        return RunInfo(str(run.path), "started")
+        names = (path.stem.partition("-")[2] for path in run.checkpoints.glob("step-*.safetensors"))
+        step = max((int(name) for name in names if name.isdecimal()), default=None)
+        return RunInfo(str(run.path), "running" if run.is_locked else "stopped", step)
     try:
-        return RunInfo(str(run.path), "finished", ResultRecord.read(run.result))
+        return RunInfo(str(run.path), "finished", result=ResultRecord.read(run.result))
     except ResnetBuilderError as error:
         return RunInfo(str(run.path), "unreadable", error=str(error))
 
@@ -263,7 +268,8 @@ def _run(spec: Path) -> RunInfo:
 def _run_row(one: RunInfo) -> tuple[str, ...]:
     result = one.result
     if result is None:
-        return one.path, one.state, "", "", ""
+        at = "" if one.step is None else f" at step {one.step:,}"
+        return one.path, f"{one.state}{at}", "", "", ""
     published = result.published
     difference = None if published is None else published.test_top1_difference
     found = (percent(result.val_top1), percent(result.test_top1), points(difference))

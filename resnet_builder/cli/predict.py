@@ -81,4 +81,7 @@ def _show(result: "Predictions") -> None:
     if rows:
         show(table(("image", "class", "probability"), rows, left=2))
     if fitted := sum(one.fitted for one in result.images):
-        note(f"{fitted} of {len(result.images)} images were resized and cropped to fit the network")
+        were = "was" if fitted == 1 else "were"
+        note(
+            f"{fitted} of {len(result.images)} images {were} resized and cropped to fit the network"
+        )

@@ -130,13 +130,15 @@ class Lines(Display):
     def report(self, what: str, done: int, total: int) -> None:
         """Show the progress of slow work on data, if no line was shown for a while."""
         is_over = 0 < total <= done  # and was so fast that it need not be mentioned
-        if not is_over and self._is_due(what):
+        if is_over:
+            self._last.pop(what, None)
+        elif self._is_due(what):
             self.say(f"{what}: {done / total:.0%}" if total else f"{what}: {done:,}")
 
     def _is_due(self, what: str) -> bool:
         """Whether nothing was said of some work for a while; then its time starts again."""
         now = self._clock()
-        is_due = now - self._last.get(what, -LINE_SECONDS) >= LINE_SECONDS
+        is_due = now - self._last.setdefault(what, now) >= LINE_SECONDS
         if is_due:
             self._last[what] = now
         return is_due

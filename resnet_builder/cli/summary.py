@@ -76,4 +76,5 @@ def _shape(shape: tuple[int, ...]) -> str:
 def _size(count: int) -> str:
     from resnet_builder.summary import BYTES_PER_MIB
 
-    return f"{count / BYTES_PER_MIB:.1f} MiB"
+    small = count < BYTES_PER_MIB / 10
+    return f"{count / 1024:.1f} KiB" if small else f"{count / BYTES_PER_MIB:.1f} MiB"

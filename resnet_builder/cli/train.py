@@ -58,12 +58,12 @@ _HERE = ""
 @click.option(
     "--allow-spec-change",
     is_flag=True,
-    help="Resume although the recipe or the data have changed. Each change is recorded.",
+    help="Resume even if the recipe or the data have changed. Each change is recorded.",
 )
 @click.option(
     "--allow-inexact",
     is_flag=True,
-    help="Resume although this machine cannot give the same bits.",
+    help="Resume even if this machine cannot give the same bits.",
 )
 @nproc_option
 @json_option
@@ -221,7 +221,8 @@ def _show(record: "ResultRecord") -> None:
         ]
         show(table(("", "ours", "published", "difference"), rows))
         show(f"published in {published.source}")
-    chosen = "the last" if record.selected_on == "none" else "chosen on validation images"
-    val = "" if record.val_top1 is None else f", top-1 {percent(record.val_top1)} there"
+    chosen = "the last" if record.selected_on == "none" else "best on validation"
+    val = "" if record.val_top1 is None else f" (top-1 {percent(record.val_top1)})"
     show(f"weights of step {record.selected_step:,} of {record.steps:,}: {chosen}{val}")
-    show(f"{record.seconds:,.0f} s of training, {record.images_per_second:,.0f} images/s")
+    digits = 1 if record.seconds < 10 else 0
+    show(f"{record.seconds:,.{digits}f} s of training, {record.images_per_second:,.0f} images/s")

@@ -179,8 +179,7 @@ def _broken_images(root: Path, broken: Mapping[str, str]) -> DataError:
     lines = [f"{root / name}: {reason}" for name, reason in sorted(broken.items())]
     count = "1 image" if len(lines) == 1 else f"{len(lines):,} images"
     shown = [
-        f"{count} cannot be decoded; repair or remove them, or leave them out by --skip-bad "
-        "(skip_bad=True)",
+        f"{count} cannot be decoded; repair or remove them, or leave them out by --skip-bad",
         *lines[:_MAX_NAMED],
     ]
     if (more := len(lines) - _MAX_NAMED) > 0:
@@ -232,8 +231,9 @@ def find_classes(root: Path, stop: Stop) -> ClassFolders:
         Stopped: ``stop`` became true.
     """
     if not (root / "train").is_dir():
+        fault = "is not a folder" if (root / "train").exists() else "does not exist"
         raise DataError(
-            f"{root / 'train'} is not a folder; image_folder needs train/CLASS/... and "
+            f"{root / 'train'} {fault}; image_folder needs train/CLASS/... and "
             "test/CLASS/... under data.dataset.path, which is relative to --data-dir"
         )
     try:

@@ -33,24 +33,28 @@ def find_spec(source: str) -> Path:
 
     Args:
         source: With a separator or a YAML ending a path, whether or not there is such a file;
-            anything else the name of a bundled spec.
+            anything else the name of a bundled spec, or a run directory.
 
     Raises:
         SpecError: No bundled spec is called that.
     """
-    if is_path(source):
-        return Path(source)
     names = bundled_names()
     if source in names:
         return bundled_file(source)
-    hint = f"; for the file of that name write ./{source}" if os.path.lexists(source) else ""
+    if (spec_of_run := Path(source, "spec.yaml")).is_file():
+        return spec_of_run
+    if is_path(source):
+        return Path(source)
+    suggestion = nearest(source, names)
+    hint = "" if suggestion else "; see: resnet-build list specs"
+    if os.path.lexists(source):
+        suggestion, hint = None, f"; for the file of that name write ./{source}"
     problem = Problem(
         "unknown-name",
         "",
         f"no bundled spec is named '{source}'{hint}",
         file=source,
-        allowed=names,
-        suggestion=None if hint else nearest(source, names),
+        suggestion=suggestion,
     )
     raise SpecError([problem])
 

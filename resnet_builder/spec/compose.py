@@ -107,9 +107,10 @@ def compose(
     try:
         root = written = composer.with_bases(document)
         for fragment in fragments:
-            root = merge(root, composer.fragment(fragment), main=document.source)
+            root = composer.merged(root, composer.fragment(fragment))
         for argument in overrides:
             root = composer.overridden(root, argument)
+        composer.check_milestones(root)
     except SpecError as error:
         raise SpecError([*composer.problems, *error.errors]) from error
     root, notices = _without_stale_claims(root, written)
@@ -127,6 +128,33 @@ class _Composer:
         self.main = main
         self.sources: list[Source] = []
         self.problems: list[Problem] = []
+        self._milestones: list[tuple[Node, str]] = []
+
+    def merged(self, below: Node, above: Node) -> Node:
+        """Lay one over the other, and note milestones whose unit another length takes away."""
+        lower, upper = (_entries(_entries(node).get("train")) for node in (below, above))
+        schedule = _entries(lower.get("schedule"))
+        milestones, before = schedule.get("milestones"), _unit(lower)
+        if milestones and before and "unit" not in schedule and _unit(upper) not in {"", before}:
+            self._milestones.append((milestones, before))
+        return merge(below, above, main=self.main)
+
+    def check_milestones(self, root: Node) -> None:
+        """Add a problem if the milestones were written for another unit than the length's."""
+        train = _entries(_entries(root).get("train"))
+        schedule, unit = _entries(train.get("schedule")), _unit(train)
+        for node, written in self._milestones:
+            if node is not schedule.get("milestones"):
+                continue
+            if "unit" not in schedule and unit not in {"", written}:
+                place = train[unit].key_place or train[unit].place
+                message = (
+                    f"`train.{unit}` changes their unit from {written} to {unit}; "
+                    "give train.schedule.unit or new milestones"
+                )
+                path = ("train", "schedule", "milestones")
+                self.problems.append(place.problem("out-of-range", message, path=path))
+            return  # the first note is of the unit that they were written for
 
     def with_bases(self, document: Document, chain: tuple[str, ...] = ()) -> Node:
         """Lay a document over whatever it extends."""
@@ -143,9 +171,9 @@ class _Composer:
         below: Node | None = None
         for name, path in _extended_names(entries.pop("extends", None)):
             base = self._base(name, path, chain)
-            below = base if below is None else merge(below, base, main=self.main)
+            below = base if below is None else self.merged(below, base)
         above = Node(entries, root.place)
-        return above if below is None else merge(below, above, main=self.main)
+        return above if below is None else self.merged(below, above)
 
     def _base(self, name: Node, path: SpecPath, chain: tuple[str, ...]) -> Node:
         file = _located(name, path)
@@ -173,7 +201,7 @@ class _Composer:
         except SpecError as error:  # a list has no such item; the spec is checked all the same
             self.problems += error.errors
             return root
-        return merge(root, overlay, main=self.main)
+        return self.merged(root, overlay)
 
 
 def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ()) -> Node:
@@ -274,8 +302,11 @@ def _overlay(
     if below is not None and isinstance(below.value, list):
         count = len(below.value)
         if not _INDEX.fullmatch(step) or int(step) >= count:
-            message = f"there is no item {step}, only {count}, counted from 0"
-            indices = map(str, range(count))
+            indices = [str(number) for number in range(count)]
+            amount = "1 item" if count == 1 else f"{count} items"
+            between = " and " if count == 2 else " to "
+            ends = between.join(dict.fromkeys(indices[:1] + indices[-1:])) or "none"
+            message = f"there is no item {step}; the list has {amount} ({ends})"
             raise SpecError([place.problem("out-of-range", message, path=path, allowed=indices)])
         index = int(step)
         here, item = (*path, index), below.value[index]
@@ -314,10 +345,9 @@ def _located(node: Node, path: SpecPath) -> Path:
     if name in names:
         return bundled_file(name)
     message, suggestion = f"no bundled spec or recipe is named '{name}'", nearest(name, names)
-    problem = node.place.problem(
-        "extends", message, path=path, allowed=names, suggestion=suggestion
-    )
-    raise SpecError([problem])
+    if suggestion is None:
+        message += "; see: resnet-build list specs, resnet-build list recipes"
+    raise SpecError([node.place.problem("extends", message, path=path, suggestion=suggestion)])
 
 
 def _refused(place: Place, path: SpecPath, message: str) -> SpecError:
@@ -327,6 +357,12 @@ def _refused(place: Place, path: SpecPath, message: str) -> SpecError:
 def _without_own(root: Node) -> Node:
     entries = {key: node for key, node in _entries(root).items() if key not in OWN}
     return Node(entries, root.place, root.key_place)
+
+
+def _unit(train: Mapping[str, Node]) -> str:
+    """Unit of a recipe's length; empty if it has none."""
+    given = (key for key in ("steps", "epochs") if key in train and train[key].value is not None)
+    return next(given, "")
 
 
 def _entries(node: Node | None) -> dict[str, Node]:

@@ -364,12 +364,15 @@ def kinds(admitted: Sequence[Schema]) -> str:
     return " or ".join(dict.fromkeys(words))
 
 
-def ranges(admitted: Iterable[Schema]) -> tuple[str, ...]:
+def ranges(admitted: Sequence[Schema]) -> tuple[str, ...]:
     """Values that may stand somewhere, in words, as far as they are limited."""
     found: list[str] = []
+    is_mixed = {"integer", "number"} <= {schema.get("type") for schema in admitted}
+    words = {"integer": "a whole number, ", "number": "or a fraction, "} if is_mixed else {}
     for schema in admitted:
         found += map(str, choices(schema))
-        found.append(_interval(schema, "minimum", "maximum"))
+        if limits := _interval(schema, "minimum", "maximum"):
+            found.append(words.get(schema.get("type", ""), "") + limits)
         if "prefixItems" not in schema:
             found.append(_interval(schema, "minItems", "maxItems", "items"))
         found.append(_interval(schema, "minLength", "maxLength", "characters"))
@@ -388,6 +391,7 @@ def _interval(schema: Schema, least: str, most: str, unit: str = "") -> str:
             ("less than", f"exclusive{most.capitalize()}"),
         )
         text = " and ".join(f"{word} {_number(schema[k])}" for word, k in bounds if k in schema)
+    unit = unit.removesuffix("s") if text.endswith(" 1") else unit
     return f"{text} {unit}".rstrip() if text else ""
 
 

@@ -338,7 +338,7 @@ class TrainMeter:
             step = state.step - len(metrics.losses) + metrics.first_bad
             raise NonFiniteError(
                 f"the loss or the gradient of step {step + 1} is not finite "
-                f"(learning rate {self._plan.lr(step):g}); the newest checkpoint is "
+                f"(learning rate {self._plan.lr(step):g}); "
                 f"{self._checkpoints.newest}; lower the rate, warm up, or clip the gradient"
             )
         # One by one: a resumed run, which reads at other steps, must round to the same sum.

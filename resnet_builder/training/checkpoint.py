@@ -222,7 +222,7 @@ class CheckpointManager:
             NonFiniteError: A tensor holds a value that is not finite.
             StorageError: The disk is full, read-only or failing.
         """
-        if _moment(state) == self._saved:
+        if self.holds(state):
             return
         self._tried_at = monotonic()
         error = self._ctx.run_on_main(partial(self._write, state))
@@ -243,14 +243,19 @@ class CheckpointManager:
             last = f"step {self._saved[0]}" if self._saved else "the beginning"
             self._callbacks.on_warning(
                 f"not saved at step {state.step}, and not since {last}, "
-                f"{monotonic() - self._saved_at:.0f} s ago: {error}; "
-                f"the newest checkpoint is {self.newest}"
+                f"{monotonic() - self._saved_at:.0f} s ago: {error}; {self.newest}"
             )
+
+    def holds(self, state: TrainState) -> bool:
+        """Tell whether the newest checkpoint holds ``state``."""
+        return self._saved == _moment(state)
 
     @property
     def newest(self) -> str:
-        """The newest checkpoint, for messages."""
-        return str(checkpoint_path(self._run, self._saved[0])) if self._saved else "none"
+        """Clause of messages about the newest checkpoint."""
+        if self._saved is None:
+            return "no checkpoint was saved yet"
+        return f"the newest checkpoint is {checkpoint_path(self._run, self._saved[0])}"
 
     def _write(self, state: TrainState) -> NonFiniteError | StorageError | None:
         """Write a checkpoint. An error is returned, so that all processes raise it alike."""
@@ -259,7 +264,7 @@ class CheckpointManager:
             keep = self._plan.recipe.keep_checkpoints
             save_checkpoint(self._run, checkpoint, keep, warn=self._callbacks.on_warning)
         except NonFiniteError as error:
-            return NonFiniteError(f"{error}; the newest checkpoint is {self.newest}")
+            return NonFiniteError(f"{error}; {self.newest}")
         except StorageError as error:
             return error
         return None

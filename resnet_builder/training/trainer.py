@@ -163,17 +163,18 @@ def fit(
                     checkpoints.save_if_possible(state)
                     meter.lap()
                 if stops:
-                    raise Stopped(f"stopped after step {state.step}")
+                    raise Stopped
 
                 # Update the weights. Nothing here waits for the device.
                 meter.add(train_step(next(batches), step=state.step, lr=plan.lr(state.step)))
                 state.step += 1
                 if ema is not None:
                     ema.update(state.step)
-        except Stopped:
+        except Stopped as error:
             meter.read()
             checkpoints.save_if_possible(state)
-            raise
+            saved = ", which is saved" if checkpoints.holds(state) else ""
+            raise Stopped(f"stopped after step {state.step}{saved}") from error
         meter.read()
         checkpoints.save(state)
         return finalize(training, state)

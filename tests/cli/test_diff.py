@@ -30,10 +30,10 @@ activations an image, MiB        1.45        2.33        +0.88
 
 TINY_TABLE = """\
                                 A       B  difference
-parameters                    440     440          +0
-MACs                       25,360  25,360          +0
-depth                           4       4          +0
-activations an image, MiB    0.01    0.01       +0.00
+parameters                    440     440           =
+MACs                       25,360  25,360           =
+depth                           4       4           =
+activations an image, MiB    0.01    0.01           =
 """
 
 
@@ -49,7 +49,7 @@ def test_equal_specs_are_said_to_be_equal() -> None:
     assert result.stdout.startswith(
         "A: the spec resnet20\nB: the spec resnet20\n\nthe specs are equal\n\n"
     )
-    assert result.stdout.count(" +0\n") == 3
+    assert result.stdout.count(" =\n") == 4
 
 
 def test_value_of_one_spec_alone_and_long_values_are_told_apart() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from resnet_builder.blocks import BLOCKS
+from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.bundled import bundled_names, recipe_names
 from tests.cli.experiments import call
 
@@ -38,6 +39,7 @@ def test_parts_are_listed_with_options_ranges_and_defaults() -> None:
         "    position: `both` or `end` (default both)",
         "    size: a whole number, 1 to 4096 (required)",
         "    betas: a list (default [0.9, 0.999])",
+        "    unit: `steps` or `epochs` (default: not set)",
         "    nesterov: true or false (default false)",
     ):
         assert line in result.stdout.splitlines()
@@ -91,10 +93,16 @@ def test_runs_that_are_damaged_or_begun_are_listed(folder: Path) -> None:
     (folder / "runs" / "none").mkdir()
     found = json.loads(call("list", "runs", "--json").stdout)["runs"]
     assert [(Path(run["path"]).name, run["state"]) for run in found] == [
-        ("a-001", "started"),
+        ("a-001", "stopped"),
         ("b-001", "unreadable"),
     ]
     assert "is damaged" in found[1]["error"]
+    saved = folder / "runs" / "a-001" / "checkpoints" / "step-000000005.safetensors"
+    saved.parent.mkdir()
+    saved.touch()
+    assert "stopped at step 5" in call("list", "runs").stdout
+    with RunDirectory(folder / "runs" / "a-001").locked():
+        assert "running at step 5" in call("list", "runs").stdout
 
 
 def test_no_runs_are_said_to_be_none(folder: Path) -> None:

@@ -81,6 +81,12 @@ def test_every_error_has_its_exit_code_and_a_message_without_control_characters(
     assert "Traceback" not in result.stderr
 
 
+def test_command_that_is_misspelt_gets_a_suggestion() -> None:
+    result = call("trian")
+    assert result.exit_code == 2
+    assert "no such command 'trian'; did you mean: train\n" in result.stderr
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     result = failing(errors.DataError("no images"), monkeypatch, "--debug")
     assert result.exit_code == 3

@@ -26,7 +26,7 @@ epoch N, step N: test FIGURES
 test top-1 N 50.00 % N
 test top-5 N
 published in nobody
-weights of step N of 12: chosen on validation images, top-1 N there
+weights of step N of 12: best on validation (top-1 N)
 N s of training, N images/s
 """
 
@@ -48,8 +48,8 @@ def masked(text: str) -> str:
         (r"epoch [\d.]+, step \d+: test", "epoch N, step N: test"),
         (r"(top-[15]) +[\d.]+ %", r"\1 N"),
         (r" [+-][\d.]+$", " N"),
-        (r"step \d+ of 12: chosen", "step N of 12: chosen"),
-        (r"[\d,]+ (s of training|images/s)", r"N \1"),
+        (r"step \d+ of 12: best", "step N of 12: best"),
+        (r"[\d,.]+ (s of training|images/s)", r"N \1"),
         (r" +", " "),
     ):
         text = re.sub(pattern, instead, text, flags=re.MULTILINE)

@@ -105,7 +105,9 @@ def test_signal_while_training_saves_and_says_how_to_go_on(
     interrupted = call("train", spec, "--out", "run", "--set", augment, "--plugin", "sending.py")
     assert interrupted.exit_code == code
     assert interrupted.stdout == ""
-    assert interrupted.stderr.endswith("to resume: resnet-build train --resume run\n")
+    assert interrupted.stderr.endswith(
+        ", which is saved; to resume: resnet-build train --resume run\n"
+    )
     assert list(RunDirectory(Path("run")).checkpoints.glob("step-*"))
 
     resumed = call("train", "--resume", "run", "--plugin", "sending.py")

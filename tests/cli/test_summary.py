@@ -1,8 +1,9 @@
 """``resnet-build summary``."""
 
 import json
+from pathlib import Path
 
-from tests.cli.experiments import call
+from tests.cli.experiments import call, write_tiny
 
 RESNET32 = """\
 resnet32: images of 3 x 32 x 32
@@ -48,3 +49,11 @@ def test_json_has_rows_and_layers() -> None:
     assert (found["parameters"], found["depth"], found["macs"]) == (269722, 20, 40551040)
     assert sum(row["macs"] for row in found["rows"]) == found["macs"]
     assert sum(layer["parameters"] for layer in found["layers"]) == found["parameters"]
+
+
+def test_spec_of_a_run_is_found_in_its_folder(folder: Path) -> None:
+    write_tiny(folder, name="spec.yaml")
+    for command in ("summary", "validate"):
+        expected = call(command, "spec.yaml").stdout.replace("spec.yaml", str(folder))
+        assert call(command, folder).stdout == expected
+    assert call("summary", folder).stdout.endswith("KiB of activations an image, in fp32\n")

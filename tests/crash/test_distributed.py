@@ -117,13 +117,13 @@ def test_signal_stops_all_after_one_step(name: str, code: int, to: str, launch: 
     last = end.stderr.splitlines()[-1]
     step = max(launch.steps())
     command = f"resnet-build train --resume {launch.run.path}"
-    assert last == f"stopped after step {step}; to resume: {command}"
+    assert last == f"stopped after step {step}, which is saved; to resume: {command}"
 
 
 def test_signal_to_one_process_stops_all(launch: Launch) -> None:
     end = launch.train(faults=[("in_rank", "1", STEP, 5, "SIGTERM")])
     assert end.code == 143
-    assert end.stderr.count("stopped after step 5;") == 1
+    assert end.stderr.count("stopped after step 5,") == 1
     assert max(launch.steps()) == 5
 
 

@@ -96,7 +96,7 @@ def test_signal_finishes_the_step_and_saves_it(training: Training) -> None:
     end = training.train("once", [(*PHASES["step"], "SIGINT")])
     assert end.code == 130
     assert checkpoints_of(training.folder / "once")[0][-1] == 10
-    assert "stopped after step 10; to " in end.stderr
+    assert "stopped after step 10, which is saved; to resume: " in end.stderr
     training.resume("once")
 
 

@@ -253,7 +253,7 @@ def test_images_of_several_sizes_need_preprocessing(folder: Path) -> None:
         (None, "test/dog", "test has folders that train has not: dog"),
         ("train/bee", "train/bee", "train has no images in bee"),
         ("val/bee", "val/bee", "val has no images in bee"),
-        ("train", None, "train is not a folder"),
+        ("train", None, "train does not exist"),
         ("train", "train", "train has no folders"),
     ],
 )

@@ -170,7 +170,10 @@ def test_value_of_several_kinds_is_wrong_once() -> None:
 def test_amount_for_validation_is_a_number_or_a_fraction(value: str) -> None:
     [problem] = problems(FULL.replace("validation: 0.1", f"validation: {value}"))
     assert problem.code == "out-of-range"
-    assert problem.allowed == ("0 to 2147483647", "more than 0 and less than 1")
+    assert problem.allowed == (
+        "a whole number, 0 to 2147483647",
+        "or a fraction, more than 0 and less than 1",
+    )
 
 
 def test_mapping_that_could_be_a_word_is_checked_as_a_mapping() -> None:

@@ -55,7 +55,7 @@ def test_path_of_a_dataset_is_literal(text: str, folder: Path, home: Path) -> No
     spec.write_text(spec.read_text().replace("path: pets", f"path: '{text}/pets'"))
     missing = train(spec, folder)
     assert missing.exit_code == 3
-    assert f"{folder / text / 'pets' / 'train'} is not a folder" in missing.stderr
+    assert f"{folder / text / 'pets' / 'train'} does not exist" in missing.stderr
     write_pets(folder / text)
     assert train(spec, folder, "--out", "run").exit_code == 0
     assert f"path: {text}/pets" in (folder / "run" / "spec.yaml").read_text().replace("'", "")

@@ -310,7 +310,7 @@ def test_loss_that_is_not_finite_in_one_process_ends_all(tmp_path: Path) -> None
 def test_all_stop_in_an_evaluation_when_one_is_asked_to(tmp_path: Path) -> None:
     errors = in_team(go_on, tmp_path, tmp_path / "run", 1, "train.evaluate_every.steps=1")
     assert [type(error) for error in errors] == [Stopped, Stopped]
-    assert str(errors[0]) == str(errors[1]) == "stopped during an evaluation"
+    assert str(errors[0]) == str(errors[1]) == "stopped after step 1, which is saved"
     [checkpoint] = (tmp_path / "run" / "checkpoints").iterdir()
     assert checkpoint.name == "step-000000001.safetensors"
 

@@ -143,6 +143,10 @@ def test_wrong_value_is_refused(folder: Path, value: str, message: str) -> None:
     ("value", "reason"),
     [
         ("fve.pth", "fve.pth: there is no such file"),
+        (
+            "ResNet50_Weights.IMAGENET1K_V1",
+            "did you mean: torchvision:ResNet50_Weights.IMAGENET1K_V1",
+        ),
         ("{new_head: true, path: .}", "directory; a run's weights are its best.safetensors"),
         (
             "torchvision:ResNet50_Weights.IMAGENET1K_V3",
