@@ -17,7 +17,7 @@ from resnet_builder.training.runtime import set_backend_flags
 
 RESULTS = Path(__file__).parent / "results"
 
-PROCESSORS = {"AMX": "amx", "AVX512-BF16": "avx512_bf16", "neither": "neither"}
+PROCESSORS = {"AMX": "amx", "AVX512-BF16": "avx512_bf16", "neither": "avx512"}
 """Folders of results that depend on the processor, by the instructions that multiply bf16."""
 
 

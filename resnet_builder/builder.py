@@ -337,8 +337,9 @@ def _construct(model: ModelSpec, output_stride: int | None) -> ResNet:
         if strides[number + 1] != strides[number] * stage.stride:
             dilation *= stage.stride  # in place of the stride
         blocks = _build_stage(model, number, channels, factories, previous_dilation, dilation)
-        layers[f"layer{number + 1}"] = nn.Sequential(*blocks)
-        channels = blocks[-1].out_channels
+        layers[f"layer{number + 1}"] = blocks
+        last_block: Any = blocks[-1]
+        channels = last_block.out_channels
 
     head = model_part(model, "head")
     for name, layer in head.make(channels, model.num_classes, **factories).items():
@@ -356,7 +357,7 @@ def _build_stage(
     factories: Mapping[str, Callable[..., Any]],
     previous_dilation: int,
     dilation: int,
-) -> list[Any]:
+) -> nn.Sequential:
     """Make the blocks of a stage: only the first one strides and changes the width."""
     stage = model.stages[number]
     block, shortcut, attention = (stage_part(model, number, key) for key in STAGE_PARTS)
@@ -365,6 +366,7 @@ def _build_stage(
     is_dilated = dilation != previous_dilation  # in place of the stage's stride
     # A pre-activated block adds bare sums, so its shortcut has no norm.
     shortcut_norm = nn.Identity if is_preactivated(block.part) else factories["norm"]
+    needed = ["out_channels", "zero_residual"] if model.zero_init_residual else ["out_channels"]
 
     blocks: list[Any] = []
     for index in range(stage.blocks):
@@ -373,7 +375,7 @@ def _build_stage(
             in_channels,
             stage.channels,
             stride=stage.stride if first and not is_dilated else 1,
-            # Convolutions up to the one that would stride still see the pixels of before.
+            # Layers before the replaced stride keep the old dilation.
             previous_dilation=previous_dilation if first else dilation,
             dilation=dilation,
             begins_stage=first,
@@ -387,11 +389,11 @@ def _build_stage(
             drop_path=_drop_path_rate(model, number, index),
             **factories,
         )
-        if message := missing_attribute(made, block.part.type):
+        if message := missing_attribute(made, block.part.type, *needed):
             raise PlacedPartError(PartError(message), block.path)
         blocks.append(made)
         in_channels = made.out_channels
-    return blocks
+    return nn.Sequential(*blocks)
 
 
 def _shortcut_factory(shortcut: PlacedPart, **contract: object) -> ShortcutFactory:

@@ -39,7 +39,7 @@ def check_block(block: Callable[..., Any], **options: object) -> None:
         for name, shortcut in _shortcuts(block):
             made = partial(block, in_channels, 8, stride=stride, shortcut=shortcut, **options)
             what = f"{in_channels} to 8 channels, stride {stride}, shortcut {name}"
-            missing = missing_attribute(made(), block.__name__)
+            missing = missing_attribute(made(), block.__name__, "out_channels", "zero_residual")
             assert missing is None, missing
             _check_shapes(made(), in_channels, stride, what)
             _check_gradients(made(), in_channels, what)

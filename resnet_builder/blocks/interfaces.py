@@ -67,9 +67,9 @@ class Block(Protocol):
         """Compute the block."""
 
 
-def missing_attribute(block: object, name: str) -> str | None:
-    """Message about the first attribute of the contract that a block lacks, if it lacks one."""
-    for attribute in ("out_channels", "zero_residual"):
+def missing_attribute(block: object, name: str, *attributes: str) -> str | None:
+    """Message about the first of these attributes that a block lacks, if it lacks one."""
+    for attribute in attributes:
         if not hasattr(block, attribute):
             where = "see docs/how-to/add-a-block.md"
             return f"block '{name}' has no attribute '{attribute}'; {where}"

@@ -1,1 +1,1 @@
-"""The command line: the only room that prints, exits and changes settings of the process."""
+"""Command line: the only package that prints, exits and changes settings of the process."""

@@ -204,7 +204,7 @@ def _resume_command(run: Path) -> Iterator[None]:
 
 
 def _show(record: "ResultRecord") -> None:
-    """Print our accuracy, the published one and the difference, and which weights were tested."""
+    """Print the accuracy, the published one and the difference, and which weights were tested."""
     ours = {"top-1": record.test_top1, "top-5": record.test_top5}
     published = record.published
     if published is None:

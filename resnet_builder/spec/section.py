@@ -1,6 +1,6 @@
 """Base classes and common types of the schema: sections, parts, names, ranges.
 
-A validator of the schema raises :func:`problem`, with one of our codes.
+A validator of the schema raises :func:`problem`, with an error code of this package.
 """
 
 import re
@@ -65,7 +65,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN), AfterValidator(_check_file_na
 def problem(
     code: str, message: str, *, at: str | None = None, **context: object
 ) -> PydanticCustomError:
-    """Validation error with one of our codes; ``at`` is the key of the section to point at."""
+    """Validation error with an error code; ``at`` is the key of the section to point at."""
     return PydanticCustomError(code, message, {"at": at, **context})
 
 

@@ -20,8 +20,9 @@ from resnet_builder.training.evaluation import Metrics
 from resnet_builder.training.schedule import Plan
 
 if TYPE_CHECKING:
-    from resnet_builder.training.checkpoint import CheckpointManager, TrainState
+    from resnet_builder.training.checkpoint import CheckpointManager
     from resnet_builder.training.result import Result
+    from resnet_builder.training.state import TrainState
 
 REPORT_SECONDS = 1.0
 """Least time between two reads of the metrics, for which the host waits for the device."""

@@ -5,7 +5,6 @@ name can be wrong. Functions that change the directory need the lock of the run.
 """
 
 import contextlib
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,8 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,19 +23,16 @@ from resnet_builder.errors import (
     DataError,
     NonFiniteError,
     StorageError,
-    UsageError,
 )
-from resnet_builder.model import state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, failpoint, ignore, storage_errors
 from resnet_builder.runs.records import Count, MetricsLog, Record, package_version
-from resnet_builder.spec.recipe import EarlyStopSpec
 from resnet_builder.training.callbacks import Callback
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.ema import Ema
-from resnet_builder.training.evaluation import Metrics
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
 from resnet_builder.training.schedule import Plan
+from resnet_builder.training.state import TrainState, set_weights
 from resnet_builder.weights.file import read_tensors, write_tensors
 
 CORRUPT = ".corrupt"
@@ -48,74 +43,6 @@ MIN_KEPT = 2
 
 _METADATA_KEY = "checkpoint"
 _NAME = re.compile(r"step-(\d{1,18})\.safetensors")
-
-
-class TrainState(BaseModel):
-    """Progress of a training; with the weights and the optimizer, all that a resume needs.
-
-    Learning rate, batches and random numbers are functions of the step: they have no state.
-
-    Attributes:
-        step: Optimizer steps done.
-        evaluated_step: Step of the last evaluation.
-        loss_sum: Sum of the training losses since the last evaluation.
-        num_correct: Training images predicted correctly since the last evaluation.
-        validation: Metrics of the last evaluation, by names like ``val.top1``.
-        best_step: Step of the best weights; 0 if there are none yet.
-        best: Validation metrics of the best weights.
-        best_weights: State dict of the best weights, on the CPU; empty if there are none yet.
-        best_score: Top-1 accuracy that early stopping compares with; -1 before the first.
-        epochs_without_improvement: Evaluations since ``best_score`` was reached.
-        seconds: Training time, over all processes that worked on the run.
-    """
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    step: Count = 0
-    evaluated_step: Count = 0
-    loss_sum: float = 0.0
-    num_correct: float = 0.0
-    validation: dict[str, float] = {}
-    best_step: Count = 0
-    best: dict[str, float] = {}
-    best_weights: dict[str, Tensor] = Field(default={}, exclude=True, repr=False)
-    best_score: float = -1.0
-    epochs_without_improvement: Count = 0
-    seconds: float = 0.0
-
-    def update_best(
-        self, metrics: Metrics, model: nn.Module, early_stop: EarlyStopSpec | None = None
-    ) -> bool:
-        """Compare the present weights with the best ones, and keep them if they are better.
-
-        The highest top-1 accuracy wins, the earlier one of equals. Weights whose validation loss
-        is not finite never win.
-
-        Args:
-            metrics: Validation metrics of the present weights.
-            model: The network with these weights.
-            early_stop: Which improvements reset early stopping; any, if it is ``None``.
-
-        Returns:
-            Whether the present weights are now the best.
-        """
-        self.validation = metrics.named("val")
-        top1 = metrics.top1 if math.isfinite(metrics.loss) else -1.0
-        min_delta = early_stop.min_delta if early_stop else 0.0
-        improvement = top1 - self.best_score
-        if improvement > 0 and improvement >= min_delta:
-            self.best_score, self.epochs_without_improvement = top1, 0
-        else:
-            self.epochs_without_improvement += 1
-        is_best = top1 > self.best.get("val.top1", -1.0)
-        if is_best:
-            self.best_step, self.best = self.step, self.validation
-            self.best_weights = copy_weights(model)
-        return is_best
-
-    def is_stale(self, early_stop: EarlyStopSpec | None) -> bool:
-        """Tell whether early stopping ends the training."""
-        return early_stop is not None and self.epochs_without_improvement >= early_stop.patience
 
 
 class Checkpoint(Record):
@@ -322,27 +249,6 @@ class CheckpointManager:
 def _moment(state: TrainState) -> tuple[int, int]:
     """Identify a state within its run: at one step it is different before an evaluation."""
     return state.step, state.evaluated_step
-
-
-def copy_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the state dict of a network to the CPU."""
-    return {
-        name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()
-    }
-
-
-@torch.no_grad()
-def set_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy a state dict into a network, whose tensors keep their device and memory format.
-
-    Raises:
-        UsageError: Names or shapes differ.
-    """
-    own = model.state_dict()
-    if (difference := state_dict_mismatch(own, weights)) is not None:
-        raise UsageError(f"the checkpoint is of another network: {difference}")
-    for name, tensor in own.items():
-        tensor.copy_(weights[name])
 
 
 def checkpoint_path(run: RunDirectory, step: int) -> Path:

@@ -58,7 +58,7 @@ class Metrics:
         """Top-1 accuracy of each class; ``None`` for a class without images."""
         counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()
         correct = self.confusion().diagonal().tolist()
-        return tuple(hits / n if n else None for hits, n in zip(correct, counts, strict=True))
+        return tuple(right / n if n else None for right, n in zip(correct, counts, strict=True))
 
     def named(self, split: str) -> dict[str, float]:
         """Return loss, top-1 and top-5 by names like ``val.top1``, without what is not finite."""

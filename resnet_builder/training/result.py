@@ -12,8 +12,8 @@ from resnet_builder.runs.files import storage_errors
 from resnet_builder.runs.records import Comparison, ResultRecord, RuntimeConfig, versions
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import PublishedSpec
-from resnet_builder.training.checkpoint import TrainState
 from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.state import TrainState
 from resnet_builder.weights.file import WeightsHeader
 
 

@@ -4,9 +4,11 @@ All of it can change the bits of a result. It is decided once, before the first 
 ``env.json``, and repeated when the run is resumed.
 """
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -255,6 +257,8 @@ def set_backend_flags(*, threads: int | None = None) -> Callable[[], None]:
     Returns:
         A function that restores the flags.
     """
+    if not fast_bf16(torch.device("cpu")):
+        _keep_freed_memory()
     undo = ExitStack()
     if threads is not None:
         undo.callback(torch.set_num_threads, torch.get_num_threads())
@@ -265,6 +269,21 @@ def set_backend_flags(*, threads: int | None = None) -> Callable[[], None]:
         undo.callback(setattr, torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
         setattr(torch.backends.cudnn, name, value)
     return undo.close
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep the memory that a step frees, for the next step of this process.
+
+    By default glibc returns large blocks to the system, and each step pays for new pages. Training
+    in fp32 is faster with this setting, training in bf16 is slower: see docs/decisions.md.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # numbers from glibc's malloc.h
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def compile_network(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -26,12 +26,7 @@ from resnet_builder.training.callbacks import (
     evaluation_row,
     storage_warnings,
 )
-from resnet_builder.training.checkpoint import (
-    CheckpointManager,
-    TrainState,
-    copy_weights,
-    set_weights,
-)
+from resnet_builder.training.checkpoint import CheckpointManager
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
@@ -47,6 +42,7 @@ from resnet_builder.training.runtime import (
     resolve_runtime,
 )
 from resnet_builder.training.schedule import Plan, private_generators
+from resnet_builder.training.state import TrainState, copy_weights, set_weights
 from resnet_builder.training.step import TrainStep
 from resnet_builder.weights.file import save_weights
 

@@ -80,7 +80,7 @@ def load_weights(
 ) -> LoadReport:
     """Load weights from a file, this program's or another's, into a network: all or none.
 
-    The file may have torchvision's names, which are ours, or those of another codebase in
+    The file may have torchvision's names, as networks here do, or those of another codebase in
     ``docs/reference/checkpoints.md``. After an error the network is as it was.
 
     Args:
@@ -146,7 +146,7 @@ class Matching:
 
     Attributes:
         key_map: Names that the file has.
-        tensors: New value of each tensor of the network, by our names.
+        tensors: New value of each tensor of the network, by names of the network.
         sources: Name in the file of each of these.
         reshaped: Those whose layer is linear on one side and a 1x1 convolution on the other.
         folded: Running means that take in the bias of a convolution, by the bias's name.
@@ -266,7 +266,7 @@ def _fold(
 ) -> None:
     """Subtract biases of convolutions from the running means of the batch norms that follow.
 
-    ``biases`` has our names of the convolutions, by the names of their biases in the file.
+    ``biases`` has the names here of the convolutions, by the names of their biases in the file.
     """
     # A batch norm subtracts its mean from its input: x + bias with a mean gives the same as x
     # with mean - bias.

@@ -13,7 +13,7 @@ _NUMBERS = re.compile(r"\\{(stage|block|number)\\}")
 
 @dataclass(frozen=True, slots=True)
 class KeyMap:
-    """Names of layers in another codebase, each with the name in our networks.
+    """Names of layers in another codebase, each with the name here.
 
     In names, ``{stage}``, ``{block}`` and ``{number}`` stand for numbers. A layer that is not
     listed has the same name in both.
@@ -22,8 +22,8 @@ class KeyMap:
         name: Name of the codebase.
         layers: Our name for each of theirs. Where several are given, the first that the network
             has is meant.
-        first_stage: Number of the first stage in their names; in ours it is 1.
-        first_block: Number of a stage's first block in their names; in ours it is 0.
+        first_stage: Number of the first stage in their names; here it is 1.
+        first_block: Number of a stage's first block in their names; here it is 0.
         prefix: Prefix that their names may have.
         unsupported: Reason why no part computes what these networks do, if there is one.
     """
@@ -78,7 +78,7 @@ _POST_ACTIVATION = {0: "conv1", 1: "bn1", 3: "conv2", 4: "bn2", 6: "conv3", 7: "
 _PRE_ACTIVATION = {0: "bn1", 2: "conv1", 3: "bn2", 5: "conv2", 6: "bn3", 8: "conv3"}
 
 KEY_MAPS = (
-    # torchvision's names are ours; timm's ResNets and chenyaofo's have them too.
+    # The names here are torchvision's; timm's ResNets and chenyaofo's have them too.
     KeyMap("torchvision", {}),
     # akamaster's shortcuts have no tensors, so that only the name of the head tells it apart.
     KeyMap("akamaster", {"linear": "fc"}),

@@ -104,7 +104,7 @@ except SystemExit as end:
         (
             "validate",
             {f"model.stages.{stage}.blocks": 1000 for stage in range(3)},
-            ("3000 blocks are more than 2000 in all",),
+            ("3000 blocks in all are more than 2000",),
         ),
     ],
     ids=["ranges", "train", "blocks in all"],

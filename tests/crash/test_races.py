@@ -17,7 +17,9 @@ from tests.crash.program import Child, Server, wait_until
 STEP = "resnet_builder.training.step:TrainStep.__call__"
 
 
-@pytest.mark.parametrize("races", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "races", [pytest.param(3, marks=pytest.mark.ci), pytest.param(100, marks=pytest.mark.slow)]
+)
 def test_of_two_processes_one_wins(races: int, server: Server, tmp_path: Path) -> None:
     """By turns new and resumed; the winner's run is what it would have been without the other."""
     line = ("train", write_experiment(tmp_path, "plain", epochs=1), "--data-dir", tmp_path)

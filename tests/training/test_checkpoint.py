@@ -30,16 +30,15 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import POINTS
 from resnet_builder.training.checkpoint import (
     Checkpoint,
-    TrainState,
     checkpoint_path,
     load_checkpoint,
     load_newest,
     save_checkpoint,
 )
-from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.state import TrainState
 from resnet_builder.weights.file import read_tensors, write_tensors
 from tests.runs.faults import CALLS, Disk, heard, names
-from tests.training.recipes import small_net, weight
+from tests.training.recipes import small_net
 from tests.training.runs import after, experiment, small_splits, train
 
 
@@ -434,22 +433,3 @@ def test_restoring_keeps_memory_formats(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         train(tmp_path / "run", experiment(), model=model, should_stop=after(0))
     assert [parameter.stride() for parameter in model.parameters()] == strides
-
-
-def metrics(top1: float, loss: float = 1.0) -> Metrics:
-    nothing = torch.zeros(1, dtype=torch.int64)
-    return Metrics(loss, top1, 1.0, nothing, nothing, num_classes=4)
-
-
-def test_best_weights_are_a_copy_of_the_earlier_of_equals() -> None:
-    model = small_net()
-    state = TrainState(step=1)
-    assert state.update_best(metrics(0.5), model)
-    before = weight(model, 0).detach().clone()
-    with torch.no_grad():
-        weight(model, 0).zero_()
-    state.step = 2
-    assert not state.update_best(metrics(0.5), model)
-    assert not state.update_best(metrics(0.9, loss=float("nan")), model)
-    assert state.best_step == 1
-    assert torch.equal(state.best_weights["0.weight"], before)

@@ -39,8 +39,10 @@ OTHERWISE_NAMED = {
 """Key maps, where they are not simply called after the codebase."""
 
 LARGE = {
-    *("pycls-anynet50", "timm-seresnet50", "torchvision-wide_resnet50_2"),
-    *("weiaicunzai-preactresnet50", "weiaicunzai-seresnet50"),
+    *("kuangliu-preactresnet50", "mmpretrain-resnet50", "pycls-anynet50", "pycls-resnet50"),
+    *("timm-resnet50d", "timm-seresnet50", "torchvision-resnext50_32x4d"),
+    *("torchvision-wide_resnet50_2", "weiaicunzai-preactresnet50", "weiaicunzai-resnet50"),
+    "weiaicunzai-seresnet50",
 }
 """Networks that take seconds, and whose names a smaller one has as well."""
 

@@ -1,4 +1,4 @@
-"""The rooms' order: a module imports from its own room and from those below it only."""
+"""Import order: a module imports only from its own package and from packages below it."""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "resnet_builder"
 
-LAYERS = (
+IMPORT_ORDER = (
     {"errors"},
     {"system", "registry"},
     {"spec", "blocks", "device"},
@@ -23,26 +23,26 @@ LAYERS = (
     {"training"},
     {"inference"},
     {"comparison", "export"},
-    {"bench", "reports"},
+    {"bench"},
     {"cli"},
 )
-"""Lowest first; rooms of one layer do not know each other."""
+"""Lowest first; packages of one line do not import each other."""
 
 FREE = {"__init__", "__main__", "py.typed"}
-"""The package's front doors may import everything."""
+"""Entry points, which may import everything."""
 
 TORCH_FREE = {"errors", "registry", "spec", "plugins"}
 
 
-def rooms() -> dict[str, int]:
-    return {room: level for level, layer in enumerate(LAYERS) for room in layer}
+def levels() -> dict[str, int]:
+    return {name: level for level, names in enumerate(IMPORT_ORDER) for name in names}
 
 
 def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if room_of(path) not in FREE)
+    return sorted(path for path in PACKAGE.rglob("*.py") if package_of(path) not in FREE)
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -56,29 +56,38 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-def test_there_are_modules_in_many_rooms() -> None:
-    assert len({room_of(path) for path in modules()}) > 8
+def test_there_are_modules_in_many_packages() -> None:
+    assert len({package_of(path) for path in modules()}) > 8
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_module_imports_nothing_from_above_or_beside(path: Path) -> None:
-    room, levels = room_of(path), rooms()
+    own, level = package_of(path), levels()
     for name in imported(path):
-        package, _, inside = name.partition(".")
+        top, _, inside = name.partition(".")
         other = inside.partition(".")[0]
-        if package == "resnet_builder" and other in levels and other != room:
-            assert levels[other] < levels[room], f"{room} imports {other}"
+        if top == "resnet_builder" and other in level and other != own:
+            assert level[other] < level[own], f"{own} imports {other}"
 
 
-@pytest.mark.parametrize("room", sorted(TORCH_FREE))
-def test_torch_free_room_imports_no_torch(room: str) -> None:
-    for path in (path for path in modules() if room_of(path) == room):
+@pytest.mark.parametrize("package", sorted(TORCH_FREE))
+def test_torch_free_package_imports_no_torch(package: str) -> None:
+    for path in (path for path in modules() if package_of(path) == package):
         packages = {name.partition(".")[0] for name in imported(path)}
-        assert not packages & {"torch", "torchvision", "numpy", "sklearn"}, path
+        assert not packages & {"torch", "torchvision", "numpy"}, path
+
+
+def test_cpu_kernels_are_called_by_the_step_and_by_evaluation_alone() -> None:
+    callers = {
+        str(path.relative_to(PACKAGE))
+        for path in modules()
+        if package_of(path) != "cpu" and "resnet_builder.cpu.accelerate" in set(imported(path))
+    }
+    assert callers == {"training/step.py", "training/evaluation.py"}
 
 
 def test_only_the_command_line_prints() -> None:
-    for path in (path for path in modules() if room_of(path) != "cli"):
+    for path in (path for path in modules() if package_of(path) != "cli"):
         calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         names = {
             node.func.id
