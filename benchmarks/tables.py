@@ -109,10 +109,10 @@ def training() -> str:
     header = (
         "processor",
         "network",
-        "ours",
+        "resnet-builder",
         "stock",
         "tuned stock",
-        "speed-up over them",
+        "speed-up over both",
         "convolutions by torch, of a step",
     )
     rows = (_training(*one, rooflines.get(one[:2])) for one in measured("throughput_*"))
@@ -140,8 +140,8 @@ def evaluation() -> str:
         "processor",
         "network",
         "usual script",
-        "ours, fp32",
-        "ours, bf16",
+        "resnet-builder, fp32",
+        "resnet-builder, bf16",
         "speed-up",
         "changed predictions",
     )
@@ -194,7 +194,7 @@ def _gradients(kind: str, name: str, result: Result) -> Row:
 
 def memory() -> str:
     """Memory that training steps add to the process, against the stock loop."""
-    header = ("processor", "network", "ours, MiB", "stock, MiB", "ratio")
+    header = ("processor", "network", "resnet-builder, MiB", "stock, MiB", "ratio")
     return table(header, (_memory(*one) for one in measured("memory_*")), left=2)
 
 
