@@ -1,31 +1,20 @@
-"""Callbacks of a training, and the meter that reports its metrics to them."""
+"""Callbacks: what a training reports to its display, its log file and the user's own code."""
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from resnet_builder.errors import NonFiniteError, StorageError, visible
+from resnet_builder.errors import StorageError, visible
 from resnet_builder.runs.files import Warn, append_line
-from resnet_builder.runs.records import MetricsLog, MetricsRow, RuntimeConfig
-from resnet_builder.training.distributed import DistributedContext
+from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.training.evaluation import Metrics
-from resnet_builder.training.schedule import Plan
 
 if TYPE_CHECKING:
-    from resnet_builder.training.checkpoint import CheckpointManager
     from resnet_builder.training.result import Result
-    from resnet_builder.training.state import TrainState
-
-REPORT_SECONDS = 1.0
-"""Least time between two reads of the metrics, for which the host waits for the device."""
 
 LOG_SECONDS = 60.0
 """Least time between two lines of ``train.log`` about progress."""
@@ -207,218 +196,6 @@ class LogFile(Callback):
                 self._warn(str(error))
         else:
             self._failed = False
-
-
-@dataclass(frozen=True, slots=True)
-class StepMetrics:
-    """Metrics of some training steps in a row.
-
-    Attributes:
-        losses: Mean training loss of each step.
-        num_correct: Training images predicted correctly, over all steps.
-        first_bad: Index of the first step whose loss or gradient was not finite.
-    """
-
-    losses: tuple[float, ...] = ()
-    num_correct: float = 0.0
-    first_bad: int | None = None
-
-
-class MetricBuffer:
-    """Metrics of training steps, kept on the device until they are read all at once.
-
-    Reading waits for the device. Waiting at every step would leave it idle between steps.
-    """
-
-    def __init__(self) -> None:
-        self._rows: list[Tensor] = []
-
-    def append(self, row: Tensor) -> None:
-        """Add what a :class:`~resnet_builder.training.step.TrainStep` returned."""
-        self._rows.append(row)
-
-    def read(self) -> StepMetrics:
-        """Return the metrics of all steps since the last read."""
-        rows = torch.stack(self._rows).tolist() if self._rows else []
-        self._rows.clear()
-        failed = [row[2] for row in rows]
-        return StepMetrics(
-            losses=tuple(row[0] for row in rows),
-            num_correct=sum(row[1] for row in rows),
-            first_bad=failed.index(1.0) if 1.0 in failed else None,
-        )
-
-
-@dataclass
-class RunningMean:
-    """Running means of training metrics over some steps.
-
-    Attributes:
-        batch_size: Images per step.
-        steps: Number of steps.
-    """
-
-    batch_size: int
-    steps: int = 0
-    _loss: float = 0.0
-    _num_correct: float = 0.0
-    _seconds: float = 0.0
-
-    def update(self, metrics: StepMetrics, seconds: float) -> None:
-        """Add steps, and the time that they took."""
-        self.steps += len(metrics.losses)
-        self._loss += sum(metrics.losses)
-        self._num_correct += metrics.num_correct
-        self._seconds += seconds
-
-    @property
-    def loss(self) -> float:
-        """Mean training loss."""
-        return self._loss / self.steps
-
-    @property
-    def top1(self) -> float:
-        """Training accuracy."""
-        return self._num_correct / (self.steps * self.batch_size)
-
-    @property
-    def images_per_second(self) -> float:
-        """Training speed."""
-        return self.steps * self.batch_size / max(self._seconds, 1e-9)
-
-
-class TrainMeter:
-    """Metrics of the training steps: collected on the device, read and reported once a second.
-
-    Args:
-        state: State of the training, which counts loss, correct predictions and time.
-        plan: Lengths of the training.
-        checkpoints: The checkpoints, for messages.
-        file: ``metrics.jsonl``.
-        callbacks: Called with the progress.
-        ctx: The processes. Only the main process writes the file.
-    """
-
-    def __init__(
-        self,
-        state: "TrainState",
-        plan: Plan,
-        checkpoints: "CheckpointManager",
-        file: MetricsLog,
-        callbacks: Callback,
-        ctx: DistributedContext,
-    ) -> None:
-        self._state = state
-        self._plan = plan
-        self._checkpoints = checkpoints
-        self._file = file
-        self._callbacks = callbacks
-        self._ctx = ctx
-        self._buffer = MetricBuffer()
-        self._since_report = RunningMean(plan.batch_size)
-        self._since_evaluation = RunningMean(plan.batch_size)
-        self._lap_start = self._reported_at = monotonic()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether a second has passed since the last read."""
-        return monotonic() - self._lap_start >= REPORT_SECONDS
-
-    def add(self, row: Tensor) -> None:
-        """Add what a step returned; the device is not waited for."""
-        self._buffer.append(row)
-
-    def read(self) -> None:
-        """Read the metrics of all steps since the last read, and report them if it is time.
-
-        Raises:
-            NonFiniteError: One of the losses or gradients is not finite.
-        """
-        state, metrics = self._state, self._buffer.read()
-        if metrics.first_bad is not None:
-            step = state.step - len(metrics.losses) + metrics.first_bad
-            raise NonFiniteError(
-                f"the loss or the gradient of step {step + 1} is not finite "
-                f"(learning rate {self._plan.lr(step):g}); "
-                f"{self._checkpoints.newest}; lower the rate, warm up, or clip the gradient"
-            )
-        # One by one: a resumed run, which reads at other steps, must round to the same sum.
-        for loss in metrics.losses:
-            state.loss_sum += loss
-        state.num_correct += metrics.num_correct
-        seconds = self.lap()
-        self._since_report.update(metrics, seconds)
-        self._since_evaluation.update(metrics, seconds)
-        if self._lap_start - self._reported_at >= REPORT_SECONDS and self._since_report.steps:
-            self._report()
-
-    def lap(self) -> float:
-        """Add the time since the last call to the training time; return it, in seconds."""
-        now = monotonic()
-        seconds, self._lap_start = now - self._lap_start, now
-        self._state.seconds += seconds
-        return seconds
-
-    def end_interval(self, validation: Metrics | None) -> None:
-        """Write the rows of the steps since the last evaluation, and of this evaluation."""
-        self.lap()
-        state = self._state
-        steps = state.step - state.evaluated_step
-        train_row = MetricsRow(
-            event="train",
-            step=state.step,
-            epoch=self._epoch,
-            lr=self._plan.lr(state.step - 1),
-            images_per_second=self._since_evaluation.images_per_second,
-            seconds=state.seconds,
-            train_loss=state.loss_sum / steps,
-            train_top1=state.num_correct / (steps * self._plan.batch_size),
-        )
-        self._write(train_row)
-        if validation is not None:
-            self._write(evaluation_row("validation", state.step, self._epoch, validation))
-            if not math.isfinite(validation.loss):
-                self._callbacks.on_warning(
-                    f"the validation loss after step {state.step} is not finite"
-                )
-        state.evaluated_step, state.loss_sum, state.num_correct = state.step, 0.0, 0.0
-        self._since_evaluation = RunningMean(self._plan.batch_size)
-
-    def _report(self) -> None:
-        step, mean = self._state.step, self._since_report
-        self._callbacks.on_progress(
-            Progress(
-                step=step,
-                total_steps=self._plan.total_steps,
-                epoch=self._plan.epoch(step),
-                lr=self._plan.lr(step - 1),
-                loss=mean.loss,
-                top1=mean.top1,
-                images_per_second=mean.images_per_second,
-            )
-        )
-        self._since_report = RunningMean(self._plan.batch_size)
-        self._reported_at = self._lap_start
-
-    def _write(self, row: MetricsRow) -> None:
-        """Write a row; training goes on if that fails."""
-        if self._ctx.is_main_process:
-            with storage_warnings(self._callbacks):
-                self._file.append(row)
-
-    @property
-    def _epoch(self) -> int:
-        return self._state.step // self._plan.steps_per_epoch
-
-
-def evaluation_row(
-    event: Literal["validation", "test"], step: int, epoch: int, metrics: Metrics
-) -> MetricsRow:
-    """Make the row of an evaluation of the weights after ``step`` steps."""
-    split = "val" if event == "validation" else "test"
-    return MetricsRow.model_validate(
-        {"event": event, "step": step, "epoch": epoch, **metrics.named(split)}
-    )
 
 
 @contextmanager

@@ -21,9 +21,7 @@ from resnet_builder.training.callbacks import (
     Callback,
     CallbackList,
     LogFile,
-    TrainMeter,
     TrainStart,
-    evaluation_row,
     storage_warnings,
 )
 from resnet_builder.training.checkpoint import CheckpointManager
@@ -35,6 +33,7 @@ from resnet_builder.training.distributed import (
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import Metrics, evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
+from resnet_builder.training.meter import TrainMeter, evaluation_row
 from resnet_builder.training.result import Result, result_record, weights_header
 from resnet_builder.training.runtime import (
     MEMORY_FORMATS,

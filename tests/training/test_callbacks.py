@@ -10,8 +10,8 @@ import torch
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog
-from resnet_builder.training import callbacks
-from resnet_builder.training.callbacks import MetricBuffer, StepMetrics
+from resnet_builder.training import meter
+from resnet_builder.training.meter import MetricBuffer, StepMetrics
 from tests.training.runs import Recorder, after, experiment, train
 
 
@@ -19,7 +19,7 @@ def test_progress_is_reported_once_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks: Iterator[int] = iter(range(10_000))
-    monkeypatch.setattr(callbacks, "monotonic", lambda: next(ticks) / 8)
+    monkeypatch.setattr(meter, "monotonic", lambda: next(ticks) / 8)
     recorder = Recorder()
     spec = experiment(steps=60, evaluate_every={"steps": 60}, optimizer={"type": "sgd", "lr": 0.1})
     train(tmp_path / "run", spec, callbacks=[recorder])
