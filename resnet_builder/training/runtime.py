@@ -255,7 +255,7 @@ def set_backend_flags(*, threads: int | None = None) -> Callable[[], None]:
         threads: Threads of an operation; ``None`` leaves them as they are.
 
     Returns:
-        A function that restores the flags.
+        A function that restores the flags; glibc's memory settings stay for the process.
     """
     if not fast_bf16(torch.device("cpu")):
         _keep_freed_memory()
