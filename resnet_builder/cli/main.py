@@ -16,7 +16,7 @@ import click
 from click.shell_completion import shell_complete
 
 import resnet_builder
-from resnet_builder.cli.console import examples, note, show, show_error
+from resnet_builder.cli.console import examples, note, show_error
 from resnet_builder.cli.options import Invocation
 from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, Interrupted, Signals
 from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError, nearest
@@ -100,26 +100,19 @@ class Program(click.Group):
             return error.exit_code
         except BrokenPipeError:
             _drop_output()  # as in `resnet-build list specs | head`
-        except SystemExit:
-            raise
-        except BaseException as error:
-            return _explain(error, invocation)
+        except Interrupted as error:
+            return error.exit_code
+        except (KeyboardInterrupt, click.Abort):
+            return INTERRUPTED
+        except Exception as error:
+            code = _exit_code(error, invocation)
+            if invocation.may_report(code):
+                _report(error, invocation)
+            return code
         return 0
 
 
-def _explain(error: BaseException, invocation: Invocation) -> int:
-    """Print why the program ends, and return the exit code."""
-    if isinstance(error, Interrupted):
-        return error.exit_code
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        return INTERRUPTED
-    code = _exit_code(error, invocation)
-    if invocation.may_report(code):
-        _report(error, invocation)
-    return code
-
-
-def _exit_code(error: BaseException, invocation: Invocation) -> int:
+def _exit_code(error: Exception, invocation: Invocation) -> int:
     if isinstance(error, Stopped):
         if invocation.signals.exit_code is not None:
             return invocation.signals.exit_code
@@ -132,7 +125,8 @@ def _exit_code(error: BaseException, invocation: Invocation) -> int:
     return STORAGE if isinstance(error, OSError) else BUG
 
 
-def _report(error: BaseException, invocation: Invocation) -> None:
+def _report(error: Exception, invocation: Invocation) -> None:
+    """Print why the program ends."""
     if isinstance(error, click.ClickException):
         with suppress(OSError):
             error.show()
@@ -151,7 +145,7 @@ def _report(error: BaseException, invocation: Invocation) -> None:
         )
 
 
-def _write_crash_log(error: BaseException, path: Path | None) -> Path:
+def _write_crash_log(error: Exception, path: Path | None) -> Path:
     """Write the traceback of a bug into the run directory, or else into a temporary file."""
     text = "".join([f"{' '.join(sys.argv)}\n\n", *traceback.format_exception(error)])
     if path is not None:
@@ -185,12 +179,6 @@ def _drop_output() -> None:
         os.dup2(nowhere, sys.stdout.fileno())
 
 
-def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
-        show(f"{PROGRAM} {resnet_builder.__version__}")
-        ctx.exit()
-
-
 @click.group(
     PROGRAM,
     cls=Program,
@@ -201,13 +189,8 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
         f"{PROGRAM} train resnet20_digits",
     ),
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_show_version,
-    help="Show the version.",
+@click.version_option(
+    resnet_builder.__version__, message="%(prog)s %(version)s", help="Show the version."
 )
 def main() -> None:
     """Build, train and compare ResNets. One YAML file, the spec, describes each experiment.

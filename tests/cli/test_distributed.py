@@ -1,7 +1,6 @@
 """Several processes on the command line; see also ``tests/crash/test_distributed.py``."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.cli.signals import Signals
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord
 from resnet_builder.training import distributed
@@ -66,43 +64,6 @@ def test_nproc_must_agree_with_torchrun(tmp_path: Path) -> None:
     assert result.exit_code == 2
     message = "error: --nproc 3: this is already one of 2 processes; leave it out\n"
     assert result.stderr == message
-
-
-def test_nproc_1_starts_no_process(folder: Path) -> None:
-    spec = write_tiny(folder)
-    result = call("train", spec, "--nproc", 1, "--out", "run", "--set", "train.epochs=1")
-    assert result.exit_code == 0, result.stderr
-    assert EnvRecord.read(RunDirectory(Path("run")).env).runtime.world_size == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ("run.device=auto", None),
-        ("run.device=cuda:1", None),
-        ("run.device=cpu", "without CUDA, and `run.device` is 'cpu'"),
-        ("model.norm={type: group_norm, groups: 2}", "on a network without batch norms"),
-    ],
-)
-def test_sync_norm_without_an_effect_is_an_error_of_the_spec(
-    change: str, reason: str | None, tmp_path: Path
-) -> None:
-    spec = write_tiny(tmp_path)
-    result = call("validate", spec, "--set", "train.sync_norm=true", "--set", change)
-    assert result.exit_code == (2 if reason else 0)
-    assert (f"error[no-effect]: train.sync_norm: has no effect {reason}" in result.stderr) == (
-        reason is not None
-    )
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent by os.kill")
-def test_process_of_several_takes_a_second_signal_for_the_first() -> None:
-    with Signals() as handled, handled.polled() as stop:
-        handled.is_polled = True
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop()
-    assert handled.exit_code == 143
 
 
 @pytest.mark.slow

@@ -62,6 +62,15 @@ def test_ignored_signal_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_process_of_several_takes_a_second_signal_for_the_first() -> None:
+    with Signals() as handled, handled.polled() as stop:
+        handled.is_polled = True
+        send("SIGTERM")
+        send("SIGINT")
+        assert stop()
+    assert handled.exit_code == 143
+
+
 def test_outside_the_main_thread_nothing_is_handled() -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen: list[object] = []

@@ -10,10 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from resnet_builder.errors import DataError
+from resnet_builder import errors
 from resnet_builder.runs import files
+
+
+def apply(name: str, *arguments: Any) -> None:
+    """Arrange for one of the faults below."""
+    globals()[name](*arguments)
 
 
 def at_point(name: str, turn: int, *signals: str) -> None:
@@ -36,11 +42,6 @@ def in_call(target: str, turn: int, *signals: str) -> None:
     _before_call(target, turn, lambda: _send(signals))
 
 
-def in_rank(rank: str, target: str, turn: int, *signals: str) -> None:
-    """Send one of several processes signals when it calls a function so often."""
-    _before_call(target, turn, lambda: _send(signals), rank)
-
-
 def _send(signals: Sequence[str]) -> None:
     for each in signals:
         os.kill(os.getpid(), getattr(signal, each))
@@ -51,25 +52,36 @@ def removing(path: str, target: str, turn: int) -> None:
     _before_call(target, turn, lambda: shutil.rmtree(path))
 
 
-def raising(message: str, target: str, turn: int) -> None:
-    """Have a bug when a function is called so often."""
+def raising(error: str, message: str, target: str, turn: int) -> None:
+    """Raise one of the project's errors, or another one, when a function is called so often."""
+    kind: type[Exception] = getattr(errors, error, AttributeError)
 
     def fail() -> None:
-        raise AttributeError(message)
+        raise kind(message)
 
     _before_call(target, turn, fail)
 
 
-def forking() -> None:
-    """Let ``--nproc`` fork its workers: others would import torch again."""
+def forking(rank: str | None = None, *fault: Any) -> None:
+    """Let ``--nproc`` fork its workers: others would import torch again.
+
+    The worker of a rank, or each one, has a fault.
+    """
     api: Any = importlib.import_module("torch.distributed.elastic.multiprocessing.api")
-    api.get_subprocess_handler = ForkedWorker
+    api.get_subprocess_handler = partial(ForkedWorker, rank, fault)
 
 
 class ForkedWorker:
     """A forked worker in the place of torch's subprocess handler, and of its process."""
 
-    def __init__(self, args: tuple[str, ...], env: dict[str, str], **rest: Any) -> None:
+    def __init__(
+        self,
+        rank: str | None,
+        fault: Sequence[Any],
+        args: tuple[str, ...],
+        env: dict[str, str],
+        **rest: Any,
+    ) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         self.proc = self
@@ -80,6 +92,8 @@ class ForkedWorker:
 
             heed_signals()
             os.environ.update(env)
+            if fault and rank in {None, env["RANK"]}:
+                apply(*fault)
             finish(list(args[3:]))
 
     def poll(self) -> int | None:
@@ -108,15 +122,6 @@ def among(size: str, rank: str, port: str) -> None:
     """Be one of several processes, each on a machine of its own, as ``torchrun`` tells it."""
     os.environ.update(RANK=rank, WORLD_SIZE=size, LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-
-
-def lacking_data(rank: str, message: str, target: str, turn: int) -> None:
-    """Let data be unusable in one of several processes when it calls a function so often."""
-
-    def fail() -> None:
-        raise DataError(message)
-
-    _before_call(target, turn, fail, rank)
 
 
 def setting(target: str, value: object) -> None:
@@ -159,8 +164,8 @@ def _path(call: str, arguments: Any) -> str:
     return os.readlink(f"/proc/self/fd/{arguments[0]}")
 
 
-def _before_call(target: str, turn: int, act: Callable[[], None], rank: str | None = None) -> None:
-    """Act before the ``turn``-th call of a function, in one of several processes or in any."""
+def _before_call(target: str, turn: int, act: Callable[[], None]) -> None:
+    """Act before the ``turn``-th call of a function."""
     module, _, name = target.partition(":")
     *owners, last = name.split(".")
     place: Any = importlib.import_module(module)
@@ -172,7 +177,7 @@ def _before_call(target: str, turn: int, act: Callable[[], None], rank: str | No
     def replacement(*arguments: Any, **rest: Any) -> Any:
         nonlocal called
         called += 1
-        if called == turn and rank in {None, os.environ.get("RANK")}:
+        if called == turn:
             act()
         return real(*arguments, **rest)
 

@@ -31,7 +31,6 @@ class End:
     stdout: str
     stderr: str
     seconds: float
-    cpu_seconds: float = 0.0
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60, what: str = "") -> None:
@@ -89,15 +88,13 @@ class Child:
     _began: float = field(default_factory=time.monotonic)
 
     def wait(self, seconds: float = 60) -> End:
-        found = self._server.ask({"wait": self.pid, "seconds": seconds})
+        code = self._server.ask({"wait": self.pid, "seconds": seconds})
         took = time.monotonic() - self._began
-        if found is None:
+        if code is None:
             kill(self)
             self._server.ask({"wait": self.pid, "seconds": seconds})
             raise TimeoutError(f"still running after {took:.0f} s: {_text(self.stderr)}")
-        return End(
-            found["code"], _text(self.stdout), _text(self.stderr), took, found["cpu_seconds"]
-        )
+        return End(code, _text(self.stdout), _text(self.stderr), took)
 
     @property
     def is_running(self) -> bool:
@@ -175,16 +172,12 @@ def serving(scratch: Path) -> Iterator[Server]:
         yield Server(process, scratch)
 
 
-@dataclass
 class CommandLine:
     """Call as users make it, imports and all."""
 
-    process: subprocess.Popen[str]
-    _began: float = field(default_factory=time.monotonic)
-
-    @classmethod
-    def start(cls, *arguments: object, folder: Path) -> "CommandLine":
-        process = subprocess.Popen(
+    def __init__(self, *arguments: object, folder: Path) -> None:
+        self._began = time.monotonic()
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "resnet_builder", *map(str, arguments)],
             cwd=folder,
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
@@ -194,20 +187,14 @@ class CommandLine:
             text=True,
             start_new_session=True,
         )
-        return cls(process)
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
+        self.pid = self._process.pid
 
     def wait(self, seconds: float = 60) -> End:
         try:
-            stdout, stderr = self.process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.communicate()
-            raise
-        return End(self.process.returncode, stdout, stderr, time.monotonic() - self._began)
+            stdout, stderr = self._process.communicate(timeout=seconds)
+        finally:
+            self._process.kill()
+        return End(self._process.returncode, stdout, stderr, time.monotonic() - self._began)
 
 
 def _text(path: Path) -> str:

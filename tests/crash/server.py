@@ -41,10 +41,10 @@ def serve() -> dict[str, Any]:
             children.add(pid)
             answer(pid)
         else:
-            ended = wait(request["wait"], request["seconds"])
-            if ended is not None:
+            code = wait(request["wait"], request["seconds"])
+            if code is not None:
                 children.remove(request["wait"])
-            answer(ended)
+            answer(code)
     for pid in children:
         os.kill(pid, signal.SIGKILL)
     os._exit(0)  # without the seconds that torch takes to go
@@ -67,17 +67,15 @@ def answer(value: object) -> None:
     print(json.dumps(value), flush=True)
 
 
-def wait(pid: int, seconds: float) -> dict[str, Any] | None:
-    """Return how a child ended and what processor time it took, if it ends in time."""
+def wait(pid: int, seconds: float) -> int | None:
+    """Return the exit code of a child, or a negative signal, if it ends in time."""
     deadline = time.monotonic() + seconds
-    while True:
-        found, status, usage = os.wait4(pid, os.WNOHANG)
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(pid, os.WNOHANG)
         if found:
-            code = os.waitstatus_to_exitcode(status)
-            return {"code": code, "cpu_seconds": usage.ru_utime + usage.ru_stime}
-        if time.monotonic() > deadline:
-            return None
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
+    return None
 
 
 def prepare(call: dict[str, Any]) -> None:
@@ -91,8 +89,8 @@ def prepare(call: dict[str, Any]) -> None:
         os.close(descriptor)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.argv = ["resnet-build", *call["arguments"]]
-    for name, *arguments in call["faults"]:
-        getattr(faults, name)(*arguments)
+    for fault in call["faults"]:
+        faults.apply(*fault)
     time.sleep(max(0.0, call["at"] - time.monotonic()))
 
 

@@ -40,7 +40,7 @@ def survive(
         end = None
         while hits < kills and (end is None or end.code):
             is_true = hits < true_lines
-            start = CommandLine.start if is_true else server.start
+            start = CommandLine if is_true else server.start
             process: CommandLine | Child = start(*train_line(spec, run), folder=run.parent)
             longest = usual.seconds + (IMPORTING if is_true else 0)
             time.sleep(choose.uniform(0, SOON if choose.randrange(4) == 0 else longest))

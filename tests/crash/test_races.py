@@ -51,7 +51,6 @@ def race(server: Server, run: Path, *line: object) -> None:
     end = loser.wait()
     assert end.code == 8, end.stderr
     assert "is in use by process " in end.stderr
-    assert end.cpu_seconds < 1
     assert end.seconds < 20
     winner.go_on()
     won = winner.wait()

@@ -1,9 +1,9 @@
 """Ways to damage what a program reads: bytes, lines, words, and the tree that they make."""
 
-import json
+import copy
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 NUMBERS: tuple[Any, ...] = (
@@ -29,9 +29,8 @@ PIECES = (
 )  # fmt: skip
 
 _WORD = re.compile(r"\w+|\s+|[^\w\s]")
+_LINE = re.compile(r".*\n?")
 _FEW = 4
-
-Change = Callable[[str, random.Random, Sequence[str]], str]
 
 
 def few(choose: random.Random) -> int:
@@ -55,16 +54,38 @@ def damage_bytes(data: bytes, choose: random.Random, others: Sequence[bytes]) ->
             case 3:
                 del changed[start:]
             case 4:
-                changed[start:end] = _slice(choose.choice(others), choose)
+                other = choose.choice(others)
+                begin = choose.randrange(len(other))
+                changed[start:end] = other[begin : begin + choose.choice((1, 8, 64, 512))]
             case _ if start < len(changed):
                 changed[start] ^= 1 << choose.randrange(8)
     return bytes(changed)
 
 
 def damage_text(text: str, choose: random.Random, others: Sequence[str]) -> str:
-    """Change lines or words."""
+    """Change lines or words: insert, remove, repeat, move or exchange them."""
     for _ in range(few(choose)):
-        text = choose.choice(_TEXT_CHANGES)(text, choose, others)
+        unit = choose.choice((_LINE, _WORD, _WORD))
+        pieces = unit.findall(text) or [""]
+        at = choose.randrange(len(pieces))
+        numbers = [at for at, piece in enumerate(pieces) if piece.isdigit()]
+        match choose.randrange(7):
+            case 0:
+                pieces.insert(at, choose.choice(PIECES))
+            case 1:
+                del pieces[at : at + choose.randrange(1, _FEW)]
+            case 2:
+                pieces[at : at + 1] = [pieces[at]] * choose.choice((2, 2, 100))
+            case 3:
+                pieces.insert(choose.randrange(len(pieces)), pieces.pop(at))
+            case 4:
+                theirs = unit.findall(choose.choice(others)) or [""]
+                pieces[at : at + 1] = theirs[: choose.randrange(1, 20)]
+            case 5:
+                pieces[at] = " " * choose.randrange(6) + pieces[at].lstrip(" ")
+            case _ if numbers:
+                pieces[choose.choice(numbers)] = str(choose.choice(NUMBERS))
+        text = "".join(pieces)
     return text
 
 
@@ -87,7 +108,10 @@ def hostile(choose: random.Random) -> Any:
         case 6:
             return [choose.choice(NUMBERS) for _ in range(choose.choice((1, 2, 17, 200)))]
         case _:
-            return _nested(choose.choice(NUMBERS), choose.choice((1, 5, 31, 33, 200)), choose)
+            value = choose.choice(NUMBERS)
+            for _ in range(choose.choice((1, 5, 31, 33, 200))):
+                value = choose.choice(([value], {"a": value}))
+            return value
 
 
 def repeat_an_entry(text: str, choose: random.Random) -> str:
@@ -99,87 +123,25 @@ def repeat_an_entry(text: str, choose: random.Random) -> str:
     return f"{text[:end]},{text[start:]}"
 
 
-def _slice(data: bytes, choose: random.Random) -> bytes:
-    start = choose.randrange(len(data))
-    return data[start : start + choose.choice((1, 8, 64, 512))]
-
-
-def _lines(text: str, choose: random.Random, others: Sequence[str]) -> str:
-    lines = text.split("\n")
-    at = choose.randrange(len(lines))
-    match choose.randrange(6):
-        case 0:
-            del lines[at]
-        case 1:
-            lines.insert(choose.randrange(len(lines)), lines[at])
-        case 2:
-            lines.insert(choose.randrange(len(lines)), lines.pop(at))
-        case 3:
-            lines[at] = " " * choose.randrange(6) + lines[at]
-        case 4:
-            lines[at] = lines[at].removeprefix(" " * choose.randrange(1, _FEW))
-        case _:
-            lines[at:at] = choose.choice(others).split("\n")[: choose.randrange(1, 20)]
-    return "\n".join(lines)
-
-
-def _words(text: str, choose: random.Random, others: Sequence[str]) -> str:
-    words = _WORD.findall(text)
-    if not words:
-        return choose.choice(PIECES)
-    at = choose.randrange(len(words))
-    match choose.randrange(6):
-        case 0:
-            words[at] = choose.choice(PIECES)
-        case 1:
-            words.insert(at, choose.choice(PIECES))
-        case 2:
-            del words[at : at + choose.randrange(1, _FEW)]
-        case 3:
-            words[at] = choose.choice(_WORD.findall(choose.choice(others)) or [""])
-        case 4:
-            words[at : at + 1] = [words[at]] * choose.choice((2, 2, 100))
-        case _:
-            _replace_number(words, choose)
-    return "".join(words)
-
-
-def _replace_number(words: list[str], choose: random.Random) -> None:
-    numbers = [at for at, word in enumerate(words) if word.isdigit()]
-    if numbers:
-        words[choose.choice(numbers)] = str(choose.choice(NUMBERS))
-
-
-_TEXT_CHANGES: tuple[Change, ...] = (_lines, _words, _words)
-
-
 def _damage_branch(tree: Any, choose: random.Random, others: Sequence[Any]) -> Any:
     """Change something on the way down: further down is likelier."""
-    if isinstance(tree, dict) and tree and choose.random() < 0.8:
-        key = choose.choice(list(tree))
+    if isinstance(tree, dict | list) and tree and choose.random() < 0.8:
+        key = choose.choice(list(tree) if isinstance(tree, dict) else range(len(tree)))
         tree[key] = _damage_branch(tree[key], choose, others)
         return tree
-    if isinstance(tree, list) and tree and choose.random() < 0.8:
-        at = choose.randrange(len(tree))
-        tree[at] = _damage_branch(tree[at], choose, others)
-        return tree
-    return _changed(tree, choose, others)
-
-
-def _changed(value: Any, choose: random.Random, others: Sequence[Any]) -> Any:
     match choose.randrange(6):
-        case 0 if isinstance(value, dict) and value:
-            del value[choose.choice(list(value))]
-            return value
-        case 1 if isinstance(value, dict):
-            value[choose.choice((*value, *TEXTS))] = hostile(choose)
-            return value
-        case 2 if isinstance(value, list) and value:
-            return value * choose.choice((0, 2, 40))
+        case 0 if isinstance(tree, dict) and tree:
+            del tree[choose.choice(list(tree))]
+            return tree
+        case 1 if isinstance(tree, dict):
+            tree[choose.choice((*tree, *TEXTS))] = hostile(choose)
+            return tree
+        case 2 if isinstance(tree, list) and tree:
+            return tree * choose.choice((0, 2, 40))
         case 3:
             return _branch(choose.choice(others), choose)
         case 4:
-            return choose.choice(([value], {"type": value}, {"a": value}, str(value), [value] * 3))
+            return choose.choice(([tree], {"type": tree}, {"a": tree}, str(tree), [tree] * 3))
         case _:
             return hostile(choose)
 
@@ -188,10 +150,4 @@ def _branch(tree: Any, choose: random.Random) -> Any:
     """Pick a branch, a copy of its own."""
     while isinstance(tree, dict | list) and tree and choose.random() < 0.8:
         tree = choose.choice(list(tree.values()) if isinstance(tree, dict) else tree)
-    return json.loads(json.dumps(tree))
-
-
-def _nested(value: Any, depth: int, choose: random.Random) -> Any:
-    for _ in range(depth):
-        value = choose.choice(([value], {"a": value}))
-    return value
+    return copy.deepcopy(tree)
