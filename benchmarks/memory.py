@@ -93,9 +93,9 @@ class _Meter:
         self._steps += 1
         if self._steps < STEPS or self._meter is None:
             return
-        before, peak = self._meter.before, self._meter.peak()
-        assert before is not None
-        assert peak is not None
+        memory = self._meter.read()
+        assert memory is not None
+        before, peak = memory.before_bytes, memory.peak_bytes
         found = {"before": before, "peak": peak, "added by steps": peak - before}
         print(json.dumps({name: round(each / 2**20, 1) for name, each in found.items()}))
         sys.stdout.flush()

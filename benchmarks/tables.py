@@ -104,8 +104,7 @@ def _recipe(result: Result) -> Iterator[Row]:
 
 
 def training() -> str:
-    """Training against the stock loops: images per second, speed-up, and the roofline."""
-    rooflines = {(kind, name): one for kind, name, one in measured("roofline_*")}
+    """Training against the stock loops: images per second and speed-up."""
     header = (
         "processor",
         "network",
@@ -113,13 +112,11 @@ def training() -> str:
         "stock",
         "tuned stock",
         "speed-up over both",
-        "convolutions by torch, of a step",
     )
-    rows = (_training(*one, rooflines.get(one[:2])) for one in measured("throughput_*"))
-    return table(header, rows, left=2)
+    return table(header, (_training(*one) for one in measured("throughput_*")), left=2)
 
 
-def _training(kind: str, name: str, result: Result, roofline: Result | None) -> Row:
+def _training(kind: str, name: str, result: Result) -> Row:
     contenders = result["contenders"]
     rates = [
         rate(contenders[each]["images_per_second.median"]) if each in contenders else ""
@@ -130,8 +127,7 @@ def _training(kind: str, name: str, result: Result, roofline: Result | None) -> 
         for each in ("stock", "tuned stock")
         if each in result["speed_up_of_ours"]
     )
-    share = "" if roofline is None else f"{roofline['share of the step']:.0%}"
-    return (kind, f"`{name}`", *rates, over, share)
+    return (kind, f"`{name}`", *rates, over)
 
 
 def evaluation() -> str:

@@ -1,7 +1,7 @@
-"""Benchmark of a spec on this machine: interleaved timing of `train`, a baseline and the roofline.
+"""Benchmark of a spec on this machine: interleaved timing of `train` and a baseline.
 
-`train` trains the steady-state spec; the baseline is a plain loop; the roofline is what a step's
-convolutions take alone, by torch. They take turns, so that a noisy machine is noisy for all three.
+`train` trains the steady-state spec; the baseline is a plain loop. They take turns, so that a noisy
+machine is noisy for both.
 """
 
 import ctypes
@@ -9,27 +9,21 @@ import gc
 import re
 import statistics
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from resnet_builder.builder import build, build_on_meta
+from resnet_builder.builder import build
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.splits import load_data
 from resnet_builder.device import describe, free_memory, pick_device
 from resnet_builder.errors import Stopped
 from resnet_builder.experiment import Experiment
-from resnet_builder.memory import activation_memory, estimate_training
-from resnet_builder.model import count_parameters
+from resnet_builder.memory import estimate_training
 from resnet_builder.parts import input_info
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn
@@ -39,15 +33,13 @@ from resnet_builder.spec.section import Part
 from resnet_builder.training.callbacks import Callback, TrainStart
 from resnet_builder.training.finetune import freeze
 from resnet_builder.training.optim import build_optimizer
-from resnet_builder.training.runtime import MEMORY_FORMATS
 from resnet_builder.training.step import make_loss
 from resnet_builder.training.trainer import fit
 
 ROUNDS = 5
 """Turns of each contender."""
 
-_TRAIN_SHARE, _OTHER_SHARE = 0.4, 0.3  # of a round
-_MAX_STEP_SHARE = 0.6  # of a round; steps that take longer are measured with fewer images
+_MAX_STEP_SHARE = 0.8  # of a turn; steps that take longer are measured with fewer images
 _MIN_IMAGES = 2  # batch norm refuses to train on one pixel of one image
 _WARM_UP_STEPS = 3
 
@@ -83,40 +75,16 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Roofline:
-    """Seconds of a step's convolutions alone, by torch's operations.
-
-    Attributes:
-        share: Share of a step of `train`; above 1 where CPU kernels are faster than torch.
-        seconds: All convolutions.
-        forward: Their outputs.
-        weight_gradient: Gradients of their weights and biases.
-        input_gradient: Gradients of their inputs.
-    """
-
-    share: float
-    seconds: float
-    forward: float
-    weight_gradient: float
-    input_gradient: float
-
-
-@dataclass(frozen=True, slots=True)
 class Memory:
     """Memory of training.
 
     Attributes:
-        parameters: Number of parameters.
-        activation_bytes: Activations that a micro-batch keeps for its backward pass, without
-            activation checkpointing.
-        peak_bytes: Peak of the process, or of the device; ``None`` where nobody counts it.
+        peak_bytes: Peak of the process, or of the device.
         before_bytes: Part of it that was in use before the first step.
     """
 
-    parameters: int
-    activation_bytes: int
-    peak_bytes: int | None
-    before_bytes: int | None
+    peak_bytes: int
+    before_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +119,7 @@ class Benchmark:
         baseline: Speed of the baseline loop.
         baseline_is: Description of the baseline.
         speed_up: Speed-up of `train` over the baseline.
-        roofline: Time of the convolutions alone.
-        memory: Memory of `train`.
+        memory: Memory of `train`; ``None`` where nobody counts it.
         recipe: Length of the whole training.
         runtime: Device, precision, threads and the like, as ``env.json`` records them.
     """
@@ -167,8 +134,7 @@ class Benchmark:
     baseline: Rate
     baseline_is: str
     speed_up: float
-    roofline: Roofline
-    memory: Memory
+    memory: Memory | None
     recipe: RecipeLength
     runtime: RuntimeConfig
 
@@ -197,45 +163,32 @@ def measure(
         Stopped: ``should_stop`` became true.
         UsageError: The recipe does not fit the network, or there is no such device.
     """
-    recipe, shape = experiment.train, experiment.input_shape
-    device, round_seconds = pick_device(experiment.run.device), seconds / ROUNDS
-    images, accumulate = find_batch_size(experiment, device, _MAX_STEP_SHARE * round_seconds)
-    batch_size = images * accumulate
-    network = build_on_meta(experiment.model).train()
-    freeze(network, recipe.freeze)
-    operations = count_convolutions(network, (images, *shape))
-    steady = steady_state(experiment, batch_size=batch_size, accumulate=accumulate)
+    recipe, device = experiment.train, pick_device(experiment.run.device)
+    turn_seconds = seconds / ROUNDS / 2
+    images, accumulate = find_batch_size(experiment, device, _MAX_STEP_SHARE * turn_seconds)
 
     def make_baseline() -> _Baseline:
         return _Baseline(experiment, device, images)
 
-    turns = _Turns(device, round_seconds, make_baseline, operations, warn, report, should_stop)
-    turns.run(steady)
+    turns = _Turns(device, turn_seconds, make_baseline, warn, report, should_stop)
+    turns.run(steady_state(experiment, batch_size=images * accumulate, accumulate=accumulate))
     assert turns.runtime is not None, "the training has started"
-    rate = Rate.of(turns.seconds_per_step, batch_size)
+    rate = Rate.of(turns.train_seconds, images * accumulate)
     baseline_rate = Rate.of(turns.baseline_seconds, images)
-    is_bf16 = turns.runtime.precision == "bf16"
-    activations = activation_memory(network, (images, *shape), bf16=is_bf16)
     steps = _recipe_steps(experiment)
     duration = None if steps is None else steps * recipe.batch_size / rate.images_per_second
-    parts = {"forward": 0.0, "weight_gradient": 0.0, "input_gradient": 0.0}
-    for op, count in operations.items():
-        op_seconds = statistics.median(times[op] for times in turns.convolution_seconds)
-        parts[op.kind] += accumulate * count * op_seconds
-    total = sum(parts.values())
     return Benchmark(
         name=experiment.name,
         device=describe(device),
         versions=versions(),
-        image=shape,
-        batch_size=batch_size,
+        image=experiment.input_shape,
+        batch_size=images * accumulate,
         accumulate=accumulate,
         train=rate,
         baseline=baseline_rate,
         baseline_is=BASELINE,
         speed_up=rate.images_per_second / baseline_rate.images_per_second,
-        roofline=Roofline(total / rate.seconds_per_step, total, **parts),
-        memory=Memory(count_parameters(network), activations.total, *turns.peak),
+        memory=turns.memory,
         recipe=RecipeLength(recipe.batch_size, recipe.epochs, steps, duration),
         runtime=turns.runtime,
     )
@@ -310,40 +263,37 @@ class _Over(Exception):
 
 
 class _Turns(Callback):
-    """Callback of a training, and its ``should_stop``: between its turns the others have theirs."""
+    """Callback of a training, and its ``should_stop``: the baseline has its turns in between."""
 
     def __init__(
         self,
         device: torch.device,
-        round_seconds: float,
-        make_baseline: "Callable[[], _Baseline]",
-        operations: "Counter[Operation]",
+        seconds: float,
+        make_baseline: Callable[[], "_Baseline"],
         warn: Warn,
         report: Report,
         should_stop: Stop,
     ) -> None:
         self._device = device
-        self._round_seconds = round_seconds
+        self._seconds = seconds
         self._make_baseline = make_baseline
-        self._operations = operations
+        self._warn = warn
         self._report = report
         self._should_stop = should_stop
         self._steps = self._take_turns()
         self._is_stopped = False
-        self._warn = warn
         self.runtime: RuntimeConfig | None = None
-        self.seconds_per_step: list[float] = []
+        self.memory: Memory | None = None
+        self.train_seconds: list[float] = []
         self.baseline_seconds: list[float] = []
-        self.convolution_seconds: list[dict[Operation, float]] = []
-        self.peak: tuple[int | None, int | None] = (None, None)
 
-    def run(self, experiment: Experiment) -> None:
+    def run(self, steady: Experiment) -> None:
         """Train a steady-state experiment for all turns."""
-        data = load_data(experiment.spec)
-        network = build(experiment, seed=0, pretrained=False)
+        data = load_data(steady.spec)
+        network = build(steady, seed=0, pretrained=False)
         with tempfile.TemporaryDirectory() as folder, suppress(_Over):
             run = RunDirectory.create(Path(folder, "run"))
-            fit(network, data, experiment, run, callbacks=[self], should_stop=self)
+            fit(network, data, steady, run, callbacks=[self], should_stop=self)
         if self._is_stopped:
             raise Stopped("stopped while measuring")
 
@@ -363,38 +313,25 @@ class _Turns(Callback):
         next(self._steps)
         return False
 
-    def _take_turns(self) -> Generator[None, None, None]:
-        assert self.runtime is not None, "the training has started"
+    def _take_turns(self) -> Iterator[None]:
+        """Yield for each step of the training."""
         meter = PeakMeter(self._device)
-        yield from self._turn(_WARM_UP_STEPS)
-        self.peak = meter.peak(), meter.before
+        for _ in range(_WARM_UP_STEPS):
+            yield
+        _synchronize(self._device)
+        self.memory = meter.read()
         baseline = self._make_baseline()  # only now: its memory is not the training's
         baseline.train(0)
-        calls = _convolution_calls(self._operations, self._device, self.runtime)
-        other_seconds = _OTHER_SHARE * self._round_seconds
         for number in range(1, ROUNDS + 1):
-            self.baseline_seconds.append(baseline.train(other_seconds))
-            end = perf_counter() + other_seconds
-            while True:
-                with torch.no_grad():
-                    times = {op: _time(call, self._device) for op, call in calls.items()}
-                self.convolution_seconds.append(times)
-                if perf_counter() >= end:
-                    break
+            self.baseline_seconds.append(baseline.train(self._seconds))
             self._report("measuring", number, ROUNDS)
-            self.seconds_per_step.append((yield from self._turn(1)))
+            started, steps = perf_counter(), 0
+            while steps == 0 or perf_counter() - started < self._seconds:
+                yield
+                steps += 1
+            _synchronize(self._device)
+            self.train_seconds.append((perf_counter() - started) / steps)
         raise _Over
-
-    def _turn(self, min_steps: int) -> Generator[None, None, float]:
-        """Yield for each step of a turn; return the seconds of a step."""
-        seconds = _TRAIN_SHARE * self._round_seconds
-        _synchronize(self._device)
-        started, steps = perf_counter(), 0
-        while steps < min_steps or perf_counter() - started < seconds:
-            yield
-            steps += 1
-        _synchronize(self._device)
-        return (perf_counter() - started) / steps
 
 
 def _synchronize(device: torch.device) -> None:
@@ -404,38 +341,31 @@ def _synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _time(call: Callable[[], object], device: torch.device) -> float:
-    _synchronize(device)
-    started = perf_counter()
-    call()
-    _synchronize(device)
-    return perf_counter() - started
-
-
 class PeakMeter:
-    """Peak memory from now on, once freed memory is given back to the system.
+    """Meter of the memory that is in use at most, from now on.
 
     Args:
         device: Device of the training; on the CPU the whole process is measured.
-
-    Attributes:
-        before: Bytes in use now; ``None`` where nobody counts.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         gc.collect()
         with suppress(OSError, AttributeError, TypeError):  # no glibc
-            ctypes.CDLL(None).malloc_trim(0)
+            ctypes.CDLL(None).malloc_trim(0)  # freed memory is no part of what is in use
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
             with suppress(OSError):  # no Linux, or not allowed to
                 Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM; see proc(5)
-        self.before = self.peak()
+        self._before = self._peak()
 
-    def peak(self) -> int | None:
-        """Most bytes in use since then; ``None`` where nobody counts."""
+    def read(self) -> Memory | None:
+        """Return the peak until now; ``None`` where nobody counts it."""
+        peak = self._peak()
+        return None if peak is None or self._before is None else Memory(peak, self._before)
+
+    def _peak(self) -> int | None:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         if self._device.type == "cpu":
@@ -470,26 +400,20 @@ class _Baseline:
 
     def train(self, seconds: float) -> float:
         """Train for some seconds, at least one step; return the seconds of a step."""
-        shape, classes = (self.images, *self._model.image_shape), self._model.num_classes
-        batches = [
-            (
-                torch.randn(shape, device=self._device),
-                torch.randint(classes, (self.images,), device=self._device),
-            )
-            for _ in range(4)
-        ]
-        steps, spent = 0, 0.0
-        while steps == 0 or spent < seconds:
-            spent += _time(partial(self._step, *batches[steps % 4]), self._device)
+        shape = (4, self.images, *self._model.image_shape)  # four batches
+        images = torch.randn(shape, device=self._device)
+        labels = torch.randint(self._model.num_classes, shape[:2], device=self._device)
+        _synchronize(self._device)
+        started, steps = perf_counter(), 0
+        while steps == 0 or perf_counter() - started < seconds:
+            self._optimizer.zero_grad()
+            loss = self._loss(self._network(images[steps % 4]), labels[steps % 4])
+            torch.autograd.backward(loss)
+            self._optimizer.step()
+            loss.item()
             steps += 1
-        return spent / steps
-
-    def _step(self, images: Tensor, labels: Tensor) -> None:
-        self._optimizer.zero_grad()
-        loss = self._loss(self._network(images), labels)
-        torch.autograd.backward(loss)
-        self._optimizer.step()
-        loss.item()
+        _synchronize(self._device)
+        return (perf_counter() - started) / steps
 
 
 def find_batch_size(
@@ -522,100 +446,3 @@ def find_batch_size(
     if baseline.images == wanted and accumulate * step_seconds(seconds) <= seconds:
         return wanted, accumulate
     return baseline.images, 1
-
-
-# ---- roofline ------------------------------------------------------------------------------------
-
-_FORWARD = torch.ops.aten.convolution.default
-_BACKWARD = torch.ops.aten.convolution_backward.default
-
-
-class Operation(NamedTuple):
-    """A convolution of given shapes, or one of its gradients.
-
-    Attributes:
-        kind: Which of them; the weight's gradient includes the bias's.
-        input: Shape of the input.
-        weight: Shape of the weight.
-        output: Shape of the output.
-        has_bias: Whether it adds a bias.
-        options: Stride, padding, dilation, whether transposed, output padding and groups.
-    """
-
-    kind: Literal["forward", "weight_gradient", "input_gradient"]
-    input: tuple[int, ...]
-    weight: tuple[int, ...]
-    output: tuple[int, ...]
-    has_bias: bool
-    options: tuple[Any, ...]
-
-
-def count_convolutions(network: nn.Module, shape: tuple[int, ...]) -> Counter[Operation]:
-    """Count the convolutions of a training step, and their gradients.
-
-    Args:
-        network: Network on meta, in training mode, with what is frozen.
-        shape: Shape of a batch, ``(N, C, H, W)``.
-    """
-    counter = _ConvolutionCounter()
-    with counter:
-        network(torch.empty(shape, device="meta")).sum().backward()
-    return counter.counts
-
-
-class _ConvolutionCounter(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
-        self.counts: Counter[Operation] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is _FORWARD:
-            x, weight, bias, *options = args
-            self._count("forward", x, weight, result, bias is not None, options)
-        elif func is _BACKWARD:
-            dy, x, weight, bias_sizes, *options, (needs_input, needs_weight, _) = args
-            if needs_weight:
-                self._count("weight_gradient", x, weight, dy, bias_sizes is not None, options)
-            if needs_input:
-                self._count("input_gradient", x, weight, dy, bias_sizes is not None, options)
-        return result
-
-    def _count(
-        self, kind: Any, x: Tensor, weight: Tensor, y: Tensor, has_bias: bool, options: list[Any]
-    ) -> None:
-        shapes = (tuple(x.shape), tuple(weight.shape), tuple(y.shape))
-        hashable = tuple(tuple(each) if isinstance(each, list) else each for each in options)
-        self.counts[Operation(kind, *shapes, has_bias, hashable)] += 1
-
-
-def _convolution_calls(
-    operations: Counter[Operation], device: torch.device, runtime: RuntimeConfig
-) -> dict[Operation, Callable[[], object]]:
-    """Return functions that compute each operation once."""
-    dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
-    layout = MEMORY_FORMATS[runtime.memory_format]
-
-    @cache  # operations share tensors; a sweep through all of them leaves none in the caches
-    def images(shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=layout)
-
-    def call_of(op: Operation) -> Callable[[], object]:
-        weight = images(op.weight)
-        bias = weight.new_zeros(op.weight[0]) if op.has_bias else None
-        if op.kind == "forward":
-            return lambda: _FORWARD(images(op.input), weight, bias, *op.options)
-        of_input = op.kind == "input_gradient"
-        bias_sizes = None if bias is None else [len(bias)]
-        wanted = [of_input, not of_input, not of_input and op.has_bias]
-        return lambda: _BACKWARD(
-            images(op.output), images(op.input), weight, bias_sizes, *op.options, wanted
-        )
-
-    calls = {op: call_of(op) for op in operations}
-    with torch.no_grad():
-        for call in calls.values():
-            call()  # torch chooses and compiles kernels in the first call
-    return calls

@@ -1,6 +1,5 @@
 """``resnet-build bench``: training speed and memory of a spec on this machine."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -54,10 +53,9 @@ def bench(
 ) -> None:
     """Measure how fast a spec trains here.
 
-    Three loops run in turn: the spec's training, a plain training loop (the baseline), and the
-    convolutions alone (the roofline). All take synthetic images of the spec's size; no dataset is
-    read. The output has the speed, the memory, the duration of the whole recipe, and the runtime
-    that `train` chooses here.
+    Two loops run in turn: the spec's training, and a plain training loop (the baseline). Both take
+    synthetic images of the spec's size; no dataset is read. The output has the speed, the memory,
+    the duration of the whole recipe, and the runtime that `train` chooses here.
     """
     from resnet_builder.bench import measure
     from resnet_builder.builder import load_experiment
@@ -92,18 +90,17 @@ def _show(found: "Benchmark") -> None:
     parts = f" in {found.accumulate} micro-batches" if found.accumulate > 1 else ""
     show(escaped(f"{found.name}: {found.batch_size} images of {shape} a step{parts}"))
     show(escaped(f"on {found.device}\n"))
-    show(table(("", "images/s", "quartiles", "seconds a step"), _rates(found)))
+    rates = [("train", *_rate(found.train)), ("baseline", *_rate(found.baseline))]
+    rates.append(("speed-up", f"{found.speed_up:.2f}", "", ""))
+    show(table(("", "images/s", "quartiles", "seconds a step"), rates))
     show(f"\nbaseline: {found.baseline_is}\n")
-    for sentence in (*_sentences(found), ""):
-        show(sentence)
+    show(f"recipe: {_recipe(found)}")
+    if (memory := found.memory) is not None:
+        added = memory.peak_bytes - memory.before_bytes
+        show(f"memory: at most {_mib(memory.peak_bytes)} held, {_mib(added)} of it by steps")
     rows = [(name, str(value)) for name, value in found.runtime.model_dump().items()]
+    show("")
     show(table(("runtime", ""), rows, left=2))
-
-
-def _rates(found: "Benchmark") -> Iterator[tuple[str, ...]]:
-    yield "train", *_rate(found.train)
-    yield "baseline", *_rate(found.baseline)
-    yield "speed-up", f"{found.speed_up:.2f}", "", ""
 
 
 def _rate(found: "Rate") -> tuple[str, str, str]:
@@ -119,21 +116,9 @@ def _figures(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _sentences(found: "Benchmark") -> Iterator[str]:
-    yield f"recipe: {_recipe(found)}"
-    roofline = found.roofline
-    yield (
-        f"roofline: convolutions alone, by torch, take {roofline.seconds:.3g} s, "
-        f"{roofline.share:.0%} of a step of `train`, whose kernels may be faster; "
-        f"forward {roofline.forward:.3g}, gradients of weights {roofline.weight_gradient:.3g}, "
-        f"of inputs {roofline.input_gradient:.3g}"
-    )
-    yield f"memory: {_memory(found)}"
-
-
 def _recipe(found: "Benchmark") -> str:
     recipe = found.recipe
-    if recipe.steps is None or recipe.seconds is None:
+    if recipe.seconds is None:
         assert recipe.epochs is not None, "a length is given in one unit"
         seconds = recipe.epochs * _MANY / found.train.images_per_second
         return (
@@ -147,19 +132,5 @@ def _recipe(found: "Benchmark") -> str:
     )
 
 
-def _memory(found: "Benchmark") -> str:
-    memory = found.memory
-    text = (
-        f"{memory.parameters:,} parameters; a step keeps {_size(memory.activation_bytes)} of "
-        "activations"
-    )
-    if memory.peak_bytes is None or memory.before_bytes is None:
-        return text
-    added = memory.peak_bytes - memory.before_bytes
-    return f"{text}; at most {_size(memory.peak_bytes)} held, {_size(added)} of it by steps"
-
-
-def _size(count: int) -> str:
-    from resnet_builder.summary import BYTES_PER_MIB
-
-    return f"{count / BYTES_PER_MIB:,.0f} MiB"
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"

@@ -105,11 +105,6 @@ class TrainingConv2d(nn.Module):
             x.to(torch.bfloat16), layer.weight, self.algorithms, stride, padding
         )
 
-    def extra_repr(self) -> str:
-        """Return the algorithms to show when the layer is printed."""
-        algorithms = self.algorithms
-        return f"winograd={algorithms.winograd}, weight_gradient={algorithms.weight_gradient}"
-
 
 class WinogradConv2d(nn.Module):
     """``relu(convolution(x) + addend)`` in evaluation, by minimal filtering.
@@ -164,10 +159,6 @@ class WinogradConv2d(nn.Module):
             and all(t.device.type == "cpu" and t.dtype == dtype and t.ndim == 4 for t in inputs)
             and all(t.is_contiguous(memory_format=torch.channels_last) for t in inputs)
         )
-
-    def extra_repr(self) -> str:
-        """Return the options to show when the layer is printed."""
-        return f"precision={self.precision}, relu={self.relu}"
 
 
 def gradient_memory(*shape: int) -> Tensor:

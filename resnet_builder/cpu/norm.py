@@ -52,10 +52,6 @@ class FusedBatchNorm(nn.Module):
         own = (self.norm.weight, self.norm.bias)
         return _Fused.apply(self.norm, x, addend, *own, self.relu, self.returns_twice)
 
-    def extra_repr(self) -> str:
-        """Return the options to show when the layer is printed."""
-        return f"relu={self.relu}"
-
 
 def is_fusible(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
     """Whether a layer is a batch norm that the kernels support."""

@@ -41,16 +41,18 @@ def is_copyable(layer: nn.Module | None) -> TypeGuard[PadShortcut]:
 
 
 class _Copy(torch.autograd.Function):
-    """Calls the kernels."""
+    """Calls the kernels, which copy bytes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, stride: int, before: int, after: int) -> Tensor:
-        images, channels, height, width = x.shape
-        ctx.shape = x.shape
-        ctx.sizes = (images, height, width, stride, *_bytes(x, before, channels, after))
+        images, channels, height, width = ctx.shape = x.shape
+        in_bytes = [number * x.element_size() for number in (before, channels, after)]
+        ctx.sizes = (ctypes.c_int64 * 7)(images, height, width, stride, *in_bytes)
         size = (-(-height // stride), -(-width // stride))
         y = _empty((images, before + channels + after, *size), like=x)
-        _call("forward", x, y, ctx.sizes)
+        library().pad_shortcut_forward(
+            x.data_ptr(), y.data_ptr(), ctx.sizes, torch.get_num_threads()
+        )
         return y
 
     @staticmethod
@@ -58,22 +60,11 @@ class _Copy(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = _empty(ctx.shape, like=dy)
-        _call("backward", dy, dx, ctx.sizes)
+        library().pad_shortcut_backward(
+            dy.data_ptr(), dx.data_ptr(), ctx.sizes, torch.get_num_threads()
+        )
         return dx, None, None, None
-
-
-def _bytes(x: Tensor, *channels: int) -> tuple[int, ...]:
-    return tuple(number * x.element_size() for number in channels)
 
 
 def _empty(shape: tuple[int, ...], *, like: Tensor) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
-
-
-def _call(direction: str, source: Tensor, target: Tensor, sizes: tuple[int, ...]) -> None:
-    getattr(library(), f"pad_shortcut_{direction}")(
-        source.data_ptr(),
-        target.data_ptr(),
-        (ctypes.c_int64 * len(sizes))(*sizes),
-        torch.get_num_threads(),
-    )

@@ -95,11 +95,8 @@ def test_activation_checkpointing_gives_the_same_bits(precision: torch.dtype) ->
     for wanted in ([], ["layer1"], "all"):
         twin = copy.deepcopy(network)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            found.append(
-                trained(
-                    for_training(checkpoint_activations(twin, wanted, for_training)), twin, images
-                )
-            )
+            forward = for_training(checkpoint_activations(twin, wanted, for_training))
+            found.append(trained(forward, twin, images))
     for key, tensor in found[0].items():
         assert all(torch.equal(tensor, other[key]) for other in found[1:]), key
 
@@ -184,35 +181,31 @@ def for_evaluation(name: str, *, bf16: bool) -> tuple[nn.Module, nn.Module, list
     return plain, ours, [layer for layer in ours.modules() if isinstance(layer, WinogradConv2d)]
 
 
-@NEEDS_WINOGRAD_FP32
-@pytest.mark.parametrize("name", ["resnet20", "resnet50_cifar", "plain20"])
-def test_evaluation_differs_by_rounding_only(name: str) -> None:
-    plain, ours, layers = for_evaluation(name, bf16=False)
-    images = random_images(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    by_winograd = {"resnet20": 18, "resnet50_cifar": 13, "plain20": 18}
-    assert len(layers) == by_winograd[name]
-    assert any(layer.relu for layer in layers)
-    shortcuts = sum(isinstance(layer, CopiedShortcut) for layer in ours.modules())
-    assert shortcuts == (2 if name == "resnet20" else 0)
-    with torch.inference_mode():
-        exact = copy.deepcopy(plain).double()(images.double())
-        for forward in (plain, ours):
-            assert error(forward(images), exact) < 2e-6
-
-
-@NEEDS_WINOGRAD_BF16
 @pytest.mark.parametrize(
-    "name", ["resnet20", pytest.param("resnet50_cifar", marks=pytest.mark.ci), "plain20"]
+    "bf16",
+    [
+        pytest.param(False, marks=NEEDS_WINOGRAD_FP32, id="fp32"),
+        pytest.param(True, marks=NEEDS_WINOGRAD_BF16, id="bf16"),
+    ],
 )
-def test_evaluation_in_bf16_has_at_most_twice_torch_s_rounding_error(name: str) -> None:
-    plain, ours, layers = for_evaluation(name, bf16=True)
-    images = random_images(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    assert len(layers) == {"resnet20": 18, "resnet50_cifar": 16, "plain20": 18}[name]
+@pytest.mark.parametrize(
+    ("name", "in_fp32", "in_bf16", "shortcuts"),
+    [("resnet20", 18, 18, 2), ("resnet50_cifar", 13, 16, 0), ("plain20", 18, 18, 0)],
+)
+def test_evaluation_differs_by_rounding_only(
+    name: str, in_fp32: int, in_bf16: int, shortcuts: int, bf16: bool
+) -> None:
+    plain, ours, layers = for_evaluation(name, bf16=bf16)
+    assert len(layers) == (in_bf16 if bf16 else in_fp32)
+    assert any(layer.relu for layer in layers)
+    assert sum(isinstance(layer, CopiedShortcut) for layer in ours.modules()) == shortcuts
+    images = random_images(16 if bf16 else 4, 3, 32, 32)
+    images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         exact = copy.deepcopy(plain).double()(images.double())
-        with torch.autocast("cpu", torch.bfloat16):
-            errors = [error(forward(images), exact) for forward in (plain, ours)]
-    assert errors[1] < 2.5 * errors[0]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            by_torch, found = (error(forward(images), exact) for forward in (plain, ours))
+    assert found < (2.5 * by_torch if bf16 else 2e-6)
 
 
 @pytest.mark.parametrize(

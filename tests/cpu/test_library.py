@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,6 @@ from resnet_builder.cpu import KernelSupport, kernel_support
 from resnet_builder.cpu import library as module
 from resnet_builder.cpu.library import library
 from resnet_builder.cpu.norm import FusedBatchNorm
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -32,143 +30,131 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     module._library.cache_clear()
 
 
-def compiler(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a program in the compiler's place."""
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    monkeypatch.setenv("CXX", str(path))
+def support(device: str = "cpu") -> KernelSupport:
+    """Ask as a new process does."""
+    module._library.cache_clear()
+    return kernel_support(torch.device(device))
 
 
-def copier(path: Path, compiled: str, monkeypatch: pytest.MonkeyPatch, *, first: str = "") -> None:
-    """Put a program in the compiler's place that takes no time."""
-    text = f'{first}\nwhile [ "$1" != -o ]; do shift; done; cp "{compiled}" "$2"'
-    compiler(path, text, monkeypatch)
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Return a function that puts a program in the compiler's place."""
+
+    def make(text: str, name: str = "compiler") -> Path:
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("CXX", str(path))
+        return path
+
+    return make
+
+
+def copying(compiled: str) -> str:
+    """Return the program of a compiler that takes no time."""
+    return f'while [ "$1" != -o ]; do shift; done; cp "{compiled}" "$2"'
 
 
 def kept(folder: Path) -> list[str]:
     return [path.suffix for path in folder.iterdir()]
 
 
-def test_they_are_compiled_once(
-    compiled: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_compiler_compiles_them_once(
+    compiled: str, cache: Path, compiler: Callable[..., Path]
 ) -> None:
-    copier(tmp_path / "compiler", compiled, monkeypatch)
-    assert kernel_support(CPU).instructions is not None
-    assert kernel_support(CPU).reason is None
-    assert kept(cache) == [".so"]
+    compiler(copying(compiled))
+    assert support().instructions is not None
+    assert support().reason is None
     (file,) = cache.iterdir()
     written = file.stat().st_mtime_ns
-    module._library.cache_clear()
-    assert kernel_support(CPU).instructions is not None
+    assert support().instructions is not None
     assert file.stat().st_mtime_ns == written
-
-
-def test_another_compiler_compiles_anew(
-    compiled: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copier(tmp_path / "mine", compiled, monkeypatch)
-    assert kernel_support(CPU).instructions is not None
-    copier(tmp_path / "other", compiled, monkeypatch)
-    module._library.cache_clear()
-    assert kernel_support(CPU).instructions is not None
+    compiler(copying(compiled), "another")
+    assert support().instructions is not None
     assert kept(cache) == [".so", ".so"]
 
 
 @pytest.mark.ci  # compiling takes a quarter of a minute
 @pytest.mark.parametrize("known", ["vectors", "neither"])
+@pytest.mark.usefixtures("cache")
 def test_a_compiler_that_knows_no_tiles_compiles_all_else(
-    cache: Path, tmp_path: Path, known: str, monkeypatch: pytest.MonkeyPatch
+    known: str, compiler: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     unknown = "*-mamx*" if known == "vectors" else "*-mamx*|*-mavx512bf16*"
-    older = f'case "$*" in {unknown}) echo "error: unknown" >&2; exit 1;; esac; exec c++ "$@"'
-    compiler(tmp_path / "older", older, monkeypatch)
-    assert kernel_support(CPU).instructions is not None
-    assert kernel_support(CPU).reason == f"AMX: {tmp_path / 'older'}: error: unknown"
+    refuse = f'case "$*" in {unknown}) echo "error: unknown" >&2; exit 1;; esac'
+    older = compiler(f'{refuse}; exec c++ "$@"')
+    found = support()
+    assert (found.instructions == "AVX512-BF16") == (known == "vectors")
+    assert found.reason == f"AMX: {older}: error: unknown"
     assert not library().has_amx()
     has_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512" and sys.platform == "linux"
     assert bool(library().has_gemm_weight_gradient()) == (known == "vectors" and has_vectors)
     assert library().batch_norm_supports(64, 32)
 
 
-def test_a_compiler_that_knows_no_tiles_is_asked_for_vectors(
-    compiled: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    refuse = 'case "$*" in *-mamx*) echo "error: unknown" >&2; exit 1;; esac'
-    copier(tmp_path / "older", compiled, monkeypatch, first=refuse)
-    reason = f"AMX: {tmp_path / 'older'}: error: unknown"
-    assert kernel_support(CPU) == KernelSupport("AVX512-BF16", reason)
-
-
 @pytest.mark.parametrize("damage", [b"", b"nonsense" * 100])
 def test_a_damaged_file_is_compiled_anew(
-    compiled: str, cache: Path, tmp_path: Path, damage: bytes, monkeypatch: pytest.MonkeyPatch
+    compiled: str,
+    cache: Path,
+    damage: bytes,
+    compiler: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    copier(tmp_path / "compiler", compiled, monkeypatch)
-    assert kernel_support(CPU).instructions is not None
+    compiler(copying(compiled))
+    assert support().instructions is not None
     (whole,) = cache.iterdir()
-    damaged = tmp_path / "other" / "kernels" / whole.name
+    # In another folder: this process has the whole file open.
+    damaged = cache.parent / "other" / "kernels" / whole.name
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(damage)
-    monkeypatch.setattr(module, "cache_dir", lambda: tmp_path / "other")
-    module._library.cache_clear()
-    assert kernel_support(CPU).instructions is not None
+    monkeypatch.setattr(module, "cache_dir", lambda: damaged.parent.parent)
+    assert support().instructions is not None
     assert damaged.stat().st_size == whole.stat().st_size
 
 
 @pytest.mark.parametrize("hindrance", ["a file in the way", "no such place"])
 def test_without_a_cache_they_are_compiled_all_the_same(
-    compiled: str, cache: Path, tmp_path: Path, hindrance: str, monkeypatch: pytest.MonkeyPatch
+    compiled: str, cache: Path, hindrance: str, compiler: Callable[..., Path]
 ) -> None:
-    copier(tmp_path / "compiler", compiled, monkeypatch)
+    compiler(copying(compiled))
     if hindrance == "a file in the way":
         cache.parent.write_text("in the way")
     else:
         cache.parent.symlink_to("/proc/nowhere")
-    assert kernel_support(CPU).instructions is not None
+    assert support().instructions is not None
 
 
-def test_without_a_compiler_there_are_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert kernel_support(CPU).reason == "there is no C++ compiler"
-
-
-def test_what_a_compiler_says_is_passed_on(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("echo 'norm.cpp:1: error: no cmath' >&2; exit 1", "COMPILER: norm.cpp:1: error: no cmath"),
+        ("exec sleep 60", "COMPILER takes too long"),
+        ('while [ "$1" != -o ]; do shift; done; echo x > "$2"', "they cannot be written or loaded"),
+    ],
+    ids=["fails", "never ends", "makes something else"],
+)
+def test_a_compiler_of_no_use_is_the_reason_why_there_are_none(
+    text: str,
+    reason: str,
+    cache: Path,
+    compiler: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = tmp_path / "broken"
-    compiler(path, "echo 'norm.cpp:1: fatal error: cmath: No such file' >&2; exit 1", monkeypatch)
-    said = f"{path}: norm.cpp:1: fatal error: cmath: No such file"
-    assert kernel_support(CPU).reason == said
-    assert kept(cache) == []
-
-
-def test_a_compiler_that_makes_something_else_is_of_no_use(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = 'while [ "$1" != -o ]; do shift; done; echo nothing > "$2"'
-    compiler(tmp_path / "odd", text, monkeypatch)
-    assert str(kernel_support(CPU).reason).startswith("they cannot be written or loaded: ")
-
-
-def test_a_compiler_that_never_ends_is_not_waited_for(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiler(tmp_path / "endless", "exec sleep 60", monkeypatch)
     monkeypatch.setattr(module, "_COMPILE_TIMEOUT", 0.2)
-    assert str(kernel_support(CPU).reason).endswith("takes too long")
+    path = compiler(text)
+    assert str(support().reason).startswith(reason.replace("COMPILER", str(path)))
+    assert set(kept(cache)) <= {".so"}
 
 
-def test_other_devices_have_none() -> None:
-    assert kernel_support(torch.device("cuda")).reason == "they are for the processor, not for cuda"
-
-
-def test_windows_has_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("cache")
+def test_other_machines_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert support("cuda").reason == "they are for the processor, not for cuda"
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert support().reason == "there is no C++ compiler"
     monkeypatch.setattr(sys, "platform", "win32")
-    assert kernel_support(CPU).reason == "they are not made for Windows"
+    assert support().reason == "they are not made for Windows"
 
 
 @pytest.mark.ci

@@ -1,5 +1,8 @@
 """Runtime configuration: decided once, recorded, and repeated."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -349,3 +352,27 @@ def test_backend_flags_are_set_and_restored(threads: int | None) -> None:
     finally:
         undo()
     assert flags() == before
+
+
+FREED = """
+import os
+from resnet_builder.training import runtime
+
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+for is_fast in (True, False):
+    runtime.fast_bf16 = lambda device: is_fast
+    runtime.set_backend_flags()
+    before = held()
+    block = bytearray(2**26)
+    del block
+    print(held() - before > 2**25)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_freed_memory_is_kept_where_training_is_in_fp32() -> None:
+    """In a process of its own: the setting stays."""
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
