@@ -178,28 +178,23 @@ def from_env(environment: Mapping[str, str] = os.environ) -> DistributedContext:
     Nothing is sent yet; :func:`init_process_group` does that.
 
     Raises:
-        UsageError: The variables contradict each other.
+        UsageError: The variables are not numbers, or contradict each other.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
         return SINGLE_PROCESS
-    numbers = {
-        name: environment.get(name, default)
-        for name, default in (
-            ("RANK", ""),
-            ("WORLD_SIZE", ""),
-            ("LOCAL_RANK", environment["RANK"]),
-            ("LOCAL_WORLD_SIZE", environment["WORLD_SIZE"]),
-        )
+    given = {
+        "RANK": environment["RANK"],
+        "WORLD_SIZE": environment["WORLD_SIZE"],
+        "LOCAL_RANK": environment.get("LOCAL_RANK", environment["RANK"]),
+        "LOCAL_WORLD_SIZE": environment.get("LOCAL_WORLD_SIZE", environment["WORLD_SIZE"]),
     }
-    if not all(number.isdecimal() for number in numbers.values()):
-        found = ", ".join(f"{name}={number}" for name, number in numbers.items())
-        raise UsageError(f"the environment variables of torchrun are not numbers: {found}")
-    rank, size, local_rank, local_size = map(int, numbers.values())
-    if not (rank < size and local_rank < local_size <= size):
-        raise UsageError(
-            f"the environment variables of torchrun contradict each other: rank {rank} of {size} "
-            f"processes, rank {local_rank} of {local_size} on this machine"
-        )
+    found = ", ".join(f"{name}={value}" for name, value in given.items())
+    try:
+        rank, size, local_rank, local_size = map(int, given.values())
+    except ValueError as error:
+        raise UsageError(f"torchrun's environment variables must be numbers: {found}") from error
+    if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
+        raise UsageError(f"torchrun's environment variables contradict each other: {found}")
     return DistributedContext(rank, size, local_rank, local_size) if size > 1 else SINGLE_PROCESS
 
 
@@ -276,17 +271,6 @@ def check_sync_norm(device: torch.device, ctx: DistributedContext) -> None:
             f"train.sync_norm: synchronised batch norm needs CUDA, and this run trains on "
             f"'{device.type}'; set it to false"
         )
-
-
-def sync_batch_norms(network: nn.Module, device: torch.device, ctx: DistributedContext) -> None:
-    """Replace the batch norms of a network by ``SyncBatchNorm``, if there are several processes.
-
-    Raises:
-        UsageError: As for :func:`check_sync_norm`.
-    """
-    check_sync_norm(device, ctx)
-    if ctx.world_size > 1:
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def reported_code(store: Store) -> int | None:

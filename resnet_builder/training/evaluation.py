@@ -135,14 +135,14 @@ def evaluate_images(
     should_stop: Stop = never,
     ctx: DistributedContext = SINGLE_PROCESS,
 ) -> Metrics:
-    """Evaluate ``model`` on one split of a dataset.
+    """Evaluate ``model`` on one split of a dataset, as :func:`evaluate` does.
 
     Args:
         model: The network, on its device.
         images: The split.
         data: The dataset, whose mean and standard deviation normalise the images.
         batch_size: Images per batch.
-        precision: Precision of the convolutions. Reported metrics are computed in fp32.
+        precision: Precision of the convolutions.
         cpu_kernels: Whether CPU kernels may compute the network.
         should_stop: Polled at every batch.
         ctx: The processes, each of which evaluates its part of the images.
@@ -191,13 +191,13 @@ def prepare_for_inference(
 
 
 class Scores(NamedTuple):
-    """Scores of a batch, one per image, on the device.
+    """Scores of the images of a batch, each ``(B,)``, on the device.
 
     Attributes:
-        losses: ``(B,)`` float32 cross entropies.
-        predictions: ``(B,)`` int64 classes, or :data:`NO_PREDICTION`.
-        in_top5: ``(B,)`` bool; whether the label is among the five likeliest classes.
-        labels: ``(B,)`` int64.
+        losses: Cross entropies.
+        predictions: Predicted classes, or :data:`NO_PREDICTION`.
+        in_top5: Whether the label is among the five likeliest classes.
+        labels: Labels.
     """
 
     losses: Tensor
@@ -207,12 +207,7 @@ class Scores(NamedTuple):
 
 
 def score(logits: Tensor, labels: Tensor) -> Scores:
-    """Score a batch.
-
-    Args:
-        logits: ``(B, K)`` float32.
-        labels: ``(B,)`` int64.
-    """
+    """Score ``(B, K)`` float32 logits."""
     # topk, not a count of higher logits: of equal logits only one may be the prediction.
     finite = logits.isfinite().all(dim=1)
     likeliest = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
@@ -225,12 +220,7 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
 
 
 def compute_metrics(scores: Sequence[Scores], num_classes: int) -> Metrics:
-    """Copy the scores of all batches to the CPU and average them.
-
-    Args:
-        scores: Scores of at least one batch.
-        num_classes: Number of classes, K.
-    """
+    """Copy the scores of at least one batch to the CPU, and average them."""
     losses, predictions, in_top5, labels = (
         torch.cat(parts).cpu() for parts in zip(*scores, strict=True)
     )

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resnet_builder.errors import UsageError
 from resnet_builder.model import sections
 
 
@@ -27,22 +26,13 @@ def freeze(network: nn.Module, names: Iterable[str]) -> None:
         network: The network. Whatever puts it into training mode later must leave these layers
             out.
         names: ``stem``, names of stages, ``head``.
-
-    Raises:
-        UsageError: There is no such section, or nothing is left to train.
     """
     for layer in _layers(network, names):
         network.get_submodule(layer).requires_grad_(False).eval()
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise UsageError("train.freeze: it leaves nothing to train")
 
 
 def frozen_tensors(network: nn.Module, names: Iterable[str]) -> frozenset[str]:
-    """Return the names of the parameters and buffers of frozen sections.
-
-    Raises:
-        UsageError: There is no such section.
-    """
+    """Return the names of the parameters and buffers of frozen sections."""
     layers = _layers(network, names)
     named = chain(network.named_parameters(), network.named_buffers())
     return frozenset(name for name, _ in named if name.split(".", 1)[0] in layers)
@@ -50,11 +40,6 @@ def frozen_tensors(network: nn.Module, names: Iterable[str]) -> frozenset[str]:
 
 def _layers(network: nn.Module, names: Iterable[str]) -> list[str]:
     known = sections(network)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UsageError(
-            f"train.freeze: the network has no '{unknown[0]}'; it has {', '.join(known)}"
-        )
     return [layer for name in names for layer in known[name]]
 
 

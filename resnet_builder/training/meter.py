@@ -21,86 +21,47 @@ REPORT_SECONDS = 1.0
 """Least time between two reads of the metrics, for which the host waits for the device."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepMetrics:
-    """Metrics of some training steps in a row.
-
-    Attributes:
-        losses: Mean training loss of each step.
-        num_correct: Training images predicted correctly, over all steps.
-        first_bad: Index of the first step whose loss or gradient was not finite.
-    """
-
-    losses: tuple[float, ...] = ()
-    num_correct: float = 0.0
-    first_bad: int | None = None
-
-
-class MetricBuffer:
-    """Metrics of training steps, kept on the device until they are read all at once.
-
-    Reading waits for the device. Waiting at every step would leave it idle between steps.
-    """
-
-    def __init__(self) -> None:
-        self._rows: list[Tensor] = []
-
-    def append(self, row: Tensor) -> None:
-        """Add what a :class:`~resnet_builder.training.step.TrainStep` returned."""
-        self._rows.append(row)
-
-    def read(self) -> StepMetrics:
-        """Return the metrics of all steps since the last read."""
-        rows = torch.stack(self._rows).tolist() if self._rows else []
-        self._rows.clear()
-        failed = [row[2] for row in rows]
-        return StepMetrics(
-            losses=tuple(row[0] for row in rows),
-            num_correct=sum(row[1] for row in rows),
-            first_bad=failed.index(1.0) if 1.0 in failed else None,
-        )
-
-
 @dataclass
 class RunningMean:
     """Running means of training metrics over some steps.
 
     Attributes:
         batch_size: Images per step.
-        steps: Number of steps.
     """
 
     batch_size: int
-    steps: int = 0
+    _steps: int = 0
     _loss: float = 0.0
     _num_correct: float = 0.0
     _seconds: float = 0.0
 
-    def update(self, metrics: StepMetrics, seconds: float) -> None:
-        """Add steps, and the time that they took."""
-        self.steps += len(metrics.losses)
-        self._loss += sum(metrics.losses)
-        self._num_correct += metrics.num_correct
+    def update(self, rows: list[list[float]], seconds: float) -> None:
+        """Add what some steps returned, and the time that they took."""
+        self._steps += len(rows)
+        self._loss += sum(loss for loss, _, _ in rows)
+        self._num_correct += sum(num_correct for _, num_correct, _ in rows)
         self._seconds += seconds
 
     @property
     def loss(self) -> float:
         """Mean training loss."""
-        return self._loss / self.steps
+        return self._loss / self._steps
 
     @property
     def top1(self) -> float:
         """Training accuracy."""
-        return self._num_correct / (self.steps * self.batch_size)
+        return self._num_correct / (self._steps * self.batch_size)
 
     @property
     def images_per_second(self) -> float:
         """Training speed."""
-        return self.steps * self.batch_size / max(self._seconds, 1e-9)
+        return self._steps * self.batch_size / max(self._seconds, 1e-9)
 
 
 class TrainMeter:
     """Metrics of the training steps: collected on the device, read and reported once a second.
+
+    Reading waits for the device. Waiting at every step would leave it idle between steps.
 
     Args:
         state: State of the training, which counts loss, correct predictions and time.
@@ -113,9 +74,9 @@ class TrainMeter:
 
     def __init__(
         self,
-        state: "TrainState",
+        state: TrainState,
         plan: Plan,
-        checkpoints: "CheckpointManager",
+        checkpoints: CheckpointManager,
         file: MetricsLog,
         callbacks: Callback,
         ctx: DistributedContext,
@@ -126,7 +87,7 @@ class TrainMeter:
         self._file = file
         self._callbacks = callbacks
         self._ctx = ctx
-        self._buffer = MetricBuffer()
+        self._rows: list[Tensor] = []  # of the steps since the last read, on the device
         self._since_report = RunningMean(plan.batch_size)
         self._since_evaluation = RunningMean(plan.batch_size)
         self._lap_start = self._reported_at = monotonic()
@@ -137,8 +98,8 @@ class TrainMeter:
         return monotonic() - self._lap_start >= REPORT_SECONDS
 
     def add(self, row: Tensor) -> None:
-        """Add what a step returned; the device is not waited for."""
-        self._buffer.append(row)
+        """Add what a :class:`~resnet_builder.training.step.TrainStep` returned."""
+        self._rows.append(row)
 
     def read(self) -> None:
         """Read the metrics of all steps since the last read, and report them if it is time.
@@ -146,22 +107,23 @@ class TrainMeter:
         Raises:
             NonFiniteError: One of the losses or gradients is not finite.
         """
-        state, metrics = self._state, self._buffer.read()
-        if metrics.first_bad is not None:
-            step = state.step - len(metrics.losses) + metrics.first_bad
-            raise NonFiniteError(
-                f"the loss or the gradient of step {step + 1} is not finite "
-                f"(learning rate {self._plan.lr(step):g}); "
-                f"{self._checkpoints.newest}; lower the rate, warm up, or clip the gradient"
-            )
-        # One by one: a resumed run, which reads at other steps, must round to the same sum.
-        for loss in metrics.losses:
+        state = self._state
+        rows = torch.stack(self._rows).tolist() if self._rows else []
+        self._rows.clear()
+        for step, (loss, num_correct, failed) in enumerate(rows, start=state.step - len(rows)):
+            if failed:
+                raise NonFiniteError(
+                    f"the loss or the gradient of step {step + 1} is not finite "
+                    f"(learning rate {self._plan.lr(step):g}); "
+                    f"{self._checkpoints.newest}; lower the rate, warm up, or clip the gradient"
+                )
+            # One by one: a resumed run, which reads at other steps, must round to the same sum.
             state.loss_sum += loss
-        state.num_correct += metrics.num_correct
+            state.num_correct += num_correct
         seconds = self.lap()
-        self._since_report.update(metrics, seconds)
-        self._since_evaluation.update(metrics, seconds)
-        if self._lap_start - self._reported_at >= REPORT_SECONDS and self._since_report.steps:
+        self._since_report.update(rows, seconds)
+        self._since_evaluation.update(rows, seconds)
+        if rows and self._lap_start - self._reported_at >= REPORT_SECONDS:
             self._report()
 
     def lap(self) -> float:
@@ -176,10 +138,11 @@ class TrainMeter:
         self.lap()
         state = self._state
         steps = state.step - state.evaluated_step
+        epoch = state.step // self._plan.steps_per_epoch
         train_row = MetricsRow(
             event="train",
             step=state.step,
-            epoch=self._epoch,
+            epoch=epoch,
             lr=self._plan.lr(state.step - 1),
             images_per_second=self._since_evaluation.images_per_second,
             seconds=state.seconds,
@@ -188,7 +151,7 @@ class TrainMeter:
         )
         self._write(train_row)
         if validation is not None:
-            self._write(evaluation_row("validation", state.step, self._epoch, validation))
+            self._write(evaluation_row("validation", state.step, epoch, validation))
             if not math.isfinite(validation.loss):
                 self._callbacks.on_warning(
                     f"the validation loss after step {state.step} is not finite"
@@ -217,10 +180,6 @@ class TrainMeter:
         if self._ctx.is_main_process:
             with storage_warnings(self._callbacks):
                 self._file.append(row)
-
-    @property
-    def _epoch(self) -> int:
-        return self._state.step // self._plan.steps_per_epoch
 
 
 def evaluation_row(

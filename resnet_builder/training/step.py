@@ -40,9 +40,6 @@ class TrainStep:
 
     Attributes:
         optimizer: The optimizer.
-
-    Raises:
-        UsageError: The recipe freezes a section that the network does not have, or all of them.
     """
 
     def __init__(

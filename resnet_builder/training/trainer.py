@@ -25,21 +25,13 @@ from resnet_builder.training.callbacks import (
     storage_warnings,
 )
 from resnet_builder.training.checkpoint import CheckpointManager
-from resnet_builder.training.distributed import (
-    SINGLE_PROCESS,
-    DistributedContext,
-    sync_batch_norms,
-)
+from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import Metrics, evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
 from resnet_builder.training.meter import TrainMeter, evaluation_row
 from resnet_builder.training.result import Result, result_record, weights_header
-from resnet_builder.training.runtime import (
-    MEMORY_FORMATS,
-    resolve_device,
-    resolve_runtime,
-)
+from resnet_builder.training.runtime import MEMORY_FORMATS, resolve_device, resolve_runtime
 from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.state import TrainState, copy_weights, set_weights
 from resnet_builder.training.step import TrainStep
@@ -102,8 +94,8 @@ def fit(
         warn=events.on_warning,
     )
     model.to(device).to(memory_format=MEMORY_FORMATS[runtime.memory_format])
-    if recipe.sync_norm:
-        sync_batch_norms(model, device, ctx)
+    if recipe.sync_norm and ctx.world_size > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
     has_unused = ctx.world_size > 1 and has_unused_parameters(
         experiment.network, experiment.input_shape
     )

@@ -5,13 +5,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog
 from resnet_builder.training import meter
-from resnet_builder.training.meter import MetricBuffer, StepMetrics
 from tests.training.runs import Recorder, after, experiment, train
 
 
@@ -67,14 +65,3 @@ def test_training_goes_on_when_its_log_cannot_be_written(tmp_path: Path) -> None
     train(tmp_path / "run", experiment(), callbacks=[recorder])
     [warning] = recorder.warnings
     assert "train.log" in warning
-
-
-def test_metric_buffer_returns_the_steps_since_the_last_read() -> None:
-    buffer = MetricBuffer()
-    assert buffer.read() == StepMetrics()
-    for row in ((0.5, 3.0, 0.0), (0.25, 4.0, 0.0)):
-        buffer.append(torch.tensor(row))
-    assert buffer.read() == StepMetrics((0.5, 0.25), 7.0, None)
-    for row in ((2.0, 1.0, 0.0), (2.0, 1.0, 1.0), (2.0, 1.0, 1.0)):
-        buffer.append(torch.tensor(row))
-    assert buffer.read() == StepMetrics((2.0, 2.0, 2.0), 3.0, first_bad=1)

@@ -1,37 +1,42 @@
-"""Frozen sections keep their bytes; activation checkpointing gives the same bits in less memory."""
+"""Fine-tuning: frozen sections, activation checkpointing, and runs that start from weights."""
 
-import copy
+import hashlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torchvision.ops import StochasticDepth
 
-from resnet_builder.builder import build
-from resnet_builder.data.interfaces import Batch
-from resnet_builder.errors import Stopped, UsageError
+from resnet_builder.builder import build, load_experiment
+from resnet_builder.data.datasets import Digits
+from resnet_builder.data.interfaces import LoadContext
+from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.data.sources import InMemoryImages
+from resnet_builder.errors import CheckpointError, DataError, Stopped, UsageError
+from resnet_builder.experiment import Experiment
 from resnet_builder.model import ResNet, sections
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import MetricsLog
-from resnet_builder.spec.recipe import TrainSpec
+from resnet_builder.runs.records import DataRecord, ResultRecord
 from resnet_builder.training.ema import Ema
-from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.finetune import (
     checkpoint_activations,
-    freeze,
     frozen_tensors,
     has_unused_parameters,
 )
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
-from resnet_builder.training.schedule import Plan
 from resnet_builder.training.step import TrainStep
+from resnet_builder.weights.file import read_tensors
+from tests.cli.experiments import call, write_tiny
 from tests.networks import cifar_spec, random_images
 from tests.training.recipes import CLASSES, batch, images, recipe
-from tests.training.runs import after, experiment, outcome, train
-from tests.training.test_step import OPTIMIZERS, SCHEDULES, STEPS, make_step, reference_rate
+from tests.training.runs import after, experiment, outcome, resume_run, start_run, train
+from tests.training.test_step import make_step
 
 SGD = {"type": "sgd", "lr": 0.1, "weight_decay": 1e-2, "nesterov": True}
 RATE = 0.1
@@ -98,18 +103,6 @@ def test_frozen_tensors_keep_their_bytes_and_all_others_change(
     assert frozen_tensors(model, frozen) == before.keys() - expected
 
 
-def test_frozen_layers_stay_in_evaluation_mode_after_an_evaluation() -> None:
-    model = network()
-    train_step(model, freeze=["stem", "layer1"])
-    modes = {name: module.training for name, module in model.named_modules()}
-    assert modes["layer2"]
-    assert not any(mode for name, mode in modes.items() if name.startswith(("bn1", "layer1")))
-
-    evaluate(model, [(images(4), torch.zeros(4, dtype=torch.int64))])
-
-    assert {name: module.training for name, module in model.named_modules()} == modes
-
-
 def test_dropout_and_drop_path_are_off_where_frozen() -> None:
     model = network(block={"type": "basic", "dropout": 0.5}, drop_path=0.5)
     assert any(isinstance(module, StochasticDepth) for module in model.modules())
@@ -132,17 +125,6 @@ def test_no_backward_pass_goes_through_leading_frozen_layers() -> None:
     ]
 
 
-def test_norm_of_the_gradient_is_of_what_is_trained() -> None:
-    """A clipped step is as long as the rate, whatever the frozen layers' gradients would be."""
-    model = network()
-    plain = {"type": "sgd", "lr": 0.5, "momentum": 0.0}
-    learn = train_step(model, optimizer=plain, freeze=["stem", "layer1", "layer2"], clip_norm=1e-3)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    learn(batch(0), step=0, lr=0.5)
-    moved = [(p.detach() - before[name]).flatten() for name, p in model.named_parameters()]
-    assert torch.cat(moved).norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-3)
-
-
 def test_average_of_frozen_tensors_is_an_exact_copy() -> None:
     model = network()
     with torch.no_grad():
@@ -160,95 +142,6 @@ def test_average_of_frozen_tensors_is_an_exact_copy() -> None:
     assert changed(average.model, before) == {k for k in before if not k.startswith(layers)}
 
 
-def test_unknown_section_or_freezing_everything_is_refused() -> None:
-    with pytest.raises(UsageError, match="no 'layer4'; it has stem, layer1, layer2, layer3, head"):
-        freeze(network(), ["layer4"])
-    model = network()
-    with pytest.raises(UsageError, match="nothing to train"):
-        freeze(model, sections(model))
-
-
-CASES = [
-    *((optimizer, "cosine", ()) for optimizer in OPTIMIZERS),
-    *((optimizer, "cosine", ("stem", "layer1")) for optimizer in OPTIMIZERS),
-    *(("momentum", schedule, ("stem", "layer1")) for schedule in SCHEDULES if schedule != "cosine"),
-]
-
-
-@pytest.mark.parametrize(("optimizer", "schedule", "frozen"), CASES)
-def test_twenty_steps_equal_a_plain_loop(
-    optimizer: str, schedule: str, frozen: tuple[str, ...]
-) -> None:
-    given = recipe(
-        optimizer={**OPTIMIZERS[optimizer], "weight_decay": 0.01},
-        schedule=SCHEDULES[schedule],
-        no_weight_decay=("norm", "bias"),
-        clip_norm=0.5,
-        ema={"decay": 0.8},
-        freeze=frozen,
-        head_lr_multiplier=10.0,
-    )
-    batches = [batch(step) for step in range(STEPS)]
-    expected = reference(network(), given, batches)
-
-    model = network()
-    learn, rate = make_step(model, given), Plan(given, 5).lr
-    assert given.ema is not None
-    average = Ema(model, given.ema, frozen=frozen_tensors(model, frozen))
-    for step, one in enumerate(batches):
-        learn(one, step=step, lr=rate(step))
-        average.update(step + 1)
-
-    for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(average.model.state_dict()[name], tensor, rtol=0, atol=1e-6)
-
-
-def reference(model: nn.Module, given: TrainSpec, batches: list[Batch]) -> nn.Module:
-    """Fine-tune in PyTorch's plainest terms, and return the averaged network.
-
-    Stem and first stage are frozen if anything is; each parameter has a group of its own.
-    """
-    frozen = ("conv1.", "bn1.", "layer1.") if given.freeze else ()
-    trained = {n: p for n, p in model.named_parameters() if not n.startswith(frozen)}
-    groups = [{"params": [p], "weight_decay": 0.01 if p.ndim > 1 else 0} for p in trained.values()]
-    kind: Any = torch.optim.SGD if given.optimizer.type == "sgd" else torch.optim.AdamW
-    plain = kind(groups, **given.optimizer.model_dump(exclude={"type"}), foreach=False)
-    average = copy.deepcopy(model)
-    for step, one in enumerate(batches):
-        for name, group in zip(trained, plain.param_groups, strict=True):
-            group["lr"] = reference_rate(given, step) * (10 if name.startswith("fc.") else 1)
-        for name, layer in model.named_children():
-            layer.train(not f"{name}.".startswith(frozen))
-        plain.zero_grad()
-        nn.functional.cross_entropy(model(one.images), one.targets).backward()
-        nn.utils.clip_grad_norm_(trained.values(), 0.5)
-        plain.step()
-        for old, new in zip(
-            average.state_dict().values(), model.state_dict().values(), strict=True
-        ):
-            old.copy_(0.8 * old + 0.2 * new if new.is_floating_point() else new)
-    return average
-
-
-@pytest.mark.parametrize("exempt", [[], ["norm", "bias"]])
-def test_rate_of_the_head_is_a_multiple_of_the_scheduled_one(exempt: list[str]) -> None:
-    model = network()
-    given = recipe(optimizer=SGD, schedule="linear", head_lr_multiplier=4.0, no_weight_decay=exempt)
-    schedule = Plan(given, 5).lr
-    learn = make_step(model, given)
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for step in (0, 7):
-        learn(batch(step), step=step, lr=schedule(step))
-        rates = {
-            names[parameter]: group["lr"]
-            for group in learn.optimizer.param_groups
-            for parameter in group["params"]
-        }
-        assert rates.keys() == set(names.values())
-        for name, rate in rates.items():
-            assert rate == schedule(step) * (4 if name.startswith("fc.") else 1)
-
-
 def test_state_of_what_is_frozen_later_is_dropped() -> None:
     model = network()
     learn = train_step(model, optimizer=ADAMW)
@@ -260,29 +153,6 @@ def test_state_of_what_is_frozen_later_is_dropped() -> None:
     assert kept.keys() == {
         key for key in saved if not key.startswith(("conv1.", "bn1.", "layer1."))
     }
-
-
-def test_stopped_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    """A frozen stem and a head with a rate of its own; all else is in test_resume.py."""
-    spec = experiment(
-        optimizer=SGD, ema={"decay": 0.9}, clip_norm=1.0, freeze=["stem"], head_lr_multiplier=3.0
-    )
-    train(tmp_path / "whole", spec, model=build(spec, seed=3))
-    with pytest.raises(Stopped):
-        train(tmp_path / "resumed", spec, model=build(spec, seed=3), should_stop=after(6))
-    train(tmp_path / "resumed", spec, model=build(spec, seed=3))
-    assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole")
-
-
-def test_metrics_give_the_rate_of_the_body(tmp_path: Path) -> None:
-    rates = []
-    for name, multiplier in (("one", 1.0), ("five", 5.0)):
-        spec = experiment(schedule="cosine", head_lr_multiplier=multiplier)
-        train(tmp_path / name, spec, model=build(spec, seed=3))
-        rows = MetricsLog(RunDirectory(tmp_path / name)).read()
-        rates.append([row.lr for row in rows if row.event == "train"])
-    assert rates[0] == rates[1]
-    assert None not in rates[0]
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -373,14 +243,6 @@ def test_activations_inside_checkpointed_blocks_are_not_kept() -> None:
     assert everything - both == (everything - first) + (everything - second)
 
 
-def test_tensors_are_shared_with_the_network() -> None:
-    model = two_stages()
-    assert checkpoint_activations(model, ()) is model
-    wrapped = checkpoint_activations(model, ["layer2"])
-    assert list(wrapped.parameters()) == list(model.parameters())
-    assert copy.deepcopy(wrapped)(random_images(2, 3, 8, 8)).shape == (2, CLASSES)
-
-
 def test_buffers_are_put_back_where_computing_again_fails() -> None:
     model = two_stages().train()
     own = dict(model.named_buffers())
@@ -416,3 +278,184 @@ def test_parameters_that_the_network_does_not_use_are_found() -> None:
     assert has_unused_parameters(idle, (3, 8, 8))
     idle[1].requires_grad_(False)
     assert not has_unused_parameters(idle, (3, 8, 8))
+
+
+BODY = """\
+name: body
+model:
+  num_classes: 10
+  stem: {type: conv3x3, channels: 8}
+  block: basic
+  shortcut: pad
+  stages: [{channels: 8, blocks: 1}, {channels: 16, blocks: 1, stride: 2}]
+data: {dataset: digits}
+train:
+  epochs: 5
+  batch_size: 64
+  optimizer: {type: sgd, lr: 0.1, weight_decay: 1e-3}
+  schedule: one_cycle
+run: {device: cpu, precision: fp32}
+"""
+FIVE = """\
+extends: body.yaml
+model:
+  num_classes: 5
+  image_size: 8
+  weights: {path: body/best.safetensors, new_head: true}
+data:
+  dataset: {type: image_folder, path: five, channels: 1}
+train:
+  epochs: 4
+  batch_size: 20
+  optimizer: {lr: 0.02}
+  freeze: [stem, layer1]
+  head_lr_multiplier: 5.0
+  no_weight_decay: [norm, bias]
+  ema: {decay: 0.9}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_five_digits(folder: Path) -> None:
+    """Write the digits below five as pictures: ten of each to train on, the rest to test on."""
+    digits = Digits().load(LoadContext(folder, Preprocessing())).train
+    assert isinstance(digits, InMemoryImages)
+    for label in range(5):
+        for number, picture in enumerate(digits.images[digits.labels == label, 0].numpy()):
+            split = folder / ("train" if number < 10 else "test") / str(label)
+            split.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(split / f"{number}.png")
+
+
+def test_body_of_ten_digits_learns_five_with_its_frozen_layers_untouched(folder: Path) -> None:
+    (folder / "body.yaml").write_text(BODY, encoding="utf-8")
+    (folder / "five.yaml").write_text(FIVE, encoding="utf-8")
+    write_five_digits(folder / "five")
+    assert call("train", "body.yaml", "--out", "body").exit_code == 0
+    assert call("validate", "five.yaml").exit_code == 0
+    result = call("train", "five.yaml", "--out", "run", "--data-dir", folder)
+    assert result.exit_code == 0, result.stderr
+
+    before, _ = read_tensors(folder / "body" / "best.safetensors")
+    after, _ = read_tensors(folder / "run" / "best.safetensors")
+    frozen = {name for name in before if name.startswith(("conv1.", "bn1.", "layer1."))}
+    assert len(frozen) == 18
+    for name, tensor in before.items():
+        is_same = tensor.numpy().tobytes() == after[name].numpy().tobytes()
+        assert is_same == (name in frozen), name
+    assert after["fc.weight"].shape == (5, 16)
+    record = ResultRecord.read(RunDirectory(folder / "run").result)
+    assert record.test_top1 is not None
+    assert record.test_top1 > 0.9
+    assert record.parameters == sum(
+        tensor.numel() for name, tensor in after.items() if name.endswith(("weight", "bias"))
+    )
+
+
+@pytest.fixture
+def spec(folder: Path) -> Experiment:
+    """An experiment that starts from what another run has trained, and freezes its stem."""
+    path = write_tiny(folder)
+    assert call("train", path, "--out", "body", "--set", "train.epochs=1").exit_code == 0
+    shutil.copy(folder / "body" / "best.safetensors", folder / "body.safetensors")
+    weights = ["model.weights=body.safetensors", "train.seed=1"]
+    recipe = ["train.freeze=[stem]", "train.head_lr_multiplier=3.0"]
+    return load_experiment(path, overrides=[*weights, *recipe])
+
+
+def write_others(folder: Path) -> str:
+    """Write other weights for the same network in place of those of the body."""
+    tensors, _ = read_tensors(folder / "body.safetensors")
+    torch.save({name: tensor + 1 for name, tensor in tensors.items()}, folder / "body.safetensors")
+    return sha256(folder / "body.safetensors")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def stopped(spec: Experiment, polls: int) -> RunDirectory:
+    """Begin a run and stop it; polls in reading the data count too."""
+    with pytest.raises(Stopped):
+        resume_run(spec, Path("run"), should_stop=after(polls))
+    run = RunDirectory(Path("run"))
+    assert run.is_published
+    return run
+
+
+def test_run_writes_down_which_bytes_it_started_from(folder: Path, spec: Experiment) -> None:
+    digest = sha256(folder / "body.safetensors")
+    start_run(spec, Path("run"))
+    assert DataRecord.read(RunDirectory(Path("run")).data).pretrained_sha256 == digest
+
+
+def test_run_with_a_checkpoint_needs_the_file_no_more(folder: Path, spec: Experiment) -> None:
+    start_run(spec, Path("whole"))
+    run = stopped(spec, 5)
+    assert len(list(run.checkpoints.iterdir())) == 1
+    (folder / "body.safetensors").unlink()
+    resume_run(spec, run.path)
+    assert outcome(run.path) == outcome(Path("whole"))
+    assert call("evaluate", "run").exit_code == 0
+
+
+def killed(spec: Experiment) -> RunDirectory:
+    """Begin a run, and leave it as one that was killed before its first checkpoint."""
+    run = stopped(spec, 3)
+    for path in run.checkpoints.iterdir():
+        path.unlink()
+    return run
+
+
+def test_run_without_a_checkpoint_starts_over_from_the_same_bytes(spec: Experiment) -> None:
+    start_run(spec, Path("whole"))
+    run = killed(spec)
+    resume_run(spec, run.path)
+    assert outcome(run.path) == outcome(Path("whole"))
+
+
+def test_run_without_a_checkpoint_refuses_another_file(folder: Path, spec: Experiment) -> None:
+    run = killed(spec)
+    before, now = sha256(folder / "body.safetensors"), write_others(folder)
+    with pytest.raises(DataError, match=f"its SHA-256 was {before} and is {now}; bring the file"):
+        resume_run(spec, run.path, allow_spec_change=True)
+    (folder / "body.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        resume_run(spec, run.path)
+
+
+def test_other_first_weights_are_another_experiment(folder: Path, spec: Experiment) -> None:
+    run = stopped(spec, 5)
+    other = load_experiment(folder / "tiny.yaml", overrides=["model.weights=body/last.safetensors"])
+    with pytest.raises(UsageError, match=r"is of another network:\n(.*\n)*.*model\.weights\.path"):
+        resume_run(other, run.path, allow_spec_change=True)
+
+
+def test_weights_that_do_not_fit_leave_no_run_behind(folder: Path, spec: Experiment) -> None:
+    wide = load_experiment(
+        folder / "tiny.yaml",
+        overrides=["model.weights=body.safetensors", "model.stages.0.channels=6"],
+    )
+    with pytest.raises(CheckpointError, match=r"model\.weights: .*body\.safetensors"):
+        start_run(wide, Path("run"))
+    assert not Path("run").exists()
+    start_run(spec, Path("run"))
+
+
+def test_run_can_be_frozen_on_the_way(spec: Experiment) -> None:
+    recipe = spec.train.model_copy(update={"freeze": ()})
+    free = replace(spec, spec=spec.spec.model_copy(update={"train": recipe}))
+    run = stopped(free, 5)
+    [checkpoint] = run.checkpoints.iterdir()
+    before, _ = read_tensors(checkpoint)
+    with pytest.raises(UsageError, match=r"train\.freeze"):
+        resume_run(spec, run.path)
+    resume_run(spec, run.path, allow_spec_change=True)
+    after, _ = read_tensors(run.last)
+    assert torch.equal(before["model/conv1.weight"], after["conv1.weight"])
+    assert not torch.equal(before["model/fc.weight"], after["fc.weight"])

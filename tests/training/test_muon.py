@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from resnet_builder import build_from_spec
 from resnet_builder.training.muon import Muon, orthogonalize
-from resnet_builder.training.optim import build_optimizer, optimizer_state, restore_optimizer
+from resnet_builder.training.optim import build_optimizer, optimizer_state
 from tests.training.recipes import recipe
 
 SPEC: dict[str, Any] = {
@@ -58,11 +58,7 @@ def gradients(model: nn.Module, seed: int) -> Iterator[tuple[nn.Parameter, Tenso
 def take_steps(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
     for step in steps:
         for parameter, gradient in gradients(model, step):
-            parameter.grad = (
-                gradient.contiguous(memory_format=torch.channels_last)
-                if (gradient.ndim == 4)
-                else gradient
-            )
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
         optimizer.step()
 
 
@@ -165,19 +161,3 @@ def test_nothing_changes_where_found_inf_is_set(
     after = {**dict(model.named_parameters()), **optimizer_state(optimizer, model)}
     for name, tensor in before.items():
         assert torch.equal(after[name], tensor), name
-
-
-def test_restored_state_goes_on_to_the_same_bits() -> None:
-    model = net().to(memory_format=torch.channels_last)
-    optimizer = optimizer_for(model)
-    take_steps(model, optimizer, range(2))
-    other = copy.deepcopy(model)
-    again = optimizer_for(other)
-    state = {n: s.contiguous().clone() for n, s in optimizer_state(optimizer, model).items()}
-    restore_optimizer(again, other, state)
-
-    take_steps(model, optimizer, range(2, 4))
-    take_steps(other, again, range(2, 4))
-
-    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(mine, theirs)

@@ -8,11 +8,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from resnet_builder.builder import build
 from resnet_builder.training.optim import build_optimizer, optimizer_state, restore_optimizer
-from tests.training.recipes import images, recipe, small_net, weight
+from tests.networks import cifar_spec
+from tests.training.recipes import CLASSES, images, recipe, small_net
 
 SGD = {"type": "sgd", "lr": 0.1, "weight_decay": 0.01}
 ADAMW = {"type": "adamw", "lr": 0.1}
+MUON = {"type": "muon", "lr": 0.05, "aux": {"lr": 0.2}}
 
 
 def optimizer_for(
@@ -86,29 +89,30 @@ def test_state_is_named_by_parameter(spec: Any, names: set[str], fused: bool) ->
     assert optimizer_state(optimizer, model).keys() == expected
 
 
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("spec", [SGD, ADAMW])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("spec", "fused"), [(SGD, True), (SGD, False), (ADAMW, True), (ADAMW, False), (MUON, True)]
+)
 def test_a_restored_optimizer_goes_on_to_the_same_bits(
     spec: Any, fused: bool, layout: torch.memory_format
 ) -> None:
-    model = small_net()
-    model.to(memory_format=layout)
-    optimizer = optimizer_for(model, spec, no_weight_decay=("norm", "bias"), fused=fused)
+    def network(seed: int) -> tuple[nn.Module, Optimizer]:
+        model = build(cifar_spec(widths=(4, 6), classes=CLASSES), seed=seed).train()
+        model.to(memory_format=layout)
+        kinds = ("norm", "bias")
+        return model, optimizer_for(model, spec, no_weight_decay=kinds, fused=fused)
+
+    model, optimizer = network(seed=0)
     take_steps(model, optimizer, 3)
     saved = {k: v.clone().contiguous() for k, v in optimizer_state(optimizer, model).items()}
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    take_steps(model, optimizer, 3, seed=10)
-
-    other = small_net(seed=9)
-    other.to(memory_format=layout)
-    other.load_state_dict(weights)
-    restored = optimizer_for(other, spec, no_weight_decay=("norm", "bias"), fused=fused)
+    other, restored = network(seed=9)
+    other.load_state_dict(model.state_dict())
     restore_optimizer(restored, other, saved)
+    take_steps(model, optimizer, 3, seed=10)
     take_steps(other, restored, 3, seed=10)
 
     for name, tensor in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor), name
-    convolution = weight(other, 3)
-    for value in restored.state[convolution].values():
-        assert value.ndim == 0 or value.stride() == convolution.stride()
+    for parameter in other.parameters():
+        for value in restored.state[parameter].values():
+            assert value.ndim == 0 or value.stride() == parameter.stride()

@@ -1,21 +1,24 @@
-"""Twenty steps are what a plain PyTorch loop, written here a second time, makes of them."""
+"""Training step: twenty of them equal a plain PyTorch loop, which is written here again."""
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from resnet_builder.builder import build
 from resnet_builder.data.interfaces import Batch
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.ema import Ema
+from resnet_builder.training.finetune import frozen_tensors
 from resnet_builder.training.schedule import Plan
 from resnet_builder.training.step import TrainStep
-from tests.training.recipes import batch, recipe, small_net, weight
+from tests.networks import cifar_spec
+from tests.training.recipes import CLASSES, batch, recipe, small_net, weight
 
 STEPS = 20
 
@@ -48,9 +51,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "clipping": {"clip_norm": 0.5},
     "smoothing": {"loss": {"label_smoothing": 0.1}},
     "accumulation": {"accumulate": 4},
-    "sparing": {"no_weight_decay": ["norm", "bias"]},
+    "no decay of norms": {"no_weight_decay": ["norm", "bias"]},
     "mixed": {},
+    "fine-tuning": {
+        "freeze": ["stem", "layer1"],
+        "head_lr_multiplier": 10.0,
+        "no_weight_decay": ["norm", "bias"],
+        "clip_norm": 0.5,
+        "ema": {"decay": 0.8},
+    },
 }
+FROZEN = ("conv1.", "bn1.", "layer1.")
 
 
 def runtime(**changes: Any) -> RuntimeConfig:
@@ -74,10 +85,19 @@ def make_step(model: nn.Module, train: TrainSpec, **changes: Any) -> TrainStep:
     return TrainStep(model, train, runtime(accumulate=train.accumulate, **changes))
 
 
+def network(variant: str) -> nn.Module:
+    """Make a network: with sections where they matter, and without norms where these would."""
+    if variant == "fine-tuning":
+        return build(cifar_spec(widths=(4, 6, 8), classes=CLASSES), seed=0)
+    # Micro-batches have batch statistics of their own, which are not those of the whole batch.
+    return small_net(norm=variant != "accumulation")
+
+
 def ours(model: nn.Module, train: TrainSpec, batches: list[Batch]) -> nn.Module:
     """Train, and return the network to evaluate."""
     train_step, schedule = make_step(model, train), Plan(train, 5).lr
-    ema = None if train.ema is None else Ema(model, train.ema)
+    frozen = frozen_tensors(model, train.freeze)
+    ema = None if train.ema is None else Ema(model, train.ema, frozen=frozen)
     for step, one in enumerate(batches):
         train_step(one, step=step, lr=schedule(step))
         if ema is not None:
@@ -86,40 +106,41 @@ def ours(model: nn.Module, train: TrainSpec, batches: list[Batch]) -> nn.Module:
 
 
 def reference(model: nn.Module, train: TrainSpec, batches: list[Batch]) -> nn.Module:
-    """Train in PyTorch's plainest terms."""
-    smoothing = nn.CrossEntropyLoss(label_smoothing=train.loss.label_smoothing)
-    optimizer = reference_optimizer(model, train)
+    """Train in PyTorch's plainest terms; each parameter has a group of its own."""
+    frozen = FROZEN if train.freeze else ()
+    trained = {n: p for n, p in model.named_parameters() if not n.startswith(frozen)}
+    options = train.optimizer.model_dump(exclude={"type"})
+    decayed = {n for n, p in trained.items() if p.ndim > 1 or not train.no_weight_decay}
+    kind: Any = torch.optim.SGD if train.optimizer.type == "sgd" else torch.optim.AdamW
+    optimizer = kind(
+        [
+            {"params": [p], "weight_decay": options["weight_decay"] if name in decayed else 0.0}
+            for name, p in trained.items()
+        ],
+        **options,
+        fused=False,
+        foreach=False,
+    )
+    cross_entropy = nn.CrossEntropyLoss(label_smoothing=train.loss.label_smoothing)
     average = copy.deepcopy(model)
     for step, one in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = reference_rate(train, step)
+        for name, group in zip(trained, optimizer.param_groups, strict=True):
+            factor = train.head_lr_multiplier if name.startswith("fc.") else 1.0
+            group["lr"] = reference_rate(train, step) * factor
+        for name, layer in model.named_children():
+            layer.train(not f"{name}.".startswith(frozen))
         optimizer.zero_grad()
-        smoothing(model(one.images), one.targets).backward()
+        cross_entropy(model(one.images), one.targets).backward()
         if train.clip_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+            nn.utils.clip_grad_norm_(trained.values(), train.clip_norm)
         optimizer.step()
         if train.ema is not None and (step + 1) % train.ema.every == 0:
             for old, new in zip(
                 average.state_dict().values(), model.state_dict().values(), strict=True
             ):
-                decayed = train.ema.decay * old + (1 - train.ema.decay) * new
-                old.copy_(decayed if new.is_floating_point() else new)
+                moved = train.ema.decay * old + (1 - train.ema.decay) * new
+                old.copy_(moved if new.is_floating_point() else new)
     return model if train.ema is None else average
-
-
-def reference_optimizer(model: nn.Module, train: TrainSpec) -> torch.optim.Optimizer:
-    options = train.optimizer.model_dump(exclude={"type"})
-    kind: Callable[..., torch.optim.Optimizer] = (
-        torch.optim.SGD if train.optimizer.type == "sgd" else torch.optim.AdamW
-    )
-    if not train.no_weight_decay:
-        return kind(model.parameters(), **options, fused=False, foreach=False)
-    named = list(model.named_parameters())
-    weights = [p for name, p in named if name in {"0.weight", "3.weight", "6.weight"}]
-    others = [p for name, p in named if name in {"1.weight", "1.bias", "3.bias", "6.bias"}]
-    assert len(weights) + len(others) == len(named)
-    groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
-    return kind(groups, **options, fused=False, foreach=False)
 
 
 def reference_rate(train: TrainSpec, step: int) -> float:
@@ -148,7 +169,7 @@ def half_cosine(start: float, end: float, progress: float) -> float:
 def made(optimizer: str, schedule: str, variant: str) -> TrainSpec:
     changes = dict(VARIANTS[variant])
     warmup = {"warmup": changes.pop("warmup")} if "warmup" in changes else {}
-    decay = {"weight_decay": 0.01} if variant == "sparing" else {}
+    decay = {"weight_decay": 0.01} if "no_weight_decay" in changes else {}
     return recipe(
         steps=STEPS,
         optimizer={**OPTIMIZERS[optimizer], **decay},
@@ -172,12 +193,10 @@ def cases() -> Iterator[Any]:
 @pytest.mark.parametrize(("optimizer", "schedule", "variant"), list(cases()))
 def test_twenty_steps_equal_a_plain_loop(optimizer: str, schedule: str, variant: str) -> None:
     train = made(optimizer, schedule, variant)
-    # Parts of a batch see their own batch statistics: only without them is it the whole's.
-    norm = variant != "accumulation"
     batches = [batch(step, mixed=variant == "mixed") for step in range(STEPS)]
 
-    expected = reference(small_net(norm=norm), train, batches).state_dict()
-    found = ours(small_net(norm=norm), train, batches).state_dict()
+    expected = reference(network(variant), train, batches).state_dict()
+    found = ours(network(variant), train, batches).state_dict()
 
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
@@ -187,12 +206,11 @@ def test_twenty_steps_equal_a_plain_loop(optimizer: str, schedule: str, variant:
 def test_adamw_with_its_own_eps_is_a_plain_loop_but_for_rounding(variant: str) -> None:
     train = made("adamw", "constant", variant)
     own = train.model_copy(update={"optimizer": train.optimizer.model_copy(update={"eps": 1e-8})})
-    norm = variant != "accumulation"
     batches = [batch(step) for step in range(STEPS)]
 
-    expected = reference(small_net(norm=norm), own, batches).state_dict()
-    found = ours(small_net(norm=norm), own, batches).state_dict()
-    with_other_eps = ours(small_net(norm=norm), train, batches).state_dict()
+    expected = reference(network(variant), own, batches).state_dict()
+    found = ours(network(variant), own, batches).state_dict()
+    with_other_eps = ours(network(variant), train, batches).state_dict()
 
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-3)
@@ -200,7 +218,6 @@ def test_adamw_with_its_own_eps_is_a_plain_loop_but_for_rounding(variant: str) -
 
 
 def test_momentum_survives_a_change_of_the_rate() -> None:
-    """One of the programs before made a new optimizer at each rate."""
     model = small_net()
     train_step, parameter = make_step(model, recipe()), weight(model, 0)
     for step in range(3):

@@ -191,12 +191,10 @@ def test_without_validation_the_last_weights_are_selected(tmp_path: Path) -> Non
 
 
 def test_without_test_images_nothing_is_tested(tmp_path: Path) -> None:
-    recorder = Recorder()
-    splits = small_splits(test=False)
-    result = train(tmp_path / "run", experiment(), splits=splits, callbacks=[recorder])
-    assert result.test is None
-    assert result.record.test_top1 is None
-    assert {split for _, split, _ in recorder.evaluations} == {"val"}
+    result = train(tmp_path / "run", experiment(), splits=small_splits(test=False))
+    assert (result.test, result.record.test_top1) == (None, None)
+    rows = MetricsLog(RunDirectory(tmp_path / "run")).read()
+    assert {row.event for row in rows} == {"train", "validation"}
 
 
 @pytest.mark.parametrize(
@@ -283,29 +281,24 @@ def test_training_goes_on_when_it_cannot_be_saved(
         assert text.endswith("no checkpoint was saved yet")
 
 
-def test_last_save_must_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing_saves(monkeypatch, errno.ENOSPC, times=1)
-    with pytest.raises(StorageError, match=r"step-000000012\.safetensors"):
-        train(tmp_path / "run", experiment())
-    assert not RunDirectory(tmp_path / "run").is_finished
-
-
-def test_stop_that_cannot_be_saved_is_still_a_stop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = Recorder()
-    failing_saves(monkeypatch, errno.ENOSPC, times=1)
-    with pytest.raises(Stopped):
-        train(tmp_path / "run", experiment(), should_stop=after(3), callbacks=[recorder])
-    assert "not saved at step 3" in recorder.warnings[0]
-
-
 def test_stop_saves_at_a_step_and_says_which(tmp_path: Path) -> None:
     recorder = Recorder()
     with pytest.raises(Stopped, match=r"^stopped after step 3, which is saved$"):
         train(tmp_path / "run", experiment(), should_stop=after(3), callbacks=[recorder])
-    assert recorder.saves == [3]
-    assert recorder.results == []
+    assert (recorder.saves, recorder.results) == ([3], [])
+
+
+def test_stop_that_cannot_be_saved_is_still_a_stop_but_the_last_save_must_not_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    failing_saves(monkeypatch, errno.ENOSPC, times=2)
+    with pytest.raises(Stopped, match=r"^stopped after step 3$"):
+        train(tmp_path / "run", experiment(), should_stop=after(3), callbacks=[recorder])
+    assert "not saved at step 3" in recorder.warnings[0]
+    with pytest.raises(StorageError, match=r"step-000000012\.safetensors"):
+        train(tmp_path / "run", experiment())
+    assert not RunDirectory(tmp_path / "run").is_finished
 
 
 def test_run_goes_on_where_it_was_left(tmp_path: Path) -> None:
@@ -323,40 +316,14 @@ def test_run_goes_on_where_it_was_left(tmp_path: Path) -> None:
     assert [row.lr for row in rows if row.event == "train"] == pytest.approx(rates)
 
 
-@pytest.mark.parametrize("saved_every", [2, 5])
-def test_killed_run_goes_back_to_its_checkpoint(saved_every: int, tmp_path: Path) -> None:
-    spec = experiment(checkpoint_every={"steps": saved_every}, evaluate_every={"steps": 3})
+def test_killed_run_goes_back_to_its_checkpoint(tmp_path: Path) -> None:
+    spec = experiment(checkpoint_every={"steps": 2}, evaluate_every={"steps": 3})
     train(tmp_path / "expected", spec)
     for step in (1, 3, 2):
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "run", spec, model=losing(step, exception=KeyboardInterrupt()))
     train(tmp_path / "run", spec)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "expected")
-
-
-def test_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
-    """The run ends in the same bits, with a warning."""
-    spec = experiment(checkpoint_every={"steps": 3}, ema={"decay": 0.9})
-    train(tmp_path / "expected", spec)
-    with pytest.raises(Stopped):
-        train(tmp_path / "run", spec, should_stop=after(9))
-    newest = sorted(RunDirectory(tmp_path / "run").checkpoints.iterdir())[-1]
-    newest.write_bytes(newest.read_bytes()[:-1])
-    recorder = Recorder()
-    train(tmp_path / "run", spec, callbacks=[recorder])
-    assert newest.name in recorder.warnings[0]
-    assert recorder.starts[0].step == 6
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "expected")
-
-
-def test_how_often_a_run_is_saved_does_not_matter(tmp_path: Path) -> None:
-    found = []
-    for steps in (1, 50):
-        path = tmp_path / str(steps)
-        train(path, experiment(checkpoint_every={"steps": steps}))
-        weights = read_weights(RunDirectory(path).last)[0]["0.weight"]
-        found.append((outcome(path)["rows"], weights.tolist()))
-    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("step", [0, 5], ids=["first", "later"])
@@ -375,23 +342,19 @@ def test_loss_that_is_not_a_number_ends_the_run(step: int, tmp_path: Path) -> No
     assert not run.last.exists()
 
 
-@pytest.mark.parametrize("cause", ["rate", "gradient"], ids=["lr-1e20", "gradient"])
+@pytest.mark.parametrize("cause", ["rate", "gradient"])
 def test_run_that_diverges_saves_nothing_bad(cause: str, tmp_path: Path) -> None:
     model = small_net(norm=False)
     model[4] = nn.ReLU()  # which, unlike tanh, lets large numbers grow
     lr = 1e20 if cause == "rate" else 0.05
     if cause == "gradient":
         weight(model, 0).register_hook(lambda gradient: gradient * math.inf)
-    spec = experiment(
-        optimizer={"type": "sgd", "lr": lr},
-        checkpoint_every={"steps": 1},
-        evaluate_every={"steps": 1},
-    )
+    every_step = {"checkpoint_every": {"steps": 1}, "evaluate_every": {"steps": 1}}
+    spec = experiment(optimizer={"type": "sgd", "lr": lr}, **every_step)
     with pytest.raises(NonFiniteError, match=re.escape(f"(learning rate {lr:g})")):
         train(tmp_path / "run", spec, model=model)
     for path in (tmp_path / "run").rglob("*.safetensors"):
-        tensors = torch.cat([t.flatten().double() for t in read_tensors(path)[0].values()])
-        assert tensors.isfinite().all()
+        assert all(tensor.isfinite().all() for tensor in read_tensors(path)[0].values())
 
 
 def test_statistics_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
@@ -448,23 +411,12 @@ def test_memory_that_runs_out_in_any_phase_is_named(phase: str, tmp_path: Path) 
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"^mine$"):
-        train(tmp_path / "run", experiment(), model=losing(0, exception=RuntimeError("mine")))
-
-
 def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     train(tmp_path / "run", experiment())
     before = outcome(tmp_path / "run")
     with pytest.raises(UsageError, match="already complete"):
         train(tmp_path / "run", experiment())
     assert outcome(tmp_path / "run") == before
-
-
-def test_milestone_beyond_the_end_is_refused_before_training(tmp_path: Path) -> None:
-    spec = experiment(schedule={"type": "multistep", "milestones": [12], "unit": "steps"})
-    with pytest.raises(UsageError, match="12 is beyond the training's 12 steps"):
-        train(tmp_path / "run", spec)
 
 
 def test_images_are_held_by_a_device_that_has_room_for_them(
