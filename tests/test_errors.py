@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnet_builder.errors import Problem, SpecPath, dotted, nearest, render, visible
+from resnet_builder.errors import Problem, SpecPath, dotted, nearest, visible
 
 
 def test_problem_is_shown_with_its_place_line_choices_and_suggestion() -> None:
@@ -34,23 +34,12 @@ def test_problem_in_an_argument_shows_the_argument() -> None:
     )
 
 
-def test_twenty_problems_are_shown_and_the_rest_counted() -> None:
-    problems = [Problem("shape", "", str(number)) for number in range(23)]
-    blocks = render(problems).split("\n\n")
-    assert blocks[:20] == [str(problem) for problem in problems[:20]]
-    assert blocks[20:] == ["and 3 more"]
-    assert "more" not in render(problems[:20])
-    assert render([]) == ""
-
-
 @pytest.mark.parametrize(
     ("path", "text"),
     [
         ((), ""),
-        (("model",), "model"),
         (("model", "stages", 1, "block"), "model.stages[1].block"),
         ((0, 1), "[0][1]"),
-        (("a", 0, "b"), "a[0].b"),
     ],
 )
 def test_path_is_written_with_dots_and_brackets(path: SpecPath, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field, ValidationError
 
-from resnet_builder.errors import PartError, RegistryError
+from resnet_builder.errors import RegistryError
 from resnet_builder.registry import Registry
 
 Things = Registry[Callable[..., Any]]
@@ -148,9 +148,3 @@ def test_temporary_part_leaves_no_trace_even_after_an_error(registry: Things) ->
     assert registry.get("large") is before
     assert registry.options("large") is options
     assert "new" not in registry
-
-
-def test_part_error_has_a_code_of_ours() -> None:
-    assert (PartError("x").code, PartError("x", code="limit", option="n").option) == ("shape", "n")
-    with pytest.raises(ValueError, match="no problem has the code 'nonsense'"):
-        PartError("x", code="nonsense")

@@ -123,18 +123,20 @@ def parts(plugins: tuple[str, ...], as_json: bool) -> None:
     from resnet_builder.plugins import import_named_plugins
 
     import_named_plugins(plugins)
-    closed = list(_closed_parts())
-    order = list(dict.fromkeys(part.set for part in closed))
-    found = [*_registered_parts(), *sorted(closed, key=lambda part: order.index(part.set))]
+    sets: dict[str, list[PartInfo]] = {}
+    for part in (*_registered_parts(), *_closed_parts()):
+        sets.setdefault(part.set, []).append(part)
     if as_json:
-        show_json(PartList(tuple(found)))
+        show_json(PartList(tuple(part for members in sets.values() for part in members)))
         return
-    for number, part in enumerate(found):
-        if number == 0 or found[number - 1].set != part.set:
-            show(f"{'' if number == 0 else chr(10)}{part.set}")
-        show(f"  {part.name}: {part.what}")
-        for option in part.options:
-            show(f"    {_option_line(option)}")
+    blocks = []
+    for name, members in sets.items():
+        lines = [name]
+        for part in members:
+            options = (f"    {_option_line(option)}" for option in part.options)
+            lines += [f"  {part.name}: {part.what}", *options]
+        blocks.append("\n".join(lines))
+    show("\n\n".join(blocks))
 
 
 def _registered_parts() -> Iterator[PartInfo]:

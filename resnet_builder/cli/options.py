@@ -176,6 +176,20 @@ def read_draft(
     return draft
 
 
+def write_new(file: Path, text: str) -> None:
+    """Write the file that ``-o`` names, unless it is there already.
+
+    Raises:
+        StorageError: It cannot be written.
+        UsageError: It is there already.
+    """
+    from resnet_builder.runs.files import write_atomically
+
+    if os.path.lexists(file):
+        raise UsageError(f"{file} exists, and is not overwritten; choose another name")
+    write_atomically(file, [text.encode()])
+
+
 def device_for(spec: "Spec") -> "torch.device":
     """Device that a spec of trained weights names, or else the best one here, with a note."""
     from resnet_builder.device import pick_device

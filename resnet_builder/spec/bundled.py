@@ -41,8 +41,9 @@ def find_spec(source: str) -> Path:
     names = bundled_names()
     if source in names:
         return bundled_file(source)
-    if (spec_of_run := Path(source, "spec.yaml")).is_file():
-        return spec_of_run
+    # Of os.path, as a Path raises an error for a name that is too long.
+    if os.path.isfile(spec_of_run := os.path.join(source, "spec.yaml")):
+        return Path(spec_of_run)
     if is_path(source):
         return Path(source)
     suggestion = nearest(source, names)

@@ -1,13 +1,13 @@
 """Families of networks for ``init``: each is a depth rule over a bundled spec."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from resnet_builder.errors import UsageError
 from resnet_builder.spec.bundled import bundled_file
 from resnet_builder.spec.compose import compose, read_document
-from resnet_builder.spec.dump import commented_spec
+from resnet_builder.spec.dump import dump_value
 from resnet_builder.spec.yaml_source import plain
 
 LARGE_IMAGES = "image_folder"
@@ -49,28 +49,22 @@ class Family:
         base: Bundled spec for small images, whose depth and width are changed.
         source: The paper.
         depths: Depth rules for small images, by kind of block.
-        name: Beginning of the specs' names; default: the family's own name.
         large_depths: Depths for large images.
         recipe: Bundled recipe for small images.
         large_epochs: Epochs on large images.
         needs: Options of ``init`` that are needed.
         takes: Other options of ``init`` that are taken.
-        base_width: Width multiplier of the base.
-        note: Comment at the end of the spec.
     """
 
     title: str
     base: str
     source: str
     depths: Mapping[str, Depths]
-    name: str | None = None
     large_depths: tuple[int, ...] = (18, 34, 50, 101, 152)
     recipe: str = "he2015"
     large_epochs: int = 90
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ("shortcut",)
-    base_width: int = 1
-    note: str = ""
 
 
 _HE_2015 = "He et al. 2015, https://arxiv.org/abs/1512.03385"
@@ -101,8 +95,6 @@ FAMILIES = {
         large_depths=(),
         recipe="wrn200",
         needs=("width",),
-        base_width=8,
-        note="The name counts two layers more than the depth on the residual path.",
     ),
     "resnext": Family(
         "ResNeXt",
@@ -114,12 +106,11 @@ FAMILIES = {
         large_epochs=100,
         needs=("groups", "width_per_group"),
     ),
-    "se_resnet": Family(
+    "seresnet": Family(
         "SE-ResNet",
         "seresnet110",
         "Hu et al. 2018, https://arxiv.org/abs/1709.01507",
         {"basic": Depths(6, 2)},
-        name="seresnet",
     ),
 }
 
@@ -129,12 +120,16 @@ _PAPER_BLOCKS = {110: "basic", 164: "bottleneck"}
 # Layers from which on He et al. 2015 warm up.
 _DEEP = 110
 
-_EXPECT = "Checked at each build; `resnet-build validate` prints the line anew."
+# Datasets of small images whose recipe, validation images and augmentations are not CIFAR's.
+_OTHER_DATA: dict[str, dict[str, Any]] = {
+    "digits": {"recipe": "resnet20_digits", "validation": 287, "augment": ["random_crop"]},
+    "synthetic": {"recipe": "resnet20_digits", "validation": 0.2, "augment": []},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Options of ``init``; ``None`` where the family decides.
+    """Options of ``init``, checked; ``None`` where the family decides.
 
     Attributes:
         family: One of :data:`FAMILIES`.
@@ -145,6 +140,9 @@ class Wish:
         width_per_group: Width of a group in the first stage of a ResNeXt.
         shortcut: A registered shortcut.
         block: ``basic`` or ``bottleneck``, where the depth leaves the choice.
+
+    Raises:
+        UsageError: There is no such family, or it needs or takes something else.
     """
 
     family: str
@@ -156,17 +154,36 @@ class Wish:
     shortcut: str | None = None
     block: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            names = ", ".join(FAMILIES)
+            raise UsageError(f"no family is named '{self.family}': one of {names}")
+        family = FAMILIES[self.family]
+        for key in ("width", "groups", "width_per_group", "shortcut", "block"):
+            is_given = getattr(self, key) is not None
+            if key in family.needs and not is_given:
+                raise UsageError(f"{self.family} needs {' and '.join(map(_flag, family.needs))}")
+            if is_given and key not in family.needs + family.takes:
+                raise UsageError(f"{self.family} takes no {_flag(key)}")
+
     @property
     def is_large(self) -> bool:
         """Whether it is for large images."""
         return self.dataset == LARGE_IMAGES
 
+    @property
+    def name(self) -> str:
+        """Name of the spec if nobody says otherwise, as ``wrn28_10_cifar100``."""
+        name = f"{self.family}{self.depth}"
+        if self.width is not None:
+            name += f"_{self.width}"
+        if self.groups is not None:
+            name += f"_{self.groups}x{self.width_per_group}d"
+        return name if self.dataset in {"cifar10", LARGE_IMAGES} else f"{name}_{self.dataset}"
 
-# Datasets of small images whose recipe, validation images and augmentations are not CIFAR's.
-_OTHER_DATA: dict[str, dict[str, Any]] = {
-    "digits": {"recipe": "resnet20_digits", "validation": 287, "augment": ["random_crop"]},
-    "synthetic": {"recipe": "resnet20_digits", "validation": 0.2, "augment": []},
-}
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
 
 
 def new_spec(
@@ -176,7 +193,6 @@ def new_spec(
     image_size: int = 32,
     name: str | None = None,
     header: Iterable[str] = (),
-    describe: Callable[[str, str], str] = lambda key, part: "",
 ) -> str:
     """YAML text of a new spec, without ``expect``: its counts are measured, and put behind.
 
@@ -184,15 +200,14 @@ def new_spec(
         wish: Options of ``init``.
         num_classes: Classes of the dataset.
         image_size: Pixels a side of the dataset's images, if they are small.
-        name: Name of the spec; default: as :func:`default_name` says.
+        name: Name of the spec; default: the wish's.
         header: Further lines of the comment that it begins with.
-        describe: Comment on a part, from its key and name.
 
     Raises:
         UsageError: There is no such network; the message says which there are.
     """
-    family = family_of(wish)
-    comments = {}
+    family = FAMILIES[wish.family]
+    comments = {"validation": "training images held out, by which the best weights are chosen"}
     if wish.is_large:
         values = _large_spec(wish, family)
         comments["num_classes"] = "as many as there are folders of training images"
@@ -202,60 +217,39 @@ def new_spec(
         values = _small_spec(wish, family, kind, count, image_size)
         rule = family.depths[kind]
         comments["stages"] = f"{wish.depth} = {rule.step} * {count} + {rule.outside}"
-    model = values["model"] = {**values["model"], "num_classes": num_classes}
+    values["model"] = {**values["model"], "num_classes": num_classes}
     if wish.shortcut is not None:
-        model["shortcut"] = wish.shortcut
-    for key in ("block", "shortcut", "attention"):
-        if key in model:
-            comments[key] = describe(key, _name_of(model[key]))
-    comments["validation"] = "training images held out, by which the best weights are chosen"
+        values["model"]["shortcut"] = wish.shortcut
     title = f"{family.title}-{wish.depth}"
     title += "" if wish.width is None else f"-{wish.width}"
     if wish.groups is not None:
         title += f" ({wish.groups} groups, {wish.width_per_group} wide)"
-    title += f" for {wish.dataset}"
-    return commented_spec(
-        {"name": name or default_name(wish), **values},
-        header=[f"{title}.", "", f"Source: {family.source}.", *header],
-        beside=comments,
-        footer=[_EXPECT, *([family.note] if family.note else [])],
-    )
+    lines = [
+        *(
+            f"# {line}".rstrip()
+            for line in [f"{title} for {wish.dataset}.", "", f"Source: {family.source}.", *header]
+        ),
+        f"name: {name or wish.name}",
+        *_commented_lines(values, comments),
+        "# Checked at each build; `resnet-build validate` prints the line anew.",
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
-def default_name(wish: Wish) -> str:
-    """Name of a new spec if nobody says otherwise.
-
-    Raises:
-        UsageError: There is no such family, or it needs or takes something else.
-    """
-    name = f"{family_of(wish).name or wish.family}{wish.depth}"
-    if wish.width is not None:
-        name += f"_{wish.width}"
-    if wish.groups is not None:
-        name += f"_{wish.groups}x{wish.width_per_group}d"
-    return name if wish.dataset in {"cifar10", LARGE_IMAGES} else f"{name}_{wish.dataset}"
-
-
-def family_of(wish: Wish) -> Family:
-    """Family of a wish, which it is checked against.
-
-    Raises:
-        UsageError: There is no such family, or it needs or takes something else.
-    """
-    if wish.family not in FAMILIES:
-        raise UsageError(f"no family is named '{wish.family}': one of {', '.join(FAMILIES)}")
-    family = FAMILIES[wish.family]
-    for key in ("width", "groups", "width_per_group", "shortcut", "block"):
-        is_given = getattr(wish, key) is not None
-        if key in family.needs and not is_given:
-            raise UsageError(f"{wish.family} needs {' and '.join(map(_flag, family.needs))}")
-        if is_given and key not in {*family.needs, *family.takes}:
-            raise UsageError(f"{wish.family} takes no {_flag(key)}")
-    return family
-
-
-def _flag(key: str) -> str:
-    return f"--{key.replace('_', '-')}"
+def _commented_lines(
+    sections: Mapping[str, Mapping[str, Any]], comments: Mapping[str, str]
+) -> Iterator[str]:
+    """YAML lines of sections: parts in one line, comments beside their keys."""
+    for section, values in sections.items():
+        yield f"{section}:"
+        for key, value in values.items():
+            comment = f" # {comments[key]}" if key in comments else ""
+            if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+                yield f"  {key}:{comment}"
+                for item in value:
+                    yield f"    - {dump_value(item)}"
+            else:
+                yield f"  {key}: {dump_value(value)}{comment}"
 
 
 def _small_spec(
@@ -263,22 +257,18 @@ def _small_spec(
 ) -> dict[str, Any]:
     """Model, data and train of a network of three stages with ``count`` blocks each."""
     base = _bundled(family.base)["model"]
-    scale = wish.width or 1
-    stages = [
-        {**stage, "channels": stage["channels"] // family.base_width * scale, "blocks": count}
-        for stage in base["stages"]
-    ]
+    stages = [{**stage, "blocks": count} for stage in base["stages"]]
+    if wish.width is not None:  # 16, 32 and 64 times the width, as in table 1 of the paper
+        for number, stage in enumerate(stages):
+            stage["channels"] = 16 * 2**number * wish.width
     prefix = _name_of(base["block"]).removesuffix("basic").removesuffix("bottleneck")
     model = {**base, "block": _block(prefix + kind, wish), "stages": stages}
 
     is_warmed_up = family.recipe == "he2015" and wish.depth >= _DEEP
     recipe = _bundled("he2015_warmup" if is_warmed_up else family.recipe)
     other = _OTHER_DATA.get(wish.dataset, {})
-    augment = [
-        part
-        for part in recipe["data"]["augment"]
-        if _name_of(part) in other.get("augment", ("random_crop", "horizontal_flip"))
-    ]
+    allowed = other.get("augment", ("random_crop", "horizontal_flip"))
+    augment = [part for part in recipe["data"]["augment"] if _name_of(part) in allowed]
     for number, part in enumerate(augment):
         if isinstance(part, dict):  # a crop, whose padding is scaled from CIFAR's images
             padding = max(1, part["padding"] * image_size // 32)
@@ -293,7 +283,11 @@ def _small_spec(
 
 
 def _large_spec(wish: Wish, family: Family) -> dict[str, Any]:
-    """Model, data and train of ImageNet's network of this depth, with the family's changes."""
+    """Model, data and train of ImageNet's network of this depth, with the family's changes.
+
+    Raises:
+        UsageError: The family has no such network.
+    """
     if not family.large_depths:
         others = "`resnet-build list specs` has others for large ones"
         raise UsageError(f"{wish.family} is for small images; {others}")
@@ -340,9 +334,6 @@ def _blocks(wish: Wish, family: Family) -> tuple[str, int]:
         UsageError: None does, or more than one and the choice is not made.
     """
     rules = {kind: rule for kind, rule in family.depths.items() if wish.block in {None, kind}}
-    if not rules:
-        kinds = " or ".join(family.depths)
-        raise UsageError(f"{wish.family} has no block '{wish.block}': {kinds}")
     fitting = {kind: count for kind in rules if (count := rules[kind].blocks(wish.depth))}
     if not fitting:
         near = {one for rule in rules.values() for one in rule.around(wish.depth)}

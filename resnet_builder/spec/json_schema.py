@@ -76,7 +76,7 @@ class _Writer:
                 found.append(_NULL)
             properties[key] = _described(_any_of(found), value, value.get("description", ""))
         what = _first_paragraph(schema.get("description", ""))
-        return _mapping(what, properties, required if is_whole else (), schema)
+        return _mapping(what, properties, required if is_whole else ())
 
     def _choices(self, key: str, schema: Schema, *, is_whole: bool) -> Iterator[Schema]:
         """Schemas of each kind of value that may stand at a key."""
@@ -119,7 +119,6 @@ class _Writer:
         names: dict[str, str] = {}
         mappings: list[Schema] = []
         below: dict[str, list[Schema]] = {}
-        exclusive: Schema = {}
         for name, schema, what, notes in self._variants(key, parts):
             properties: dict[str, Schema] = {"type": {"const": name, "description": "Name."}}
             required = [option for option in schema.get("required", ()) if option != "type"]
@@ -135,14 +134,13 @@ class _Writer:
                 if (described := _described(over, {}, said)) not in others:
                     others.append(described)
             needed = required if name == default else ["type", *required]
-            mappings.append({"title": name, **_mapping(what, properties, needed, schema)})
-            exclusive = exclusive or {k: v for k, v in schema.items() if k == "not"}
+            mappings.append({"title": name, **_mapping(what, properties, needed)})
         named = [{"enum": [*names], "enumDescriptions": [*names.values()]}] if names else []
         self.definitions[key] = {"anyOf": [*named, *mappings]}
         if below:
             options = {option: _any_of(schemas) for option, schemas in below.items()}
             what = "Options of the part that a file below names."
-            mapping = _mapping(what, options, (), exclusive)
+            mapping = _mapping(what, options)
             self._below[key] = {"title": "options", **mapping}
 
     def _variants(
@@ -198,14 +196,10 @@ def _one_line(text: str) -> str:
     return " ".join(text.replace("``", "`").split())
 
 
-def _mapping(
-    what: str, properties: dict[str, Schema], required: Iterable[str], source: Schema
-) -> Schema:
+def _mapping(what: str, properties: dict[str, Schema], required: Iterable[str] = ()) -> Schema:
     schema: Schema = {"description": what, "type": "object", "properties": properties}
     if needed := list(required):
         schema["required"] = needed
-    if "not" in source:  # of lengths in several units, only one is given
-        schema["not"] = source["not"]
     return {**schema, "additionalProperties": False}
 
 

@@ -1,9 +1,8 @@
 """Schema of the ``train`` section: optimizer, schedule, loss, and all else of a recipe."""
 
-from itertools import combinations
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from resnet_builder.spec.section import Count, Fraction, PartRule, Section, Seed, problem
 
@@ -64,28 +63,6 @@ OptimizerSpec = Annotated[Sgd | AdamW | Muon, Field(discriminator="type"), PartR
 Unit = Literal["steps", "epochs"]
 
 
-def _check_one_given(section: Section, keys: tuple[str, ...]) -> None:
-    given = [key for key in keys if getattr(section, key) is not None]
-    names = ", ".join(f"`{key}`" for key in given or keys)
-    if not given:
-        raise problem("missing-key", "give one of {names}", names=names)
-    if len(given) > 1:
-        raise problem("exclusive", "give only one of {names}", at=given[-1], names=names)
-
-
-def _only_one_of(*keys: str) -> ConfigDict:
-    """JSON Schema of mappings in which no two of these keys are given, as numbers."""
-    pairs: list[Any] = [
-        {
-            "type": "object",
-            "properties": {key: {"type": "number"} for key in pair},
-            "required": list(pair),
-        }
-        for pair in combinations(keys, 2)
-    ]
-    return ConfigDict(json_schema_extra={"not": {"anyOf": pairs}})
-
-
 class Duration(Section):
     """A length, in steps or in epochs.
 
@@ -93,36 +70,28 @@ class Duration(Section):
         units: Keys of which exactly one is given.
     """
 
-    model_config = _only_one_of("steps", "epochs")
     units: ClassVar[tuple[str, ...]] = ("steps", "epochs")
 
-    steps: Count | None = Field(None, description="Length in optimizer steps.")
-    epochs: Count | None = Field(None, description="Length in passes over the training images.")
+    steps: Count | None = Field(None, description="Number of optimizer steps.")
+    epochs: Count | None = Field(None, description="Number of passes over the training images.")
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
-        _check_one_given(self, self.units)
+        given = [key for key in self.units if getattr(self, key) is not None]
+        names = ", ".join(f"`{key}`" for key in given or self.units)
+        if not given:
+            raise problem("missing-key", "give one of {names}", names=names)
+        if len(given) > 1:
+            raise problem("exclusive", "give only one of {names}", at=given[-1], names=names)
         return self
 
 
-class Interval(Section):
-    """Every so many steps, epochs or seconds.
+class Interval(Duration):
+    """Every so many steps, epochs or seconds."""
 
-    Attributes:
-        units: Keys of which exactly one is given.
-    """
+    units = ("steps", "epochs", "seconds")
 
-    model_config = _only_one_of("steps", "epochs", "seconds")
-    units: ClassVar[tuple[str, ...]] = ("steps", "epochs", "seconds")
-
-    steps: Count | None = Field(None, description="Interval in optimizer steps.")
-    epochs: Count | None = Field(None, description="Interval in passes over the training images.")
-    seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="Interval in seconds.")
-
-    @model_validator(mode="after")
-    def _one_unit(self) -> Self:
-        _check_one_given(self, self.units)
-        return self
+    seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="Number of seconds.")
 
 
 class ConstantWarmup(Duration):

