@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import safetensors.torch
 import torch
@@ -36,8 +35,6 @@ from resnet_builder.runs.files import (
 from resnet_builder.runs.records import package_version
 from resnet_builder.spec.schema import PreprocessSpec, Spec
 from resnet_builder.weights.file import save_weights
-
-FormatName = Literal["safetensors", "pt2", "onnx"]
 
 Logits = Callable[[Tensor], Tensor]
 """Function from ``(N, C, H, W)`` to ``(N, num_classes)``, in fp32 on the CPU."""
@@ -74,7 +71,7 @@ class ExportReport:
 
     weights: Path
     files: tuple[Path, ...]
-    format: FormatName
+    format: str
     bytes: int
     image: tuple[int, int, int]
     input: str
@@ -84,9 +81,7 @@ class ExportReport:
     difference: float
 
 
-def export(
-    trained: TrainedModel, path: str | Path, *, format: FormatName | None = None
-) -> ExportReport:
+def export(trained: TrainedModel, path: str | Path, *, format: str | None = None) -> ExportReport:
     """Write trained weights as a file that other programs run.
 
     The file takes what the network takes: normalised images, in batches of any size. How they are
@@ -106,7 +101,12 @@ def export(
         UsageError: The file exists, its format is not known, or packages are missing.
     """
     path = Path(path)
-    name = _format_of(path, format)
+    name = format or path.suffix.removeprefix(".")
+    if name not in FORMATS:
+        raise UsageError(
+            f"{path}: '{name}' is no format of exports; name the file *.safetensors, *.pt2 or "
+            "*.onnx, or add --format"
+        )
     chosen = FORMATS[name]
     if os.path.lexists(path):
         raise UsageError(_EXISTS.format(path))
@@ -143,19 +143,6 @@ def export(
     )
 
 
-def _format_of(path: Path, format: FormatName | None) -> FormatName:
-    formats: dict[str, FormatName] = {f".{name}": name for name in FORMATS}
-    if format is None and path.suffix not in formats:
-        raise UsageError(
-            f"cannot tell the format of {path}: name it *.safetensors, *.pt2 or *.onnx, "
-            "or add --format"
-        )
-    name = format or formats[path.suffix]
-    if name not in FORMATS:
-        raise UsageError(f"there is no format '{name}'; there are {', '.join(FORMATS)}")
-    return name
-
-
 def _in_fp32(trained: TrainedModel) -> TrainedModel:
     """Copy of a model on the CPU, whatever device, type and layout it is in."""
     # The seed keeps torch's global generator as it is.
@@ -165,7 +152,7 @@ def _in_fp32(trained: TrainedModel) -> TrainedModel:
 
 
 @contextlib.contextmanager
-def _export_errors(path: Path, name: FormatName) -> Iterator[None]:
+def _export_errors(path: Path, name: str) -> Iterator[None]:
     """Context that turns any error of torch and ONNX into one error in one line."""
     try:
         with _silenced():
@@ -369,7 +356,7 @@ def _trace(trained: TrainedModel) -> ExportedProgram:
     return program
 
 
-FORMATS: dict[FormatName, Format] = {
+FORMATS: dict[str, Format] = {
     "safetensors": Format(_write_safetensors, _load_safetensors, tolerance=0.0),
     "pt2": Format(_write_pt2, _load_pt2, tolerance=1e-4),
     "onnx": Format(_write_onnx, _load_onnx, tolerance=1e-4),

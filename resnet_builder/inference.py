@@ -90,7 +90,7 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
     return TrainedModel(file, network.eval(), found.spec, header)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportReport(LoadReport):
     """Outcome of an import.
 

@@ -9,7 +9,7 @@ from resnet_builder.cli.console import escaped, examples, show, show_json
 from resnet_builder.cli.options import EXISTING, debug_option, json_option, plugin_option
 
 if TYPE_CHECKING:
-    from resnet_builder.export import ExportReport, FormatName
+    from resnet_builder.export import ExportReport
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -34,7 +34,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 def export(
     weights: Path,
     out: Path,
-    format_: "FormatName | None",
+    format_: str | None,
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:

@@ -1,7 +1,11 @@
-"""Conversion of a state dict to a network's: matching names, folding biases, and the report."""
+"""Conversion of other codebases' weights: match tensors by name, fold biases, report.
+
+The names that torchvision, timm and eight other codebases give to layers are tables in
+:mod:`resnet_builder.weights.key_maps`; files are read by :mod:`resnet_builder.weights.foreign`.
+"""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +15,7 @@ from torch import Tensor, nn
 
 from resnet_builder.errors import CheckpointError, UsageError
 from resnet_builder.model import norms_by_convolution
-from resnet_builder.weights.foreign import ForeignWeights, read_foreign
+from resnet_builder.weights.foreign import FileReport, read_foreign
 from resnet_builder.weights.key_maps import KeyMap, find_key_map
 
 HEAD = "fc"
@@ -27,21 +31,16 @@ def _pairs(names: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"theirs": theirs, "ours": ours} for theirs, ours in names.items()]
 
 
-Renaming = Annotated[Mapping[str, str], PlainSerializer(_pairs)]
+Renaming = Annotated[dict[str, str], PlainSerializer(_pairs)]
 """Our names by theirs; in JSON, a list of pairs."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport(FileReport):
     """Outcome of loading a file: the fate of each of its tensors, and of the network's.
 
     Attributes:
         layout: Codebase whose names the file has, as listed in ``docs/reference/checkpoints.md``.
-        wrappers: Wrappers that were taken off to get at the tensors, outermost first.
-        ignored: Names of the file's other entries.
-        averaged: Whether these are averaged (EMA) weights.
-        has_other: Whether the file has both kinds, averaged and trained.
-        converted: Floating-point types that became float32.
         matched: Tensors that have the same name on both sides.
         renamed: Our names of tensors that have another name in the file, by that name.
         reshaped: Our names of tensors whose layer is linear on one side and a 1x1 convolution
@@ -54,19 +53,14 @@ class LoadReport:
     """
 
     layout: str
-    wrappers: tuple[str, ...]
-    ignored: tuple[str, ...]
-    averaged: bool
-    has_other: bool
-    converted: tuple[str, ...]
-    matched: tuple[str, ...]
-    renamed: Renaming
-    reshaped: tuple[str, ...]
-    folded: Renaming
-    fresh: tuple[str, ...]
-    uncounted: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
+    matched: list[str] = field(default_factory=list)
+    renamed: Renaming = field(default_factory=dict)
+    reshaped: list[str] = field(default_factory=list)
+    folded: Renaming = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
 
 
 def load_weights(
@@ -103,87 +97,51 @@ def load_weights(
     """
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise UsageError("the network is on meta, where there is no memory for weights")
-    foreign = read_foreign(Path(path), ema=ema)
-    found = match(foreign.tensors, model, new_head=new_head)
-    if new_head and not found.fresh:
+    theirs, file = read_foreign(Path(path), ema=ema)
+    found = _match(theirs, model, file, new_head=new_head)
+    if new_head and not found.report.fresh:
         raise UsageError(f"the network has no `{HEAD}`, so it cannot keep a new head")
     try:
-        _refuse_differences(found, missing=allow_missing, unexpected=allow_unexpected)
+        _refuse_differences(found, theirs, model, missing=allow_missing, extra=allow_unexpected)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     places = model.state_dict()
     with torch.no_grad():
         for name, tensor in found.tensors.items():
             places[name].copy_(tensor)
-    return _report(foreign, found)
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Tensor that only a file or only a network has, or that has another shape in each.
-
-    Attributes:
-        name: Name in the network, or in the file if the network has no place for it.
-        ours: Shape in the network, as ``64 x 3 x 7 x 7``, if it has one.
-        theirs: Shape in the file, if it has one.
-        source: Name in the file, if that is another.
-    """
-
-    name: str
-    ours: str | None
-    theirs: str | None
-    source: str | None = None
-
-    def __str__(self) -> str:
-        here, there = self.ours or "nothing", self.theirs or "nothing"
-        source = "" if self.source is None else f" ({self.source})"
-        return f"{self.name}: {here} in the network, {there} in the file{source}"
+    return found.report
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Matching:
-    """Correspondence between the tensors of a file and of a network.
+class _Matching:
+    """New tensors of a network from a file, and what stands against them.
 
     Attributes:
         key_map: Names that the file has.
+        report: Report, which is filled while tensors are matched.
         tensors: New value of each tensor of the network, by names of the network.
-        sources: Name in the file of each of these.
-        reshaped: Those whose layer is linear on one side and a 1x1 convolution on the other.
-        folded: Running means that take in the bias of a convolution, by the bias's name.
+        mismatched: Names in the file of tensors of another shape, by names of the network.
         unfoldable: Biases of convolutions that no batch norm follows.
-        fresh: Tensors of the network's head, if it keeps its own.
-        uncounted: ``num_batches_tracked`` that only one side has; no result depends on it.
-        missing: Other tensors that only the network has.
-        unexpected: Other tensors that only the file has.
-        mismatched: Tensors that have another shape in each.
     """
 
     key_map: KeyMap
+    report: LoadReport
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
-    reshaped: list[str] = field(default_factory=list)
-    folded: dict[str, str] = field(default_factory=dict)
+    mismatched: dict[str, str] = field(default_factory=dict)
     unfoldable: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-    uncounted: list[str] = field(default_factory=list)
-    missing: list[Difference] = field(default_factory=list)
-    unexpected: list[Difference] = field(default_factory=list)
-    mismatched: list[Difference] = field(default_factory=list)
 
 
-def match(theirs: Mapping[str, Tensor], network: nn.Module, *, new_head: bool = False) -> Matching:
-    """Find the place of each of a file's tensors in a network, which is not changed.
-
-    Args:
-        theirs: Tensors of the file, by its names.
-        network: Network that the tensors are for.
-        new_head: Whether the network keeps its own head.
-    """
+def _match(
+    theirs: Mapping[str, Tensor], network: nn.Module, file: FileReport, *, new_head: bool
+) -> _Matching:
+    """Find the place of each of a file's tensors in a network, which is not changed."""
     ours = network.state_dict()
-    found = Matching(find_key_map(_layers(theirs), _layers(ours)))
-    places = _places(theirs, ours, found.key_map)
+    key_map = find_key_map(_layers(theirs), _layers(ours))
+    report = LoadReport(**asdict(file), layout=key_map.name)
+    found = _Matching(key_map, report)
+    places = _places(theirs, ours, key_map)
     if new_head:
-        found.fresh.extend(filter(_is_head, ours))
+        report.fresh.extend(filter(_is_head, ours))
         ours = {name: tensor for name, tensor in ours.items() if not _is_head(name)}
         places = {key: name for key, name in places.items() if name is None or not _is_head(name)}
     keys = {name: key for key, name in places.items()}
@@ -191,9 +149,9 @@ def match(theirs: Mapping[str, Tensor], network: nn.Module, *, new_head: bool = 
         if name in keys:
             _pair(found, keys[name], theirs[keys[name]], name, tensor)
         elif name.endswith(_BATCH_COUNTER):
-            found.uncounted.append(name)
+            report.uncounted.append(name)
         else:
-            found.missing.append(Difference(name, _shape(tensor), None))
+            report.missing.append(name)
     biases: dict[str, str] = {}
     for key, place in places.items():
         layer, _, tensor_name = (place or "").rpartition(".")
@@ -203,9 +161,9 @@ def match(theirs: Mapping[str, Tensor], network: nn.Module, *, new_head: bool = 
         if tensor_name == "bias" and weight is not None and weight.dim() > 2:
             biases[key] = layer
         elif tensor_name == _BATCH_COUNTER:
-            found.uncounted.append(key)
+            report.uncounted.append(key)
         else:
-            found.unexpected.append(Difference(key, None, _shape(theirs[key])))
+            report.unexpected.append(key)
     if biases:
         _fold(found, theirs, biases, network)
     return found
@@ -236,30 +194,25 @@ def _places(theirs: Iterable[str], ours: Iterable[str], key_map: KeyMap) -> dict
     return places
 
 
-def _pair(found: Matching, key: str, theirs: Tensor, name: str, ours: Tensor) -> None:
+def _pair(found: _Matching, key: str, theirs: Tensor, name: str, ours: Tensor) -> None:
     """Take a tensor for its place, if it has the same shape, and both are floats or neither is."""
     # A linear layer and a 1x1 convolution on single pixels compute the same.
     is_linear_and_1x1 = {theirs.dim(), ours.dim()} == {2, 4} and theirs.numel() == ours.numel()
     if is_linear_and_1x1 and theirs.shape[:2] == ours.shape[:2]:
-        found.reshaped.append(name)
+        found.report.reshaped.append(name)
         theirs = theirs.reshape(ours.shape)
-    if theirs.shape == ours.shape and theirs.is_floating_point() == ours.is_floating_point():
-        found.tensors[name] = theirs
-        found.sources[name] = key
+    if theirs.shape != ours.shape or theirs.is_floating_point() != ours.is_floating_point():
+        found.mismatched[name] = key
+        return
+    found.tensors[name] = theirs
+    if key == name:
+        found.report.matched.append(name)
     else:
-        source = None if key == name else key
-        found.mismatched.append(Difference(name, _shape(ours), _shape(theirs), source))
-
-
-def _shape(tensor: Tensor) -> str:
-    """Shape of a tensor, with its type unless that is floating-point: ``64 x 3 x 7 x 7``."""
-    shape = " x ".join(map(str, tensor.shape)) or "one number"
-    kind = "" if tensor.is_floating_point() else f" of {str(tensor.dtype).removeprefix('torch.')}"
-    return shape + kind
+        found.report.renamed[key] = name
 
 
 def _fold(
-    found: Matching,
+    found: _Matching,
     theirs: Mapping[str, Tensor],
     biases: Mapping[str, str],
     network: nn.Module,
@@ -278,29 +231,49 @@ def _fold(
         if norm is None:
             found.unfoldable.append(key)
         elif mean is None or mean.shape != theirs[key].shape:
-            found.unexpected.append(Difference(key, None, _shape(theirs[key])))
+            found.report.unexpected.append(key)
         else:
             found.tensors[name] = mean - theirs[key]
-            found.folded[key] = name
+            found.report.folded[key] = name
 
 
-def _refuse_differences(found: Matching, *, missing: bool, unexpected: bool) -> None:
+def _refuse_differences(
+    found: _Matching,
+    theirs: Mapping[str, Tensor],
+    network: nn.Module,
+    *,
+    missing: bool,
+    extra: bool,
+) -> None:
     """Raise a CheckpointError that names the differences, unless each is allowed."""
     name, unsupported = found.key_map.name, found.key_map.unsupported
     if unsupported is not None:
         raise CheckpointError(f"{name}'s weights cannot be used: {unsupported}")
-    ours = [*found.mismatched, *(() if missing else found.missing)]
-    theirs = [] if unexpected else found.unexpected
-    if ours or theirs:
+    ours = network.state_dict()
+    here = [
+        f"{one}: {_shape(ours[one])} in the network, {_shape(theirs[key])} in the file"
+        + (f" ({key})" if key != one else "")
+        for one, key in found.mismatched.items()
+    ]
+    if not missing:
+        here += [
+            f"{one}: {_shape(ours[one])} in the network, nothing in the file"
+            for one in found.report.missing
+        ]
+    there = [
+        f"{key}: nothing in the network, {_shape(theirs[key])} in the file"
+        for key in ([] if extra else found.report.unexpected)
+    ]
+    if here or there:
         # Either side may fill the room that the other leaves.
-        room = max(_SHOWN // 2, _SHOWN - len(theirs))
-        shown = [*ours[:room], *theirs[: _SHOWN - min(room, len(ours))]]
-        lines = [f"these tensors are not the network's (by {name}'s names):", *map(str, shown)]
-        if more := len(ours) + len(theirs) - len(shown):
+        room = max(_SHOWN // 2, _SHOWN - len(there))
+        shown = [*here[:room], *there[: _SHOWN - min(room, len(here))]]
+        lines = [f"these tensors are not the network's (by {name}'s names):", *shown]
+        if more := len(here) + len(there) - len(shown):
             lines.append(f"and {more} more")
-        if not found.sources:
+        if not found.tensors:
             lines.append("docs/reference/checkpoints.md lists whose names are understood")
-        elif not theirs and all(_is_head(one.name) and one.theirs for one in ours):
+        elif len(here) == sum(map(_is_head, found.mismatched)) and not there:
             lines.append("--new-head (new_head=True) keeps the network's own head instead")
         raise CheckpointError("\n  ".join(lines))
     if found.unfoldable:
@@ -310,21 +283,8 @@ def _refuse_differences(found: Matching, *, missing: bool, unexpected: bool) -> 
         )
 
 
-def _report(foreign: ForeignWeights, found: Matching) -> LoadReport:
-    sources = found.sources.items()
-    return LoadReport(
-        layout=found.key_map.name,
-        wrappers=foreign.wrappers,
-        ignored=foreign.ignored,
-        averaged=foreign.averaged,
-        has_other=foreign.has_other,
-        converted=foreign.converted,
-        matched=tuple(name for name, key in sources if name == key),
-        renamed={key: name for name, key in sources if name != key},
-        reshaped=tuple(found.reshaped),
-        folded=found.folded,
-        fresh=tuple(found.fresh),
-        uncounted=tuple(found.uncounted),
-        missing=tuple(one.name for one in found.missing),
-        unexpected=tuple(one.name for one in found.unexpected),
-    )
+def _shape(tensor: Tensor) -> str:
+    """Shape of a tensor, with its type unless that is floating-point: ``64 x 3 x 7 x 7``."""
+    shape = " x ".join(map(str, tensor.shape)) or "one number"
+    kind = "" if tensor.is_floating_point() else f" of {str(tensor.dtype).removeprefix('torch.')}"
+    return shape + kind

@@ -42,24 +42,12 @@ _DTYPES = {
 }
 
 _TRAINED = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-    "network",
-    "module",
-    "weights",
-    "params",
+    *("state_dict", "model_state_dict", "model_state", "model"),
+    *("net", "network", "module", "weights", "params"),
 )
 _AVERAGED = (
-    "state_dict_ema",
-    "ema_state_dict",
-    "model_ema",
-    "ema_model",
-    "ema_state",
-    "ema_net",
-    "ema",
+    *("state_dict_ema", "ema_state_dict", "model_ema", "ema_model"),
+    *("ema_state", "ema_net", "ema"),
 )
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
@@ -80,34 +68,35 @@ class InvalidCheckpoint(CheckpointError):
     """A file that holds no weights, is damaged, or cannot be read without running its code."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ForeignWeights:
-    """State dict of another program's checkpoint, and what was done to get at it.
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """Origin of the tensors that were read from a file.
 
     Attributes:
-        tensors: Tensors on the CPU, by name without any wrapper's prefix, in the file's order.
-            Floats are float32. All are contiguous, and none shares memory with another.
         wrappers: Wrappers that were taken off, outermost first: ``("state_dict", "module.")``.
+        ignored: Names of the file's other entries.
         averaged: Whether these are averaged (EMA) weights.
         has_other: Whether the file has both kinds, averaged and trained.
-        ignored: Names of the other entries.
         converted: Floating-point types that became float32: ``("float16",)``.
     """
 
-    tensors: dict[str, Tensor]
     wrappers: tuple[str, ...]
+    ignored: tuple[str, ...]
     averaged: bool
     has_other: bool
-    ignored: tuple[str, ...]
     converted: tuple[str, ...] = ()
 
 
-def read_foreign(path: Path, *, ema: bool = False) -> ForeignWeights:
+def read_foreign(path: Path, *, ema: bool = False) -> tuple[dict[str, Tensor], FileReport]:
     """Read the weights in a file, whichever program wrote it; no code in it runs.
 
     Args:
         path: Path of the file. Its content decides on the format, not its suffix.
         ema: Whether to take the averaged weights instead of those last trained.
+
+    Returns:
+        Tensors on the CPU, by name without any wrapper's prefix, in the file's order; and where
+        they were found. Floats are float32, all are contiguous, and none shares its memory.
 
     Raises:
         InvalidCheckpoint: The file is missing or damaged, or holds no weights that can be read.
@@ -117,26 +106,27 @@ def read_foreign(path: Path, *, ema: bool = False) -> ForeignWeights:
     """
     with storage_errors("read", path):
         try:
-            weights = _in_fp32(_unwrap(_load(path), averaged=ema))
+            tensors, report = _unwrap(_load(path), averaged=ema)
+            tensors, converted = _in_fp32(tensors)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {visible(str(error))}") from error
         except (ResnetBuilderError, OSError):
             raise
         except Exception as error:  # torch raises errors of many types for a damaged file
             raise InvalidCheckpoint(f"{path}: {visible(_damaged(error))}") from error
-    if ema and not weights.averaged:
+    if ema and not report.averaged:
         raise UsageError(f"{path} holds no averaged weights; take the trained ones")
-    for name, tensor in weights.tensors.items():
+    for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise NonFiniteError(f"{path}: '{visible(name)}' holds a value that is not finite")
-    return weights
+    return tensors, replace(report, converted=converted)
 
 
-def _in_fp32(weights: ForeignWeights) -> ForeignWeights:
-    """Copy of weights whose tensors are contiguous, float32, and each alone in its memory."""
+def _in_fp32(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Contiguous float32 copies of tensors, and the types of those that had another."""
     tensors: dict[str, Tensor] = {}
     converted: dict[str, None] = {}  # in place of a set, which has no order
-    for name, tensor in weights.tensors.items():
+    for name, tensor in weights.items():
         is_dense = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_nested
         if not is_dense or tensor.dtype not in _DTYPES:
             kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
@@ -148,7 +138,7 @@ def _in_fp32(weights: ForeignWeights) -> ForeignWeights:
             converted[str(tensor.dtype).removeprefix("torch.")] = None
         # Unlike clone(), a copy into new memory leaves out what else the storage holds.
         tensors[name] = torch.empty(tensor.shape, dtype=dtype, device="cpu").copy_(tensor)
-    return replace(weights, tensors=tensors, converted=tuple(converted))
+    return tensors, tuple(converted)
 
 
 def _damaged(error: Exception) -> str:
@@ -274,22 +264,17 @@ def _unknown_globals(file: BinaryIO, *, is_zip: bool) -> list[str]:
     if not is_zip:
         # torch looks for names in archives alone, so that the pickle is put into one. Before it
         # stand a magic number, a version and the sizes of numbers.
-        for _ in range(3):
-            _skip_pickle(file)
-        start = file.tell()
-        _skip_pickle(file)
-        length = file.tell() - start
+        for _ in range(4):
+            start = file.tell()
+            collections.deque(pickletools.genops(file), maxlen=0)
+        end = file.tell()
         file.seek(start)
-        pickled, file = file.read(length), io.BytesIO()
+        pickled, file = file.read(end - start), io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("archive/data.pkl", pickled)
             archive.writestr("archive/version", "3")
         file.seek(0)
     return torch.serialization.get_unsafe_globals_in_checkpoint(file)
-
-
-def _skip_pickle(file: BinaryIO) -> None:
-    collections.deque(pickletools.genops(file), maxlen=0)
 
 
 class _Stub:
@@ -345,14 +330,14 @@ def _load_with_stubs(file: BinaryIO, names: Iterable[str]) -> object:
 # Unwrapping.
 
 
-def _unwrap(content: object, *, averaged: bool) -> ForeignWeights:
+def _unwrap(content: object, *, averaged: bool) -> tuple[dict[str, Tensor], FileReport]:
     """State dict in what a training script saved, with the script's own tensors."""
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise InvalidCheckpoint(
             f"it holds one {kind}, not weights by name; save model.state_dict()"
         )
-    entries = _entries(content)
+    entries = first = _entries(content)
     wrappers: list[str] = []
     ignored: list[str] = []
     is_average = has_other = False
@@ -368,12 +353,14 @@ def _unwrap(content: object, *, averaged: bool) -> ForeignWeights:
         entries = _entries(entries[name])
     tensors = _named_tensors(entries)
     if not tensors:
-        raise InvalidCheckpoint(f"it holds no weights; its entries are: {_shown(content)}")
+        names = ", ".join(f"'{name!s:.40}'" for name in list(first)[:_SHOWN]) or "none"
+        more = f" and {len(first) - _SHOWN} more" if len(first) > _SHOWN else ""
+        raise InvalidCheckpoint(f"it holds no weights; its entries are: {names}{more}")
     ignored += [str(name) for name in entries if name not in tensors]
     while len(wrappers) < 2 * _MAX_DEPTH and (prefix := _common_prefix(tensors)):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
         wrappers.append(prefix)
-    return ForeignWeights(tensors, tuple(wrappers), is_average, has_other, tuple(ignored))
+    return tensors, FileReport(tuple(wrappers), tuple(ignored), is_average, has_other)
 
 
 def _entries(content: dict[Any, Any]) -> dict[Any, Any]:
@@ -419,22 +406,15 @@ def _named_tensors(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _common_prefix(names: Collection[str]) -> str | None:
+    """Prefix of a wrapper that can be taken off all names, so that they stay different."""
     for prefix in _PREFIXES:
         # The head of an mmpretrain network stands beside its backbone.
         parts = (prefix, "head.") if prefix == "backbone." else (prefix,)
-        if all(name.startswith(parts) for name in names) and _can_be_stripped(prefix, names):
+        stripped = {name.removeprefix(prefix) for name in names} - {""}
+        if (
+            all(name.startswith(parts) for name in names)
+            and any(name.startswith(prefix) for name in names)
+            and len(stripped) == len(names)
+        ):
             return prefix
     return None
-
-
-def _can_be_stripped(prefix: str, names: Collection[str]) -> bool:
-    stripped = {name.removeprefix(prefix) for name in names}
-    return any(name.startswith(prefix) for name in names) and len(stripped - {""}) == len(names)
-
-
-def _shown(content: dict[Any, Any]) -> str:
-    """List of the names of a file's entries, for a message."""
-    entries = _entries(content)
-    names = ", ".join(f"'{name!s:.40}'" for name in list(entries)[:_SHOWN]) or "none"
-    more = len(entries) - _SHOWN
-    return f"{names} and {more} more" if more > 0 else names

@@ -1,7 +1,7 @@
-"""Key maps: how other codebases name the layers of a ResNet, and which of them named a file's.
+"""Key maps: names of layers in other codebases (timm, mmpretrain, pycls, ...), as tables.
 
-One table for each naming scheme, ten codebases in all. docs/reference/checkpoints.md describes
-them to users. Our names are those of torchvision.
+The names here are torchvision's. :mod:`resnet_builder.weights.convert` uses these tables, and
+docs/reference/checkpoints.md describes them to users.
 """
 
 import re

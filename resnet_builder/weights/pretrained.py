@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.hub
 
-from resnet_builder.errors import CheckpointError, DataError, UsageError, nearest
+from resnet_builder.errors import CheckpointError, DataError, UsageError
 from resnet_builder.model import ResNet
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.schema import WeightsSpec
@@ -83,9 +83,7 @@ def _find(weights: WeightsSpec) -> Path:
         return Path(weights.path)
     published = published_weights()
     if name not in published:
-        suggestion = nearest(name, published)
-        hint = f"; did you mean {suggestion}" if suggestion else ""
-        raise UsageError(f"model.weights: torchvision has no weights named '{name}'{hint}")
+        raise UsageError(f"model.weights: torchvision has no weights of a ResNet named '{name}'")
     return _download(published[name])
 
 

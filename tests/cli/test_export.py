@@ -48,7 +48,11 @@ def test_exported_safetensors_are_exact_and_evaluated_as_their_run(
     ("out", "code", "message"),
     [
         ("old.pt2", 2, "error: old.pt2 exists, and is not overwritten; choose another name\n"),
-        ("net.pth", 2, "cannot tell the format of net.pth: name it *.safetensors, *.pt2 or *.onnx"),
+        (
+            "net.pth",
+            2,
+            "net.pth: 'pth' is no format of exports; name the file *.safetensors, *.pt2 or *.onnx",
+        ),
         ("net.onnx", 2, "pip install --upgrade 'resnet-builder[export]'"),
         ("nowhere/net.safetensors", 7, "cannot write"),
     ],

@@ -46,6 +46,9 @@ IMPORTED = WeightsHeader(
 )
 
 
+UNKNOWN = IMPORTED.model_copy(update={"mean": None, "std": None})
+
+
 def tensors() -> dict[str, Tensor]:
     return {
         "weight": torch.arange(24.0).reshape(2, 3, 2, 2).to(memory_format=torch.channels_last),
@@ -79,21 +82,13 @@ def test_tensors_and_text_are_read_as_they_were_written(path: Path) -> None:
     check(read, tensors())
 
 
-def test_weights_and_header_are_read_as_they_were_saved(path: Path) -> None:
-    save_weights(path, tensors(), HEADER, text={"classes": "for others"})
-    read, header = read_weights(path)
+@pytest.mark.parametrize("header", [HEADER, IMPORTED, UNKNOWN], ids=["run", "import", "unknown"])
+def test_weights_and_header_are_read_as_they_were_saved(header: WeightsHeader, path: Path) -> None:
+    save_weights(path, tensors(), header, text={"classes": "for others"})
+    read, found = read_weights(path)
     check(read, tensors())
-    assert header == HEADER
-    assert header.version == package_version()
-
-
-def test_facts_that_an_import_does_not_know_are_left_out(path: Path) -> None:
-    header = IMPORTED.model_copy(update={"mean": None, "std": None})
-    save_weights(path, tensors(), header)
-    _, read = read_weights(path)
-    assert read == header
-    assert (read.classes, read.mean, read.std, read.step) == (None, None, None, None)
-    assert read.source == Origin(file="model.th", layout="akamaster")
+    assert found == header
+    assert found.version == package_version()
 
 
 def test_equal_contents_make_equal_bytes(path: Path) -> None:

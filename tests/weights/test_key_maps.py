@@ -9,7 +9,7 @@ import torch
 
 from resnet_builder.builder import build
 from resnet_builder.errors import CheckpointError
-from resnet_builder.weights.convert import load_weights, match
+from resnet_builder.weights.convert import load_weights
 from resnet_builder.weights.key_maps import KeyMap, find_key_map
 from tests.weights.others import NAMES, SPECS, read_network
 
@@ -58,14 +58,13 @@ def test_every_network_has_a_spec() -> None:
 
 
 @pytest.mark.parametrize("name", parameters(set(NAMES) - set(REFUSED)))
-def test_weights_give_the_logits_of_their_own_codebase(name: str) -> None:
+def test_weights_give_the_logits_of_their_own_codebase(name: str, tmp_path: Path) -> None:
     foreign = read_network(name)
     network = build(SPECS[name])
-    found = match(foreign.tensors(), network)
-    assert found.key_map.name == OTHERWISE_NAMED.get(name, name.partition("-")[0])
-    assert (found.missing, found.unexpected, found.mismatched) == ([], [], [])
-    assert (found.unfoldable, found.uncounted, found.key_map.unsupported) == ([], [], None)
-    network.load_state_dict(found.tensors)
+    torch.save(foreign.tensors(), tmp_path / "weights.pth")
+    report = load_weights(network, tmp_path / "weights.pth")
+    assert report.layout == OTHERWISE_NAMED.get(name, name.partition("-")[0])
+    assert (report.missing, report.unexpected, report.uncounted) == ([], [], [])
     network.double().eval()  # their own rounding is all that is left
     with torch.no_grad():
         logits = network(foreign.images().double())
@@ -77,13 +76,10 @@ def test_weights_give_the_logits_of_their_own_codebase(name: str) -> None:
 def test_networks_that_no_part_expresses_are_recognised_and_refused(
     name: str, tmp_path: Path
 ) -> None:
-    theirs, network = read_network(name).tensors(), build(SPECS[name])
-    found = match(theirs, network)
-    assert found.key_map.name == OTHERWISE_NAMED[name]
-    assert (found.missing, found.unexpected, found.mismatched) == ([], [], [])
-    torch.save(theirs, tmp_path / "weights.pth")
+    torch.save(read_network(name).tensors(), tmp_path / "weights.pth")
+    options = {"allow_missing": True, "allow_unexpected": True}
     with pytest.raises(CheckpointError, match=REFUSED[name]):
-        load_weights(network, tmp_path / "weights.pth", allow_missing=True, allow_unexpected=True)
+        load_weights(build(SPECS[name]), tmp_path / "weights.pth", **options)
 
 
 def test_stages_and_blocks_are_renumbered() -> None:
@@ -108,10 +104,12 @@ def test_own_names_are_taken_for_torchvisions() -> None:
 
 
 def test_mmpretrains_names_are_known_without_the_backbones_prefix() -> None:
-    name = "mmpretrain-resnet18_cifar"
-    theirs = {
-        key.removeprefix("backbone."): one for key, one in read_network(name).tensors().items()
+    layers = [
+        name.removeprefix("backbone.") for name in read_network("mmpretrain-resnet18_cifar").layers
+    ]
+    network = {
+        name.rpartition(".")[0] for name in build(SPECS["mmpretrain-resnet18_cifar"]).state_dict()
     }
-    found = match(theirs, build(SPECS[name]))
-    assert found.key_map.name == "mmpretrain"
-    assert len(found.tensors) == len(theirs)
+    key_map = find_key_map(layers, network)
+    assert key_map.name == "mmpretrain"
+    assert {key_map.translate(layer, network) for layer in layers} == network

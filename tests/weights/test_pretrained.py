@@ -11,7 +11,7 @@ import torch.hub
 from torch import Tensor
 
 from resnet_builder.builder import build, build_from_spec, check_source, read_spec
-from resnet_builder.errors import CheckpointError, DataError, SpecError, UsageError
+from resnet_builder.errors import CheckpointError, DataError, SpecError
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec, load_spec_text
 from resnet_builder.spec.schema import WeightsSpec
@@ -240,9 +240,3 @@ def test_download_that_fails_says_where_to_put_the_file(
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(DataError, match=r"nobody there; you can put the file into .*checkpoints"):
         build_from_spec(write_tiny(folder), overrides=[TINY_RESNET18])
-
-
-def test_unknown_published_name_gets_the_nearest(folder: Path) -> None:
-    spec = read_spec(write_tiny(folder), overrides=["model.weights=torchvision:ResNet18"])
-    with pytest.raises(UsageError, match="no weights named 'ResNet18'; did you mean ResNet18_W"):
-        build(spec)
