@@ -20,6 +20,7 @@ from tables import ablation
 from torch import Tensor, nn
 
 from resnet_builder import Spec, build_from_spec, load_spec
+from resnet_builder.builder import read_spec
 from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import AUGMENTATIONS, Batch
 from resnet_builder.data.loader import Pipeline, TrainLoader
@@ -137,7 +138,7 @@ def batches_of(spec: Spec) -> Iterator[Batch]:
     model = spec.model
     shape = f"num_classes: {model.num_classes}, image_size: {model.image_size or 32}"
     dataset = f"data.dataset={{type: synthetic, train: {baselines.IMAGES}, test: 1, {shape}}}"
-    spec = load_spec(spec.name, overrides=[dataset, "data.validation=0"])
+    spec = read_spec(spec.name, overrides=[dataset, "data.validation=0"])
     assert spec.data is not None
     assert spec.train is not None
     splits = load_data(spec)

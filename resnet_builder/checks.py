@@ -28,6 +28,7 @@ from resnet_builder.spec.diagnostics import Positions, problems_from
 from resnet_builder.spec.load import Draft
 from resnet_builder.spec.recipe import Interval, TrainSpec
 from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec
+from resnet_builder.system import open_regular
 from resnet_builder.weights.pretrained import published_weights
 
 _HINTS = {
@@ -384,7 +385,7 @@ def weights_problems(draft: Draft) -> Iterator[Problem]:
                 "this is a directory; a run's weights are its best.safetensors",
             )
         else:
-            file.open("rb").close()  # raises where it may not be read
+            open_regular(file).close()  # raises where it may not be read
     if code is not None:
         yield draft.positions.problem(
             code, path, f"{weights.path}: {message}", at="name", suggestion=suggestion

@@ -1,14 +1,65 @@
-"""Limits of the system for this process: free memory, free disk, the user's cache directory."""
+"""The operating system: regular files, free memory, free disk, the user's cache directory."""
 
+import errno
 import os
 import re
 import shutil
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
+
+# Neither a FIFO nor a terminal lets the opening wait, or takes this process over. Windows lacks
+# these flags, but would change line ends without O_BINARY.
+_READING = os.O_RDONLY
+for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
+    _READING |= getattr(os, _name, 0)
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading, or fail at once.
+
+    A file that a user or a run names may be a FIFO, which waits for a writer, or a device, which
+    never ends. Links are followed.
+
+    Raises:
+        OSError: The file cannot be opened, or is not a regular file; ``strerror`` says so in a few
+            words, and ``filename`` is the path.
+    """
+    name = os.fspath(path)
+    try:
+        descriptor = os.open(name, _READING)
+    except ValueError as error:  # a NUL in the name
+        raise FileNotFoundError(errno.ENOENT, "it is not the name of a file", name) from error
+    except OSError as error:
+        if error.errno in {errno.ENXIO, errno.EOPNOTSUPP}:  # of a socket
+            raise _not_regular(name, "a socket") from error
+        raise
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise _not_regular(name, _KINDS.get(stat.S_IFMT(mode), "something else"))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _not_regular(name: str, kind: str) -> OSError:
+    number = errno.EISDIR if kind == "a directory" else errno.EINVAL
+    return OSError(number, f"it is {kind}, not a regular file", name)
 
 
 def free_memory() -> int | None:

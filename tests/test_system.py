@@ -1,6 +1,9 @@
-"""Limits of the system, from files that stand in for Linux's."""
+"""The operating system: regular files, and limits from files that stand in for Linux's."""
 
 import errno
+import os
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,47 @@ def test_free_disk_is_known_before_a_directory_is_made(tmp_path: Path) -> None:
 )
 def test_errors_of_allocators_are_told_from_others(error: Exception, is_one: bool) -> None:
     assert system.is_out_of_memory(error) is is_one
+
+
+def test_regular_files_and_links_to_them_are_opened(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"a\r\nb\x1a")
+    (tmp_path / "link").symlink_to(file)
+    for path in (file, str(file), tmp_path / "link"):
+        with system.open_regular(path) as opened:
+            assert opened.read() == b"a\r\nb\x1a"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other kinds of files")
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("a FIFO", "it is a FIFO, not a regular file"),
+        ("a link to a FIFO", "it is a FIFO, not a regular file"),
+        ("a socket", "it is a socket, not a regular file"),
+        ("a device", "it is a device, not a regular file"),
+        ("a directory", "it is a directory, not a regular file"),
+        ("nothing", "No such file or directory"),
+        ("a NUL", "it is not the name of a file"),
+    ],
+)
+def test_other_files_are_refused_at_once(
+    kind: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    path = "/dev/zero" if kind == "a device" else "a\0b" if kind == "a NUL" else "file"
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    elif kind == "a link to a FIFO":
+        os.mkfifo("fifo")
+        os.symlink("fifo", path)
+    elif kind == "a directory":
+        os.mkdir(path)
+    elif kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path)
+    with pytest.raises(OSError, match=message) as error:
+        system.open_regular(path)
+    assert error.value.strerror == message
+    assert error.value.filename == path
+    assert isinstance(error.value, IsADirectoryError) == (kind == "a directory")
