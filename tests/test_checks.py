@@ -371,3 +371,20 @@ def test_fine_tuning_that_makes_no_sense_is_refused(
     [problem] = raised.value.errors
     assert problem.file == "<command line>:--set"
     assert str(problem).partition("error")[2].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("run.device=auto", None),
+        ("run.device=cuda:1", None),
+        ("run.device=cpu", "without CUDA, and `run.device` is 'cpu'"),
+        ("model.norm={type: group_norm, groups: 2}", "on a network without batch norms"),
+    ],
+)
+def test_synchronised_norms_need_cuda_and_batch_norms(
+    change: str, reason: str | None, tmp_path: Path
+) -> None:
+    overrides = ["train.sync_norm=true", change]
+    found = check_source(write_tiny(tmp_path), overrides=overrides).problems
+    assert [problem.message for problem in found] == [f"has no effect {reason}"] * bool(reason)

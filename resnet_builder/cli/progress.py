@@ -23,61 +23,8 @@ LINE_SECONDS = 10.0
 """Least time between two lines about progress; evaluations have lines of their own."""
 
 
-class Display(Callback):
-    """Base class of displays of a training, and of the work on data before it.
-
-    Args:
-        clock: Returns the time in seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
-        self._start: TrainStart | None = None
-        self._began = 0.0
-
-    def say(self, text: str) -> None:
-        """Show a line that stays."""
-        raise NotImplementedError
-
-    def report(self, what: str, done: int, total: int) -> None:
-        """Show the progress of slow work on data; ``total`` is 0 where it is not known."""
-        raise NotImplementedError
-
-    def on_train_start(self, start: TrainStart) -> None:
-        """Show the steps, the device and the precision."""
-        self._start, self._began = start, self._clock()
-        how = f"{start.device}, {start.runtime.precision}, {start.runtime.threads} threads"
-        if start.runtime.world_size > 1:
-            how += f" in each of {start.runtime.world_size} processes"
-        self.say(
-            f"training from step {start.step:,} of {start.total_steps:,}, "
-            f"{start.steps_per_epoch:,} an epoch, on {how}"
-        )
-
-    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
-        """Show the metrics of a split."""
-        assert self._start is not None, "the training has started"
-        epoch = f"{step / self._start.steps_per_epoch:.1f}".removesuffix(".0")
-        found = f"{split} loss {metrics.loss:.4f}, top-1 {percent(metrics.top1)}"
-        self.say(f"epoch {epoch}, step {step:,}: {found}{', the best so far' if is_best else ''}")
-
-    def on_warning(self, message: str) -> None:
-        """Show a warning."""
-        self.say(f"warning: {message}")
-
-    def _figures(self, progress: Progress) -> str:
-        """Metrics of the latest steps, and the time left at the mean speed since the start."""
-        assert self._start is not None, "the training has started"
-        done = max(1, progress.step - self._start.step)
-        seconds = (self._clock() - self._began) / done * (progress.total_steps - progress.step)
-        return (
-            f"loss {progress.loss:.4f}, top-1 {percent(progress.top1)}, lr {progress.lr:.4g}, "
-            f"{progress.images_per_second:,.0f} images/s, {timedelta(seconds=round(seconds))} left"
-        )
-
-
 @contextmanager
-def display(*, is_shown: bool = True) -> Iterator[Display]:
+def display(*, is_shown: bool = True) -> Iterator["Lines"]:
     """Context with the display that suits stderr, which is cleared away afterwards.
 
     Args:
@@ -92,8 +39,8 @@ def display(*, is_shown: bool = True) -> Iterator[Display]:
         yield Screen(live)
 
 
-class Lines(Display):
-    """Display in lines, few enough for a log.
+class Lines(Callback):
+    """Progress in lines, few enough for a log.
 
     Args:
         say: Prints a line.
@@ -103,13 +50,23 @@ class Lines(Display):
     def __init__(
         self, say: Callable[[str], None], *, clock: Callable[[], float] = monotonic
     ) -> None:
-        super().__init__(clock)
-        self._say = say
+        self.say = say
+        self._clock = clock
+        self._start: TrainStart | None = None
+        self._began = 0.0
         self._last: dict[str, float] = {}
+        self._mentioned: set[str] = set()
 
     def on_train_start(self, start: TrainStart) -> None:
         """Show the steps, the device and the precision."""
-        super().on_train_start(start)
+        self._start, self._began = start, self._clock()
+        how = f"{start.device}, {start.runtime.precision}, {start.runtime.threads} threads"
+        if start.runtime.world_size > 1:
+            how += f" in each of {start.runtime.world_size} processes"
+        self.say(
+            f"training from step {start.step:,} of {start.total_steps:,}, "
+            f"{start.steps_per_epoch:,} an epoch, on {how}"
+        )
         self._is_due("training")
 
     def on_progress(self, progress: Progress) -> None:
@@ -120,20 +77,28 @@ class Lines(Display):
 
     def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
         """Show the metrics of a split."""
+        assert self._start is not None, "the training has started"
+        epoch = f"{step / self._start.steps_per_epoch:.1f}".removesuffix(".0")
+        found = f"{split} loss {metrics.loss:.4f}, top-1 {percent(metrics.top1)}"
+        self.say(f"epoch {epoch}, step {step:,}: {found}{', the best so far' if is_best else ''}")
         self._is_due("training")
-        super().on_evaluate(step, split, metrics, is_best=is_best)
 
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self._say(text)
+    def on_warning(self, message: str) -> None:
+        """Show a warning."""
+        self.say(f"warning: {message}")
 
     def report(self, what: str, done: int, total: int) -> None:
-        """Show the progress of slow work on data, if no line was shown for a while."""
-        is_over = 0 < total <= done  # and was so fast that it need not be mentioned
-        if is_over:
-            self._last.pop(what, None)
-        elif self._is_due(what):
+        """Show the progress of slow work on data; ``total`` is 0 where it is not known.
+
+        Work that is over before its first line is due is not mentioned.
+        """
+        is_over = 0 < total <= done
+        if self._is_due(what) or (is_over and what in self._mentioned):
+            self._mentioned.add(what)
             self.say(f"{what}: {done / total:.0%}" if total else f"{what}: {done:,}")
+        if is_over:
+            self._mentioned.discard(what)
+            del self._last[what]
 
     def _is_due(self, what: str) -> bool:
         """Whether nothing was said of some work for a while; then its time starts again."""
@@ -143,16 +108,27 @@ class Lines(Display):
             self._last[what] = now
         return is_due
 
+    def _figures(self, progress: Progress) -> str:
+        """Metrics of the latest steps, and the time left at the mean speed since the start."""
+        assert self._start is not None, "the training has started"
+        done = max(1, progress.step - self._start.step)
+        seconds = (self._clock() - self._began) / done * (progress.total_steps - progress.step)
+        return (
+            f"loss {progress.loss:.4f}, top-1 {percent(progress.top1)}, lr {progress.lr:.4g}, "
+            f"{progress.images_per_second:,.0f} images/s, {timedelta(seconds=round(seconds))} left"
+        )
 
-class Screen(Display):
-    """Display with a bar for the epoch, one for the training, and the metrics below.
+
+class Screen(Lines):
+    """Progress in bars, one for the epoch and one for the training, with the metrics below.
 
     Args:
         live: Part of the terminal to draw on.
     """
 
     def __init__(self, live: Live) -> None:
-        super().__init__()
+        # A line that stays is shown above the bars.
+        super().__init__(lambda text: live.console.print(Text(escaped(text))))
         self._live = live
         self._tasks: dict[str, TaskID] = {}
         # These columns leave room for words on a terminal of 40 columns.
@@ -177,9 +153,11 @@ class Screen(Display):
         """Draw the bars, and the latest metrics."""
         self._draw_steps(progress.step, self._figures(progress))
 
-    def say(self, text: str) -> None:
-        """Show a line that stays, above the bars."""
-        self._live.console.print(Text(escaped(text)))
+    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
+        """Show the metrics of a split, and draw the bars where the training is."""
+        super().on_evaluate(step, split, metrics, is_best=is_best)
+        if split == "val":  # the test is of the best weights, whose step may be long past
+            self._draw_steps(step, "")
 
     def report(self, what: str, done: int, total: int) -> None:
         """Draw a bar for slow work on data."""
@@ -189,9 +167,11 @@ class Screen(Display):
     def _draw_steps(self, step: int, text: str) -> None:
         assert self._start is not None, "the training has started"
         total, length = self._start.total_steps, self._start.steps_per_epoch
-        epoch, within = divmod(step, length)
         epochs = -(-total // length)
-        self._move("epoch", f"epoch {min(epoch + 1, epochs)}/{epochs}", within, length)
+        epoch = min(step // length, epochs - 1)
+        first = epoch * length
+        in_epoch = min(length, total - first)  # the last one may be shorter
+        self._move("epoch", f"epoch {epoch + 1}/{epochs}", step - first, in_epoch)
         self._move("all", "training", step, total)
         self._live.update(Group(self._bars, Text(text)), refresh=True)
 

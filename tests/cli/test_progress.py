@@ -1,10 +1,9 @@
-"""What is seen of a training."""
+"""Lines and bars of a training."""
 
 import io
 import re
 import sys
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -65,41 +64,35 @@ def test_lines_are_few() -> None:
     for second in range(25):
         clock.now = 100.0 + second
         shown.on_progress(replace(PROGRESS, step=10 * (second + 1)))
-    assert [line.partition(":")[0] for line in lines] == [
-        "training from step 0 of 1,000, 100 an epoch, on a computer, fp32, 2 threads",
-        "step 110 of 1,000",
-        "step 210 of 1,000",
-    ]
-    assert lines[1] == (
-        "step 110 of 1,000: loss 0.5000, top-1 87.50 %, lr 0.1, 1,234 images/s, 0:01:21 left"
-    )
-
-
-def test_lines_say_every_evaluation_warning_and_slow_work() -> None:
-    lines: list[str] = []
-    clock = Clock()
-    shown = Lines(lines.append, clock=clock)
-    shown.report("quick", 5, 5)
-    for second in range(12):
-        clock.now = 100.0 + second
-        shown.report("downloading", 10 * second, 200)
-        shown.report("scanning", second, 0)
-    assert lines == ["downloading: 50%", "scanning: 10"]
-    shown.on_train_start(START)
     shown.on_evaluate(150, "val", EVALUATION, is_best=True)
-    shown.on_evaluate(200, "val", EVALUATION, is_best=False)
     shown.on_warning("not saved")
-    assert lines[3:] == [
+    assert lines == [
+        "training from step 0 of 1,000, 100 an epoch, on a computer, fp32, 2 threads",
+        "step 110 of 1,000: loss 0.5000, top-1 87.50 %, lr 0.1, 1,234 images/s, 0:01:21 left",
+        "step 210 of 1,000: loss 0.5000, top-1 87.50 %, lr 0.1, 1,234 images/s, 0:01:15 left",
         "epoch 1.5, step 150: val loss 0.2500, top-1 90.00 %, the best so far",
-        "epoch 2, step 200: val loss 0.2500, top-1 90.00 %",
         "warning: not saved",
     ]
 
 
-def draw(width: int, **how: Any) -> str:
+def test_slow_work_is_shown_to_its_end_and_quick_work_is_not() -> None:
+    lines: list[str] = []
+    clock = Clock()
+    shown = Lines(lines.append, clock=clock)
+    for number in range(1, 6):
+        shown.report("quick", number, 5)
+    for second in range(13):
+        clock.now = 100.0 + second
+        shown.report("decoding", second, 12)
+        shown.report("scanning", second, 0)
+    shown.report("decoding", 1, 12)  # of another split
+    assert lines == ["decoding: 83%", "scanning: 10", "decoding: 100%"]
+
+
+def draw(width: int) -> str:
     """Draw a training on a terminal and return all that was written."""
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=True, width=width, **how)
+    console = Console(file=stream, force_terminal=True, width=width)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         screen = Screen(live)
         screen.report("downloading x", 1, 4)
@@ -133,12 +126,18 @@ def test_screen_fits_the_terminal(width: int) -> None:
         assert shown in text
 
 
-def test_screen_without_colour_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    colour = re.compile(r"\x1b\[(?:3|9)[0-7]m")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    assert colour.search(draw(80, color_system="standard"))
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not colour.search(draw(80, color_system="standard"))
+def test_bars_are_full_at_the_end() -> None:
+    """Progress comes once a second; the last epoch has 50 steps."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        screen = Screen(live)
+        screen.on_train_start(replace(START, total_steps=950))
+        screen.on_progress(replace(PROGRESS, step=930, total_steps=950))
+        screen.on_evaluate(950, "val", EVALUATION, is_best=False)
+        screen.on_evaluate(400, "test", EVALUATION, is_best=False)
+    bars = [line for line in plain(stream.getvalue()) if "━" in line]
+    assert [line.split()[-1] for line in bars[-2:]] == ["50/50", "950/950"]
 
 
 class Broken(io.StringIO):

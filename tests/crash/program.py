@@ -175,10 +175,12 @@ def serving(scratch: Path) -> Iterator[Server]:
 class CommandLine:
     """Call as users make it, imports and all."""
 
-    def __init__(self, *arguments: object, folder: Path) -> None:
+    def __init__(
+        self, *arguments: object, folder: Path, module: Sequence[object] = ("resnet_builder",)
+    ) -> None:
         self._began = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "resnet_builder", *map(str, arguments)],
+            [sys.executable, "-m", *map(str, (*module, *arguments))],
             cwd=folder,
             env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,

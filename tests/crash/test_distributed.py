@@ -198,10 +198,23 @@ def test_processes_that_something_else_started_train_too(
     assert (other.stdout, other.stderr) == ("", "")
 
 
-def test_true_command_line_trains(launch: Launch) -> None:
+def test_nproc_must_agree_with_torchrun(launch: Launch) -> None:
+    line = train_line(launch.spec, launch.run.path, "--nproc", 3)
+    end = launch.server.call(*line, folder=launch.folder, faults=[("among", "2", "1", "1")])
+    assert end.code == 2
+    assert end.stderr == "error: --nproc 3: this is already one of 2 processes; leave it out\n"
+
+
+@pytest.mark.parametrize("starter", ["--nproc", "torchrun"])
+def test_true_command_line_trains(starter: str, launch: Launch) -> None:
     """Imports and all: its processes share nothing with the one that starts them."""
-    line = train_line(launch.spec, launch.run.path, "--set", "train.epochs=1", "--nproc", 2)
-    end = CommandLine(*line, folder=launch.folder).wait()
+    line = train_line(launch.spec, launch.run.path, "--set", "train.epochs=1")
+    if starter == "--nproc":
+        process = CommandLine(*line, "--nproc", 2, folder=launch.folder)
+    else:
+        torchrun = ("torch.distributed.run", "--nproc-per-node", 2, "-m", "resnet_builder")
+        process = CommandLine(*line, folder=launch.folder, module=torchrun)
+    end = process.wait()
     assert end.code == 0, end.stderr
-    assert "test top-1" in end.stdout
-    assert "1 threads in each of 2 processes" in end.stderr
+    assert end.stdout.count("test top-1") == 1
+    assert end.stderr.count("1 threads in each of 2 processes") == 1
