@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +96,13 @@ def check_source(
         problems += found
     if info is not None and draft.model is not None and not draft.is_wrong("data"):
         model = resolve_model(draft.model, info)
+        problems += checks.model_problems(model, draft.positions)
         try:
-            strides = total_strides(model)
-            found = list(checks.model_problems(model, strides, draft))
-            problems += [*found, *checks.resizing_problems(model, strides, draft)]
-            if not found:
-                network = build_on_meta(model)
+            network = build_on_meta(model)
         except PlacedPartError as error:
             problems.append(checks.part_problem(error, draft.positions))
     if network is not None and model is not None:
+        problems += checks.stride_problems(network, model, draft)
         if with_macs:
             macs, found = checks.forward_problems(network, model, draft)
             problems += found
@@ -209,11 +209,7 @@ def build_from_spec(
     draft = read_draft(source, overrides=overrides, fragments=fragments)
     spec = read_spec(draft, plugins=plugins, with_weights=True)
     network = _build(spec.model, device, seed, pretrained=True, output_stride=output_stride)
-    if features is None:
-        return network
-    _, *strides = total_strides(spec.model, output_stride)
-    by_stage = {f"layer{number}": stride for number, stride in enumerate(strides, 1)}
-    return Features(network, features, strides=by_stage)
+    return network if features is None else Features(network, features)
 
 
 def build(
@@ -253,53 +249,20 @@ def build(
     return network
 
 
-def build_on_meta(model: ModelSpec, *, output_stride: int | None = None) -> ResNet:
+def build_on_meta(model: ModelSpec) -> ResNet:
     """Build a network on the meta device: every layer and shape, but no memory for weights.
 
     Args:
         model: Section ``model`` of a resolved spec.
-        output_stride: Total stride of the last stage, as for :func:`build_from_spec`.
 
     Raises:
         PlacedPartError: Options or shapes do not fit together.
-        UsageError: The network's strides do not reach ``output_stride``.
     """
     with torch.device("meta"):
-        network = _construct(model, output_stride)
+        network = _construct(model)
     if model.zero_init_residual:
         _zero_residuals(network)  # raises where that cannot be
     return network
-
-
-def total_strides(model: ModelSpec, output_stride: int | None = None) -> list[int]:
-    """Total strides behind the stem and behind each stage.
-
-    Strides beyond ``output_stride`` are replaced with dilation, which keeps every output pixel and
-    puts new ones between (Chen et al. 2017, section 3.1, https://arxiv.org/abs/1706.05587).
-
-    Args:
-        model: Section ``model`` of a resolved spec.
-        output_stride: Total stride of the last stage; ``None`` leaves all strides as they are.
-
-    Raises:
-        PlacedPartError: The stem's options do not fit together.
-        UsageError: The strides do not reach ``output_stride``.
-    """
-    with torch.device("meta"):  # only the stem itself knows its stride
-        stem: Stem = model_part(model, "stem").make(
-            model.in_channels, norm=nn.Identity, activation=nn.Identity
-        )
-    totals = [stem.stride]
-    for stage in model.stages:
-        total = totals[-1] * stage.stride
-        too_large = output_stride is not None and total > output_stride
-        totals.append(totals[-1] if too_large else total)
-    if output_stride is not None and totals[-1] != output_stride:
-        reached = ", ".join(map(str, sorted(set(total_strides(model)))))
-        raise UsageError(
-            f"output_stride cannot be {output_stride}: the network's strides reach {reached}"
-        )
-    return totals
 
 
 def _build(
@@ -324,22 +287,35 @@ def _build(
     return network if place.type == "cpu" else network.to(place)
 
 
-def _construct(model: ModelSpec, output_stride: int | None) -> ResNet:
-    """Make all layers of a network, stem to head, on torch's default device."""
+def _construct(model: ModelSpec, output_stride: int | None = None) -> ResNet:
+    """Make all layers of a network, stem to head, on torch's default device.
+
+    Strides beyond ``output_stride`` are replaced with dilation, which keeps every output pixel and
+    puts new ones between (Chen et al. 2017, section 3.1, https://arxiv.org/abs/1706.05587).
+    """
     factories = {key: model_part(model, key).make for key in ("norm", "activation", "antialias")}
     stem: Stem = model_part(model, "stem").make(model.in_channels, **factories)
     layers = dict(stem.layers)
+    strides = {"stem": stem.stride}
 
-    channels, dilation = stem.out_channels, 1
-    strides = total_strides(model, output_stride)
+    channels, stride, dilation = stem.out_channels, stem.stride, 1
     for number, stage in enumerate(model.stages):
         previous_dilation = dilation
-        if strides[number + 1] != strides[number] * stage.stride:
+        if output_stride is not None and stride * stage.stride > output_stride:
             dilation *= stage.stride  # in place of the stride
+        else:
+            stride *= stage.stride
         blocks = _build_stage(model, number, channels, factories, previous_dilation, dilation)
         layers[f"layer{number + 1}"] = blocks
+        strides[f"layer{number + 1}"] = stride
         last_block: Any = blocks[-1]
         channels = last_block.out_channels
+    if output_stride not in {None, stride}:
+        reached = accumulate((stage.stride for stage in model.stages), mul, initial=stem.stride)
+        raise UsageError(
+            f"output_stride cannot be {output_stride}: the network's strides reach "
+            f"{', '.join(map(str, sorted(set(reached))))}"
+        )
 
     head = model_part(model, "head")
     for name, layer in head.make(channels, model.num_classes, **factories).items():
@@ -347,7 +323,7 @@ def _construct(model: ModelSpec, output_stride: int | None) -> ResNet:
             cause = PartError(f"its layer '{name}' has the name of one before it")
             raise PlacedPartError(cause, head.path)
         layers[name] = layer
-    return ResNet(layers)
+    return ResNet(layers, strides)
 
 
 def _build_stage(

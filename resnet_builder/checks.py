@@ -141,25 +141,42 @@ def _augment_problems(data: DataSpec, channels: int, positions: Positions) -> It
             floats_since = floats_since or part.type
 
 
-def model_problems(model: ModelSpec, strides: Sequence[int], draft: Draft) -> Iterator[Problem]:
+def model_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
     """Check the network by what its sections say, before any layer is made.
 
     Args:
         model: Resolved section ``model``.
-        strides: Total strides behind the stem and behind each stage.
-        draft: Spec, for the places of its values.
+        positions: Places of the spec's values.
     """
+    yield from _effect_problems(model, positions)
+    yield from _plain_problems(model, positions)
+
+
+def stride_problems(network: ResNet, model: ModelSpec, draft: Draft) -> Iterator[Problem]:
+    """Check that strides leave pixels, also where progressive resizing makes images smaller."""
     _, side, _ = model.image_shape
-    if strides[-1] > side:
-        names = ["stem", *(f"layer{number}" for number in range(1, len(strides)))]
+    smallest = max(network.strides.values())
+    if smallest > side:
         sizes = ", ".join(
             f"{name} {-(-side // stride) if stride <= side else 'below 1'}"
-            for name, stride in zip(names, strides, strict=True)
+            for name, stride in network.strides.items()
         )
         message = f"strides shrink {side} pixels below one: {sizes}"
         yield draft.positions.problem("shape", ("model", "stages"), message)
-    yield from _effect_problems(model, draft.positions)
-    yield from _plain_problems(model, draft.positions)
+    for number, part in enumerate(draft.train.progressive_resizing if draft.train else ()):
+        path = ("train", "progressive_resizing", number, "size")
+        if part.size >= side:
+            yield draft.positions.problem(
+                "no-effect",
+                path,
+                f"{part.size} pixels a side are not fewer than the images' own {side}",
+            )
+        elif part.size < smallest:
+            yield draft.positions.problem(
+                "shape",
+                path,
+                f"strides shrink {part.size} pixels below one; {smallest} or more are needed",
+            )
 
 
 def part_problem(error: PlacedPartError, positions: Positions) -> Problem:
@@ -208,27 +225,6 @@ def _plain_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]
                 "exclusive",
                 ("model", key),
                 f"stages[{number}] has no shortcut, so zeroing its residual path kills the network",
-            )
-
-
-def resizing_problems(model: ModelSpec, strides: Sequence[int], draft: Draft) -> Iterator[Problem]:
-    """Check that progressive resizing makes images smaller, but not too small for the strides."""
-    if draft.train is None:
-        return
-    _, side, _ = model.image_shape
-    for number, part in enumerate(draft.train.progressive_resizing):
-        path = ("train", "progressive_resizing", number, "size")
-        if part.size >= side:
-            yield draft.positions.problem(
-                "no-effect",
-                path,
-                f"{part.size} pixels a side are not fewer than the images' own {side}",
-            )
-        elif part.size < strides[-1]:
-            yield draft.positions.problem(
-                "shape",
-                path,
-                f"strides shrink {part.size} pixels below one; {strides[-1]} or more are needed",
             )
 
 

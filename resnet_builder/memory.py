@@ -1,25 +1,20 @@
 """Memory and disk estimate of a training, made on meta before any of it is taken."""
 
 import traceback
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import accumulate
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.func import functional_call
 
-from resnet_builder.device import free_memory
+from resnet_builder.device import Precision, free_memory
 from resnet_builder.errors import ResourceError, StorageError
 from resnet_builder.experiment import Experiment
-from resnet_builder.model import deduplicate_blocks, sections
+from resnet_builder.model import distinct_blocks, sections
 from resnet_builder.parts import input_info
 from resnet_builder.runs.files import Warn, storage_errors
 from resnet_builder.spec.recipe import AdamW, OptimizerSpec, Sgd
@@ -40,36 +35,29 @@ class MemoryEstimate:
     """Memory that a training process is expected to take at its fullest moment, in bytes.
 
     Attributes:
-        name: Name of the spec.
         batch_size: Images of a step.
         accumulate: Micro-batches of a step.
         processes: Number of processes that divide each batch.
-        precision: Precision of the activations.
         parameters: Parameters and buffers.
-        gradients: Gradients of the parameters that are trained.
+        gradients: Gradients of the parameters that are trained; in bf16, also their copies that
+            autocast makes.
         optimizer: State of the optimizer.
         copies: Moving average of the weights, and the best weights on validation.
         activations: Activations saved for the backward pass, and the gradients of one layer.
-        overhead: Kernels, and fragmentation of the heap.
         images: Images of the dataset; 0 where their number is not known.
-        checkpoint: A checkpoint on the disk.
-        disk: All files of a run on the disk, at their most.
+        keep_checkpoints: Number of checkpoints that a run keeps.
     """
 
-    name: str
     batch_size: int
     accumulate: int
     processes: int
-    precision: Literal["fp32", "bf16"]
     parameters: int
     gradients: int
     optimizer: int
     copies: int
     activations: int
-    overhead: int
     images: int
-    checkpoint: int
-    disk: int
+    keep_checkpoints: int
 
     @property
     def micro_batch_size(self) -> int:
@@ -79,44 +67,27 @@ class MemoryEstimate:
     @property
     def steps(self) -> int:
         """Memory that the steps add to what is there before the first of them."""
-        return self.gradients + self.optimizer + self.activations + self.overhead
-
-    @property
-    def network(self) -> int:
-        """All memory but the images of the dataset."""
-        return self.parameters + self.copies + self.steps
+        return _KERNELS + round(_HEAP * (self.gradients + self.optimizer + self.activations))
 
     @property
     def memory(self) -> int:
         """All memory, without the program itself."""
-        return self.network + self.images
+        return self.parameters + self.copies + self.steps + self.images
 
-    def with_images(self, images: int) -> int:
-        """Return the value of ``network`` for another micro-batch size."""
-        # Activations in bf16 include a bf16 copy of the weights, however few the images.
-        fixed = self.parameters // 2 if self.precision == "bf16" else 0
-        change = (self.activations - fixed) * (images - self.micro_batch_size)
-        return self.network + round(_HEAP * change / self.micro_batch_size)
+    @property
+    def checkpoint(self) -> int:
+        """A checkpoint on the disk."""
+        return self.parameters + self.optimizer + self.copies
+
+    @property
+    def disk(self) -> int:
+        """All files of a run on the disk, at their most: checkpoints, best and last weights."""
+        return self.checkpoint * (self.keep_checkpoints + 2) + 2 * self.parameters
 
     def largest_micro_batch(self, limit: int) -> int:
         """Return the number of images that can be computed at a time within ``limit`` bytes."""
-        none, one = self.with_images(0), self.with_images(1)
-        return max(0, (limit - none) // (one - none))
-
-    def table(self) -> str:
-        """Format the parts of the estimate as lines of text."""
-        rows = {
-            "parameters": self.parameters,
-            "gradients": self.gradients,
-            "optimizer": self.optimizer,
-            "copies of the weights": self.copies,
-            f"activations of {self.micro_batch_size:,} images, {self.precision}": self.activations,
-            "kernels and heap": self.overhead,
-            "images of the dataset": self.images,
-        }
-        sizes = {name: size_text(size) for name, size in rows.items() if size}
-        left, right = max(map(len, sizes)), max(map(len, sizes.values()))
-        return "\n".join(f"  {name:<{left}}  {size:>{right}}" for name, size in sizes.items())
+        one = _HEAP * self.activations / self.micro_batch_size
+        return max(0, int(self.micro_batch_size + (limit - self.memory) / one))
 
 
 def size_text(count: int) -> str:
@@ -127,7 +98,7 @@ def size_text(count: int) -> str:
 
 
 def estimate_training(
-    experiment: Experiment, precision: Literal["fp32", "bf16"], *, processes: int = 1
+    experiment: Experiment, precision: Precision, *, processes: int = 1
 ) -> MemoryEstimate:
     """Estimate the memory of a training process, without computing anything.
 
@@ -139,11 +110,7 @@ def estimate_training(
         precision: Precision of the activations.
         processes: Number of processes that divide each batch.
     """
-    recipe, network = experiment.train, experiment.network
-    micro_batch = recipe.batch_size // (recipe.accumulate * processes)
-    checkpointed = recipe.activation_checkpointing
-    if checkpointed == "all":
-        checkpointed = tuple(sections(network).keys() - {"stem", "head"})
+    recipe, network, is_bf16 = experiment.train, experiment.network, precision == "bf16"
     # A copy of the network would take seconds for 1,202 layers, even on meta.
     frozen = [layer for name in recipe.freeze for layer in sections(network)[name]]
     for layer in map(network.get_submodule, frozen):
@@ -153,34 +120,30 @@ def estimate_training(
         activations = activation_memory(
             network,
             # Batch norm refuses to train on one pixel of one image.
-            (max(2, micro_batch), *experiment.input_shape),
-            bf16=precision == "bf16",
-            checkpointed=checkpointed,
-        ).peak
+            (
+                max(2, recipe.batch_size // (recipe.accumulate * processes)),
+                *experiment.input_shape,
+            ),
+            checkpointed=recipe.activation_checkpointing,
+        )
     finally:
         for layer in map(network.get_submodule, frozen):
             layer.requires_grad_(True).train()
     info = input_info(experiment.data)
     is_validated = experiment.data.validation != 0 or info.own_validation is not False
     weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
-    optimizer = state_copies(recipe.optimizer) * trained
-    copies = ((recipe.ema is not None) + is_validated) * weights
-    checkpoint = weights + optimizer + copies
     return MemoryEstimate(
-        name=experiment.name,
         batch_size=recipe.batch_size,
         accumulate=recipe.accumulate,
         processes=processes,
-        precision=precision,
         parameters=weights,
-        gradients=trained,
-        optimizer=optimizer,
-        copies=copies,
-        activations=activations,
-        overhead=_KERNELS + round((_HEAP - 1) * (trained + optimizer + activations)),
+        gradients=trained + trained // 2 if is_bf16 else trained,
+        optimizer=state_copies(recipe.optimizer) * trained,
+        copies=((recipe.ema is not None) + is_validated) * weights,
+        # Autocast halves activations, and copies each weight.
+        activations=activations.peak // 2 if is_bf16 else activations.peak,
         images=(info.training_images or 0) * prod(experiment.input_shape),
-        checkpoint=checkpoint,
-        disk=checkpoint * (recipe.keep_checkpoints + 2) + 2 * weights,
+        keep_checkpoints=recipe.keep_checkpoints,
     )
 
 
@@ -204,36 +167,38 @@ def memory_warning(
     free = free_memory(device)
     if free is None:
         return None
-    # A GPU need not hold the dataset.
-    needed, images = estimate.network, 0
     if device.type == "cpu":
         free //= processes
-        needed, images = estimate.memory, estimate.images
-    limit = round(_SHARE * free)
-    if needed <= limit:
+    else:
+        estimate = replace(estimate, images=0)  # a GPU need not hold the dataset
+    if estimate.memory <= _SHARE * free:
         return None
+    largest = estimate.largest_micro_batch(round(_SHARE * free))
     return (
-        f"{estimate.name} may not fit into memory: training is estimated to take "
-        f"{size_text(needed)}, and {size_text(free)} are free\n{estimate.table()}\n"
-        f"{_largest_batch(estimate, limit - images)}"
+        f"training may not fit into memory: {_parts(estimate)}, and {size_text(free)} are free; "
+        f"{_smaller_batch(estimate, largest)}"
     )
 
 
-def _largest_batch(estimate: MemoryEstimate, limit: int) -> str:
-    micro_batch = estimate.largest_micro_batch(limit)
-    if micro_batch == 0:
-        return "no batch fits: the network or the dataset is too large"
+def _parts(estimate: MemoryEstimate) -> str:
+    return (
+        f"it is estimated to take {size_text(estimate.memory)} ({size_text(estimate.activations)} "
+        f"of activations for {estimate.micro_batch_size:,} images at a time, "
+        f"{size_text(estimate.images)} of data)"
+    )
+
+
+def _smaller_batch(estimate: MemoryEstimate, micro_batch: int) -> str:
+    """Advice that makes a process compute at most ``micro_batch`` images at a time."""
+    if micro_batch < 1:
+        return "no batch fits: use a smaller network or dataset, or a device with more memory"
     share = estimate.batch_size // estimate.processes
-    largest = micro_batch * estimate.accumulate * estimate.processes
+    accumulate = next(n for n in range(-(-share // micro_batch), share + 1) if share % n == 0)
     return (
-        f"the largest train.batch_size that fits is {largest}; this one fits in smaller "
-        f"micro-batches, with train.accumulate={_divisor(share, -(-share // micro_batch))}"
+        "what fits is train.batch_size="
+        f"{micro_batch * estimate.accumulate * estimate.processes}, or, with the same batches, "
+        f"train.accumulate={accumulate}"
     )
-
-
-def _divisor(number: int, least: int) -> int | None:
-    """Return the smallest divisor that is not below ``least``."""
-    return next((size for size in range(least, number + 1) if number % size == 0), None)
 
 
 def check_disk(estimate: MemoryEstimate, place: Path, warn: Warn) -> None:
@@ -264,7 +229,7 @@ def check_disk(estimate: MemoryEstimate, place: Path, warn: Warn) -> None:
 
 @contextmanager
 def out_of_memory_explained(
-    experiment: Experiment, precision: Literal["fp32", "bf16"], *, processes: int = 1
+    experiment: Experiment, precision: Precision, *, processes: int = 1
 ) -> Iterator[None]:
     """Context that turns torch's out-of-memory errors into one that says what to change.
 
@@ -283,152 +248,58 @@ def out_of_memory_explained(
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the activations of the step
         estimate = estimate_training(experiment, precision, processes=processes)
-        raise ResourceError(
-            f"out of memory at {estimate.micro_batch_size:,} images at a time (batch_size "
-            f"{estimate.batch_size}, accumulate {estimate.accumulate}); training is estimated to "
-            f"take {size_text(estimate.memory)}\n{estimate.table()}\n{_smaller_batch(estimate)}"
-        ) from error
+        advice = _smaller_batch(estimate, estimate.micro_batch_size // 2)
+        raise ResourceError(f"out of memory in training: {_parts(estimate)}; {advice}") from error
 
 
-def _smaller_batch(estimate: MemoryEstimate) -> str:
-    share = estimate.batch_size // estimate.processes
-    accumulate_more = _divisor(share, estimate.accumulate + 1)
-    if accumulate_more is None:
-        return "use a smaller network, or a device with more memory"
-    micro_batch = share // accumulate_more
-    size = size_text(estimate.with_images(micro_batch) + estimate.images)
-    batch = micro_batch * estimate.accumulate * estimate.processes
-    return (
-        f"train.accumulate={accumulate_more} takes about {size}, and so does "
-        f"train.batch_size={batch}"
-    )
-
-
-@dataclass
+@dataclass(frozen=True, slots=True)
 class ActivationMemory:
-    """Tensors that a forward pass saves for the backward pass.
+    """Bytes that a training step holds for its backward pass, without gradients of parameters.
 
     Attributes:
-        saved: Bytes of each tensor, parameters and buffers apart, in order.
-        largest_output: Bytes of the largest output of a layer, saved or not.
-        recomputed: Largest number of bytes that a block with activation checkpointing saves while
-            its gradients are computed.
+        saved: Tensors that the forward pass saves, parameters and buffers apart.
+        peak: Largest number of bytes at a time: what is saved, the input and output of a layer or
+            their gradients, and what a block with activation checkpointing computes again.
     """
 
-    saved: list[int] = field(default_factory=list)
-    largest_output: int = 0
-    recomputed: int = 0
-
-    @property
-    def total(self) -> int:
-        """Bytes of all saved tensors."""
-        return sum(self.saved)
-
-    @property
-    def peak(self) -> int:
-        """Largest number of bytes that are held at a time, without gradients of parameters.
-
-        When the backward pass comes to the n-th saved tensor, those before are still there, and so
-        are the gradients of a layer's output and input, of about its size. Where little is saved,
-        a layer's input and output in the forward pass are more.
-        """
-        backward = (
-            held + 2 * size for held, size in zip(accumulate(self.saved), self.saved, strict=True)
-        )
-        return max(2 * self.largest_output, *backward, 0) + self.recomputed
+    saved: int
+    peak: int
 
 
 def activation_memory(
     network: nn.Module,
     shape: tuple[int, int, int, int],
     *,
-    bf16: bool = False,
     checkpointed: Collection[str] = (),
 ) -> ActivationMemory:
-    """Return what a forward pass saves for the backward pass, without computing anything.
-
-    Equal blocks of a stage save the same: one of them is followed for all.
+    """Return what a forward pass in fp32 saves for backward, without computing anything.
 
     Args:
         network: The network on the meta device, in training mode but for frozen sections.
         shape: Shape of the batch, ``(N, C, H, W)``.
-        bf16: Whether activations are bf16.
-        checkpointed: Names of stages with activation checkpointing.
+        checkpointed: Names of stages with activation checkpointing, or ``"all"``.
     """
-    memory = ActivationMemory()
-    with deduplicate_blocks(network) as repeats, _hooked(network, repeats, checkpointed, memory):
-        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        try:
-            # On meta, autocast changes no dtype; fake tensors of the CPU take no memory either.
-            with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                fake = {
-                    name: torch.empty(t.shape, dtype=t.dtype, requires_grad=t.requires_grad)
-                    for name, t in tensors.items()
-                }
-                _forward(network, fake, torch.empty(shape), memory)
-        except Exception:  # a plugin may hold a tensor that does not go together with fake ones
-            memory.saved.clear()
-            _forward(network, tensors, torch.empty(shape, device="meta"), memory)
-    return memory
-
-
-def _forward(
-    network: nn.Module, tensors: dict[str, Tensor], images: Tensor, memory: ActivationMemory
-) -> None:
-    """Run a forward pass, and record the tensors that autograd saves."""
-    own = {tensor.untyped_storage()._cdata for tensor in tensors.values()}
-    held: dict[int, Tensor] = {}
+    weights = [*network.parameters(), *network.buffers()]
+    own = {tensor.untyped_storage()._cdata for tensor in weights}
+    held: dict[int, Tensor] = {}  # by storage; kept, so that no other storage gets its address
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own and storage._cdata not in held:
-            held[storage._cdata] = tensor  # so that no other storage gets the same address
-            memory.saved.append(storage.nbytes())
+        if storage._cdata not in own:
+            held[storage._cdata] = tensor
         return tensor
 
+    saved, largest, recomputed = 0, 0, 0
+    images = torch.empty(shape, device="meta")
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        functional_call(network, tensors, (images,))
-
-
-@contextmanager
-def _hooked(
-    network: nn.Module,
-    repeats: Mapping[str, int],
-    checkpointed: Collection[str],
-    memory: ActivationMemory,
-) -> Iterator[None]:
-    """Context with hooks that record outputs, checkpointed blocks, and blocks that stand for N."""
-    starts: dict[str, int] = {}
-
-    def measure(_layer: nn.Module, _inputs: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            memory.largest_output = max(memory.largest_output, output.untyped_storage().nbytes())
-
-    def enter(name: str, *_: object) -> None:
-        starts[name] = len(memory.saved)
-
-    def forget(name: str, _block: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
-        start = starts[name]
-        memory.recomputed = max(memory.recomputed, sum(memory.saved[start:]))
-        memory.saved[start:] = [inputs[0].untyped_storage().nbytes()]
-
-    def repeat(name: str, *_: object) -> None:
-        memory.saved.extend(memory.saved[starts[name] :] * (repeats[name] - 1))
-
-    forgotten = [
-        f"{stage}.{name}"
-        for stage in checkpointed
-        for name, _ in network.get_submodule(stage).named_children()
-    ]
-    with ExitStack() as hooks:
-        for layer in network.modules():
-            hooks.enter_context(layer.register_forward_hook(measure))
-        for name in {*forgotten, *repeats}:
-            block = network.get_submodule(name)
-            hooks.enter_context(block.register_forward_pre_hook(partial(enter, name)))
-        # A repeated block is first reduced to its input, if it is checkpointed, and then counted.
-        for names, hook in ((forgotten, forget), (repeats, repeat)):
-            for name in names:
-                block = network.get_submodule(name)
-                hooks.enter_context(block.register_forward_hook(partial(hook, name)))
-        yield
+        for section, block, count in distinct_blocks(network):
+            before = len(held)
+            inputs, images = images, block(images)
+            kept = sum(t.untyped_storage().nbytes() for t in list(held.values())[before:])
+            if section.startswith("layer") and (checkpointed == "all" or section in checkpointed):
+                recomputed = max(recomputed, kept)
+                kept = inputs.nbytes
+            saved += count * kept
+            largest = max(largest, images.nbytes)
+    peak = saved + 2 * largest + recomputed
+    return ActivationMemory(saved, peak)

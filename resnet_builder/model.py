@@ -2,8 +2,7 @@
 
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeGuard
 
@@ -24,13 +23,15 @@ class ResNet(nn.Sequential):
 
     Args:
         layers: Layers by name, in order.
+        strides: Total stride behind the stem and behind each stage, by name.
 
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, num_classes)``; H and W need not be equal.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], strides: Mapping[str, int]) -> None:
         super().__init__(OrderedDict(layers))
+        self.strides = dict(strides)
 
     def __getitem__(self, index: Any) -> Any:
         """Return one layer, or a slice as a plain ``nn.Sequential``."""
@@ -66,7 +67,6 @@ class Features(nn.ModuleDict):
     Args:
         network: Network, whose layers are shared, not copied.
         stages: Names of stages whose outputs are returned, as ``layer2``, in any order.
-        strides: Total stride behind each stage of the network, by name.
 
     Attributes:
         channels: Width of each output, by stage.
@@ -80,19 +80,18 @@ class Features(nn.ModuleDict):
         UsageError: A name is no stage's, or none is given.
     """
 
-    def __init__(
-        self, network: ResNet, stages: Sequence[str], *, strides: Mapping[str, int]
-    ) -> None:
-        _check_stage_names(stages, strides)
-        names = [name for name in strides if name in stages]
-        layers = list(network.named_children())
-        end = next(number for number, (name, _) in enumerate(layers) if name == names[-1]) + 1
-        super().__init__(dict(layers[:end]))
+    def __init__(self, network: ResNet, stages: Sequence[str]) -> None:
+        known = {name: stage for name, stage in network.named_children() if _is_stage(stage, name)}
+        _check_stage_names(stages, known)
+        names = [name for name in known if name in stages]
+        layers = dict(network.named_children())
+        end = list(layers).index(names[-1]) + 1
+        super().__init__(dict(islice(layers.items(), end)))
         self.channels: dict[str, int] = {}
         for name in names:
-            stage: Any = network.get_submodule(name)
-            self.channels[name] = stage[-1].out_channels  # its last block knows its width
-        self.strides = {name: strides[name] for name in names}
+            last_block: Any = known[name][-1]
+            self.channels[name] = last_block.out_channels
+        self.strides = {name: network.strides[name] for name in names}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Compute the stages' outputs."""
@@ -104,7 +103,7 @@ class Features(nn.ModuleDict):
         return outputs
 
 
-def _check_stage_names(stages: Sequence[str], known: Mapping[str, int]) -> None:
+def _check_stage_names(stages: Sequence[str], known: Iterable[str]) -> None:
     if isinstance(stages, str):
         raise UsageError(f"features: give a list of stages, as ['{stages}']")
     if not stages:
@@ -169,70 +168,43 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_macs(model: nn.Module, in_channels: int, image_size: int) -> int:
+def count_macs(network: nn.Module, in_channels: int, image_size: int) -> int:
     """Count the multiply-adds of convolutions and linear layers for one image.
 
     Args:
-        model: Network on the meta device, so that nothing is computed. Its training mode stays.
+        network: Network on the meta device, so that nothing is computed. Its training mode stays.
         in_channels: Channels of an image.
         image_size: Height and width of an image.
     """
-    image = torch.empty(1, in_channels, image_size, image_size, device="meta")
-    was_training = model.training
-    with (
-        deduplicate_blocks(model) as repeated,
-        _norms_skipped(model),
-        FlopCounterMode(display=False) as counter,
-        torch.no_grad(),
-    ):
-        model.eval()  # a batch norm refuses to train on one pixel of one image
-        model(image)
-        model.train(was_training)
-    flops = counter.get_flop_counts()
-    skipped = sum(
-        (count - 1) * sum(flops.get(f"{type(model).__name__}.{name}", {}).values())
-        for name, count in repeated.items()
-    )
-    return (int(counter.get_total_flops()) + skipped) // 2
+    images = torch.empty(1, in_channels, image_size, image_size, device="meta")
+    was_training = network.training
+    network.eval()  # a batch norm refuses to train on one pixel of one image
+    flops = 0
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for _, block, count in distinct_blocks(network):
+            before = counter.get_total_flops()
+            images = block(images)
+            flops += count * (counter.get_total_flops() - before)
+    network.train(was_training)
+    return flops // 2
 
 
-@contextmanager
-def deduplicate_blocks(model: nn.Module) -> Iterator[dict[str, int]]:
-    """Context in which each stage has its first two blocks only: the others equal the second.
+def distinct_blocks(network: nn.Module) -> Iterator[tuple[str, nn.Module, int]]:
+    """Layers of a network in order, and of each stage the first two blocks: the rest equal these.
 
-    They differ in their weights and in their drop-path rate, not in shapes.
-
-    Args:
-        model: Network; one that is no :class:`ResNet` stays as it is.
+    They differ in their weights and in their drop-path rate, not in shapes. So whoever only asks
+    for shapes need not go through 1,202 layers.
 
     Yields:
-        Name of each block that stands for others, and the number that it stands for, itself
-        included.
+        Name of the layer or stage, layer or block, and number of blocks that it stands for.
     """
-    named = model.named_children() if isinstance(model, ResNet) else ()
-    stages = {name: layer for name, layer in named if _is_stage(layer, name) and len(layer) > 2}
-    whole = {name: stage._modules for name, stage in stages.items()}
-    for stage in stages.values():
-        stage._modules = dict(islice(stage._modules.items(), 2))
-    try:
-        yield {f"{name}.1": len(blocks) - 1 for name, blocks in whole.items()}
-    finally:
-        for name, stage in stages.items():
-            stage._modules = whole[name]
-
-
-@contextmanager
-def _norms_skipped(model: nn.Module) -> Iterator[None]:
-    """Context in which batch norms do nothing: they change no shape and multiply nothing."""
-    # On meta they take longer than all other layers together.
-    norms = [layer for layer in model.modules() if type(layer) is nn.BatchNorm2d]
-    for norm in norms:
-        norm.__dict__["forward"] = lambda x: x
-    try:
-        yield
-    finally:
-        for norm in norms:
-            del norm.__dict__["forward"]
+    for name, layer in network.named_children():
+        if _is_stage(layer, name):
+            yield name, layer[0], 1
+            if len(layer) > 1:
+                yield name, layer[1], len(layer) - 1
+        else:
+            yield name, layer, 1
 
 
 def fuse_conv_bn(network: nn.Module) -> nn.Module:

@@ -105,7 +105,7 @@ def activation_bytes(network: nn.Module, image: tuple[int, int, int]) -> int:
         image: Shape of the image, ``(C, H, W)``.
     """
     batch = 2  # batch norm refuses to train on one pixel of one image
-    return activation_memory(network.train(), (batch, *image)).total // batch
+    return activation_memory(network.train(), (batch, *image)).saved // batch
 
 
 def _trace(network: ResNet, image: tuple[int, int, int]) -> Iterator[Row]:

@@ -44,10 +44,6 @@ def problems(folder: Path, *changes: tuple[str, str]) -> list[str]:
     return [str(problem).replace(f"{folder}/", "") for problem in found]
 
 
-def test_a_sound_spec_has_no_problems(tmp_path: Path) -> None:
-    assert problems(tmp_path) == []
-
-
 SHORTCUT_NAMES = f"\nallowed: {', '.join(SHORTCUTS.names())}"
 BLOCK, SHORTCUT, DATA, TRAIN = "block: basic", "shortcut: pad", "dataset: cifar10", "epochs: 2"
 
@@ -142,15 +138,6 @@ def test_message_is_exact(change: tuple[str, str], message: str, rest: str, tmp_
     assert found == f"s.yaml:{message}\n{line:>5} | {text}\n      | {caret}{rest}"
 
 
-@pytest.mark.parametrize("name", ["trivial_augment", "rand_augment"])
-@pytest.mark.parametrize(("channels", "count"), [(1, 0), (2, 1), (3, 0)])
-def test_colours_are_changed_of_images_that_have_them(
-    name: str, channels: int, count: int, tmp_path: Path
-) -> None:
-    data = f"dataset: {{type: synthetic, channels: {channels}}}\n  augment: [{name}]"
-    assert len(problems(tmp_path, (DATA, data))) == count
-
-
 @pytest.mark.parametrize(
     ("change", "channels", "stride"),
     [
@@ -180,11 +167,6 @@ def test_both_halves_report_together_in_file_order(tmp_path: Path) -> None:
         tmp_path, (BLOCK, "block: basik"), (TRAIN, "epochs: two"), ("lr: 0.1", "lr: 0")
     )
     assert codes(found) == ["unknown-name", "wrong-type", "out-of-range"]
-
-
-def test_a_typo_under_data_hides_no_network_problem_and_makes_none(tmp_path: Path) -> None:
-    found = problems(tmp_path, (DATA, "datasett: cifar10"), (TRAIN, "epochs: 0"))
-    assert set(codes(found)) == {"unknown-key", "out-of-range"}
 
 
 @pytest.mark.parametrize(
@@ -242,12 +224,10 @@ class Broken(Bare):
         return self.conv(self.conv(x))
 
 
-@pytest.mark.parametrize("asked", ["norm: {type: group_norm, groups: 8}", "drop_path: 0.1"])
-def test_what_a_block_does_not_take_is_refused(asked: str, tmp_path: Path) -> None:
+def test_what_a_block_does_not_take_is_refused(tmp_path: Path) -> None:
     with BLOCKS.temporary("bare", Bare):
-        found = problems(tmp_path, (BLOCK, f"block: bare\n  {asked}"))
-    assert "no-effect" in found[0]
-    assert f"block 'bare' in stages[0] takes no `{asked.split(':')[0]}`" in found[0]
+        found = problems(tmp_path, (BLOCK, "block: bare\n  norm: instance_norm"))
+    assert "error[no-effect]: model.norm: block 'bare' in stages[0] takes no `norm`" in found[0]
 
 
 def test_a_block_that_cannot_compute_is_a_message_not_a_torch_error(tmp_path: Path) -> None:
@@ -282,34 +262,8 @@ def test_channels_and_size_of_the_data_are_the_network_s_defaults(
     assert (spec.model.in_channels, spec.model.image_size) == shape
 
 
-def test_depth_has_no_default(tmp_path: Path) -> None:
-    """KellerJordan's had two, which differed."""
-    found = problems(tmp_path, ("  stages:\n", "  stages: null\n  x:\n"))
-    assert "model.stages: is missing" in found[0]
-
-
 WEIGHTS = "model.weights=some.pth"
 TWO_STAGES = "model.stages=[{channels: 4, blocks: 1}, {channels: 8, blocks: 1}]"
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        *(("freeze", names) for names in (["stem"], ["layer2", "stem"], ["head", "layer1"])),
-        ("activation_checkpointing", "all"),
-        ("activation_checkpointing", ["layer2", "layer1"]),
-    ],
-)
-def test_sections_can_be_frozen_and_stages_computed_again(
-    key: str, value: Any, tmp_path: Path
-) -> None:
-    written = value if value == "all" else f"[{', '.join(value)}]"
-    spec = read_spec(
-        write_tiny(tmp_path), overrides=[TWO_STAGES, WEIGHTS, f"train.{key}={written}"]
-    )
-    assert spec.train is not None
-    found = getattr(spec.train, key)
-    assert found == value if value == "all" else list(found) == value
 
 
 @pytest.mark.parametrize(
@@ -352,15 +306,6 @@ def test_sections_can_be_frozen_and_stages_computed_again(
             (WEIGHTS, "train.freeze=[head]", "train.head_lr_multiplier=2.0"),
             "[no-effect]: train.head_lr_multiplier: has no effect on a head that is frozen",
         ),
-        (
-            ("train.head_lr_multiplier=0",),
-            "[out-of-range]: train.head_lr_multiplier: 0 is out of range",
-        ),
-        (
-            ("train.activation_checkpointing=[layer1, layer1]",),
-            "[no-effect]: train.activation_checkpointing[1]: 'layer1' is named before",
-        ),
-        (("train.freeze=stem",), "[wrong-type]: train.freeze: must be a list, not the text 'stem'"),
     ],
 )
 def test_fine_tuning_that_makes_no_sense_is_refused(

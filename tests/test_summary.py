@@ -1,9 +1,7 @@
 import pytest
-import torch
-from torch import nn
 
 from resnet_builder.spec.load import load_spec
-from resnet_builder.summary import activation_bytes, summarize
+from resnet_builder.summary import summarize
 from tests.networks import cifar_spec, imagenet_spec
 
 
@@ -57,22 +55,6 @@ def test_layers_are_those_that_compute() -> None:
     assert names[:4] == ["conv1", "bn1", "relu", "layer1.0.conv1"]
     assert not any("drop" in name for name in names)
     assert layers[0].macs == 9 * 3 * 16 * 32 * 32
-
-
-def test_activation_bytes_are_what_a_convolution_and_a_norm_keep() -> None:
-    """A convolution keeps its input, a norm its input, a relu in place its output."""
-    with torch.device("meta"):
-        network = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(True))
-    pixels = 16 * 16
-    statistics = 2 * 8  # mean and variance of the batch of two, half of them an image's
-    assert activation_bytes(network, (3, 16, 16)) == 4 * ((3 + 8 + 8) * pixels + statistics // 2)
-
-
-def test_activation_bytes_grow_with_depth() -> None:
-    small, large = (summarize(cifar_spec(blocks)).activation_bytes for blocks in (1, 2))
-    # A basic block of 16 channels at 32x32 keeps two norms' inputs and two activations.
-    stage_bytes = [4 * channels * size**2 * 4 for channels, size in ((16, 32), (32, 16), (64, 8))]
-    assert large - small == pytest.approx(sum(stage_bytes), rel=0.01)
 
 
 def test_a_stem_of_three_convolutions_counts_as_one_layer() -> None:

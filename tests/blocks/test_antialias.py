@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from resnet_builder.blocks.antialias import Blur, blur, no_filter, split_stride
-from resnet_builder.blocks.interfaces import AntialiasFactory
-from tests.networks import built, cifar_spec, random_images
+from resnet_builder.blocks.antialias import Blur, blur
+from tests.networks import built, cifar_spec
 
 
 @pytest.mark.parametrize("size", range(2, 8))
@@ -24,27 +23,6 @@ def test_blur_leaves_what_is_even_and_the_size_of_a_strided_convolution(
     output = blur(2, 2, size=size)(torch.full((1, 2, *shape), 3.0))
     wanted = (1, 2, *(math.ceil(side / 2) for side in shape))
     torch.testing.assert_close(output, torch.full(wanted, 3.0))
-
-
-def test_blur_is_symmetric() -> None:
-    images = random_images(1, 3, 9, 9)
-    flipped = Blur(3, 2, 3)(images.flip(-1)).flip(-1)
-    torch.testing.assert_close(Blur(3, 2, 3)(images), flipped)
-
-
-@pytest.mark.parametrize(
-    ("antialias", "stride", "split"),
-    [
-        (no_filter, 2, (2, torch.nn.Identity)),
-        (blur, 2, (1, Blur)),
-        (blur, 1, (1, torch.nn.Identity)),
-    ],
-)
-def test_stride_is_the_convolution_s_or_the_filter_s(
-    antialias: AntialiasFactory, stride: int, split: tuple[int, type]
-) -> None:
-    found, after = split_stride(antialias, 8, stride)
-    assert (found, type(after)) == split
 
 
 def test_filter_survives_a_build_and_is_in_no_state_dict() -> None:

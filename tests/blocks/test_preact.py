@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.blocks.preact import PreactBasicBlock, PreactBottleneckBlock
-from resnet_builder.blocks.shortcuts import pad, projection
+from resnet_builder.blocks.shortcuts import projection
 from tests.networks import random_images, randomise
 
 bare = partial(projection, norm=nn.Identity)
@@ -51,16 +51,6 @@ def test_an_identity_sees_the_input_unless_the_first_block_shares(
     normed = network.bn1(images).relu()
     through = normed if shared == "first" and begins_stage else images
     torch.testing.assert_close(network(images), residual(network, normed) + through)
-
-
-def test_a_padded_shortcut_shares_where_it_changes_the_shape() -> None:
-    network = PreactBasicBlock(4, 8, stride=2, shortcut=pad)
-    randomise(network)
-    network.eval()
-    images = random_images(2, 4, 6, 6)
-    normed = network.bn1(images).relu()
-    wanted = residual(network, normed) + pad(4, 8, 2)(normed)
-    torch.testing.assert_close(network(images), wanted)
 
 
 def test_first_activation_can_be_left_out_where_it_is_not_shared() -> None:

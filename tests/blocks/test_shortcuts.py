@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from resnet_builder.blocks.shortcuts import pad, projection
 from tests.networks import random_images
@@ -42,28 +41,6 @@ def test_pad_is_for_any_width_and_stride(out_channels: int, stride: int) -> None
         size,
         size,
     )
-
-
-class Largest(TorchFunctionMode):
-    """Remembers the size of the largest tensor that is computed."""
-
-    size = 0
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
-            self.size = max(self.size, result.numel())
-        return result
-
-
-def test_pad_subsamples_before_it_pads() -> None:
-    """KellerJordan's padded first: four times the work."""
-    images = torch.ones(1, 16, 8, 8)
-    with Largest() as largest:
-        output = pad(16, 32, 2)(images)
-    assert largest.size == output.numel()
 
 
 def test_projection_projects_where_only_the_stride_changes() -> None:

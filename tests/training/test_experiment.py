@@ -23,8 +23,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counts["parse"] += "model:" in stream
         loader(self, stream)
 
-    def build(self: ResNet, layers: Any) -> None:
-        network(self, layers)
+    def build(self: ResNet, *arguments: Any) -> None:
+        network(self, *arguments)
         counts["meta" if any(p.is_meta for p in self.parameters()) else "network"] += 1
 
     def check(cls: type[Spec], *arguments: Any, **options: Any) -> Any:
