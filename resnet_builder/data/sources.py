@@ -55,7 +55,11 @@ class InMemoryImages:
                 f"{images.dtype} with {len(labels)}"
             )
         self.images = images
-        self.labels = integer_labels(labels)
+        self.labels = labels.to(torch.int64)
+        changed = (self.labels != labels).nonzero()[:, 0].tolist()
+        if changed:
+            label = labels[changed[0]].item()
+            raise DataError(f"image {changed[0]} has label {label}, which is no whole number")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -91,15 +95,12 @@ class ImageFiles:
 
     Args:
         paths: Image files, N of them.
-        labels: ``(N,)`` whole numbers.
+        labels: ``(N,)`` int64, on the CPU.
         digests: ``(N, 32)`` uint8: the SHA-256 of each file.
         reader: Decoding and preprocessing.
 
     Attributes:
         labels: ``(N,)`` int64, on the CPU.
-
-    Raises:
-        DataError: A label is not a whole number.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class ImageFiles:
     ) -> None:
         assert len(paths) == len(labels) == len(digests)
         self._paths = tuple(paths)
-        self.labels = integer_labels(labels)
+        self.labels = labels
         self._digests = digests
         self._reader = reader
 
@@ -141,20 +142,6 @@ def _read_image(
     return reader.fit(image, paths[index]) if crop is None else crop(image, index)
 
 
-def integer_labels(labels: Tensor) -> Tensor:
-    """Return labels as ``(N,)`` int64.
-
-    Raises:
-        DataError: One is not a whole number.
-    """
-    numbers = labels.to(torch.int64)
-    wrong = (numbers != labels).nonzero()[:, 0]
-    if len(wrong):
-        index = int(wrong[0])
-        raise DataError(f"image {index} has label {labels[index].item()}, which is no whole number")
-    return numbers
-
-
 def preprocess_images(images: Tensor, preprocess: Preprocess) -> Tensor:
     """Preprocess a whole split, some images at a time, so that memory holds it only twice."""
     return torch.cat([preprocess(chunk) for chunk in images.split(_CHUNK)])
@@ -183,6 +170,8 @@ def read_ahead(
     read: Callable[[int], T],
     batches: Iterable[Tensor],
     combine: Callable[[list[T]], R],
+    *,
+    overlap: bool = True,
 ) -> Iterator[R]:
     """Read files in batches, in order, ahead of their use.
 
@@ -191,12 +180,16 @@ def read_ahead(
         read: Reads the file of an index; in worker processes, unless there are few files.
         batches: ``(B,)`` int64 indices.
         combine: Combines the results of one batch.
+        overlap: Whether this process computes meanwhile. If it only waits, one worker process is
+            no faster than none.
 
     Raises:
         DataError: ``read`` raised it, or a worker process was lost.
         UnexpectedReadError: ``read`` raised another exception.
     """
     workers = _num_workers(len(paths))
+    if workers == 1 and not overlap:
+        workers = 0
     pending: deque[list[int]] = deque()
 
     def index_batches() -> Iterator[list[int]]:

@@ -34,21 +34,21 @@ STREAMED = """\
 WAYS = ("held", "streamed")
 
 
-def write_image(path: Path, seed: int, side: int = 9) -> Path:
-    """Write an image of noise; two of one side have equally many bytes."""
+def write_image(path: Path, seed: int, size: tuple[int, int] = (9, 9)) -> Path:
+    """Write an image of noise; two of one size have equally many bytes as BMP files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
 
 
-def write_pets(folder: Path, splits: tuple[str, ...] = ("train", "test"), side: int = 9) -> Path:
+def write_pets(folder: Path, splits: tuple[str, ...] = ("train", "test")) -> Path:
     """Write five images of each class into each split; return the data set's folder."""
     for first, split in enumerate(splits):
         for second, name in enumerate(CLASSES):
             for number in range(5):
                 seed = 100 * first + 10 * second + number
-                write_image(folder / "pets" / split / name / f"{number}.bmp", seed, side)
+                write_image(folder / "pets" / split / name / f"{number}.bmp", seed)
     return folder / "pets"
 
 

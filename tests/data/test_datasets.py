@@ -56,7 +56,7 @@ class Payload:
 class Published:
     """A stand-in for CIFAR-10 or CIFAR-100: ``files``, and ``archive`` with all of them."""
 
-    def __init__(self, kind: Any, monkeypatch: pytest.MonkeyPatch, *, evil: Any = None) -> None:
+    def __init__(self, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         draw = np.random.default_rng(0)
         is_fine = kind is datasets.CIFAR100
         self.kind, self.arrays = kind, dict[str, tuple[np.ndarray, list[int]]]()
@@ -69,8 +69,6 @@ class Published:
             contents[name] = {"data": images.reshape(4, -1), key: labels}
         self.classes = [f"name_{number}" for number in range(100 if is_fine else 10)]
         contents[kind.meta["filename"]] = {kind.meta["key"]: self.classes}
-        if evil is not None:
-            contents["test_batch"] = evil
         self.files = {name: pickle.dumps(content) for name, content in contents.items()}
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -193,18 +191,16 @@ def test_folder_that_cannot_be_written_to_is_a_storage_error(
         load("cifar10", tmp_path / "file" / "data")
 
 
-@pytest.mark.parametrize("is_published", [False, True])
-def test_pickle_is_not_read_unless_it_is_the_published_one(
-    is_published: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_pickle_that_is_not_the_published_one_is_not_read(
+    cifar10: Published, tmp_path: Path
 ) -> None:
-    """Neither extracted nor packed; with the published checksum it is read, which is noticed."""
-    payload = Payload(tmp_path / "canary")
-    made = Published(datasets.CIFAR10, monkeypatch, evil=payload if is_published else None)
-    (made.extract(tmp_path) / "test_batch").write_bytes(pickle.dumps(payload))
-    (tmp_path / made.kind.filename).write_bytes(pickle.dumps(payload))
+    """Neither extracted nor packed."""
+    payload = pickle.dumps(Payload(tmp_path / "canary"))
+    (cifar10.extract(tmp_path) / "test_batch").write_bytes(payload)
+    (tmp_path / cifar10.kind.filename).write_bytes(payload)
     with pytest.raises(DataError, match="cannot load CIFAR10"):
         load("cifar10", tmp_path)
-    assert (tmp_path / "canary").exists() is is_published
+    assert not (tmp_path / "canary").exists()
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -245,7 +241,7 @@ def test_fashion_mnist_is_read_where_it_lies(
     assert loaded.classes[9] == "Ankle boot"
 
 
-@pytest.mark.parametrize("keep", [0, 10, 100, -1])
+@pytest.mark.parametrize("keep", [0, 100])
 def test_fashion_mnist_that_is_cut_short_is_named(
     keep: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +269,9 @@ def test_digits_are_those_of_scikit_learn_and_never_change(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "options"), [("digits", {}), ("synthetic", {"channels": 1})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("digits", {}), ("synthetic", {"channels": 2, "train": 7})]
+)
 def test_registered_dataset_keeps_the_contract(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -306,11 +304,3 @@ def test_synthetic_images_can_be_learned() -> None:
     train, test = (everything(one).float().flatten(1) for one in (loaded.train, loaded.test))
     means = torch.stack([train[loaded.train.labels == label].mean(0) for label in range(10)])
     assert torch.equal(torch.cdist(test, means).argmin(1), loaded.test.labels)
-
-
-def test_synthetic_images_follow_their_options() -> None:
-    context = LoadContext(Path(), Preprocessing())
-    loaded = Synthetic(num_classes=3, channels=2, image_size=5, train=7, test=4).load(context)
-    assert everything(loaded.train).shape == (7, 2, 5, 5)
-    assert len(loaded.classes) == 3
-    assert Synthetic(seed=1).load(context).fingerprint != Synthetic().load(context).fingerprint

@@ -66,10 +66,6 @@ def batches() -> list[torch.Tensor]:
     return list(torch.arange(len(PATHS)).split(2))
 
 
-def test_files_are_read_in_order() -> None:
-    assert list(read_ahead(PATHS, Read(-1), batches(), tuple)) == [(0, 1), (2, 3), (4, 5)]
-
-
 @pytest.mark.parametrize(
     "workers", [0, pytest.param(1, marks=pytest.mark.ci)], ids=["here", "worker"]
 )
@@ -83,8 +79,3 @@ def test_unexpected_error_names_the_file_and_keeps_the_traceback(
         next(reading)
     assert str(caught.value) == "images/3.png: KeyError('exif')"
     assert "KeyError: 'exif'\n" in caught.value.__notes__[0]
-
-
-def test_data_error_is_left_as_it_is() -> None:
-    with pytest.raises(DataError, match=r"^images/3\.png: broken$"):
-        list(read_ahead(PATHS, Read(3, DataError("images/3.png: broken")), batches(), list))
