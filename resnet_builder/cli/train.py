@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -128,19 +128,18 @@ def train(
             threads = resolve_threads(experiment.run, run, ctx)
             stack.callback(set_backend_flags(threads=threads))
             should_stop = stop if ctx.world_size == 1 else lambda: stop() or invocation.is_orphan
-            options: dict[str, Any] = {
-                "data_dir": data_dir,
-                "skip_bad": skip_bad,
-                "report": shown.report,
-                "warn": shown.on_warning,
-                "should_stop": should_stop,
-                "ctx": ctx,
-            }
-            if resumed is None:
-                opened = session.start(experiment, out, **options)
-            else:
-                options["allow_spec_change"] = allow_spec_change
-                opened = session.resume(experiment, resumed, **options)
+            opened = session.open_session(
+                experiment,
+                directory,
+                resume=resumed is not None,
+                allow_spec_change=allow_spec_change,
+                data_dir=data_dir,
+                skip_bad=skip_bad,
+                report=shown.report,
+                warn=shown.on_warning,
+                should_stop=should_stop,
+                ctx=ctx,
+            )
             found = stack.enter_context(opened)
             if isinstance(found, session.Session):
                 invocation.crash_log = found.run.crash_log

@@ -257,7 +257,6 @@ class MetricsRow(Record):
     seconds: Duration | None = None
     train_loss: float | None = Field(None, alias="train.loss")
     train_top1: Fraction | None = Field(None, alias="train.top1")
-    train_top5: Fraction | None = Field(None, alias="train.top5")
     val_loss: float | None = Field(None, alias="val.loss")
     val_top1: Fraction | None = Field(None, alias="val.top1")
     val_top5: Fraction | None = Field(None, alias="val.top5")

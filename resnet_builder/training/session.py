@@ -1,7 +1,7 @@
 """Session: the run directory, images and network of a training, new or resumed."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,67 +53,11 @@ class Session:
 
 
 @contextmanager
-def start(
+def open_session(
     experiment: Experiment,
-    out: Path | None = None,
+    directory: Path | None = None,
     *,
-    data_dir: Path | None = None,
-    skip_bad: bool = False,
-    report: Report = silent,
-    warn: Warn = ignore,
-    should_stop: Stop = never,
-    ctx: DistributedContext = SINGLE_PROCESS,
-) -> Iterator[Session | ResultRecord]:
-    """Load the data, build the network, and make a new run directory for them.
-
-    The directory is made last, so that none is left behind if data or weights are missing.
-
-    Args:
-        experiment: The experiment.
-        out: The directory to make; by default the next ``runs/<name>-NNN``.
-        data_dir: Where datasets are stored; ``None`` for the user's cache folder.
-        skip_bad: Whether images that cannot be decoded are left out. Otherwise they are an error.
-        report: Called with the progress of downloads and scans.
-        warn: Called with what the user should know.
-        should_stop: Polled while data are loaded.
-        ctx: The processes, all of which call this. Only the main process touches the directory.
-
-    Yields:
-        The session. The run directory is locked until the context is left.
-
-    Raises:
-        BusyError: ``out`` exists, and a process uses it.
-        CheckpointError: The pretrained weights are missing, damaged or of another network.
-        DataError: The dataset is missing, damaged or too small.
-        StorageError: The disk is full, read-only or failing.
-        Stopped: ``should_stop`` became true.
-        UsageError: ``out`` exists, there is no such device, or the recipe does not fit the data.
-    """
-    check_batch_size(experiment.train.batch_size, experiment.train.accumulate, ctx)
-    load = partial(_load, experiment, data_dir, report, warn, should_stop, ctx)
-    if not ctx.is_main_process:
-        yield _follow(experiment, load, ctx)
-        return
-    if out is not None and out.exists():
-        RunDirectory.create(out)  # raises the error that says why it cannot be made
-    _check_resources(experiment, out or RUNS, warn, ctx)
-    ctx.broadcast_object(_Task(skip_bad=skip_bad))
-    data = load(skip_bad=skip_bad)
-    model = build(experiment, seed=experiment.train.seed)
-    if out is None:
-        run = RunDirectory.create_numbered(RUNS, experiment.name)
-    else:
-        run = RunDirectory.create(out)
-    with run.locked():
-        record_provenance(run, experiment, data)
-        yield Session(ctx.broadcast_object(run), data, model)
-
-
-@contextmanager
-def resume(
-    experiment: Experiment,
-    directory: Path,
-    *,
+    resume: bool = False,
     allow_spec_change: bool = False,
     data_dir: Path | None = None,
     skip_bad: bool = False,
@@ -122,54 +66,76 @@ def resume(
     should_stop: Stop = never,
     ctx: DistributedContext = SINGLE_PROCESS,
 ) -> Iterator[Session | ResultRecord]:
-    """Open the run in a directory, or make one there if there is none.
+    """Load the data, build the network, and make a run directory or open one to resume.
+
+    A new directory is made last, so that none is left behind if data or weights are missing.
 
     Args:
-        experiment: The experiment, which must be that of the run.
-        directory: The run directory. It is made if it does not exist.
-        allow_spec_change: Whether the recipe or the data may have changed. Changes are recorded.
-        data_dir: As for :func:`start`.
-        skip_bad: As for :func:`start`; a run that was started so is resumed so.
-        report: As for :func:`start`.
-        warn: As for :func:`start`.
-        should_stop: As for :func:`start`.
-        ctx: As for :func:`start`.
+        experiment: The experiment. It must be that of the run, if there is one.
+        directory: The run directory; by default the next ``runs/<name>-NNN``.
+        resume: Whether to open the run in ``directory``, if there is one. Otherwise the directory
+            must not exist.
+        allow_spec_change: Whether the recipe or the data of the run may have changed. Changes are
+            recorded.
+        data_dir: Where datasets are stored; ``None`` for the user's cache folder.
+        skip_bad: Whether images that cannot be decoded are left out. Otherwise they are an error.
+            A run that was started so is resumed so.
+        report: Called with the progress of downloads and scans.
+        warn: Called with what the user should know.
+        should_stop: Polled while data are loaded.
+        ctx: The processes, all of which call this. Only the main process touches the directory.
 
     Yields:
-        The session; or the result, if the run is complete.
+        The session; or the result, if the run is complete. The run directory is locked until the
+        context is left.
 
     Raises:
         BusyError: A process uses the directory.
-        UsageError: The directory holds another experiment, or something else.
-        ResnetBuilderError: As for :func:`start`.
+        CheckpointError: The pretrained weights are missing, damaged or of another network.
+        DataError: The dataset is missing, damaged or too small, or has changed.
+        StorageError: The disk is full, read-only or failing.
+        Stopped: ``should_stop`` became true.
+        UsageError: The directory exists or holds something else, there is no such device, or the
+            recipe does not fit the data.
     """
     check_batch_size(experiment.train.batch_size, experiment.train.accumulate, ctx)
     load = partial(_load, experiment, data_dir, report, warn, should_stop, ctx)
     if not ctx.is_main_process:
         yield _follow(experiment, load, ctx)
         return
-    run = RunDirectory.open_or_create(directory)
-    with run.locked(warn=warn):
-        is_new = not run.is_published
-        if not is_new:
+    with ExitStack() as lock:
+        run = None
+        if resume and directory is not None:
+            run = RunDirectory.open_or_create(directory)
+            lock.enter_context(run.locked(warn=warn))
+        elif directory is not None and directory.exists():
+            RunDirectory.create(directory)  # raises the error that says why it cannot be made
+        begun = run is not None and run.is_published
+        if run is not None and begun:
             check_spec_unchanged(run, experiment, allow_spec_change=allow_spec_change, warn=warn)
-        if run.is_finished:
-            record = ResultRecord.read(run.result)
-            ctx.broadcast_object(_Task(record))
-            yield record
-            return
-        _check_resources(experiment, run.path, warn, ctx)
-        skip_bad = skip_bad or (not is_new and bool(DataRecord.read(run.data).skipped))
+            if run.is_finished:
+                record = ResultRecord.read(run.result)
+                ctx.broadcast_object(_Task(record))
+                yield record
+                return
+            skip_bad = skip_bad or bool(DataRecord.read(run.data).skipped)
+        _check_resources(experiment, directory or RUNS, warn, ctx)
         ctx.broadcast_object(_Task(skip_bad=skip_bad))
         data = load(skip_bad=skip_bad)
         # From its first checkpoint on, a run does not need the pretrained weights any more.
-        pretrained = not has_checkpoints(run)
-        if not is_new:
+        pretrained = run is None or not has_checkpoints(run)
+        if run is not None and begun:
             check_data_unchanged(run, data, allow_spec_change=allow_spec_change)
             if pretrained:
                 check_weights_unchanged(run, experiment)
         model = build(experiment, seed=experiment.train.seed, pretrained=pretrained)
-        if is_new:
+        if run is None:
+            if directory is None:
+                run = RunDirectory.create_numbered(RUNS, experiment.name)
+            else:
+                run = RunDirectory.create(directory)
+            lock.enter_context(run.locked())
+        if not begun:
             record_provenance(run, experiment, data)
         yield Session(ctx.broadcast_object(run), data, model)
 

@@ -43,6 +43,23 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "train": {"early_stop": {"patience": 6}, "evaluate_every": {"steps": 4}},
         "data": {"validation": 20},
     },
+    "one_cycle": {
+        "train": {
+            "optimizer": {"type": "adamw", "lr": 0.03},
+            "schedule": {"type": "one_cycle"},
+            "early_stop": {"patience": 2},
+            "evaluate_every": {"steps": 2},
+        },
+        "data": {"validation": 20, "augment": [{"type": "random_crop", "padding": 1}]},
+    },
+    "muon": {
+        "train": {
+            "optimizer": {"type": "muon", "lr": 0.03, "aux": {"lr": 0.1}},
+            "schedule": {"type": "linear"},
+            "evaluate_every": {"steps": 4},
+        },
+        "data": {"validation": 20, "augment": [{"type": "alternating_flip"}]},
+    },
     "held": {  # in memory
         "train": {"optimizer": {"type": "adamw", "lr": 0.01}, "clip_norm": 0.5},
         "data": {**IMAGE_FOLDER, "augment": ["horizontal_flip"]},

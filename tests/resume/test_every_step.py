@@ -19,8 +19,7 @@ from resnet_builder.weights.file import read_weights
 from tests.crash.experiments import write_experiment
 from tests.training.runs import after, resume_run
 
-STEPS = {"plain": 21, "everything": 15, "streamed": 15}
-"""Three epochs: of seven steps, or of five where images are set aside for validation."""
+NAMES = ("plain", "everything", "streamed", "one_cycle", "muon")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,10 +65,12 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 @pytest.mark.parametrize(
     ("name", "every"),
     [
+        ("one_cycle", 6),
         pytest.param("plain", 2, marks=pytest.mark.ci),
-        pytest.param("everything", 3, marks=pytest.mark.ci),
+        pytest.param("everything", 2, marks=pytest.mark.ci),
         pytest.param("streamed", 8, marks=pytest.mark.ci),
-        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in STEPS),
+        pytest.param("muon", 1, marks=pytest.mark.ci),
+        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in NAMES),
     ],
 )
 def test_run_stopped_at_any_instant_leaves_the_same_files(
@@ -85,7 +86,7 @@ def test_run_stopped_at_any_instant_leaves_the_same_files(
         return False
 
     assert experiment.train("whole", count)
-    assert polls > STEPS[name]
+    assert polls > 8
     for number in range(0, polls, every):
         run = f"stopped-{number}"
         assert not experiment.train(run, after(number))

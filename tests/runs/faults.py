@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,6 @@ class Disk:
 def names(directory: Path) -> list[str]:
     """Return the names in a directory, sorted."""
     return sorted(path.name for path in directory.iterdir())
-
-
-def heard() -> tuple[list[str], Callable[[str], None]]:
-    """Return a list, and a function that adds the warnings that it is told to it."""
-    warnings: list[str] = []
-    return warnings, warnings.append
 
 
 def without_repeats(events: Sequence[str]) -> list[str]:

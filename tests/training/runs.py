@@ -96,27 +96,24 @@ def train(path: Path, spec: Experiment, *, splits: DataSplits | None = None, **h
 
 
 def start_run(
-    experiment: Experiment, out: Path | None = None, *, fit_options: Any = None, **options: Any
+    experiment: Experiment,
+    directory: Path | None = None,
+    *,
+    fit_options: Any = None,
+    **options: Any,
 ) -> ResultRecord:
-    """Start a session and train; ``should_stop`` and ``ctx`` are for both."""
-    return _train(session.start(experiment, out, **options), experiment, fit_options, options)
-
-
-def resume_run(
-    experiment: Experiment, directory: Path, *, fit_options: Any = None, **options: Any
-) -> ResultRecord:
-    """Resume a session and train; ``should_stop`` and ``ctx`` are for both."""
-    opened = session.resume(experiment, directory, **options)
-    return _train(opened, experiment, fit_options, options)
-
-
-def _train(opened: Any, experiment: Experiment, fit_options: Any, options: Any) -> ResultRecord:
+    """Open a session and train; ``should_stop`` and ``ctx`` are for both."""
     shared = {key: options[key] for key in ("should_stop", "ctx") if key in options}
-    with opened as found:
+    with session.open_session(experiment, directory, **options) as found:
         if isinstance(found, ResultRecord):
             return found
         how = {**shared, **(fit_options or {})}
         return fit(found.model, found.data, experiment, found.run, **how).record
+
+
+def resume_run(experiment: Experiment, directory: Path, **options: Any) -> ResultRecord:
+    """Open a session, of the run in the directory if there is one, and train."""
+    return start_run(experiment, directory, resume=True, **options)
 
 
 def after(polls: int) -> Stop:

@@ -13,7 +13,7 @@ from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, ResultRecord
 from resnet_builder.training.provenance import check_data_unchanged
-from resnet_builder.training.session import Session, start
+from resnet_builder.training.session import Session, open_session
 from tests.cli.experiments import write_tiny
 from tests.training.runs import resume_run, start_run
 
@@ -38,7 +38,7 @@ def test_run_is_trained_from_python_and_resuming_it_returns_its_result(folder: P
 
 
 def test_run_is_locked_while_its_session_is_open(folder: Path) -> None:
-    with start(tiny(folder), folder / "run") as session:
+    with open_session(tiny(folder), folder / "run") as session:
         assert isinstance(session, Session)
         assert session.run == RunDirectory(folder / "run")
         with pytest.raises(BusyError), session.run.locked():
