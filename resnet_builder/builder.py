@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from resnet_builder import checks
-from resnet_builder.blocks.init import init_weights, weight_initializer
+from resnet_builder.blocks.init import init_weights
 from resnet_builder.blocks.interfaces import ShortcutFactory, Stem, missing_attribute
 from resnet_builder.blocks.shortcuts import changes_shape
 from resnet_builder.device import pick_device
@@ -279,7 +279,7 @@ def _build(
         # The constructors draw weights too, which are all drawn anew: their draws do not count.
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             network = _construct(model, output_stride)
-        init_weights(network, weight_initializer(**model.init.model_dump()))
+        init_weights(network, **model.init.model_dump())
     if model.zero_init_residual:
         _zero_residuals(network)
     if pretrained and model.weights is not None:

@@ -92,9 +92,10 @@ class MemoryEstimate:
 
 def size_text(count: int) -> str:
     """Format a number of bytes."""
-    if count >= 2**30:
-        return f"{count / 2**30:,.1f} GiB"
-    return f"{count / 2**20:,.1f} MiB"
+    for unit, size, least in (("GiB", 2**30, 2**30), ("MiB", 2**20, 2**17)):
+        if count >= least:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 2**10:,.1f} KiB"
 
 
 def estimate_training(

@@ -14,8 +14,6 @@ from resnet_builder.model import ResNet, count_parameters, on_residual_path, sec
 from resnet_builder.parts import resolve
 from resnet_builder.spec.schema import Spec
 
-BYTES_PER_MIB = 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -84,6 +82,8 @@ def summarize(spec: Spec) -> Summary:
         for number, stage in enumerate(model.stages)
     }
     depths = (1, *network.stage_depths, 1)
+    # Two images: batch norm refuses to train on one pixel of one image.
+    activations = activation_memory(network.train(), (2, *image))
     return Summary(
         name=spec.name,
         image=image,
@@ -93,19 +93,8 @@ def summarize(spec: Spec) -> Summary:
         macs=sum(layer.macs for layer in layers),
         depth=network.depth,
         depth_arithmetic=f"{' + '.join(map(str, depths))} = {sum(depths)}",
-        activation_bytes=activation_bytes(network, image),
+        activation_bytes=activations.saved // 2,
     )
-
-
-def activation_bytes(network: nn.Module, image: tuple[int, int, int]) -> int:
-    """Bytes of activations that the forward pass of one image saves for backward.
-
-    Args:
-        network: Network on the meta device.
-        image: Shape of the image, ``(C, H, W)``.
-    """
-    batch = 2  # batch norm refuses to train on one pixel of one image
-    return activation_memory(network.train(), (batch, *image)).saved // batch
 
 
 def _trace(network: ResNet, image: tuple[int, int, int]) -> Iterator[Row]:

@@ -108,16 +108,6 @@ def test_options_and_number_of_classes_arrive_in_every_block() -> None:
     assert found == [0.5] * 9
 
 
-def test_options_of_a_stage_s_own_parts_are_used() -> None:
-    stages = [stage.model_dump(exclude_none=True) for stage in cifar_spec(1).model.stages]
-    stages[1]["block"] = {"type": "bottleneck", "groups": 4}
-    stages[2]["shortcut"] = "projection_all"
-    network = built(cifar_spec(1, stages=stages), seed=0)
-    assert network.layer2[0].conv2.groups == 4
-    assert network.layer3[0].conv1.in_channels == 4 * 32
-    assert isinstance(network.layer3[0].downsample, nn.Sequential)
-
-
 class Peculiar(BasicBlock):
     """A block with a bias, and with tensors of its own that no initialisation knows."""
 
@@ -167,13 +157,6 @@ def test_a_spec_that_was_not_checked_is_refused_when_built(
 ) -> None:
     with pytest.raises(error, match=message):
         built(cifar_spec(**model))
-
-
-def test_head_after_a_stem_with_an_activation_has_one_of_its_own() -> None:
-    network = built(cifar_spec(block="preact_basic"))
-    names = [name for name, _ in network.named_children()]
-    assert names[:3] == ["conv1", "bn1", "relu"]
-    assert names[-5:] == ["norm", "norm_relu", "avgpool", "flatten", "fc"]
 
 
 def test_head_may_not_replace_an_earlier_layer() -> None:

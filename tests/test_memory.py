@@ -11,7 +11,6 @@ from torch import nn
 
 from resnet_builder import memory
 from resnet_builder.builder import build, build_on_meta, load_experiment
-from resnet_builder.errors import StorageError
 from resnet_builder.memory import (
     MemoryEstimate,
     activation_memory,
@@ -171,21 +170,15 @@ def test_warning_says_that_no_batch_fits(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "; no batch fits: " in (memory_warning(estimate(), CPU) or "")
 
 
-@pytest.mark.parametrize(
-    ("checkpoints", "outcome"), [(1.9, "refused"), (2.1, "warned"), (100, "nothing")]
-)
-def test_disk_needs_room_for_two_checkpoints(
-    checkpoints: float, outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("checkpoints", [2.1, 100])
+def test_warning_of_a_disk_without_room_for_a_whole_run(
+    checkpoints: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, warnings = estimate(), list[str]()
     monkeypatch.setattr(memory, "free_disk", lambda path: round(checkpoints * found.checkpoint))
-    if outcome == "refused":
-        with pytest.raises(StorageError, match=r"two checkpoints of 3\.1 MiB each at"):
-            check_disk(found, tmp_path, warnings.append)
-    else:
-        check_disk(found, tmp_path, warnings.append)
+    check_disk(found, tmp_path, warnings.append)
     expected = [f"a run keeps up to 14.5 MiB at {tmp_path}, and 6.5 MiB are free"]
-    assert warnings == (expected if outcome == "warned" else [])
+    assert warnings == (expected if checkpoints < 100 else [])
 
 
 def on_meta(blocks: int = 2, **changes: Any) -> ResNet:

@@ -1,6 +1,6 @@
 """Parts of networks, and their registries; importing this package registers the built-in parts."""
 
-from resnet_builder.blocks import (
+from resnet_builder.blocks import (  # noqa: F401
     antialias,
     attention,
     basic,
@@ -35,13 +35,4 @@ __all__ = [
     "STEMS",
     "Block",
     "Stem",
-    "antialias",
-    "attention",
-    "basic",
-    "bottleneck",
-    "heads",
-    "layers",
-    "preact",
-    "shortcuts",
-    "stems",
 ]

@@ -67,15 +67,13 @@ def _line(difference: "Difference") -> str:
 
 
 def _rows(a: "Subject", b: "Subject") -> Iterator[tuple[str, ...]]:
-    from resnet_builder.summary import BYTES_PER_MIB
-
     for name, old, new in (
         ("parameters", a.parameters, b.parameters),
         ("MACs", a.macs, b.macs),
         ("depth", a.depth, b.depth),
     ):
         yield name, f"{old:,}", f"{new:,}", f"{new - old:+,}" if new != old else "="
-    before, after = (one.activation_bytes / BYTES_PER_MIB for one in (a, b))
+    before, after = (one.activation_bytes / 2**20 for one in (a, b))
     change = f"{after - before:+.2f}" if after != before else "="
     yield "activations an image, MiB", f"{before:.2f}", f"{after:.2f}", change
     for key in _ACCURACIES if a.metrics and b.metrics else ():

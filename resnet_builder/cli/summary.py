@@ -37,6 +37,7 @@ def summary(
 
     The table has shapes, parameters, MACs (multiply-adds for one image), receptive field and depth.
     """
+    from resnet_builder.memory import size_text
     from resnet_builder.summary import summarize
 
     resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins)
@@ -48,7 +49,9 @@ def summary(
     show(f"{found.name}: images of {_shape(found.image)}\n")
     show(table(_HEADER, [*map(_cells, rows), _totals(found)], left=2))
     show(f"\ndepth {found.depth_arithmetic}")
-    show(f"a training step keeps {_size(found.activation_bytes)} of activations an image, in fp32")
+    show(
+        f"a training step keeps {size_text(found.activation_bytes)} of activations an image, in fp32"
+    )
 
 
 def _cells(row: "Row") -> tuple[str, ...]:
@@ -71,10 +74,3 @@ def _totals(found: "Summary") -> tuple[str, ...]:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
-
-
-def _size(count: int) -> str:
-    from resnet_builder.summary import BYTES_PER_MIB
-
-    small = count < BYTES_PER_MIB / 10
-    return f"{count / 1024:.1f} KiB" if small else f"{count / BYTES_PER_MIB:.1f} MiB"
