@@ -86,15 +86,27 @@ def check_source(
         StorageError: A file cannot be read.
     """
     draft = source if isinstance(source, Draft) else read_draft(source, overrides=overrides)
-    imported = import_plugins(draft.plugins or (), plugins, draft.positions)
+    try:
+        imported = import_plugins(draft.plugins or (), plugins, draft.positions)
+    except SpecError as error:
+        # An unknown name may be one of the plugin's.
+        known = [one for one in checks.part_problems(draft) if one.code != "unknown-name"]
+        problems = [*draft.problems, *error.errors, *known]
+        raise SpecError(draft.positions.ordered(problems)) from error
 
     # Problems of names and options first: nothing can be made with a part that is wrong.
     problems = list(checks.part_problems(draft))
+    wrong = {problem.path.partition(".")[0] for problem in problems}
     info, model, network, macs = None, None, None, None
-    if not problems:
+    if "data" not in wrong:
         info, found = checks.data_problems(draft)
         problems += found
-    if info is not None and draft.model is not None and not draft.is_wrong("data"):
+    if (
+        info is not None
+        and draft.model is not None
+        and not draft.is_wrong("data")
+        and "model" not in wrong
+    ):
         model = resolve_model(draft.model, info)
         problems += checks.model_problems(model, draft.positions)
         try:

@@ -22,6 +22,7 @@ from resnet_builder.parts import (
     data_parts,
     input_info,
     model_parts,
+    placed_part,
 )
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.diagnostics import Positions, problems_from
@@ -43,6 +44,7 @@ def part_problems(draft: Draft) -> Iterator[Problem]:
     parts = chain(
         model_parts(draft.model) if draft.model is not None else (),
         data_parts(draft.data) if draft.data is not None else (),
+        (placed_part(path, part) for path, part in draft.parts),
     )
     for placed in parts:
         try:

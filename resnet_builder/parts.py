@@ -137,6 +137,14 @@ class PlacedPart:
             raise PlacedPartError(error, (*path, error.option) if error.option else path) from error
 
 
+def placed_part(path: SpecPath, part: Part) -> PlacedPart:
+    """Part at its place, by its key alone; the head ``auto`` stands for ``linear``."""
+    key = next(step for step in reversed(path) if isinstance(step, str))
+    if key == "head" and part.type == "auto":
+        part = Part(type="linear", **part.options)
+    return PlacedPart(REGISTRIES[key], part, path)
+
+
 def model_part(model: ModelSpec, key: str) -> PlacedPart:
     """Part that ``model`` names under a key."""
     part = head_of(model) if key == "head" else getattr(model, key)

@@ -12,7 +12,6 @@ from resnet_builder.cli.options import (
     debug_option,
     json_option,
     pass_invocation,
-    read_draft,
     spec_options,
 )
 
@@ -60,6 +59,7 @@ def bench(
     from resnet_builder.bench import measure
     from resnet_builder.builder import load_experiment
     from resnet_builder.cli.progress import display
+    from resnet_builder.spec.load import read_draft
     from resnet_builder.training.runtime import set_backend_flags
 
     draft = read_draft(spec, overrides=overrides, fragments=fragments)

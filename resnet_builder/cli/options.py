@@ -11,13 +11,12 @@ from click.shell_completion import CompletionItem
 
 from resnet_builder.cli.console import note
 from resnet_builder.cli.signals import Signals
-from resnet_builder.errors import SpecError, UsageError
+from resnet_builder.errors import UsageError
 from resnet_builder.spec.bundled import bundled_names, is_path, recipe_names
 
 if TYPE_CHECKING:
     import torch
 
-    from resnet_builder.spec.load import Draft
     from resnet_builder.spec.schema import Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -147,33 +146,16 @@ def read_spec(
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
     """
+    from resnet_builder.spec.load import read_draft
+
     draft = read_draft(source, overrides=overrides, fragments=fragments)
     for notice in draft.notices:
         note(notice)
 
+    # Torch is imported only now, as it takes seconds: what is no YAML is refused at once.
     from resnet_builder import builder
 
     return builder.read_spec(draft, plugins=plugins)
-
-
-def read_draft(
-    source: str | Path, *, overrides: tuple[str, ...], fragments: tuple[str, ...]
-) -> "Draft":
-    """Read a spec and check what needs no torch, whose import takes seconds.
-
-    Invalid YAML and numbers out of range are errors here, because there is nothing that they could
-    build. All other problems stay in the draft, so that they are reported together.
-
-    Raises:
-        SpecError: The spec cannot be read, or a number is out of range.
-        StorageError: A file cannot be read.
-    """
-    from resnet_builder.spec import load
-
-    draft = load.read_draft(source, overrides=overrides, fragments=fragments)
-    if any(problem.code in {"out-of-range", "limit"} for problem in draft.problems):
-        raise SpecError(draft.problems)
-    return draft
 
 
 def write_new(file: Path, text: str) -> None:

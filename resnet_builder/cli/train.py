@@ -17,7 +17,6 @@ from resnet_builder.cli.options import (
     debug_option,
     json_option,
     pass_invocation,
-    read_draft,
     skip_bad_option,
     spec_options,
 )
@@ -93,6 +92,8 @@ def train(
     bits as a run without a stop. With --out and --resume, the same command can be repeated until
     the run is complete.
     """
+    from resnet_builder.spec.load import read_draft
+
     directory = _directory(spec, out, resume)
     # Errors that need no torch come first: importing it takes seconds. Of several processes, one
     # reports an error, which it can do only once they are connected.

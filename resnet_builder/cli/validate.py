@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from resnet_builder.cli.console import examples, note, show, show_json
-from resnet_builder.cli.options import SPEC, debug_option, json_option, read_draft, spec_options
+from resnet_builder.cli.options import SPEC, debug_option, json_option, spec_options
 from resnet_builder.errors import Problem, ResnetBuilderError, SpecError, UsageError, render
 
 if TYPE_CHECKING:
@@ -118,9 +118,11 @@ def _check(
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
+    from resnet_builder.spec.load import read_draft
+
     draft = read_draft(check.source, overrides=overrides, fragments=fragments)
 
-    # Torch is imported only now, so that what is no YAML is refused in no time.
+    # Torch is imported only now, so that what is no YAML is refused at once.
     from resnet_builder.builder import check_source
     from resnet_builder.spec.dump import dump_value
 

@@ -19,8 +19,6 @@ from resnet_builder.spec.diagnostics import (
     choices,
     is_part,
     json_schema_of,
-    kinds,
-    ranges,
 )
 from resnet_builder.spec.schema import SpecFile
 from resnet_builder.spec.section import DEFAULT_TYPE
@@ -128,7 +126,7 @@ class _Writer:
                 if option == "type":
                     continue
                 whole, over = self._option(key, option, value, is_required=option in required)
-                said = value.get("description") or notes.get(option) or self._in_words(value)
+                said = value.get("description") or notes.get(option, "")
                 properties[option] = _described(whole, value, said)
                 others = below.setdefault(option, [])
                 if (described := _described(over, {}, said)) not in others:
@@ -172,13 +170,6 @@ class _Writer:
             whole.append(_NULL)
         return _any_of(whole), _any_of([*over, _NULL])  # null takes away what is below
 
-    def _in_words(self, schema: Schema) -> str:
-        """Description of an option that its part's docstring leaves out."""
-        admitted = alternatives(schema, self._known)
-        what = kinds(admitted) or "any value"
-        limits = [] if any(choices(one) for one in admitted) else ranges(admitted)
-        return ", ".join([what[0].upper() + what[1:], *limits]) + "."
-
 
 def _documented(part: Any) -> tuple[str, dict[str, str]]:
     """First paragraph of a docstring, and its descriptions of arguments."""
@@ -204,8 +195,8 @@ def _mapping(what: str, properties: dict[str, Schema], required: Iterable[str] =
 
 
 def _described(schema: Schema, source: Schema, what: str) -> Schema:
-    """Add a description and, of a source with one, the default."""
-    described = {**schema, "description": what}
+    """Add a description and a default, where there are any."""
+    described = {**schema, "description": what} if what else dict(schema)
     if source.get("default") is not None:
         described["default"] = source["default"]
     return described

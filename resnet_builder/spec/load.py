@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError, create_model
 
-from resnet_builder.errors import Problem, SpecError
+from resnet_builder.errors import Problem, SpecError, SpecPath
 from resnet_builder.spec.compose import SpecSource, compose, read_document
 from resnet_builder.spec.diagnostics import Positions, problems_from
 from resnet_builder.spec.recipe import TrainSpec
@@ -22,8 +22,9 @@ from resnet_builder.spec.schema import (
     Spec,
     SpecFile,
     is_file_name,
+    parts_in,
 )
-from resnet_builder.spec.section import Name, is_name
+from resnet_builder.spec.section import Name, Part, is_name
 from resnet_builder.spec.yaml_source import Document, parse_yaml, plain, source_of
 
 UNNAMED = "unnamed"
@@ -45,6 +46,7 @@ class Draft:
         expect: Expected counts of the network.
         published: Published result.
         spec: The whole spec, if it has no problems.
+        parts: Parts that the sections with problems name, and their paths.
         positions: Positions of the values.
         problems: All problems, in file order.
         notices: Notices for the user, one line each.
@@ -59,6 +61,7 @@ class Draft:
     expect: ExpectSpec | None
     published: PublishedSpec | None
     spec: Spec | None
+    parts: tuple[tuple[SpecPath, Part], ...]
     positions: Positions
     problems: tuple[Problem, ...]
     notices: tuple[str, ...]
@@ -141,13 +144,15 @@ def _draft(document: Document, overrides: Sequence[str], fragments: Sequence[str
     known = {problem.path for problem in composition.problems if problem.path}
     found = [problem for problem in found if problem.path not in known]
     problems = positions.ordered([*composition.problems, *found])
+    wrong = {_section(problem) for problem in problems}
     if problems or spec is None:
-        spec, sections = None, _sections(data, {_section(problem) for problem in problems})
+        spec, sections = None, _sections(data, wrong)
     else:
         sections = {key: getattr(spec, key) for key in _SECTION_KEYS}
     return Draft(
         **sections,
         spec=spec,
+        parts=tuple(parts_in({key: data[key] for key in wrong & data.keys()})),
         positions=positions,
         problems=problems,
         notices=composition.notices,

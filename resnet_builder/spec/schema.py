@@ -7,10 +7,12 @@ tagged by ``type``.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from resnet_builder.errors import SpecPath
 from resnet_builder.spec.recipe import TrainSpec
@@ -358,6 +360,33 @@ def short_key(path: SpecPath) -> str | None:
         if model is WeightsSpec:
             return "path"
     return None
+
+
+def parts_in(
+    data: object, admitted: tuple[Any, ...] = (Spec,), path: SpecPath = ()
+) -> Iterator[tuple[SpecPath, Part]]:
+    """Parts that the plain data of a spec name, with their paths.
+
+    What cannot be read as a part is left out, so that wrong values hide no part beside them.
+
+    Args:
+        data: The spec, or some of its sections.
+        admitted: Annotations of the values that may stand at ``path``.
+        path: Place of the data in the spec.
+    """
+    if Part in admitted:
+        with suppress(ValidationError):
+            yield path, Part.model_validate({"type": data} if isinstance(data, str) else data)
+        return
+    items = data.items() if isinstance(data, dict) else ()
+    for step, value in enumerate(data) if isinstance(data, list) else items:
+        below = tuple(found for one in admitted for found in _admitted_below(one, step))
+        fields = (getattr(one, "model_fields", {}).get(step) for one in admitted)
+        default = next((field.default for field in fields if field is not None), None)
+        if isinstance(value, dict) and isinstance(default, Part):
+            value = {"type": default.type, **value}
+        if below:
+            yield from parts_in(value, below, (*path, step))
 
 
 def _admitted_below(annotation: Any, step: str | int) -> tuple[Any, ...]:

@@ -1,10 +1,13 @@
 """``resnet-build validate``."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
+from resnet_builder.builder import check_source
+from resnet_builder.errors import SpecError
 from tests.cli.experiments import call, write_tiny
 
 
@@ -89,3 +92,51 @@ def test_training_that_does_not_fit_into_memory_is_warned_of() -> None:
     assert result.exit_code == 0
     assert "memory" in result.stderr
     assert "resnet152: 60,192,808 parameters" in result.stdout
+
+
+FAULTS = {
+    "model.xyz=1": "model.xyz",
+    "model.num_classes=x": "model.num_classes",
+    "model.drop_path=2": "model.drop_path",
+    "model.block=bsic": "model.block",
+    "model.shortcut={type: pad, positon: end}": "model.shortcut.positon",
+    "model.norm={epz: 1}": "model.norm.epz",
+    "model.init=kaimin_normal": "model.init",
+    "model.stages.0={channels: x, blocks: 1, attention: {type: se, reduction: 0}}": (
+        "model.stages[0].attention.reduction"
+    ),
+    "data.xyz=1": "data.xyz",
+    "data.validation=-1": "data.validation",
+    "data.dataset=digit": "data.dataset",
+    "data.augment=[horizontal_flp]": "data.augment[0]",
+    "train.xyz=1": "train.xyz",
+    "train.batch_size=0": "train.batch_size",
+    "train.optimizer.momentun=0.9": "train.optimizer.momentun",
+    "run.device=tpu": "run.device",
+    "plugins=[mine.py]": "plugins[0]",
+    "xyz=1": "xyz",
+}
+"""Faults of every kind, and their places."""
+
+
+PERHAPS_OF_THE_PLUGIN = {"model.block", "data.dataset", "data.augment[0]"}
+"""Unknown names, which a plugin that is not imported may register."""
+
+
+def test_no_fault_hides_another(folder: Path) -> None:
+    spec = write_tiny(folder)
+    for one, other in combinations(FAULTS, 2):
+        wanted = {FAULTS[one], FAULTS[other]}
+        if "plugins[0]" in wanted:
+            wanted -= PERHAPS_OF_THE_PLUGIN
+        assert wanted <= places(spec, one, other), (one, other)
+    assert {*FAULTS.values()} - PERHAPS_OF_THE_PLUGIN <= places(spec, *FAULTS)
+
+
+def places(spec: Path, *overrides: str) -> set[str]:
+    """Return the places of all problems."""
+    try:
+        problems = check_source(spec, overrides=overrides).problems
+    except SpecError as error:
+        problems = error.errors
+    return {problem.path for problem in problems}

@@ -131,31 +131,6 @@ def places(node: Node, name: str = "") -> dict[str, tuple[int | None, ...]]:
     return found
 
 
-def test_values_are_read_in_every_style() -> None:
-    text = """\
-block: {a: [1, 'two', "three\\n"], "quoted": "1"}
-folded: >-
-  one
-  two
-literal: |
-  one
-   two
-nested:
-  - - 1
-    - 2
-  - x: y
-? explicit
-: value
-"""
-    assert plain(read(text).root) == {
-        "block": {"a": [1, "two", "three\n"], "quoted": "1"},
-        "folded": "one two",
-        "literal": "one\n two\n",
-        "nested": [[1, 2], {"x": "y"}],
-        "explicit": "value",
-    }
-
-
 def test_places_are_those_of_the_text() -> None:
     text = "# comment\na: 1\nb:\n  c: x\n  d:\n    - 5\ne: {f: [1, {g: 2}], \U0001f600: 3}\n"
     assert places(read(text).root) == {
