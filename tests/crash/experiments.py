@@ -1,5 +1,7 @@
 """Experiments of a second that between them have everything whose state must survive."""
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ from PIL import Image
 
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog
+from resnet_builder.training.checkpoint import load_checkpoint
 from resnet_builder.weights.file import read_tensors
+from tests.crash.program import Child, End, Fault, Server, family, wait_until
 
 CLASSES = 3
 
@@ -62,7 +66,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     },
     "held": {  # in memory
         "train": {"optimizer": {"type": "adamw", "lr": 0.01}, "clip_norm": 0.5},
-        "data": {**IMAGE_FOLDER, "augment": ["horizontal_flip"]},
+        "data": {**IMAGE_FOLDER, "validation": 20, "augment": ["horizontal_flip"]},
     },
     "everything": EVERYTHING,
     "streamed": {  # decoded batch by batch, as each crop is of another part of the file
@@ -160,3 +164,58 @@ def assert_same_outcome(run: Path, expected: dict[str, Any]) -> None:
     assert found.keys() == expected.keys()
     differing = [name for name in expected if found[name] != expected[name]]
     assert not differing, f"other than those of the uninterrupted run: {', '.join(differing)}"
+
+
+class Trial:
+    """An experiment that is trained in a folder of its own, with faults and without.
+
+    Attributes:
+        server: Process that calls the program.
+        folder: Folder of the spec and of all runs.
+        spec: The spec.
+        run: Run with faults. A test may give the trial another one.
+    """
+
+    def __init__(self, server: Server, folder: Path, name: str, **train: Any) -> None:
+        self.server = server
+        self.folder = folder
+        self.spec = write_experiment(folder, name, **train)
+        self.run = RunDirectory(folder / "run")
+
+    def start(self, *more: object, faults: Sequence[Fault] = (), **how: Any) -> Child:
+        """Train the run, from where it is."""
+        line = train_line(self.spec, self.run.path, *more)
+        return self.server.start(*line, folder=self.folder, faults=faults, **how)
+
+    def train(self, *more: object, **how: Any) -> End:
+        """Train the run, from where it is, and wait for the end."""
+        return self.ended(self.start(*more, **how))
+
+    def ended(self, child: Child) -> End:
+        """Wait for the end of a call, after which no process and no lock is left."""
+        end = child.wait()
+        # Python's own tracker of resources outlives the call by an instant.
+        wait_until(lambda: not family(child), 30)
+        assert not self.run.is_locked
+        assert "Traceback" not in end.stderr
+        return end
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, each of which must be valid."""
+        paths = sorted(self.run.checkpoints.glob("step-*"))
+        return [load_checkpoint(path).step for path in paths]
+
+    @cached_property
+    def expected(self) -> dict[str, Any]:
+        """Outcome of a run without faults."""
+        whole = self.folder / "whole"
+        end = self.server.call(*train_line(self.spec, whole), folder=self.folder)
+        assert end.code == 0, end.stderr
+        return outcome_of(whole)
+
+    def assert_ends_as_without_faults(self) -> None:
+        """Finish the run without faults, and compare it with one that had none."""
+        end = self.train()
+        assert end.code == 0, end.stderr
+        assert_same_outcome(self.run.path, self.expected)

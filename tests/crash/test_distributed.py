@@ -7,13 +7,13 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord, ResultRecord
-from tests.crash.experiments import train_line, write_experiment
-from tests.crash.program import Child, CommandLine, End, Fault, Server, family, kill, wait_until
+from tests.crash.experiments import Trial, train_line
+from tests.crash.program import Child, CommandLine, Fault, Server, family, kill, wait_until
 
 pytestmark = pytest.mark.ci
 
@@ -26,49 +26,17 @@ STARTED = "training from step"
 ENDLESS = ("--set", "train.epochs=100000", "--set", "run.compile=false")
 
 
-class Launch:
-    """An experiment that two processes train, in a folder of its own."""
+class Launch(Trial):
+    """An experiment that two processes train."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
-        self.server = server
-        self.folder = folder
-        self.run = RunDirectory(folder / "run")
-        self.spec = write_experiment(folder, "plain")
-
-    def start(self, *more: object, rank: str | None = None, fault: Fault = ()) -> Child:
-        """Begin or go on, with a fault in one of the processes or in both."""
-        line = train_line(self.spec, self.run.path, *more)
-        faults = [("forking", rank, *fault)]
-        return self.server.start(*line, "--nproc", 2, folder=self.folder, faults=faults)
-
-    def ended(self, child: Child) -> End:
-        """Wait for the end, after which nobody and no lock is left."""
-        end = child.wait(SOON)
-        # Python's own tracker of resources outlives the call by an instant.
-        wait_until(lambda: not family(child), SOON)
-        assert not self.run.is_locked
-        assert "Traceback" not in end.stderr
-        return end
-
-    def train(self, *more: object, rank: str | None = None, fault: Fault = ()) -> End:
-        """Begin or go on, and wait for the end."""
-        return self.ended(self.start(*more, rank=rank, fault=fault))
-
-    def steps(self) -> list[int]:
-        """Return what is saved."""
-        return sorted(int(path.stem.partition("-")[2]) for path in self.run.checkpoints.iterdir())
-
-    def go_on_alone(self) -> str:
-        """Let one process finish; return its messages."""
-        end = self.server.call(*train_line(self.spec, self.run.path), folder=self.folder)
-        assert end.code == 0, end.stderr
-        assert ResultRecord.read(self.run.result).steps == 84
-        return end.stderr
+    def start(self, *more: object, rank: str | None = None, fault: Fault = (), **how: Any) -> Child:
+        """Train the run, from where it is, with a fault in one of the processes or in both."""
+        return super().start(*more, "--nproc", 2, faults=[("forking", rank, *fault)])
 
 
 @pytest.fixture
 def launch(server: Server, tmp_path: Path) -> Launch:
-    return Launch(server, tmp_path)
+    return Launch(server, tmp_path, "plain")
 
 
 def test_leader_alone_prints_and_writes(launch: Launch) -> None:
@@ -95,11 +63,13 @@ def test_killed_process_ends_all_and_the_run_can_go_on(rank: str, launch: Launch
         f"to resume: resnet-build train --resume {launch.run.path}"
     )
     assert ended == f"process {rank} was ended by signal 9 (Killed)"
-    assert launch.steps() == [6, 9]
+    assert launch.steps == [6, 9]
 
-    told = launch.go_on_alone()
-    assert "the run resumes, but not to the same bits: world_size was 2 and is 1\n" in told
-    assert "training from step 9 of 84" in told
+    alone = Trial.start(launch).wait()
+    assert alone.code == 0, alone.stderr
+    assert "the run resumes, but not to the same bits: world_size was 2 and is 1\n" in alone.stderr
+    assert "training from step 9 of 84" in alone.stderr
+    assert ResultRecord.read(launch.run.result).steps == 84
 
 
 @pytest.mark.parametrize("to", ["launcher", "group"])
@@ -113,7 +83,7 @@ def test_signal_stops_all_after_one_step(name: str, code: int, to: str, launch: 
     end = launch.ended(child)
     assert end.code == code
     last = end.stderr.splitlines()[-1]
-    step = max(launch.steps())
+    step = max(launch.steps)
     command = f"resnet-build train --resume {launch.run.path}"
     assert last == f"stopped after step {step}, which is saved; to resume: {command}"
 
@@ -122,7 +92,7 @@ def test_signal_to_one_process_stops_all(launch: Launch) -> None:
     end = launch.train(rank="1", fault=("in_call", STEP, 5, "SIGTERM"))
     assert end.code == 143
     assert end.stderr.count("stopped after step 5,") == 1
-    assert max(launch.steps()) == 5
+    assert max(launch.steps) == 5
 
 
 def test_second_signal_ends_all_at_once(launch: Launch) -> None:
@@ -144,7 +114,7 @@ def test_processes_end_with_who_started_them(launch: Launch) -> None:
     assert child.wait().code == -signal.SIGKILL
     wait_until(lambda: not family(child), SOON)
     assert "stopped after step" in child.stderr.read_text()
-    assert launch.steps()
+    assert launch.steps
     assert not launch.run.is_locked
 
 

@@ -1,15 +1,13 @@
 """Signals in every phase of a training: it ends soon, leaves nobody behind, and resumes."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import shlex
 from typing import Any
 
 import pytest
 
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.training.checkpoint import load_checkpoint
-from tests.crash.experiments import assert_same_outcome, outcome_of, train_line, write_experiment
-from tests.crash.program import End, Fault, Server, family
+from tests.crash.experiments import Trial
+from tests.crash.program import Server
 
 pytestmark = pytest.mark.ci
 
@@ -31,42 +29,20 @@ SECOND_CHECKPOINT = 6
 """Before it come ``data.json``, the spec, ``env.json``, a checkpoint and the best weights."""
 
 
-class Training:
-    """A training on images that are decoded anew, and its outcome without any signal."""
-
-    def __init__(self, server: Server, folder: Path) -> None:
-        self.server = server
-        self.folder = folder
-        self.spec = write_experiment(folder, "held", epochs=3, evaluate_every={"steps": 6})
-        assert self.train("whole").code == 0
-        self.expected = outcome_of(folder / "whole")
-
-    def train(self, run: str, faults: Sequence[Fault] = ()) -> End:
-        """Train, from where the run is; nobody must be left afterwards."""
-        line = train_line(self.spec, self.folder / run, "--set", "data.validation=20")
-        child = self.server.start(*line, folder=self.folder, faults=faults)
-        end = child.wait()
-        assert family(child) == []
-        assert not RunDirectory(self.folder / run).is_locked
-        return end
-
-    def resume(self, run: str) -> None:
-        """Train to the end, and compare."""
-        end = self.train(run)
-        assert end.code == 0, end.stderr
-        assert_same_outcome(self.folder / run, self.expected)
-
-
 @pytest.fixture(scope="module")
-def shared(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    return Training(server, tmp_path_factory.mktemp("signals"))
+def shared(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """Return a training on images that are decoded anew."""
+    folder = tmp_path_factory.mktemp("signals")
+    return Trial(server, folder, "held", epochs=3, evaluate_every={"steps": 6})
 
 
 @pytest.fixture
-def training(shared: Training) -> Training:
-    """Return the training, with no image decoded."""
+def trial(shared: Trial, request: pytest.FixtureRequest) -> Trial:
+    """Return the training, with a run of its own and no image decoded."""
+    assert shared.expected
     for kept in (shared.folder / "decoded").glob("*"):
         kept.unlink()
+    shared.run = RunDirectory(shared.folder / request.node.name)
     return shared
 
 
@@ -79,19 +55,17 @@ def training(shared: Training) -> Training:
     ],
 )
 def test_signal_in_any_phase_ends_soon_and_the_run_resumes(
-    phase: str, signal: str, code: int, training: Training
+    phase: str, signal: str, code: int, trial: Trial
 ) -> None:
-    run = f"{phase}-{signal}"
-    end = training.train(run, [(*PHASES[phase], signal)])
+    end = trial.train(faults=[(*PHASES[phase], signal)])
     assert end.code == code, end.stderr
     assert end.seconds < GRACE
-    assert "Traceback" not in end.stderr
-    hint = f": resnet-build train --resume {training.folder / run}\n"
+    hint = f": resnet-build train --resume {shlex.quote(str(trial.run.path))}\n"
     assert end.stderr.endswith(hint) is (phase not in {"start-up", "data"})
     if phase == "step":  # which is finished, and saved
-        assert checkpoints_of(training.folder / run)[0][-1] == 10
+        assert trial.steps[-1] == 10
         assert "stopped after step 10, which is saved; to resume: " in end.stderr
-    training.resume(run)
+    trial.assert_ends_as_without_faults()
 
 
 @pytest.mark.parametrize(
@@ -104,24 +78,17 @@ def test_signal_in_any_phase_ends_soon_and_the_run_resumes(
     ],
 )
 def test_signal_during_a_save(
-    point: str, signals: list[str], steps: list[int], torn: int, training: Training
+    point: str, signals: list[str], steps: list[int], torn: int, trial: Trial
 ) -> None:
     """One lets the save be completed; at the second nothing is, but what was saved is whole."""
-    run = f"{point}-{len(signals)}"
-    end = training.train(run, [("at_point", point, SECOND_CHECKPOINT, *signals)])
+    end = trial.train(faults=[("at_point", point, SECOND_CHECKPOINT, *signals)])
     assert end.code == (143 if signals[-1] == "SIGTERM" else 130)
-    assert checkpoints_of(training.folder / run) == (steps, torn)
-    training.resume(run)
+    assert trial.steps == steps
+    assert len(list(trial.run.checkpoints.glob(".tmp-*"))) == torn
+    trial.assert_ends_as_without_faults()
 
 
-def checkpoints_of(run: Path) -> tuple[list[int], int]:
-    """Return the steps of the checkpoints, each of which must be valid, and count torn files."""
-    paths = sorted((run / "checkpoints").iterdir())
-    torn = [path for path in paths if path.name.startswith(".tmp-")]
-    return [load_checkpoint(path).step for path in paths if path not in torn], len(torn)
-
-
-def test_nobody_is_left_by_any_end(training: Training) -> None:
+def test_nobody_is_left_by_any_end(trial: Trial) -> None:
     """By a fault of ours, a kill, an error, and an end in good order."""
     ends: dict[int, list[Any]] = {
         1: [("raising", "AttributeError", "oh", STEP, 4)],
@@ -130,5 +97,5 @@ def test_nobody_is_left_by_any_end(training: Training) -> None:
         0: [],
     }
     for code, faults in ends.items():
-        assert training.train("ends", faults).code == code
-    assert_same_outcome(training.folder / "ends", training.expected)
+        assert trial.train(faults=faults).code == code
+    trial.assert_ends_as_without_faults()

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.runs.directory import RunDirectory
-from tests.crash.experiments import assert_same_outcome, outcome_of, train_line, write_experiment
+from tests.crash.experiments import Trial
 from tests.crash.program import Child, Server, family, kill, parent, wait_until
 
 pytestmark = [
@@ -36,26 +35,15 @@ def worker_of(child: Child) -> int:
 def test_lost_worker_ends_the_training_and_a_lost_training_its_workers(
     server: Server, tmp_path: Path
 ) -> None:
-    spec = write_experiment(tmp_path, "streamed")
-    run, whole = RunDirectory(tmp_path / "run"), tmp_path / "whole"
-    assert server.call(*train_line(spec, whole), folder=tmp_path).code == 0
-
-    training = server.start(*train_line(spec, run.path), folder=tmp_path, faults=AHEAD)
+    trial = Trial(server, tmp_path, "streamed")
+    training = trial.start(faults=AHEAD)
     os.kill(worker_of(training), signal.SIGKILL)
-    end = training.wait()
+    end = trial.ended(training)
     assert end.code == 3
     assert ".png: a process that was to read it, or one after it, was lost: " in end.stderr
-    assert "Traceback" not in end.stderr
-    wait_until(lambda: not family(training), 20)
-    assert not run.is_locked
 
-    training = server.start(*train_line(spec, run.path), folder=tmp_path, faults=AHEAD)
+    training = trial.start(faults=AHEAD)
     worker_of(training)
     kill(training)
-    assert training.wait().code == -signal.SIGKILL
-    wait_until(lambda: not family(training), 20)
-    assert not run.is_locked
-
-    end = server.call(*train_line(spec, run.path), folder=tmp_path)
-    assert end.code == 0, end.stderr
-    assert_same_outcome(run.path, outcome_of(whole))
+    assert trial.ended(training).code == -signal.SIGKILL
+    trial.assert_ends_as_without_faults()
