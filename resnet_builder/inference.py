@@ -14,7 +14,7 @@ from torch import Tensor
 from resnet_builder.builder import build, check_source
 from resnet_builder.data.decode import IMAGE_EXTENSIONS, decode_image
 from resnet_builder.data.interfaces import Report, Stop, never, silent
-from resnet_builder.data.loader import normalise
+from resnet_builder.data.loader import evaluation_batches, normalise
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.device import full_precision
@@ -24,9 +24,15 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
 from resnet_builder.spec.yaml_source import parse_plain
-from resnet_builder.training.evaluation import evaluate_images, prepare_for_inference
+from resnet_builder.training.evaluation import evaluate, prepare_for_inference
 from resnet_builder.weights.convert import LoadReport, load_weights
-from resnet_builder.weights.file import Origin, WeightsHeader, read_weights, save_weights
+from resnet_builder.weights.file import (
+    Origin,
+    WeightsHeader,
+    read_header,
+    read_weights,
+    save_weights,
+)
 
 BATCH_SIZE = 128
 """Images of a batch, of an evaluation and of a prediction alike."""
@@ -81,6 +87,17 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
     found = check_source(values, plugins=plugins)
     if found.spec is None or found.network is None:
         raise SpecError(found.problems)
+    if header.classes is not None and len(header.classes) != found.spec.model.num_classes:
+        raise CheckpointError(
+            f"{file}: its header is damaged: it names {len(header.classes)} classes, and its spec "
+            f"has {found.spec.model.num_classes}"
+        )
+    for name, values in (("mean", header.mean), ("std", header.std)):
+        if values is not None and len(values) != found.spec.model.in_channels:
+            raise CheckpointError(
+                f"{file}: its header is damaged: `{name}` has {len(values)} numbers, and its spec "
+                f"has {found.spec.model.in_channels} channels"
+            )
     # The network on meta is compared: one that is not the weights' might take all memory.
     difference = state_dict_mismatch(found.network.state_dict(), weights)
     if difference is not None:
@@ -115,6 +132,9 @@ def import_weights(
 ) -> ImportReport:
     """Convert another program's checkpoint to a file of weights that :func:`load_model` loads.
 
+    Of a file of this program, the classes are kept with the head; statistics and preprocessing
+    are kept unless the spec has its own.
+
     Args:
         checkpoint: Path of the other program's file.
         spec: Resolved spec, which describes the network and, as far as it is known, its data.
@@ -145,11 +165,15 @@ def import_weights(
     )
     data = spec.data
     known = data.normalize if data and isinstance(data.normalize, Normalize) else None
+    own = read_header(checkpoint)  # a file of this program says what another's does not
+    if known is None and own is not None and own.mean is not None and own.std is not None:
+        known = Normalize(mean=own.mean, std=own.std)
     header = WeightsHeader(
         spec=dump_spec(spec),
+        classes=own.classes if own and not new_head else None,
         mean=known and known.mean,
         std=known and known.std,
-        preprocess=data.preprocess if data else (),
+        preprocess=(data.preprocess if data else ()) or (own.preprocess if own else ()),
         source=Origin(file=checkpoint.name, layout=report.layout),
     )
     save_weights(out, network.state_dict(), header)
@@ -192,7 +216,8 @@ def load_own_splits(
 ) -> DataSplits:
     """Load the dataset that a model was trained on, with the statistics of that training.
 
-    Where the weights do not have these, the spec decides, and a notice is added.
+    Where the weights do not have these, the spec decides, and a notice is added. Classes are
+    matched by their names: the data may have another order, or only some of the classes.
 
     Args:
         trained: Model to load the data for.
@@ -202,7 +227,7 @@ def load_own_splits(
         report: Told of downloads and scans.
 
     Raises:
-        DataError: The dataset is missing, broken or too small.
+        DataError: The dataset is missing, broken or too small, or has other classes.
         SpecError: It is not what the network is for.
         Stopped: ``should_stop`` returned true.
         UsageError: The spec of the weights names no dataset.
@@ -215,12 +240,25 @@ def load_own_splits(
         own["normalize"] = Normalize(mean=header.mean, std=header.std)
     own_spec = spec.model_copy(update={"data": spec.data.model_copy(update=own)})
     splits = load_data(
-        own_spec, data_dir=data_dir, skip_bad=skip_bad, stop=should_stop, report=report
+        own_spec,
+        data_dir=data_dir,
+        skip_bad=skip_bad,
+        check_classes=header.classes is None,
+        stop=should_stop,
+        report=report,
     )
-    if header.mean is not None:
-        return splits
-    notice = f"{trained.path} does not say how images are normalised; here, by their own statistics"
-    return replace(splits, notices=(*splits.notices, notice))
+    header.check_classes(trained.path, splits.classes, matched_by_name=True)
+    notices = list(splits.notices)
+    if header.classes is not None and len(splits.classes) < len(header.classes):
+        notices.append(
+            f"the data has {len(splits.classes)} of the {len(header.classes)} classes of "
+            f"{trained.path}"
+        )
+    if header.mean is None:
+        notices.append(
+            f"{trained.path} does not say how images are normalised; here, by their own statistics"
+        )
+    return replace(splits, notices=tuple(notices))
 
 
 def evaluate_split(
@@ -249,11 +287,15 @@ def evaluate_split(
     if source is None:
         present = ", ".join(name for name, source in sources.items() if source is not None)
         raise UsageError(f"there are no {split} images; there are {present}")
-    found = evaluate_images(
+    # Labels count the data's classes; the network's outputs are in the order of the weights'.
+    classes = trained.header.classes or splits.classes
+    outputs = torch.tensor([classes.index(name) for name in splits.classes], device=device)
+    batches = evaluation_batches(
+        source, batch_size=BATCH_SIZE, mean=splits.mean, std=splits.std, device=device
+    )
+    found = evaluate(
         trained.network.to(device),
-        source,
-        splits,
-        batch_size=BATCH_SIZE,
+        ((images, outputs[labels]) for images, labels in batches),
         cpu_kernels=trained.spec.run.cpu_kernels is not False,
         should_stop=should_stop,
     )
@@ -262,7 +304,7 @@ def evaluate_split(
         split=split,
         images=found.num_images,
         metrics=found.named(split),
-        classes=trained.header.classes or splits.classes,
+        classes=classes,
         top1_by_class=found.per_class,
         confusion=tuple(map(tuple, found.confusion().tolist())),
     )

@@ -78,6 +78,7 @@ def load_data(
     *,
     data_dir: Path | None = None,
     skip_bad: bool = False,
+    check_classes: bool = True,
     stop: Stop = never,
     report: Report = silent,
 ) -> DataSplits:
@@ -88,6 +89,7 @@ def load_data(
         data_dir: Folder of data sets; by default ``$RESNET_BUILDER_DATA``, else the user's cache
             folder.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
+        check_classes: Whether there must be as many classes as the network has.
         stop: Polled in every loop.
         report: Progress of downloads and scans.
 
@@ -109,7 +111,11 @@ def load_data(
         skip_bad=skip_bad,
     )
     loaded = DATASETS.get(data.dataset.type)(**data.dataset.options).load(context)
-    _check_fit(model, loaded)
+    wanted, found = model.num_classes, len(loaded.classes)
+    if check_classes and found != wanted:
+        message = f"the network is for {wanted} classes, the data has {found}"
+        raise _spec_error("mismatch", "model.num_classes", message)
+    _check_images(model, loaded)
     train, validation, indices = _set_validation_aside(loaded, data)
     if isinstance(data.normalize, Normalize):
         mean, std = data.normalize.mean, data.normalize.std
@@ -140,12 +146,9 @@ def _crops_while_reading(data: DataSpec) -> bool:
     return any(isinstance(augmentation, ReadTimeCrop) for augmentation in first)
 
 
-def _check_fit(model: ModelSpec, loaded: LoadedDataset) -> None:
-    """Compare classes, labels and the first image of each split with the network."""
-    wanted, found = model.num_classes, len(loaded.classes)
-    if found != wanted:
-        message = f"the network is for {wanted} classes, the data has {found}"
-        raise _spec_error("mismatch", "model.num_classes", message)
+def _check_images(model: ModelSpec, loaded: LoadedDataset) -> None:
+    """Compare labels with the classes, and the first image of each split with the network."""
+    found = len(loaded.classes)
     splits = {"training": loaded.train, "validation": loaded.validation, "test": loaded.test}
     for split, source in splits.items():
         if source is None:

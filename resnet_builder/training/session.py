@@ -32,6 +32,7 @@ from resnet_builder.training.provenance import (
     record_provenance,
 )
 from resnet_builder.training.runtime import pick_precision, resolve_device
+from resnet_builder.weights.pretrained import compare_with_pretrained
 
 RUNS = Path("runs")
 """Parent of the run directories that are named after their spec."""
@@ -128,6 +129,9 @@ def open_session(
             check_data_unchanged(run, data, allow_spec_change=allow_spec_change)
             if pretrained:
                 check_weights_unchanged(run, experiment)
+        if pretrained:
+            for notice in compare_with_pretrained(experiment.spec, data):
+                warn(notice)
         model = build(experiment, seed=experiment.train.seed, pretrained=pretrained)
         if run is None:
             if directory is None:

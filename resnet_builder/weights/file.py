@@ -10,7 +10,7 @@ Checkpoints of a run are the same kind of file, with another header; see
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from resnet_builder.errors import CheckpointError, NonFiniteError
+from resnet_builder.errors import CheckpointError, DataError, NonFiniteError, visible
 from resnet_builder.runs.files import Buffer, storage_errors, write_atomically
 from resnet_builder.runs.records import first_problem, package_version, refuse_newer
 from resnet_builder.spec.schema import PreprocessSpec
@@ -29,6 +29,9 @@ from resnet_builder.spec.schema import PreprocessSpec
 _HEADER = "resnet_builder"
 _DIGEST = "sha256"
 _FORMAT = 1
+_SHOWN = 20
+"""Class names that an error lists; the rest are counted."""
+
 _KNOWN_TO_RUNS = ("classes", "mean", "std", "step")
 
 # A safetensors file is the length of its header (8 bytes, little-endian), the header (JSON: dtype,
@@ -93,6 +96,38 @@ class WeightsHeader(BaseModel):
                 raise PydanticCustomError("missing", "{key}: Field required", {"key": key})
         return self
 
+    def check_classes(self, path: Path, classes: Sequence[str], *, matched_by_name: bool) -> None:
+        """Check that data have the classes that the weights were trained on, as far as known.
+
+        Args:
+            path: Path of the weights, for the message.
+            classes: Class names of the data, in the order of their labels.
+            matched_by_name: Whether the data may have another order, and only some of the classes.
+
+        Raises:
+            DataError: The classes are others.
+        """
+        if self.classes is None:
+            return
+        if set(classes) <= set(self.classes) if matched_by_name else self.classes == (*classes,):
+            return
+        ours, theirs = (
+            ", ".join(map(visible, names[:_SHOWN]))
+            + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+            for names in (self.classes, classes)
+        )
+        advice = (
+            "rename the classes of the data, or use weights that were trained on them"
+            if matched_by_name
+            else "to train a new head for the classes of the data, set model.weights.new_head=true"
+        )
+        raise DataError(
+            f"{path} was trained on other classes than the data has:\n"
+            f"  in the weights: {ours}\n"
+            f"  in the data: {theirs}\n"
+            f"{advice}"
+        )
+
 
 class _Format(BaseModel):
     format: int
@@ -134,9 +169,28 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:
     tensors, metadata = read_tensors(path)
     if _HEADER not in metadata:
         raise CheckpointError(f"{path}: it is not a file of weights")
+    return tensors, _parse_header(path, metadata)
+
+
+def read_header(path: Path) -> WeightsHeader | None:
+    """Read the header of a weights file alone; ``None`` if this program did not write the file.
+
+    Raises:
+        CheckpointError: The header is damaged.
+        UsageError: A newer release wrote it.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+    return _parse_header(path, metadata) if _HEADER in metadata else None
+
+
+def _parse_header(path: Path, metadata: Mapping[str, str]) -> WeightsHeader:
     try:
         refuse_newer(_Format.model_validate_json(metadata[_HEADER]).format, _FORMAT, str(path))
-        return tensors, WeightsHeader.model_validate_json(metadata[_HEADER])
+        return WeightsHeader.model_validate_json(metadata[_HEADER])
     except ValidationError as error:
         raise CheckpointError(f"{path}: its header is damaged: {first_problem(error)}") from error
 

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import torch.hub
 
+from resnet_builder.data.splits import DataSplits
 from resnet_builder.errors import CheckpointError, DataError, UsageError
 from resnet_builder.model import ResNet
 from resnet_builder.runs.files import storage_errors
-from resnet_builder.spec.schema import WeightsSpec
+from resnet_builder.spec.dump import dump_value
+from resnet_builder.spec.schema import Spec, WeightsSpec
+from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.weights.convert import load_weights
+from resnet_builder.weights.file import read_header
+
+_SIMILAR = 0.05
+"""Difference of means and standard deviations, where white is 1, that is not worth a notice."""
 
 # What torch raises for another digest than the published one is a bare RuntimeError.
 _DOWNLOAD_ERRORS = (
@@ -42,6 +49,60 @@ def load_pretrained(network: ResNet, weights: WeightsSpec) -> None:
         load_weights(network, path, new_head=weights.new_head, ema=weights.ema)
     except CheckpointError as error:
         raise CheckpointError(f"model.weights: {error}") from error
+
+
+def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:
+    """Compare the data of a training with those that its pretrained weights were trained on.
+
+    Other programs' files do not tell. Nothing but the classes has to be equal, and these only if
+    the head is kept.
+
+    Args:
+        spec: Resolved spec of the training.
+        data: Its images.
+
+    Returns:
+        A notice for each difference.
+
+    Raises:
+        CheckpointError: The header of the file is damaged.
+        DataError: The classes are others.
+        UsageError: A newer release wrote the file.
+    """
+    weights = spec.model.weights
+    if weights is None or weights.published_name is not None:
+        return []
+    path = Path(weights.path)
+    header = read_header(path)
+    if header is None:
+        return []
+    if not weights.new_head:
+        header.check_classes(path, data.classes, matched_by_name=False)
+    preprocess = spec.data.preprocess if spec.data else ()
+    notices = []
+    trained = parse_plain(header.spec, str(path))
+    if isinstance(trained, dict) and isinstance(trained.get("model"), dict):
+        size = trained["model"].get("image_size")
+        if size != spec.model.image_size:
+            notices.append(
+                f"{path} was trained on images of {size} pixels a side; here they have "
+                f"{spec.model.image_size}"
+            )
+    if header.preprocess != preprocess:
+        theirs, ours = (
+            dump_value([step.model_dump() for step in steps])
+            for steps in (header.preprocess, preprocess)
+        )
+        notices.append(f"{path} was trained with data.preprocess={theirs}; here it is {ours}")
+    if header.mean is not None and header.std is not None:
+        pairs = zip((*header.mean, *header.std), (*data.mean, *data.std), strict=False)
+        if any(abs(theirs - ours) > _SIMILAR for theirs, ours in pairs):
+            notices.append(
+                f"{path} was trained on images of another brightness or contrast; to normalise "
+                f"as then, set data.normalize={{mean: {[round(x, 4) for x in header.mean]}, "
+                f"std: {[round(x, 4) for x in header.std]}}}"
+            )
+    return notices
 
 
 def pretrained_digest(weights: WeightsSpec) -> str:

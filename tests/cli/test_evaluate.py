@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from resnet_builder.weights.file import read_weights, save_weights
 from tests.cli.experiments import call, write_tiny
+from tests.data.folders import write_image, write_pets, write_pets_spec
 
 
 def test_run_is_evaluated_on_its_test_images(finished_run: Path) -> None:
@@ -54,3 +57,92 @@ def test_damaged_weights_are_4_and_what_is_no_run_is_2(folder: Path, finished_ru
     assert "broken.safetensors" in result.stderr
     assert call("evaluate", folder).exit_code == 2
     assert call("evaluate", "missing").exit_code == 2
+
+
+# Class names.
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train on folders of ants and bees; tests only read the run."""
+    folder = tmp_path_factory.mktemp("pets")
+    write_pets(folder)
+    spec = write_pets_spec(folder)
+    result = call("train", spec, "--data-dir", folder, "--out", folder / "run")
+    assert result.exit_code == 0, result.stderr
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("renamed", "found"),
+    [
+        ({"ant": "zebra"}, "bee, zebra"),
+        ({"ant": "Ant"}, "Ant, bee"),
+        ({"ant": "0", "bee": "1"}, "0, 1"),
+        ({"": "cow"}, "ant, bee, cow"),
+    ],
+    ids=["another", "case", "all", "one more"],
+)
+def test_other_classes_than_the_weights_are_3_and_both_are_listed(
+    renamed: dict[str, str], found: str, pets: Path, folder: Path
+) -> None:
+    root = write_pets(folder)
+    for split in ("train", "test"):
+        for before, after in renamed.items():
+            if before:
+                (root / split / before).rename(root / split / after)
+            else:
+                write_image(root / split / after / "0.bmp", 7)
+    result = call("evaluate", pets, "--data-dir", folder)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr == (
+        f"error: {pets}/best.safetensors was trained on other classes than the data has:\n"
+        "  in the weights: ant, bee\n"
+        f"  in the data: {found}\n"
+        "rename the classes of the data, or use weights that were trained on them\n"
+    )
+
+
+def test_classes_are_matched_by_name_in_any_order(pets: Path, folder: Path) -> None:
+    weights, header = read_weights(pets / "best.safetensors")
+    for name in ("fc.weight", "fc.bias"):
+        weights[name] = weights[name].flip(0)
+    reversed_classes = header.model_copy(update={"classes": ("bee", "ant")})
+    save_weights(folder / "reversed.safetensors", weights, reversed_classes)
+    found, wanted = (
+        json.loads(call("evaluate", path, "--data-dir", pets.parent, "--json").stdout)
+        for path in ("reversed.safetensors", pets)
+    )
+    assert (found["classes"], wanted["classes"]) == (["bee", "ant"], ["ant", "bee"])
+    assert found["metrics"] == wanted["metrics"]
+    assert torch.equal(
+        torch.tensor(found["confusion"]), torch.tensor(wanted["confusion"]).flip(0, 1)
+    )
+
+
+def test_some_of_the_classes_are_evaluated_with_a_notice(pets: Path, folder: Path) -> None:
+    root = write_pets(folder)
+    for split in ("train", "test"):
+        for image in (root / split / "ant").iterdir():
+            image.unlink()
+        (root / split / "ant").rmdir()
+    result = call("evaluate", pets, "--data-dir", folder, "--json")
+    assert result.stderr == f"the data has 1 of the 2 classes of {pets}/best.safetensors\n"
+    found, whole = (
+        json.loads(one.stdout)
+        for one in (result, call("evaluate", pets, "--data-dir", pets.parent, "--json"))
+    )
+    assert found["confusion"] == [[0, 0], whole["confusion"][1]]
+    assert found["top1_by_class"][1] == whole["top1_by_class"][1]
+
+
+def test_header_that_does_not_fit_its_spec_is_4(pets: Path, folder: Path) -> None:
+    weights, header = read_weights(pets / "best.safetensors")
+    for change, reason in (
+        ({"classes": ("ant",)}, "it names 1 classes, and its spec has 2"),
+        ({"mean": (0.5,), "std": (0.5,)}, "`mean` has 1 numbers, and its spec has 3 channels"),
+    ):
+        save_weights(folder / "x.safetensors", weights, header.model_copy(update=change))
+        result = call("evaluate", "x.safetensors", "--data-dir", pets.parent)
+        assert result.exit_code == 4
+        assert f"its header is damaged: {reason}" in result.stderr

@@ -158,3 +158,16 @@ def test_averaged_weights_and_conversions_are_noted(checkpoint: Path) -> None:
 def test_pretrained_weights_of_the_spec_are_not_needed(checkpoint: Path) -> None:
     imported(checkpoint, "--set", "model.weights=absent.pth")
     assert call("evaluate", OUT).exit_code == 0
+
+
+def test_own_file_keeps_its_classes_and_statistics(folder: Path, finished_run: Path) -> None:
+    write_tiny(folder)
+    own = finished_run / "best.safetensors"
+    _, before = read_weights(own)
+    imported(own)
+    _, kept = read_weights(OUT)
+    assert (kept.classes, kept.mean, kept.std) == (before.classes, before.mean, before.std)
+    OUT.unlink()
+    imported(own, "--new-head", "--set", "data.normalize={mean: [0, 0, 0], std: [1, 1, 1]}")
+    _, changed = read_weights(OUT)
+    assert (changed.classes, changed.mean, changed.std) == (None, (0, 0, 0), (1, 1, 1))

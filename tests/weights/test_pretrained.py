@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.hub
+from click.testing import Result
 from torch import Tensor
 
 from resnet_builder.builder import build, build_from_spec, check_source, read_spec
@@ -16,8 +17,10 @@ from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec, load_spec_text
 from resnet_builder.spec.schema import WeightsSpec
 from resnet_builder.weights import pretrained
+from resnet_builder.weights.file import read_weights
 from resnet_builder.weights.pretrained import pretrained_digest, published_weights
 from tests.cli.experiments import call, write_tiny
+from tests.data.folders import write_pets, write_pets_spec
 
 TINY_RESNET18 = "model.weights=torchvision:ResNet18_Weights.IMAGENET1K_V1"
 
@@ -240,3 +243,60 @@ def test_download_that_fails_says_where_to_put_the_file(
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(DataError, match=r"nobody there; you can put the file into .*checkpoints"):
         build_from_spec(write_tiny(folder), overrides=[TINY_RESNET18])
+
+
+# Data of the training that the weights are from.
+
+
+def train_pets(folder: Path, *values: str) -> Result:
+    flags = [word for value in values for word in ("--set", value)]
+    return call("train", write_pets_spec(folder), "--data-dir", folder, "--out", "new", *flags)
+
+
+@pytest.fixture
+def pets_weights(folder: Path) -> str:
+    """Train on folders of ants and bees; return what starts another training from the weights."""
+    write_pets(folder)
+    assert train_pets(folder).exit_code == 0
+    (folder / "new").rename(folder / "old")
+    return "model.weights=old/best.safetensors"
+
+
+def test_other_classes_need_a_new_head(folder: Path, pets_weights: str) -> None:
+    for split in ("train", "test"):
+        (folder / "pets" / split / "ant").rename(folder / "pets" / split / "wasp")
+    result = train_pets(folder, pets_weights)
+    assert result.exit_code == 3
+    assert result.stderr.endswith(
+        "old/best.safetensors was trained on other classes than the data has:\n"
+        "  in the weights: ant, bee\n"
+        "  in the data: bee, wasp\n"
+        "to train a new head for the classes of the data, set model.weights.new_head=true\n"
+    )
+    assert not (folder / "new").exists()
+    result = train_pets(folder, pets_weights, "model.weights.new_head=true")
+    assert result.exit_code == 0, result.stderr
+    assert read_weights(folder / "new" / "best.safetensors")[1].classes == ("bee", "wasp")
+
+
+def test_other_sizes_preprocessing_and_statistics_are_told(folder: Path, pets_weights: str) -> None:
+    assert " was trained " not in train_pets(folder, pets_weights).stderr
+    (folder / "new").rename(folder / "same")
+    result = train_pets(
+        folder,
+        pets_weights,
+        "model.image_size=8",
+        "data.preprocess=[{type: center_crop, size: 8}]",
+        "data.normalize={mean: [0.5, 0.5, 0.6], std: [0.3, 0.3, 0.3]}",
+    )
+    assert result.exit_code == 0, result.stderr
+    notices = [line for line in result.stderr.splitlines() if " was trained " in line]
+    name = f"warning: {folder / 'old' / 'best.safetensors'}"
+    assert notices[:2] == [
+        f"{name} was trained on images of 9 pixels a side; here they have 8",
+        f"{name} was trained with data.preprocess=[]; here it is [{{type: center_crop, size: 8}}]",
+    ]
+    assert notices[2].startswith(
+        f"{name} was trained on images of another brightness or contrast; to normalise as then, "
+        "set data.normalize={mean: [0.4835, 0.4953"
+    )
