@@ -1,4 +1,4 @@
-"""Devices: selection, bf16 support, free memory, fp32 precision."""
+"""Devices: selection, bf16 support, memory format, free memory, fp32 precision."""
 
 import platform
 from collections.abc import Iterator
@@ -11,6 +11,12 @@ from resnet_builder import system
 from resnet_builder.errors import UsageError
 
 Precision = Literal["fp32", "bf16"]
+MemoryFormat = Literal["channels_last", "contiguous"]
+
+MEMORY_FORMATS = {
+    "channels_last": torch.channels_last,
+    "contiguous": torch.contiguous_format,
+}
 
 _AMPERE = 8  # the first CUDA generation whose tensor cores take bf16
 _RESIDENT = 0.25  # of the free memory: the rest is for the network and its activations
@@ -45,6 +51,11 @@ def fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= _AMPERE
     return device.type == "cpu" and bf16_extension() is not None
+
+
+def memory_format(device: torch.device) -> MemoryFormat:
+    """Memory format in which convolutions are fastest on a device."""
+    return "contiguous" if device.type == "mps" else "channels_last"
 
 
 def bf16_extension() -> Literal["AMX", "AVX512-BF16"] | None:

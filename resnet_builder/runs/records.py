@@ -41,7 +41,7 @@ COSMETIC = (
 )
 """Keys that do not change the weights; ``run`` is compared with the record of the environment."""
 
-_PACKAGES = ("resnet-builder", "torch", "torchvision", "numpy")
+_PACKAGES = ("resnet-builder", "torch", "torchvision", "numpy", "pillow")
 
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -136,7 +136,18 @@ def first_problem(error: ValidationError) -> str:
 
 
 class RuntimeConfig(BaseModel):
-    """Runtime configuration: resolved once before step 1, repeated on resume to the same bits."""
+    """Runtime configuration: how the network is computed, decided once and repeated on resume.
+
+    Attributes:
+        device: Type of the device.
+        precision: Precision of training.
+        memory_format: Memory format of images and weights.
+        compile: Whether ``torch.compile`` compiles the network.
+        fused: Whether one kernel updates all weights.
+        cpu_kernels: Instruction set of the CPU kernels; ``None`` where torch's operations compute.
+        threads: Threads of an operation.
+        world_size: Processes that train.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -145,27 +156,32 @@ class RuntimeConfig(BaseModel):
     memory_format: Literal["channels_last", "contiguous"]
     compile: bool
     fused: bool
-    cpu_kernels: bool = False
+    cpu_kernels: str | None = None
     threads: Annotated[int, Field(ge=1, le=1_024)]
-    accumulate: Annotated[int, Field(ge=1)]
     world_size: Annotated[int, Field(ge=1)]
 
 
 class EnvRecord(Record):
-    """``env.json``: the environment of a run.
+    """Environment of a run: what decides the bits of a training besides spec, plugins and data.
+
+    Checkpoints hold it, and it is compared when a run is resumed; ``env.json`` is a copy to read.
 
     Attributes:
+        runtime: Runtime configuration.
+        device: Name of the hardware.
         versions: Versions of Python and of the packages that compute.
-        platform: Operating system and architecture.
-        device: Name of the hardware, and its number.
-        runtime: Runtime configuration, which is repeated on resume.
+        flags: Global flags of torch.
+        variables: Environment variables that change what libraries compute, as far as they are set.
+        platform: Operating system and architecture; recorded, and not compared.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
-    versions: dict[str, str]
-    platform: str
-    device: str
     runtime: RuntimeConfig
+    device: str
+    versions: dict[str, str]
+    flags: dict[str, str] = {}
+    variables: dict[str, str] = {}
+    platform: str = Field(default_factory=platform.platform)
 
 
 class DataRecord(Record):
@@ -395,21 +411,6 @@ def versions() -> dict[str, str]:
 def package_version() -> str:
     """Return the version of this package."""
     return _version("resnet-builder")
-
-
-def describe_environment(device: str, runtime: RuntimeConfig) -> EnvRecord:
-    """Return the record of a run's environment.
-
-    Args:
-        device: Name of the hardware, and its number.
-        runtime: Runtime configuration of the run.
-    """
-    return EnvRecord(
-        versions=versions(),
-        platform=platform.platform(),
-        device=device,
-        runtime=runtime,
-    )
 
 
 def _version(package: str) -> str:

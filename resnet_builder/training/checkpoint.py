@@ -26,14 +26,14 @@ from resnet_builder.errors import (
 )
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, failpoint, ignore, storage_errors
-from resnet_builder.runs.records import Count, MetricsLog, Record, package_version
+from resnet_builder.runs.records import Count, EnvRecord, MetricsLog, Record, package_version
 from resnet_builder.training.callbacks import Callback
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
 from resnet_builder.training.schedule import Plan
 from resnet_builder.training.state import TrainState, set_weights
-from resnet_builder.weights.file import read_tensors, write_tensors
+from resnet_builder.weights.file import read_metadata, read_tensors, write_tensors
 
 CORRUPT = ".corrupt"
 """Suffix of a damaged checkpoint that was set aside."""
@@ -52,6 +52,7 @@ class Checkpoint(Record):
         package: Version of this package that wrote it.
         state: Progress of the training.
         optimizer: Class name of the optimizer.
+        env: Environment that computed it.
         fingerprint: Fingerprint of the dataset.
         validation_indices: Training images that are used for validation.
         metrics_bytes: Size of ``metrics.jsonl``, to which a resumed run truncates it.
@@ -64,6 +65,7 @@ class Checkpoint(Record):
     package: str = Field(default_factory=package_version)
     state: TrainState
     optimizer: str
+    env: EnvRecord
     fingerprint: str
     validation_indices: tuple[int, ...]
     metrics_bytes: Count
@@ -83,6 +85,7 @@ class CheckpointManager:
         model: The network, on its device.
         optimizer: Its optimizer.
         ema: Moving average of its weights, if one is kept.
+        env: The environment, which each checkpoint holds.
         data: The images that it is trained on.
         plan: When checkpoints are due, and how many are kept.
         callbacks: Called when a checkpoint is saved, or cannot be saved.
@@ -96,6 +99,7 @@ class CheckpointManager:
         optimizer: Optimizer,
         ema: Ema | None,
         *,
+        env: EnvRecord,
         data: DataSplits,
         plan: Plan,
         callbacks: Callback,
@@ -105,6 +109,7 @@ class CheckpointManager:
         self._model = model
         self._optimizer = optimizer
         self._ema = ema
+        self._env = env
         self._data = data
         self._plan = plan
         self._callbacks = callbacks
@@ -207,6 +212,7 @@ class CheckpointManager:
         return Checkpoint(
             state=state,
             optimizer=type(self._optimizer).__name__,
+            env=self._env,
             fingerprint=self._data.fingerprint,
             validation_indices=self._data.validation_indices,
             metrics_bytes=metrics_bytes,
@@ -323,6 +329,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: it is of step {checkpoint.state.step}, not as its name says"
         )
     return checkpoint.model_copy(update={"tensors": tensors})
+
+
+def recorded_env(run: RunDirectory) -> EnvRecord | None:
+    """Environment of the newest checkpoint that can be read; only its metadata are.
+
+    Raises:
+        StorageError: The disk is failing.
+        UsageError: A newer release wrote it.
+    """
+    for path in reversed(_checkpoints(run)):
+        with contextlib.suppress(CheckpointError):  # load_newest says what is wrong with it
+            text = read_metadata(path).get(_METADATA_KEY, "")
+            return Checkpoint.from_json(text, str(path)).env
+    return None
 
 
 def has_checkpoints(run: RunDirectory) -> bool:

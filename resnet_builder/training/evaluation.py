@@ -16,11 +16,10 @@ from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import ImageSource, Stop, never
 from resnet_builder.data.loader import evaluation_batches
 from resnet_builder.data.splits import DataSplits
-from resnet_builder.device import Precision, full_precision
+from resnet_builder.device import MEMORY_FORMATS, Precision, full_precision, memory_format
 from resnet_builder.errors import Stopped
 from resnet_builder.model import fuse_conv_bn
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
-from resnet_builder.training.runtime import MEMORY_FORMATS, memory_format
 
 TOP_K = 5
 

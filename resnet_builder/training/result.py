@@ -9,7 +9,7 @@ from resnet_builder.experiment import Experiment
 from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import storage_errors
-from resnet_builder.runs.records import Comparison, ResultRecord, RuntimeConfig, versions
+from resnet_builder.runs.records import Comparison, EnvRecord, ResultRecord
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import PublishedSpec
 from resnet_builder.training.evaluation import Metrics
@@ -59,8 +59,7 @@ def result_record(
     test: Metrics | None,
     *,
     classes: tuple[str, ...],
-    runtime: RuntimeConfig,
-    device: str,
+    env: EnvRecord,
 ) -> ResultRecord:
     """Contents of ``result.json``.
 
@@ -70,8 +69,7 @@ def result_record(
         state: State after the last step.
         test: Metrics of the selected weights on the test images, if there are any.
         classes: Names of the classes.
-        runtime: Runtime configuration.
-        device: Name of the hardware.
+        env: Environment of the run.
 
     Raises:
         StorageError: ``spec.yaml`` cannot be read.
@@ -95,9 +93,9 @@ def result_record(
         macs=count_macs(experiment.network, channels, size),
         seconds=state.seconds,
         images_per_second=images / max(state.seconds, 1e-9),
-        device=device,
-        precision=runtime.precision,
-        versions=versions(),
+        device=env.device,
+        precision=env.runtime.precision,
+        versions=env.versions,
         published=_compare(experiment.spec.published, test),
     )
 

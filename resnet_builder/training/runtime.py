@@ -1,7 +1,7 @@
-"""Runtime configuration of a training: device, precision, threads, compilation, backend flags.
+"""Environment of a training: device, precision, threads, compilation, flags, versions.
 
-All of it can change the bits of a result. It is decided once, before the first step, recorded in
-``env.json``, and repeated when the run is resumed.
+All of it can change the bits of a result. It is decided once, before the first step, kept in each
+checkpoint, and repeated when the run is resumed.
 """
 
 import ctypes
@@ -15,68 +15,89 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.cpu import KernelSupport, kernel_support
-from resnet_builder.device import Precision, describe, fast_bf16, pick_device
+from resnet_builder.cpu import kernel_support
+from resnet_builder.device import Precision, describe, fast_bf16, memory_format, pick_device
 from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.files import Warn, ignore
-from resnet_builder.runs.records import EnvRecord, RuntimeConfig, describe_environment, versions
+from resnet_builder.runs.files import Warn, append_line, ignore
+from resnet_builder.runs.records import Change, EnvRecord, RuntimeConfig, versions
 from resnet_builder.spec.schema import RunSpec
+from resnet_builder.training.checkpoint import recorded_env
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
-
-MemoryFormat = Literal["channels_last", "contiguous"]
-
-MEMORY_FORMATS = {
-    "channels_last": torch.channels_last,
-    "contiguous": torch.contiguous_format,
-}
-
-_NOT_REPEATABLE = ("device", "threads", "accumulate", "world_size")
-"""Values that are given before ``fit``: a resumed run can compare them, but not set them."""
-
-_NEED_A_COMPILER = ("compile", "cpu_kernels")
-"""Values that a resumed run can repeat only while the machine still has the compiler."""
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda"})
 """Devices whose fused optimizers are known to change no weight where ``found_inf`` is set."""
 
+_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    *("ONEDNN_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("DNNL_MAX_CPU_ISA", "DNNL_CPU_ISA_HINTS", "DNNL_DEFAULT_FPMATH_MODE"),
+    *("MKL_CBWR", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS"),
+    *("OMP_DYNAMIC", "OMP_THREAD_LIMIT"),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG"),
+    "TORCHINDUCTOR_MAX_AUTOTUNE",
+)
+"""Environment variables that change the bits of a result, and no record of torch shows."""
 
-def resolve_runtime(
+
+def resolve_environment(
     settings: RunSpec,
     run: RunDirectory,
     ctx: DistributedContext = SINGLE_PROCESS,
     *,
-    accumulate: int = 1,
     allow_inexact: bool = False,
     warn: Warn = ignore,
-) -> RuntimeConfig:
-    """Decide the runtime configuration, or repeat that of ``env.json``; every process calls this.
+) -> EnvRecord:
+    """Decide the environment, or repeat that of the newest checkpoint; every process calls this.
 
     A run may be resumed with another number of processes, though not to the same bits.
 
     Args:
         settings: The ``run`` section of the spec.
-        run: The run directory; the main process reads and writes its ``env.json``.
+        run: The run directory, of which the main process reads the newest checkpoint.
         ctx: The process group.
-        accumulate: Micro-batches of a step.
-        allow_inexact: Whether to resume although a value cannot be repeated.
+        allow_inexact: Whether to resume although a value is another one.
         warn: Told, in the main process, of what changes the bits of a result or the speed.
 
     Raises:
-        UsageError: There is no such device, a value cannot be repeated, or this process lacks the
-            CPU kernels that the main process has.
-        StorageError: ``env.json`` cannot be read or written.
+        UsageError: There is no such device, a value is another one, or this process lacks the CPU
+            kernels that the main process has.
+        StorageError: The checkpoint cannot be read.
     """
     device = resolve_device(settings.device, ctx)
-    runtime = ctx.run_on_main(
-        partial(_resolve, settings, run, device, ctx, accumulate, allow_inexact, warn)
-    )
-    if runtime.cpu_kernels and (support := kernel_support(device)).instructions is None:
+    env = ctx.run_on_main(partial(_resolve, settings, run, device, ctx, allow_inexact, warn))
+    kernels = env.runtime.cpu_kernels
+    if kernels is not None and (support := kernel_support(device)).instructions != kernels:
         raise UsageError(
-            f"process {ctx.rank} lacks the CPU kernels that process 0 trains with: "
-            f"{support.reason}; set run.cpu_kernels to false"
+            f"process {ctx.rank} lacks the CPU kernels ({kernels}) that process 0 trains with: "
+            f"{support.reason or support.instructions}; set run.cpu_kernels to false"
         )
-    return runtime
+    return env
+
+
+def record_environment(run: RunDirectory, env: EnvRecord) -> None:
+    """Write ``env.json``, and what has changed since the newest checkpoint to ``changes.jsonl``.
+
+    Raises:
+        StorageError: A file cannot be read or written.
+    """
+    before = recorded_env(run)
+    for change in [] if before is None else environment_changes(before, env):
+        append_line(run.changes, change.to_json())
+    env.write(run.env)
+
+
+def environment_changes(before: EnvRecord, now: EnvRecord) -> list[Change]:
+    """Differences of two environments, with their places in ``env.json``."""
+    found: list[tuple[str, Any, Any]] = [("device", before.device, now.device)]
+    for group in ("runtime", "versions", "flags", "variables"):
+        old, new = (dict(getattr(env, group)) for env in (before, now))
+        found += [(f"{group}.{name}", old.get(name), new.get(name)) for name in {**old, **new}]
+    return [
+        Change(path=path, before=old, after=new, kind="trajectory")
+        for path, old, new in found
+        if old != new
+    ]
 
 
 def _resolve(
@@ -84,90 +105,98 @@ def _resolve(
     run: RunDirectory,
     device: torch.device,
     ctx: DistributedContext,
-    accumulate: int,
     allow_inexact: bool,
     warn: Warn,
-) -> RuntimeConfig:
-    recorded = EnvRecord.read(run.env) if run.env.exists() else None
-    before = None if recorded is None else recorded.runtime
-    compiles = settings.compile
+) -> EnvRecord:
+    before = recorded_env(run)
+    runtime = None if before is None else before.runtime
+    precision, compiles = settings.precision, settings.compile
+    if precision == "auto" and runtime is not None:
+        precision = runtime.precision
     if compiles == "auto":
-        compiles = device.type == "cuda" if before is None else before.compile
+        compiles = device.type == "cuda" if runtime is None else runtime.compile
     # torch.compile fuses by itself; a run that began without kernels goes on without them.
-    wanted = settings.cpu_kernels is not False and not compiles
-    wanted = wanted and (before is None or before.cpu_kernels)
-    support = kernel_support(device) if wanted else KernelSupport(None)
-    found = RuntimeConfig(
-        device=device.type,
-        precision=pick_precision(settings.precision, device),
-        memory_format=memory_format(device),
-        compile=compiles,
-        fused=device.type in _FUSED_DEVICES,
-        cpu_kernels=support.instructions is not None,
-        threads=torch.get_num_threads(),
-        accumulate=accumulate,
-        world_size=ctx.world_size,
+    has_kernels = settings.cpu_kernels is not False and not compiles
+    if settings.cpu_kernels == "auto" and runtime is not None and runtime.cpu_kernels is None:
+        has_kernels = False
+    env = EnvRecord(
+        runtime=RuntimeConfig(
+            device=device.type,
+            precision=pick_precision(precision, device),
+            memory_format=memory_format(device),
+            compile=compiles,
+            fused=device.type in _FUSED_DEVICES,
+            cpu_kernels=kernel_support(device).instructions if has_kernels else None,
+            threads=torch.get_num_threads(),
+            world_size=ctx.world_size,
+        ),
+        device=describe(device),
+        versions=versions(),
+        flags=_flags(device),
+        variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
     )
-    if recorded is None:
-        runtime = found
-        _warn_of_missing_kernels(settings, device, support, warn)
-    else:
-        _warn_of_changes(recorded, device, warn)
-        runtime = _repeat(recorded.runtime, found, allow_inexact=allow_inexact, warn=warn)
-    if runtime != before:
-        describe_environment(describe(device), runtime).write(run.env)
-    return runtime
+    if before is not None:
+        _check_changes(environment_changes(before, env), allow_inexact, warn)
+    elif has_kernels:
+        _warn_of_missing_kernels(settings, device, warn)
+    return env
 
 
-def _warn_of_missing_kernels(
-    settings: RunSpec, device: torch.device, support: KernelSupport, warn: Warn
-) -> None:
-    if support.reason is None:
+def _flags(device: torch.device) -> dict[str, str]:
+    cudnn, products = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    if device.type == "cpu" and products == "high":
+        products = "highest"  # "high" allows TF32, which processors do not have
+    flags: dict[str, object] = {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "float32_matmul_precision": products,
+    }
+    if device.type == "cuda":
+        names = ("enabled", "allow_tf32", "deterministic", "benchmark")
+        flags |= {f"cudnn.{name}": getattr(cudnn, name) for name in names}
+        flags["cudnn.version"] = cudnn.version()
+    return {name: str(value) for name, value in flags.items()}
+
+
+def _check_changes(changes: list[Change], allow_inexact: bool, warn: Warn) -> None:
+    """Refuse changes of the environment, unless they are allowed.
+
+    Raises:
+        UsageError: One is not allowed.
+    """
+    if not changes:
         return
-    if support.instructions is not None:
+    found = ", ".join(
+        f"{change.path} was {_text(change.before)} and is {_text(change.after)}"
+        for change in changes
+    )
+    paths = {change.path for change in changes}
+    # Threads follow from the number of processes, which share the cores.
+    by_nproc = {"runtime.world_size", "runtime.threads"}
+    is_allowed = allow_inexact or ("runtime.world_size" in paths and paths <= by_nproc)
+    if not is_allowed:
+        raise UsageError(
+            f"the run cannot resume to the same bits: {found}; restore the old values, or add "
+            "--allow-inexact"
+        )
+    warn(f"the run resumes, but not to the same bits: {found}")
+
+
+def _text(value: object) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _warn_of_missing_kernels(settings: RunSpec, device: torch.device, warn: Warn) -> None:
+    support = kernel_support(device)
+    if support.instructions is not None and support.reason is not None:
         warn(
             "run.cpu_kernels: a newer C++ compiler would make training faster; this one cannot "
             f"use the processor's {support.reason}"
         )
-    elif settings.cpu_kernels is True or device.type == "cpu":
+    elif support.reason is not None and (settings.cpu_kernels is True or device.type == "cpu"):
         warn(
             "run.cpu_kernels: torch's own operations train the network, which takes longer; there "
             f"are no CPU kernels here: {support.reason}"
         )
-
-
-def _warn_of_changes(recorded: EnvRecord, device: torch.device, warn: Warn) -> None:
-    now = versions()
-    changes = {
-        name: (version, now.get(name))
-        for name, version in recorded.versions.items()
-        if now.get(name) != version
-    }
-    if recorded.device != describe(device):
-        changes["the device"] = (recorded.device, describe(device))
-    for name, (before, after) in changes.items():
-        warn(f"the run may not resume to the same bits: {name} was {before} and is {after}")
-
-
-def _repeat(
-    before: RuntimeConfig, found: RuntimeConfig, *, allow_inexact: bool, warn: Warn
-) -> RuntimeConfig:
-    """Return what was recorded, except for the values that cannot be repeated."""
-    lost = (name for name in _NEED_A_COMPILER if getattr(before, name) and not getattr(found, name))
-    names = (*_NOT_REPEATABLE, *lost)
-    differing = {n: getattr(found, n) for n in names if getattr(found, n) != getattr(before, n)}
-    if not differing:
-        return before
-    text = ", ".join(f"{n} was {getattr(before, n)} and is {differing[n]}" for n in differing)
-    # Threads follow from the number of processes, which share the cores.
-    allowed = {"world_size", "threads"} if "world_size" in differing else set()
-    if not (allow_inexact or differing.keys() <= allowed):
-        raise UsageError(
-            f"the run cannot resume to the same bits: {text}; restore the old values, or add "
-            "--allow-inexact"
-        )
-    warn(f"the run resumes, but not to the same bits: {text}")
-    return before.model_copy(update=differing)
 
 
 def resolve_device(name: str, ctx: DistributedContext = SINGLE_PROCESS) -> torch.device:
@@ -200,29 +229,25 @@ def resolve_device(name: str, ctx: DistributedContext = SINGLE_PROCESS) -> torch
 def resolve_threads(
     settings: RunSpec, run: RunDirectory | None, ctx: DistributedContext = SINGLE_PROCESS
 ) -> int | None:
-    """Return the number of threads: that of the spec, of ``env.json``, or a share of the cores.
+    """Return the number of threads: that of the spec, of the run, or a share of the cores.
 
     Args:
         settings: The ``run`` section of the spec.
-        run: The run directory, which may have no ``env.json`` yet; ``None`` for a new run.
-        ctx: The process group. With another number of processes than before, what ``env.json``
-            says does not count.
+        run: The run directory, which may have no checkpoint yet; ``None`` for a new run.
+        ctx: The process group. With another number of processes than before, the threads of the
+            run do not count.
 
     Returns:
         The number, or ``None`` for torch's default.
 
     Raises:
-        CheckpointError: ``env.json`` is damaged.
+        StorageError: The newest checkpoint cannot be read.
     """
     if settings.threads != "auto":
         return settings.threads
-    before: RuntimeConfig | None = None
-    if run is not None:
-        before = ctx.run_on_main(
-            lambda: EnvRecord.read(run.env).runtime if run.env.exists() else None
-        )
-    if before is not None and before.world_size == ctx.world_size:
-        return before.threads
+    before = None if run is None else ctx.run_on_main(partial(recorded_env, run))
+    if before is not None and before.runtime.world_size == ctx.world_size:
+        return before.runtime.threads
     return None if ctx.world_size == 1 else threads_per_process(ctx.local_world_size)
 
 
@@ -238,11 +263,6 @@ def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device
     if wanted != "auto":
         return wanted
     return "bf16" if fast_bf16(device) else "fp32"
-
-
-def memory_format(device: torch.device) -> MemoryFormat:
-    """Return the memory format in which convolutions are fastest on a device."""
-    return "contiguous" if device.type == "mps" else "channels_last"
 
 
 def set_backend_flags(*, threads: int | None = None) -> Callable[[], None]:

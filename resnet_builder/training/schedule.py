@@ -1,7 +1,6 @@
-"""Plan of a training: what follows from the number of a step, without state.
+"""Plan of a training: learning rate (``learning_rate``), image size, seed and intervals by step.
 
-The learning rate, the image size, the random seed, and whether an evaluation or a checkpoint is
-due are pure functions of the step, so that a resumed run has only a step to restore.
+All are pure functions of the number of the step, so that a resumed run has only a step to restore.
 """
 
 import math
@@ -86,7 +85,7 @@ class Plan:
         return step > 0 and self.checkpoint_steps is not None and step % self.checkpoint_steps == 0
 
     def lr(self, step: int) -> float:
-        """Return the learning rate of a step."""
+        """Return the learning rate (``learning_rate``) of a step: its schedule and warm-up."""
         peak, schedule = self.recipe.optimizer.lr, self.recipe.schedule
         if self._warmup is not None and step < self.warmup_steps:
             if isinstance(self._warmup, ConstantWarmup):

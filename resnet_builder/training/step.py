@@ -10,12 +10,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import Batch
+from resnet_builder.device import MEMORY_FORMATS
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.recipe import LossSpec, TrainSpec
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.finetune import checkpoint_activations, freeze
 from resnet_builder.training.optim import build_optimizer, set_lr
-from resnet_builder.training.runtime import MEMORY_FORMATS, compile_network
+from resnet_builder.training.runtime import compile_network
 from resnet_builder.training.schedule import seed_step
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +34,7 @@ class TrainStep:
         model: The network, on its device and in its memory format. Sections that the recipe
             freezes are frozen, all others are put into training mode.
         recipe: The recipe.
-        runtime: Precision, accumulation, CPU kernels and compilation.
+        runtime: Precision, CPU kernels and compilation.
         resize: Resizing of the images of a step (progressive resizing).
         ctx: The processes, each of which computes its shard of the batch.
         has_unused: Whether the network has parameters that no gradient reaches.
@@ -97,7 +98,7 @@ class TrainStep:
     def _backward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradient of a batch; return the mean loss and the correct predictions."""
         loss, num_correct = torch.zeros_like(self._failed), torch.zeros_like(self._failed)
-        count = self._runtime.accumulate
+        count = self._recipe.accumulate
         micro_batches = zip(images.chunk(count), targets.chunk(count), strict=True)
         for number, (micro_images, micro_targets) in enumerate(micro_batches, start=1):
             # Gradients of several processes are summed once, with the last micro-batch.
@@ -116,7 +117,7 @@ class TrainStep:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             logits = self._forward(images.contiguous(memory_format=layout))
         # The loss is computed in fp32: bf16 has too few digits for a sum over classes.
-        loss = self._loss(logits.float(), targets) / self._runtime.accumulate
+        loss = self._loss(logits.float(), targets) / self._recipe.accumulate
         torch.autograd.backward(loss)
         return loss.detach(), logits.detach()
 
@@ -149,7 +150,7 @@ def _wrap(
     """Return what computes the network in training, and the context without all-reduce."""
 
     def accelerated(module: nn.Module) -> nn.Module:
-        if not runtime.cpu_kernels:
+        if runtime.cpu_kernels is None:
             return module
         return accelerate(module, training=True, precision=runtime.precision)
 

@@ -11,12 +11,12 @@ from resnet_builder.data.interfaces import AUGMENTATIONS, ImageSource, Stop, nev
 from resnet_builder.data.loader import Pipeline, TrainLoader
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
-from resnet_builder.device import Precision, describe, fits
+from resnet_builder.device import MEMORY_FORMATS, Precision, fits
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import out_of_memory_explained
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import MetricsLog, ResultRecord, RuntimeConfig
+from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord
 from resnet_builder.training.callbacks import (
     Callback,
     CallbackList,
@@ -31,7 +31,11 @@ from resnet_builder.training.evaluation import Metrics, evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
 from resnet_builder.training.meter import TrainMeter, evaluation_row
 from resnet_builder.training.result import Result, result_record, weights_header
-from resnet_builder.training.runtime import MEMORY_FORMATS, resolve_device, resolve_runtime
+from resnet_builder.training.runtime import (
+    record_environment,
+    resolve_device,
+    resolve_environment,
+)
 from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.state import TrainState, copy_weights, set_weights
 from resnet_builder.training.step import TrainStep
@@ -85,14 +89,10 @@ def fit(
     device = resolve_device(experiment.run.device, ctx)
     loader = _train_loader(experiment, data, device, ctx)
     plan = Plan(recipe, loader.steps_per_epoch, ctx.world_size)
-    runtime = resolve_runtime(
-        experiment.run,
-        run,
-        ctx,
-        accumulate=recipe.accumulate,
-        allow_inexact=allow_inexact,
-        warn=events.on_warning,
+    env = resolve_environment(
+        experiment.run, run, ctx, allow_inexact=allow_inexact, warn=events.on_warning
     )
+    runtime = env.runtime
     model.to(device).to(memory_format=MEMORY_FORMATS[runtime.memory_format])
     if recipe.sync_norm and ctx.world_size > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -106,9 +106,19 @@ def fit(
         Ema(model, recipe.ema, frozen=frozen_tensors(model, recipe.freeze)) if recipe.ema else None
     )
     checkpoints = CheckpointManager(
-        run, model, train_step.optimizer, ema, data=data, plan=plan, callbacks=events, ctx=ctx
+        run,
+        model,
+        train_step.optimizer,
+        ema,
+        env=env,
+        data=data,
+        plan=plan,
+        callbacks=events,
+        ctx=ctx,
     )
     state = checkpoints.restore_newest()  # of step 0, if there is no checkpoint
+    if ctx.is_main_process:
+        record_environment(run, env)  # only now is it certain that the run goes on
     meter = TrainMeter(state, plan, checkpoints, MetricsLog(run), events, ctx)
     training = Training(
         model=model,
@@ -117,13 +127,13 @@ def fit(
         experiment=experiment,
         run=run,
         plan=plan,
-        runtime=runtime,
+        env=env,
         callbacks=events,
         should_stop=should_stop,
         ctx=ctx,
     )
     events.on_train_start(
-        TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, describe(device), runtime)
+        TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, env.device, runtime)
     )
 
     with (
@@ -178,7 +188,7 @@ class Training:
         experiment: Experiment.
         run: Run directory.
         plan: Plan of steps.
-        runtime: Device, precision, threads and the like.
+        env: Device, precision, threads and the like.
         callbacks: Callbacks; none in a process that is not the main process.
         should_stop: Polled at every batch of an evaluation.
         ctx: Processes that train.
@@ -190,7 +200,7 @@ class Training:
     experiment: Experiment
     run: RunDirectory
     plan: Plan
-    runtime: RuntimeConfig
+    env: EnvRecord
     callbacks: Callback
     should_stop: Stop
     ctx: DistributedContext
@@ -203,7 +213,7 @@ class Training:
             self.data,
             batch_size=self.plan.micro_batch_size,
             precision=precision,
-            cpu_kernels=self.runtime.cpu_kernels,
+            cpu_kernels=self.env.runtime.cpu_kernels is not None,
             should_stop=self.should_stop,
             ctx=self.ctx,
         )
@@ -229,7 +239,7 @@ def validate(training: Training, state: TrainState, meter: TrainMeter) -> None:
         meter.end_interval(None)
         return
     model, events = training.averaged_model, training.callbacks
-    metrics = training.evaluate(model, training.data.validation, training.runtime.precision)
+    metrics = training.evaluate(model, training.data.validation, training.env.runtime.precision)
     meter.end_interval(metrics)
     is_best = state.update_best(metrics, model, training.experiment.train.early_stop)
     events.on_evaluate(state.step, "val", metrics, is_best=is_best)
@@ -276,8 +286,7 @@ def finalize(training: Training, state: TrainState) -> Result:
             state,
             test,
             classes=training.data.classes,
-            runtime=training.runtime,
-            device=describe(next(model.parameters()).device),
+            env=training.env,
         )
         record.write(run.result)  # it marks the run as finished
         return record

@@ -260,6 +260,23 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the text of a file of :func:`write_tensors`; its digest is not verified.
+
+    Raises:
+        CheckpointError: The file is missing, or not a valid safetensors file.
+        StorageError: The disk is failing, or the file may not be read.
+    """
+    with storage_errors("read", path):
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such file")
+        try:
+            with safe_open(path, "pt") as file:
+                return dict(file.metadata() or {})
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: it is not a valid safetensors file: {error}") from error
+
+
 def _with_digest(content: bytes, metadata: Mapping[str, str]) -> list[Buffer]:
     """Content of a file, with text and the digest added to its header."""
     # The library would write the text in an order that changes from process to process.

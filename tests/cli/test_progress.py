@@ -22,7 +22,6 @@ CHOICES = RuntimeConfig(
     compile=False,
     fused=True,
     threads=2,
-    accumulate=1,
     world_size=1,
 )
 START = TrainStart(

@@ -67,7 +67,10 @@ def test_killed_process_ends_all_and_the_run_can_go_on(rank: str, launch: Launch
 
     alone = Trial.start(launch).wait()
     assert alone.code == 0, alone.stderr
-    assert "the run resumes, but not to the same bits: world_size was 2 and is 1\n" in alone.stderr
+    assert (
+        "the run resumes, but not to the same bits: runtime.world_size was 2 and is 1\n"
+        in alone.stderr
+    )
     assert "training from step 9 of 84" in alone.stderr
     assert ResultRecord.read(launch.run.result).steps == 84
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.data.interfaces import Batch
+from resnet_builder.runs.records import EnvRecord, RuntimeConfig
 from resnet_builder.spec.recipe import TrainSpec
 
 SIZE = 6
@@ -68,3 +69,24 @@ def batch(step: int, size: int = 8, *, mixed: bool = False) -> Batch:
     return Batch(
         images(size, seed=2000 + step), targets, CLASSES, fill=torch.zeros(3), black=torch.zeros(3)
     )
+
+
+def runtime(**changes: Any) -> RuntimeConfig:
+    """Describe fp32 on the CPU with torch's operations, with changes."""
+    given: dict[str, Any] = {
+        "device": "cpu",
+        "precision": "fp32",
+        "memory_format": "contiguous",
+        "compile": False,
+        "fused": True,
+        "cpu_kernels": None,
+        "threads": 1,
+        "world_size": 1,
+        **changes,
+    }
+    return RuntimeConfig.model_validate(given)
+
+
+def environment(**changes: Any) -> EnvRecord:
+    """Describe a computer with this runtime, with changes."""
+    return EnvRecord(device="a CPU", versions={"torch": "1"}, runtime=runtime(**changes))

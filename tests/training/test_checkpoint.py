@@ -36,7 +36,7 @@ from resnet_builder.training.checkpoint import (
 from resnet_builder.training.state import TrainState
 from resnet_builder.weights.file import read_tensors, write_tensors
 from tests.runs.faults import Disk, names
-from tests.training.recipes import small_net
+from tests.training.recipes import environment, small_net
 from tests.training.runs import after, experiment, small_splits, train
 
 
@@ -51,6 +51,7 @@ def checkpoint(step: int, **tensors: torch.Tensor) -> Checkpoint:
     return Checkpoint(
         state=TrainState(step=step, seconds=0.1 + step, best={"val.top1": 0.5}),
         optimizer="SGD",
+        env=environment(),
         fingerprint="images",
         validation_indices=(3, 4),
         metrics_bytes=7,

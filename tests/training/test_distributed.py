@@ -247,9 +247,8 @@ def test_run_goes_on_with_another_number_of_processes_and_says_so(
     else:
         in_team(go_on, tmp_path, run, 10, *how)
         warned = go_on_warned(SINGLE_PROCESS, run, *how)
-    assert warned == [
-        f"the run resumes, but not to the same bits: world_size was {first} and is {3 - first}"
-    ]
+    change = f"runtime.world_size was {first} and is {3 - first}"
+    assert warned == [f"the run resumes, but not to the same bits: {change}"]
     begin(SINGLE_PROCESS, tmp_path / "one", *how)
     assert losses(run) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     assert EnvRecord.read(run / "env.json").runtime.world_size == 3 - first

@@ -1,4 +1,4 @@
-"""Runtime configuration: decided once, recorded, and repeated."""
+"""Environment of a training: decided once, kept in checkpoints, repeated or refused."""
 
 import platform
 import subprocess
@@ -12,52 +12,65 @@ import torch
 from torch import Tensor
 
 from resnet_builder.builder import build
-from resnet_builder.cpu import KernelSupport
-from resnet_builder.device import describe
+from resnet_builder.cpu import KernelSupport, kernel_support
+from resnet_builder.device import describe, memory_format
 from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import (
-    EnvRecord,
-    MetricsLog,
-    RuntimeConfig,
-    describe_environment,
-    versions,
-)
+from resnet_builder.runs.records import Change, EnvRecord, MetricsLog, RuntimeConfig, versions
 from resnet_builder.spec.schema import RunSpec
 from resnet_builder.training import runtime
+from resnet_builder.training.checkpoint import Checkpoint, save_checkpoint
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.runtime import (
     compile_network,
-    memory_format,
     pick_precision,
+    record_environment,
     resolve_device,
-    resolve_runtime,
+    resolve_environment,
     resolve_threads,
     set_backend_flags,
     threads_per_process,
 )
+from resnet_builder.training.state import TrainState
 from resnet_builder.weights.file import read_weights
-from tests.cpu import HAS_KERNELS, NEEDS_KERNELS
+from tests.cpu import NEEDS_KERNELS
 from tests.networks import cifar_spec
 from tests.training.recipes import CLASSES, batch, small_net
 from tests.training.runs import Recorder, after, experiment, outcome, train
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
+KERNELS = kernel_support(CPU).instructions
 NO_COMPILER = KernelSupport(None, "there is no C++ compiler")
 
 
-def resolved(path: Path, *, inexact: bool = False, **run: Any) -> tuple[RuntimeConfig, list[str]]:
-    """Resolve the runtime of a run on the CPU; return it, and the warnings."""
+def resolved(path: Path, *, inexact: bool = False, **run: Any) -> tuple[EnvRecord, list[str]]:
+    """Resolve the environment of a run on the CPU, and save it; return it, and the warnings."""
     warnings: list[str] = []
-    found = resolve_runtime(
+    directory = RunDirectory(path)
+    found = resolve_environment(
         RunSpec.model_validate({"device": "cpu", **run}),
-        RunDirectory(path),
+        directory,
         allow_inexact=inexact,
         warn=warnings.append,
     )
-    assert EnvRecord.read(path / "env.json").runtime == found
+    record_environment(directory, found)
+    directory.checkpoints.mkdir(exist_ok=True)
+    state, tensors = TrainState(step=1), {"model/weight": torch.zeros(1)}
+    known: Any = {
+        "optimizer": "SGD",
+        "fingerprint": "",
+        "validation_indices": (),
+        "metrics_bytes": 0,
+    }
+    save_checkpoint(directory, Checkpoint(state=state, env=found, tensors=tensors, **known), 2)
     return found, warnings
+
+
+def recorded_changes(path: Path) -> list[tuple[str, Any, Any]]:
+    lines = (path / "changes.jsonl").read_text().splitlines()
+    changes = [Change.from_json(line, "line") for line in lines]
+    return [(change.path, change.before, change.after) for change in changes]
 
 
 def with_kernels(patch: pytest.MonkeyPatch, *support: KernelSupport) -> None:
@@ -67,47 +80,99 @@ def with_kernels(patch: pytest.MonkeyPatch, *support: KernelSupport) -> None:
     patch.setattr(runtime, "kernel_support", lambda device: next(answers, last))
 
 
-def test_runtime_follows_from_the_spec_and_the_machine(tmp_path: Path) -> None:
-    found = resolve_runtime(
-        RunSpec(device="cpu", precision="bf16"), RunDirectory(tmp_path), accumulate=2
-    )
-    assert found == RuntimeConfig(
+def test_environment_follows_from_the_spec_and_the_machine(tmp_path: Path) -> None:
+    found, _ = resolved(tmp_path, precision="bf16")
+    assert found.runtime == RuntimeConfig(
         device="cpu",
         precision="bf16",
         memory_format="channels_last",
         compile=False,
         fused=True,
-        cpu_kernels=HAS_KERNELS,
+        cpu_kernels=KERNELS,
         threads=torch.get_num_threads(),
-        accumulate=2,
         world_size=1,
     )
+    assert (found.device, found.versions) == (describe(CPU), versions())
+    assert EnvRecord.read(tmp_path / "env.json") == found
 
 
-def test_resumed_run_repeats_its_configuration(
+def test_resumed_run_repeats_what_a_checkpoint_says_and_env_json_is_a_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = resolved(tmp_path)
-    monkeypatch.setattr(runtime, "pick_precision", lambda wanted, device: "bf16")
-    monkeypatch.setattr(runtime, "memory_format", lambda device: "contiguous")
+    monkeypatch.setattr(runtime, "fast_bf16", lambda device: before[0].runtime.precision == "fp32")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: before[0].runtime.threads)
+    (tmp_path / "env.json").unlink()
     assert resolved(tmp_path) == before
+    other = before[0].model_copy(update={"device": "another"})
+    other.write(tmp_path / "env.json")
+    assert resolved(tmp_path) == before
+    assert EnvRecord.read(tmp_path / "env.json") == before[0]
+    assert not (tmp_path / "changes.jsonl").exists()
 
 
-def test_change_of_threads_is_refused_or_allowed_and_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+CHANGES: dict[str, Any] = {
+    "device": (
+        lambda patch: patch.setattr(runtime, "describe", lambda device: "another CPU"),
+        ("device", describe(CPU), "another CPU"),
+    ),
+    "threads": (
+        lambda patch: patch.setattr(torch, "get_num_threads", lambda: 7),
+        ("runtime.threads", 1, 7),
+    ),
+    "version": (
+        lambda patch: patch.setattr(runtime, "versions", lambda: {**versions(), "numpy": "0.1"}),
+        ("versions.numpy", versions()["numpy"], "0.1"),
+    ),
+    "flag": (
+        lambda patch: patch.setattr(torch, "get_float32_matmul_precision", lambda: "medium"),
+        ("flags.float32_matmul_precision", "highest", "medium"),
+    ),
+    "variable": (
+        lambda patch: patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2"),
+        ("variables.ONEDNN_MAX_CPU_ISA", None, "AVX2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_whatever_changes_the_bits_is_refused_or_allowed_and_recorded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, _ = resolved(tmp_path)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    change, (path, before, after) = CHANGES[name]
+    resolved(tmp_path)
+    files = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+    change(monkeypatch)
     with pytest.raises(UsageError) as caught:
         resolved(tmp_path)
+    text = f"{path} was {'not set' if before is None else before} and is {after}"
     assert str(caught.value) == (
-        "the run cannot resume to the same bits: threads was 1 and is 7; restore the old values, "
-        "or add --allow-inexact"
+        f"the run cannot resume to the same bits: {text}; restore the old values, or add "
+        "--allow-inexact"
     )
-    found, warnings = resolved(tmp_path, inexact=True)
-    assert found == before.model_copy(update={"threads": 7})
-    assert warnings == ["the run resumes, but not to the same bits: threads was 1 and is 7"]
-    assert resolved(tmp_path) == (found, [])
+    assert files == {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+    assert resolved(tmp_path, inexact=True)[1] == [
+        f"the run resumes, but not to the same bits: {text}"
+    ]
+    assert recorded_changes(tmp_path) == [(path, before, after)]
+    assert resolved(tmp_path)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "after"), [("precision", "fp32", "bf16"), ("compile", False, True)]
+)
+def test_key_of_the_spec_is_obeyed_or_refused_and_auto_repeats_the_run(
+    key: str, before: Any, after: Any, tmp_path: Path
+) -> None:
+    settings: list[Any] = [{key: value} for value in (before, "auto", after)]
+    old, auto, new = settings
+    resolved(tmp_path, **old)
+    assert getattr(resolved(tmp_path, **auto)[0].runtime, key) == before
+    with pytest.raises(UsageError, match=rf"runtime\.{key} was {before} and is {after}"):
+        resolved(tmp_path, **new)
+    found, _ = resolved(tmp_path, inexact=True, **new)
+    assert getattr(found.runtime, key) == after
+    assert getattr(resolved(tmp_path)[0].runtime, key) == after
 
 
 def test_training_is_refused_with_other_threads(
@@ -116,25 +181,11 @@ def test_training_is_refused_with_other_threads(
     with pytest.raises(Stopped):
         train(tmp_path / "run", experiment(), should_stop=after(2))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    with pytest.raises(UsageError, match="threads was 1 and is 2"):
+    with pytest.raises(UsageError, match=r"runtime\.threads was 1 and is 2"):
         train(tmp_path / "run", experiment())
     recorder = Recorder()
     train(tmp_path / "run", experiment(), allow_inexact=True, callbacks=[recorder])
     assert len(recorder.warnings) == 1
-
-
-def test_other_processors_and_versions_are_warnings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resolved(tmp_path)
-    now, here = versions(), describe(CPU)
-    monkeypatch.setattr(runtime, "versions", lambda: {**now, "torch": "9.9"})
-    monkeypatch.setattr(runtime, "describe", lambda device: "another CPU")
-    start = "the run may not resume to the same bits:"
-    assert resolved(tmp_path)[1] == [
-        f"{start} torch was {now['torch']} and is 9.9",
-        f"{start} the device was {here} and is another CPU",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -148,12 +199,9 @@ def test_auto_compiles_on_cuda(
     monkeypatch.setattr(runtime, "describe", str)
     monkeypatch.setattr(runtime, "fast_bf16", lambda device: True)
     found, _ = resolved(tmp_path, compile=wanted)
-    assert found.compile is compiled
-    assert found.cpu_kernels is (HAS_KERNELS and device == "cpu" and not compiled)
-    assert resolved(tmp_path)[0] == found
-    if compiled:
-        with pytest.raises(UsageError, match="compile was True and is False"):
-            resolved(tmp_path, compile=False)
+    assert found.runtime.compile is compiled
+    has_kernels = KERNELS is not None and device == "cpu" and not compiled
+    assert (found.runtime.cpu_kernels is not None) is has_kernels
 
 
 def test_network_that_cannot_be_compiled_is_an_error_with_advice(
@@ -187,21 +235,24 @@ def test_cuda_replays_graphs_of_kernels(
 @pytest.mark.parametrize("wanted", ["auto", True, False])
 def test_cpu_kernels_are_used_unless_the_spec_forbids_it(tmp_path: Path, wanted: Any) -> None:
     found, warnings = resolved(tmp_path, cpu_kernels=wanted)
-    assert (found.cpu_kernels, warnings) == (wanted is not False, [])
+    assert found.runtime.cpu_kernels == (None if wanted is False else KERNELS)
+    assert warnings == []
 
 
-def test_missing_compiler_is_a_warning_and_kernels_that_come_later_are_not_used(
+def test_missing_compiler_is_a_warning_and_kernels_that_come_later_are_used_only_if_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_kernels(monkeypatch, NO_COMPILER)
     found, warnings = resolved(tmp_path)
-    assert not found.cpu_kernels
+    assert found.runtime.cpu_kernels is None
     assert warnings == [
         "run.cpu_kernels: torch's own operations train the network, which takes longer; there are "
         "no CPU kernels here: there is no C++ compiler"
     ]
     with_kernels(monkeypatch, KernelSupport("AMX"))
     assert resolved(tmp_path) == (found, [])
+    with pytest.raises(UsageError, match=r"runtime\.cpu_kernels was not set and is AMX"):
+        resolved(tmp_path, cpu_kernels=True)
 
 
 def test_instructions_that_the_compiler_lacks_are_one_warning(
@@ -213,25 +264,26 @@ def test_instructions_that_the_compiler_lacks_are_one_warning(
     assert resolved(tmp_path)[1] == []
 
 
-def test_kernels_that_are_gone_are_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("now", "text"), [(NO_COMPILER, "not set"), (KernelSupport("AMX"), "AMX")])
+def test_kernels_that_are_gone_or_of_other_instructions_are_an_error(
+    now: KernelSupport, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_kernels(monkeypatch, KernelSupport("AVX2"))
     resolved(tmp_path)
-    with_kernels(monkeypatch, NO_COMPILER)
-    with pytest.raises(UsageError, match="cpu_kernels was True and is False"):
+    with_kernels(monkeypatch, now)
+    with pytest.raises(UsageError, match=rf"runtime\.cpu_kernels was AVX2 and is {text}"):
         resolved(tmp_path)
 
 
 def test_kernels_that_another_process_lacks_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_kernels(monkeypatch, KernelSupport("AVX2"), NO_COMPILER)
+    with_kernels(monkeypatch, KernelSupport("AVX2"), KernelSupport("AVX2"), NO_COMPILER)
     with pytest.raises(UsageError) as caught:
         resolved(tmp_path)
     assert str(caught.value) == (
-        "process 0 lacks the CPU kernels that process 0 trains with: there is no C++ compiler; "
-        "set run.cpu_kernels to false"
+        "process 0 lacks the CPU kernels (AVX2) that process 0 trains with: there is no C++ "
+        "compiler; set run.cpu_kernels to false"
     )
 
 
@@ -311,11 +363,13 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
         resolve_device("cuda", DistributedContext(2, 3, local_rank=2, local_world_size=3))
 
 
-def test_threads_are_those_of_the_spec_or_of_the_run_or_torchs(tmp_path: Path) -> None:
+def test_threads_are_those_of_the_spec_or_of_the_run_or_torchs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = RunDirectory(tmp_path)
     assert resolve_threads(RunSpec(), run) is None
-    before, _ = resolved(tmp_path)
-    describe_environment("a computer", before.model_copy(update={"threads": 7})).write(run.env)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    resolved(tmp_path)
     assert resolve_threads(RunSpec(), run) == 7
     assert resolve_threads(RunSpec(threads=3), run) == 3
 
@@ -357,6 +411,7 @@ def test_backend_flags_are_set_and_restored(threads: int | None) -> None:
 FREED = """
 import os
 from resnet_builder.training import runtime
+from resnet_builder.training.checkpoint import Checkpoint, save_checkpoint
 
 def held():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -11,14 +11,13 @@ from torch import nn
 
 from resnet_builder.builder import build
 from resnet_builder.data.interfaces import Batch
-from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.finetune import frozen_tensors
 from resnet_builder.training.schedule import Plan
 from resnet_builder.training.step import TrainStep
 from tests.networks import cifar_spec
-from tests.training.recipes import CLASSES, batch, recipe, small_net, weight
+from tests.training.recipes import CLASSES, batch, recipe, runtime, small_net, weight
 
 STEPS = 20
 
@@ -64,25 +63,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 FROZEN = ("conv1.", "bn1.", "layer1.")
 
 
-def runtime(**changes: Any) -> RuntimeConfig:
-    """Describe fp32 on the CPU with torch's operations, with changes."""
-    given: dict[str, Any] = {
-        "device": "cpu",
-        "precision": "fp32",
-        "memory_format": "contiguous",
-        "compile": False,
-        "fused": True,
-        "cpu_kernels": False,
-        "threads": 1,
-        "accumulate": 1,
-        "world_size": 1,
-        **changes,
-    }
-    return RuntimeConfig.model_validate(given)
-
-
 def make_step(model: nn.Module, train: TrainSpec, **changes: Any) -> TrainStep:
-    return TrainStep(model, train, runtime(accumulate=train.accumulate, **changes))
+    return TrainStep(model, train, runtime(**changes))
 
 
 def network(variant: str) -> nn.Module:
