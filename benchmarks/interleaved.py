@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -34,9 +34,17 @@ class Contender:
         command: Arguments of Python; what they run calls :func:`answer_turns`.
         checkout: Folder of the sources that it imports ``resnet_builder`` from.
         folder: Empty working directory.
+        variables: Environment variables besides.
     """
 
-    def __init__(self, name: str, command: Sequence[str], checkout: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        checkout: Path,
+        folder: Path,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.rates: list[float] = []
         started = time.monotonic()
@@ -49,7 +57,7 @@ class Contender:
                 stderr=log,
                 text=True,
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(checkout.resolve())},
+                env={**os.environ, "PYTHONPATH": str(checkout.resolve()), **(variables or {})},
             )
         self._read()
         self.warm_up_seconds = round(time.monotonic() - started, 1)

@@ -1,4 +1,4 @@
-"""The operating system: regular files, free memory, free disk, the user's cache directory."""
+"""The operating system: regular files, free memory, free disk, busy cores, the cache directory."""
 
 import errno
 import os
@@ -6,6 +6,7 @@ import re
 import shutil
 import stat
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -81,6 +82,25 @@ def free_memory() -> int | None:
                 # Pages of files that were read are given up before memory runs out.
                 left.append(limit - used + (int(cache[1]) if cache else 0))
     return min(left, default=None)
+
+
+def cpu_seconds() -> tuple[float, float] | None:
+    """Return the CPU time of all processes and of this one, on the cores of this process.
+
+    Returns:
+        Seconds since some time in the past, or ``None`` where they are unknown. The difference of
+        two calls tells how busy other processes keep the cores.
+    """
+    lines = [line.split() for line in _read(PROC / "stat").splitlines()]
+    times = {line[0]: [int(number) for number in line[1:8]] for line in lines if line[0] > "cpu"}
+    try:
+        cores = [times[f"cpu{core}"] for core in os.sched_getaffinity(0)]
+        ticks = os.sysconf("SC_CLK_TCK")
+    except (AttributeError, KeyError):  # not Linux
+        return None
+    # Columns: user, nice, system, idle, waiting for disks, interrupts (twice).
+    used = sum(sum(times) - times[3] - times[4] for times in cores)
+    return used / ticks, time.process_time()
 
 
 def free_disk(path: Path) -> int:

@@ -121,3 +121,25 @@ def test_other_files_are_refused_at_once(
     assert error.value.strerror == message
     assert error.value.filename == path
     assert isinstance(error.value, IsADirectoryError) == (kind == "a directory")
+
+
+def test_cpu_time_is_counted_on_the_cores_of_this_process(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2}, raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda _: 100)
+    cores = (
+        "cpu  9 9 9 9 9 9 9 9 0 0",
+        "cpu0 100 20 30 7000 800 4 6 90 0 0",
+        "cpu1 9 9 9 9 9 9 9 9 0 0",
+        "cpu2 200 0 40 7000 800 0 0 0 0 0",
+        "intr 1 2 3",
+    )
+    write(root / "proc" / "stat", "\n".join(cores))
+    found = system.cpu_seconds()
+    assert found is not None
+    assert found[0] == pytest.approx((100 + 20 + 30 + 4 + 6 + 200 + 40) / 100)
+
+
+def test_cpu_time_is_unknown_on_other_systems(root: Path) -> None:
+    assert system.cpu_seconds() is None

@@ -30,6 +30,7 @@ from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import Metrics, evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
 from resnet_builder.training.meter import TrainMeter, evaluation_row
+from resnet_builder.training.openmp import sleep_while_busy
 from resnet_builder.training.result import Result, result_record, weights_header
 from resnet_builder.training.runtime import (
     record_environment,
@@ -137,6 +138,7 @@ def fit(
     )
 
     with (
+        sleep_while_busy(events.on_warning),
         private_generators(device),
         out_of_memory_explained(experiment, runtime.precision, processes=ctx.world_size),
     ):

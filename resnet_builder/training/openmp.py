@@ -1,0 +1,102 @@
+"""OpenMP threads on a busy machine: a thread that waits for others sleeps instead of spinning.
+
+The threads of an operation wait for each other many times in a step. GNU OpenMP, which torch uses
+on Linux, lets a waiting thread spin for some milliseconds, which is fastest while each thread has
+a core. If another process takes the core of the thread that is waited for, spinning keeps it from
+running: with two busy processes on two cores, training was up to ten times slower.
+
+GNU OpenMP spins a thousandth as long while it has more threads than cores (``do_spin`` in
+``libgomp/config/linux/wait.h``). So another team of threads, which does nothing, changes how the
+first one waits, at any time, and without a change to any result.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+import torch
+
+from resnet_builder.runs.files import Warn, ignore
+from resnet_builder.system import cpu_seconds
+
+_INTERVAL = 0.2  # seconds between two looks at the machine
+_BUSY = 0.3  # cores that others take from this process's threads, from which on threads sleep
+_QUIET = 0.1  # and up to which they spin again
+_QUIET_LOOKS = 4  # in a row, since a process that shares the cores may pause
+_LOOKS_TO_WARN = 50  # without a quiet one between them: ten seconds
+_MAX_TEAMS = 4
+_USERS_CHOICE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+@contextmanager
+def sleep_while_busy(warn: Warn = ignore) -> Iterator[None]:
+    """Context in which OpenMP threads sleep while they wait, whenever the machine is busy.
+
+    Does nothing where threads do not spin, or where it is not known how busy the machine is: with
+    one thread, on other systems than Linux, or if ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT`` is set.
+
+    Args:
+        warn: Told once if the machine is busy for long.
+    """
+    is_chosen = any(name in os.environ for name in _USERS_CHOICE)
+    if torch.get_num_threads() == 1 or is_chosen or not sys.platform.startswith("linux"):
+        yield
+        return
+    end = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(end, warn), name="openmp", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        end.set()
+        watcher.join()
+
+
+def _watch(end: threading.Event, warn: Warn) -> None:
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    # As many as make more threads than cores. Each adds its threads but the one that starts it.
+    num_teams = -(-(cores + 1 - threads) // (threads - 1))
+    if num_teams > _MAX_TEAMS:
+        return
+    before, looked_at = cpu_seconds(), monotonic()
+    sleeping: threading.Event | None = None  # set it, and the idle teams end
+    busy_looks = quiet_looks = 0
+    while before is not None and not end.wait(_INTERVAL):
+        now, looked_now = cpu_seconds(), monotonic()
+        if now is None:
+            break
+        by_others = (now[0] - before[0] - (now[1] - before[1])) / (looked_now - looked_at)
+        before, looked_at = now, looked_now
+        missing = by_others + threads - cores
+        if missing > _BUSY:
+            busy_looks, quiet_looks = busy_looks + 1, 0
+            if sleeping is None:
+                sleeping = _start_idle_teams(num_teams)
+            if busy_looks == _LOOKS_TO_WARN:
+                warn(
+                    f"the machine is busy: other processes use {by_others:.1f} of {cores} cores, "
+                    "so training takes longer"
+                )
+        elif missing < _QUIET:
+            busy_looks, quiet_looks = 0, quiet_looks + 1
+            if sleeping is not None and quiet_looks == _QUIET_LOOKS:
+                sleeping.set()
+                sleeping = None
+    if sleeping is not None:
+        sleeping.set()
+
+
+def _start_idle_teams(count: int) -> threading.Event:
+    """Start teams of OpenMP threads that wait for their end, which is the event's."""
+    end = threading.Event()
+
+    def hold() -> None:
+        torch.ones(2**18).add_(1)  # large enough to be divided among threads
+        end.wait()
+
+    for _ in range(count):
+        threading.Thread(target=hold, name="openmp-idle", daemon=True).start()
+    return end
