@@ -97,9 +97,16 @@ class Problem:
 
 
 class ResnetBuilderError(Exception):
-    """Base of this package's errors."""
+    """Base of this package's errors.
+
+    The arguments are the lines of the message. Names in it may come from files: they cannot begin
+    a line of their own, or do anything else to a terminal.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return "\n".join(printable(str(line)) for line in self.args)
 
 
 class ExportError(ResnetBuilderError):
@@ -249,24 +256,41 @@ def nearest(name: str, allowed: Iterable[str]) -> str | None:
     return names[min(matches, key=len)] if matches else None
 
 
-def visible(text: str) -> str:
-    """Text in which all is escaped that a terminal would act on or a reader could not see.
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Number with its noun: ``1 image``, ``2,000 images``."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
-    Letters of other scripts stay as they are, unless they look like Latin ones. Those are followed
-    by their code point, since a reader cannot tell them apart.
+
+def printable(text: str) -> str:
+    """Text without line ends and all else that a terminal would obey or a reader could not see.
+
+    Each such character is written as its code. Letters of all scripts stay as they are.
     """
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
-    return "".join(_visible_character(character) for character in text)
+    return "".join(map(_printable_character, text))
 
 
-def _visible_character(character: str) -> str:
-    if character.isascii():
-        return character if character.isprintable() else f"\\x{ord(character):02x}"
-    code_point = f"U+{ord(character):04X}"
-    if not character.isprintable():  # a space other than ASCII's is not either
-        return f"<{code_point}>"
-    return f"{character}<{code_point}>" if character in _LATIN_LOOKALIKES else character
+def _printable_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)  # a space other than ASCII's is not printable either
+    return f"\\x{code:02x}" if character.isascii() else f"<U+{code:04X}>"
+
+
+def visible(text: str) -> str:
+    """Printable text in which letters that look like Latin ones are followed by their code point.
+
+    A reader cannot tell them apart in the name of a key or a part.
+    """
+    if text.isascii():
+        return printable(text)
+    return "".join(
+        f"{character}<U+{ord(character):04X}>"
+        if character in _LATIN_LOOKALIKES
+        else _printable_character(character)
+        for character in text
+    )
 
 
 def _latin(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnet_builder.errors import Problem, SpecPath, dotted, nearest, visible
+from resnet_builder.errors import DataError, Problem, SpecPath, counted, dotted, nearest, visible
 
 
 def test_problem_is_shown_with_its_place_line_choices_and_suggestion() -> None:
@@ -111,3 +111,19 @@ def test_long_line_is_cut_around_its_column() -> None:
     _, line, below = str(Problem("shape", "", "", line=1, col=501, snippet=snippet)).split("\n")
     assert len(line) == 8 + 160
     assert line[below.index("^") :].startswith("HERE")
+
+
+def test_names_in_a_message_begin_no_line_and_send_nothing_to_the_terminal() -> None:
+    """Letters of other scripts stay: a message full of code points could not be read."""
+    error = DataError(
+        "2 images cannot be decoded:", "  a\nerror: b\r\x1b[2J.png", "  книга\u202e.png"
+    )
+    assert str(error) == (
+        "2 images cannot be decoded:\n  a\\x0aerror: b\\x0d\\x1b[2J.png\n  книга<U+202E>.png"
+    )
+
+
+def test_one_is_not_counted_as_many() -> None:
+    assert counted(1, "thread") == "1 thread"
+    assert counted(0, "entry", "entries") == "0 entries"
+    assert counted(2_000, "image") == "2,000 images"

@@ -69,7 +69,7 @@ def predict(
     broken = [one.error for one in result.images if one.error is not None]
     if broken:
         head = f"{len(broken)} of {len(result.images)} images cannot be read"
-        raise DataError("\n  ".join([head, *broken]))
+        raise DataError(head, *(f"  {line}" for line in broken))
 
 
 def _show(result: "Predictions") -> None:

@@ -37,7 +37,7 @@ from resnet_builder.data.sources import (
     fingerprint,
     read_ahead,
 )
-from resnet_builder.errors import DataError, Stopped
+from resnet_builder.errors import DataError, Stopped, counted
 
 MAX_BYTES_IN_MEMORY = 4 * 1024**3
 """Data sets that take more than this after preprocessing are read from their files."""
@@ -153,7 +153,8 @@ def _usable(split: str, images: Images, broken: Mapping[str, str]) -> Images:
 
 def _notices(root: Path, ignored: int, scan: "Scan", cache_problem: str | None) -> Iterator[str]:
     if ignored:
-        yield f"ignored {ignored:,} hidden or foreign entries in {root}"
+        entries = counted(ignored, "hidden or foreign entry", "hidden or foreign entries")
+        yield f"ignored {entries} in {root}"
     if cache_problem is not None:
         yield cache_problem
     for name, reason in sorted(scan.broken.items()):
@@ -163,14 +164,13 @@ def _notices(root: Path, ignored: int, scan: "Scan", cache_problem: str | None) 
 def _broken_images(root: Path, broken: Mapping[str, str]) -> DataError:
     """Name the images that cannot be decoded, as far as there is room."""
     lines = [f"{root / name}: {reason}" for name, reason in sorted(broken.items())]
-    count = "1 image" if len(lines) == 1 else f"{len(lines):,} images"
     shown = [
-        f"{count} cannot be decoded; repair or remove them, or leave them out by --skip-bad",
+        f"{counted(len(lines), 'image')} cannot be decoded; repair or remove them, or leave them out by --skip-bad",
         *lines[:_MAX_NAMED],
     ]
     if (more := len(lines) - _MAX_NAMED) > 0:
         shown.append(f"and {more:,} more, which --skip-bad names")
-    return DataError("\n  ".join(shown))
+    return DataError(shown[0], *(f"  {line}" for line in shown[1:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from resnet_builder.errors import StorageError, visible
+from resnet_builder.errors import StorageError, printable
 from resnet_builder.runs.files import Warn, append_line
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.training.evaluation import Metrics
@@ -189,7 +189,7 @@ class LogFile(Callback):
     def _write(self, line: str) -> None:
         time = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            append_line(self._path, f"{time} {visible(line)}")
+            append_line(self._path, f"{time} {printable(line)}")
         except StorageError as error:
             if not self._failed:
                 self._failed = True

@@ -308,7 +308,7 @@ def load_newest(run: RunDirectory, *, warn: Warn = ignore) -> Checkpoint | None:
     reasons = [reason for _, reason in damaged]
     reasons += [f"{path}: it was set aside before" for path in _set_aside_before(run)]
     if reasons:
-        raise CheckpointError("\n".join([f"no checkpoint of {run.path} can be used:", *reasons]))
+        raise CheckpointError(f"no checkpoint of {run.path} can be used:", *reasons)
     return None
 
 

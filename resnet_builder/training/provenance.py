@@ -47,12 +47,12 @@ def check_spec_unchanged(
     networks = [str(change) for change in changes if change.kind == "architecture"]
     if networks:
         advice = "start another run; `model.weights` can start it from the weights of this one"
-        raise UsageError(_message(f"{run.path} is of another network", networks, advice))
+        raise UsageError(*_message(f"{run.path} is of another network", networks, advice))
     recipes = [str(change) for change in changes if change.kind == "trajectory"]
     if recipes and not allow_spec_change:
         advice = "add --allow-spec-change to resume all the same, or start another run"
         what = f"{run.path} was started with another recipe or other data"
-        raise UsageError(_message(what, recipes, advice))
+        raise UsageError(*_message(what, recipes, advice))
     for change in changes:
         warn(f"changed: {change}")
         append_line(run.changes, change.to_json())
@@ -85,7 +85,7 @@ def check_data_unchanged(
     more = len(changes) - _MAX_LISTED
     listed = [*changes[:_MAX_LISTED], *([f"and {more:,} more"] if more > 0 else [])]
     what = f"{run.path} cannot be resumed: its images have changed"
-    raise DataError(_message(what, listed, "bring them back, or start another run"))
+    raise DataError(*_message(what, listed, "bring them back, or start another run"))
 
 
 def check_weights_unchanged(run: RunDirectory, experiment: Experiment) -> None:
@@ -143,5 +143,5 @@ def _data_changes(before: DataRecord, after: DataRecord) -> Iterator[str]:
             yield f"{name}: its contents have changed"
 
 
-def _message(what: str, lines: Sequence[str], advice: str) -> str:
-    return "\n".join([f"{what}:", *(f"  {line}" for line in lines), advice])
+def _message(what: str, lines: Sequence[str], advice: str) -> tuple[str, ...]:
+    return (f"{what}:", *(f"  {line}" for line in lines), advice)

@@ -104,7 +104,7 @@ def load_weights(
     try:
         _refuse_differences(found, theirs, model, missing=allow_missing, extra=allow_unexpected)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{path}: {error.args[0]}", *error.args[1:]) from None
     places = model.state_dict()
     with torch.no_grad():
         for name, tensor in found.tensors.items():
@@ -275,7 +275,7 @@ def _refuse_differences(
             lines.append("docs/reference/checkpoints.md lists whose names are understood")
         elif len(here) == sum(map(_is_head, found.mismatched)) and not there:
             lines.append("--new-head (new_head=True) keeps the network's own head instead")
-        raise CheckpointError("\n  ".join(lines))
+        raise CheckpointError(lines[0], *(f"  {line}" for line in lines[1:]))
     if found.unfoldable:
         raise CheckpointError(
             "no part has a biased convolution, and no batch norm follows that could take in the "

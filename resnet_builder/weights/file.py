@@ -122,10 +122,10 @@ class WeightsHeader(BaseModel):
             else "to train a new head for the classes of the data, set model.weights.new_head=true"
         )
         raise DataError(
-            f"{path} was trained on other classes than the data has:\n"
-            f"  in the weights: {ours}\n"
-            f"  in the data: {theirs}\n"
-            f"{advice}"
+            f"{path} was trained on other classes than the data has:",
+            f"  in the weights: {ours}",
+            f"  in the data: {theirs}",
+            advice,
         )
 
 

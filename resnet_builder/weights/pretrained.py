@@ -48,7 +48,7 @@ def load_pretrained(network: ResNet, weights: WeightsSpec) -> None:
     try:
         load_weights(network, path, new_head=weights.new_head, ema=weights.ema)
     except CheckpointError as error:
-        raise CheckpointError(f"model.weights: {error}") from error
+        raise CheckpointError(f"model.weights: {error.args[0]}", *error.args[1:]) from error
 
 
 def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:

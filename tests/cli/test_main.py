@@ -41,7 +41,7 @@ def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str) 
         (errors.SpecError([errors.Problem("limit", "", "x", file="f")]), 2, "f: error[limit]: x\n"),
         (errors.RegistryError("x"), 2, "error: x\n"),
         (errors.PartError("x"), 2, "error: x\n"),
-        (errors.DataError("\x1b[2J\nx"), 3, "error: \\x1b[2J\nx\n"),
+        (errors.DataError("\x1b[2J\nerror: x", "y"), 3, "error: \\x1b[2J\\x0aerror: x\ny\n"),
         (errors.CheckpointError("x"), 4, "error: x\n"),
         (errors.NonFiniteError("x"), 5, "error: x\n"),
         (errors.ResourceError("x"), 6, "error: x\n"),
