@@ -27,6 +27,7 @@ from resnet_builder.errors import ExportError, NonFiniteError, ResnetBuilderErro
 from resnet_builder.inference import TrainedModel
 from resnet_builder.runs.files import (
     TEMPORARY,
+    refuse_existing,
     storage_errors,
     sync_directory,
     sync_file,
@@ -41,8 +42,6 @@ Logits = Callable[[Tensor], Tensor]
 
 BATCH, INPUT, OUTPUT = "batch", "images", "logits"
 """Names in ONNX files of the first dimension, the input and the output."""
-
-_EXISTS = "{} exists, and is not overwritten; choose another name"
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _ONNX_FATAL = 4  # highest of ONNX Runtime's severities; errors are raised as well
@@ -108,8 +107,7 @@ def export(trained: TrainedModel, path: str | Path, *, format: str | None = None
             "*.onnx, or add --format"
         )
     chosen = FORMATS[name]
-    if os.path.lexists(path):
-        raise UsageError(_EXISTS.format(path))
+    refuse_existing(path)
     trained = _in_fp32(trained)
     expected = _expected_logits(trained)
     with (
@@ -200,7 +198,8 @@ def _publish(folder: Path, path: Path) -> tuple[Path, ...]:
             try:
                 os.link(draft, file)  # unlike rename, it does not replace a file of that name
             except FileExistsError:
-                raise UsageError(_EXISTS.format(file)) from None
+                refuse_existing(file)
+                raise
             except OSError:  # there are file systems without links
                 os.rename(draft, file)
             published.append(file)

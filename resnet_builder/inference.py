@@ -21,6 +21,7 @@ from resnet_builder.device import full_precision
 from resnet_builder.errors import CheckpointError, DataError, SpecError, Stopped, UsageError
 from resnet_builder.model import ResNet, state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.files import refuse_existing
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
 from resnet_builder.spec.yaml_source import parse_plain
@@ -150,8 +151,7 @@ def import_weights(
         StorageError: A file cannot be read or written.
         UsageError: The file to make exists, or there are no averaged weights, or no head.
     """
-    if out.exists():
-        raise UsageError(f"{out} exists, and is not overwritten; choose another name")
+    refuse_existing(out)
     # The checkpoint takes the place of the weights that the spec starts from.
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"weights": None})})
     network = build(spec, seed=0 if spec.train is None else spec.train.seed)

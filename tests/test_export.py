@@ -232,7 +232,7 @@ def test_weights_of_any_type_and_layout_are_exported_in_fp32(
 
 def test_link_to_nowhere_is_not_overwritten(subject: TrainedModel, tmp_path: Path) -> None:
     (tmp_path / "link.pt2").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"link.pt2 exists, and is not overwritten"):
+    with pytest.raises(UsageError, match=r"link.pt2 exists and is not overwritten"):
         export(subject, tmp_path / "link.pt2")
 
 

@@ -165,10 +165,9 @@ def write_new(file: Path, text: str) -> None:
         StorageError: It cannot be written.
         UsageError: It is there already.
     """
-    from resnet_builder.runs.files import write_atomically
+    from resnet_builder.runs.files import refuse_existing, write_atomically
 
-    if os.path.lexists(file):
-        raise UsageError(f"{file} exists, and is not overwritten; choose another name")
+    refuse_existing(file)
     write_atomically(file, [text.encode()])
 
 

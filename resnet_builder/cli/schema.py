@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from resnet_builder.cli.console import examples, note, show
-from resnet_builder.cli.options import debug_option, plugin_option
+from resnet_builder.cli.options import debug_option, plugin_option, write_new
 
 FILE = "resnet-builder.schema.json"
 
@@ -31,7 +31,7 @@ _FIRST_LINES = "\n".join(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write to this file, or over it, instead of printing.",
+    help="Write to this file instead of printing.",
 )
 @plugin_option
 @debug_option
@@ -42,7 +42,6 @@ def schema(out: Path | None, plugins: tuple[str, ...]) -> None:
     """
     from resnet_builder.parts import REGISTRIES
     from resnet_builder.plugins import import_named_plugins
-    from resnet_builder.runs.files import write_atomically
     from resnet_builder.spec.json_schema import json_schema_text
 
     import_named_plugins(plugins)
@@ -50,7 +49,7 @@ def schema(out: Path | None, plugins: tuple[str, ...]) -> None:
     if out is None:
         show(text.removesuffix("\n"))
         return
-    write_atomically(out, [text.encode()])
+    write_new(out, text)
     note(
         f"wrote {out}: a spec beside it begins with `# yaml-language-server: $schema={out.name}`, "
         f"or, for the JetBrains editors, with `# $schema: {out.name}`"

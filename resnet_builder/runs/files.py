@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from resnet_builder.errors import StorageError
+from resnet_builder.errors import StorageError, UsageError
 
 if sys.platform == "darwin":
     import fcntl
@@ -95,6 +95,16 @@ def write_atomically(path: Path, parts: Sequence[Buffer]) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse to write over a file that a user names: no command does.
+
+    Raises:
+        UsageError: There is something of this name.
+    """
+    if os.path.lexists(path):
+        raise UsageError(f"{path} exists and is not overwritten: name another file, or remove it")
 
 
 def append_line(path: Path, line: str) -> None:

@@ -112,7 +112,7 @@ def test_no_file_is_overwritten(arguments: list[str], folder: Path) -> None:
     result = call("init", *arguments)
     assert result.exit_code == 2
     assert result.stderr == (
-        "error: resnet20.yaml exists, and is not overwritten; choose another name\n"
+        "error: resnet20.yaml exists and is not overwritten: name another file, or remove it\n"
     )
     assert (folder / "resnet20.yaml").read_text(encoding="utf-8") == "mine"
 

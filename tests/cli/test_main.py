@@ -66,6 +66,30 @@ def test_every_error_has_its_exit_code_and_a_message_without_control_characters(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["init", "init --from", "schema", "export", "import"])
+def test_no_command_writes_over_a_file(command: str, folder: Path, finished_run: Path) -> None:
+    """A link that leads nowhere is a file, too."""
+    weights = finished_run / "best.safetensors"
+    lines: dict[str, list[object]] = {
+        "init": ["init", "resnet", "--depth", "20"],
+        "init --from": ["init", "--from", "resnet20"],
+        "schema": ["schema"],
+        "export": ["export", weights],
+        "import": ["import", weights, "--spec", finished_run / "spec.yaml"],
+    }
+    old, link = folder / "old.pt2", folder / "link.pt2"
+    old.write_text("mine")
+    link.symlink_to("nowhere")
+    for file in (old, link):
+        result = call(*lines[command], "-o", file.name)
+        assert result.exit_code == 2
+        assert result.stderr == (
+            f"error: {file.name} exists and is not overwritten: name another file, or remove it\n"
+        )
+    assert (old.read_text(), os.readlink(link)) == ("mine", "nowhere")
+    assert sorted(folder.iterdir()) == [link, old]
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     result = failing(errors.DataError("no images"), monkeypatch, "--debug")
     assert result.exit_code == 3
