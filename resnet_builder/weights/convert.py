@@ -4,7 +4,9 @@ The names that torchvision, timm and eight other codebases give to layers are ta
 :mod:`resnet_builder.weights.key_maps`; files are read by :mod:`resnet_builder.weights.foreign`.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from resnet_builder.errors import CheckpointError, UsageError
 from resnet_builder.model import norms_by_convolution
 from resnet_builder.weights.foreign import FileReport, read_foreign
-from resnet_builder.weights.key_maps import KeyMap, find_key_map
+from resnet_builder.weights.key_maps import KeyMap, place_layers
 
 HEAD = "fc"
 """Name of the layer that turns features into logits."""
@@ -119,6 +121,7 @@ class _Matching:
     Attributes:
         key_map: Names that the file has.
         report: Report, which is filled while tensors are matched.
+        layers: Our name of each layer of the file that the key map has a place for.
         tensors: New value of each tensor of the network, by names of the network.
         mismatched: Names in the file of tensors of another shape, by names of the network.
         unfoldable: Biases of convolutions that no batch norm follows.
@@ -126,6 +129,7 @@ class _Matching:
 
     key_map: KeyMap
     report: LoadReport
+    layers: dict[str, str]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     mismatched: dict[str, str] = field(default_factory=dict)
     unfoldable: list[str] = field(default_factory=list)
@@ -136,14 +140,22 @@ def _match(
 ) -> _Matching:
     """Find the place of each of a file's tensors in a network, which is not changed."""
     ours = network.state_dict()
-    key_map = find_key_map(_layers(theirs), _layers(ours))
+    key_map, layers = place_layers(_layers(theirs), _layers(ours))
     report = LoadReport(**asdict(file), layout=key_map.name)
-    found = _Matching(key_map, report)
-    places = _places(theirs, ours, key_map)
+    found = _Matching(key_map, report, layers=dict(layers))
+    heads = _unplaced_heads(theirs, layers)
+    if heads and HEAD not in layers.values():
+        layers[heads[-1]] = HEAD
+    places = _places(theirs, layers)
     if new_head:
         report.fresh.extend(filter(_is_head, ours))
         ours = {name: tensor for name, tensor in ours.items() if not _is_head(name)}
-        places = {key: name for key, name in places.items() if name is None or not _is_head(name)}
+        left_out = {_module(layer) for layer in heads}
+        places = {
+            key: name
+            for key, name in places.items()
+            if not (_is_head(name) if name else _module(key) in left_out)
+        }
     keys = {name: key for key, name in places.items()}
     for name, tensor in ours.items():
         if name in keys:
@@ -173,21 +185,37 @@ def _is_head(name: str) -> bool:
     return name.startswith(f"{HEAD}.")
 
 
-def _layers(keys: Iterable[str]) -> frozenset[str]:
-    return frozenset(key.rpartition(".")[0] for key in keys)
+def _layers(keys: Iterable[str]) -> dict[str, None]:
+    """Names of layers, each once, in order."""
+    return dict.fromkeys(key.rpartition(".")[0] for key in keys)
 
 
-def _places(theirs: Iterable[str], ours: Iterable[str], key_map: KeyMap) -> dict[str, str | None]:
+def _module(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _unplaced_heads(theirs: Mapping[str, Tensor], layers: Mapping[str, str]) -> list[str]:
+    """Layers of a file that may be its head: linear, in modules that have no place otherwise."""
+    placed = {_module(layer) for layer in layers}
+    return [
+        layer
+        for layer in _layers(theirs)
+        if (weight := theirs.get(f"{layer}.weight")) is not None
+        and (weight.dim() == 2 or weight.shape[2:] == (1, 1))
+        and _module(layer) not in placed
+    ]
+
+
+def _places(theirs: Iterable[str], layers: Mapping[str, str]) -> dict[str, str | None]:
     """Our name of each of a file's tensors, or ``None`` where the network has no such layer.
 
     Of two that would have the same name, the second has none.
     """
-    layers = _layers(ours)
     keys: dict[str, str] = {}
     places: dict[str, str | None] = {}
     for key in theirs:
         layer, dot, tensor = key.rpartition(".")
-        found = key_map.translate(layer, layers)
+        found = layers.get(layer)
         name = None if found is None else f"{found}{dot}{tensor}"
         is_first = name is not None and keys.setdefault(name, key) == key
         places[key] = name if is_first else None
@@ -246,10 +274,11 @@ def _refuse_differences(
     extra: bool,
 ) -> None:
     """Raise a CheckpointError that names the differences, unless each is allowed."""
+    ours = network.state_dict()
+    _refuse_unknown_names(found, theirs, ours)
     name, unsupported = found.key_map.name, found.key_map.unsupported
     if unsupported is not None:
         raise CheckpointError(f"{name}'s weights cannot be used: {unsupported}")
-    ours = network.state_dict()
     here = [
         f"{one}: {_shape(ours[one])} in the network, {_shape(theirs[key])} in the file"
         + (f" ({key})" if key != one else "")
@@ -271,15 +300,79 @@ def _refuse_differences(
         lines = [f"these tensors are not the network's (by {name}'s names):", *shown]
         if more := len(here) + len(there) - len(shown):
             lines.append(f"and {more} more")
-        if not found.tensors:
-            lines.append("docs/reference/checkpoints.md lists whose names are understood")
-        elif len(here) == sum(map(_is_head, found.mismatched)) and not there:
-            lines.append("--new-head (new_head=True) keeps the network's own head instead")
-        raise CheckpointError(lines[0], *(f"  {line}" for line in lines[1:]))
+        lines[1:] = [f"  {line}" for line in lines[1:]]
+        raise CheckpointError(*lines, *_advice(found, theirs, ours))
     if found.unfoldable:
         raise CheckpointError(
             "no part has a biased convolution, and no batch norm follows that could take in the "
             f"bias of {', '.join(found.unfoldable)}"
+        )
+
+
+def _refuse_unknown_names(
+    found: _Matching, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]
+) -> None:
+    """Raise a CheckpointError if the names are of no known codebase, or nothing matches.
+
+    A file of a deeper or a shallower network is not unknown: one of the two has most of the
+    other's layers.
+    """
+    placed, in_file, in_network = len(found.layers), len(_layers(theirs)), len(_layers(ours))
+    is_near = 2 * placed >= min(in_file, in_network)
+    has_convolution = any(ours[name].dim() > 2 for name in (*found.tensors, *found.mismatched))
+    if not is_near or not has_convolution:
+        unknown = [key for key in theirs if key.rpartition(".")[0] not in found.layers]
+        raise CheckpointError(
+            f"it holds other weights, or names of no known codebase; by {found.key_map.name}'s "
+            f"names, the nearest, {placed} of its {in_file} layers have a place in the network",
+            f"  in the file, without a place: {_patterns(unknown)}",
+            f"  in the network: {_patterns(ours)}",
+            "docs/reference/checkpoints.md lists the codebases and their names",
+        )
+
+
+def _patterns(names: Iterable[str]) -> str:
+    """Summary of tensors' layers: those that differ in numbers alone become one, counted."""
+    layers = dict.fromkeys(name.rpartition(".")[0] or name for name in names)
+    counts = Counter(re.sub(r"\d+", "*", layer) for layer in layers)
+    shown = [f"{name} ({n})" if n > 1 else name for name, n in counts.most_common(_SHOWN)]
+    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+    return (", ".join(shown) or "nothing") + more
+
+
+def _advice(
+    found: _Matching, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]
+) -> Iterator[str]:
+    """Yield a line on what to do about differences, if anything is likely."""
+    report = found.report
+    if not found.mismatched:
+        flags = [
+            f"--{flag} ({flag.replace('-', '_')}=True)"
+            for flag, names in (
+                ("allow-missing", report.missing),
+                ("allow-unexpected", report.unexpected),
+            )
+            if names
+        ]
+        yield (
+            f"if that is meant: {' and '.join(flags)} of `resnet-build import`, which makes a "
+            "file for `model.weights`"
+        )
+        return
+    first, key = next(iter(found.mismatched.items()))
+    wanted, given = ours[first].shape, theirs[key].shape
+    if report.missing or report.unexpected:
+        return
+    if all(map(_is_head, found.mismatched)):
+        yield (
+            "for other classes than the file's, take a new head: --new-head, new_head=True, or "
+            "`new_head: true` in `model.weights`"
+        )
+    elif len(wanted) == len(given) == 4 and wanted[::2] == given[::2] and wanted[1] != given[1]:
+        grey = ", and add `to_rgb` to data.preprocess if the images are grey"
+        yield (
+            f"the file is for images of {given[1]} channels: set model.in_channels={given[1]}"
+            + (grey if given[1] == 3 else "")
         )
 
 

@@ -5,6 +5,7 @@ docs/reference/checkpoints.md describes them to users.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -24,7 +25,6 @@ class KeyMap:
             has is meant.
         first_stage: Number of the first stage in their names; here it is 1.
         first_block: Number of a stage's first block in their names; here it is 0.
-        prefix: Prefix that their names may have.
         unsupported: Reason why no part computes what these networks do, if there is one.
     """
 
@@ -32,7 +32,6 @@ class KeyMap:
     layers: Mapping[str, str | tuple[str, ...]]
     first_stage: int = 1
     first_block: int = 0
-    prefix: str = ""
     unsupported: str | None = None
     _patterns: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = field(init=False, repr=False)
 
@@ -50,13 +49,12 @@ class KeyMap:
             layer: Their name of it.
             network: Names of all layers of the network.
         """
-        name = layer.removeprefix(self.prefix)
         for pattern, ours in self._patterns:
-            if found := pattern.fullmatch(name):
+            if found := pattern.fullmatch(layer):
                 numbers = self._renumbered(found.groupdict())
                 candidates = [one.format(**numbers) for one in ours]
                 return next((one for one in candidates if one in network), None)
-        return name if name in network else None
+        return layer if layer in network else None
 
     def _renumbered(self, numbers: Mapping[str, str]) -> dict[str, int]:
         first = {"stage": self.first_stage - 1, "block": self.first_block}
@@ -104,8 +102,17 @@ KEY_MAPS = (
         {
             "layer{stage}.{block}.se_layer.conv{number}.conv": "layer{stage}.{block}.se.fc{number}",
             "head.fc": "fc",
+            # The deep stem of its ResNetV1c and ResNetV1d.
+            "stem.0.conv": "conv1.0",
+            "stem.0.bn": "conv1.1",
+            "stem.1.conv": "conv1.3",
+            "stem.1.bn": "conv1.4",
+            "stem.2.conv": "conv1.6",
+            "stem.2.bn": "bn1",
+            # ResNetV1d numbers a shortcut that does not stride without its average.
+            "layer1.0.downsample.0": ("layer1.0.downsample.0", "layer1.0.downsample.1"),
+            "layer1.0.downsample.1": ("layer1.0.downsample.2", "layer1.0.downsample.1"),
         },
-        prefix="backbone.",
     ),
     KeyMap(
         "pycls",  # its ResNets and AnyNets
@@ -189,14 +196,33 @@ KEY_MAPS = (
 """Every key map; of two that fit a file equally well, the first is taken."""
 
 
-def find_key_map(layers: Collection[str], network: Collection[str]) -> KeyMap:
-    """Key map that finds a place for most of a file's layers.
+def place_layers(
+    layers: Collection[str], network: Collection[str]
+) -> tuple[KeyMap, dict[str, str]]:
+    """Find the codebase whose names give a place to most of a file's layers.
+
+    The names may have a prefix of one part, as ``backbone.`` and ``encoder.``, beside which the
+    head may stand.
 
     Args:
         layers: Names of the layers in the file.
         network: Names of the layers of the network that the file is for.
+
+    Returns:
+        The codebase's key map, and our name of each layer that has a place.
     """
-    return max(
-        KEY_MAPS,
-        key=lambda names: sum(names.translate(layer, network) is not None for layer in layers),
-    )
+    first_parts = Counter(layer.partition(".")[0] for layer in layers if "." in layer)
+    prefixes = ["", *(f"{part}." for part, _ in first_parts.most_common(1))]
+    found = [
+        (
+            key_map,
+            {
+                layer: ours
+                for layer in layers
+                if (ours := key_map.translate(layer.removeprefix(prefix), network)) is not None
+            },
+        )
+        for prefix in prefixes
+        for key_map in KEY_MAPS
+    ]
+    return max(found, key=lambda one: len(one[1]))

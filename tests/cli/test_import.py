@@ -123,6 +123,15 @@ def test_other_networks_weights_are_4_unless_that_is_allowed(checkpoint: Path) -
     assert report["missing"][0] == "layer1.1.conv1.weight"
 
 
+def test_file_in_which_nothing_matches_is_4_whatever_is_allowed(checkpoint: Path) -> None:
+    torch.save({"features.0.weight": torch.ones(8, 3, 3, 3)}, checkpoint)
+    arguments = ["import", checkpoint, "--spec", "tiny.yaml", "-o", OUT, "--new-head"]
+    result = call(*arguments, "--allow-missing", "--allow-unexpected")
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "names, the nearest, 0 of its 1 layers have a place in the network\n" in result.stderr
+    assert not OUT.exists()
+
+
 def test_new_head_is_initialised_by_the_specs_seed(checkpoint: Path, finished_run: Path) -> None:
     contents = []
     for seed in (0, 0, 1):

@@ -113,11 +113,6 @@ def test_differences_have_their_names_beside_ours(path: Path) -> None:
     )
 
 
-def test_file_of_something_else_is_told_where_names_are_listed(path: Path) -> None:
-    lines = refusal(built(RESNET8), path, {"features.0.weight": torch.ones(8, 3, 3, 3)})
-    assert lines[-1] == "  docs/reference/checkpoints.md lists whose names are understood"
-
-
 @pytest.mark.parametrize("classes", [10, 100])
 def test_new_head_is_the_networks_own(classes: int, path: Path) -> None:
     theirs = randomised(cifar_spec(1, shortcut="projection", classes=classes), seed=1)
@@ -130,16 +125,6 @@ def test_new_head_is_the_networks_own(classes: int, path: Path) -> None:
     for name, tensor in theirs.state_dict().items():
         wanted = before[name] if name.startswith("fc.") else tensor
         assert torch.equal(after[name], wanted), name
-
-
-def test_other_classes_are_refused_and_the_flag_is_named(path: Path) -> None:
-    theirs = randomised(cifar_spec(1, shortcut="projection", classes=100)).state_dict()
-    assert refusal(built(RESNET8), path, theirs) == [
-        f"{path}: these tensors are not the network's (by torchvision's names):",
-        "  fc.weight: 10 x 64 in the network, 100 x 64 in the file",
-        "  fc.bias: 10 in the network, 100 in the file",
-        "  --new-head (new_head=True) keeps the network's own head instead",
-    ]
 
 
 def test_new_head_needs_a_head_and_weights_a_network_with_memory(path: Path) -> None:
@@ -213,6 +198,135 @@ def test_of_two_tensors_for_one_place_the_second_is_unexpected(path: Path) -> No
     report = load_weights(network, path, allow_unexpected=True)
     assert report.renamed["linear.bias"] == "fc.bias"
     assert report.unexpected == ["fc.bias"]
+
+
+# Other classes, other names, other networks.
+
+HEADS: dict[str, dict[str, str]] = {
+    "a dropout before it": {"fc.1": "fc"},
+    "classifier": {"classifier": "fc"},
+    "last_linear": {"last_linear": "fc"},
+    "head": {"head": "fc"},
+    "deeper": {"head.layers.classifier.3": "fc"},
+    "beside an encoder": {"encoder.": "", "classifier.1": "fc"},
+}
+"""Names of a head in other programs, and what else is renamed."""
+
+
+def rename(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """Give layers of ours their other names; ``""`` stands for all others."""
+    found = {}
+    for key, tensor in tensors.items():
+        layer, _, tensor_name = key.rpartition(".")
+        theirs = next((name for name, ours in names.items() if ours == layer), None)
+        other = next((prefix for prefix, ours in names.items() if ours == ""), "")
+        found[f"{theirs}.{tensor_name}" if theirs else f"{other}{key}"] = tensor
+    return found
+
+
+@pytest.mark.parametrize("order", ["of the network", "of the alphabet"])
+@pytest.mark.parametrize("name", HEADS)
+def test_head_of_any_name_is_found_or_left_out_for_a_new_one(
+    name: str, order: str, path: Path
+) -> None:
+    wanted = state(randomised(RESNET8, seed=1))
+    theirs = rename(wanted, HEADS[name])
+    if order == "of the alphabet":
+        theirs = dict(sorted(theirs.items()))
+    torch.save(theirs, path)
+    network = randomised(RESNET8)
+    own = network.fc.weight.clone()
+    report = load_weights(network, path, new_head=True)
+    assert report.fresh == ["fc.weight", "fc.bias"]
+    assert torch.equal(network.fc.weight, own)
+    report = load_weights(network, path)
+    assert "fc.weight" in report.renamed.values()
+    assert_equal(state(network), wanted)
+
+
+def test_head_of_several_layers_is_left_out_for_a_new_one(path: Path) -> None:
+    network = randomised(RESNET8)
+    theirs = state(network)
+    del theirs["fc.weight"], theirs["fc.bias"]
+    theirs |= {"head.0.weight": torch.ones(32, 64), "head.0.bias": torch.ones(32)}
+    theirs |= {"head.1.weight": torch.ones(32), "head.1.running_mean": torch.ones(32)}
+    theirs |= {"head.3.weight": torch.ones(5, 32), "head.3.bias": torch.ones(5)}
+    lines = refusal(network, path, theirs)
+    assert lines[1] == "  fc.weight: 10 x 64 in the network, 5 x 32 in the file (head.3.weight)"
+    assert "  head.0.weight: nothing in the network, 32 x 64 in the file" in lines
+    assert load_weights(network, path, new_head=True).unexpected == []
+
+
+def test_other_classes_are_refused_and_the_way_round_is_named(path: Path) -> None:
+    theirs = state(randomised(cifar_spec(1, shortcut="projection", classes=100)))
+    assert refusal(built(RESNET8), path, rename(theirs, {"classifier": "fc"})) == [
+        f"{path}: these tensors are not the network's (by torchvision's names):",
+        "  fc.weight: 10 x 64 in the network, 100 x 64 in the file (classifier.weight)",
+        "  fc.bias: 10 in the network, 100 in the file (classifier.bias)",
+        "for other classes than the file's, take a new head: --new-head, new_head=True, or "
+        "`new_head: true` in `model.weights`",
+    ]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(3, 1), (1, 3), (4, 3)])
+def test_other_channels_are_refused_and_named(theirs: int, ours: int, path: Path) -> None:
+    model: dict[str, Any] = {"widths": (4,), "stem": {"type": "conv3x3", "channels": 4}}
+    given = state(built(cifar_spec(1, in_channels=theirs, **model)))
+    lines = refusal(built(cifar_spec(1, in_channels=ours, **model)), path, given)
+    assert lines[-1] == (
+        f"the file is for images of {theirs} channels: set model.in_channels={theirs}"
+        + (", and add `to_rgb` to data.preprocess if the images are grey" if theirs == 3 else "")
+    )
+
+
+def junk() -> dict[str, Tensor]:
+    return {f"blocks.{n}.conv.weight": torch.ones(8, 8, 3, 3) for n in range(9)}
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        junk(),
+        {**junk(), "head.weight": torch.ones(10, 64), "head.bias": torch.ones(10)},
+        {"fc.weight": torch.ones(10, 64), "fc.bias": torch.ones(10)},
+        {"bn1.weight": torch.ones(16), "bn1.num_batches_tracked": torch.tensor(3)},
+        {**junk(), "conv1.weight": torch.ones(16, 3, 3, 3)},
+        {"layer1.0.conv1.bias": torch.ones(16)},
+    ],
+    ids=["other names", "a head", "a head alone", "a norm alone", "one layer of ten", "a bias"],
+)
+@pytest.mark.parametrize("new_head", [True, False])
+def test_file_in_which_next_to_nothing_matches_is_refused_whatever_is_allowed(
+    theirs: dict[str, Tensor], new_head: bool, path: Path
+) -> None:
+    options = {"allow_missing": True, "allow_unexpected": True, "new_head": new_head}
+    lines = refusal(built(RESNET8), path, theirs, **options)
+    assert lines[0].startswith(f"{path}: it holds other weights, or names of no known codebase")
+
+
+def test_names_of_no_known_codebase_are_told_with_the_networks(path: Path) -> None:
+    theirs = {**junk(), "conv1.weight": torch.ones(4, 3, 3, 3), "scale": torch.ones(1)}
+    lines = refusal(built(TINY), path, theirs)
+    assert lines == [
+        f"{path}: it holds other weights, or names of no known codebase; by torchvision's names, "
+        "the nearest, 1 of its 11 layers have a place in the network",
+        "  in the file, without a place: blocks.*.conv (9), scale",
+        "  in the network: layer*.*.conv* (2), layer*.*.bn* (2), conv*, bn*, fc",
+        "docs/reference/checkpoints.md lists the codebases and their names",
+    ]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(1, 3), (3, 1)], ids=["shallower", "deeper"])
+def test_some_layers_of_another_depth_are_taken_if_that_is_allowed(
+    theirs: int, ours: int, path: Path
+) -> None:
+    given = state(randomised(cifar_spec(theirs), seed=1))
+    torch.save(given, path)
+    network = randomised(cifar_spec(ours))
+    report = load_weights(network, path, allow_missing=True, allow_unexpected=True)
+    assert bool(report.missing) == (theirs < ours)
+    assert bool(report.unexpected) == (theirs > ours)
+    assert torch.equal(network.layer3[0].conv1.weight, given["layer3.0.conv1.weight"])
 
 
 # Biases of convolutions.
@@ -298,4 +412,6 @@ def test_bias_whose_mean_is_missing_is_unexpected(path: Path) -> None:
     assert refusal(network, path, theirs)[1:] == [
         "  bn1.running_mean: 4 in the network, nothing in the file",
         "  conv1.bias: nothing in the network, 4 in the file",
+        "if that is meant: --allow-missing (allow_missing=True) and --allow-unexpected "
+        "(allow_unexpected=True) of `resnet-build import`, which makes a file for `model.weights`",
     ]

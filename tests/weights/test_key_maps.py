@@ -10,8 +10,9 @@ import torch
 from resnet_builder.builder import build
 from resnet_builder.errors import CheckpointError
 from resnet_builder.weights.convert import load_weights
-from resnet_builder.weights.key_maps import KeyMap, find_key_map
-from tests.weights.others import NAMES, SPECS, read_network
+from resnet_builder.weights.key_maps import KeyMap, place_layers
+from tests.networks import built
+from tests.weights.others import NAMES, SPECS, large, read_network
 
 BIASED = r"no part has a biased convolution, .* bias of stage1\.0\.residual\.[58]\.bias, "
 ACTIVATED = "its blocks have an activation before squeeze-and-excitation, which no part has"
@@ -88,10 +89,8 @@ def test_stages_and_blocks_are_renumbered() -> None:
         {"s{stage}.b{block}.n{number}": ("absent", "layer{stage}.{block}.bn{number}")},
         first_stage=0,
         first_block=1,
-        prefix="net.",
     )
     assert key_map.translate("s2.b10.n3", {"layer3.9.bn3"}) == "layer3.9.bn3"
-    assert key_map.translate("net.s2.b10.n3", {"layer3.9.bn3"}) == "layer3.9.bn3"
     assert key_map.translate("s2.b10.n3", {"layer3.10.bn3"}) is None
     assert key_map.translate("s2.b10.n3.conv", {"layer3.9.bn3"}) is None
     assert key_map.translate("fc", {"fc"}) == "fc"
@@ -100,7 +99,45 @@ def test_stages_and_blocks_are_renumbered() -> None:
 
 def test_own_names_are_taken_for_torchvisions() -> None:
     layers = ["conv1", "layer1.0.anything", "fc"]
-    assert find_key_map(layers, layers).name == "torchvision"
+    assert place_layers(layers, layers)[0].name == "torchvision"
+
+
+MMPRETRAIN_STEM = {
+    **{"conv1.0.": "stem.0.conv.", "conv1.1.": "stem.0.bn.", "conv1.3.": "stem.1.conv."},
+    **{"conv1.4.": "stem.1.bn.", "conv1.6.": "stem.2.conv.", "bn1.": "stem.2.bn."},
+}
+
+
+@pytest.mark.parametrize(
+    ("shortcut", "renamed"),
+    [
+        # Its first stage does not stride, and has no average in its shortcut.
+        (
+            "average_projection",
+            {
+                "layer1.0.downsample.1.": "layer1.0.downsample.0.",
+                "layer1.0.downsample.2.": "layer1.0.downsample.1.",
+            },
+        ),
+        ("projection", {}),
+    ],
+    ids=["ResNetV1d", "ResNetV1c"],
+)
+def test_mmpretrains_deep_stems_have_its_own_names(
+    shortcut: str, renamed: dict[str, str], tmp_path: Path
+) -> None:
+    spec = large((1, 2), widths=(4, 8), stem="deep", shortcut=shortcut)
+    wanted, network = built(spec).state_dict(), built(spec)
+    names = {**MMPRETRAIN_STEM, **renamed, "fc.": "head.fc."}
+    theirs = {}
+    for key, tensor in wanted.items():
+        ours = next((name for name in names if key.startswith(name)), "")
+        prefix = "" if ours == "fc." else "backbone."
+        theirs[prefix + names.get(ours, "") + key.removeprefix(ours)] = tensor
+    torch.save({"state_dict": theirs}, tmp_path / "weights.pth")
+    report = load_weights(network, tmp_path / "weights.pth")
+    assert report.layout == "mmpretrain"
+    assert all(torch.equal(tensor, wanted[key]) for key, tensor in network.state_dict().items())
 
 
 def test_mmpretrains_names_are_known_without_the_backbones_prefix() -> None:
@@ -110,6 +147,6 @@ def test_mmpretrains_names_are_known_without_the_backbones_prefix() -> None:
     network = {
         name.rpartition(".")[0] for name in build(SPECS["mmpretrain-resnet18_cifar"]).state_dict()
     }
-    key_map = find_key_map(layers, network)
+    key_map, places = place_layers(layers, network)
     assert key_map.name == "mmpretrain"
-    assert {key_map.translate(layer, network) for layer in layers} == network
+    assert set(places.values()) == network

@@ -60,6 +60,9 @@ def test_weights_that_a_run_delivered_are_read(folder: Path) -> None:
 
 
 def test_new_head_is_drawn_as_without_a_file(folder: Path) -> None:
+    """Whatever the file calls its own."""
+    five = {name.replace("fc.", "head.1."): one for name, one in tiny_weights(folder, 5).items()}
+    torch.save(five, folder / "five.pth")
     three = ("model.num_classes=3", "data.dataset.num_classes=3")
     drawn = tiny_weights(folder, 8, *three)
     found = tiny_weights(folder, 8, *three, "model.weights={path: five.pth, new_head: true}")
