@@ -47,7 +47,7 @@ class CheckedSpec:
         problems: Everything that is wrong with the spec, in file order.
         spec: Resolved spec, if nothing is wrong.
         network: Network on the meta device, if it can be built.
-        macs: Multiply-adds for one image, if they were asked for.
+        macs: Multiply-adds for one image, if they were counted.
     """
 
     problems: tuple[Problem, ...]
@@ -69,8 +69,9 @@ def check_source(
     *,
     overrides: Sequence[str] = (),
     plugins: Sequence[str] = (),
-    with_macs: bool = False,
+    with_forward: bool = False,
     with_weights: bool = False,
+    processes: int = 1,
 ) -> CheckedSpec:
     """Read a spec and check it in full; problems are returned, not raised.
 
@@ -78,8 +79,10 @@ def check_source(
         source: Path, name of a bundled spec, mapping, or draft, which has its overrides already.
         overrides: ``path.to.key=value``, as ``--set``.
         plugins: Plugins that may be imported.
-        with_macs: Whether to count multiply-adds too, by a forward pass on meta.
+        with_forward: Whether to run the network on meta too: one image, which counts multiply-adds,
+            and a training step at every size that the recipe feeds.
         with_weights: Whether to look for the file of pretrained weights too.
+        processes: Number of processes that are to divide each batch.
 
     Raises:
         SpecError: There is nothing to check: no file, no YAML, no consent to a plugin.
@@ -115,9 +118,9 @@ def check_source(
             problems.append(checks.part_problem(error, draft.positions))
     if network is not None and model is not None:
         problems += checks.stride_problems(network, model, draft)
-        if with_macs:
+        if with_forward:
             macs, found = checks.forward_problems(network, model, draft)
-            problems += found
+            problems += found or checks.training_problems(network, model, draft, processes)
         problems += checks.network_problems(network, macs, draft)
     problems += checks.fine_tuning_problems(draft)
     if with_weights:
@@ -138,6 +141,7 @@ def load_experiment(
     overrides: Sequence[str] = (),
     plugins: Sequence[str] = (),
     with_weights: bool = True,
+    processes: int = 1,
 ) -> Experiment:
     """Read a spec that is to be trained, and check it in full.
 
@@ -149,7 +153,14 @@ def load_experiment(
         StorageError: A file cannot be read.
         UsageError: The spec has no ``data`` or no ``train``.
     """
-    checked = check_source(source, overrides=overrides, plugins=plugins, with_weights=with_weights)
+    checked = check_source(
+        source,
+        overrides=overrides,
+        plugins=plugins,
+        with_forward=True,
+        with_weights=with_weights,
+        processes=processes,
+    )
     return Experiment(*_valid(checked))
 
 

@@ -180,12 +180,14 @@ def count_macs(network: nn.Module, in_channels: int, image_size: int) -> int:
     was_training = network.training
     network.eval()  # a batch norm refuses to train on one pixel of one image
     flops = 0
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        for _, block, count in distinct_blocks(network):
-            before = counter.get_total_flops()
-            images = block(images)
-            flops += count * (counter.get_total_flops() - before)
-    network.train(was_training)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            for _, block, count in distinct_blocks(network):
+                before = counter.get_total_flops()
+                images = block(images)
+                flops += count * (counter.get_total_flops() - before)
+    finally:
+        network.train(was_training)
     return flops // 2
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import traceback
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,24 @@ T = TypeVar("T", bound=Callable[..., Any])
 U = TypeVar("U", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+_outside: set[str] = set()
+"""Modules of parts that are not this package's: plugins, or the caller's own."""
+
+
+def outside_place(error: BaseException) -> str | None:
+    """Place in a part from outside this package where an error was raised, if it was there.
+
+    Returns:
+        File, line and function, as in ``my_blocks.py, line 12, in forward``.
+    """
+    place = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") in _outside:
+            code = frame.f_code
+            place = f"{code.co_filename}, line {line}, in {code.co_name}"
+    return place
 
 
 class Options(BaseModel):
@@ -68,6 +87,7 @@ class Registry(Generic[T]):
                     f"in {_site(self._parts[name])} and in {_site(part)}"
                 )
             self._parts[name] = part
+            _note_outside(part)
             return part
 
         return add
@@ -123,12 +143,18 @@ class Registry(Generic[T]):
     def temporary(self, name: str, part: T) -> Iterator[None]:
         """Register ``part`` for the length of a ``with`` block, in place of any of that name."""
         parts, options = self._parts, self._options
+        _note_outside(part)
         self._parts = {**parts, name: part}
         self._options = {key: model for key, model in options.items() if key != name}
         try:
             yield
         finally:
             self._parts, self._options = parts, options
+
+
+def _note_outside(part: Callable[..., Any]) -> None:
+    if not part.__module__.startswith("resnet_builder."):
+        _outside.add(part.__module__)
 
 
 def _options_model(part: Callable[..., Any], contract: frozenset[str]) -> type[Options]:

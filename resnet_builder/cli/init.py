@@ -94,7 +94,7 @@ def _write_new_spec(family: str, given: Mapping[str, Any], out: str | None) -> N
             f"Written by: resnet-build init {family} {' '.join(flags)}",
         ],
     )
-    checked = check_source(parse_plain(text, str(file)), with_macs=True)
+    checked = check_source(parse_plain(text, str(file)), with_forward=True)
     if checked.problems:
         raise SpecError(checked.problems)
     text += f"expect: {dump_value(checked.counts)}\n"

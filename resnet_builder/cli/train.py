@@ -117,7 +117,9 @@ def train(
                 note(notice)
         # A run with a checkpoint does not need the pretrained weights any more.
         needs_weights = resume is None and ctx.is_main_process
-        experiment = load_experiment(draft, plugins=plugins, with_weights=needs_weights)
+        experiment = load_experiment(
+            draft, plugins=plugins, with_weights=needs_weights, processes=ctx.world_size
+        )
         with (
             invocation.signals.polled() as stop,
             display(is_shown=ctx.is_main_process) as shown,

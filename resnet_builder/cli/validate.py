@@ -126,7 +126,7 @@ def _check(
     from resnet_builder.builder import check_source
     from resnet_builder.spec.dump import dump_value
 
-    checked = check_source(draft, plugins=plugins, with_macs=True, with_weights=True)
+    checked = check_source(draft, plugins=plugins, with_forward=True, with_weights=True)
     expected = {} if draft.expect is None else draft.expect.model_dump()
     if checked.counts != expected and all(one.code == "expect" for one in checked.problems):
         check.expect = f"expect: {dump_value(checked.counts)}"

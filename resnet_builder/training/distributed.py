@@ -246,20 +246,6 @@ def process_loss_reported() -> Iterator[None]:
         ) from error
 
 
-def check_batch_size(batch_size: int, accumulate: int, ctx: DistributedContext) -> None:
-    """Check that a batch can be divided equally among the processes.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    if batch_size % (ctx.world_size * accumulate):
-        parts = f" in {accumulate} micro-batches each" if accumulate > 1 else ""
-        raise UsageError(
-            f"train.batch_size: {batch_size} images cannot be divided among {ctx.world_size} "
-            f"processes{parts}; give a multiple of {ctx.world_size * accumulate}"
-        )
-
-
 def check_sync_norm(device: torch.device, ctx: DistributedContext) -> None:
     """Check that batch norms can be synchronised, if there are several processes.
 

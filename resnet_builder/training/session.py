@@ -22,7 +22,6 @@ from resnet_builder.training.checkpoint import has_checkpoints
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
-    check_batch_size,
     check_sync_norm,
 )
 from resnet_builder.training.provenance import (
@@ -99,7 +98,6 @@ def open_session(
         UsageError: The directory exists or holds something else, there is no such device, or the
             recipe does not fit the data.
     """
-    check_batch_size(experiment.train.batch_size, experiment.train.accumulate, ctx)
     load = partial(_load, experiment, data_dir, report, warn, should_stop, ctx)
     if not ctx.is_main_process:
         yield _follow(experiment, load, ctx)

@@ -48,7 +48,7 @@ def _check(draft: Draft, choose: random.Random) -> None:
     if choose.random() * blocks > FEW_BLOCKS:
         return
     with limited_time(SECONDS + A_BLOCK * blocks):
-        checked = check_source(draft, with_macs=choose.random() < 0.2)
+        checked = check_source(draft, with_forward=choose.random() < 0.2)
         if checked.spec is None:
             raise SpecError(checked.problems)
         assert load_spec_text(dump_spec(checked.spec)) == checked.spec

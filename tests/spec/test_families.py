@@ -84,7 +84,7 @@ def test_network_is_that_of_a_bundled_spec(wish: Wish, name: str) -> None:
     ids=lambda value: value.name if isinstance(value, Wish) else "",
 )
 def test_network_counts_to_what_is_published(wish: Wish, parameters: int, macs: int | None) -> None:
-    counts = check_source(values_of(wish), with_macs=True).counts
+    counts = check_source(values_of(wish), with_forward=True).counts
     assert counts["parameters"] == parameters
     assert counts["depth"] == (wish.depth if wish.family != "wrn" else wish.depth - 2)
     assert macs is None or counts["macs"] == macs

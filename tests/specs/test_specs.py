@@ -41,7 +41,7 @@ def test_header_says_source_command_and_result(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_spec_counts_to_what_it_expects_and_can_be_trained_and_written_out(name: str) -> None:
-    checked = check_source(name, with_macs=True)
+    checked = check_source(name, with_forward=True)
     assert checked.problems == ()
     spec = checked.spec
     assert spec is not None

@@ -26,7 +26,6 @@ from resnet_builder.training import checkpoint, session, step
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
-    check_batch_size,
     from_env,
 )
 from resnet_builder.training.meter import TrainMeter
@@ -412,18 +411,3 @@ def test_process_group_is_read_from_torchruns_variables() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             from_env(environment(1, 2, 29_500) | {"RANK": rank})
-
-
-@pytest.mark.parametrize(
-    ("processes", "accumulate", "message"),
-    [
-        (3, 1, "100 images cannot be divided among 3 processes; give a multiple of 3"),
-        (2, 4, "divided among 2 processes in 4 micro-batches each; give a multiple of 8"),
-    ],
-)
-def test_batch_that_cannot_be_divided_is_refused(
-    processes: int, accumulate: int, message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        check_batch_size(100, accumulate, DistributedContext(world_size=processes))
-    check_batch_size(96, accumulate, DistributedContext(world_size=processes))
