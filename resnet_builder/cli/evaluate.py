@@ -85,10 +85,8 @@ def _show(result: "SplitEvaluation") -> None:
     metrics = result.metrics
     loss, top1, top5 = (metrics.get(f"{result.split}.{name}") for name in ("loss", "top1", "top5"))
     written = "not finite" if loss is None else f"{loss:.4f}"
-    show(
-        f"{result.split}, {result.images:,} images: top-1 {percent(top1)}, "
-        f"top-5 {percent(top5)}, loss {written}\n"
-    )
+    top = f"top-1 {percent(top1)}" + ("" if top5 is None else f", top-5 {percent(top5)}")
+    show(f"{result.split}, {result.images:,} images: {top}, loss {written}\n")
     pairs = zip(result.classes, result.top1_by_class, strict=True)
     show(table(("class", "top-1"), [(name, percent(top1)) for name, top1 in pairs]))
     if len(result.classes) > _MAX_CLASSES:

@@ -220,6 +220,7 @@ def _show(record: "ResultRecord") -> None:
         rows = [
             (f"test {name}", percent(ours[name]), percent(top), points(difference))
             for name, (top, difference) in theirs.items()
+            if ours[name] is not None or top is not None
         ]
         show(table(("", "ours", "published", "difference"), rows))
         show(f"published in {published.source}")

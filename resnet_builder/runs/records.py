@@ -262,6 +262,7 @@ class MetricsRow(Record):
         lr: Learning rate of the last step.
         images_per_second: Throughput since the report before.
         seconds: Training time so far, over all of the run's sessions.
+        precision: Precision of an evaluation.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
@@ -271,6 +272,7 @@ class MetricsRow(Record):
     lr: float | None = None
     images_per_second: Duration | None = None
     seconds: Duration | None = None
+    precision: Literal["fp32", "bf16"] | None = None
     train_loss: float | None = Field(None, alias="train.loss")
     train_top1: Fraction | None = Field(None, alias="train.top1")
     val_loss: float | None = Field(None, alias="val.loss")

@@ -171,7 +171,8 @@ class LogFile(Callback):
     def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
         """Write the metrics."""
         text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.named(split).items())
-        self._write(f"step {step}: {text}{', the best so far' if is_best else ''}")
+        best = ", the best so far" if is_best else ""
+        self._write(f"step {step}: {text} in {metrics.precision}{best}")
 
     def on_checkpoint(self, step: int, path: Path) -> None:
         """Write the name of the checkpoint."""

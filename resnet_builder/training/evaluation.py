@@ -34,18 +34,21 @@ class Metrics:
     Attributes:
         loss: Mean cross entropy, without label smoothing.
         top1: Fraction of the images whose likeliest class is the label.
-        top5: Fraction of the images whose label is among the five likeliest classes.
+        top5: Fraction of the images whose label is among the five likeliest classes; ``None``
+            where there are no more than five.
         predictions: ``(N,)`` int64, on the CPU: likeliest classes, or :data:`NO_PREDICTION`.
         labels: ``(N,)`` int64, on the CPU.
         num_classes: Number of classes, K.
+        precision: Precision in which they were computed.
     """
 
     loss: float
     top1: float
-    top5: float
+    top5: float | None
     predictions: Tensor
     labels: Tensor
     num_classes: int
+    precision: Precision = "fp32"
 
     @property
     def num_images(self) -> int:
@@ -60,9 +63,13 @@ class Metrics:
         return tuple(right / n if n else None for right, n in zip(correct, counts, strict=True))
 
     def named(self, split: str) -> dict[str, float]:
-        """Return loss, top-1 and top-5 by names like ``val.top1``, without what is not finite."""
-        metrics = {"loss": self.loss, "top1": self.top1, "top5": self.top5}
-        return {f"{split}.{name}": v for name, v in metrics.items() if math.isfinite(v)}
+        """Return loss, top-1 and top-5 by names like ``val.top1``, as far as they mean anything."""
+        named = {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+        return {
+            f"{split}.{name}": value
+            for name, value in named.items()
+            if value is not None and math.isfinite(value)
+        }
 
     def confusion(self) -> npt.NDArray[np.int64]:
         """Count images by label (row) and predicted class (column).
@@ -120,7 +127,7 @@ def evaluate(
         raise Stopped("stopped during an evaluation")
     if ctx.world_size > 1:
         scores, num_classes = _gather_scores(ctx, scores, num_classes)
-    return compute_metrics(scores, num_classes)
+    return compute_metrics(scores, num_classes, precision)
 
 
 def evaluate_images(
@@ -218,7 +225,9 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
     )
 
 
-def compute_metrics(scores: Sequence[Scores], num_classes: int) -> Metrics:
+def compute_metrics(
+    scores: Sequence[Scores], num_classes: int, precision: Precision = "fp32"
+) -> Metrics:
     """Copy the scores of at least one batch to the CPU, and average them."""
     losses, predictions, in_top5, labels = (
         torch.cat(parts).cpu() for parts in zip(*scores, strict=True)
@@ -226,10 +235,11 @@ def compute_metrics(scores: Sequence[Scores], num_classes: int) -> Metrics:
     return Metrics(
         loss=losses.double().mean().item(),
         top1=(predictions == labels).double().mean().item(),
-        top5=in_top5.double().mean().item(),
+        top5=in_top5.double().mean().item() if num_classes > TOP_K else None,
         predictions=predictions,
         labels=labels,
         num_classes=num_classes,
+        precision=precision,
     )
 
 

@@ -27,17 +27,18 @@ class RunningMean:
 
     Attributes:
         batch_size: Images per step.
+        steps: Number of steps.
     """
 
     batch_size: int
-    _steps: int = 0
+    steps: int = 0
     _loss: float = 0.0
     _num_correct: float = 0.0
     _seconds: float = 0.0
 
     def update(self, rows: list[list[float]], seconds: float) -> None:
         """Add what some steps returned, and the time that they took."""
-        self._steps += len(rows)
+        self.steps += len(rows)
         self._loss += sum(loss for loss, _, _ in rows)
         self._num_correct += sum(num_correct for _, num_correct, _ in rows)
         self._seconds += seconds
@@ -45,17 +46,17 @@ class RunningMean:
     @property
     def loss(self) -> float:
         """Mean training loss."""
-        return self._loss / self._steps
+        return self._loss / self.steps
 
     @property
     def top1(self) -> float:
         """Training accuracy."""
-        return self._num_correct / (self._steps * self.batch_size)
+        return self._num_correct / (self.steps * self.batch_size)
 
     @property
     def images_per_second(self) -> float:
         """Training speed."""
-        return self._steps * self.batch_size / max(self._seconds, 1e-9)
+        return self.steps * self.batch_size / max(self._seconds, 1e-9)
 
 
 class TrainMeter:
@@ -123,8 +124,27 @@ class TrainMeter:
         seconds = self.lap()
         self._since_report.update(rows, seconds)
         self._since_evaluation.update(rows, seconds)
-        if rows and self._lap_start - self._reported_at >= REPORT_SECONDS:
-            self._report()
+        if self._lap_start - self._reported_at >= REPORT_SECONDS:
+            self.report()
+
+    def report(self) -> None:
+        """Report the progress, if there are steps that were read and not reported."""
+        step, mean = self._state.step, self._since_report
+        if mean.steps == 0:
+            return
+        self._callbacks.on_progress(
+            Progress(
+                step=step,
+                total_steps=self._plan.total_steps,
+                epoch=self._plan.epoch(step),
+                lr=self._plan.lr(step - 1),
+                loss=mean.loss,
+                top1=mean.top1,
+                images_per_second=mean.images_per_second,
+            )
+        )
+        self._since_report = RunningMean(self._plan.batch_size)
+        self._reported_at = self._lap_start
 
     def lap(self) -> float:
         """Add the time since the last call to the training time; return it, in seconds."""
@@ -151,29 +171,13 @@ class TrainMeter:
         )
         self._write(train_row)
         if validation is not None:
-            self._write(evaluation_row("validation", state.step, epoch, validation))
+            self._write(evaluation_row("val", state.step, epoch, validation))
             if not math.isfinite(validation.loss):
                 self._callbacks.on_warning(
                     f"the validation loss after step {state.step} is not finite"
                 )
         state.evaluated_step, state.loss_sum, state.num_correct = state.step, 0.0, 0.0
         self._since_evaluation = RunningMean(self._plan.batch_size)
-
-    def _report(self) -> None:
-        step, mean = self._state.step, self._since_report
-        self._callbacks.on_progress(
-            Progress(
-                step=step,
-                total_steps=self._plan.total_steps,
-                epoch=self._plan.epoch(step),
-                lr=self._plan.lr(step - 1),
-                loss=mean.loss,
-                top1=mean.top1,
-                images_per_second=mean.images_per_second,
-            )
-        )
-        self._since_report = RunningMean(self._plan.batch_size)
-        self._reported_at = self._lap_start
 
     def _write(self, row: MetricsRow) -> None:
         """Write a row; training goes on if that fails."""
@@ -183,10 +187,9 @@ class TrainMeter:
 
 
 def evaluation_row(
-    event: Literal["validation", "test"], step: int, epoch: int, metrics: Metrics
+    split: Literal["val", "test"], step: int, epoch: int, metrics: Metrics
 ) -> MetricsRow:
     """Make the row of an evaluation of the weights after ``step`` steps."""
-    split = "val" if event == "validation" else "test"
-    return MetricsRow.model_validate(
-        {"event": event, "step": step, "epoch": epoch, **metrics.named(split)}
-    )
+    event = "validation" if split == "val" else "test"
+    row = {"event": event, "step": step, "epoch": epoch, "precision": metrics.precision}
+    return MetricsRow.model_validate({**row, **metrics.named(split)})

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -171,10 +172,12 @@ def fit(
                     ema.update(state.step)
         except Stopped as error:
             meter.read()
+            meter.report()
             checkpoints.save_if_possible(state)
             saved = ", which is saved" if checkpoints.holds(state) else ""
             raise Stopped(f"stopped after step {state.step}{saved}") from error
         meter.read()
+        meter.report()  # displays end at the last step
         checkpoints.save(state)
         return finalize(training, state)
 
@@ -206,6 +209,11 @@ class Training:
     callbacks: Callback
     should_stop: Stop
     ctx: DistributedContext
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of training, and of the validation during it."""
+        return self.env.runtime.precision
 
     def evaluate(self, model: nn.Module, images: ImageSource, precision: Precision) -> Metrics:
         """Evaluate a network on a split."""
@@ -241,15 +249,14 @@ def validate(training: Training, state: TrainState, meter: TrainMeter) -> None:
         meter.end_interval(None)
         return
     model, events = training.averaged_model, training.callbacks
-    metrics = training.evaluate(model, training.data.validation, training.env.runtime.precision)
+    metrics = training.evaluate(model, training.data.validation, training.precision)
     meter.end_interval(metrics)
     is_best = state.update_best(metrics, model, training.experiment.train.early_stop)
     events.on_evaluate(state.step, "val", metrics, is_best=is_best)
     if is_best:
+        recorded = state.best if training.precision == "fp32" else {}
         with storage_warnings(events):  # the last save, in finalize, must not fail
-            training.save_weights(
-                training.run.best, state.best_weights, state.best_step, state.best
-            )
+            training.save_weights(training.run.best, state.best_weights, state.best_step, recorded)
 
 
 def finalize(training: Training, state: TrainState) -> Result:
@@ -265,20 +272,26 @@ def finalize(training: Training, state: TrainState) -> Result:
     """
     run, model, events = training.run, training.model, training.callbacks
     last_weights = copy_weights(training.averaged_model)
-    training.save_weights(run.last, last_weights, state.step, state.validation)
-
-    step, metrics = (state.best_step, state.best) if state.best else (state.step, {})
-    weights = state.best_weights or last_weights
+    last_metrics = state.validation if training.precision == "fp32" else {}
+    training.save_weights(run.last, last_weights, state.step, last_metrics)
+    step, weights = state.best_step or state.step, state.best_weights or last_weights
     set_weights(model, weights)
-    test = None
-    if training.data.test is not None:
-        # Reported accuracies are computed in fp32, whatever the precision of the training.
-        test = training.evaluate(model, training.data.test, "fp32")
-        metrics = {**metrics, **test.named("test")}
+
+    def evaluate_selected(split: Literal["val", "test"], images: ImageSource) -> Metrics:
+        # Recorded metrics are computed in fp32, as `evaluate` does, whatever training computed in.
+        metrics = training.evaluate(model, images, "fp32")
         if training.ctx.is_main_process:
             epoch = step // training.plan.steps_per_epoch
-            MetricsLog(run).append(evaluation_row("test", step, epoch, test))
-        events.on_evaluate(step, "test", test, is_best=False)
+            MetricsLog(run).append(evaluation_row(split, step, epoch, metrics))
+        events.on_evaluate(step, split, metrics, is_best=False)
+        return metrics
+
+    if state.best and training.data.validation is not None and training.precision != "fp32":
+        state.best = evaluate_selected("val", training.data.validation).named("val")
+    test = None
+    if training.data.test is not None:
+        test = evaluate_selected("test", training.data.test)
+    metrics = {**state.best, **(test.named("test") if test else {})}
     training.save_weights(run.best, weights, step, metrics)
 
     def write_record() -> ResultRecord:

@@ -16,7 +16,7 @@ def test_run_is_evaluated_on_its_test_images(finished_run: Path) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     told = json.loads((finished_run / "result.json").read_text())
     first, *lines = result.stdout.splitlines()
-    assert first.startswith(f"test, 40 images: top-1 {100 * told['test.top1']:.2f} %, top-5 ")
+    assert first.startswith(f"test, 40 images: top-1 {100 * told['test.top1']:.2f} %, loss ")
     assert ["class", "top-1"] in [line.split() for line in lines]
 
 
@@ -27,9 +27,9 @@ def test_file_of_weights_is_evaluated_on_any_split_as_the_run_reported(
     result = call("evaluate", finished_run / "best.safetensors", "--split", split, "--json")
     found = json.loads(result.stdout)
     assert (found["split"], found["images"]) == (split, images)
-    assert set(found["metrics"]) == {f"{split}.{name}" for name in ("loss", "top1", "top5")}
+    assert set(found["metrics"]) == {f"{split}.{name}" for name in ("loss", "top1")}
     told = json.loads((finished_run / "result.json").read_text())
-    for name in ("test.top1", "test.top5", "val.top1"):
+    for name in ("test.top1", "val.top1"):
         if name in found["metrics"]:
             assert found["metrics"][name] == told[name]
     confusion = found["confusion"]

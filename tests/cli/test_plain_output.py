@@ -24,7 +24,6 @@ epoch 3, step 12: val FIGURES
 epoch N, step N: test FIGURES
  ours published difference
 test top-1 N 50.00 % N
-test top-5 N
 published in nobody
 weights of step N of 12: best on validation (top-1 N)
 N s of training, N images/s

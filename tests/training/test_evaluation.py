@@ -115,8 +115,11 @@ def test_metrics_count_every_image_whatever_the_batch_size(batch: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
-def test_of_few_classes_all_are_among_the_top_five(classes: int) -> None:
-    assert metrics_of(*fixed(20, classes)).top5 == 1.0
+def test_of_five_classes_or_fewer_there_is_no_top_five(classes: int) -> None:
+    found = metrics_of(*fixed(20, classes))
+    assert found.top5 is None
+    assert found.named("val").keys() == {"val.loss", "val.top1"}
+    assert metrics_of(*fixed(20, 6)).named("val").keys() > {"val.top5"}
 
 
 def test_class_without_images_has_no_accuracy() -> None:
@@ -127,12 +130,12 @@ def test_class_without_images_has_no_accuracy() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_not_finite_are_never_right(bad: float) -> None:
-    logits = torch.eye(3)
+    logits = torch.eye(6)
     logits[1] = bad
-    found = metrics_of(logits, torch.arange(3))
-    assert found.top1 == found.top5 == 2 / 3
-    assert found.predictions.tolist() == [0, NO_PREDICTION, 2]
-    assert found.per_class == (1.0, 0.0, 1.0)
+    found = metrics_of(logits, torch.arange(6))
+    assert found.top1 == found.top5 == 5 / 6
+    assert found.predictions.tolist() == [0, NO_PREDICTION, 2, 3, 4, 5]
+    assert found.per_class == (1.0, 0.0, 1.0, 1.0, 1.0, 1.0)
     assert found.named("val").keys() == {"val.top1", "val.top5"}
 
 

@@ -388,12 +388,6 @@ def stopped(spec: Experiment, polls: int) -> RunDirectory:
     return run
 
 
-def test_run_writes_down_which_bytes_it_started_from(folder: Path, spec: Experiment) -> None:
-    digest = sha256(folder / "body.safetensors")
-    start_run(spec, Path("run"))
-    assert DataRecord.read(RunDirectory(Path("run")).data).pretrained_sha256 == digest
-
-
 def test_run_with_a_checkpoint_needs_the_file_no_more(folder: Path, spec: Experiment) -> None:
     start_run(spec, Path("whole"))
     run = stopped(spec, 5)
@@ -404,29 +398,24 @@ def test_run_with_a_checkpoint_needs_the_file_no_more(folder: Path, spec: Experi
     assert call("evaluate", "run").exit_code == 0
 
 
-def killed(spec: Experiment) -> RunDirectory:
-    """Begin a run, and leave it as one that was killed before its first checkpoint."""
-    run = stopped(spec, 3)
-    for path in run.checkpoints.iterdir():
-        path.unlink()
-    return run
-
-
-def test_run_without_a_checkpoint_starts_over_from_the_same_bytes(spec: Experiment) -> None:
+def test_run_without_a_checkpoint_starts_over_from_the_same_bytes_alone(
+    folder: Path, spec: Experiment
+) -> None:
     start_run(spec, Path("whole"))
-    run = killed(spec)
-    resume_run(spec, run.path)
-    assert outcome(run.path) == outcome(Path("whole"))
-
-
-def test_run_without_a_checkpoint_refuses_another_file(folder: Path, spec: Experiment) -> None:
-    run = killed(spec)
-    before, now = sha256(folder / "body.safetensors"), write_others(folder)
+    run, before = stopped(spec, 3), sha256(folder / "body.safetensors")
+    assert DataRecord.read(run.data).pretrained_sha256 == before
+    for path in run.checkpoints.iterdir():
+        path.unlink()  # as if the run had been killed before the first
+    right = (folder / "body.safetensors").read_bytes()
+    now = write_others(folder)
     with pytest.raises(DataError, match=f"its SHA-256 was {before} and is {now}; bring the file"):
         resume_run(spec, run.path, allow_spec_change=True)
     (folder / "body.safetensors").unlink()
     with pytest.raises(CheckpointError, match="there is no such file"):
         resume_run(spec, run.path)
+    (folder / "body.safetensors").write_bytes(right)
+    resume_run(spec, run.path)
+    assert outcome(run.path) == outcome(Path("whole"))
 
 
 def test_other_first_weights_are_another_experiment(folder: Path, spec: Experiment) -> None:

@@ -11,7 +11,7 @@ from tests.training.recipes import small_net, weight
 
 def metrics(top1: float, loss: float = 1.0) -> Metrics:
     nothing = torch.zeros(1, dtype=torch.int64)
-    return Metrics(loss, top1, 1.0, nothing, nothing, num_classes=4)
+    return Metrics(loss, top1, None, nothing, nothing, num_classes=4)
 
 
 def test_best_weights_are_a_copy_of_the_earlier_of_equals() -> None:

@@ -1,6 +1,7 @@
 """Training: what a run leaves behind, what it selects by, and what it does when something fails."""
 
 import errno
+import json
 import math
 import re
 from itertools import pairwise
@@ -11,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.errors import (
     NonFiniteError,
     ResourceError,
@@ -26,7 +26,8 @@ from resnet_builder.training import checkpoint, trainer
 from resnet_builder.training.checkpoint import load_newest, save_checkpoint
 from resnet_builder.training.evaluation import Metrics, evaluate
 from resnet_builder.weights.file import read_tensors, read_weights
-from tests.training.recipes import SIZE, small_net, weight
+from tests.cli.experiments import call, write_tiny
+from tests.training.recipes import small_net, weight
 from tests.training.runs import Recorder, after, experiment, outcome, small_splits, train
 
 BATCHES = 3
@@ -35,19 +36,16 @@ BATCHES = 3
 
 def scripted(
     monkeypatch: pytest.MonkeyPatch, top1: list[float], loss: list[float] | None = None
-) -> list[str]:
-    """Let evaluations come out as told; return the precision of each, as they happen."""
+) -> None:
+    """Let evaluations come out as told."""
     answers = iter(zip(top1, loss or [1.0] * len(top1), strict=True))
-    asked: list[str] = []
 
-    def answer(*_: Any, precision: str, **__: Any) -> Metrics:
-        asked.append(precision)
+    def answer(*_: Any, precision: Any, **__: Any) -> Metrics:
         value, lost = next(answers)
         nothing = torch.zeros(1, dtype=torch.int64)
-        return Metrics(lost, value, 1.0, nothing, nothing, num_classes=4)
+        return Metrics(lost, value, None, nothing, nothing, num_classes=4, precision=precision)
 
     monkeypatch.setattr(trainer, "evaluate_images", answer)
-    return asked
 
 
 def validate(weights: dict[str, Tensor]) -> Metrics:
@@ -152,16 +150,52 @@ def test_best_is_the_highest_on_validation_and_the_earlier_of_equals(
 ) -> None:
     """kuangliu and akamaster keep what is best on the test images, which here are read once."""
     recorder = Recorder()
-    asked = scripted(monkeypatch, [0.25, 0.5, 0.5, 0.25, 0.1])
-    spec = experiment(steps=4, evaluate_every={"steps": 1}, run={"precision": "bf16"})
+    scripted(monkeypatch, [0.25, 0.5, 0.5, 0.25, 0.1])
+    spec = experiment(steps=4, evaluate_every={"steps": 1})
     record = train(tmp_path / "run", spec, callbacks=[recorder]).record
     assert recorder.evaluations == [
         *((1, "val", True), (2, "val", True), (3, "val", False), (4, "val", False)),
         (2, "test", False),
     ]
-    assert asked == ["bf16", "bf16", "bf16", "bf16", "fp32"]
     assert (record.selected_on, record.selected_step) == ("val", 2)
     assert (record.val_top1, record.test_top1) == (0.5, 0.1)
+
+
+def test_recorded_metrics_are_computed_in_fp32_where_training_is_in_bf16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are what ``evaluate`` finds; the metrics along the way say that they are bf16's."""
+    recorder = Recorder()
+    scripted(monkeypatch, [0.25, 0.5, 0.375, 0.3, 0.2])
+    spec = experiment(steps=3, evaluate_every={"steps": 1}, run={"precision": "bf16"})
+    record = train(tmp_path / "run", spec, callbacks=[recorder]).record
+    run = RunDirectory(tmp_path / "run")
+    assert recorder.evaluations[-2:] == [(2, "val", False), (2, "test", False)]
+    rows = [row for row in MetricsLog(run).read() if row.event != "train"]
+    assert [(row.step, row.precision, row.val_top1, row.test_top1) for row in rows] == [
+        (1, "bf16", 0.25, None),
+        (2, "bf16", 0.5, None),
+        (3, "bf16", 0.375, None),
+        (2, "fp32", 0.3, None),
+        (2, "fp32", None, 0.2),
+    ]
+    assert (record.selected_step, record.val_top1, record.test_top1) == (2, 0.3, 0.2)
+    header = read_weights(run.best)[1]
+    assert (header.metrics["val.top1"], header.metrics["test.top1"]) == (0.3, 0.2)
+    assert read_weights(run.last)[1].metrics == {}
+
+
+def test_evaluate_prints_the_recorded_validation_of_a_run_in_bf16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = write_tiny(tmp_path)
+    trained = call("train", spec, "--out", "run", "--json", "--set", "run.precision=bf16")
+    assert trained.exit_code == 0, trained.stderr
+    assert " in bf16" in trained.stderr
+    evaluated = call("evaluate", "run", "--split", "val", "--json")
+    recorded = json.loads(trained.stdout)["val.top1"]
+    assert json.loads(evaluated.stdout)["metrics"]["val.top1"] == recorded
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf], ids=["nan", "inf"])
@@ -197,25 +231,12 @@ def test_without_test_images_nothing_is_tested(tmp_path: Path) -> None:
     assert {row.event for row in rows} == {"train", "validation"}
 
 
-@pytest.mark.parametrize(
-    ("top1", "early_stop", "steps"),
-    [
-        ([0.5, 0.4, 0.4, 0.1], {"patience": 2}, 3),
-        ([0.5, 0.5, 0.6, 0.6, 0.6, 0.1], {"patience": 2}, 5),
-        ([0.5, 0.55, 0.6, 0.1], {"patience": 2, "min_delta": 0.2}, 3),
-        ([0.0, 0.0, 0.0, 0.1], {"patience": 2}, 3),
-    ],
-)
 def test_training_stops_early_when_validation_does_not_rise(
-    top1: list[float],
-    early_stop: Any,
-    steps: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted(monkeypatch, top1)
-    spec = experiment(steps=12, evaluate_every={"steps": 1}, early_stop=early_stop)
-    assert train(tmp_path / "run", spec).record.steps == steps
+    scripted(monkeypatch, [0.5, 0.5, 0.6, 0.6, 0.6, 0.1])
+    spec = experiment(steps=12, evaluate_every={"steps": 1}, early_stop={"patience": 2})
+    assert train(tmp_path / "run", spec).record.steps == 5
 
 
 def test_it_memorises_64_images(tmp_path: Path) -> None:
@@ -415,24 +436,3 @@ def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already complete"):
         train(tmp_path / "run", experiment())
     assert outcome(tmp_path / "run") == before
-
-
-def test_images_are_held_by_a_device_that_has_room_for_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
-    moved: list[torch.device] = []
-
-    def on(source: InMemoryImages, device: torch.device) -> InMemoryImages:
-        moved.append(device)
-        return source
-
-    def fits(size: int, device: torch.device) -> bool:
-        asked.append(size)
-        return True
-
-    monkeypatch.setattr(InMemoryImages, "to", on)
-    monkeypatch.setattr("resnet_builder.training.trainer.fits", fits)
-    train(tmp_path / "run", experiment())
-    assert asked == [34 * 3 * SIZE * SIZE]
-    assert moved == [torch.device("cpu")]
