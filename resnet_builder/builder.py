@@ -31,6 +31,7 @@ from resnet_builder.parts import (
     stage_part,
 )
 from resnet_builder.plugins import import_plugins
+from resnet_builder.spec.diagnostics import Positions
 from resnet_builder.spec.load import Draft, read_draft
 from resnet_builder.spec.schema import ModelSpec, Spec
 from resnet_builder.weights.pretrained import load_pretrained
@@ -47,13 +48,15 @@ class CheckedSpec:
         problems: Everything that is wrong with the spec, in file order.
         spec: Resolved spec, if nothing is wrong.
         network: Network on the meta device, if it can be built.
+        positions: Positions of the spec's values.
         macs: Multiply-adds for one image, if they were counted.
     """
 
     problems: tuple[Problem, ...]
     spec: Spec | None
     network: ResNet | None
-    macs: int | None = None
+    positions: Positions
+    macs: int | None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -132,7 +135,7 @@ def check_source(
         data = None if draft.spec.data is None else resolve_data(draft.spec.data)
         update = {"model": model, "data": data, "plugins": imported}
         spec = draft.spec.model_copy(update=update)
-    return CheckedSpec(ordered, spec, network, macs)
+    return CheckedSpec(ordered, spec, network, draft.positions, macs)
 
 
 def load_experiment(
@@ -161,7 +164,7 @@ def load_experiment(
         with_weights=with_weights,
         processes=processes,
     )
-    return Experiment(*_valid(checked))
+    return Experiment(*_valid(checked), checked.positions)
 
 
 def read_spec(

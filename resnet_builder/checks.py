@@ -43,7 +43,7 @@ from resnet_builder.registry import outside_place
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.diagnostics import Positions, problems_from
 from resnet_builder.spec.load import Draft
-from resnet_builder.spec.recipe import Interval, TrainSpec
+from resnet_builder.spec.recipe import Interval, MultistepSchedule, TrainSpec
 from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec
 from resnet_builder.system import open_regular
 from resnet_builder.weights.pretrained import published_weights
@@ -101,16 +101,71 @@ def data_problems(draft: Draft) -> tuple[DatasetInfo | None, list[Problem]]:
     problems = list(_augment_problems(data, asked or DEFAULT_CHANNELS, positions))
     if draft.model is not None:
         problems += _input_problems(draft.model, data, info, positions)
-    if draft.train is not None and data.validation == 0 and info.own_validation is False:
-        train = draft.train
+    if draft.train is not None:
+        images = info.training_images
+        has_validation = data.validation != 0 or info.own_validation
+        problems += recipe_problems(
+            draft.train,
+            positions,
+            images=None if images is None else images - data.set_aside(images),
+            has_validation=has_validation,
+        )
+    return info, problems
+
+
+def recipe_problems(
+    train: TrainSpec, positions: Positions, *, images: int | None, has_validation: bool | None
+) -> Iterator[Problem]:
+    """Check that a recipe fits the data, as far as they are known.
+
+    Args:
+        train: The recipe.
+        positions: Positions of the spec's values.
+        images: Number of training images, without those set aside for validation.
+        has_validation: Whether there are validation images.
+    """
+    if has_validation is False:
         for key, is_asked in (
             ("early_stop", train.early_stop is not None),
             ("evaluate_every", train.evaluate_every != Interval(epochs=1)),
         ):
             if is_asked:
                 message = f"`{key}` has no effect without data.validation"
-                problems.append(positions.problem("no-effect", ("train", key), message))
-    return info, problems
+                yield positions.problem("no-effect", ("train", key), message)
+    if images is None:
+        return
+    if images < train.batch_size:
+        yield positions.problem(
+            "mismatch",
+            ("train", "batch_size"),
+            f"{images:,} training images are fewer than one batch of {train.batch_size:,}; lower "
+            "train.batch_size",
+        )
+        return
+    steps_per_epoch = images // train.batch_size
+    total = train.in_steps(steps_per_epoch)
+    training = "1 step" if total == 1 else f"{total:,} steps"
+    advice = f"{steps_per_epoch:,} steps are an epoch of {images:,} images"
+    schedule = train.schedule
+    warmup = getattr(schedule, "warmup", None)
+    if warmup is not None and (steps := warmup.in_steps(steps_per_epoch)) >= total:
+        yield positions.problem(
+            "out-of-range",
+            ("train", "schedule", "warmup"),
+            f"its {steps:,} steps leave nothing of the training's {training} ({advice}); shorten "
+            "it or train longer",
+        )
+    if isinstance(schedule, MultistepSchedule):
+        in_epochs = (schedule.unit or train.unit) == "epochs"
+        last = schedule.milestones[-1]
+        step = last * steps_per_epoch if in_epochs else last
+        if step >= total:
+            name = f"epoch {last:,} (step {step:,})" if in_epochs else f"step {step:,}"
+            yield positions.problem(
+                "out-of-range",
+                ("train", "schedule", "milestones", len(schedule.milestones) - 1),
+                f"{name} is beyond the training's {training} ({advice}); lower it or train longer",
+            )
 
 
 def _input_problems(

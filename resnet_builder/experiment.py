@@ -1,11 +1,13 @@
 """Experiment: a checked and resolved spec that can be trained, passed on by value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from resnet_builder.errors import UsageError
 from resnet_builder.model import ResNet
+from resnet_builder.spec.diagnostics import Positions
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import DataSpec, ModelSpec, RunSpec, Spec
+from resnet_builder.spec.yaml_source import document_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,7 @@ class Experiment:
     Attributes:
         spec: Resolved spec: every default and every option of every part is written out.
         network: Network on the meta device, without weights.
+        positions: Positions of the spec's values, for problems that only the data show.
 
     Raises:
         UsageError: The spec has no ``data`` or no ``train``.
@@ -25,6 +28,7 @@ class Experiment:
 
     spec: Spec
     network: ResNet
+    positions: Positions = field(default_factory=lambda: Positions(document_of({}).root))
 
     def __post_init__(self) -> None:
         if self.spec.data is None or self.spec.train is None:

@@ -1,5 +1,6 @@
 """Checks that need the parts: exact messages, and what a recipe may freeze."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,48 @@ def test_validate_train_and_bench_refuse_in_the_same_words(
     assert [result.exit_code for result in found] == [2, 2, 2]
     assert len({result.stderr for result in found}) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
+IN_EPOCHS = "train.schedule={type: multistep, milestones: [2, 4], unit: epochs}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("train.steps=20", "train.schedule={type: cosine, warmup: {epochs: 5}}"),
+            "train.schedule.warmup: its 20 steps leave nothing of the training's 20 steps (4 steps "
+            "are an epoch of 128 images); shorten it or train longer",
+        ),
+        (
+            ("train.steps=16", IN_EPOCHS),
+            "train.schedule.milestones[1]: epoch 4 (step 16) is beyond the training's 16 steps (4 "
+            "steps are an epoch of 128 images); lower it or train longer",
+        ),
+        (
+            ("train.schedule={type: multistep, milestones: [12], unit: steps}",),
+            "train.schedule.milestones[0]: step 12 is beyond the training's 12 steps (4 steps are "
+            "an epoch of 128 images); lower it or train longer",
+        ),
+        (
+            ("train.batch_size=129",),
+            "train.batch_size: 128 training images are fewer than one batch of 129; lower "
+            "train.batch_size",
+        ),
+    ],
+)
+def test_recipe_that_does_not_fit_the_number_of_images_is_refused_with_its_place(
+    overrides: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """160 images, 32 of them for validation; ``train`` says the same, and makes no directory."""
+    monkeypatch.chdir(tmp_path)
+    path = write_tiny(tmp_path)
+    flags = [word for change in overrides for word in ("--set", change)]
+    found = [call(command, path, *flags) for command in ("validate", "train")]
+    assert [result.exit_code for result in found] == [2, 2]
+    assert found[1].stderr.endswith(found[0].stderr)  # behind the notices
+    assert f"error: {message}\n" in re.sub(r"error\[[a-z-]+\]", "error", found[0].stderr)
+    assert [file.name for file in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
 def test_a_resolved_spec_writes_everything_out_and_loads_as_itself(tmp_path: Path) -> None:

@@ -85,6 +85,13 @@ class Duration(Section):
             raise problem("exclusive", "give only one of {names}", at=given[-1], names=names)
         return self
 
+    def in_steps(self, steps_per_epoch: int) -> int:
+        """Length in steps, of one that is not in seconds."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None, "a length is given in one unit"
+        return self.epochs * steps_per_epoch
+
 
 class Interval(Duration):
     """Every so many steps, epochs or seconds."""

@@ -12,13 +12,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from resnet_builder.data.random import hash_seed
-from resnet_builder.errors import UsageError
 from resnet_builder.spec.recipe import (
     ConstantSchedule,
     ConstantWarmup,
     CosineSchedule,
-    Duration,
-    Interval,
     LinearSchedule,
     MultistepSchedule,
     OneCycleSchedule,
@@ -32,6 +29,8 @@ class Plan:
 
     Steps count from 0: ``lr(step)`` is the learning rate of update number ``step + 1``, and
     ``evaluates_at(step)`` concerns the weights after ``step`` updates.
+
+    The warm-up and the milestones end before the training, as :mod:`resnet_builder.checks` sees to.
 
     Args:
         recipe: The recipe.
@@ -49,26 +48,23 @@ class Plan:
         evaluation_steps: Steps between evaluations.
         checkpoint_steps: Steps between checkpoints; ``None`` if they are saved by the clock.
         checkpoint_seconds: Seconds between checkpoints; ``None`` if they are saved by the step.
-
-    Raises:
-        UsageError: The warm-up or a milestone lies beyond the end of the training.
     """
 
     def __init__(self, recipe: TrainSpec, steps_per_epoch: int, processes: int = 1) -> None:
         self.recipe = recipe
-        self.total_steps = _in_steps(recipe, steps_per_epoch)
+        self.total_steps = recipe.in_steps(steps_per_epoch)
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = recipe.batch_size
         self.micro_batch_size = recipe.batch_size // (processes * recipe.accumulate)
         # A one-cycle schedule has no warm-up: it rises by itself.
         self._warmup: WarmupSpec | None = getattr(recipe.schedule, "warmup", None)
-        self.warmup_steps = _warmup_steps(self._warmup, steps_per_epoch, self.total_steps)
-        self.milestones = _milestones(recipe, steps_per_epoch, self.total_steps)
-        self.evaluation_steps = _in_steps(recipe.evaluate_every, steps_per_epoch)
+        self.warmup_steps = self._warmup.in_steps(steps_per_epoch) if self._warmup else 0
+        self.milestones = _milestones(recipe, steps_per_epoch)
+        self.evaluation_steps = recipe.evaluate_every.in_steps(steps_per_epoch)
         checkpoints = recipe.checkpoint_every
         self.checkpoint_seconds = checkpoints.seconds
         self.checkpoint_steps = (
-            None if checkpoints.seconds else _in_steps(checkpoints, steps_per_epoch)
+            None if checkpoints.seconds else checkpoints.in_steps(steps_per_epoch)
         )
         self._sizes = _size_ends(recipe)
 
@@ -122,43 +118,12 @@ class Plan:
         return interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
-def _in_steps(length: Duration | Interval, steps_per_epoch: int) -> int:
-    if length.steps is not None:
-        return length.steps
-    assert length.epochs is not None, "a length is given in one unit"
-    return length.epochs * steps_per_epoch
-
-
-def _warmup_steps(warmup: WarmupSpec | None, steps_per_epoch: int, total: int) -> int:
-    if warmup is None:
-        return 0
-    steps = _in_steps(warmup, steps_per_epoch)
-    if steps >= total:
-        raise UsageError(
-            f"train.schedule.warmup: its {_counted(steps)} leave nothing of the training's "
-            f"{_counted(total)}; shorten it or train longer"
-        )
-    return steps
-
-
-def _milestones(recipe: TrainSpec, steps_per_epoch: int, total: int) -> tuple[int, ...]:
+def _milestones(recipe: TrainSpec, steps_per_epoch: int) -> tuple[int, ...]:
     schedule = recipe.schedule
     if not isinstance(schedule, MultistepSchedule):
         return ()
-    in_epochs = (schedule.unit or recipe.unit) == "epochs"
-    scale = steps_per_epoch if in_epochs else 1
-    last = schedule.milestones[-1]
-    if last * scale >= total:
-        place = f"epoch {last}, step {last * scale}," if in_epochs else f"{last}"
-        raise UsageError(
-            f"train.schedule.milestones: {place} is beyond the training's {_counted(total)}; "
-            "lower it or train longer"
-        )
+    scale = steps_per_epoch if (schedule.unit or recipe.unit) == "epochs" else 1
     return tuple(milestone * scale for milestone in schedule.milestones)
-
-
-def _counted(steps: int) -> str:
-    return "1 step" if steps == 1 else f"{steps} steps"
 
 
 def _size_ends(recipe: TrainSpec) -> list[tuple[float, int]]:

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from resnet_builder.builder import build
+from resnet_builder.checks import recipe_problems
 from resnet_builder.data.interfaces import Report, Stop, never, silent
-from resnet_builder.data.loader import steps_per_epoch
 from resnet_builder.data.splits import DataSplits, load_data
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import SpecError, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import check_disk, estimate_training, memory_warning
 from resnet_builder.model import ResNet
@@ -95,8 +95,8 @@ def open_session(
         DataError: The dataset is missing, damaged or too small, or has changed.
         StorageError: The disk is full, read-only or failing.
         Stopped: ``should_stop`` became true.
-        UsageError: The directory exists or holds something else, there is no such device, or the
-            recipe does not fit the data.
+        SpecError: The recipe or the network does not fit the data.
+        UsageError: The directory exists or holds something else, or there is no such device.
     """
     load = partial(_load, experiment, data_dir, report, warn, should_stop, ctx)
     if not ctx.is_main_process:
@@ -190,9 +190,14 @@ def _load(
         )
     for notice in data.notices:
         warn(notice)
-    steps_per_epoch(len(data.train), experiment.train.batch_size)  # an error if there is none
-    if experiment.train.early_stop is not None and data.validation is None:
-        raise UsageError("train.early_stop: it needs validation images; set data.validation")
+    problems = recipe_problems(
+        experiment.train,
+        experiment.positions,
+        images=len(data.train),
+        has_validation=data.validation is not None,
+    )
+    if found := tuple(problems):
+        raise SpecError(found)
     given = (dump_spec(experiment.spec), data.fingerprint, data.validation_indices)
     if ctx.broadcast_object(given) != given:
         raise UsageError(

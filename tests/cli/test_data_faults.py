@@ -126,13 +126,6 @@ def test_images_that_have_changed_are_named_on_resume(way: str, folder: Path) ->
     assert call("train", "--resume", "run", "--data-dir", folder).exit_code == 0
 
 
-def test_fewer_images_than_a_batch_are_3_and_leave_no_run(folder: Path) -> None:
-    result = call("train", write_tiny(folder), "--set", "train.batch_size=129")
-    assert result.exit_code == 3
-    assert "128 training images are fewer than one batch of 129; lower" in result.stderr
-    assert not (folder / "runs").exists()
-
-
 def test_evaluation_drops_no_image(folder: Path) -> None:
     spec, count = write_tiny(folder), 129  # a batch, and one image
     change = ("--set", f"data.dataset.test={count}", "--set", "train.epochs=1")

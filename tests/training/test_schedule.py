@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from resnet_builder.builder import read_spec
-from resnet_builder.errors import SpecError, UsageError
+from resnet_builder.errors import SpecError
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.schedule import Plan, private_generators, seed_step, step_seed
 from tests.training.recipes import images, recipe
@@ -147,29 +147,6 @@ def test_milestones_are_in_the_recipes_unit_or_their_own(
 ) -> None:
     schedule = {"type": "multistep", "milestones": [2, 3], "unit": unit}
     assert Plan(recipe(**length, schedule=schedule), 351).milestones == expected
-
-
-@pytest.mark.parametrize(
-    ("length", "schedule", "message"),
-    [
-        (
-            {"steps": 20},
-            {"type": "multistep", "milestones": [2, 4], "unit": "epochs"},
-            "train.schedule.milestones: epoch 4, step 20, is beyond the training's 20 steps; "
-            "lower it or train longer",
-        ),
-        (
-            {"steps": 20},
-            {"type": "cosine", "warmup": {"epochs": 4}},
-            "train.schedule.warmup: its 20 steps leave nothing of the training's 20 steps; "
-            "shorten it or train longer",
-        ),
-    ],
-)
-def test_schedule_beyond_the_end_is_refused(length: Any, schedule: Any, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        Plan(recipe(**length, schedule=schedule), 5)
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(

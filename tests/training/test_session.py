@@ -112,6 +112,6 @@ def test_early_stop_needs_validation(folder: Path, monkeypatch: pytest.MonkeyPat
         return replace(load_data(*arguments, **options), validation=None)
 
     monkeypatch.setattr("resnet_builder.training.session.load_data", load)
-    with pytest.raises(UsageError, match=r"train\.early_stop: it needs validation images"):
+    with pytest.raises(SpecError, match=r"train\.early_stop: `early_stop` has no effect without"):
         start_run(tiny(folder, "train.early_stop={patience: 1}"))
     assert not Path("runs").exists()
