@@ -4,9 +4,11 @@ The public names are imported when they are first used, so that what needs no to
 """
 
 import importlib
-import typing
 
-if typing.TYPE_CHECKING:
+# Not typing's: `python -m resnet_builder` imports this file while the current folder still is on
+# sys.path, and a module that Python has not loaded yet would come from there.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from resnet_builder.builder import build, build_from_spec
     from resnet_builder.errors import ResnetBuilderError, SpecError
     from resnet_builder.model import Features, ResNet
@@ -16,6 +18,7 @@ if typing.TYPE_CHECKING:
     from resnet_builder.weights.convert import load_weights
 
     __version__: str
+del TYPE_CHECKING
 
 __all__ = [
     "Features",

@@ -1,15 +1,22 @@
-"""The operating system: regular files, free memory, free disk, busy cores, the cache directory."""
+"""The operating system: regular files, free memory, free disk, busy cores, processes, the cache."""
 
+import atexit
 import errno
+import logging
 import os
 import re
 import shutil
 import stat
 import sys
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+
+_log = logging.getLogger(__name__)
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -29,7 +36,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file for reading, or fail at once.
 
     A file that a user or a run names may be a FIFO, which waits for a writer, or a device, which
@@ -113,15 +120,116 @@ def free_disk(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Context in which new Python processes import nothing from the current folder.
+
+    Worker processes start as ``python -c ...``, which puts that folder first on ``sys.path``.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+# ---- cache ---------------------------------------------------------------------------------------
+
+
 def cache_dir() -> Path:
-    """Return the package's folder in the user's cache directory, which may not exist yet."""
+    """Return the package's folder in the user's cache directory, which may not exist yet.
+
+    Where the user has no home, it is a temporary folder that lasts as long as the process.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError:  # neither HOME nor an entry in the password file
+        home = Path()
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = home / "Library" / "Caches"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        if not base.is_absolute():  # to be ignored then, says the XDG specification
+            base = home / ".cache"
+    if not base.is_absolute():
+        return temporary_cache(
+            "the home directory is not known, so that nothing is cached beyond this process; set "
+            "HOME or XDG_CACHE_HOME"
+        )
     return base / "resnet-builder"
+
+
+@cache
+def code_cache(folder: Path) -> Path:
+    """Return a folder to load compiled code from: one that only this user can write.
+
+    Args:
+        folder: The folder, which is made if it does not exist. Where another user can write in it,
+            or replace it, a temporary folder takes its place.
+    """
+    try:
+        return _make_private(folder)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        return temporary_cache(f"compiled code is kept for this process only: {reason}")
+
+
+@cache
+def temporary_cache(notice: str) -> Path:
+    """Return a private folder that lasts as long as the process, and log why there is one."""
+    _log.warning("%s", notice)
+    folder = Path(tempfile.mkdtemp(prefix="resnet-builder-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _make_private(folder: Path) -> Path:
+    """Make a folder and those that lead to it, and return its real path.
+
+    Raises:
+        OSError: A folder cannot be made, or another user can write in it.
+    """
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    real = existing.resolve() / folder.relative_to(existing)
+    for each in (*reversed(real.parents), real):
+        each.mkdir(0o700, exist_ok=True)
+        _refuse_others(each, leads_to_it=each != real)
+    is_closed = not real.stat().st_mode & 0o077  # nobody else can reach what is in it
+    for each in () if is_closed else real.rglob("*"):
+        _refuse_others(each)
+    return real
+
+
+def _refuse_others(path: Path, *, leads_to_it: bool = False) -> None:
+    """Raise :class:`PermissionError` if other users than root can write a path."""
+    if sys.platform == "win32":  # what belongs to a profile is protected by the system
+        return
+    info, user = path.lstat(), os.geteuid()
+    if info.st_uid != user and not (leads_to_it and info.st_uid == 0):
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
+    if stat.S_ISLNK(info.st_mode) or (leads_to_it and info.st_mode & stat.S_ISVTX):
+        return  # in a sticky folder, as /tmp is one, nobody can replace what is another's
+    by_group = info.st_mode & stat.S_IWGRP and not _is_private_group(info.st_gid)
+    if by_group or info.st_mode & stat.S_IWOTH:
+        raise PermissionError(errno.EPERM, "others can write it", str(path))
+
+
+def _is_private_group(number: int) -> bool:
+    """Whether a group is this user's alone; systems with such groups let them write everything."""
+    import grp
+    import pwd
+
+    with suppress(KeyError):
+        group, user = grp.getgrgid(number), pwd.getpwuid(os.geteuid())
+        alone = set(group.gr_mem) <= {user.pw_name}
+        return alone and (group.gr_gid, group.gr_name) == (user.pw_gid, user.pw_name)
+    return False
 
 
 def is_out_of_memory(error: BaseException) -> bool:

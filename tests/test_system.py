@@ -3,7 +3,10 @@
 import errno
 import os
 import socket
+import stat
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 from resnet_builder import system
 
 MIB = 2**20
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other files and rights")
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ def test_regular_files_and_links_to_them_are_opened(tmp_path: Path) -> None:
             assert opened.read() == b"a\r\nb\x1a"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other kinds of files")
+@POSIX
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -121,6 +125,140 @@ def test_other_files_are_refused_at_once(
     assert error.value.strerror == message
     assert error.value.filename == path
     assert isinstance(error.value, IsADirectoryError) == (kind == "a directory")
+
+
+@pytest.fixture
+def umask_000() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@POSIX
+@pytest.mark.usefixtures("umask_000")
+def test_folder_for_code_is_made_for_the_user_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = tmp_path / ".cache" / "kernels"
+    assert system.code_cache(wanted) == wanted
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (wanted.parent, wanted)] == 2 * [0o700]
+    assert not caplog.records
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "case",
+    [
+        "others can write it",
+        "others can write what leads to it",
+        "others can write a file in it",
+        "another's",
+        "in another's home",
+        "a link to another's",
+        "made first by another in a sticky folder",
+    ],
+)
+def test_folder_that_others_can_write_is_no_place_for_code(
+    case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if "another" in case and os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    top = tmp_path / "top"
+    folder = real = top / "kernels"
+    folder.mkdir(parents=True)
+    if case == "others can write it":
+        folder.chmod(0o777)
+    elif case == "others can write what leads to it":
+        top.chmod(0o777)
+    elif case == "others can write a file in it":
+        (folder / "made under umask 000").touch()
+        (folder / "made under umask 000").chmod(0o666)
+    elif case == "another's":
+        os.chown(folder, 12345, 12345)
+    elif case == "in another's home":
+        os.chown(top, 12345, 12345)
+    elif case == "a link to another's":
+        os.chown(folder, 12345, 12345)
+        (tmp_path / "link").symlink_to(folder)
+        folder = tmp_path / "link"
+    else:
+        top.chmod(0o1777)
+        os.chown(folder, 12345, 12345)
+    found = system.code_cache(folder)
+    assert not found.is_relative_to(tmp_path.resolve())
+    assert stat.S_IMODE(found.stat().st_mode) == 0o700
+    (record,) = caplog.records
+    assert record.getMessage().startswith("compiled code is kept for this process only: ")
+    assert str(real.parent) in record.getMessage()
+
+
+@POSIX
+@pytest.mark.parametrize("case", ["in a sticky folder", "readable by all", "a link to one's own"])
+def test_folder_that_only_the_user_can_write_is_a_place_for_code(
+    case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "top" / "kernels"
+    folder.mkdir(parents=True)
+    (folder / "file").touch()
+    given = folder
+    if case == "in a sticky folder":
+        folder.parent.chmod(0o1777)
+    elif case == "a link to one's own":
+        given = tmp_path / "link"
+        given.symlink_to(folder)
+    assert system.code_cache(given) == folder
+    assert not caplog.records
+
+
+@pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="XDG_CACHE_HOME is for others")
+@pytest.mark.parametrize(
+    ("home", "xdg", "expected"),
+    [
+        ("/home/me", None, "/home/me/.cache/resnet-builder"),
+        ("/home/me", "/var/cache/me", "/var/cache/me/resnet-builder"),
+        ("/home/me", "relative", "/home/me/.cache/resnet-builder"),
+        ("/home/me", "", "/home/me/.cache/resnet-builder"),
+        ("relative", None, None),
+        (None, None, None),
+    ],
+)
+def test_cache_is_the_user_s_or_a_temporary_folder(
+    home: str | None,
+    xdg: str | None,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, value in (("HOME", home), ("XDG_CACHE_HOME", xdg)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    if home is None:
+        monkeypatch.setattr(os, "getuid", lambda: 12345)  # who has no entry in the password file
+    system.temporary_cache.cache_clear()
+    found = system.cache_dir()
+    assert system.cache_dir() == found
+    if expected is not None:
+        assert found == Path(expected)
+        assert not caplog.records
+    else:
+        assert stat.S_IMODE(found.stat().st_mode) == 0o700
+        (record,) = caplog.records
+        assert record.getMessage().endswith("set HOME or XDG_CACHE_HOME")
+
+
+@pytest.mark.parametrize("before", [None, "", "1"])
+def test_processes_start_without_the_current_folder_on_their_path(
+    before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    if before is not None:
+        monkeypatch.setenv("PYTHONSAFEPATH", before)
+    (tmp_path / "json.py").write_text("raise SystemExit(3)")
+    with system.safe_path():
+        subprocess.run([sys.executable, "-c", "import json"], cwd=tmp_path, check=True)
+    assert os.environ.get("PYTHONSAFEPATH") == before
 
 
 def test_cpu_time_is_counted_on_the_cores_of_this_process(

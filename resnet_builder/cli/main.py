@@ -2,12 +2,13 @@
 
 import atexit
 import gc
+import logging
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +22,7 @@ from resnet_builder.cli.options import Invocation
 from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, Interrupted, Signals
 from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError, nearest
 from resnet_builder.runs.files import write_atomically
-from resnet_builder.system import is_out_of_memory
+from resnet_builder.system import is_out_of_memory, safe_path
 
 PROGRAM = "resnet-build"
 COMPLETE = "_RESNET_BUILD_COMPLETE"
@@ -81,7 +82,7 @@ class Program(click.Group):
         """Run a command line and exit. Only ``args`` is used."""
         gc.set_threshold(_GC_THRESHOLD)
         atexit.register(gc.freeze)  # spares the last collection, at exit
-        with Signals() as signals:
+        with Signals() as signals, safe_path(), _log_as_notes():
             invocation = Invocation(signals, sys.argv[1:] if args is None else args)
             code = self._run(invocation)
         sys.exit(code)
@@ -110,6 +111,19 @@ class Program(click.Group):
                 _report(error, invocation)
             return code
         return 0
+
+
+@contextmanager
+def _log_as_notes() -> Iterator[None]:
+    """Context in which what the package logs is printed; by one of several processes."""
+    log, handler = logging.getLogger(resnet_builder.__name__), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: note(record.getMessage())  # type: ignore[method-assign]
+    handler.addFilter(lambda _: os.environ.get("RANK", "0") == "0")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _exit_code(error: Exception, invocation: Invocation) -> int:

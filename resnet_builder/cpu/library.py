@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -16,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
-from resnet_builder.system import cache_dir
+from resnet_builder.system import cache_dir, code_cache, open_regular, temporary_cache
 
 _COMPILE_TIMEOUT = 120.0  # seconds; compiling takes about five
+
+_TEMPORARY, _DIGEST = ".tmp-", ".sha256"
 
 _VECTOR_FLAGS = {
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
@@ -135,15 +139,15 @@ def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
     # The name is a digest of all that the result depends on, so that an update compiles anew.
     parts = (*sources.values(), *map(str.encode, (*command, platform.machine())))
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
+    path = code_cache(cache_dir() / "kernels") / f"{name}.so"
     try:
-        return _load_or_compile(cache_dir() / "kernels", name, command, sources)
-    except OSError:  # the cache cannot be written: a folder for this process alone will do
-        pass
+        return _load_or_compile(path, command, sources)
+    except OSError as error:  # a full disk, or one without file locks
+        notice = f"compiled code is kept for this process only: {path.parent}: {error}"
     try:
-        with tempfile.TemporaryDirectory() as temporary:
-            return _load_or_compile(Path(temporary), name, command, sources)
+        return _load_or_compile(temporary_cache(notice) / path.name, command, sources)
     except OSError as error:
-        raise NoKernelsError(f"they cannot be written or loaded: {error}") from error
+        raise NoKernelsError(f"they cannot be written: {error}") from error
 
 
 def _command() -> tuple[str, ...]:
@@ -164,26 +168,44 @@ def _command() -> tuple[str, ...]:
 
 
 def _load_or_compile(
-    folder: Path, name: str, command: tuple[str, ...], sources: dict[str, bytes]
+    path: Path, command: tuple[str, ...], sources: dict[str, bytes]
 ) -> ctypes.CDLL:
-    path = folder / f"{name}.so"
-    if path.exists():
+    if (kept := _load_kept(path)) is not None:
+        return kept
+    # One process compiles and the others wait, so that a temporary folder there is a dead one's.
+    with FileLock(path.with_name("lock"), timeout=_COMPILE_TIMEOUT, mode=0o600):
+        if (kept := _load_kept(path)) is not None:
+            return kept
+        for left in path.parent.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        _compile(command, sources, path)
         try:
             return _load(path)
-        except OSError:  # damaged, or of another system that shares the folder
-            pass
-    folder.mkdir(parents=True, exist_ok=True)
-    _compile(command, sources, path)
-    return _load(path)
+        except OSError as error:
+            raise NoKernelsError(f"they cannot be loaded: {error}") from error
+
+
+def _load_kept(path: Path) -> ctypes.CDLL | None:
+    """Load what was compiled before, if it is whole: loading a damaged file may crash."""
+    with suppress(OSError, ValueError):  # it may be of another system that shares the folder
+        if _digest(path) == path.with_suffix(_DIGEST).read_text(encoding="ascii"):
+            return _load(path)
+    return None
+
+
+def _digest(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compile(command: tuple[str, ...], sources: dict[str, bytes], path: Path) -> None:
     """Compile beside the path, and move the file there once it is whole."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        compiled = Path(folder, path.name)
-        for name, text in sources.items():
-            Path(folder, name).write_bytes(text)
-        units = [str(Path(folder, name)) for name in sources if name.endswith(".cpp")]
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=path.parent) as name:
+        folder = Path(name)
+        compiled, digest = folder / path.name, folder / "digest"
+        for file, text in sources.items():
+            (folder / file).write_bytes(text)
+        units = [str(folder / file) for file in sources if file.endswith(".cpp")]
         try:
             subprocess.run(
                 [*command, *units, "-o", str(compiled)],
@@ -198,9 +220,12 @@ def _compile(command: tuple[str, ...], sources: dict[str, bytes], path: Path) ->
             output = error.stderr.decode(errors="replace").strip().splitlines()
             reason = next((line for line in output if "error" in line), "it fails")
             raise NoKernelsError(f"{command[0]}: {reason}") from error
-        with compiled.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(compiled, path)
+        digest.write_text(_digest(compiled), encoding="ascii")
+        for new, target in ((compiled, path), (digest, path.with_suffix(_DIGEST))):
+            new.chmod(0o700)  # whatever the umask says
+            with new.open("rb+") as written:
+                os.fsync(written.fileno())
+            new.replace(target)
 
 
 def _load(path: Path) -> ctypes.CDLL:

@@ -21,6 +21,7 @@ from resnet_builder.data.decode import ImageReader
 from resnet_builder.data.interfaces import Preprocess, SampleCrop
 from resnet_builder.data.transfer import to_device
 from resnet_builder.errors import DataError
+from resnet_builder.system import safe_path
 
 MIN_FILES_FOR_WORKERS = 2_048
 """A split of fewer files is read in this process: starting workers would take longer."""
@@ -207,7 +208,9 @@ def read_ahead(
         generator=torch.Generator(),  # without one, DataLoader draws from the global generator
     )
     try:
-        for batch in loader:
+        with safe_path():
+            started = iter(loader)
+        for batch in started:
             if isinstance(batch, Exception):
                 raise batch
             pending.popleft()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, append_line, ignore
 from resnet_builder.runs.records import Change, EnvRecord, RuntimeConfig, versions
 from resnet_builder.spec.schema import RunSpec
+from resnet_builder.system import cache_dir, code_cache
 from resnet_builder.training.checkpoint import recorded_env
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 
@@ -316,6 +318,12 @@ def compile_network(network: nn.Module, device: torch.device) -> Callable[[Tenso
     Raises:
         UsageError: The network cannot be compiled; raised by the first call of the function.
     """
+    # torch runs the code that it finds there. Its own place in /tmp may be another user's.
+    inductor, triton = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+    kept = Path(os.environ.get(inductor) or cache_dir() / "inductor")
+    os.environ[inductor] = str(code_cache(kept.absolute()))
+    if kept_by_triton := os.environ.pop(triton, None):
+        os.environ[triton] = str(code_cache(Path(kept_by_triton).absolute()))
     is_cuda = device.type == "cuda"
     options: dict[str, Any] = {"mode": "reduce-overhead"} if is_cuda else {}
     forward = torch.compile(network, dynamic=False, **options)

@@ -1,6 +1,9 @@
 """Compilation of the CPU kernels: once, into a cache that may be damaged or missing."""
 
+import hashlib
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,8 +58,9 @@ def copying(compiled: str) -> str:
     return f'while [ "$1" != -o ]; do shift; done; cp "{compiled}" "$2"'
 
 
-def kept(folder: Path) -> list[str]:
-    return [path.suffix for path in folder.iterdir()]
+def kept(folder: Path) -> list[Path]:
+    """Return the compiled files in a folder."""
+    return sorted(folder.glob("*.so"))
 
 
 def test_each_compiler_compiles_them_once(
@@ -65,13 +69,13 @@ def test_each_compiler_compiles_them_once(
     compiler(copying(compiled))
     assert support().instructions is not None
     assert support().reason is None
-    (file,) = cache.iterdir()
+    (file,) = kept(cache)
     written = file.stat().st_mtime_ns
     assert support().instructions is not None
     assert file.stat().st_mtime_ns == written
     compiler(copying(compiled), "another")
     assert support().instructions is not None
-    assert kept(cache) == [".so", ".so"]
+    assert len(kept(cache)) == 2
 
 
 @pytest.mark.ci  # compiling takes a quarter of a minute
@@ -94,24 +98,90 @@ def test_a_compiler_that_knows_no_tiles_compiles_all_else(
     assert library().batch_norm_supports(64, 32)
 
 
-@pytest.mark.parametrize("damage", [b"", b"nonsense" * 100])
+def other_copy(compiled: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a compiled file that this process has not loaded: damage to one may crash it."""
+    assert support().instructions is not None
+    other = cache.parent / "other"
+    shutil.copytree(cache, other / "kernels")
+    monkeypatch.setattr(module, "cache_dir", lambda: other)
+    (file,) = kept(other / "kernels")
+    assert file.read_bytes() == Path(compiled).read_bytes()
+    return file
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "edited", "no digest", "another digest"])
 def test_a_damaged_file_is_compiled_anew(
     compiled: str,
     cache: Path,
-    damage: bytes,
+    damage: str,
     compiler: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compiler(copying(compiled))
+    file = other_copy(compiled, cache, monkeypatch)
+    whole, digest = file.read_bytes(), file.with_suffix(".sha256")
+    if damage == "no digest":
+        digest.unlink()
+    elif damage == "another digest":
+        digest.write_text("0" * 64)
+    else:
+        middle = len(whole) // 2
+        edited = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        file.write_bytes({"empty": b"", "truncated": whole[:middle], "edited": edited}[damage])
+    before = file.stat().st_ino
     assert support().instructions is not None
-    (whole,) = cache.iterdir()
-    # In another folder: this process has the whole file open.
-    damaged = cache.parent / "other" / "kernels" / whole.name
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(damage)
-    monkeypatch.setattr(module, "cache_dir", lambda: damaged.parent.parent)
+    assert file.stat().st_ino != before
+    assert file.read_bytes() == whole
+    before = file.stat().st_ino
     assert support().instructions is not None
-    assert damaged.stat().st_size == whole.stat().st_size
+    assert file.stat().st_ino == before
+
+
+PLANTED = """
+#include <cstdio>
+__attribute__((constructor)) static void run() {{ std::fclose(std::fopen("{canary}", "w")); }}
+"""
+
+
+@pytest.mark.parametrize("folder", ["writable by all", "another user's", "made by another user"])
+def test_code_that_another_user_can_have_written_is_not_loaded(
+    folder: str,
+    compiled: str,
+    cache: Path,
+    compiler: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if folder != "writable by all" and os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    compiler(copying(compiled))
+    file = other_copy(compiled, cache, monkeypatch)
+    canary = cache.parent / "canary"
+    source = cache.parent / "planted.cpp"
+    source.write_text(PLANTED.format(canary=canary))
+    subprocess.run(["c++", "-shared", "-fPIC", str(source), "-o", str(file)], check=True)
+    file.with_suffix(".sha256").write_text(hashlib.sha256(file.read_bytes()).hexdigest())
+    if folder == "writable by all":
+        file.parent.chmod(0o777)
+    else:
+        owned = file.parent if folder == "another user's" else file.parent.parent
+        os.chown(owned, 12345, 12345)
+    assert support().instructions is not None
+    assert not canary.exists()
+    assert "compiled code is kept for this process only" in caplog.text
+
+
+def test_a_folder_that_a_killed_process_left_is_removed(
+    compiled: str, cache: Path, compiler: Callable[..., Path]
+) -> None:
+    left = cache / ".tmp-dead"
+    left.mkdir(parents=True)
+    cache.parent.chmod(0o700)
+    (left / "norm.cpp").touch()
+    compiler(copying(compiled))
+    assert support().instructions is not None
+    assert not left.exists()
+    assert len(kept(cache)) == 1
 
 
 @pytest.mark.parametrize("hindrance", ["a file in the way", "no such place"])
@@ -131,7 +201,7 @@ def test_without_a_cache_they_are_compiled_all_the_same(
     [
         ("echo 'norm.cpp:1: error: no cmath' >&2; exit 1", "COMPILER: norm.cpp:1: error: no cmath"),
         ("exec sleep 60", "COMPILER takes too long"),
-        ('while [ "$1" != -o ]; do shift; done; echo x > "$2"', "they cannot be written or loaded"),
+        ('while [ "$1" != -o ]; do shift; done; echo x > "$2"', "they cannot be loaded"),
     ],
     ids=["fails", "never ends", "makes something else"],
 )
@@ -145,7 +215,7 @@ def test_a_compiler_of_no_use_is_the_reason_why_there_are_none(
     monkeypatch.setattr(module, "_COMPILE_TIMEOUT", 0.2)
     path = compiler(text)
     assert str(support().reason).startswith(reason.replace("COMPILER", str(path)))
-    assert set(kept(cache)) <= {".so"}
+    assert not list(cache.glob(".tmp*"))
 
 
 @pytest.mark.usefixtures("cache")
@@ -169,4 +239,4 @@ def test_older_processors_compute_the_same(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     older = FusedBatchNorm(torch.nn.BatchNorm2d(32), relu=True)(x)
     torch.testing.assert_close(older, here)
-    assert kept(cache) == [".so"]
+    assert len(kept(cache)) == 1

@@ -1,5 +1,6 @@
 """Environment of a training: decided once, kept in checkpoints, repeated or refused."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -229,6 +230,25 @@ def test_cuda_replays_graphs_of_kernels(
     compile_network(network, device)(batch(0).images)
     compile_.assert_called_once_with(network, dynamic=False, **mode)
     assert begin.call_count == (device == CUDA)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other rights")
+@pytest.mark.parametrize("variable", ["TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"])
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_compiled_code_is_kept_where_only_the_user_can_write(
+    variable: str, mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    monkeypatch.setattr(runtime, "cache_dir", lambda: tmp_path / "cache")
+    given = tmp_path / "given"
+    given.mkdir()
+    given.chmod(mode)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.setenv(variable, str(given))
+    compile_network(small_net(), CPU)
+    assert (os.environ[variable] == str(given)) == (mode == 0o755)
+    if variable == "TRITON_CACHE_DIR":
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "inductor")
 
 
 @NEEDS_KERNELS
