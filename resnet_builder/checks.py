@@ -48,12 +48,6 @@ from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec
 from resnet_builder.system import open_regular
 from resnet_builder.weights.pretrained import published_weights
 
-_HINTS = {
-    "in_channels": "; `to_rgb` under data.preprocess makes three of one",
-    "image_size": "; `resize` or `center_crop` under data.preprocess changes it",
-}
-"""Ways to change the images so that a key of the network fits."""
-
 
 def part_problems(draft: Draft) -> Iterator[Problem]:
     """Check each part by itself: its name, and its options by its signature."""
@@ -177,12 +171,12 @@ def _input_problems(
         ("image_size", "pixels a side", model.image_size, info.image_size),
     ):
         if given is not None and fed is not None and given != fed:
-            yield positions.problem(
-                "mismatch",
-                ("model", key),
-                f"the network is for {given} {what}, {data.dataset.type} has {fed}"
-                + _HINTS.get(key, ""),
-            )
+            message = f"must be {fed}, the {what} of {data.dataset.type}, not {given}"
+            if key == "in_channels" and (given, fed) == (3, 1):
+                message += "; or add `to_rgb` to data.preprocess, which makes three channels of one"
+            elif key == "image_size":
+                message += "; or add `resize` or `center_crop` to data.preprocess"
+            yield positions.problem("mismatch", ("model", key), message)
 
 
 def _augment_problems(data: DataSpec, channels: int, positions: Positions) -> Iterator[Problem]:

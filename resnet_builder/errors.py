@@ -17,6 +17,7 @@ ResnetBuilderError            1
 """
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -250,10 +251,23 @@ def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """Allowed name that ``name`` was probably meant to be: misspelt, or cut short."""
     plain = _latin(name).casefold()
     names = {name.casefold(): name for name in sorted(allowed)}
-    matches = difflib.get_close_matches(plain, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(plain, names, n=5)
+    matches = [other for other in close if _is_misspelt(plain, other)][:1]
     if not matches and len(plain) >= _SHORTEST_START:
         matches = [name for name in names if name.startswith(plain)]
     return names[min(matches, key=len)] if matches else None
+
+
+def _is_misspelt(name: str, other: str) -> bool:
+    """Tell whether a name is another one with errors in it, and does not mean something else.
+
+    ``vertical_flip`` looks like ``horizontal_flip``, and ``conv5x5`` like ``conv3x3``.
+    """
+    numbers, other_numbers = (re.findall(r"\d+", text) for text in (name, other))
+    if numbers and other_numbers and numbers != other_numbers:
+        return False
+    few, many = sorted((re.split(r"[\W_]+", text) for text in (name, other)), key=len)
+    return all(difflib.get_close_matches(word, many, n=1) for word in few)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

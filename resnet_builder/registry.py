@@ -16,6 +16,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 U = TypeVar("U", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_SHOWN = 64  # characters of a name in a message
 
 
 _outside: set[str] = set()
@@ -100,8 +101,9 @@ class Registry(Generic[T]):
         """
         if name not in self._parts:
             hint = self.hints.get(name)
+            shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
             raise RegistryError(
-                f"no {self.kind} is named '{name}'" + (f": {hint}" if hint else ""),
+                f"no {self.kind} is named '{shown}'" + (f": {hint}" if hint else ""),
                 allowed=self.names(),
                 suggestion=None if hint else nearest(name, self._parts),
             )

@@ -112,13 +112,12 @@ MESSAGES = [
     ),
     (
         (DATA, "dataset: cifar100"),
-        "3:16: error[mismatch]: model.num_classes: the network is for 10 classes, cifar100 has 100",
+        "3:16: error[mismatch]: model.num_classes: must be 100, the classes of cifar100, not 10",
         "",
     ),
     (
         ("num_classes: 10", "num_classes: 10\n  in_channels: 1"),
-        "4:16: error[mismatch]: model.in_channels: the network is for 1 channels, "
-        "cifar10 has 3; `to_rgb` under data.preprocess makes three of one",
+        "4:16: error[mismatch]: model.in_channels: must be 3, the channels of cifar10, not 1",
         "",
     ),
     (
@@ -137,6 +136,31 @@ def test_message_is_exact(change: tuple[str, str], message: str, rest: str, tmp_
     text = (tmp_path / "s.yaml").read_text().splitlines()[int(line) - 1]
     caret = " " * (int(col) - 1) + "^"
     assert found == f"s.yaml:{message}\n{line:>5} | {text}\n      | {caret}{rest}"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "given", "message"),
+    [
+        (
+            "fashion_mnist",
+            "in_channels: 3",
+            "must be 1, the channels of fashion_mnist, not 3; or add `to_rgb`",
+        ),
+        ("fashion_mnist", "in_channels: 2", "must be 1, the channels of fashion_mnist, not 2\n"),
+        ("cifar10", "in_channels: 4", "must be 3, the channels of cifar10, not 4\n"),
+        (
+            "cifar10",
+            "image_size: 64",
+            "not 64; or add `resize` or `center_crop` to data.preprocess",
+        ),
+    ],
+)
+def test_advice_for_other_images_is_possible(
+    dataset: str, given: str, message: str, tmp_path: Path
+) -> None:
+    network = ("num_classes: 10", f"num_classes: 10\n  {given}")
+    [found] = problems(tmp_path, (DATA, f"dataset: {dataset}"), network)
+    assert message in found
 
 
 @pytest.mark.parametrize(
@@ -425,8 +449,7 @@ TWO_STAGES = "model.stages=[{channels: 4, blocks: 1}, {channels: 8, blocks: 1}]"
             "[unknown-name]: train.freeze[0]: the network has no 'layer3'\n"
             "      | train.freeze=[layer3]\n"
             "      |               ^\n"
-            "allowed: stem, layer1, layer2, head\n"
-            "did you mean: layer2",
+            "allowed: stem, layer1, layer2, head",
         ),
         (
             ("train.activation_checkpointing=[head]",),

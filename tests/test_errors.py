@@ -56,12 +56,21 @@ def test_path_is_written_with_dots_and_brackets(path: SpecPath, text: str) -> No
         ("\u0440ad", "pad"),
         ("proj", "projection"),
         ("pr", None),
+        ("vertical_flip", None),
+        ("random_vertical_flip", None),
+        ("flip_horizontal", "horizontal_flip"),
+        ("horizontal-flp", "horizontal_flip"),
+        ("conv5x5", None),
+        ("conv3_3", "conv3x3"),
+        ("layer9", None),
+        ("layer_1", "layer1"),
         ("", None),
         ("C", None),
     ],
 )
-def test_nearest_name_is_found_in_spite_of_spelling(name: str, meant: str | None) -> None:
-    assert nearest(name, ["pad", "projection_all", "projection", "none"]) == meant
+def test_nearest_name_is_a_misspelt_one_and_means_the_same(name: str, meant: str | None) -> None:
+    shortcuts = ["pad", "projection_all", "projection", "none"]
+    assert nearest(name, [*shortcuts, "horizontal_flip", "conv3x3", "layer1", "layer2"]) == meant
 
 
 @pytest.mark.parametrize(

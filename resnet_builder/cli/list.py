@@ -8,11 +8,18 @@ from typing import Any
 import click
 
 from resnet_builder.cli.console import examples, percent, points, show, show_json, table
-from resnet_builder.cli.options import FOLDER, debug_option, json_option, plugin_option
+from resnet_builder.cli.options import (
+    FOLDER,
+    CommandGroup,
+    debug_option,
+    json_option,
+    plugin_option,
+)
 
 
 @click.group(
     "list",
+    cls=CommandGroup,
     epilog=examples(
         "resnet-build list specs",
         "resnet-build list parts --plugin my_blocks.py",

@@ -18,9 +18,9 @@ from click.shell_completion import shell_complete
 
 import resnet_builder
 from resnet_builder.cli.console import examples, note, show_error
-from resnet_builder.cli.options import Invocation
+from resnet_builder.cli.options import CommandGroup, Invocation
 from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, Interrupted, Signals
-from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError, nearest
+from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError
 from resnet_builder.runs.files import write_atomically
 from resnet_builder.system import is_out_of_memory, safe_path
 
@@ -42,7 +42,7 @@ _GC_THRESHOLD = 100_000
 """New objects before a garbage collection: those that importing torch makes stay anyway."""
 
 
-class Program(click.Group):
+class Program(CommandGroup):
     """Command group that ends with one of this project's exit codes, whatever happens."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -57,18 +57,6 @@ class Program(click.Group):
         # `import` is a keyword, and `list` a builtin: their functions have an underscore.
         command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of a command line, or name the one that was probably meant."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            if meant := nearest(args[0], COMMANDS):
-                message = f"no such command '{args[0]}'; did you mean: {meant}"
-                raise click.UsageError(message, ctx) from error
-            raise
 
     def main(
         self,

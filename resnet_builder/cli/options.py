@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from resnet_builder.cli.console import note
 from resnet_builder.cli.signals import Signals
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import UsageError, nearest
 from resnet_builder.spec.bundled import bundled_names, is_path, recipe_names
 
 if TYPE_CHECKING:
@@ -50,6 +50,22 @@ class Invocation:
 
 
 pass_invocation = click.make_pass_decorator(Invocation)
+
+
+class CommandGroup(click.Group):
+    """Group of commands that suggests the one that was probably meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of a command line, or name the one that was probably meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if meant := nearest(args[0], self.list_commands(ctx)):
+                message = f"no such command '{args[0]}'; did you mean: {meant}"
+                raise click.UsageError(message, ctx) from error
+            raise
 
 
 class SpecSource(click.types.StringParamType):

@@ -6,7 +6,7 @@ All of this happens on plain nodes, before any validation.
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resnet_builder.errors import Problem, SpecError, SpecPath, nearest
@@ -221,10 +221,13 @@ def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ())
             of them is the spec, else to the upper one.
         path: Place in the spec.
     """
-    if below is None or not isinstance(above.value, dict):
+    if below is None:
         return above
     key = short_key(path)
-    if key == "type" and "type" in above.value:
+    names_part = isinstance(above.value, str) or "type" in _entries(above)
+    if key == "type" and names_part:
+        return replace(above, replaces=below)
+    if not isinstance(above.value, dict):
         return above
     if key is not None and isinstance(below.value, str):
         name = Node(below.value, below.place, below.key_place)
@@ -242,7 +245,7 @@ def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ())
         else:
             entries[key] = merge(entries.get(key), node, main=main, path=(*path, key))
     owner = below if below.place.source is main else above
-    return Node(entries, owner.place, owner.key_place)
+    return Node(entries, owner.place, owner.key_place, below.replaces)
 
 
 def _is_option(path: SpecPath) -> bool:
@@ -387,7 +390,7 @@ def _without_stale_claims(root: Node, written: Node) -> tuple[Node, tuple[str, .
     entries = dict(_entries(root))
     dropped = []
     for key, sections in _CLAIMS.items():
-        if key not in entries or not sections & set(changed):
+        if not sections & set(changed) or not _claims_something(entries.get(key)):
             continue
         claims = entries.pop(key)
         # What --set claims is claimed of the changed experiment.
@@ -399,8 +402,15 @@ def _without_stale_claims(root: Node, written: Node) -> tuple[Node, tuple[str, .
         else:
             dropped.append(f"`{key}`")
     what = " and ".join(_SECTIONS[key] for key in changed)
-    notice = f"{' and '.join(dropped)} left out, as --set or --with changes {what}"
+    notice = f"not compared with {' and '.join(dropped)}: --set or --with changes {what}"
     return Node(entries, root.place, root.key_place), (notice,) if dropped else ()
+
+
+def _claims_something(claims: Node | None) -> bool:
+    """Tell whether ``expect`` or ``published`` says anything; null does not."""
+    if claims is None or not isinstance(claims.value, dict):
+        return claims is not None and claims.value is not None
+    return any(node.value is not None for node in claims.value.values())
 
 
 _NOTHING = Node(None, Place(MAPPING))

@@ -16,9 +16,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
 from resnet_builder.errors import CODES, Problem, SpecPath, dotted, nearest
+from resnet_builder.spec.dump import dump_value
 from resnet_builder.spec.schema import Spec, short_key
 from resnet_builder.spec.section import PATTERN_WORDS
-from resnet_builder.spec.yaml_source import AmbiguousError, Node, Place, Source, resolve
+from resnet_builder.spec.yaml_source import AmbiguousError, Node, Place, Source, plain, resolve
 
 At = Literal["value", "key", "name"]
 
@@ -35,9 +36,9 @@ class Positions:
 
     def __init__(self, root: Node, sources: Iterable[Source] = ()) -> None:
         self._root = root
-        self._ranks: dict[tuple[str, str | None], int] = {}
+        self._ranks: dict[tuple[str, str], int] = {}
         for rank, source in enumerate(sources):
-            argument = None if source.has_lines else source.text
+            argument = "" if source.has_lines else source.text
             self._ranks.setdefault((source.name, argument), rank)
 
     def place(self, path: SpecPath, *, at: At = "value") -> Place:
@@ -81,11 +82,17 @@ class Positions:
         file = self._nearest(path)[0].place.source.path
         return Path.cwd() if file is None else file.parent
 
+    def replaced_value(self, path: SpecPath) -> Node | None:
+        """Value of a missing option in the part that another part was laid over, if it had one."""
+        part, _ = self._nearest(path[:-1])
+        before = part.replaces.value if part.replaces is not None else None
+        return before.get(str(path[-1])) if isinstance(before, dict) else None
+
     def ordered(self, problems: Iterable[Problem]) -> tuple[Problem, ...]:
         """Problems in the order of their places: the spec's first, then other sources'."""
 
         def rank(problem: Problem) -> tuple[int, int, int]:
-            argument = None if problem.line is not None else problem.snippet or ""
+            argument = "" if problem.line is not None else problem.snippet or ""
             source = self._ranks.get((problem.file, argument), len(self._ranks))
             return source, problem.line or 0, problem.col or 0
 
@@ -250,10 +257,13 @@ def _problem(one: _Located, positions: Positions, unknown_key_code: str) -> Prob
     elif one.kind == "extra_forbidden":
         code, at, allowed = unknown_key_code, "key", one.siblings
         message = f"there is no such {code.removeprefix('unknown-')}"
-        message += "" if allowed else ", because there are no options"
+        message += "" if allowed else "; this part has none"
         suggestion = _meant_key(one, is_option=code == "unknown-option")
     elif one.kind == "missing":
         code, message, at = "missing-key", "is missing", "key"
+        if (before := positions.replaced_value(path)) is not None:
+            message += f": a new `type` drops the options of the part before it, and `{path[-1]}` "
+            message += f"was {dump_value(plain(before))} there; give `{path[-1]}` again"
     elif one.kind == "union_tag_not_found":
         code, message, at, allowed = "missing-key", "is missing", "key", _tags(one.admitted)
         path = (*path, "type")

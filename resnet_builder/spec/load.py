@@ -11,7 +11,7 @@ from pydantic import ValidationError, create_model
 
 from resnet_builder.errors import Problem, SpecError, SpecPath
 from resnet_builder.spec.compose import SpecSource, compose, read_document
-from resnet_builder.spec.diagnostics import Positions, problems_from
+from resnet_builder.spec.diagnostics import Positions, problems_from, quoted
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import (
     DataSpec,
@@ -24,7 +24,7 @@ from resnet_builder.spec.schema import (
     is_file_name,
     parts_in,
 )
-from resnet_builder.spec.section import Name, Part, is_name
+from resnet_builder.spec.section import NAME_PATTERN, PATTERN_WORDS, Name, Part, is_name
 from resnet_builder.spec.yaml_source import Document, parse_yaml, plain, source_of
 
 UNNAMED = "unnamed"
@@ -136,14 +136,17 @@ def _draft(document: Document, overrides: Sequence[str], fragments: Sequence[str
     positions = Positions(composition.root, composition.sources)
     data = plain(composition.root)
     _make_weights_absolute(data, positions)
+    own = list(composition.problems)
     path = document.source.path
-    if data.get("name") is None and (path is None or is_name(path.stem)):
-        data["name"] = UNNAMED if path is None else path.stem
+    if data.get("name") is None:
+        if path is None or is_name(path.stem):
+            data["name"] = UNNAMED if path is None else path.stem
+        else:
+            own.append(_file_name_problem(document.source.name, path.stem))
     spec, found = _validate(data, positions)
     # A value that could not be read as it is written is wrong only once.
-    known = {problem.path for problem in composition.problems if problem.path}
-    found = [problem for problem in found if problem.path not in known]
-    problems = positions.ordered([*composition.problems, *found])
+    known = {problem.path for problem in own if problem.path}
+    problems = positions.ordered([*own, *(one for one in found if one.path not in known)])
     wrong = {_section(problem) for problem in problems}
     if problems or spec is None:
         spec, sections = None, _sections(data, wrong)
@@ -156,6 +159,21 @@ def _draft(document: Document, overrides: Sequence[str], fragments: Sequence[str
         positions=positions,
         problems=problems,
         notices=composition.notices,
+    )
+
+
+def _file_name_problem(file: str, stem: str) -> Problem:
+    """Problem of a spec without a name, whose file has a name that no spec can have."""
+    is_reserved = re.fullmatch(NAME_PATTERN, stem) is not None
+    reason = "Windows reserves it" if is_reserved else f"a name has {PATTERN_WORDS[NAME_PATTERN]}"
+    name = re.sub("[^A-Za-z0-9._-]+", "_", stem).strip("._-")[:64]
+    return Problem(
+        "missing-key",
+        "name",
+        f"is missing, and the file name {quoted(stem)} cannot be used instead: {reason}; "
+        "add a line `name: ...`, or rename the file",
+        file=file,
+        suggestion=f"name: {name}" if is_name(name) else None,
     )
 
 

@@ -324,18 +324,11 @@ class TrainSpec(Duration):
         return self
 
     def _check_schedule(self) -> None:
-        """Check that the schedule ends in time, as far as that needs no data."""
+        """Check the schedule as far as that needs no data."""
         length = self.steps or self.epochs or 0
         schedule = self.schedule
-        warmup = getattr(schedule, "warmup", None)
-        if warmup is not None and (getattr(warmup, self.unit) or 0) >= length:
-            raise problem(
-                "out-of-range",
-                "the warm-up must be shorter than the training, {length} {unit}",
-                at="schedule.warmup",
-                length=length,
-                unit=self.unit,
-            )
+        if isinstance(schedule, _WarmedUp) and schedule.warmup is not None:
+            self._check_warmup(schedule.warmup, length)
         if isinstance(schedule, MultistepSchedule) and schedule.unit in {None, self.unit}:
             last = schedule.milestones[-1]
             if last >= length:
@@ -347,3 +340,22 @@ class TrainSpec(Duration):
                     length=length,
                     unit=self.unit,
                 )
+
+    def _check_warmup(self, warmup: ConstantWarmup | LinearWarmup, length: int) -> None:
+        if (getattr(warmup, self.unit) or 0) >= length:
+            raise problem(
+                "out-of-range",
+                "the warm-up must be shorter than the training, {length} {unit}",
+                at="schedule.warmup",
+                length=length,
+                unit=self.unit,
+            )
+        first = warmup.lr if isinstance(warmup, ConstantWarmup) else warmup.start
+        if first >= self.optimizer.lr:
+            raise problem(
+                "out-of-range",
+                "the warm-up must begin below the optimizer's learning rate, {lr}, not at {first}",
+                at="schedule.warmup",
+                lr=self.optimizer.lr,
+                first=first,
+            )

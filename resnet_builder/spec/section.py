@@ -19,13 +19,12 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, core_schema
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-PART_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
 DEVICE_PATTERN = r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$"
 PATH_PATTERN = r"^[^\x00-\x1f]+$"
 
 PATTERN_WORDS = {
-    NAME_PATTERN: "at most 64 letters, digits, `.`, `_` and `-`, the first a letter or a digit",
-    PART_PATTERN: "at most 64 letters, digits and `_`, the first a letter",
+    NAME_PATTERN: "at most 64 letters (A to Z, a to z), digits, `.`, `_` and `-`, the first a "
+    "letter or a digit",
     DEVICE_PATTERN: "auto, cpu, mps, cuda or cuda:N",
     PATH_PATTERN: "a path, without control characters",
 }
@@ -90,7 +89,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    type: Annotated[str, Field(pattern=PART_PATTERN, description="A registered name.")]
+    type: str = Field(description="A registered name.")
 
     @model_validator(mode="before")
     @classmethod

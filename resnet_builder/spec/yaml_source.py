@@ -104,11 +104,13 @@ class Node:
         value: A scalar, or the nodes of a mapping or a list.
         place: Position of the value.
         key_place: Position of its key, if it is an entry of a mapping.
+        replaces: Part in a file below, if another part was laid over it.
     """
 
     value: "Scalar | dict[str, Node] | list[Node]"
     place: Place
     key_place: Place | None = None
+    replaces: "Node | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +417,12 @@ _COMPLAINTS = (
     ("flow mapping:.*stream end", "yaml-syntax", "this `{{` is never closed", True),
     ("quoted scalar:.*unexpected", "yaml-syntax", "this quote is never closed", True),
     (
+        "double-quoted scalar:.*escape",
+        "yaml-syntax",
+        r"in double quotes, `\` begins an escape: put the text in single quotes, or write `\\`",
+        False,
+    ),
+    (
         "mapping values are not allowed",
         "yaml-syntax",
         "`:` cannot stand here: indent all keys of a mapping alike, put a space after each "
@@ -437,8 +445,9 @@ def _syntax_problem(error: Exception, source: Source, reached: yaml.Mark) -> Pro
         return source.place(mark.line, mark.column)
 
     if not isinstance(error, yaml.MarkedYAMLError):
-        # An escape beyond Unicode ends in chr()'s own error.
-        return place(reached).problem("yaml-syntax", f"this cannot be read: {error}")
+        # It is chr()'s own error: PyYAML does not check the number of an escape.
+        message = "this escape is beyond the last character of Unicode, `\\U0010FFFF`"
+        return place(reached).problem("yaml-syntax", message)
     here = place(error.problem_mark or reached)
     context = place(error.context_mark) if error.context_mark else here
     for pattern, code, message, at_context in _COMPLAINTS:

@@ -105,6 +105,13 @@ def test_runs_that_are_damaged_or_begun_are_listed(folder: Path) -> None:
         assert "running at step 5" in call("list", "runs").stdout
 
 
+@pytest.mark.parametrize("word", ["spces", "spec", "Specs"])
+def test_misspelt_list_gets_a_suggestion(word: str) -> None:
+    result = call("list", word)
+    assert result.exit_code == 2
+    assert f"no such command '{word}'; did you mean: specs" in result.stderr
+
+
 def test_no_runs_are_said_to_be_none(folder: Path) -> None:
     result = call("list", "runs")
     assert (result.exit_code, result.stdout) == (0, "no runs in runs\n")

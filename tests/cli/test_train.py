@@ -52,7 +52,7 @@ def test_other_experiment_is_not_compared_with_the_published_one(
 ) -> None:
     result = call("train", write_tiny(folder), "--set", change)
     assert result.exit_code == 0
-    assert f"`published` left out, as --set or --with changes {what}\n" in result.stderr
+    assert f"not compared with `published`: --set or --with changes {what}\n" in result.stderr
     assert "published" not in result.stdout
     assert "published" not in result_of(folder / "runs" / "tiny-001")
 
@@ -93,7 +93,7 @@ def test_same_line_can_be_given_again_and_again(folder: Path) -> None:
     first, second = call(*line), call(*line)
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "training from step 0 of 4" in first.stderr
-    notice = "`published` left out, as --set or --with changes the recipe\n"
+    notice = "not compared with `published`: --set or --with changes the recipe\n"
     assert second.stderr == f"{notice}run is already complete\n"
     assert first.stdout == second.stdout
 

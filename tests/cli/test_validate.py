@@ -35,7 +35,7 @@ def test_fragments_are_composed_and_notices_shown() -> None:
     result = call("validate", "resnet20", "--set", "model.shortcut=projection", "--with", "kj60")
     assert result.exit_code == 0
     assert result.stdout.startswith("resnet20: 272,474 parameters, depth 20, 40,813,184 MACs\n")
-    assert result.stderr.startswith("resnet20: `expect` and `published` left out")
+    assert result.stderr.startswith("resnet20: not compared with `expect` and `published`: ")
 
 
 def test_json_has_counts_and_problems(folder: Path) -> None:
@@ -92,6 +92,27 @@ def test_training_that_does_not_fit_into_memory_is_warned_of() -> None:
     assert result.exit_code == 0
     assert "memory" in result.stderr
     assert "resnet152: 60,192,808 parameters" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.dataset=cifar-10", "no dataset is named 'cifar-10'"),
+        ("data.dataset=cifar-10", "did you mean: cifar10"),
+        ("model.block=Basic Block", "did you mean: basic"),
+        ("model.block=''", "no block is named ''"),
+        ("model.block=os.system", "no block is named 'os.system'"),
+        (f"model.block={'x' * 4000}", f"no block is named '{'x' * 64}…'"),
+        ("data.dataset={type: digits, size: 8}", "there is no such option; this part has none"),
+        ("model.shortcut={type: none, size: 8}", "there is no such option; this part has none"),
+    ],
+)
+def test_part_that_is_none_or_has_no_options_is_told_so(
+    override: str, message: str, folder: Path
+) -> None:
+    result = call("validate", write_tiny(folder), "--set", override)
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 FAULTS = {

@@ -112,8 +112,18 @@ def test_changed_experiment_drops_what_is_said_of_it(
     found = draft(tmp_path, *arguments)
     assert [key for key in ("expect", "published") if getattr(found, key) is not None] == kept
     dropped = " and ".join(f"`{key}`" for key in ("expect", "published") if key not in kept)
-    notice = f"{dropped} left out, as --set or --with changes {what}"
+    notice = f"not compared with {dropped}: --set or --with changes {what}"
     assert found.notices == ((notice,) if what else ())
+
+
+@pytest.mark.parametrize(
+    "claims",
+    ["expect: null\npublished: null", "expect: {}", "expect: {depth: null, macs:}", ""],
+)
+def test_nothing_is_said_of_claims_that_claim_nothing(claims: str, tmp_path: Path) -> None:
+    text = f"{FULL.partition('expect:')[0]}{claims}\n"
+    assert draft(tmp_path, "model.stages.0.blocks=2", text=text).notices == ()
+    assert draft(tmp_path, "model.norm=group_norm", "expect=null", text=text).notices == ()
 
 
 def test_file_cannot_extend_itself(tmp_path: Path) -> None:
@@ -126,8 +136,8 @@ def test_file_cannot_extend_itself(tmp_path: Path) -> None:
 
 
 def test_unknown_base_gets_a_suggestion(tmp_path: Path, specs: Path) -> None:
-    problem = refused(write(tmp_path, "extends: resnet21\n"))
-    assert problem.message == "no bundled spec or recipe is named 'resnet21'"
+    problem = refused(write(tmp_path, "extends: resmet20\n"))
+    assert problem.message == "no bundled spec or recipe is named 'resmet20'"
     assert (problem.allowed, problem.suggestion) == ((), "resnet20")
 
 
@@ -365,7 +375,13 @@ def test_separator_or_ending_makes_a_path_and_all_else_a_bundled_name(bundled_fo
 @pytest.mark.parametrize(
     ("name", "message", "suggestion"),
     [
-        ("resnet19", "no bundled spec is named 'resnet19'", "resnet9"),
+        ("resmet9", "no bundled spec is named 'resmet9'", "resnet9"),
+        ("resnet19", "no bundled spec is named 'resnet19'; see: resnet-build list specs", None),
+        (
+            "-",
+            "no bundled spec is named '-'; a spec is not read from standard input, but from a file",
+            None,
+        ),
         (
             "mine",
             "no bundled spec is named 'mine'; for the file of that name write ./mine",

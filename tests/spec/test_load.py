@@ -85,10 +85,26 @@ def test_name_is_the_files_unless_given(file: str, text: str, name: str, tmp_pat
     assert load_spec(write(tmp_path, text, file)).name == name
 
 
-@pytest.mark.parametrize("file", ["my net.yaml", ".yaml", "con.yaml", "x" * 65 + ".yaml"])
-def test_file_that_cannot_name_a_spec_does_not(file: str, tmp_path: Path) -> None:
-    [problem] = read_draft(write(tmp_path, MINIMAL, file)).problems
-    assert (problem.code, problem.path) == ("missing-key", "name")
+@pytest.mark.parametrize(
+    ("stem", "reason", "suggestion"),
+    [
+        ("zh 2", "a name has at most 64 letters", "name: zh_2"),
+        ("中文", "a name has at most 64 letters", None),
+        (".hidden", "a name has at most 64 letters", "name: hidden"),
+        ("x" * 65, "a name has at most 64 letters", f"name: {'x' * 64}"),
+        ("con", "Windows reserves it", None),
+    ],
+)
+def test_file_name_that_cannot_name_a_spec_is_said_to_be_the_cause(
+    stem: str, reason: str, suggestion: str | None, tmp_path: Path
+) -> None:
+    path = write(tmp_path, f"{MINIMAL}trian: 1\n", f"{stem}.yaml")
+    problem, _ = read_draft(path).problems
+    assert (problem.code, problem.path, problem.file) == ("missing-key", "name", str(path))
+    assert f"the file name '{stem[:60]}" in problem.message
+    assert f"cannot be used instead: {reason}" in problem.message
+    assert "add a line `name: ...`, or rename the file" in problem.message
+    assert (problem.line, problem.suggestion) == (None, suggestion)
 
 
 def test_mapping_is_a_source() -> None:
