@@ -76,10 +76,15 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
     """
     file = path
     if path.is_dir():
-        file = RunDirectory.open(path).best
-        if not file.is_file():
+        run = RunDirectory.open(path)
+        file = run.best
+        if not file.exists():
+            checkpoints = sorted(run.checkpoints.glob("step-*.safetensors"))
             raise UsageError(
-                f"{path} has no weights yet; resume it by: resnet-build train --resume {path}"
+                f"{path} has no weights yet: they are saved by an evaluation on validation images, "
+                "or at the end of the training",
+                *(f"its newest checkpoint, for resuming: {one}" for one in checkpoints[-1:]),
+                f"to go on: resnet-build train --resume {path}",
             )
     weights, header = read_weights(file)
     values = parse_plain(header.spec, str(file))

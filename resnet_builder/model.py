@@ -4,7 +4,7 @@ import copy
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -28,6 +28,9 @@ class ResNet(nn.Sequential):
     Shape:
         ``(N, in_channels, H, W)`` to ``(N, num_classes)``; H and W need not be equal.
     """
+
+    # torch.jit.script compiles properties, too, and knows none of what these do.
+    __jit_unused_properties__: ClassVar = ["stages", "stage_depths", "depth"]
 
     def __init__(self, layers: Mapping[str, nn.Module], strides: Mapping[str, int]) -> None:
         super().__init__(OrderedDict(layers))

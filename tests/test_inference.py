@@ -11,7 +11,9 @@ from resnet_builder.inference import load_model
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
-from resnet_builder.weights.file import WeightsHeader, save_weights
+from resnet_builder.training.checkpoint import checkpoint_path
+from resnet_builder.weights.file import WeightsHeader, save_weights, write_tensors
+from resnet_builder.weights.foreign import read_foreign
 from tests.cli.experiments import write_tiny
 
 
@@ -41,11 +43,23 @@ def test_network_is_the_one_that_was_saved(tmp_path: Path, spec: Spec) -> None:
     assert trained.header.step == 3
 
 
-def test_run_without_weights_says_how_to_go_on(tmp_path: Path, spec: Spec) -> None:
+def test_stopped_run_says_what_it_has_and_how_to_go_on(tmp_path: Path, spec: Spec) -> None:
     run = RunDirectory.create(tmp_path / "run")
     run.publish(dump_spec(spec))
-    with pytest.raises(UsageError, match="has no weights yet"):
-        load_model(tmp_path / "run")
+    run.checkpoints.mkdir()
+    for step in (8, 12):
+        write_tensors(checkpoint_path(run, step), {"model/a": torch.ones(1)}, {"checkpoint": "{}"})
+    with pytest.raises(UsageError) as raised:
+        load_model(run.path)
+    assert str(raised.value).splitlines() == [
+        f"{run.path} has no weights yet: they are saved by an evaluation on validation images, or "
+        "at the end of the training",
+        f"its newest checkpoint, for resuming: {checkpoint_path(run, 12)}",
+        f"to go on: resnet-build train --resume {run.path}",
+    ]
+    for read in (load_model, read_foreign):
+        with pytest.raises(CheckpointError, match=r"only resumes its run.* best\.safetensors$"):
+            read(checkpoint_path(run, 12))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path, spec: Spec) -> None:

@@ -10,9 +10,10 @@ Checkpoints of a run are the same kind of file, with another header; see
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import safetensors.torch
 import torch
@@ -25,6 +26,7 @@ from resnet_builder.errors import CheckpointError, DataError, NonFiniteError, vi
 from resnet_builder.runs.files import Buffer, storage_errors, write_atomically
 from resnet_builder.runs.records import first_problem, package_version, refuse_newer
 from resnet_builder.spec.schema import PreprocessSpec
+from resnet_builder.system import open_regular
 
 _HEADER = "resnet_builder"
 _DIGEST = "sha256"
@@ -168,7 +170,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:
     """
     tensors, metadata = read_tensors(path)
     if _HEADER not in metadata:
-        raise CheckpointError(f"{path}: it is not a file of weights")
+        raise CheckpointError(
+            f"{path}: it is a checkpoint, which only resumes its run; the weights of the run are "
+            "in its best.safetensors"
+        )
     return tensors, _parse_header(path, metadata)
 
 
@@ -177,12 +182,12 @@ def read_header(path: Path) -> WeightsHeader | None:
 
     Raises:
         CheckpointError: The header is damaged.
+        StorageError: The disk is failing, or the file may not be read.
         UsageError: A newer release wrote it.
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError):
+        metadata = read_metadata(path)
+    except CheckpointError:
         return None
     return _parse_header(path, metadata) if _HEADER in metadata else None
 
@@ -235,15 +240,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: The file is missing, damaged or another program's.
         StorageError: The disk is failing, or the file may not be read.
     """
-    with storage_errors("read", path):
-        if not path.is_file():  # a named pipe exists, too; opening it would wait for a writer
-            reason = "it is not a file" if path.exists() else "there is no such file"
-            raise CheckpointError(f"{path}: {reason}")
-        try:
-            with safe_open(path, "pt"):  # verifies the header before a huge file is read
-                content = path.read_bytes()
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: it is not a valid safetensors file: {error}") from error
+    with _opened(path):  # verifies the header before a huge file is read
+        content = path.read_bytes()
     start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
     try:
         # safetensors verifies the header: the tensors fill the file, and none overlaps another.
@@ -267,12 +265,20 @@ def read_metadata(path: Path) -> dict[str, str]:
         CheckpointError: The file is missing, or not a valid safetensors file.
         StorageError: The disk is failing, or the file may not be read.
     """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Context with a safetensors file, whose header was verified."""
     with storage_errors("read", path):
-        if not path.is_file():
-            raise CheckpointError(f"{path}: there is no such file")
         try:
+            open_regular(path).close()  # the library would wait for the writer of a FIFO
             with safe_open(path, "pt") as file:
-                return dict(file.metadata() or {})
+                yield file
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path}: there is no such file") from error
         except SafetensorError as error:
             raise CheckpointError(f"{path}: it is not a valid safetensors file: {error}") from error
 

@@ -34,6 +34,7 @@ from resnet_builder.errors import (
     visible,
 )
 from resnet_builder.runs.files import storage_errors
+from resnet_builder.system import open_regular
 from resnet_builder.weights.file import is_own_metadata, read_weights
 
 _DTYPES = {
@@ -155,11 +156,13 @@ def _damaged(error: Exception) -> str:
 
 def _load(path: Path) -> object:
     """Load the content of a file in any known format."""
-    if path.is_dir():
-        raise InvalidCheckpoint("it is a directory; name the file in it")
-    if not path.is_file():  # opening a named pipe would wait for a writer
-        raise InvalidCheckpoint("it is not a file" if path.exists() else "there is no such file")
-    with path.open("rb") as file:
+    try:
+        opened = open_regular(path)
+    except IsADirectoryError as error:
+        raise InvalidCheckpoint("it is a directory; name the file in it") from error
+    except FileNotFoundError as error:
+        raise InvalidCheckpoint("there is no such file") from error
+    with opened as file:
         head = file.read(512)
         _refuse_other_formats(head)
         if head[8:9] == b"{":

@@ -15,6 +15,7 @@ from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.dump import dump_value
 from resnet_builder.spec.schema import Spec, WeightsSpec
 from resnet_builder.spec.yaml_source import parse_plain
+from resnet_builder.system import open_regular
 from resnet_builder.weights.convert import load_weights
 from resnet_builder.weights.file import read_header
 
@@ -117,7 +118,7 @@ def pretrained_digest(weights: WeightsSpec) -> str:
     path = _find(weights)
     with storage_errors("read", path):
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             raise CheckpointError(f"model.weights: {path}: there is no such file") from None

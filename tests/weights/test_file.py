@@ -175,7 +175,7 @@ def test_other_files_of_tensors_are_refused(path: Path) -> None:
     with pytest.raises(CheckpointError, match="resnet-builder did not write it"):
         read_weights(path)
     write_tensors(path, tensors(), {"checkpoint": "{}"})
-    with pytest.raises(CheckpointError, match="it is not a file of weights"):
+    with pytest.raises(CheckpointError, match="it is a checkpoint, which only resumes its run"):
         read_weights(path)
 
 
@@ -194,10 +194,10 @@ def test_file_that_is_cut_short_or_too_long_is_refused(path: Path) -> None:
 def test_missing_file_directory_and_pipe_are_named(path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"best\.safetensors: there is no such file"):
         read_weights(path)
-    with pytest.raises(CheckpointError, match="it is not a file"):
+    with pytest.raises(StorageError, match="it is a directory, not a regular file"):
         read_weights(path.parent)
     os.mkfifo(path)
-    with pytest.raises(CheckpointError, match="it is not a file"):
+    with pytest.raises(StorageError, match="it is a FIFO, not a regular file"):
         read_weights(path)
 
 

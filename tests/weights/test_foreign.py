@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn, optim
 
-from resnet_builder.errors import CheckpointError, NonFiniteError, UsageError
+from resnet_builder.errors import CheckpointError, NonFiniteError, StorageError, UsageError
 from resnet_builder.weights.file import WeightsHeader, save_weights
 from resnet_builder.weights.foreign import FileReport, InvalidCheckpoint, read_foreign
 
@@ -215,7 +215,7 @@ def test_missing_file_directory_and_pipe_are_named(path: Path) -> None:
     with pytest.raises(InvalidCheckpoint, match="it is a directory; name the file in it"):
         read_foreign(path.parent)
     os.mkfifo(path)
-    with pytest.raises(InvalidCheckpoint, match="it is not a file"):
+    with pytest.raises(StorageError, match="it is a FIFO, not a regular file"):
         read_foreign(path)
 
 

@@ -191,6 +191,23 @@ def test_digest_is_of_the_bytes(folder: Path) -> None:
         pretrained_digest(WeightsSpec(path="nowhere"))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("command", ["train", "validate", "import", "evaluate", "predict"])
+def test_pipe_in_the_place_of_weights_is_an_error_at_once(command: str, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.pth")
+    spec = write_tiny(folder)
+    arguments: dict[str, list[object]] = {
+        "train": [spec, "--set", "model.weights=pipe.pth"],
+        "validate": [spec, "--set", "model.weights=pipe.pth"],
+        "import": ["pipe.pth", "--spec", spec, "-o", "new.safetensors"],
+        "evaluate": ["pipe.pth"],
+        "predict": ["pipe.pth", "five.pth"],
+    }
+    result = call(command, *arguments[command])
+    assert result.exit_code == 7, result.stderr
+    assert "pipe.pth: it is a FIFO, not a regular file" in result.stderr
+
+
 def test_published_names_are_those_of_torchvisions_resnets() -> None:
     published = published_weights()
     assert published["ResNet50_Weights.IMAGENET1K_V2"].endswith("/resnet50-11ad3fa6.pth")
