@@ -249,7 +249,7 @@ def dotted(path: SpecPath) -> str:
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """Allowed name that ``name`` was probably meant to be: misspelt, or cut short."""
-    plain = _latin(name).casefold()
+    plain = latin(name).casefold()
     names = {name.casefold(): name for name in sorted(allowed)}
     close = difflib.get_close_matches(plain, names, n=5)
     matches = [other for other in close if _is_misspelt(plain, other)][:1]
@@ -307,7 +307,7 @@ def visible(text: str) -> str:
     )
 
 
-def _latin(text: str) -> str:
+def latin(text: str) -> str:
     """Spell ``text`` in the Latin letters it looks like, without invisible characters."""
     kept = (c for c in text if c.isprintable())
     return "".join(_LATIN_LOOKALIKES.get(c, c) for c in kept)

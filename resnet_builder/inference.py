@@ -3,7 +3,6 @@
 Weights come from a run, from a file of this program, or by an import from another program's.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from resnet_builder.builder import build, check_source
-from resnet_builder.data.decode import IMAGE_EXTENSIONS, decode_image
+from resnet_builder.data.class_folders import find_images
+from resnet_builder.data.decode import Warn, decode_image, preprocess_image
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.loader import evaluation_batches, normalise
 from resnet_builder.data.preprocess import Preprocessing
@@ -355,10 +355,12 @@ class Predictions:
     Attributes:
         weights: Path of the weights.
         images: Prediction for each image.
+        notices: What was passed over in folders, and images whose metadata are damaged.
     """
 
     weights: Path
     images: tuple[ImagePrediction, ...]
+    notices: tuple[str, ...] = ()
 
 
 def predict(
@@ -377,7 +379,7 @@ def predict(
 
     Args:
         trained: Model; its network is moved to the device.
-        paths: Image files, and folders of them; hidden files are left out.
+        paths: Image files, and folders of them; what is an image is decided as in training.
         top: Number of classes for each image.
         device: Device to compute on.
         should_stop: Polled at every image.
@@ -391,7 +393,8 @@ def predict(
     """
     read = _image_reader(trained.spec, trained.header)
     classify = _classifier(trained, device, top)
-    files = _find_images(paths, should_stop)
+    notices: list[str] = []
+    files = _find_images(paths, notices, should_stop)
     found: list[ImagePrediction] = []
     for first in range(0, len(files), BATCH_SIZE):
         batch: list[ImagePrediction] = []
@@ -400,42 +403,39 @@ def predict(
             if should_stop():
                 raise Stopped("stopped while predicting")
             try:
-                image, fitted = read(path)
+                problems: list[str] = []
+                image, fitted = read(path, problems.append)
             except DataError as error:
                 batch.append(ImagePrediction(path, error=str(error)))
             else:
                 batch.append(ImagePrediction(path, fitted=fitted))
                 images.append(image)
+                notices += [f"{path}: {problem}" for problem in problems]
         predictions = iter(classify(torch.stack(images)) if images else ())
         found += [
             one if one.error is not None else replace(one, predictions=next(predictions))
             for one in batch
         ]
         report("predicting", len(found), len(files))
-    return Predictions(trained.path, tuple(found))
+    return Predictions(trained.path, tuple(found), tuple(notices))
 
 
-def _find_images(paths: Sequence[Path], should_stop: Stop) -> list[Path]:
-    """Files, and all images in folders, in order."""
-    found: list[Path] = []
+def _find_images(paths: Sequence[Path], notices: list[str], should_stop: Stop) -> list[Path]:
+    """Files, and all images in folders, in order; notices of what is no image are added."""
+    files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)
-        for here, folders, files in os.walk(path):
-            if should_stop():
-                raise Stopped(f"stopped while listing {path}")
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            found += [
-                Path(here, name)
-                for name in sorted(files)
-                if Path(name).suffix.lower() in IMAGE_EXTENSIONS and not name.startswith(".")
-            ]
-    if not found:
-        raise DataError(f"no images in {', '.join(map(str, paths))}")
-    return found
+        if path.is_dir():
+            found = find_images(path, should_stop)
+            files += found.images
+            notices += found.notices
+        else:
+            files.append(path)
+    if not files:
+        raise DataError(f"no images in {', '.join(map(str, paths))}", *notices)
+    return files
 
 
-def _image_reader(spec: Spec, header: WeightsHeader) -> Callable[[Path], tuple[Tensor, bool]]:
+def _image_reader(spec: Spec, header: WeightsHeader) -> Callable[[Path, Warn], tuple[Tensor, bool]]:
     """Function that reads an image as ``(C, H, W)`` uint8, and tells whether it had to be fitted.
 
     It raises a DataError where the image cannot be read.
@@ -449,10 +449,11 @@ def _image_reader(spec: Spec, header: WeightsHeader) -> Callable[[Path], tuple[T
         (Resize(type="resize", size=size), CenterCrop(type="center_crop", size=size))
     )
 
-    def read(path: Path) -> tuple[Tensor, bool]:
-        image = preprocess(decode_image(path, 1 if is_grey else channels)[None])
+    def read(path: Path, warn: Warn) -> tuple[Tensor, bool]:
+        image = decode_image(path, 1 if is_grey else channels, warn)
+        image = preprocess_image(image, path, preprocess)
         fits = image.shape[-2:] == (size, size)
-        return (image if fits else fit(image))[0], not fits
+        return image if fits else preprocess_image(image, path, fit), not fits
 
     return read
 

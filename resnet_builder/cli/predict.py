@@ -66,6 +66,8 @@ def predict(
         show_json(result)
     else:
         _show(result)
+    for notice in result.notices:
+        note(notice)
     broken = [one.error for one in result.images if one.error is not None]
     if broken:
         head = f"{len(broken)} of {len(result.images)} images cannot be read"

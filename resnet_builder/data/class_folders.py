@@ -1,17 +1,46 @@
-"""Listing of image folders: the classes and image files of each split."""
+"""Listing of image folders: which files are images, and of which split and class.
+
+A file is an image if its ending says so, or else if its first bytes do. Everything else that lies
+in the folder is passed over and told, so that nothing vanishes.
+"""
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import re
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from resnet_builder.data.decode import IMAGE_EXTENSIONS
+from resnet_builder.data.decode import RAW_ENDINGS
 from resnet_builder.data.interfaces import Stop
-from resnet_builder.errors import DataError, Stopped
+from resnet_builder.errors import DataError, Stopped, counted, latin
+from resnet_builder.system import open_regular
 
-SPLITS = ("train", "val", "test")
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Names of each split's folder, in any case; the first is preferred to the others."""
 
-_SYSTEM_FILES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+_IMAGE_ENDINGS = frozenset(
+    (
+        *(".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
+        *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    )
+)
+# JPEG, PNG, GIF, WebP, TIFF and BigTIFF, BMP with the size of its second header, PPM and its kin
+_IMAGE_START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]"
+    rb"|BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0{3}|P[1-6](?:\s|#[^\n]*\n)+\d",
+    re.DOTALL,
+)
+_START_BYTES = 64
+
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 _MAX_NAMED = 20
 
 Images = Mapping[str, list[str]]
@@ -25,12 +54,25 @@ class ClassFolders:
     Attributes:
         splits: ``train``, and ``val`` and ``test`` if they are there; the classes are sorted, and
             every split has the same.
-        ignored: Number of entries that were passed over: hidden ones, files that are not images,
-            folders and pipes named like images, and links back into the split.
+        notices: What was passed over, which classes look alike, and what may be meant to be classes,
+            a line each.
     """
 
     splits: Mapping[str, Images]
-    ignored: int
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImages:
+    """Image files below a folder.
+
+    Attributes:
+        images: Their paths, sorted within each folder.
+        notices: What was passed over, a line each.
+    """
+
+    images: tuple[Path, ...]
+    notices: tuple[str, ...]
 
 
 def find_classes(root: Path, stop: Stop) -> ClassFolders:
@@ -44,68 +86,185 @@ def find_classes(root: Path, stop: Stop) -> ClassFolders:
         DataError: A folder is missing, empty or unreadable, or classes differ between splits.
         Stopped: ``stop`` became true.
     """
-    if not (root / "train").is_dir():
-        fault = "is not a folder" if (root / "train").exists() else "does not exist"
-        raise DataError(
-            f"{root / 'train'} {fault}; image_folder needs train/CLASS/... and "
-            "test/CLASS/... under data.dataset.path, which is relative to --data-dir"
-        )
+    passed_over = _PassedOver(root)
     splits: dict[str, Images] = {}
-    ignored = 0
-    try:
-        for split in SPLITS:
-            if (root / split).is_dir():
-                images, passed_over = _list_split(root, split, stop)
-                _check_classes(root / split, images, splits.get("train", images))
-                splits[split] = images
-                ignored += passed_over
-    except OSError as error:
-        raise DataError(f"{error.filename or root}: {error.strerror or error}") from error
-    return ClassFolders(splits, ignored)
+    with _listing_errors(root):
+        for split, folder in _find_splits(root, passed_over).items():
+            splits[split] = _list_split(root, folder, passed_over, stop)
+            _check_classes(root, folder, splits[split], splits["train"], passed_over)
+    training = splits["train"]
+    notices = [f"{root}: {notice}" for notice in (*_look_alike(training), *_too_deep(training))]
+    return ClassFolders(splits, (*passed_over.notices(), *notices))
 
 
-def _list_split(root: Path, split: str, stop: Stop) -> tuple[Images, int]:
-    """Return the image files of a split, and the number of entries that are passed over."""
+def find_images(folder: Path, stop: Stop) -> FoundImages:
+    """List the images in a folder and those below it, by the rule of :func:`find_classes`.
+
+    Args:
+        folder: Folder to look into.
+        stop: Polled at every folder.
+
+    Raises:
+        DataError: A folder cannot be read.
+        Stopped: ``stop`` became true.
+    """
+    passed_over = _PassedOver(folder)
+    with _listing_errors(folder):
+        names = _list_images(folder, ".", folder, set(), passed_over, stop)
+    return FoundImages(tuple(folder / name for name in names), tuple(passed_over.notices()))
+
+
+def shorten(names: Iterable[str]) -> str:
+    """Return names for a message, as many as there is room for."""
+    listed = list(names)
+    more = len(listed) - _MAX_NAMED
+    shown = ", ".join(listed[:_MAX_NAMED])
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+@dataclass(frozen=True, slots=True)
+class _PassedOver:
+    """What lies in a folder and is not read.
+
+    Attributes:
+        root: The folder.
+        files: Files that are not images, by their ending: paths below the folder.
+        others: Everything else, by its path below the folder: what it is.
+    """
+
+    root: Path
+    files: dict[str, list[str]] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+
+    def add(self, entry: os.DirEntry[str], name: str) -> None:
+        """Add an entry that is not looked into."""
+        self.others[name] = _kind(entry)
+
+    def add_file(self, name: str) -> None:
+        """Add a file that is not an image."""
+        self.files.setdefault(os.path.splitext(name)[1].lower(), []).append(name)
+
+    def notices(self) -> Iterator[str]:
+        where = self.root
+        if self.files:
+            yield f"{where}: passed over files that are not images: {self.by_ending()}"
+        if self.others:
+            named = (f"{name} ({what})" for name, what in sorted(self.others.items()))
+            yield f"{where}: passed over {shorten(named)}"
+
+    def by_ending(self, below: str = "") -> str:
+        """Describe the files that are not images, with an example of each ending."""
+        counts = []
+        for ending, names in self.files.items():
+            some = sorted(name for name in names if name.startswith(below))
+            if some:
+                example = some[0] if len(some) == 1 else f"such as {some[0]}"
+                kind = ending or "without an ending"
+                counts.append((-len(some), f"{len(some):,} {kind} ({example})"))
+        return shorten(text for _, text in sorted(counts))
+
+
+def _find_splits(root: Path, passed_over: _PassedOver) -> dict[str, str]:
+    """Return the folder of each split that is there, ``train`` first; pass over all else."""
+    entries = {entry.name: entry for entry in _entries(root)} if root.is_dir() else {}
+    folders: dict[str, str] = {}
+    for split, names in SPLITS.items():
+        found = [name for name in entries if name.casefold() in names and _is_dir(entries[name])]
+        if split in found or len(found) == 1:
+            folders[split] = split if split in found else found[0]
+    for name in sorted(entries.keys() - folders.values()):
+        passed_over.add(entries[name], name)
+    if "train" in folders:
+        return folders
+    fault = "is not a folder" if "train" in entries else "does not exist"
+    deeper = [name for name, entry in entries.items() if os.path.isdir(f"{entry.path}/train")]
+    hints = [f"; {root / name / 'train'} does: the path is one folder short" for name in deeper]
+    if not hints and passed_over.others:
+        found_there = (f"{name} ({what})" for name, what in passed_over.others.items())
+        hints = [f"; there are {shorten(found_there)}"]
+    raise DataError(
+        f"{root / 'train'} {fault}; image_folder needs train/CLASS/... and "
+        "test/CLASS/... under data.dataset.path, which is relative to --data-dir"
+        + "".join(hints[:1])
+    )
+
+
+def _list_split(root: Path, folder: str, passed_over: _PassedOver, stop: Stop) -> Images:
+    """Return the images of a split by class; what lies outside the classes' folders is no image."""
     images: dict[str, list[str]] = {}
-    ignored = 0
     entered: set[str] = set()
-    for entry in _entries(root / split):
-        if _is_hidden(entry.name) or not entry.is_dir():
-            ignored += 1
+    for entry in _entries(root / folder):
+        name = f"{folder}/{entry.name}"
+        if _is_dir(entry) and not _is_foreign(entry):
+            images[entry.name] = _list_images(root, name, root / folder, entered, passed_over, stop)
         else:
-            paths, passed_over = _list_class(entry.path, root / split, entered, stop)
-            images[entry.name] = sorted(Path(path).relative_to(root).as_posix() for path in paths)
-            ignored += passed_over
-    return images, ignored
+            passed_over.add(entry, name)
+    return images
 
 
-def _list_class(folder: str, split: Path, entered: set[str], stop: Stop) -> tuple[list[str], int]:
-    """Return the images in a class's folder and those below it, following links out of it."""
+def _list_images(
+    root: Path, folder: str, split: Path, entered: set[str], passed_over: _PassedOver, stop: Stop
+) -> list[str]:
+    """Return the images in a folder and those below it, following links out of the split."""
     images: list[str] = []
-    ignored = 0
     waiting = [folder]
     while waiting:
         if stop():
-            raise Stopped(f"stopped while listing {folder}")
+            raise Stopped(f"stopped while listing {root}")
         here = waiting.pop()
-        real = os.path.realpath(here)
+        real = os.path.realpath(root / here)
         if real in entered:  # links may form loops
+            passed_over.others[here] = "a link to a folder that is read elsewhere"
             continue
         entered.add(real)
-        for entry in _entries(here):
-            if _is_hidden(entry.name):
-                ignored += 1
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
-                # A link that leads nowhere is an error later; folders, pipes, devices are ignored.
-                if entry.is_file() or not os.path.exists(entry.path):
-                    images.append(entry.path)
+        for entry in _entries(root / here):
+            name = entry.name if here == "." else f"{here}/{entry.name}"
+            if _is_dir(entry):
+                if _is_foreign(entry) or _leads_into(entry, split):
+                    passed_over.add(entry, name)
                 else:
-                    ignored += 1
-            elif entry.is_dir() and not _leads_into(entry, split):
-                waiting.append(entry.path)
+                    waiting.append(name)
+            elif _is_image(entry):
+                images.append(name)
+            elif entry.is_file() and _is_text(entry.name):
+                passed_over.add_file(name)
             else:
-                ignored += 1
-    return images, ignored
+                passed_over.add(entry, name)
+    return sorted(images)
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is an image, broken or not; only regular files are opened."""
+    ending = os.path.splitext(entry.name)[1].lower()
+    if not _is_text(entry.name) or ending in RAW_ENDINGS:
+        return False
+    leads_nowhere = entry.is_symlink() and not os.path.exists(entry.path)
+    if not (entry.is_file() or leads_nowhere):
+        return False
+    # macOS writes hidden files with the endings of those that they describe.
+    if ending in _IMAGE_ENDINGS and not entry.name.startswith("."):
+        return True
+    try:
+        with open_regular(entry.path) as file:
+            return _IMAGE_START.match(file.read(_START_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8: records and messages can hold no other."""
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    # is_dir() raises an error for a link that leads to itself
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _is_foreign(folder: os.DirEntry[str]) -> bool:
+    """Whether a folder is a program's own (hidden, or macOS's in archives), or has no text's name."""
+    is_hidden = folder.name.startswith(".") or folder.name == "__MACOSX"
+    return is_hidden or not _is_text(folder.name)
 
 
 def _leads_into(entry: os.DirEntry[str], split: Path) -> bool:
@@ -114,29 +273,86 @@ def _leads_into(entry: os.DirEntry[str], split: Path) -> bool:
     return entry.is_symlink() and target.is_relative_to(os.path.realpath(split))
 
 
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+def _kind(entry: os.DirEntry[str]) -> str:
+    if not os.path.exists(entry.path):
+        return "a link that leads nowhere"
+    if not _is_text(entry.name):
+        return "a name that is not UTF-8"
+    mode = entry.stat().st_mode
+    if stat.S_ISDIR(mode):
+        return "a link to a folder" if entry.is_symlink() else "a folder"
+    if stat.S_ISREG(mode):
+        return "a file"
+    return _KINDS.get(stat.S_IFMT(mode), "a device")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in _SYSTEM_FILES
+@contextmanager
+def _listing_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        raise DataError(f"{where}: {error.strerror or error}") from error
 
 
-def _check_classes(split: Path, images: Images, training: Images) -> None:
-    for problem, names in (
-        ("has no folder for", training.keys() - images.keys()),
-        ("has folders that train has not:", images.keys() - training.keys()),
-        ("has no images in", [name for name, paths in images.items() if not paths]),
-    ):
-        if names:
-            raise DataError(f"{split} {problem} {shorten(names)}")
+def _check_classes(
+    root: Path, folder: str, images: Images, training: Images, passed_over: _PassedOver
+) -> None:
+    """Compare a split's classes with those of training, and look for empty ones."""
+    where = root / folder
     if not images:
-        raise DataError(f"{split} has no folders; there must be one for each class")
+        raise DataError(f"{where} has no folders; there must be one for each class")
+    problems = [
+        f"{problem} {shorten(_tell_apart(names, {*images, *training}))}"
+        for problem, names in (
+            ("has no folder for", training.keys() - images.keys()),
+            ("has folders that train has not:", images.keys() - training.keys()),
+        )
+        if names
+    ]
+    if problems:
+        raise DataError(f"{where} {'; it '.join(problems)}")
+    if empty := [name for name, paths in images.items() if not paths]:
+        others = [passed_over.by_ending(f"{folder}/{name}/") for name in empty]
+        described = [
+            f"{name}: {other}" if other else name for name, other in zip(empty, others, strict=True)
+        ]
+        raise DataError(f"{where} has no images in {shorten(described)}")
 
 
-def shorten(names: Collection[str]) -> str:
-    """Return names for a message, as many as there is room for."""
-    shown = ", ".join(sorted(names)[:_MAX_NAMED])
-    more = len(names) - _MAX_NAMED
-    return f"{shown} and {more} more" if more > 0 else shown
+def _too_deep(images: Images) -> Iterator[str]:
+    """Yield a notice of folders that may be meant to be classes, where there is one class."""
+    folders = {os.path.dirname(path) for paths in images.values() for path in paths}
+    common = os.path.commonpath(folders).split("/")
+    deeper = {path.split("/")[len(common)] for path in folders if path != "/".join(common)}
+    if len(images) == 1 and len(deeper) > 1:
+        shown = shorten("/".join([*common, name]) for name in sorted(deeper))
+        up = counted(len(common) - 1, "folder")
+        yield f"if {shown} are the classes, move them {up} up, into {common[0]}"
+
+
+def _tell_apart(names: Collection[str], among: Collection[str]) -> Iterator[str]:
+    """Yield names for a message, with their code points where others of them look alike."""
+    looks = Counter(map(_look, among))
+    for name in sorted(names):
+        yield name if looks[_look(name)] == 1 else f"{name} ({name!a})"
+
+
+def _look_alike(names: Collection[str]) -> Iterator[str]:
+    """Yield a notice of each group of classes whose names look alike."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_look(name), []).append(name)
+    for group in groups.values():
+        if len(group) > 1:
+            yield f"classes that look alike: {shorten(_tell_apart(group, group))}"
+
+
+def _look(name: str) -> str:
+    """Return what a reader sees of a name: accents composed, one case, spaces joined."""
+    return " ".join(latin(unicodedata.normalize("NFKC", name)).casefold().split())

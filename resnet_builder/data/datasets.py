@@ -205,7 +205,7 @@ class Synthetic:
     def __init__(
         self,
         *,
-        num_classes: Annotated[int, Field(ge=1, le=10_000)] = 10,
+        num_classes: Annotated[int, Field(ge=2, le=10_000)] = 10,
         channels: Annotated[int, Field(ge=1, le=16)] = 3,
         image_size: Annotated[int, Field(ge=1, le=512)] = 32,
         train: _Count = 512,

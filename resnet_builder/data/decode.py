@@ -1,27 +1,33 @@
 """Decoding of image files to tensors, whatever their mode, in one documented way."""
 
 import hashlib
+import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from resnet_builder.data.interfaces import Preprocess
 from resnet_builder.errors import DataError
+from resnet_builder.system import open_regular
 
-IMAGE_EXTENSIONS = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+RAW_ENDINGS = frozenset(
+    (
+        *(".3fr", ".arw", ".cr2", ".dng", ".erf", ".iiq", ".kdc", ".nef", ".nrw", ".orf"),
+        *(".pef", ".raw", ".rw2", ".sr2", ".srf", ".srw"),
+    )
 )
-"""Extensions, in any case, of the files that are read as images."""
+"""Endings of raw photographs: TIFF files of which Pillow would read the thumbnail."""
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of images, whatever their extension; Pillow would run Ghostscript on some others."""
@@ -44,19 +50,37 @@ _BROKEN = (
 )
 
 _MAX_16_BITS = 65_535
+_MAX_STRIPPED = 2**28  # bytes of a file that is read again without its metadata
+_PNG_START, _JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+
+_TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image of each EXIF orientation is turned upright."""
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+Warn = Callable[[str], None]
 
 
-def decode_image(path: str | Path, channels: int) -> Tensor:
+def decode_image(path: str | Path, channels: int, warn: Warn | None = None) -> Tensor:
     """Decode an image file.
 
     The image is turned upright by its EXIF orientation; of an animation the first frame is taken;
     transparency is dropped, which leaves the colours below it; of 16 bits a channel the upper 8
     are kept; CMYK is converted without a colour profile. Pillow's limit on the number of pixels
-    holds.
+    holds. Damaged metadata cost no pixels: the image is then read as it is stored.
 
     Args:
         path: Image file.
         channels: 3 for RGB (grey is repeated), 1 for grey (colours are weighted by ITU-R 601).
+        warn: Called if metadata are damaged, with a phrase that does not name the file.
 
     Returns:
         ``(channels, H, W)`` uint8.
@@ -64,14 +88,14 @@ def decode_image(path: str | Path, channels: int) -> Tensor:
     Raises:
         DataError: The file is not an image, is broken, or is suspiciously large.
     """
-    with _decoding_errors(path), Image.open(path, formats=IMAGE_FORMATS) as opened:
-        pixels = _pixels(opened, channels)
+    with _decoding_errors(path), open_regular(path) as file:
+        pixels = _read_pixels(file, channels, warn)
     # numpy copies in this thread; torch would wake its thread pool for every image
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)) if channels == 3 else pixels[None]
     return torch.from_numpy(planes)
 
 
-def verify_image(path: str | Path, channels: int) -> bytes:
+def verify_image(path: str | Path, channels: int, warn: Warn | None = None) -> bytes:
     """Make sure that an image can be decoded, as cheaply as its format allows.
 
     A JPEG is read in full, but only an eighth of its side is computed.
@@ -79,6 +103,7 @@ def verify_image(path: str | Path, channels: int) -> bytes:
     Args:
         path: Image file.
         channels: Number of channels, see :func:`decode_image`.
+        warn: As for :func:`decode_image`.
 
     Returns:
         The SHA-256 of the file, 32 bytes.
@@ -86,12 +111,10 @@ def verify_image(path: str | Path, channels: int) -> bytes:
     Raises:
         DataError: As for :func:`decode_image`.
     """
-    with _decoding_errors(path), open(path, "rb") as file:
+    with _decoding_errors(path), open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").digest()
         file.seek(0)
-        with Image.open(file, formats=IMAGE_FORMATS) as opened:
-            opened.draft(None, (1, 1))
-            _pixels(opened, channels)
+        _read_pixels(file, channels, warn, is_draft=True)
     return digest
 
 
@@ -109,40 +132,48 @@ class ImageReader:
     preprocess: Preprocess
     shape: tuple[int, ...]
 
-    def decode(self, path: str | Path) -> Tensor:
-        """Decode an image file to ``(channels, H, W)`` uint8, without preprocessing."""
-        return decode_image(path, self.channels)
+    def read(self, path: str | Path, warn: Warn | None = None) -> Tensor:
+        """Decode and preprocess an image file; see :func:`decode_image`."""
+        return preprocess_image(decode_image(path, self.channels, warn), path, self.preprocess)
 
-    def fit(self, image: Tensor, path: str | Path) -> Tensor:
-        """Preprocess one decoded image.
-
-        Args:
-            image: ``(channels, H, W)`` uint8.
-            path: File of the image, for the message.
+    def check_size(self, image: Tensor, path: str | Path) -> None:
+        """Compare a preprocessed image with the others.
 
         Raises:
-            DataError: The result is larger or smaller than that of other images.
+            DataError: It is larger or smaller.
         """
-        image = self.preprocess(image[None])[0]
         if image.shape != self.shape:
+            size, others = (f"{shape[2]}x{shape[1]}" for shape in (image.shape, self.shape))
             raise DataError(
-                f"images have several sizes: {path} is {_size(image.shape)}, others are "
-                f"{_size(self.shape)}; add `resize` and `center_crop` under data.preprocess"
+                f"images have several sizes: {path} is {size}, others are {others}; add `resize` "
+                "and `center_crop` under data.preprocess"
             )
-        return image
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[2]}x{shape[1]}"
+def preprocess_image(image: Tensor, path: str | Path, preprocess: Preprocess) -> Tensor:
+    """Preprocess one image.
+
+    Args:
+        image: ``(C, H, W)`` uint8.
+        path: File of the image, for the message.
+        preprocess: Preprocessing of the spec.
+
+    Raises:
+        DataError: The result would be suspiciously large.
+    """
+    try:
+        return preprocess(image[None])[0]
+    except DataError as error:
+        raise DataError(f"{path}: {error.args[0]}") from error
 
 
 @contextmanager
 def _decoding_errors(path: str | Path) -> Iterator[None]:
-    """Turn Pillow's exceptions into an error that names the file, and drop its warnings."""
+    """Turn Pillow's exceptions into an error that names the file, and raw photographs away."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        if os.path.splitext(path)[1].lower() in RAW_ENDINGS:
+            raise ValueError("it is a raw photograph; convert it to JPEG, PNG or TIFF")
+        yield
     except _BROKEN as error:
         raise DataError(f"{path}: cannot be decoded: {_reason(error)}") from error
 
@@ -155,11 +186,79 @@ def _reason(error: Exception) -> str:
     return reason or str(error) or type(error).__name__
 
 
-def _pixels(opened: Image.Image, channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return ``(H, W, 3)`` or ``(H, W)`` pixels of an opened image."""
-    image = _to_8_bits(ImageOps.exif_transpose(opened))
-    image.info.pop("transparency", None)
-    return np.array(image.convert("RGB" if channels == 3 else "L"))
+def _read_pixels(
+    file: BinaryIO, channels: int, warn: Warn | None, *, is_draft: bool = False
+) -> Pixels:
+    """Return ``(H, W, 3)`` or ``(H, W)`` pixels of an open file, in spite of its metadata."""
+    try:
+        pixels, problem = _decode(file, channels, is_draft=is_draft)
+    except _BROKEN as error:
+        file.seek(0)
+        stripped = BytesIO(_without_metadata(file.read(_MAX_STRIPPED)))
+        try:
+            pixels, _ = _decode(stripped, channels, is_draft=is_draft)
+        except _BROKEN:  # the pixels are broken, too
+            raise error from None
+        problem = "its metadata are damaged"
+    if problem is not None and warn is not None:
+        warn(problem)
+    return pixels
+
+
+def _decode(file: BinaryIO, channels: int, *, is_draft: bool) -> tuple[Pixels, str | None]:
+    """Return the pixels, upright as far as EXIF can be read, and what is wrong with EXIF."""
+    problem = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Image.open(file, formats=IMAGE_FORMATS) as opened:
+            if is_draft:
+                opened.draft(None, (1, 1))
+            opened.load()
+            image: Image.Image = opened
+            try:
+                turned = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation))
+            except _BROKEN:
+                turned, problem = None, "its EXIF data are damaged"
+            if turned is not None:
+                image = image.transpose(turned)
+            image = _to_8_bits(image)
+            image.info.pop("transparency", None)
+            pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
+    if any("EXIF" in str(one.message) for one in caught):
+        problem = "its EXIF data are damaged"
+    return pixels, problem
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """Return the parts of a PNG or JPEG file that hold its pixels; nothing of other formats."""
+    if content.startswith(_PNG_START):
+        return _PNG_START + b"".join(_critical_chunks(content))
+    if content.startswith(_JPEG_START):
+        return _JPEG_START + b"".join(_image_segments(content))
+    return b""
+
+
+def _critical_chunks(png: bytes) -> Iterator[bytes]:
+    start = len(_PNG_START)
+    while start < len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])
+        if png[start + 4 : start + 5].isupper():  # the case that tells what pixels need
+            yield png[start:end]
+        start = end
+
+
+def _image_segments(jpeg: bytes) -> Iterator[bytes]:
+    start = len(_JPEG_START)
+    while jpeg[start : start + 1] == b"\xff":
+        marker = jpeg[start + 1 : start + 2]
+        if marker == b"\xda":  # the scans; what follows is no segment
+            yield jpeg[start:]
+            return
+        end = start + 2 + int.from_bytes(jpeg[start + 2 : start + 4])
+        is_metadata = b"\xe0" <= marker <= b"\xef" or marker == b"\xfe"
+        if not is_metadata or marker == b"\xee":  # Adobe's tells the colours
+            yield jpeg[start:end]
+        start = end
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

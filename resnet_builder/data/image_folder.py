@@ -6,6 +6,7 @@ of them is decoded or verified before any training, and the outcome is cached.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from resnet_builder.data.class_folders import Images, find_classes, shorten
-from resnet_builder.data.decode import ImageReader, decode_image, verify_image
+from resnet_builder.data.decode import ImageReader, decode_image, preprocess_image, verify_image
 from resnet_builder.data.interfaces import (
     DATASETS,
     DatasetInfo,
@@ -70,6 +71,24 @@ class ImageFolder:
         self._channels = channels
         self.info = DatasetInfo(channels=channels)
 
+    def inspect(self, data_dir: Path, stop: Stop) -> DatasetInfo:
+        """List the folder, without decoding an image.
+
+        Raises:
+            DataError: A folder is missing or empty, or classes differ between splits.
+            Stopped: ``stop`` became true.
+        """
+        found = find_classes(data_dir / self._path, stop)
+        training = found.splits["train"]
+        return DatasetInfo(
+            num_classes=len(training),
+            channels=self._channels,
+            own_validation="val" in found.splits,
+            training_images=len(_names(training)),
+            classes=tuple(training),
+            notices=found.notices,
+        )
+
     def load(self, context: LoadContext) -> LoadedDataset:
         """List the folder, scan every image, and hold the images in memory if they fit.
 
@@ -82,12 +101,10 @@ class ImageFolder:
         found = find_classes(root, context.stop)
         names = [name for images in found.splits.values() for name in _names(images)]
         # The first image decides the size of all, and whether they fit into memory.
-        training = _names(found.splits["train"])
-        first = _first_image(root, training, self._channels, context.stop)
-        shape = context.preprocess(first[None])[0].shape
-        reader = ImageReader(self._channels, context.preprocess, tuple(shape))
-        needs_full_images = context.crops_while_reading and first.numel() > shape.numel()
-        fits = len(names) * shape.numel() <= MAX_BYTES_IN_MEMORY
+        full, first = _first_image(root, _names(found.splits["train"]), self._channels, context)
+        reader = ImageReader(self._channels, context.preprocess, tuple(first.shape))
+        needs_full_images = context.crops_while_reading and full.numel() > first.numel()
+        fits = len(names) * first.numel() <= MAX_BYTES_IN_MEMORY
         in_memory = fits and not needs_full_images
 
         scan, cache_problem = scan_images(root, names, reader, context, decode=in_memory)
@@ -117,7 +134,7 @@ class ImageFolder:
             test=sources.get("test"),
             classes=tuple(splits["train"]),
             fingerprint=combine_fingerprints(parts),
-            notices=tuple(_notices(root, found.ignored, scan, cache_problem)),
+            notices=(*found.notices, *_notices(root, scan, cache_problem)),
             parts={name: digest[:_DIGITS_OF_PART] for name, digest in parts.items()},
             skipped=tuple(sorted(scan.broken)),
         )
@@ -128,16 +145,20 @@ def _names(images: Images) -> list[str]:
     return [name for names in images.values() for name in names]
 
 
-def _first_image(root: Path, names: list[str], channels: int, stop: Stop) -> Tensor:
-    """Decode the first image that is not broken."""
+def _first_image(
+    root: Path, names: list[str], channels: int, context: LoadContext
+) -> tuple[Tensor, Tensor]:
+    """Return the first image that is not broken, before and after preprocessing."""
     broken: dict[str, str] = {}
     for name in names:
-        if stop():
+        if context.stop():
             raise Stopped(f"stopped while decoding {root}")
+        path = root / name
         try:
-            return decode_image(root / name, channels)
+            image = decode_image(path, channels)
+            return image, preprocess_image(image, path, context.preprocess)
         except DataError as error:
-            broken[name] = _without_path(error, root / name)
+            broken[name] = _without_path(error, path)
     raise _broken_images(root, broken)
 
 
@@ -151,12 +172,12 @@ def _usable(split: str, images: Images, broken: Mapping[str, str]) -> Images:
     return usable
 
 
-def _notices(root: Path, ignored: int, scan: "Scan", cache_problem: str | None) -> Iterator[str]:
-    if ignored:
-        entries = counted(ignored, "hidden or foreign entry", "hidden or foreign entries")
-        yield f"ignored {entries} in {root}"
+def _notices(root: Path, scan: "Scan", cache_problem: str | None) -> Iterator[str]:
     if cache_problem is not None:
         yield cache_problem
+    if scan.damaged:
+        named = shorten(f"{name}: {problem}" for name, problem in sorted(scan.damaged.items()))
+        yield f"{root}: read {counted(len(scan.damaged), 'image')} as stored: {named}"
     for name, reason in sorted(scan.broken.items()):
         yield f"left out {root / name}: {reason}"
 
@@ -181,10 +202,12 @@ class Scan:
         rows: ``(N, ...)`` uint8, a row for each image: its pixels after preprocessing, or the
             SHA-256 of its file; zeros where it is broken.
         broken: Why an image cannot be decoded, by its name.
+        damaged: What is wrong with an image's metadata, by its name.
     """
 
     rows: Tensor
     broken: Mapping[str, str]
+    damaged: Mapping[str, str]
 
 
 def scan_images(
@@ -209,7 +232,7 @@ def scan_images(
         Stopped: ``context.stop`` became true.
     """
     # Names, sizes and times stand for the files: reading all of them would take minutes.
-    stamps = [_stamp(root / name, context.stop) for name in names]
+    stamps = [_stamp(f"{root}/{name}", context.stop) for name in names]
     how = repr(reader.preprocess) if decode else ""
     of = (str(root.resolve()), reader.channels, how, names, stamps)
     key = hashlib.sha256(repr(of).encode()).hexdigest()[:32]
@@ -219,7 +242,8 @@ def scan_images(
 
     paths = [str(root / name) for name in names]
     rows = np.zeros((len(names), *(reader.shape if decode else [_DIGEST_BYTES])), dtype=np.uint8)
-    broken = {}
+    broken: dict[str, str] = {}
+    damaged: dict[str, str] = {}
     doing = "decoding" if decode else "verifying"
     batches = torch.arange(len(names)).split(_READ_AT_ONCE)
     read = partial(_read_row, paths, reader, decode)
@@ -227,44 +251,50 @@ def scan_images(
     for indices, results in zip(batches, found, strict=True):
         if context.stop():
             raise Stopped(f"stopped while {doing} {root}")
-        for index, result in zip(indices.tolist(), results, strict=True):
-            if isinstance(result, str):
-                broken[names[index]] = result
-            else:
-                rows[index] = result
+        for index, (row, problem) in zip(indices.tolist(), results, strict=True):
+            if row is not None:
+                rows[index] = row
+            if problem is not None:
+                (broken if row is None else damaged)[names[index]] = problem
         context.report(f"{doing} images", index + 1, len(names))
-    scan = Scan(torch.from_numpy(rows), broken)
+    scan = Scan(torch.from_numpy(rows), broken, damaged)
     return scan, _write_cache(cache, scan)
 
 
-def _stamp(path: Path, stop: Stop) -> tuple[int, int]:
-    """Return size and time of a file."""
+def _stamp(path: str, stop: Stop) -> tuple[int, int]:
+    """Return size and time of a file; zeros of one that cannot be found, nor then be decoded."""
     if stop():
-        raise Stopped(f"stopped while listing {path.parent}")
+        raise Stopped("stopped while listing images")
     try:
-        stat = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
+        stat = os.stat(path)
+    except OSError:
+        return 0, 0
     return stat.st_size, stat.st_mtime_ns
 
 
 def _read_row(
     paths: list[str], reader: ImageReader, decode: bool, index: int
-) -> np.ndarray[Any, np.dtype[np.uint8]] | str:
-    """Return an image's row of a scan, or why the image is broken; worker processes run this."""
+) -> tuple[np.ndarray[Any, np.dtype[np.uint8]] | None, str | None]:
+    """Return an image's row of a scan, unless it is broken, and its problem if it has one.
+
+    Worker processes run this.
+    """
     path = paths[index]
+    problem: list[str | None] = [None]
     try:
         if not decode:
-            return np.frombuffer(verify_image(path, reader.channels), np.uint8)
-        image = reader.decode(path)
+            digest = verify_image(path, reader.channels, problem.append)
+            return np.frombuffer(digest, np.uint8), problem[-1]
+        image = reader.read(path, problem.append)
     except DataError as error:
-        return _without_path(error, path)
-    return reader.fit(image, path).numpy()
+        return None, _without_path(error, path)
+    reader.check_size(image, path)
+    return image.numpy(), problem[-1]
 
 
 def _without_path(error: DataError, path: Path | str) -> str:
     """Take the path off a message: the folder may be called something else next time."""
-    return str(error).removeprefix(f"{path}: ")
+    return str(error.args[0]).removeprefix(f"{path}: ")
 
 
 def _read_cache(path: Path, count: int) -> Scan | None:
@@ -273,16 +303,17 @@ def _read_cache(path: Path, count: int) -> Scan | None:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             rows = file.get_tensor("rows")
-        reasons = TypeAdapter(dict[str, str]).validate_json(metadata.get("broken", ""))
-    except (OSError, SafetensorError, ValueError):
+        problems = TypeAdapter(dict[str, dict[str, str]]).validate_json(metadata["problems"])
+        scan = Scan(rows, problems["broken"], problems["damaged"])
+    except (OSError, SafetensorError, LookupError, ValueError):
         return None
-    scan = Scan(rows, reasons)
     return scan if len(rows) == count and metadata.get("fingerprint") == _digest(scan) else None
 
 
 def _write_cache(path: Path, scan: Scan) -> str | None:
     """Cache a scan; return why that failed, if so: the next run then scans again."""
-    metadata = {"fingerprint": _digest(scan), "broken": json.dumps(dict(scan.broken))}
+    problems = {"broken": dict(scan.broken), "damaged": dict(scan.damaged)}
+    metadata = {"fingerprint": _digest(scan), "problems": json.dumps(problems)}
     partial_file = path.parent / ".partial"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -296,4 +327,4 @@ def _write_cache(path: Path, scan: Scan) -> str | None:
 
 
 def _digest(scan: Scan) -> str:
-    return fingerprint(scan.rows, about=repr(sorted(scan.broken.items())))
+    return fingerprint(scan.rows, about=repr((dict(scan.broken), dict(scan.damaged))))

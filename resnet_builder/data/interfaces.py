@@ -31,7 +31,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """Facts that a data set's options tell before any of it is read; ``None``: not known.
+    """Facts about a data set that are known before an image is read; ``None``: not known.
 
     Attributes:
         num_classes: Number of classes.
@@ -39,6 +39,8 @@ class DatasetInfo:
         image_size: Height and width of an image, where they are equal and fixed.
         own_validation: Whether the data set brings a validation split of its own.
         training_images: Number of training images, before any are set aside for validation.
+        classes: Class names; a label is an index into them.
+        notices: Notices for the user, as in :class:`LoadedDataset`.
     """
 
     num_classes: int | None = None
@@ -46,6 +48,8 @@ class DatasetInfo:
     image_size: int | None = None
     own_validation: bool | None = None
     training_images: int | None = None
+    classes: tuple[str, ...] | None = None
+    notices: tuple[str, ...] = ()
 
 
 class SampleCrop(Protocol):
@@ -132,7 +136,13 @@ class LoadedDataset:
 
 
 class Dataset(Protocol):
-    """A registered data set: a class whose keyword-only arguments are its options."""
+    """A registered data set: a class whose keyword-only arguments are its options.
+
+    Optional method:
+
+    ``inspect(data_dir, stop)``: the :class:`DatasetInfo` of the data on disk, without decoding any
+    of it. It raises the errors of ``load`` that can be found so.
+    """
 
     @property
     def info(self) -> DatasetInfo:

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from resnet_builder.errors import DataError
 from resnet_builder.spec.schema import CenterCrop, Resize, ToRgb
+
+MAX_PIXELS = 2**26
+"""Pixels of an image after preprocessing: a line of pixels would be resized to gigabytes."""
 
 Step = Resize | CenterCrop | ToRgb
 
@@ -21,7 +25,11 @@ class Preprocessing:
     steps: tuple[Step, ...] = ()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Turn ``(N, C, H, W)`` uint8 into ``(N, C', H', W')`` uint8."""
+        """Turn ``(N, C, H, W)`` uint8 into ``(N, C', H', W')`` uint8.
+
+        Raises:
+            DataError: An image would have more than :data:`MAX_PIXELS`.
+        """
         for step in self.steps:
             images = _apply(step, images)
         return images
@@ -34,6 +42,10 @@ def _apply(step: Step, images: Tensor) -> Tensor:
     from torchvision.transforms.v2 import functional
 
     if isinstance(step, Resize):
+        short, long = sorted(images.shape[-2:])
+        pixels = round(step.size**2 * long / short)
+        if pixels > MAX_PIXELS:
+            raise DataError(f"it is {long} by {short} pixels; `resize` would make it {pixels:,}")
         return functional.resize(images, [step.size], antialias=True)
     return functional.center_crop(images, [step.size])
 

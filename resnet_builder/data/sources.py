@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from resnet_builder.data.decode import ImageReader
+from resnet_builder.data.decode import ImageReader, decode_image
 from resnet_builder.data.interfaces import Preprocess, SampleCrop
 from resnet_builder.data.transfer import to_device
 from resnet_builder.errors import DataError
@@ -139,8 +139,11 @@ class ImageFiles:
 def _read_image(
     paths: Sequence[str], reader: ImageReader, crop: SampleCrop | None, index: int
 ) -> Tensor:
-    image = reader.decode(paths[index])
-    return reader.fit(image, paths[index]) if crop is None else crop(image, index)
+    if crop is not None:
+        return crop(decode_image(paths[index], reader.channels), index)
+    image = reader.read(paths[index])
+    reader.check_size(image, paths[index])
+    return image
 
 
 def preprocess_images(images: Tensor, preprocess: Preprocess) -> Tensor:

@@ -1,7 +1,7 @@
 """Training, validation and test images of an experiment."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from resnet_builder.data.interfaces import (
     AUGMENTATIONS,
     DATASETS,
+    DatasetInfo,
     ImageSource,
     LoadContext,
     LoadedDataset,
@@ -111,16 +112,26 @@ def load_data(
         skip_bad=skip_bad,
     )
     loaded = DATASETS.get(data.dataset.type)(**data.dataset.options).load(context)
+    if check_classes:
+        _check_more_than_one_class(data, len(loaded.classes), loaded.notices)
     wanted, found = model.num_classes, len(loaded.classes)
     if check_classes and found != wanted:
         message = f"the network is for {wanted} classes, the data has {found}"
         raise _spec_error("mismatch", "model.num_classes", message)
     _check_images(model, loaded)
     train, validation, indices = _set_validation_aside(loaded, data)
+    constant: list[int] = []
     if isinstance(data.normalize, Normalize):
         mean, std = data.normalize.mean, data.normalize.std
     else:
         mean, std = channel_statistics(train, stop)
+        constant = [channel for channel, deviation in enumerate(std) if deviation == 0]
+        std = tuple(deviation or 1.0 for deviation in std)
+    notices = (
+        *loaded.notices,
+        *(_describe_constant(channel, mean) for channel in constant),
+        *_duplicates(train, validation, loaded.test),
+    )
     return DataSplits(
         train=train,
         validation=validation,
@@ -130,10 +141,36 @@ def load_data(
         std=std,
         fingerprint=loaded.fingerprint,
         validation_indices=indices,
-        notices=(*loaded.notices, *_duplicates(train, validation, loaded.test)),
+        notices=notices,
         parts=loaded.parts,
         skipped=loaded.skipped,
     )
+
+
+def inspect_data(
+    data: DataSpec, data_dir: Path | None = None, *, stop: Stop = never
+) -> DatasetInfo:
+    """Return what is known of a data set before an image is decoded; nothing is downloaded.
+
+    Args:
+        data: Section of a resolved spec.
+        data_dir: As for :func:`load_data`.
+        stop: Polled in every loop.
+
+    Raises:
+        DataError: The data is missing and cannot be downloaded, or it is unusable.
+        SpecError: The data set has validation images, and the spec asks for others.
+        Stopped: ``stop`` became true.
+    """
+    dataset = DATASETS.get(data.dataset.type)(**data.dataset.options)
+    inspect: Callable[..., DatasetInfo] | None = getattr(dataset, "inspect", None)
+    info = dataset.info if inspect is None else inspect(data_dir or default_data_dir(), stop)
+    if info.num_classes is not None:
+        _check_more_than_one_class(data, info.num_classes, info.notices)
+        if info.training_images is not None:
+            own_validation = info.own_validation is True
+            _check_validation(data, own_validation, info.training_images, info.num_classes)
+    return info
 
 
 def default_data_dir() -> Path:
@@ -144,6 +181,12 @@ def default_data_dir() -> Path:
 def _crops_while_reading(data: DataSpec) -> bool:
     first = [AUGMENTATIONS.get(part.type)(**part.options) for part in data.augment[:1]]
     return any(isinstance(augmentation, ReadTimeCrop) for augmentation in first)
+
+
+def _check_more_than_one_class(data: DataSpec, num_classes: int, notices: Sequence[str]) -> None:
+    if num_classes < 2:
+        message = f"data.dataset: {data.dataset.type} has one class; nothing can be learnt from it"
+        raise DataError(message, *(f"  {notice}" for notice in notices))
 
 
 def _check_images(model: ModelSpec, loaded: LoadedDataset) -> None:
@@ -191,24 +234,39 @@ def _spec_error(code: str, path: str, message: str) -> SpecError:
     return SpecError([Problem(code, path, message, file="<data>")])
 
 
+def _describe_constant(channel: int, mean: Sequence[float]) -> str:
+    colour = f" ({('red', 'green', 'blue')[channel]})" if len(mean) == 3 else ""
+    return (
+        f"channel {channel + 1}{colour} is {round(mean[channel] * WHITE)} in every pixel of the "
+        "training images; it is divided by 1, unless data.normalize says otherwise"
+    )
+
+
 def _set_validation_aside(
     loaded: LoadedDataset, data: DataSpec
 ) -> tuple[ImageSource, ImageSource | None, tuple[int, ...]]:
+    count = len(loaded.train)
+    _check_validation(data, loaded.validation is not None, count, len(loaded.classes))
     if data.validation == 0:
         return loaded.train, loaded.validation, ()
-    if loaded.validation is not None:
+    aside = stratified(loaded.train.labels, data.set_aside(count), data.split_seed)
+    kept = torch.ones(count, dtype=torch.bool).index_fill(0, aside, value=False).nonzero()[:, 0]
+    return loaded.train.subset(kept), loaded.train.subset(aside), tuple(aside.tolist())
+
+
+def _check_validation(data: DataSpec, own_validation: bool, count: int, num_classes: int) -> None:
+    """Check that validation images can be set aside, if the spec asks for any."""
+    if data.validation == 0:
+        return
+    if own_validation:
         message = f"{data.dataset.type} has validation images of its own; set it to 0"
         raise _spec_error("exclusive", "data.validation", message)
-    count, num_classes = len(loaded.train), len(loaded.classes)
     amount = data.set_aside(count)
     if not num_classes <= amount <= count - num_classes:
         raise DataError(
             f"data.validation: {amount:,} of {count:,} training images cannot be set aside; at "
             f"least one for each of the {num_classes} classes must be, and as many must be left"
         )
-    aside = stratified(loaded.train.labels, amount, data.split_seed)
-    kept = torch.ones(count, dtype=torch.bool).index_fill(0, aside, value=False).nonzero()[:, 0]
-    return loaded.train.subset(kept), loaded.train.subset(aside), tuple(aside.tolist())
 
 
 def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
@@ -264,14 +322,15 @@ def channel_statistics(source: ImageSource, stop: Stop = never) -> Moments:
     """Return mean and standard deviation of each channel, over all pixels of all images.
 
     Not the mean of each image's deviation, which is smaller, though it is often quoted. Of images
-    that stay in files at most 10,000, evenly spaced, are read.
+    that stay in files at most 10,000, evenly spaced, are read. The deviation of a channel that is
+    the same everywhere is 0.
 
     Args:
         source: Images.
         stop: Polled at every batch of them.
 
     Raises:
-        DataError: A channel is the same everywhere.
+        DataError: All channels are the same everywhere.
         Stopped: ``stop`` became true.
     """
     counts = torch.zeros((), dtype=torch.int64)  # becomes (C, 256)
@@ -283,7 +342,7 @@ def channel_statistics(source: ImageSource, stop: Stop = never) -> Moments:
     levels, pixels = torch.arange(256, dtype=torch.float64), counts.sum(1)
     mean = counts.double() @ levels / pixels
     variance = (counts * (levels - mean[:, None]).square()).sum(1) / pixels
-    if not bool((variance > 0).all()):
+    if not bool((variance > 0).any()):
         raise DataError("all training images are the same everywhere; there is nothing to learn")
     return tuple((mean / WHITE).tolist()), tuple((variance.sqrt() / WHITE).tolist())
 

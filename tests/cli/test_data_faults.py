@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.cli.experiments import call, write_tiny
 from tests.data.folders import WAYS, write_image, write_pets, write_pets_spec
@@ -159,3 +160,49 @@ def test_copies_that_the_split_parts_are_counted(folder: Path) -> None:
     data = json.loads((folder / "run" / "data.json").read_text())
     assert data["images"] == {"train": 6, "val": 4, "test": 10}
     assert sorted(index // 5 for index in data["validation"]) == [0, 0, 1, 1]
+
+
+def test_what_is_not_read_and_what_is_read_as_stored_is_told(folder: Path) -> None:
+    pets = write_pets(folder)
+    (pets / "train" / "ant" / "notes.txt").write_text("about ants")
+    (pets / "val").write_text("")
+    with Image.open(pets / "train" / "bee" / "0.bmp") as image:
+        image.save(pets / "train" / "bee" / "turned.webp", lossless=True, exif=b"garbage")
+    result = train(write_pets_spec(folder), folder, "--out", "run")
+    assert result.exit_code == 0, result.stderr
+    for line in (
+        f"{pets}: passed over files that are not images: 1 .txt (train/ant/notes.txt)",
+        f"{pets}: passed over val (a file)",
+        f"{pets}: read 1 image as stored: train/bee/turned.webp: its EXIF data are damaged",
+    ):
+        assert f"{line}\n" in result.stderr
+    assert json.loads((folder / "run" / "data.json").read_text())["images"]["train"] == 11
+
+
+def test_one_class_is_refused_and_leaves_no_run(folder: Path) -> None:
+    pets = write_pets(folder)
+    for split in ("train", "test"):
+        (pets / split).rename(pets / "aside")
+        (pets / split).mkdir()
+        (pets / "aside").rename(pets / split / "all")
+    result = train(write_pets_spec(folder), folder, "--set", "model.num_classes=1")
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[-2:] == [
+        "error: data.dataset: image_folder has one class; nothing can be learnt from it",
+        f"  {pets}: if train/all/ant, train/all/bee are the classes, move them 1 folder up, "
+        "into train",
+    ]
+    assert not (folder / "runs").exists()
+
+
+def test_channel_that_is_the_same_everywhere_is_told_and_trained_with(folder: Path) -> None:
+    for path in write_pets(folder).rglob("*.bmp"):
+        with Image.open(path) as image:
+            red, _, blue = image.split()
+        Image.merge("RGB", (red, red.point(lambda level: 51), blue)).save(path)
+    result = train(write_pets_spec(folder), folder, "--out", "run")
+    assert result.exit_code == 0, result.stderr
+    assert (
+        "channel 2 (green) is 51 in every pixel of the training images; it is divided by 1, "
+        "unless data.normalize says otherwise\n"
+    ) in result.stderr

@@ -37,7 +37,11 @@ def test_images_in_folders_get_classes(images: Path, finished_run: Path) -> None
     assert [line.split()[0] for line in lines[::2]] == [
         str(path) for path in (images / "a.png", images / "inside/b.png", images / "inside/c.JPG")
     ]
-    assert result.stderr == "1 of 3 images was resized and cropped to fit the network\n"
+    assert result.stderr == (
+        "1 of 3 images was resized and cropped to fit the network\n"
+        f"{images}: passed over files that are not images: 1 .png (inside/.hidden.png), "
+        "1 .txt (inside/notes.txt)\n"
+    )
 
 
 def test_probabilities_are_the_softmax(images: Path, finished_run: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import random
 import struct
 import zlib
@@ -203,6 +204,82 @@ def fails(read: Callable[[Path, int], object], path: Path) -> bool:
     except DataError as error:
         return str(error).startswith(f"{path}: cannot be decoded: ")
     return False
+
+
+def with_chunk(kind: bytes, body: bytes, *, checksum: bool = True) -> bytes:
+    """Return a PNG file with one more chunk, before its pixels."""
+    content = saved(Image.fromarray(RGB))
+    added = chunk(kind, body)
+    return content[:33] + (added if checksum else added[:-4] + b"\0\0\0\0") + content[33:]
+
+
+def with_segment(marker: int, body: bytes) -> bytes:
+    """Return a JPEG file with one more segment."""
+    return JPEG[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + JPEG[2:]
+
+
+JPEG = saved(Image.fromarray(RGB), "JPEG")
+OVERLONG = b"key\0\0" + zlib.compress(bytes(2_000_000))
+FAR = b"MM\0*\xff\xff\xff\xff"
+DAMAGED_METADATA = {
+    "png-exif": with_chunk(b"eXIf", b"garbage"),
+    "png-exif-that-points-nowhere": with_chunk(b"eXIf", FAR),
+    "png-exif-checksum": with_chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\0", checksum=False),
+    "png-profile": with_chunk(b"iCCP", b"x"),
+    "png-long-text": with_chunk(b"zTXt", OVERLONG),
+    "png-gamma": with_chunk(b"gAMA", b""),
+    "png-transparency": with_chunk(b"tRNS", b""),
+    "png-animation": with_chunk(b"acTL", b""),
+    "webp-exif": saved(Image.fromarray(RGB), "WEBP", lossless=True, exif=b"garbage"),
+    "jpeg-exif-that-points-nowhere": with_segment(0xE1, b"Exif\0\0" + FAR),
+    "jpeg-profile": with_segment(0xE2, b"ICC_PROFILE\0\1"),
+    "jpeg-header": with_segment(0xE0, b"JFIF"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_METADATA)
+def test_damaged_metadata_cost_no_pixels(name: str, tmp_path: Path) -> None:
+    told: list[str] = []
+    path = tmp_path / "x"
+    path.write_bytes(DAMAGED_METADATA[name])
+    pixels = decode_image(path, 3, told.append)
+    if not name.startswith("jpeg"):
+        assert digest(pixels) == COLOURED
+    else:
+        assert torch.equal(pixels, pixels_of(JPEG, tmp_path))
+    assert told == ["its EXIF data are damaged"] or told == ["its metadata are damaged"]
+    verify_image(path, 3, told.append)
+    assert told[0] == told[1]
+
+
+def test_orientation_is_read_beside_a_tag_that_cannot_be_written_back(tmp_path: Path) -> None:
+    """Orientation 6, and a comment whose place lies beyond the file."""
+    entries = struct.pack(">HHIHH", 0x112, 3, 1, 6, 0) + struct.pack(">HHII", 0x9286, 7, 99, 9_999)
+    block = b"MM\0*" + struct.pack(">IH", 8, 2) + entries + b"\0\0\0\0"
+    assert digest(pixels_of(with_chunk(b"eXIf", block), tmp_path)) == QUARTER
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65_535])
+def test_orientation_that_does_not_exist_turns_nothing(orientation: int, tmp_path: Path) -> None:
+    assert digest(pixels_of(turned(orientation), tmp_path)) == COLOURED
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_only_regular_files_are_decoded(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("pipe.png", "device.png", "."):
+        path = tmp_path / name
+        if name == "device.png":
+            path.symlink_to("/dev/zero")
+        with pytest.raises(DataError, match=r"cannot be decoded: it is a .*, not a regular file"):
+            decode_image(path, 3)
+
+
+def test_thumbnail_of_a_raw_photograph_is_not_its_image(tmp_path: Path) -> None:
+    path = tmp_path / "x.NEF"
+    path.write_bytes(FILES["exif-tiff"][0])
+    with pytest.raises(DataError, match="it is a raw photograph; convert it"):
+        decode_image(path, 3)
 
 
 def test_pixels_without_a_white_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Image folders: their listing, their scan and its cache, images held and read from files."""
 
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,9 @@ from torchvision.transforms import v2
 
 from resnet_builder.data import image_folder, sources
 from resnet_builder.data.augment.geometry import RandomResizedCrop
-from resnet_builder.data.class_folders import find_classes
 from resnet_builder.data.decode import decode_image
 from resnet_builder.data.image_folder import ImageFolder
-from resnet_builder.data.interfaces import LoadContext, LoadedDataset, never
+from resnet_builder.data.interfaces import LoadContext, LoadedDataset
 from resnet_builder.data.loader import Pipeline, TrainLoader
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.random import StatelessGenerator, permutation
@@ -204,97 +201,6 @@ def test_images_of_several_sizes_need_preprocessing(folder: Path) -> None:
     with pytest.raises(DataError, match=message):
         everything(load(folder).train)
     assert everything(load(folder, SMALLER).train).shape == (12, 3, 4, 4)
-
-
-@pytest.mark.parametrize(
-    ("remove", "add", "message"),
-    [
-        ("val/bee", None, "val has no folder for bee"),
-        ("test/bee", None, "test has no folder for bee"),
-        (None, "val/dog", "val has folders that train has not: dog"),
-        (None, "test/dog", "test has folders that train has not: dog"),
-        ("train/bee", "train/bee", "train has no images in bee"),
-        ("val/bee", "val/bee", "val has no images in bee"),
-        ("train", None, "train does not exist"),
-        ("train", "train", "train has no folders"),
-    ],
-)
-def test_classes_that_differ_are_named(
-    remove: str | None, add: str | None, message: str, folder: Path
-) -> None:
-    shutil.copytree(folder / "test", folder / "val")
-    if remove:
-        shutil.rmtree(folder / remove)
-    if add:
-        (folder / add).mkdir()
-    with pytest.raises(DataError, match=message):
-        load(folder)
-
-
-def test_every_split_has_the_labels_of_the_training_folders(folder: Path) -> None:
-    """Entries that are ignored do not shift them."""
-    shutil.copytree(folder / "test", folder / "val")
-    (folder / "train" / "__MACOSX").mkdir()
-    (folder / "train" / "ant" / ".DS_Store").write_text("x")
-    (folder / "val" / ".ant").mkdir()
-    (folder / "test" / "aaa.txt").write_text("x")
-    write_image(folder / "val" / "cat" / "new.png", seed=1, size=(6, 5))
-    loaded = load(folder)
-    assert loaded.classes == ("ant", "bee", "cat")
-    assert loaded.validation is not None
-    assert loaded.test is not None
-    assert loaded.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert loaded.validation.labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
-    assert loaded.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert loaded.notices == (f"ignored 4 hidden or foreign entries in {folder}",)
-
-
-@NEEDS_LINKS
-def test_every_real_folder_is_looked_into_once(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Links back into the split label no image twice; those out of it are followed.
-
-    Two folders outside lead to each other, and to a class that has its own images.
-    """
-    (folder / "train" / "ant" / "again").symlink_to(folder / "train" / "ant")
-    (folder / "train" / "ant" / "up").symlink_to(folder / "train")
-    one, other = (folder.parent / name for name in ("one", "other"))
-    for number, (here, there) in enumerate(((one, other), (other, one))):
-        write_image(here / "x.png", seed=number)
-        (here / "there").symlink_to(there)
-        (here / "class").symlink_to(folder / "train" / "bee")
-        (folder / "train" / "ant" / here.name).symlink_to(here)
-    seen: list[str] = []
-    scandir = os.scandir
-
-    def counted(path: Any) -> Any:
-        seen.append(os.path.realpath(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", counted)
-    found = find_classes(folder, never)
-    counts = {name: len(paths) for name, paths in found.splits["train"].items()}
-    assert counts == {"ant": 6, "bee": 4, "cat": 4}
-    assert found.ignored == 4
-    assert len(seen) == len(set(seen)) == 10
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
-def test_pipe_named_like_an_image_is_not_waited_for(folder: Path) -> None:
-    """Nor is a device, nor a folder of such a name."""
-    os.mkfifo(folder / "train" / "ant" / "x.png")
-    (folder / "train" / "ant" / "y.png").symlink_to("/dev/zero")
-    (folder / "train" / "ant" / "z.png").mkdir()
-    found = find_classes(folder, never)
-    assert (len(found.splits["train"]["ant"]), found.ignored) == (4, 3)
-
-
-@NEEDS_LINKS
-def test_link_that_leads_nowhere_is_named(folder: Path) -> None:
-    (folder / "train" / "ant" / "x.png").symlink_to(folder / "gone.png")
-    with pytest.raises(DataError, match=r"x\.png: No such file"):
-        load(folder)
 
 
 def test_listing_and_decoding_can_be_stopped(folder: Path) -> None:

@@ -160,6 +160,20 @@ def test_images_that_say_nothing_are_refused() -> None:
     black = InMemoryImages(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4))
     with pytest.raises(DataError, match="the same everywhere"):
         channel_statistics(black)
+    with pytest.raises(DataError, match="made has one class; nothing can be learnt from it"):
+        load_made(source(labels=torch.zeros(40)), classes=1)
+
+
+@pytest.mark.parametrize("constant", [[1], [0, 2]])
+def test_constant_channels_are_divided_by_one(constant: list[int]) -> None:
+    images = source()
+    images.images[:, constant] = 51
+    splits = load_made(images)
+    for channel in range(3):
+        assert (splits.std[channel] == 1) is (channel in constant)
+        assert (splits.mean[channel] == pytest.approx(0.2)) is (channel in constant)
+    assert len(splits.notices) == len(constant)
+    assert load_made(images, normalize={"mean": [0.5] * 3, "std": [0.5] * 3}).notices == ()
 
 
 @pytest.mark.parametrize(
