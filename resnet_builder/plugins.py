@@ -4,13 +4,18 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
+import traceback
+import types
 from collections.abc import Collection
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 from resnet_builder.errors import Problem, SpecError
 from resnet_builder.spec.diagnostics import Positions
 from resnet_builder.spec.yaml_source import document_of
+from resnet_builder.system import open_regular
 
 CONSENT_VARIABLE = "RESNET_BUILDER_PLUGINS"
 """Environment variable with the names of trusted plugins, separated by commas."""
@@ -21,6 +26,9 @@ def import_plugins(
 ) -> tuple[str, ...]:
     """Import the plugins that a spec declares and those that the user names.
 
+    Consent is to a module, or to one file: paths that the user names count from the working
+    directory, and are compared with declared ones as real paths.
+
     Args:
         declared: The spec's ``plugins``: modules, or paths relative to the file that names them.
         named: Plugins that the user trusts, beside those of the environment; each is imported,
@@ -28,36 +36,35 @@ def import_plugins(
         positions: Places of the spec's values.
 
     Returns:
-        All plugins that are imported now, paths made absolute.
+        All plugins that are imported now: modules, and real paths.
 
     Raises:
         SpecError: The user does not trust a declared plugin (nothing is imported then), or a
             plugin cannot be found or fails while it is imported.
     """
-    paths = [_located(name, positions.base_dir(("plugins", i))) for i, name in enumerate(declared)]
-    added = [_located(name, Path.cwd()) for name in named if name not in declared]
+    here = Path.cwd()
+    asked = [_located(name, positions.base_dir(("plugins", i))) for i, name in enumerate(declared)]
+    added = [_located(name, here) for name in named]
     environment = os.environ.get(CONSENT_VARIABLE, "").split(",")
-    trusted = {*named, *added, *(name.strip() for name in environment if name.strip())}
+    trusted = {*added, *(_located(name.strip(), here) for name in environment if name.strip())}
     refused = [
-        positions.problem(
-            "plugin",
-            ("plugins", number),
-            f"'{name}' is code that this spec asks to run; if you trust it, add --plugin {name}",
-        )
-        for number, (name, path) in enumerate(zip(declared, paths, strict=True))
-        if name not in trusted and path not in trusted
+        positions.problem("plugin", ("plugins", number), _request(declared[number], plugin, here))
+        for number, plugin in enumerate(asked)
+        if plugin not in trusted
     ]
     if refused:
         raise SpecError(refused)
-    wanted = tuple(dict.fromkeys([*paths, *added]))
+    wanted = tuple(dict.fromkeys([*asked, *added]))
     for plugin in wanted:
         try:
             _import(plugin)
-        except Exception as error:
-            message = f"cannot import '{plugin}': {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            line = next((f", line {each.lineno}" for each in frames if each.filename == plugin), "")
+            message = f"cannot import '{plugin}'{line}: {type(error).__name__}: {error}"
             problem = (
-                positions.problem("plugin", ("plugins", paths.index(plugin)), message)
-                if plugin in paths
+                positions.problem("plugin", ("plugins", asked.index(plugin)), message)
+                if plugin in asked
                 else Problem("plugin", "", message, file="--plugin")
             )
             raise SpecError([problem]) from error
@@ -74,9 +81,19 @@ def import_named_plugins(named: Collection[str]) -> tuple[str, ...]:
 
 
 def _located(name: str, base: Path) -> str:
-    """Make a plugin's path absolute; leave a module's name as it is."""
+    """Return the real path of a file; leave the name of a module as it is."""
     is_path = name.endswith(".py") or "/" in name or os.sep in name
-    return str((base / name).resolve()) if is_path else name
+    return os.path.realpath(base / name) if is_path and "\0" not in name else name
+
+
+def _request(declared: str, plugin: str, here: Path) -> str:
+    """Return the message for a plugin without consent, with the flag as the user would type it."""
+    path = Path(plugin)
+    shown = str(path.relative_to(here)) if path.is_relative_to(here) else plugin
+    return (
+        f"'{declared}' is code that this spec asks to run; if you trust it, add "
+        f"--plugin {shlex.quote(shown)}"
+    )
 
 
 def _import(plugin: str) -> None:
@@ -84,18 +101,25 @@ def _import(plugin: str) -> None:
     if not plugin.endswith(".py"):
         importlib.import_module(plugin)
         return
-    path = Path(plugin)
     digest = hashlib.sha256(plugin.encode()).hexdigest()[:8]
-    name = f"resnet_builder_plugin_{path.stem}_{digest}"
+    name = f"resnet_builder_plugin_{Path(plugin).stem}_{digest}"
     if name in sys.modules:
         return
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError("not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    loader = _SourceLoader(name, plugin)
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None, "the loader is given"
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+
+
+class _SourceLoader(SourceFileLoader):
+    """Loader that reads no bytecode: consent is to the file, not to what ``__pycache__`` holds."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """Compile the source."""
+        with open_regular(self.path) as file:
+            return self.source_to_code(file.read(), self.path)
