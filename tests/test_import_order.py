@@ -69,3 +69,13 @@ def test_cpu_kernels_are_called_by_the_step_and_by_evaluation_alone() -> None:
         if package_of(path) != "cpu" and "resnet_builder.cpu.accelerate" in set(imported(path))
     }
     assert callers == {"training/step.py", "training/evaluation.py"}
+
+
+def test_only_the_console_prints() -> None:
+    """It escapes what comes from files. Bars are drawn by rich."""
+    for path in modules():
+        if path.relative_to(PACKAGE) not in {Path("cli/console.py"), Path("cli/progress.py")}:
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            calls = [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
+            names = {name.rpartition(".")[2] for name in calls}
+            assert not names & {"print", "echo", "secho", "confirm", "prompt"}, path

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import escaped, examples, note, show, show_json, table
+from resnet_builder.cli.console import examples, note, show, show_json, table
 from resnet_builder.cli.options import (
     SPEC,
     Invocation,
@@ -88,19 +88,19 @@ def bench(
 def _show(found: "Benchmark") -> None:
     shape = " x ".join(map(str, found.image))
     parts = f" in {found.accumulate} micro-batches" if found.accumulate > 1 else ""
-    show(escaped(f"{found.name}: {found.batch_size} images of {shape} a step{parts}"))
-    show(escaped(f"on {found.device}\n"))
+    show(f"{found.name}: {found.batch_size} images of {shape} a step{parts}")
+    show(f"on {found.device}", "")
     rates = [("train", *_rate(found.train)), ("baseline", *_rate(found.baseline))]
     rates.append(("speed-up", f"{found.speed_up:.2f}", "", ""))
-    show(table(("", "images/s", "quartiles", "seconds a step"), rates))
-    show(f"\nbaseline: {found.baseline_is}\n")
+    show(*table(("", "images/s", "quartiles", "seconds a step"), rates))
+    show("", f"baseline: {found.baseline_is}", "")
     show(f"recipe: {_recipe(found)}")
     if (memory := found.memory) is not None:
         added = memory.peak_bytes - memory.before_bytes
         show(f"memory: at most {_mib(memory.peak_bytes)} held, {_mib(added)} of it by steps")
     rows = [(name, str(value)) for name, value in found.runtime.model_dump().items()]
     show("")
-    show(table(("runtime", ""), rows, left=2))
+    show(*table(("runtime", ""), rows, left=2))
 
 
 def _rate(found: "Rate") -> tuple[str, str, str]:

@@ -1,4 +1,8 @@
-"""Console output: results on stdout; errors and notes on stderr."""
+"""Console output: results on stdout; errors and notes on stderr.
+
+All that the program prints goes through here, and through :mod:`resnet_builder.cli.progress`. Names
+come from files of others, so every line is escaped.
+"""
 
 import json
 import re
@@ -7,12 +11,12 @@ from contextlib import suppress
 
 import click
 
-from resnet_builder.errors import SpecError, Stopped, visible
+from resnet_builder.errors import ResnetBuilderError, SpecError, Stopped, printable
 
 
-def show(text: str) -> None:
-    """Print a result."""
-    click.echo(text)
+def show(*lines: str) -> None:
+    """Print lines of a result. What stands in a line cannot begin another one."""
+    click.echo("\n".join(map(printable, lines)))
 
 
 def show_json(result: object) -> None:
@@ -23,9 +27,13 @@ def show_json(result: object) -> None:
     """
     from pydantic import TypeAdapter
 
-    text = TypeAdapter(type(result)).dump_json(result, by_alias=True, exclude_none=True)
-    document = {"schema": 1, **json.loads(text)}
-    click.echo(_rows_on_lines(json.dumps(document, indent=2, ensure_ascii=False)))
+    # Not by pydantic's JSON, which has no place for file names that are not UTF-8.
+    found = TypeAdapter(type(result)).dump_python(
+        result, mode="json", by_alias=True, exclude_none=True
+    )
+    finite = json.loads(json.dumps(found), parse_constant=lambda _: None)
+    text = json.dumps({"schema": 1, **finite}, indent=2)  # in ASCII
+    click.echo(_rows_on_lines(text.replace("\x7f", "\\u007f")))
 
 
 def _rows_on_lines(text: str) -> str:
@@ -34,25 +42,32 @@ def _rows_on_lines(text: str) -> str:
     return re.sub(rows, lambda row: f"[{' '.join(row[1].split())}]", text)
 
 
-def note(text: str) -> None:
-    """Print a note on stderr. A closed stderr is no error."""
+def note(*lines: str) -> None:
+    """Print lines on stderr. A closed stderr is no error."""
     with suppress(OSError):
-        click.echo(escaped(text), err=True)
+        click.echo("\n".join(map(printable, lines)), err=True)
 
 
-def show_error(error: BaseException) -> None:
-    """Print why the program ends. Problems of a spec have their own form; a stop is no error."""
-    is_plain = isinstance(error, SpecError | Stopped)
-    note(str(error) if is_plain else f"error: {error}")
+def show_error(error: Exception) -> None:
+    """Print why the program ends."""
+    # The text of our errors is escaped already, line by line. Problems of a spec have their own
+    # form, and a stop is no error.
+    lines = str(error).split("\n") if isinstance(error, ResnetBuilderError) else [str(error)]
+    prefix = "" if isinstance(error, SpecError | Stopped) else "error: "
+    note(f"{prefix}{lines[0]}", *lines[1:])
 
 
-def escaped(text: str) -> str:
-    """Escape control characters, which a terminal would obey, but not line ends."""
-    return "\n".join(visible(line) for line in text.split("\n"))
+def show_usage_error(error: click.ClickException) -> None:
+    """Print what is wrong with the command line, and how it is used."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    usage = []
+    if context is not None:
+        usage = [*context.get_usage().split("\n"), f"Try '{context.command_path} --help' for help."]
+    note(*usage, *[""] * bool(usage), f"error: {error.format_message()}")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """Format rows as a table.
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Format rows as the lines of a table.
 
     Args:
         header: Names of the columns.
@@ -60,15 +75,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
         left: Number of columns that are aligned to the left. The others hold numbers, and are
             aligned to the right.
     """
-    lines = [list(header), *([visible(cell) for cell in row] for row in rows)]
+    lines = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
+    return [
         "  ".join(
             cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
-    )
+    ]
 
 
 def examples(*lines: str) -> str:

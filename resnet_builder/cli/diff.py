@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import escaped, examples, percent, points, show, show_json, table
+from resnet_builder.cli.console import examples, percent, points, show, show_json, table
 from resnet_builder.cli.options import SPEC, debug_option, json_option, plugin_option
 
 if TYPE_CHECKING:
@@ -43,27 +43,27 @@ def diff(a: str, b: str, plugins: tuple[str, ...], as_json: bool) -> None:
         show_json(found)
         return
     for letter, subject in (("A", found.a), ("B", found.b)):
-        show(escaped(f"{letter}: the {subject.kind} {subject.source}"))
+        show(f"{letter}: the {subject.kind} {subject.source}")
     show("")
     for difference in found.differences:
-        show(_line(difference))
+        show(*_lines(difference))
     if not found.differences:
         show("the specs are equal")
     show("")
-    show(table(("", "A", "B", "difference"), _rows(found.a, found.b)))
+    show(*table(("", "A", "B", "difference"), _rows(found.a, found.b)))
 
 
-def _line(difference: "Difference") -> str:
+def _lines(difference: "Difference") -> list[str]:
     """Line of a difference, or two lines if it is long."""
     from resnet_builder.spec.dump import dump_value
 
     before, after = dump_value(difference.before), dump_value(difference.after)
     if difference.before is None:
-        return f"{difference.path}: only in B: {after}"
+        return [f"{difference.path}: only in B: {after}"]
     if difference.after is None:
-        return f"{difference.path}: only in A: {before}"
+        return [f"{difference.path}: only in A: {before}"]
     line = f"{difference.path}: {before} -> {after}"
-    return line if len(line) <= _MAX_LINE else f"{difference.path}: {before}\n  -> {after}"
+    return [line] if len(line) <= _MAX_LINE else [f"{difference.path}: {before}", f"  -> {after}"]
 
 
 def _rows(a: "Subject", b: "Subject") -> Iterator[tuple[str, ...]]:

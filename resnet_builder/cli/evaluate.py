@@ -86,9 +86,9 @@ def _show(result: "SplitEvaluation") -> None:
     loss, top1, top5 = (metrics.get(f"{result.split}.{name}") for name in ("loss", "top1", "top5"))
     written = "not finite" if loss is None else f"{loss:.4f}"
     top = f"top-1 {percent(top1)}" + ("" if top5 is None else f", top-5 {percent(top5)}")
-    show(f"{result.split}, {result.images:,} images: {top}, loss {written}\n")
+    show(f"{result.split}, {result.images:,} images: {top}, loss {written}", "")
     pairs = zip(result.classes, result.top1_by_class, strict=True)
-    show(table(("class", "top-1"), [(name, percent(top1)) for name, top1 in pairs]))
+    show(*table(("class", "top-1"), [(name, percent(top1)) for name, top1 in pairs]))
     if len(result.classes) > _MAX_CLASSES:
         return
     labels = [str(number) for number in range(len(result.classes))]
@@ -96,5 +96,5 @@ def _show(result: "SplitEvaluation") -> None:
         (label if name == label else f"{label} {name}", *(str(n) if n else "." for n in counts))
         for name, label, counts in zip(result.classes, labels, result.confusion, strict=True)
     ]
-    show("\nimages by class (row) and predicted class (column)")
-    show(table(("", *labels), rows))
+    show("", "images by class (row) and predicted class (column)")
+    show(*table(("", *labels), rows))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import escaped, examples, show, show_json
+from resnet_builder.cli.console import examples, show, show_json
 from resnet_builder.cli.options import EXISTING, debug_option, json_option, plugin_option
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def export(
 def _show(report: "ExportReport") -> None:
     from resnet_builder.spec.dump import dump_value
 
-    show(
-        escaped(f"{' and '.join(map(str, report.files))}: {report.format}, {report.bytes:,} bytes")
-    )
+    show(f"{' and '.join(map(str, report.files))}: {report.format}, {report.bytes:,} bytes")
     within = f", to {report.difference:.1e} of the largest" if report.difference else " exactly"
     show(f"loaded again, it computes the network's logits{within}")
     show(f"input: {report.input}")

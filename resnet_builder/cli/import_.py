@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import escaped, examples, note, show, show_json, table
+from resnet_builder.cli.console import examples, note, show, show_json, table
 from resnet_builder.cli.options import (
     EXISTING,
     SPEC,
@@ -104,9 +104,9 @@ def import_(
 
 def _show(report: "ImportReport") -> None:
     wrapped = f", in {' '.join(report.wrappers)}" if report.wrappers else ""
-    show(escaped(f"{report.checkpoint}: {report.layout}'s names{wrapped}\n"))
-    show(table(("", "tensors", ""), _rows(report), left=3))
-    show(escaped(f"\nwrote {report.weights}"))
+    show(f"{report.checkpoint}: {report.layout}'s names{wrapped}", "")
+    show(*table(("", "tensors", ""), _rows(report), left=3))
+    show("", f"wrote {report.weights}")
 
 
 def _rows(report: "ImportReport") -> Iterator[tuple[str, str, str]]:

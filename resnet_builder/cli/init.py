@@ -99,7 +99,7 @@ def _write_new_spec(family: str, given: Mapping[str, Any], out: str | None) -> N
         raise SpecError(checked.problems)
     text += f"expect: {dump_value(checked.counts)}\n"
     if out == PRINTED:
-        show(text.removesuffix("\n"))
+        show(*text.removesuffix("\n").split("\n"))
         return
     write_new(file, text)
     parameters, depth, macs = checked.counts.values()
@@ -144,7 +144,7 @@ def _copy(name: str, out: str | None) -> None:
     text = text.replace(f"resnet-build train {name}\n", f"resnet-build train {quote(str(file))}\n")
     text = f"# Copied from `{name}` of resnet-builder {resnet_builder.__version__}.\n{text}"
     if out == PRINTED:
-        show(text.removesuffix("\n"))
+        show(*text.removesuffix("\n").split("\n"))
         return
     write_new(file, text)
     show(f"wrote {file}, a copy of {name}")

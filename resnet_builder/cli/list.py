@@ -55,10 +55,10 @@ def _show_bundled(names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         show_json({"bundled": found})
     elif all("parameters" not in one for one in found):
-        show(table(("name", "what it is"), [(one["name"], one["what"]) for one in found], left=2))
+        show(*table(("name", "what it is"), [(one["name"], one["what"]) for one in found], left=2))
     else:
         header = ("name", "parameters", "MACs", "published")
-        show(table(header, [_counts(one) for one in found]))
+        show(*table(header, [_counts(one) for one in found]))
 
 
 def _bundled(name: str) -> dict[str, Any]:
@@ -136,14 +136,13 @@ def parts(plugins: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         show_json(PartList(tuple(part for members in sets.values() for part in members)))
         return
-    blocks = []
+    lines: list[str] = []
     for name, members in sets.items():
-        lines = [name]
+        lines += ["", name] if lines else [name]
         for part in members:
             options = (f"    {_option_line(option)}" for option in part.options)
             lines += [f"  {part.name}: {part.what}", *options]
-        blocks.append("\n".join(lines))
-    show("\n\n".join(blocks))
+    show(*lines)
 
 
 def _registered_parts() -> Iterator[PartInfo]:
@@ -253,7 +252,7 @@ def runs(folder: Path, as_json: bool) -> None:
         show_json(RunList(tuple(found)))
     elif found:
         header = ("run", "state", "validation", "test", "difference")
-        show(table(header, [_run_row(one) for one in found], left=2))
+        show(*table(header, [_run_row(one) for one in found], left=2))
     else:
         show(f"no runs in {folder}")
 

@@ -17,10 +17,10 @@ import click
 from click.shell_completion import shell_complete
 
 import resnet_builder
-from resnet_builder.cli.console import examples, note, show_error
+from resnet_builder.cli.console import examples, note, show_error, show_usage_error
 from resnet_builder.cli.options import CommandGroup, Invocation
 from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, Interrupted, Signals
-from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError
+from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError, printable
 from resnet_builder.runs.files import write_atomically
 from resnet_builder.system import is_out_of_memory, safe_path
 
@@ -130,11 +130,11 @@ def _exit_code(error: Exception, invocation: Invocation) -> int:
 def _report(error: Exception, invocation: Invocation) -> None:
     """Print why the program ends."""
     if isinstance(error, click.ClickException):
-        with suppress(OSError):
-            error.show()
+        show_usage_error(error)
         return
     if invocation.debug:
-        note("".join(traceback.format_exception(error)))
+        lines = "".join(traceback.format_exception(error)).rstrip().split("\n")
+        note(*(f"  {line}" for line in lines))
     if isinstance(error, ResnetBuilderError | OSError):
         show_error(error)
     elif isinstance(error, MemoryError):
@@ -150,9 +150,10 @@ def _report(error: Exception, invocation: Invocation) -> None:
 def _write_crash_log(error: Exception, path: Path | None) -> Path:
     """Write the traceback of a bug into the run directory, or else into a temporary file."""
     text = "".join([f"{' '.join(sys.argv)}\n\n", *traceback.format_exception(error)])
+    text = "\n".join(map(printable, text.split("\n")))
     if path is not None:
         with suppress(StorageError):
-            write_atomically(path, [text.encode(errors="backslashreplace")])
+            write_atomically(path, [text.encode()])
             return path
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", prefix=f"{PROGRAM}-", suffix=".log", delete=False

@@ -81,7 +81,7 @@ def _show(result: "Predictions") -> None:
         for rank, found in enumerate(one.predictions)
     ]
     if rows:
-        show(table(("image", "class", "probability"), rows, left=2))
+        show(*table(("image", "class", "probability"), rows, left=2))
     if fitted := sum(one.fitted for one in result.images):
         were = "was" if fitted == 1 else "were"
         note(

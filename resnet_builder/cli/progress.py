@@ -14,7 +14,8 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from resnet_builder.cli.console import escaped, note, percent
+from resnet_builder.cli.console import note, percent
+from resnet_builder.errors import counted, printable
 from resnet_builder.runs.files import ignore
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
 from resnet_builder.training.evaluation import Metrics
@@ -60,9 +61,10 @@ class Lines(Callback):
     def on_train_start(self, start: TrainStart) -> None:
         """Show the steps, the device and the precision."""
         self._start, self._began = start, self._clock()
-        how = f"{start.device}, {start.runtime.precision}, {start.runtime.threads} threads"
-        if start.runtime.world_size > 1:
-            how += f" in each of {start.runtime.world_size} processes"
+        runtime = start.runtime
+        how = f"{start.device}, {runtime.precision}, {counted(runtime.threads, 'thread')}"
+        if runtime.world_size > 1:
+            how += f" in each of {runtime.world_size} processes"
         self.say(
             f"training from step {start.step:,} of {start.total_steps:,}, "
             f"{start.steps_per_epoch:,} an epoch, on {how}"
@@ -130,7 +132,7 @@ class Screen(Lines):
 
     def __init__(self, live: Live) -> None:
         # A line that stays is shown above the bars.
-        super().__init__(lambda text: live.console.print(Text(escaped(text))))
+        super().__init__(lambda text: live.console.print(Text(printable(text))))
         self._live = live
         self._tasks: dict[str, TaskID] = {}
         # These columns leave room for words on a terminal of 40 columns.
@@ -182,7 +184,7 @@ class Screen(Lines):
             self._tasks[name] = self._bars.add_task("")
         self._bars.update(
             self._tasks[name],
-            description=escaped(description),
+            description=printable(description),
             completed=done,
             total=total or None,
             count=f"{done:,}/{total:,}" if total else f"{done:,}",

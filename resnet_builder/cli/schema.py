@@ -47,7 +47,7 @@ def schema(out: Path | None, plugins: tuple[str, ...]) -> None:
     import_named_plugins(plugins)
     text = json_schema_text(REGISTRIES)
     if out is None:
-        show(text.removesuffix("\n"))
+        show(*text.removesuffix("\n").split("\n"))
         return
     write_new(out, text)
     note(

@@ -46,12 +46,11 @@ def summary(
         show_json(found)
         return
     rows = found.layers if depth else found.rows
-    show(f"{found.name}: images of {_shape(found.image)}\n")
-    show(table(_HEADER, [*map(_cells, rows), _totals(found)], left=2))
-    show(f"\ndepth {found.depth_arithmetic}")
-    show(
-        f"a training step keeps {size_text(found.activation_bytes)} of activations an image, in fp32"
-    )
+    show(f"{found.name}: images of {_shape(found.image)}", "")
+    show(*table(_HEADER, [*map(_cells, rows), _totals(found)], left=2))
+    show("", f"depth {found.depth_arithmetic}")
+    kept = size_text(found.activation_bytes)
+    show(f"a training step keeps {kept} of activations an image, in fp32")
 
 
 def _cells(row: "Row") -> tuple[str, ...]:

@@ -222,7 +222,7 @@ def _show(record: "ResultRecord") -> None:
             for name, (top, difference) in theirs.items()
             if ours[name] is not None or top is not None
         ]
-        show(table(("", "ours", "published", "difference"), rows))
+        show(*table(("", "ours", "published", "difference"), rows))
         show(f"published in {published.source}")
     chosen = "the last" if record.selected_on == "none" else "best on validation"
     val = "" if record.val_top1 is None else f" (top-1 {percent(record.val_top1)})"

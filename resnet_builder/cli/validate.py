@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import examples, note, show, show_json
+from resnet_builder.cli.console import examples, note, show, show_error, show_json
 from resnet_builder.cli.options import SPEC, debug_option, json_option, spec_options
-from resnet_builder.errors import Problem, ResnetBuilderError, SpecError, UsageError, render
+from resnet_builder.errors import Problem, ResnetBuilderError, SpecError, UsageError
 
 if TYPE_CHECKING:
     from resnet_builder.model import ResNet
@@ -163,9 +163,9 @@ def _show(check: SpecCheck) -> None:
     for notice in check.notices:
         note(f"{check.source}: {notice}")
     if check.problems:
-        note(render(check.problems))
+        show_error(SpecError(check.problems))
     if check.error is not None:
-        note(f"error: {check.error}")
+        note(*f"error: {check.error}".split("\n"))
     if check.name is not None:
         show(
             f"{check.source}: {check.parameters:,} parameters, depth {check.depth}, "

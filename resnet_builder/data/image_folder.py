@@ -185,8 +185,9 @@ def _notices(root: Path, scan: "Scan", cache_problem: str | None) -> Iterator[st
 def _broken_images(root: Path, broken: Mapping[str, str]) -> DataError:
     """Name the images that cannot be decoded, as far as there is room."""
     lines = [f"{root / name}: {reason}" for name, reason in sorted(broken.items())]
+    count = counted(len(lines), "image")
     shown = [
-        f"{counted(len(lines), 'image')} cannot be decoded; repair or remove them, or leave them out by --skip-bad",
+        f"{count} cannot be decoded; repair or remove them, or leave them out by --skip-bad",
         *lines[:_MAX_NAMED],
     ]
     if (more := len(lines) - _MAX_NAMED) > 0:

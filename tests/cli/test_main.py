@@ -52,7 +52,7 @@ def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str) 
         (errors.ResnetBuilderError("x"), 1, "error: x\n"),
         (MemoryError(), 6, "error: out of memory\n"),
         (OSError(28, "No space left"), 7, "error: [Errno 28] No space left\n"),
-        (click.UsageError("x"), 2, "Error: x\n"),
+        (click.UsageError("x"), 2, "error: x\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
