@@ -103,7 +103,7 @@ def export(trained: TrainedModel, path: str | Path, *, format: str | None = None
     name = format or path.suffix.removeprefix(".")
     if name not in FORMATS:
         raise UsageError(
-            f"{path}: '{name}' is no format of exports; name the file *.safetensors, *.pt2 or "
+            f"{path}: unknown format '{name}'; name the file *.safetensors, *.pt2 or "
             "*.onnx, or add --format"
         )
     chosen = FORMATS[name]

@@ -18,14 +18,21 @@ from resnet_builder.data.loader import evaluation_batches, normalise
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.device import full_precision
-from resnet_builder.errors import CheckpointError, DataError, SpecError, Stopped, UsageError
+from resnet_builder.errors import (
+    CheckpointError,
+    DataError,
+    NonFiniteError,
+    SpecError,
+    Stopped,
+    UsageError,
+)
 from resnet_builder.model import ResNet, state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import refuse_existing
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
 from resnet_builder.spec.yaml_source import parse_plain
-from resnet_builder.training.evaluation import evaluate, prepare_for_inference
+from resnet_builder.training.evaluation import NO_PREDICTION, evaluate, prepare_for_inference
 from resnet_builder.weights.convert import LoadReport, load_weights
 from resnet_builder.weights.file import (
     Origin,
@@ -152,6 +159,7 @@ def import_weights(
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or does not hold the network's weights.
+        NonFiniteError: A weight is not finite, or what the network computes.
         SpecError: The network is not what the spec expects.
         StorageError: A file cannot be read or written.
         UsageError: The file to make exists, or there are no averaged weights, or no head.
@@ -168,6 +176,11 @@ def import_weights(
         allow_missing=allow_missing,
         allow_unexpected=allow_unexpected,
     )
+    with torch.inference_mode():
+        if not bool(network.eval()(torch.zeros(1, *spec.model.image_shape)).isfinite().all()):
+            raise NonFiniteError(
+                f"{checkpoint}: the network's logits are not finite; are its variances negative?"
+            )
     data = spec.data
     known = data.normalize if data and isinstance(data.normalize, Normalize) else None
     own = read_header(checkpoint)  # a file of this program says what another's does not
@@ -284,6 +297,7 @@ def evaluate_split(
         should_stop: Polled at every batch.
 
     Raises:
+        NonFiniteError: No image has finite logits.
         Stopped: ``should_stop`` returned true.
         UsageError: There is no such split.
     """
@@ -304,6 +318,8 @@ def evaluate_split(
         cpu_kernels=trained.spec.run.cpu_kernels is not False,
         should_stop=should_stop,
     )
+    if bool((found.predictions == NO_PREDICTION).all()):
+        raise NonFiniteError(f"{trained.path}: its logits are not finite for any {split} image")
     return SplitEvaluation(
         weights=trained.path,
         split=split,
@@ -387,6 +403,7 @@ def predict(
 
     Raises:
         DataError: There are no images.
+        NonFiniteError: The logits of an image are not finite.
         Stopped: ``should_stop`` returned true.
         UsageError: The network takes neither grey nor colour images, or its weights do not say
             how they are normalised.
@@ -479,6 +496,8 @@ def _classifier(
     def classify(images: Tensor) -> list[tuple[ClassProbability, ...]]:
         inputs = normalise(images.to(device), mean, std).contiguous(memory_format=layout)
         probabilities = network(inputs).float().softmax(1)
+        if not bool(probabilities.isfinite().all()):
+            raise NonFiniteError(f"{trained.path}: its logits are not finite")
         best = probabilities.topk(min(top, len(classes)))
         return [
             tuple(ClassProbability(classes[label], p) for label, p in zip(*row, strict=True))

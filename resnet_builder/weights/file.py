@@ -25,7 +25,7 @@ from torch import Tensor
 from resnet_builder.errors import CheckpointError, DataError, NonFiniteError, visible
 from resnet_builder.runs.files import Buffer, storage_errors, write_atomically
 from resnet_builder.runs.records import first_problem, package_version, refuse_newer
-from resnet_builder.spec.schema import PreprocessSpec
+from resnet_builder.spec.schema import ChannelDeviations, ChannelMeans, PreprocessSpec
 from resnet_builder.system import open_regular
 
 _HEADER = "resnet_builder"
@@ -79,8 +79,8 @@ class WeightsHeader(BaseModel):
 
     spec: str
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: ChannelMeans | None = None
+    std: ChannelDeviations | None = None
     preprocess: tuple[PreprocessSpec, ...] = ()
     metrics: Mapping[str, float] = {}
     step: Annotated[int, Field(ge=0)] | None = None

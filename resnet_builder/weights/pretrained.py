@@ -5,6 +5,7 @@ import http.client
 import re
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import torch.hub
 
@@ -12,7 +13,7 @@ from resnet_builder.data.splits import DataSplits
 from resnet_builder.errors import CheckpointError, DataError, UsageError
 from resnet_builder.model import ResNet
 from resnet_builder.runs.files import storage_errors
-from resnet_builder.spec.dump import dump_value
+from resnet_builder.spec.dump import dump_value, plain_data
 from resnet_builder.spec.schema import Spec, WeightsSpec
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.system import open_regular
@@ -21,6 +22,9 @@ from resnet_builder.weights.file import read_header
 
 _SIMILAR = 0.05
 """Difference of means and standard deviations, where white is 1, that is not worth a notice."""
+
+_ONLY_TRAINING = {"num_classes", "weights", "init", "zero_init_residual", "drop_path"}
+"""Keys of a network that may differ from those that its pretrained weights had."""
 
 # What torch raises for another digest than the published one is a bare RuntimeError.
 _DOWNLOAD_ERRORS = (
@@ -79,22 +83,21 @@ def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:
         return []
     if not weights.new_head:
         header.check_classes(path, data.classes, matched_by_name=False)
-    preprocess = spec.data.preprocess if spec.data else ()
-    notices = []
     trained = parse_plain(header.spec, str(path))
-    if isinstance(trained, dict) and isinstance(trained.get("model"), dict):
-        size = trained["model"].get("image_size")
-        if size != spec.model.image_size:
-            notices.append(
-                f"{path} was trained on images of {size} pixels a side; here they have "
-                f"{spec.model.image_size}"
-            )
-    if header.preprocess != preprocess:
-        theirs, ours = (
-            dump_value([step.model_dump() for step in steps])
-            for steps in (header.preprocess, preprocess)
-        )
-        notices.append(f"{path} was trained with data.preprocess={theirs}; here it is {ours}")
+    before = {
+        **_network(trained.get("model") if isinstance(trained, dict) else None),
+        "data.preprocess": plain_data(header.preprocess),
+    }
+    now = {
+        **_network(plain_data(spec.model)),
+        "data.preprocess": plain_data(spec.data.preprocess if spec.data else ()),
+    }
+    notices = [
+        f"{path} was trained with {key}={dump_value(before[key])}; here it is "
+        f"{dump_value(now.get(key))}"
+        for key in before
+        if before[key] != now.get(key)
+    ]
     if header.mean is not None and header.std is not None:
         pairs = zip((*header.mean, *header.std), (*data.mean, *data.std), strict=False)
         if any(abs(theirs - ours) > _SIMILAR for theirs, ours in pairs):
@@ -104,6 +107,12 @@ def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:
                 f"std: {[round(x, 4) for x in header.std]}}}"
             )
     return notices
+
+
+def _network(model: object) -> dict[str, Any]:
+    """What decides the output of a network besides its weights, by the key of the spec."""
+    values = model if isinstance(model, dict) else {}
+    return {f"model.{key}": value for key, value in values.items() if key not in _ONLY_TRAINING}
 
 
 def pretrained_digest(weights: WeightsSpec) -> str:

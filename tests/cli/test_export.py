@@ -50,7 +50,7 @@ def test_exported_safetensors_are_exact_and_evaluated_as_their_run(
         (
             "net.pth",
             2,
-            "net.pth: 'pth' is no format of exports; name the file *.safetensors, *.pt2 or *.onnx",
+            "net.pth: unknown format 'pth'; name the file *.safetensors, *.pt2 or *.onnx",
         ),
         ("net.onnx", 2, "pip install --upgrade 'resnet-builder[export]'"),
         ("nowhere/net.safetensors", 7, "cannot write"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnet_builder.weights.file import Origin, read_weights
+from resnet_builder.weights.file import Origin, read_weights, save_weights
 from tests.cli.experiments import call, write_checkpoint, write_tiny
 
 OUT = Path("ours.safetensors")
@@ -130,6 +130,25 @@ def test_file_in_which_nothing_matches_is_4_whatever_is_allowed(checkpoint: Path
     assert (result.exit_code, result.stdout) == (4, "")
     assert "names, the nearest, 0 of its 1 layers have a place in the network\n" in result.stderr
     assert not OUT.exists()
+
+
+def test_network_that_computes_nothing_finite_is_refused(
+    checkpoint: Path, finished_run: Path
+) -> None:
+    saved = torch.load(checkpoint)
+    saved["net"]["module.bn1.running_var"] -= 1e6
+    torch.save(saved, checkpoint)
+    result = call("import", checkpoint, "--spec", "tiny.yaml", "-o", OUT)
+    assert (result.exit_code, OUT.exists()) == (5, False)
+    assert "logits are not finite; are its variances negative?" in result.stderr
+    weights, header = read_weights(finished_run / "best.safetensors")
+    weights["bn1.running_var"] -= 1e6
+    save_weights(OUT, weights, header)
+    Image.new("RGB", (8, 8)).save("one.png")
+    for arguments in (["evaluate", OUT], ["predict", OUT, "one.png"]):
+        result = call(*arguments)
+        assert (result.exit_code, result.stdout) == (5, "")
+        assert "its logits are not finite" in result.stderr
 
 
 def test_new_head_is_initialised_by_the_specs_seed(checkpoint: Path, finished_run: Path) -> None:

@@ -299,24 +299,28 @@ def test_other_classes_need_a_new_head(folder: Path, pets_weights: str) -> None:
     assert read_weights(folder / "new" / "best.safetensors")[1].classes == ("bee", "wasp")
 
 
-def test_other_sizes_preprocessing_and_statistics_are_told(folder: Path, pets_weights: str) -> None:
+def test_other_networks_sizes_preprocessing_and_statistics_are_told(
+    folder: Path, pets_weights: str
+) -> None:
     assert " was trained " not in train_pets(folder, pets_weights).stderr
     (folder / "new").rename(folder / "same")
     result = train_pets(
         folder,
         pets_weights,
         "model.image_size=8",
+        "model.activation=gelu",
         "data.preprocess=[{type: center_crop, size: 8}]",
         "data.normalize={mean: [0.5, 0.5, 0.6], std: [0.3, 0.3, 0.3]}",
     )
     assert result.exit_code == 0, result.stderr
     notices = [line for line in result.stderr.splitlines() if " was trained " in line]
     name = f"warning: {folder / 'old' / 'best.safetensors'}"
-    assert notices[:2] == [
-        f"{name} was trained on images of 9 pixels a side; here they have 8",
+    assert notices[:3] == [
+        f"{name} was trained with model.image_size=9; here it is 8",
+        f"{name} was trained with model.activation=relu; here it is gelu",
         f"{name} was trained with data.preprocess=[]; here it is [{{type: center_crop, size: 8}}]",
     ]
-    assert notices[2].startswith(
+    assert notices[3].startswith(
         f"{name} was trained on images of another brightness or contrast; to normalise as then, "
         "set data.normalize={mean: [0.4835, 0.4953"
     )
