@@ -245,57 +245,69 @@ def _intended(problem: Problem) -> str | None:
 
 
 def _problem(one: _Located, positions: Positions, unknown_key_code: str) -> Problem:
-    code, path, message, at = "out-of-range", one.path, one.message, one.at
-    allowed: tuple[str, ...] = ()
-    suggestion = None
-    is_closed = all(choices(schema) for schema in one.admitted)
+    def problem(code: str, message: str, *, at: At = one.at, **more: Any) -> Problem:
+        return positions.problem(code, more.pop("path", one.path), message, at=at, **more)
+
     if one.kind in CODES:  # raised by a validator of the schema
-        code, suggestion = one.kind, missing_space(one.given)
-        path = (*path, *one.context["at"].split(".")) if one.context.get("at") else path
-        message += f", not {shown(one.given)}" if code == "wrong-type" else ""
-        at = "key" if code in {"exclusive", "no-effect"} else "value"
-    elif one.kind == "extra_forbidden":
-        code, at, allowed = unknown_key_code, "key", one.siblings
-        message = f"there is no such {code.removeprefix('unknown-')}"
-        message += "" if allowed else "; this part has none"
-        suggestion = _meant_key(one, is_option=code == "unknown-option")
-    elif one.kind == "missing":
-        code, message, at = "missing-key", "is missing", "key"
-        if (before := positions.replaced_value(path)) is not None:
-            message += f": a new `type` drops the options of the part before it, and `{path[-1]}` "
-            message += f"was {dump_value(plain(before))} there; give `{path[-1]}` again"
-    elif one.kind == "union_tag_not_found":
-        code, message, at, allowed = "missing-key", "is missing", "key", _tags(one.admitted)
-        path = (*path, "type")
-    elif one.kind == "union_tag_invalid" or (
-        one.kind == "literal_error" and isinstance(one.given, str) and is_closed
-    ):
-        code, at, name = "unknown-name", "name", str(one.context.get("tag", one.given))
-        allowed = _tags(one.admitted) if "tag" in one.context else ranges(one.admitted)
-        key = next(step for step in reversed(path) if isinstance(step, str))
-        message, suggestion = f"no {key} is named {quoted(name)}", nearest(name, allowed)
-        if path[-1] != key and "tag" not in one.context:  # one of several, in a list
+        below = one.context["at"].split(".") if one.context.get("at") else ()
+        return problem(
+            one.kind,
+            one.message + (f", not {shown(one.given)}" if one.kind == "wrong-type" else ""),
+            path=(*one.path, *below),
+            at="key" if one.kind in {"exclusive", "no-effect"} else "value",
+            suggestion=missing_space(one.given),
+        )
+    if one.kind == "extra_forbidden":
+        message = f"there is no such {unknown_key_code.removeprefix('unknown-')}"
+        return problem(
+            unknown_key_code,
+            message if one.siblings else f"{message}; this part has none",
+            at="key",
+            allowed=one.siblings,
+            suggestion=_meant_key(one, is_option=unknown_key_code == "unknown-option"),
+        )
+    if one.kind == "missing":
+        message, key = "is missing", one.path[-1]
+        if (before := positions.replaced_value(one.path)) is not None:
+            message += f": a new `type` drops the options of the part before it, and `{key}` "
+            message += f"was {dump_value(plain(before))} there; give `{key}` again"
+        return problem("missing-key", message, at="key")
+    if one.kind == "union_tag_not_found":
+        path = (*one.path, "type")
+        return problem(
+            "missing-key", "is missing", path=path, at="key", allowed=_tags(one.admitted)
+        )
+    is_closed = all(choices(schema) for schema in one.admitted)
+    is_word = one.kind == "literal_error" and isinstance(one.given, str) and is_closed
+    if is_word or one.kind == "union_tag_invalid":
+        name = one.given if is_word else one.context["tag"]
+        allowed = ranges(one.admitted) if is_word else _tags(one.admitted)
+        key = next(step for step in reversed(one.path) if isinstance(step, str))
+        message = f"no {key} is named {quoted(name)}"
+        if is_word and one.path[-1] != key:  # one of several, in a list
             message = f"must be {kinds(one.admitted)}, not {shown(name)}"
-    elif one.kind == "string_pattern_mismatch":
+        suggestion = nearest(name, allowed)
+        return problem("unknown-name", message, at="name", allowed=allowed, suggestion=suggestion)
+    if one.kind == "string_pattern_mismatch":
         pattern = one.context["pattern"]
         words = PATTERN_WORDS.get(pattern, f"text that matches {pattern}")
-        message = f"must be {words}, not {quoted(one.given)}"
-    elif one.is_of_range:
-        at, allowed = "value", ranges(one.admitted)
+        return problem("out-of-range", f"must be {words}, not {quoted(one.given)}")
+    if one.is_of_range:
+        allowed = ranges(one.admitted)
         if isinstance(one.given, list | tuple | str):
             unit = "characters" if isinstance(one.given, str) else "items"
             amount = "few" if "short" in one.kind else "many"
             message = f"{len(one.given)} {unit} are too {amount}"
         else:
             value = shown(one.given)
-            message = f"{value} is out of range" if allowed else f"{message}, not {value}"
-    elif one.kind.endswith("_type") or one.kind == "literal_error":
-        code, suggestion = "wrong-type", _mended(one.given, one.admitted)
+            message = f"{value} is out of range" if allowed else f"{one.message}, not {value}"
+        return problem("out-of-range", message, at="value", allowed=allowed)
+    if one.kind.endswith("_type") or one.kind == "literal_error":
         words = kinds(one.admitted)
-        message = f"{f'must be {words}' if words else message}, not {shown(one.given)}"
-    else:  # a validator of a part's own; its message is all that is known
-        at = "value"
-    return positions.problem(code, path, message, at=at, allowed=allowed, suggestion=suggestion)
+        message = f"{f'must be {words}' if words else one.message}, not {shown(one.given)}"
+        return problem("wrong-type", message, suggestion=_mended(one.given, one.admitted))
+    # A validator of a part's own; its message is all that is known.
+    return problem("out-of-range", one.message, at="value")
 
 
 def _meant_key(one: _Located, *, is_option: bool) -> str | None:

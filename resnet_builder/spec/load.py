@@ -2,14 +2,15 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, create_model
 
-from resnet_builder.errors import Problem, SpecError, SpecPath
+from resnet_builder.errors import Problem, SpecError, SpecPath, dotted
 from resnet_builder.spec.compose import SpecSource, compose, read_document
 from resnet_builder.spec.diagnostics import Positions, problems_from, quoted
 from resnet_builder.spec.recipe import TrainSpec
@@ -195,7 +196,37 @@ def _validate(data: dict[str, Any], positions: Positions) -> tuple[Spec | None, 
     try:
         return Spec.model_validate(data), []
     except ValidationError as error:
-        return None, problems_from(error, positions, (), SpecFile)
+        problems = problems_from(error, positions, (), SpecFile)
+        cleaned = _without_unknown_keys(data, error, problems)
+    # Pydantic checks the rules between keys only where there is no unknown one.
+    try:
+        Spec.model_validate(cleaned)
+    except ValidationError as error:
+        known = {problem.path for problem in problems}
+        found = problems_from(error, positions, (), SpecFile)
+        problems += [one for one in found if one.path not in known and one.code != "missing-key"]
+    return None, problems
+
+
+def _without_unknown_keys(
+    data: dict[str, Any], error: ValidationError, problems: Iterable[Problem]
+) -> dict[str, Any]:
+    """Copy of a spec without its unknown keys, unless they may be meant to be others."""
+    misspelt = {problem.path for problem in problems if problem.suggestion is not None}
+    cleaned = deepcopy(data)
+    for details in error.errors(include_url=False):
+        if details["type"] != "extra_forbidden":
+            continue
+        path: SpecPath = ()
+        here: Any = cleaned
+        *above, key = details["loc"]
+        for step in above:
+            # Pydantic's location also names members of unions, which are no keys.
+            if isinstance(step, int) or step in here:
+                path, here = (*path, step), here[step]
+        if dotted((*path, key)) not in misspelt:
+            del here[key]
+    return cleaned
 
 
 _SECTION_KEYS = frozenset(Spec.model_fields) - {"version"}

@@ -105,14 +105,16 @@ class ConstantWarmup(Duration):
     """A lower, constant learning rate first."""
 
     type: Literal["constant"]
-    lr: Rate = Field(description="Learning rate of the warm-up.")
+    lr: Rate = Field(description="Learning rate of the warm-up, below the optimizer's.")
 
 
 class LinearWarmup(Duration):
     """A learning rate that rises in equal steps to the optimizer's."""
 
     type: Literal["linear"]
-    start: Annotated[float, Field(ge=0)] = Field(0.0, description="First learning rate.")
+    start: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="First learning rate, below the optimizer's."
+    )
 
 
 WarmupSpec = Annotated[

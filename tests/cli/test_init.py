@@ -106,17 +106,6 @@ def test_what_cannot_be_meant_is_2_and_nothing_is_written(
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["resnet", "--depth", "20"], ["--from", "resnet20"]])
-def test_no_file_is_overwritten(arguments: list[str], folder: Path) -> None:
-    (folder / "resnet20.yaml").write_text("mine", encoding="utf-8")
-    result = call("init", *arguments)
-    assert result.exit_code == 2
-    assert result.stderr == (
-        "error: resnet20.yaml exists and is not overwritten: name another file, or remove it\n"
-    )
-    assert (folder / "resnet20.yaml").read_text(encoding="utf-8") == "mine"
-
-
 def test_bundled_spec_is_copied_with_its_comments(folder: Path) -> None:
     result = call("init", "--from", "resnet56", "-o", "mine.yaml")
     assert (result.exit_code, result.stdout) == (0, "wrote mine.yaml, a copy of resnet56\n")

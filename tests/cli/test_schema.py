@@ -21,16 +21,6 @@ def test_file_is_written_and_how_specs_name_it_is_said(folder: Path) -> None:
     assert "`# $schema: my.schema.json`" in result.stderr
 
 
-def test_no_file_is_overwritten(folder: Path) -> None:
-    (folder / "mine.json").write_text("mine")
-    (folder / "link.json").symlink_to("nowhere")
-    for name in ("mine.json", "link.json"):
-        result = call("schema", "-o", name)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert f"{name} exists and is not overwritten" in result.stderr
-    assert (folder / "mine.json").read_text() == "mine"
-
-
 def test_file_that_cannot_be_written_is_7(folder: Path) -> None:
     result = call("schema", "-o", "nowhere/my.schema.json")
     assert result.exit_code == 7

@@ -154,6 +154,30 @@ def test_no_fault_hides_another(folder: Path) -> None:
     assert {*FAULTS.values()} - PERHAPS_OF_THE_PLUGIN <= places(spec, *FAULTS)
 
 
+RULES = {
+    "train.accumulate=3": "train.accumulate",
+    "train.schedule={type: multistep, milestones: [9]}": "train.schedule.milestones",
+    "train.no_weight_decay=[norm]": "train.no_weight_decay",
+    "train.optimizer.nesterov=true": "train.optimizer.nesterov",
+    "data.normalize={mean: [0.5], std: [0.5, 0.5]}": "data.normalize.std",
+    "data.split_seed=1": "data.split_seed",
+}
+"""Values that break a rule between two keys, where momentum, decay and validation are 0."""
+
+
+@pytest.mark.parametrize("unknown", ["xyz", "train.xyz", "train.optimizer.xyz", "data.xyz"])
+def test_unknown_key_hides_no_broken_rule(unknown: str, folder: Path) -> None:
+    spec = write_tiny(folder)
+    for rule, place in RULES.items():
+        base = ["data.validation=0", "train.optimizer.momentum=0", f"{unknown}=1"]
+        assert places(spec, *base, rule) == {unknown, place}
+
+
+def test_key_that_is_misspelt_breaks_no_rule(folder: Path) -> None:
+    overrides = ["train.no_weight_decay=[norm]", "train.optimizer.weight_decai=0.1"]
+    assert places(write_tiny(folder), *overrides) == {"train.optimizer.weight_decai"}
+
+
 def places(spec: Path, *overrides: str) -> set[str]:
     """Return the places of all problems."""
     try:
