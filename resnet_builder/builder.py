@@ -320,11 +320,11 @@ def _construct(model: ModelSpec, output_stride: int | None = None) -> ResNet:
     puts new ones between (Chen et al. 2017, section 3.1, https://arxiv.org/abs/1706.05587).
     """
     factories = {key: model_part(model, key).make for key in ("norm", "activation", "antialias")}
-    stem: Stem = model_part(model, "stem").make(model.in_channels, **factories)
-    layers = dict(stem.layers)
-    strides = {"stem": stem.stride}
-
-    channels, stride, dilation = stem.out_channels, stem.stride, 1
+    placed_stem = model_part(model, "stem")
+    with placed_stem.blamed():
+        stem: Stem = placed_stem.make(model.in_channels, **factories)
+        layers, channels, stride = dict(stem.layers), stem.out_channels, stem.stride
+    strides, dilation = {"stem": stride}, 1
     for number, stage in enumerate(model.stages):
         previous_dilation = dilation
         if output_stride is not None and stride * stage.stride > output_stride:
@@ -337,19 +337,20 @@ def _construct(model: ModelSpec, output_stride: int | None = None) -> ResNet:
         last_block: Any = blocks[-1]
         channels = last_block.out_channels
     if output_stride not in {None, stride}:
-        reached = accumulate((stage.stride for stage in model.stages), mul, initial=stem.stride)
+        reached = accumulate((stage.stride for stage in model.stages), mul, initial=strides["stem"])
         raise UsageError(
             f"output_stride cannot be {output_stride}: the network's strides reach "
             f"{', '.join(map(str, sorted(set(reached))))}"
         )
 
     head = model_part(model, "head")
-    for name, layer in head.make(channels, model.num_classes, **factories).items():
+    with head.blamed():
+        last_layers = dict(head.make(channels, model.num_classes, **factories))
+    for name in last_layers:
         if name in layers:
             cause = PartError(f"its layer '{name}' has the name of one before it")
             raise PlacedPartError(cause, head.path)
-        layers[name] = layer
-    return ResNet(layers, strides)
+    return ResNet(layers | last_layers, strides)
 
 
 def _build_stage(

@@ -39,7 +39,7 @@ from resnet_builder.parts import (
     model_parts,
     placed_part,
 )
-from resnet_builder.registry import outside_place
+from resnet_builder.registry import outside_error
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.diagnostics import Positions, problems_from
 from resnet_builder.spec.load import Draft
@@ -183,12 +183,14 @@ def _augment_problems(data: DataSpec, channels: int, positions: Positions) -> It
     floats_since: str | None = None
     for number, part in enumerate(data.augment):
         path = ("data", "augment", number)
+        placed = PlacedPart(AUGMENTATIONS, part, path)
         try:
-            made = PlacedPart(AUGMENTATIONS, part, path).make()
+            with placed.blamed():
+                made = placed.make()
+                works_on, allowed = made.works_on, getattr(made, "channels", (channels,))
         except PlacedPartError as error:
             yield part_problem(error, positions)
             continue
-        works_on, allowed = made.works_on, getattr(made, "channels", (channels,))
         if channels not in allowed:
             counts = " or ".join(map(str, allowed))
             yield positions.problem(
@@ -412,9 +414,8 @@ def _place(calls: Sequence[_Call]) -> SpecPath:
 def _failure(error: Exception, calls: Sequence[_Call], what: str) -> str:
     """Describe a pass through a network that fails."""
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    place = outside_place(error)
-    if place is not None:
-        return f"{what} fails in {place}: {type(error).__name__}: {reason}"
+    if found := outside_error(error):
+        return f"{what} fails in {found}"
     if not calls:
         return f"{what} fails: {reason}"
     call = calls[-1]

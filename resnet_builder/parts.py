@@ -1,6 +1,7 @@
 """Parts that a spec names: registry, place in the spec, options and defaults."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,8 +22,8 @@ from resnet_builder.blocks.interfaces import (
 )
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, DatasetInfo
 from resnet_builder.data.preprocess import preprocess_shape
-from resnet_builder.errors import PartError, SpecPath
-from resnet_builder.registry import Registry
+from resnet_builder.errors import PartError, ResnetBuilderError, SpecPath
+from resnet_builder.registry import Registry, outside_error
 from resnet_builder.spec.schema import DataSpec, ModelSpec, Spec, StageSpec
 from resnet_builder.spec.section import Part
 
@@ -129,12 +130,31 @@ class PlacedPart:
         accepted = self.accepts | _ALWAYS_GIVEN
         given = {name: value for name, value in contract.items() if name in accepted}
         try:
-            return self.registry.get(self.part.type)(*arguments, **given, **self.options)
+            with self.blamed():
+                return self.registry.get(self.part.type)(*arguments, **given, **self.options)
         except PlacedPartError:
             raise  # a part inside this one does not fit, and has named its own place
         except PartError as error:
             path = self.path if error.option else self.used_at or self.path
             raise PlacedPartError(error, (*path, error.option) if error.option else path) from error
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Context in which an error of code from outside this package names that code.
+
+        Raises:
+            PlacedPartError: The part, or one that it uses, is from outside, and fails.
+        """
+        try:
+            yield
+        except ResnetBuilderError:
+            raise
+        except Exception as error:
+            found = outside_error(error, self.registry.get(self.part.type))
+            if found is None:
+                raise
+            cause = PartError(f"'{self.part.type}' fails in {found}", code="plugin")
+            raise PlacedPartError(cause, self.path) from error
 
 
 def placed_part(path: SpecPath, part: Part) -> PlacedPart:
@@ -200,7 +220,8 @@ def input_info(data: DataSpec) -> DatasetInfo:
         PlacedPartError: The dataset's options do not fit together.
     """
     dataset = next(data_parts(data))
-    info: DatasetInfo = dataset.make().info
+    with dataset.blamed():
+        info: DatasetInfo = dataset.make().info
     channels, size = preprocess_shape(data.preprocess, info.channels, info.image_size)
     return replace(info, channels=channels, image_size=size)
 

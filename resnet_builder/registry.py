@@ -23,18 +23,28 @@ _outside: set[str] = set()
 """Modules of parts that are not this package's: plugins, or the caller's own."""
 
 
-def outside_place(error: BaseException) -> str | None:
-    """Place in a part from outside this package where an error was raised, if it was there.
+def outside_error(error: BaseException, part: Callable[..., Any] | None = None) -> str | None:
+    """Error that was raised in code from outside this package, with its place there.
+
+    Args:
+        error: The error.
+        part: Part that was being used: if it is from outside, and the error was raised by what is
+            done with it, the place is where it is defined.
 
     Returns:
-        File, line and function, as in ``my_blocks.py, line 12, in forward``.
+        Text as ``my_blocks.py, line 12, in forward: KeyError: 'a'``; ``None`` for other errors.
     """
     place = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         if frame.f_globals.get("__name__") in _outside:
             code = frame.f_code
             place = f"{code.co_filename}, line {line}, in {code.co_name}"
-    return place
+    if place is None and part is not None and part.__module__ in _outside:
+        place = _site(part)
+    if place is None:
+        return None
+    reason = str(error).strip().partition("\n")[0]
+    return f"{place}: {type(error).__name__}" + (f": {reason}" if reason else "")
 
 
 class Options(BaseModel):

@@ -47,6 +47,25 @@ def test_copies_compute_the_same(network: Any) -> None:
         assert torch.equal(twin(images), wanted)
 
 
+SCRIPTED: list[dict[str, Any]] = [
+    {"shortcut": {"type": "pad", "subsample": "average"}},
+    {"shortcut": "none", "activation": "gelu", "norm": "frozen_batch_norm"},
+    {"block": "bottleneck", "shortcut": "average_projection", "antialias": "blur"},
+    {"block": "preact_basic", "attention": "eca", "drop_path": 0.2},
+    {"block": "preact_bottleneck", "shortcut": "projection", "attention": {"type": "se"}},
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("model", SCRIPTED)
+@pytest.mark.parametrize("asked", [{}, {"features": ["layer1", "layer2"], "output_stride": 1}])
+def test_torch_script_computes_the_same(model: dict[str, Any], asked: dict[str, Any]) -> None:
+    spec = cifar_spec(2, widths=(16, 32), **model).model_dump(exclude_none=True)
+    network: Any = build_from_spec(spec, seed=0, **asked).eval()
+    images = random_images(2, 3, 9, 8)
+    torch.testing.assert_close(torch.jit.script(network)(images), network(images))
+
+
 # Norms that are fused, of two blocks in each of two stages, the stem included.
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     "basic": ({}, 9),

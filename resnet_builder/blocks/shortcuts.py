@@ -140,10 +140,11 @@ class DilatedAverage(nn.Module):
         height, width = x.shape[-2:]
         reach = (self.size - 1) * self.dilation
         padded = F.pad(x, (0, reach, 0, reach))
-        starts = range(0, reach + 1, self.dilation)
-        return torch.stack(
-            [padded[..., y : y + height, z : z + width] for y in starts for z in starts]
-        ).sum(0)
+        shifted = []
+        for y in range(0, reach + 1, self.dilation):
+            for z in range(0, reach + 1, self.dilation):
+                shifted.append(padded[..., y : y + height, z : z + width])
+        return torch.stack(shifted).sum(0)
 
     def extra_repr(self) -> str:
         """Return the options to show when the layer is printed."""

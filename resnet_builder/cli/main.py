@@ -20,7 +20,7 @@ import resnet_builder
 from resnet_builder.cli.console import examples, note, show_error, show_usage_error
 from resnet_builder.cli.options import CommandGroup, Invocation
 from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, Interrupted, Signals
-from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError, printable
+from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError, UsageError, printable
 from resnet_builder.runs.files import write_atomically
 from resnet_builder.system import is_out_of_memory, safe_path
 
@@ -124,6 +124,8 @@ def _exit_code(error: Exception, invocation: Invocation) -> int:
         return error.exit_code
     if is_out_of_memory(error):
         return MEMORY
+    if _plugin_error(error) is not None:
+        return UsageError.exit_code
     return STORAGE if isinstance(error, OSError) else BUG
 
 
@@ -135,16 +137,27 @@ def _report(error: Exception, invocation: Invocation) -> None:
     if invocation.debug:
         lines = "".join(traceback.format_exception(error)).rstrip().split("\n")
         note(*(f"  {line}" for line in lines))
-    if isinstance(error, ResnetBuilderError | OSError):
-        show_error(error)
-    elif isinstance(error, MemoryError):
+    if isinstance(error, MemoryError):
         note("error: out of memory")
+    elif isinstance(error, ResnetBuilderError):
+        show_error(error)
+    elif found := _plugin_error(error):
+        note(f"error: a plugin fails in {found}; --debug shows the traceback")
+    elif isinstance(error, OSError):
+        show_error(error)
     else:
         log = _write_crash_log(error, invocation.crash_log)
         note(
             f"internal error: {type(error).__name__}: {error}; this is a bug of {PROGRAM}, "
             f"please report it with {log}"
         )
+
+
+def _plugin_error(error: Exception) -> str | None:
+    """Error that was raised in a plugin, with its place there."""
+    from resnet_builder.registry import outside_error
+
+    return outside_error(error)
 
 
 def _write_crash_log(error: Exception, path: Path | None) -> Path:

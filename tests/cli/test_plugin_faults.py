@@ -1,0 +1,117 @@
+"""Errors in a plugin's code: its file and line are named, with exit code 2, in every command."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.experiments import call, write_tiny
+
+BLOCK = """
+import torch
+from torch import nn
+from resnet_builder.blocks.interfaces import BLOCKS, HEADS, NORMS, STEMS
+from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, DatasetInfo
+
+CALLS = []
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        {backward}
+        return gradient
+
+@BLOCKS.register("block_{name}")
+class Block(nn.Module):
+    def __init__(self, in_channels, channels, *, stride, shortcut):
+        super().__init__()
+        {build}
+        self.out_channels = channels
+        self.conv = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.downsample = shortcut(in_channels, channels, stride)
+
+    def forward(self, x):
+        {forward}
+        return Backward.apply(self.conv(x)) + self.downsample(x)
+
+@STEMS.register("stem_{name}")
+def stem(in_channels, *, channels: int = 4):
+    return {{"conv1": nn.Conv2d(in_channels, channels, 3)}}
+
+@HEADS.register("head_{name}")
+def head(in_channels, num_classes):
+    return None
+
+@NORMS.register("norm_{name}")
+def norm(channels):
+    raise KeyError("no norm")
+
+@DATASETS.register("data_{name}")
+class Data:
+    info = DatasetInfo(4, channels=3, image_size=8)
+
+    def load(self, context):
+        open("nowhere.csv")
+
+@DATASETS.register("bare_{name}")
+class Bare:
+    def load(self, context):
+        raise NotImplementedError
+
+@AUGMENTATIONS.register("augment_{name}")
+class Augment:
+    works_on = "any"
+
+    def __call__(self, batch, draws):
+        return batch.imagess
+
+@AUGMENTATIONS.register("forgetful_{name}")
+class Forgetful:
+    def __call__(self, batch, draws):
+        return batch
+"""
+IN_VALIDATE, IN_TRAIN = ("validate", "train"), ("train",)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "change", "found"),
+    [
+        ("build", {"build": "self.missing"}, "model.block=block_build", IN_VALIDATE),
+        ("forward", {"forward": "assert x.dim() == 5"}, "model.block=block_forward", IN_VALIDATE),
+        (
+            "training",
+            {"forward": "assert not self.training, 'cannot be trained'"},
+            "model.block=block_training",
+            IN_VALIDATE,
+        ),
+        ("backward", {"backward": "{}['a']"}, "model.block=block_backward", IN_VALIDATE),
+        (
+            "later",
+            {"forward": "CALLS.append(x.is_meta); assert CALLS.count(False) < 3"},
+            "model.block=block_later",
+            IN_TRAIN,
+        ),
+        ("stem", {}, "model.stem=stem_stem", IN_VALIDATE),
+        ("head", {}, "model.head=head_head", IN_VALIDATE),
+        ("norm", {}, "model.norm=norm_norm", IN_VALIDATE),
+        ("data", {}, "data.dataset=data_data", IN_TRAIN),
+        ("bare", {}, "data.dataset=bare_bare", IN_VALIDATE),
+        ("augment", {}, "data.augment=[augment_augment]", IN_TRAIN),
+        ("forgetful", {}, "data.augment=[forgetful_forgetful]", IN_VALIDATE),
+    ],
+)
+def test_error_in_a_plugin_names_its_file_and_line(
+    name: str, code: dict[str, str], change: str, found: tuple[str, ...], folder: Path
+) -> None:
+    lines = {"build": "pass", "forward": "pass", "backward": "pass", **code}
+    (folder / f"mine_{name}.py").write_text(BLOCK.format(name=name, **lines))
+    spec = write_tiny(folder)
+    for command in found:
+        result = call(command, spec, "--plugin", f"mine_{name}.py", "--set", change)
+        assert result.exit_code == 2, result.stderr
+        assert f"mine_{name}.py" in result.stderr
+        assert " line " in result.stderr or f"mine_{name}.py:" in result.stderr
+        assert "bug of resnet-build" not in result.stderr
