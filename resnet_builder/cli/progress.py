@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
 from typing import Any, TextIO, cast
@@ -19,6 +20,7 @@ from resnet_builder.errors import counted, printable
 from resnet_builder.runs.files import ignore
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
 from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.result import Result
 
 LINE_SECONDS = 10.0
 """Least time between two lines about progress; evaluations have lines of their own."""
@@ -91,6 +93,11 @@ class Lines(Callback):
         """Show a warning."""
         self.say(f"warning: {message}")
 
+    def on_train_end(self, result: Result) -> None:
+        """Show why the training ended, if it ended early."""
+        if (reason := result.early_end) is not None:
+            self.say(reason)
+
     def report(self, what: str, done: int, total: int) -> None:
         """Show the progress of slow work on data; ``total`` is 0 where it is not known.
 
@@ -157,11 +164,13 @@ class Screen(Lines):
         """Draw the bars, and the latest metrics."""
         self._draw_steps(progress.step, self._figures(progress))
 
-    def on_evaluate(self, step: int, split: str, metrics: Metrics, *, is_best: bool) -> None:
-        """Show the metrics of a split, and draw the bars where the training is."""
-        super().on_evaluate(step, split, metrics, is_best=is_best)
-        if split == "val":  # the test is of the best weights, whose step may be long past
-            self._draw_steps(step, "")
+    def on_train_end(self, result: Result) -> None:
+        """Show why the training ended, and end the bars at what was done."""
+        super().on_train_end(result)
+        assert self._start is not None, "the training has started"
+        steps = result.record.steps
+        self._start = replace(self._start, total_steps=steps)
+        self._draw_steps(steps, "")
 
     def report(self, what: str, done: int, total: int) -> None:
         """Draw a bar for slow work on data."""

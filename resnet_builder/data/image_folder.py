@@ -127,7 +127,7 @@ class ImageFolder:
                 sources[split] = InMemoryImages(own_rows, labels)
             else:
                 paths = [str(root / name) for name in _names(images)]
-                sources[split] = ImageFiles(paths, labels, own_rows, reader)
+                sources[split] = ImageFiles(paths, labels, own_rows, reader, context.stop)
         return LoadedDataset(
             train=sources["train"],
             validation=sources.get("val"),
@@ -248,7 +248,7 @@ def scan_images(
     doing = "decoding" if decode else "verifying"
     batches = torch.arange(len(names)).split(_READ_AT_ONCE)
     read = partial(_read_row, paths, reader, decode)
-    found = read_ahead(paths, read, batches, list, overlap=False)
+    found = read_ahead(paths, read, batches, list, overlap=False, stop=context.stop)
     for indices, results in zip(batches, found, strict=True):
         if context.stop():
             raise Stopped(f"stopped while {doing} {root}")

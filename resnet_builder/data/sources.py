@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import torch
@@ -18,15 +19,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from resnet_builder.data.decode import ImageReader, decode_image
-from resnet_builder.data.interfaces import Preprocess, SampleCrop
+from resnet_builder.data.interfaces import Preprocess, SampleCrop, Stop, never
 from resnet_builder.data.transfer import to_device
-from resnet_builder.errors import DataError
+from resnet_builder.errors import DataError, ResnetBuilderError, ResourceError, Stopped
 from resnet_builder.system import safe_path
 
 MIN_FILES_FOR_WORKERS = 2_048
 """A split of fewer files is read in this process: starting workers would take longer."""
 
 MAX_WORKERS = 8
+
+_POLL_SECONDS = 1
+_KILLED = {-9, -7}  # SIGKILL; SIGBUS, where shared memory has run out
 
 _CHUNK = 1024
 
@@ -99,19 +103,26 @@ class ImageFiles:
         labels: ``(N,)`` int64, on the CPU.
         digests: ``(N, 32)`` uint8: the SHA-256 of each file.
         reader: Decoding and preprocessing.
+        stop: Polled while worker processes are waited for.
 
     Attributes:
         labels: ``(N,)`` int64, on the CPU.
     """
 
     def __init__(
-        self, paths: Sequence[str], labels: Tensor, digests: Tensor, reader: ImageReader
+        self,
+        paths: Sequence[str],
+        labels: Tensor,
+        digests: Tensor,
+        reader: ImageReader,
+        stop: Stop = never,
     ) -> None:
         assert len(paths) == len(labels) == len(digests)
         self._paths = tuple(paths)
         self.labels = labels
         self._digests = digests
         self._reader = reader
+        self._stop = stop
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -119,7 +130,9 @@ class ImageFiles:
     def subset(self, indices: Tensor) -> "ImageFiles":
         """Return a source of these images alone, in this order."""
         paths = [self._paths[index] for index in indices.tolist()]
-        return ImageFiles(paths, self.labels[indices], self._digests[indices], self._reader)
+        return ImageFiles(
+            paths, self.labels[indices], self._digests[indices], self._reader, self._stop
+        )
 
     def hashes(self) -> list[int]:
         """Return a number for each image, equal for equal files, within this process."""
@@ -131,9 +144,11 @@ class ImageFiles:
         Raises:
             DataError: An image cannot be decoded, or is not of the others' size; or a worker
                 process was lost.
+            ResourceError: A worker process was killed, probably for lack of memory.
+            Stopped: ``stop`` became true.
         """
         read = partial(_read_image, self._paths, self._reader, crop)
-        yield from read_ahead(self._paths, read, batches, torch.stack)
+        yield from read_ahead(self._paths, read, batches, torch.stack, stop=self._stop)
 
 
 def _read_image(
@@ -176,6 +191,7 @@ def read_ahead(
     combine: Callable[[list[T]], R],
     *,
     overlap: bool = True,
+    stop: Stop = never,
 ) -> Iterator[R]:
     """Read files in batches, in order, ahead of their use.
 
@@ -186,9 +202,12 @@ def read_ahead(
         combine: Combines the results of one batch.
         overlap: Whether this process computes meanwhile. If it only waits, one worker process is
             no faster than none.
+        stop: Polled while worker processes are waited for.
 
     Raises:
         DataError: ``read`` raised it, or a worker process was lost.
+        ResourceError: A worker process was killed, as the system does when memory runs out.
+        Stopped: ``stop`` became true.
         UnexpectedReadError: ``read`` raised another exception.
     """
     workers = _num_workers(len(paths))
@@ -209,22 +228,45 @@ def read_ahead(
         worker_init_fn=_start_worker,
         multiprocessing_context=_start_method() if workers else None,
         generator=torch.Generator(),  # without one, DataLoader draws from the global generator
+        timeout=_POLL_SECONDS if workers else 0,
     )
-    try:
-        with safe_path():
-            started = iter(loader)
-        for batch in started:
-            if isinstance(batch, Exception):
-                raise batch
-            pending.popleft()
-            yield batch
-    except RuntimeError as error:  # DataLoader raises no other type of its own
-        if not (workers and pending):
-            raise
-        raise DataError(
-            f"{paths[pending[0][0]]}: a process that was to read it, or one after it, was "
-            f"lost: {error}; it may have been killed for lack of memory, or of shared memory"
-        ) from error
+    with safe_path():
+        iterator = iter(loader)
+    while True:
+        try:
+            batch = next(iterator, None)
+        except RuntimeError as error:  # DataLoader raises no other type of its own
+            if not (workers and pending):
+                raise
+            if not str(error).startswith("DataLoader timed out"):
+                raise _worker_lost(iterator, paths[pending[0][0]], error) from error
+            if stop():
+                for worker in _processes(iterator):
+                    worker.kill()  # whatever it waits for
+                raise Stopped("stopped while images were read") from error
+            continue
+        if batch is None:
+            return
+        if isinstance(batch, Exception):
+            raise batch
+        pending.popleft()
+        yield batch
+
+
+def _worker_lost(iterator: object, path: str, error: RuntimeError) -> ResnetBuilderError:
+    """Describe the end of a worker process, which may be the system's, for lack of memory."""
+    codes = {worker.exitcode for worker in _processes(iterator)}
+    where = f"{path}: a process that was to read it, or one after it, was"
+    if codes & _KILLED:
+        return ResourceError(
+            f"{where} killed, as happens when memory or shared memory runs out; end other programs"
+        )
+    return DataError(f"{where} lost: {error}")
+
+
+def _processes(iterator: object) -> list[BaseProcess]:
+    workers: list[BaseProcess] = getattr(iterator, "_workers", [])
+    return workers
 
 
 @dataclass(frozen=True)

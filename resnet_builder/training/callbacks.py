@@ -183,8 +183,10 @@ class LogFile(Callback):
         self._write(f"warning: {message}")
 
     def on_train_end(self, result: "Result") -> None:
-        """Write the number of steps and the time."""
+        """Write the number of steps and the time, and why there are no more."""
         record = result.record
+        if (reason := result.early_end) is not None:
+            self._write(reason)
         self._write(f"finished after {record.steps} steps and {record.seconds:.0f} s")
 
     def _write(self, line: str) -> None:

@@ -116,13 +116,18 @@ def evaluate(
     stopped = False
     with _evaluation_mode(model):
         network, layout = prepare_for_inference(model, precision=precision, cpu_kernels=cpu_kernels)
-        for images, labels in batches:
-            if stopped := should_stop():
-                break
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                logits = network(images.contiguous(memory_format=layout)).float()
-            scores.append(score(logits, labels))
-            num_classes = logits.shape[1]
+        try:
+            for images, labels in batches:
+                if stopped := should_stop():
+                    break
+                with torch.autocast(
+                    images.device.type, torch.bfloat16, enabled=precision == "bf16"
+                ):
+                    logits = network(images.contiguous(memory_format=layout)).float()
+                scores.append(score(logits, labels))
+                num_classes = logits.shape[1]
+        except Stopped:  # while images were waited for
+            stopped = True
     if any(ctx.any_reduce(stopped)):
         raise Stopped("stopped during an evaluation")
     if ctx.world_size > 1:

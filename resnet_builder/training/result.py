@@ -24,10 +24,22 @@ class Result:
     Attributes:
         record: Contents of ``result.json``.
         test: Metrics of the selected weights on the test images; ``None`` if there are none.
+        total_steps: Length of the recipe.
     """
 
     record: ResultRecord
     test: Metrics | None
+    total_steps: int
+
+    @property
+    def early_end(self) -> str | None:
+        """Sentence that says that early stopping ended the training, if it did."""
+        if self.record.steps >= self.total_steps:
+            return None
+        return (
+            f"stopped early after step {self.record.steps:,} of {self.total_steps:,}: "
+            "validation top-1 did not rise any more"
+        )
 
 
 def weights_header(

@@ -1,6 +1,6 @@
 """Trainer: the training loop, from a network and data to a finished run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.data.interfaces import AUGMENTATIONS, ImageSource, Stop, never
+from resnet_builder.data.interfaces import AUGMENTATIONS, Batch, ImageSource, Stop, never
 from resnet_builder.data.loader import Pipeline, TrainLoader
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import MEMORY_FORMATS, Precision, fits
-from resnet_builder.errors import Stopped, UsageError
+from resnet_builder.errors import DataError, ResourceError, Stopped, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import out_of_memory_explained
 from resnet_builder.runs.directory import RunDirectory
@@ -154,19 +154,20 @@ def fit(
                     break
 
                 # Report, save and stop; in a distributed run, all processes at the same step.
+                batch = _next_unless_stopped(batches)
                 reads, saves, stops = ctx.any_reduce(
-                    meter.is_due, checkpoints.is_due(state), should_stop()
+                    meter.is_due, checkpoints.is_due(state), batch is None or should_stop()
                 )
                 if reads or saves:
                     meter.read()
                 if saves:
                     checkpoints.save_if_possible(state)
                     meter.lap()
-                if stops:
+                if stops or batch is None:
                     raise Stopped
 
                 # Update the weights. Nothing here waits for the device.
-                meter.add(train_step(next(batches), step=state.step, lr=plan.lr(state.step)))
+                meter.add(train_step(batch, step=state.step, lr=plan.lr(state.step)))
                 state.step += 1
                 if ema is not None:
                     ema.update(state.step)
@@ -176,6 +177,11 @@ def fit(
             checkpoints.save_if_possible(state)
             saved = ", which is saved" if checkpoints.holds(state) else ""
             raise Stopped(f"stopped after step {state.step}{saved}") from error
+        except (DataError, ResourceError):  # the next batch cannot be read; this step is done
+            if ctx.world_size == 1:
+                meter.read()
+                checkpoints.save_if_possible(state)
+            raise
         meter.read()
         meter.report()  # displays end at the last step
         checkpoints.save(state)
@@ -306,9 +312,18 @@ def finalize(training: Training, state: TrainState) -> Result:
         record.write(run.result)  # it marks the run as finished
         return record
 
-    result = Result(training.ctx.run_on_main(write_record), test)
+    record = training.ctx.run_on_main(write_record)
+    result = Result(record, test, training.plan.total_steps)
     events.on_train_end(result)
     return result
+
+
+def _next_unless_stopped(batches: Iterator[Batch]) -> Batch | None:
+    """Return the next batch, or ``None`` if the user asked for a stop while it was waited for."""
+    try:
+        return next(batches)
+    except Stopped:
+        return None
 
 
 def _with_log_file(

@@ -4,6 +4,7 @@ import io
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from rich.console import Console
 from rich.live import Live
 
 from resnet_builder.cli.progress import Lines, Screen, display
-from resnet_builder.runs.records import RuntimeConfig
+from resnet_builder.runs.records import ResultRecord, RuntimeConfig
 from resnet_builder.training.callbacks import Progress, TrainStart
 from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.result import Result
 
+GOLDEN = Path(__file__).parents[1] / "runs" / "golden"
 CHOICES = RuntimeConfig(
     device="cpu",
     precision="fp32",
@@ -36,10 +39,11 @@ PROGRESS = Progress(
     top1=0.875,
     images_per_second=1234.0,
 )
+RESULT = ResultRecord.read(GOLDEN / "result.json").model_copy(update={"steps": 950})
 EVALUATION = Metrics(
     loss=0.25,
     top1=0.9,
-    top5=1.0,
+    top5=None,
     predictions=torch.zeros(10, dtype=torch.int64),
     labels=torch.zeros(10, dtype=torch.int64),
     num_classes=2,
@@ -125,18 +129,24 @@ def test_screen_fits_the_terminal(width: int) -> None:
         assert shown in text
 
 
-def test_bars_are_full_at_the_end() -> None:
-    """Progress comes once a second; the last epoch has 50 steps."""
+EARLY = "stopped early after step 950 of 1,000: validation top-1 did not rise any more"
+
+
+@pytest.mark.parametrize(("total", "said"), [(950, []), (1000, [EARLY])], ids=["all", "early"])
+def test_bars_end_at_what_was_done(total: int, said: list[str]) -> None:
+    """The last epoch has 50 steps."""
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         screen = Screen(live)
-        screen.on_train_start(replace(START, total_steps=950))
-        screen.on_progress(replace(PROGRESS, step=930, total_steps=950))
-        screen.on_evaluate(950, "val", EVALUATION, is_best=False)
+        screen.on_train_start(replace(START, total_steps=total))
+        screen.on_progress(replace(PROGRESS, step=950, total_steps=total))
         screen.on_evaluate(400, "test", EVALUATION, is_best=False)
-    bars = [line for line in plain(stream.getvalue()) if "━" in line]
+        screen.on_train_end(Result(RESULT, None, total_steps=total))
+    lines = plain(stream.getvalue())
+    bars = [line for line in lines if "━" in line]
     assert [line.split()[-1] for line in bars[-2:]] == ["50/50", "950/950"]
+    assert [line for line in lines if line.startswith("stopped")] == said
 
 
 class Broken(io.StringIO):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,15 @@ def test_lost_worker_ends_the_training_and_a_lost_training_its_workers(
     training = trial.start(faults=AHEAD)
     os.kill(worker_of(training), signal.SIGKILL)
     end = trial.ended(training)
-    assert end.code == 3
-    assert ".png: a process that was to read it, or one after it, was lost: " in end.stderr
+    assert end.code == 6
+    assert ".png: a process that was to read it, or one after it, was killed, as " in end.stderr
+
+    training = trial.start(faults=AHEAD)
+    os.kill(worker_of(training), signal.SIGSTOP)  # as one that waits for a file server
+    asked = time.monotonic()
+    kill(training, signal.SIGTERM)
+    end = trial.ended(training)
+    assert (end.code, time.monotonic() - asked < 10) == (143, True), end.stderr
 
     training = trial.start(faults=AHEAD)
     worker_of(training)

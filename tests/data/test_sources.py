@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from resnet_builder.data import sources
 from resnet_builder.data.sources import InMemoryImages, UnexpectedReadError, read_ahead
-from resnet_builder.errors import DataError
+from resnet_builder.errors import DataError, ResourceError, Stopped
 
 PATHS = tuple(f"images/{number}.png" for number in range(6))
 
@@ -51,14 +52,11 @@ class Read:
     """Reads a file's number, with one exception; worker processes receive it."""
 
     exception: int
-    error: BaseException | None = None
+    error: BaseException
 
     def __call__(self, index: int) -> int:
         if index == self.exception:
-            if self.error is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            else:
-                raise self.error
+            raise self.error
         return index
 
 
@@ -79,3 +77,37 @@ def test_unexpected_error_names_the_file_and_keeps_the_traceback(
         next(reading)
     assert str(caught.value) == "images/3.png: KeyError('exif')"
     assert "KeyError: 'exif'\n" in caught.value.__notes__[0]
+
+
+@dataclass(frozen=True)
+class Dying:
+    """Reads a file's number, but comes to its end at the last one."""
+
+    how: str
+
+    def __call__(self, index: int) -> int:
+        if index == len(PATHS) - 1:
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "lost":
+                os._exit(3)
+            time.sleep(1_000)
+        return index
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("killed", ResourceError, "or one after it, was killed, as happens when memory"),
+        ("lost", DataError, "or one after it, was lost: DataLoader worker"),
+        ("hung", Stopped, "stopped while images were read"),
+    ],
+)
+def test_worker_that_dies_or_hangs_ends_the_reading(
+    how: str, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_num_workers", lambda files: 1)
+    reading = read_ahead(PATHS, Dying(how), batches(), list, stop=lambda: how == "hung")
+    with pytest.raises(error, match=message):
+        list(reading)

@@ -4,6 +4,8 @@ import errno
 import json
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.errors import (
+    DataError,
     NonFiniteError,
     ResourceError,
     Stopped,
@@ -226,7 +230,7 @@ def test_without_validation_the_last_weights_are_selected(tmp_path: Path) -> Non
 
 def test_without_test_images_nothing_is_tested(tmp_path: Path) -> None:
     result = train(tmp_path / "run", experiment(), splits=small_splits(test=False))
-    assert (result.test, result.record.test_top1) == (None, None)
+    assert (result.test, result.record.test_top1, result.early_end) == (None, None, None)
     rows = MetricsLog(RunDirectory(tmp_path / "run")).read()
     assert {row.event for row in rows} == {"train", "validation"}
 
@@ -236,7 +240,13 @@ def test_training_stops_early_when_validation_does_not_rise(
 ) -> None:
     scripted(monkeypatch, [0.5, 0.5, 0.6, 0.6, 0.6, 0.1])
     spec = experiment(steps=12, evaluate_every={"steps": 1}, early_stop={"patience": 2})
-    assert train(tmp_path / "run", spec).record.steps == 5
+    recorder = Recorder()
+    result = train(tmp_path / "run", spec, callbacks=[recorder])
+    assert result.record.steps == 5
+    assert recorder.progress[-1].step == 5
+    reason = "stopped early after step 5 of 12: validation top-1 did not rise any more"
+    assert result.early_end == reason
+    assert reason in RunDirectory(tmp_path / "run").log.read_text()
 
 
 def test_it_memorises_64_images(tmp_path: Path) -> None:
@@ -320,6 +330,50 @@ def test_stop_that_cannot_be_saved_is_still_a_stop_but_the_last_save_must_not_fa
     with pytest.raises(StorageError, match=r"step-000000012\.safetensors"):
         train(tmp_path / "run", experiment())
     assert not RunDirectory(tmp_path / "run").is_finished
+
+
+class Unreadable(InMemoryImages):
+    """Images of which the sixth batch cannot be read at first."""
+
+    error: Exception
+    epoch = 0
+
+    def read(self, batches: Any, crop: Any = None) -> Iterator[Tensor]:
+        for number, batch in enumerate(super().read(batches, crop)):
+            if number == 1 and self.epoch == 1:
+                raise self.error
+            yield batch
+        self.epoch += 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (DataError("5.png: broken"), r"^5\.png: broken$"),
+        (ResourceError("a worker was killed"), "^a worker was killed$"),
+        (Stopped("while waiting"), "^stopped after step 5, which is saved$"),
+    ],
+    ids=["broken", "killed", "stopped"],
+)
+def test_step_before_images_that_cannot_be_read_is_saved(
+    error: Exception, message: str, tmp_path: Path
+) -> None:
+    splits = small_splits()
+    assert isinstance(splits.train, InMemoryImages)
+    images = Unreadable(splits.train.images, splits.train.labels)
+    images.error = error
+    recorder = Recorder()
+    with pytest.raises(type(error), match=message):
+        train(
+            tmp_path / "run",
+            experiment(),
+            splits=replace(splits, train=images),
+            callbacks=[recorder],
+        )
+    assert recorder.saves == [5]
+    train(tmp_path / "run", experiment())
+    train(tmp_path / "expected", experiment())
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "expected")
 
 
 def test_run_goes_on_where_it_was_left(tmp_path: Path) -> None:
