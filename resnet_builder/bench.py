@@ -6,6 +6,7 @@ machine is noisy for both.
 
 import ctypes
 import gc
+import os
 import re
 import statistics
 import tempfile
@@ -30,6 +31,7 @@ from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import RuntimeConfig, versions
 from resnet_builder.spec.recipe import ConstantSchedule, ConstantWarmup, Interval
 from resnet_builder.spec.section import Part
+from resnet_builder.system import cpu_seconds
 from resnet_builder.training.callbacks import Callback, TrainStart
 from resnet_builder.training.finetune import freeze
 from resnet_builder.training.optim import build_optimizer
@@ -42,6 +44,9 @@ ROUNDS = 5
 _MAX_STEP_SHARE = 0.8  # of a turn; steps that take longer are measured with fewer images
 _MIN_IMAGES = 2  # batch norm refuses to train on one pixel of one image
 _WARM_UP_STEPS = 3
+_BUSY = (
+    0.3  # cores that others take from this process's threads, from which on figures are no facts
+)
 
 BASELINE = (
     "fp32, torch's own memory layout, not compiled, weights updated tensor by tensor, the loss "
@@ -95,7 +100,7 @@ class RecipeLength:
         batch_size: Images of a step.
         epochs: Number of epochs, if it is given so.
         steps: Number of steps; ``None`` where it depends on images that are not read yet.
-        seconds: Duration without evaluations; ``None`` likewise.
+        seconds: Duration without evaluations; ``None`` likewise, and on a busy machine.
     """
 
     batch_size: int
@@ -122,6 +127,9 @@ class Benchmark:
         memory: Memory of `train`; ``None`` where nobody counts it.
         recipe: Length of the whole training.
         runtime: Device, precision, threads and the like, as ``env.json`` records them.
+        other_cores: Processor cores that other processes used meanwhile; ``None`` where nobody
+            counts them.
+        is_busy: Whether they took cores from this process, so that its figures are too low.
     """
 
     name: str
@@ -137,6 +145,8 @@ class Benchmark:
     memory: Memory | None
     recipe: RecipeLength
     runtime: RuntimeConfig
+    other_cores: float | None
+    is_busy: bool
 
 
 def measure(
@@ -175,8 +185,12 @@ def measure(
     assert turns.runtime is not None, "the training has started"
     rate = Rate.of(turns.train_seconds, images * accumulate)
     baseline_rate = Rate.of(turns.baseline_seconds, images)
-    steps = _recipe_steps(experiment)
-    duration = None if steps is None else steps * recipe.batch_size / rate.images_per_second
+    is_busy = (
+        turns.other_cores is not None and device.type == "cpu" and _takes_cores(turns.other_cores)
+    )
+    steps, duration = _recipe_steps(experiment), None
+    if steps is not None and not is_busy:
+        duration = steps * recipe.batch_size / rate.images_per_second
     return Benchmark(
         name=experiment.name,
         device=describe(device),
@@ -191,6 +205,8 @@ def measure(
         memory=turns.memory,
         recipe=RecipeLength(recipe.batch_size, recipe.epochs, steps, duration),
         runtime=turns.runtime,
+        other_cores=turns.other_cores,
+        is_busy=is_busy,
     )
 
 
@@ -286,6 +302,7 @@ class _Turns(Callback):
         self.memory: Memory | None = None
         self.train_seconds: list[float] = []
         self.baseline_seconds: list[float] = []
+        self.other_cores: float | None = None
 
     def run(self, steady: Experiment) -> None:
         """Train a steady-state experiment for all turns."""
@@ -322,6 +339,7 @@ class _Turns(Callback):
         self.memory = meter.read()
         baseline = self._make_baseline()  # only now: its memory is not the training's
         baseline.train(0)
+        before, began = cpu_seconds(), perf_counter()
         for number in range(1, ROUNDS + 1):
             self.baseline_seconds.append(baseline.train(self._seconds))
             self._report("measuring", number, ROUNDS)
@@ -331,7 +349,15 @@ class _Turns(Callback):
                 steps += 1
             _synchronize(self._device)
             self.train_seconds.append((perf_counter() - started) / steps)
+        if before is not None and (after := cpu_seconds()) is not None:
+            by_all, by_this = after[0] - before[0], after[1] - before[1]
+            self.other_cores = max(0.0, by_all - by_this) / (perf_counter() - began)
         raise _Over
+
+
+def _takes_cores(other_cores: float) -> bool:
+    """Whether other processes leave too few cores for the threads of this one."""
+    return other_cores + torch.get_num_threads() - len(os.sched_getaffinity(0)) > _BUSY
 
 
 def _synchronize(device: torch.device) -> None:

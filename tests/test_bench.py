@@ -1,5 +1,6 @@
 """The benchmark of a spec: steady-state spec, interleaved timing, batch-size search."""
 
+import os
 import time
 from typing import Any
 
@@ -46,6 +47,7 @@ def test_figures_fit_together_and_pretrained_weights_are_not_read(
         return 0.2
 
     monkeypatch.setattr(bench._Baseline, "train", slow)
+    monkeypatch.setattr(bench, "cpu_seconds", lambda: None)  # this machine may be busy
     rounds: list[tuple[object, ...]] = []
     found = measure(
         tiny("train.accumulate=2", "model.weights={path: nowhere.safetensors}"),
@@ -63,6 +65,27 @@ def test_figures_fit_together_and_pretrained_weights_are_not_read(
     assert found.recipe.steps == 1000
     assert found.recipe.seconds == pytest.approx(1000 * found.train.seconds_per_step)
     assert found.runtime.precision == "fp32"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="nobody counts cores")
+@pytest.mark.parametrize("by_others", [0.0, 3.0, None])
+def test_figures_of_a_busy_machine_are_no_facts(
+    by_others: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "find_batch_size", lambda *_: (8, 1))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    started = time.perf_counter()
+
+    def cpu_seconds() -> tuple[float, float] | None:
+        """Count two busy threads of this process, and those of others."""
+        seconds = time.perf_counter() - started
+        return None if by_others is None else (seconds * (2 + by_others), seconds * 2)
+
+    monkeypatch.setattr(bench, "cpu_seconds", cpu_seconds)
+    found = measure(tiny(), seconds=0.2, warn=pytest.fail)
+    assert found.other_cores == (None if by_others is None else pytest.approx(by_others, abs=0.01))
+    assert found.is_busy == (by_others == 3.0)
+    assert (found.recipe.seconds is None) == found.is_busy
 
 
 def test_user_can_stop_it() -> None:

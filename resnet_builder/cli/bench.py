@@ -90,8 +90,16 @@ def _show(found: "Benchmark") -> None:
     parts = f" in {found.accumulate} micro-batches" if found.accumulate > 1 else ""
     show(f"{found.name}: {found.batch_size} images of {shape} a step{parts}")
     show(f"on {found.device}", "")
-    rates = [("train", *_rate(found.train)), ("baseline", *_rate(found.baseline))]
-    rates.append(("speed-up", f"{found.speed_up:.2f}", "", ""))
+    about = "~" if found.is_busy else ""
+    if found.is_busy:
+        show(
+            f"busy machine: other processes used {found.other_cores:.1f} processor cores "
+            "meanwhile. The figures are",
+            "no measure of this machine; run the command again when it is quiet.",
+            "",
+        )
+    rates = [("train", *_rate(found.train, about)), ("baseline", *_rate(found.baseline, about))]
+    rates.append(("speed-up", f"{about}{found.speed_up:.2f}", "", ""))
     show(*table(("", "images/s", "quartiles", "seconds a step"), rates))
     show("", f"baseline: {found.baseline_is}", "")
     show(f"recipe: {_recipe(found)}")
@@ -103,11 +111,11 @@ def _show(found: "Benchmark") -> None:
     show(*table(("runtime", ""), rows, left=2))
 
 
-def _rate(found: "Rate") -> tuple[str, str, str]:
+def _rate(found: "Rate", about: str) -> tuple[str, str, str]:
     return (
-        _figures(found.images_per_second),
+        f"{about}{_figures(found.images_per_second)}",
         f"{_figures(found.low)} to {_figures(found.high)}",
-        f"{found.seconds_per_step:.3g}",
+        f"{about}{found.seconds_per_step:.3g}",
     )
 
 
@@ -118,6 +126,9 @@ def _figures(rate: float) -> str:
 
 def _recipe(found: "Benchmark") -> str:
     recipe = found.recipe
+    if found.is_busy:
+        length = f"{recipe.epochs} epochs" if recipe.steps is None else f"{recipe.steps:,} steps"
+        return f"{length}; how long they take is not known, as the machine is busy"
     if recipe.seconds is None:
         assert recipe.epochs is not None, "a length is given in one unit"
         seconds = recipe.epochs * _MANY / found.train.images_per_second

@@ -1,12 +1,15 @@
 """``resnet-build bench``."""
 
 import json
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from resnet_builder import bench
 from tests.cli.experiments import call, write_tiny
 
 SHOWN = r"""tiny: \d+ images of 3 x 8 x 8 a step
@@ -20,7 +23,8 @@ speed-up +N
 baseline: fp32, torch's own memory layout, not compiled, weights updated tensor by tensor, \
 the loss read after every step, batches ready in memory
 
-recipe: 12 steps of 32 images take \d:\d\d:\d\d(, at the rate of smaller ones)?, evaluations left out
+recipe: 12 steps of 32 images take \d:\d\d:\d\d(, at the rate of smaller ones)?, \
+evaluations left out
 memory: at most N MiB held, N MiB of it by steps
 
 runtime *
@@ -30,8 +34,9 @@ precision +fp32
 
 
 @pytest.fixture
-def measured(folder: Path) -> list[object]:
-    """Return the command line that measures the experiment."""
+def measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return the command line that measures the experiment, whether or not the machine is busy."""
+    monkeypatch.setattr(bench, "cpu_seconds", lambda: None)
     return ["bench", write_tiny(folder), "--seconds", "0.1"]
 
 
@@ -39,6 +44,24 @@ def test_figures_and_settings_are_shown(measured: list[object]) -> None:
     result = call(*measured)
     assert result.exit_code == 0, result.stderr
     assert re.match(SHOWN, result.stdout), result.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="nobody counts cores")
+def test_figures_of_a_busy_machine_are_marked(
+    measured: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = time.perf_counter()
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(bench, "cpu_seconds", lambda: (cores * (time.perf_counter() - begun), 0.0))
+    result = call(*measured)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[3] == (
+        f"busy machine: other processes used {cores:.1f} processor cores meanwhile. The figures are"
+    )
+    assert lines[4] == "no measure of this machine; run the command again when it is quiet."
+    assert [line.split()[1][0] for line in lines[7:10]] == ["~", "~", "~"]
+    assert "recipe: 12 steps; how long they take is not known, as the machine is busy" in lines
 
 
 def test_nothing_is_left_behind(measured: list[object], folder: Path) -> None:
