@@ -355,12 +355,14 @@ class ImagePrediction:
         path: Path of the image.
         predictions: Most probable classes, the most probable first.
         fitted: Whether the image was resized and cropped to the network's input size.
+        greyed: Whether the image lost its colours, because the network takes grey images.
         error: Reason why there are no predictions.
     """
 
     path: Path
     predictions: tuple[ClassProbability, ...] = ()
     fitted: bool = False
+    greyed: bool = False
     error: str | None = None
 
 
@@ -421,11 +423,11 @@ def predict(
                 raise Stopped("stopped while predicting")
             try:
                 problems: list[str] = []
-                image, fitted = read(path, problems.append)
+                image, fitted, greyed = read(path, problems.append)
             except DataError as error:
                 batch.append(ImagePrediction(path, error=str(error)))
             else:
-                batch.append(ImagePrediction(path, fitted=fitted))
+                batch.append(ImagePrediction(path, fitted=fitted, greyed=greyed))
                 images.append(image)
                 notices += [f"{path}: {problem}" for problem in problems]
         predictions = iter(classify(torch.stack(images)) if images else ())
@@ -452,25 +454,32 @@ def _find_images(paths: Sequence[Path], notices: list[str], should_stop: Stop) -
     return files
 
 
-def _image_reader(spec: Spec, header: WeightsHeader) -> Callable[[Path, Warn], tuple[Tensor, bool]]:
-    """Function that reads an image as ``(C, H, W)`` uint8, and tells whether it had to be fitted.
+def _image_reader(
+    spec: Spec, header: WeightsHeader
+) -> Callable[[Path, Warn], tuple[Tensor, bool, bool]]:
+    """Function that reads an image as ``(C, H, W)`` uint8.
 
+    It also tells whether the image had to be resized and cropped, and whether it lost its colours.
     It raises a DataError where the image cannot be read.
     """
     channels, size, _ = spec.model.image_shape
     if channels not in {1, 3}:
         raise UsageError(f"images have 1 or 3 channels, the network takes {channels}")
-    is_grey = any(isinstance(step, ToRgb) for step in header.preprocess)
+    takes_grey = channels == 1 or any(isinstance(step, ToRgb) for step in header.preprocess)
     preprocess = Preprocessing(header.preprocess)
     fit = Preprocessing(
         (Resize(type="resize", size=size), CenterCrop(type="center_crop", size=size))
     )
 
-    def read(path: Path, warn: Warn) -> tuple[Tensor, bool]:
-        image = decode_image(path, 1 if is_grey else channels, warn)
+    def read(path: Path, warn: Warn) -> tuple[Tensor, bool, bool]:
+        image = decode_image(path, 3, warn)
+        has_colours = not bool((image[0] == image).all())
+        if takes_grey:
+            image = decode_image(path, 1) if has_colours else image[:1]
         image = preprocess_image(image, path, preprocess)
         fits = image.shape[-2:] == (size, size)
-        return image if fits else preprocess_image(image, path, fit), not fits
+        image = image if fits else preprocess_image(image, path, fit)
+        return image, not fits, takes_grey and has_colours
 
     return read
 

@@ -82,6 +82,9 @@ def _show(result: "Predictions") -> None:
     ]
     if rows:
         show(*table(("image", "class", "probability"), rows, left=2))
+    if greyed := sum(one.greyed for one in result.images):
+        lost = "image lost its" if greyed == 1 else "images lost their"
+        note(f"{greyed} {lost} colours: the network takes grey images")
     if fitted := sum(one.fitted for one in result.images):
         were = "was" if fitted == 1 else "were"
         note(

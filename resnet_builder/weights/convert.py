@@ -1,6 +1,6 @@
 """Conversion of other codebases' weights: match tensors by name, fold biases, report.
 
-The names that torchvision, timm and eight other codebases give to layers are tables in
+The names that torchvision, timm and other codebases give to layers are tables in
 :mod:`resnet_builder.weights.key_maps`; files are read by :mod:`resnet_builder.weights.foreign`.
 """
 

@@ -158,6 +158,27 @@ KEY_MAPS = (
         first_stage=0,
     ),
     KeyMap(
+        "transformers",  # Hugging Face's ResNet
+        {
+            "embedder.embedder.convolution": "conv1",
+            "embedder.embedder.normalization": "bn1",
+            **{
+                f"encoder.stages.{{stage}}.layers.{{block}}.{theirs}.{kind}": (
+                    f"layer{{stage}}.{{block}}.{ours}"
+                )
+                for theirs, convolution, norm in (
+                    ("layer.0", "conv1", "bn1"),
+                    ("layer.1", "conv2", "bn2"),
+                    ("layer.2", "conv3", "bn3"),
+                    ("shortcut", "downsample.0", "downsample.1"),
+                )
+                for kind, ours in (("convolution", convolution), ("normalization", norm))
+            },
+            "classifier.1": "fc",
+        },
+        first_stage=0,
+    ),
+    KeyMap(
         "weiaicunzai",
         {
             "conv1.0": "conv1",

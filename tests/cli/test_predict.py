@@ -101,6 +101,9 @@ def test_test_images_as_files_are_taken_for_what_evaluation_counts(folder: Path)
     )
     assert len(images) == 360
     assert [[answers[label, answer] for answer in range(10)] for label in range(10)] == counted
+    Image.new("RGB", (8, 8), (250, 10, 10)).save("red.png")
+    result = call("predict", "run", "red.png")
+    assert result.stderr == "1 image lost its colours: the network takes grey images\n"
     assert 100 < sum(counted[label][label] for label in range(10)) < 360, "some right, some wrong"
 
 

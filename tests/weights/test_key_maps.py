@@ -1,5 +1,6 @@
 """Networks of ten codebases, from their own files: the names, and the logits they gave there."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from resnet_builder.builder import build
 from resnet_builder.errors import CheckpointError
 from resnet_builder.weights.convert import load_weights
 from resnet_builder.weights.key_maps import KeyMap, place_layers
-from tests.networks import built
+from tests.networks import built, randomise
 from tests.weights.others import NAMES, SPECS, large, read_network
 
 BIASED = r"no part has a biased convolution, .* bias of stage1\.0\.residual\.[58]\.bias, "
@@ -100,6 +101,30 @@ def test_stages_and_blocks_are_renumbered() -> None:
 def test_own_names_are_taken_for_torchvisions() -> None:
     layers = ["conv1", "layer1.0.anything", "fc"]
     assert place_layers(layers, layers)[0].name == "torchvision"
+
+
+def test_names_of_transformers_are_known(tmp_path: Path) -> None:
+    network = built(large((1, 2), widths=(4, 8)))
+    wanted = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    names: tuple[tuple[str, Any], ...] = (
+        (r"^conv1", "embedder.embedder.convolution"),
+        (r"^bn1", "embedder.embedder.normalization"),
+        (r"layer(\d)\.(\d)", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}"),
+        (r"downsample\.0", "shortcut.convolution"),
+        (r"downsample\.1", "shortcut.normalization"),
+        (r"\.conv(\d)", lambda m: f".layer.{int(m[1]) - 1}.convolution"),
+        (r"\.bn(\d)", lambda m: f".layer.{int(m[1]) - 1}.normalization"),
+        (r"^fc", "classifier.1"),
+    )
+    theirs = {}
+    for key, tensor in wanted.items():
+        for pattern, replacement in names:
+            key = re.sub(pattern, replacement, key)
+        theirs[key if key.startswith("classifier") else f"resnet.{key}"] = tensor
+    torch.save(theirs, tmp_path / "weights.pth")
+    randomise(network)
+    assert load_weights(network, tmp_path / "weights.pth").layout == "transformers"
+    assert all(torch.equal(tensor, wanted[key]) for key, tensor in network.state_dict().items())
 
 
 MMPRETRAIN_STEM = {
