@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import click
 
-from resnet_builder.errors import ResnetBuilderError, SpecError, Stopped, printable
+from resnet_builder.errors import ResnetBuilderError, SpecError, Stopped, nearest, printable
 
 
 def show(*lines: str) -> None:
@@ -59,11 +59,34 @@ def show_error(error: Exception) -> None:
 
 def show_usage_error(error: click.ClickException) -> None:
     """Print what is wrong with the command line, and how it is used."""
+    lines = [f"error: {error.format_message()}"]
     context = error.ctx if isinstance(error, click.UsageError) else None
-    usage = []
     if context is not None:
-        usage = [*context.get_usage().split("\n"), f"Try '{context.command_path} --help' for help."]
-    note(*usage, *[""] * bool(usage), f"error: {error.format_message()}")
+        if isinstance(error, click.NoSuchOption):
+            meant = _meant_option(error.option_name, context)
+            lines = [f"error: no such option '{error.option_name}'"]
+            lines += [f"did you mean: {meant}"] if meant else []
+        help_line = f"Try '{context.command_path} --help' for help."
+        lines = [*context.get_usage().split("\n"), help_line, "", *lines]
+    note(*lines)
+
+
+def _meant_option(name: str, context: click.Context) -> str | None:
+    """Option that was probably meant: one of the command's, or a key of the spec."""
+    from resnet_builder.spec.diagnostics import key_paths
+
+    params = context.command.get_params(context)
+    options = {_plain(flag): flag for param in params for flag in param.opts}
+    keys = {}
+    if "set" in options:
+        keys = {key: f"--set {path}=..." for key, path in key_paths().items()}
+    meant = {**keys, **options}
+    found = nearest(_plain(name), meant)
+    return found and meant[found]
+
+
+def _plain(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> list[str]:

@@ -81,7 +81,7 @@ class Program(CommandGroup):
             _make_streams_tolerant()
             if instruction := os.environ.get(COMPLETE):
                 return shell_complete(self, {}, PROGRAM, COMPLETE, instruction)
-            args = list(invocation.arguments) or ["--help"]
+            args = list(invocation.arguments)
             with self.make_context(PROGRAM, args, obj=invocation) as context:
                 self.invoke(context)
             _flush()

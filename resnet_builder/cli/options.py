@@ -53,7 +53,11 @@ pass_invocation = click.make_pass_decorator(Invocation)
 
 
 class CommandGroup(click.Group):
-    """Group of commands that suggests the one that was probably meant."""
+    """Group of commands that suggests the one that was probably meant; alone, it shows its help."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        return super().parse_args(ctx, args or ["--help"])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -505,6 +505,15 @@ def _items(admitted: tuple[Schema, ...], definitions: Mapping[str, Schema]) -> t
     return (*admitted, *(found for items in inside for found in items))
 
 
+def key_paths() -> dict[str, str]:
+    """Paths of the keys outside lists, by their names here and in other programs."""
+    paths: dict[str, str] = {}
+    for key, homes in _homes().items():
+        if path := next((home for home in homes if "." in home and "[]" not in home), None):
+            paths |= dict.fromkeys((*KEY_ALIASES.get(key, ()), key), path)
+    return paths
+
+
 @cache
 def _homes() -> dict[str, list[str]]:
     """Places where a key can stand, by key."""

@@ -116,12 +116,40 @@ def test_bug_in_a_run_is_logged_there(folder: Path, monkeypatch: pytest.MonkeyPa
     assert "ZeroDivisionError" in (folder / "runs" / "tiny-001" / "crash.log").read_text()
 
 
-@pytest.mark.parametrize("arguments", [["trian"], ["train", "--nope"], ["summary"], ["list", "x"]])
-def test_invalid_command_line_is_2(arguments: list[str]) -> None:
-    result = call(*arguments)
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("trian", "train"),
+        ("list spces", "specs"),
+        ("train --nprocs 2", "--nproc"),
+        ("evaluate --splt val", "--split"),
+        ("train --hlep", "--help"),
+        # What other programs have as a flag is a key of the spec.
+        ("train resnet20 --epochs 3", "--set train.epochs=..."),
+        ("bench --epoch 3", "--set train.epochs=..."),
+        ("train --lr 0.1", "--set train.optimizer.lr=..."),
+        ("train --learning-rate 0.1", "--set train.optimizer.lr=..."),
+        ("train --batch-size 3", "--set train.batch_size=..."),
+        ("summary --num-classes 3", "--set model.num_classes=..."),
+        ("export --epochs 3", None),
+        ("train --nope", None),
+        ("summary", None),
+        ("list x", None),
+    ],
+)
+def test_invalid_command_line_is_2_and_what_was_meant_is_named(
+    line: str, meant: str | None
+) -> None:
+    result = call(*line.split())
     assert result.exit_code == 2
-    assert "Usage: resnet-build" in result.stderr
-    assert ("did you mean: train\n" in result.stderr) == (arguments == ["trian"])
+    assert result.stderr.startswith("Usage: resnet-build")
+    found = re.findall("did you mean: (.*)$", result.stderr, re.MULTILINE)
+    assert found == ([] if meant is None else [meant])
+
+
+def test_list_alone_shows_what_can_be_listed() -> None:
+    assert call("list").exit_code == 0
+    assert call("list").stdout == call("list", "--help").stdout
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
