@@ -120,7 +120,9 @@ def _dataset_info(wish: Any) -> dict[str, Any]:
     try:
         info = DATASETS.get(wish.dataset)().info
     except RegistryError as error:
-        raise UsageError(f"{error}: one of {', '.join(error.allowed)}") from error
+        meant = error.suggestion
+        names = f"did you mean: {meant}" if meant else f"one of {', '.join(error.allowed)}"
+        raise UsageError(f"{error}; {names}") from error
     return {"num_classes": info.num_classes, "image_size": info.image_size}
 
 

@@ -65,7 +65,7 @@ def find_spec(source: str) -> Path:
 def is_path(source: str) -> bool:
     """Tell whether a SPEC argument is a path, not a bundled name."""
     separators = {os.sep, os.altsep or os.sep, "/"}
-    return source.endswith(_ENDINGS) or any(separator in source for separator in separators)
+    return source.lower().endswith(_ENDINGS) or any(separator in source for separator in separators)
 
 
 def _specs_folder() -> Path:

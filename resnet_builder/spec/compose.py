@@ -407,10 +407,10 @@ def _without_stale_claims(root: Node, written: Node) -> tuple[Node, tuple[str, .
 
 
 def _claims_something(claims: Node | None) -> bool:
-    """Tell whether ``expect`` or ``published`` says anything; null does not."""
+    """Tell whether ``expect`` or ``published`` has a number; null and a source alone are none."""
     if claims is None or not isinstance(claims.value, dict):
         return claims is not None and claims.value is not None
-    return any(node.value is not None for node in claims.value.values())
+    return any(node.value is not None for key, node in claims.value.items() if key != "source")
 
 
 _NOTHING = Node(None, Place(MAPPING))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import UsageError, nearest
 from resnet_builder.spec.bundled import bundled_file
 from resnet_builder.spec.compose import compose, read_document
 from resnet_builder.spec.dump import dump_value
@@ -156,8 +156,9 @@ class Wish:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            names = ", ".join(FAMILIES)
-            raise UsageError(f"no family is named '{self.family}': one of {names}")
+            meant = nearest(self.family, FAMILIES)
+            names = f"did you mean: {meant}" if meant else f"one of {', '.join(FAMILIES)}"
+            raise UsageError(f"no family is named '{self.family}'; {names}")
         family = FAMILIES[self.family]
         for key in ("width", "groups", "width_per_group", "shortcut", "block"):
             is_given = getattr(self, key) is not None

@@ -9,7 +9,6 @@ An error after which reading can go on is noted, so that one report holds all pr
 
 import errno
 import re
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from resnet_builder.errors import Problem, SpecError, SpecPath, StorageError, dotted
+from resnet_builder.system import open_regular
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -156,17 +156,13 @@ def read_yaml(path: Path, *, named_at: tuple[Place, SpecPath] | None = None) -> 
         return SpecError([place.problem("extends", f"{path}: {message}", path=at)])
 
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # reading a pipe would wait, reading a device might never end
-            what = "a directory" if stat.S_ISDIR(mode) else "a pipe or a device"
-            raise refused("wrong-type", f"this is {what}, not a file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
-    except ValueError:  # a path with a NUL, or with half of a surrogate pair
-        raise refused("unknown-name", "there is no such file") from None
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
             raise refused("unknown-name", "there is no such file") from None
+        if error.errno in {errno.EISDIR, errno.EINVAL}:
+            raise refused("wrong-type", str(error.strerror)) from None
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     if len(data) > MAX_BYTES:
         raise refused("limit", f"the file is larger than {MAX_BYTES // 1024} KiB")

@@ -88,7 +88,10 @@ def test_command_for_large_pictures_says_where_they_are(folder: Path) -> None:
         ([], "name a family and its --depth, or a spec to copy with --from"),
         (["resnet"], "name a family and its --depth"),
         (["resnet", "--depth", "30"], "depths are 6n + 2, the nearest 26 and 32"),
-        (["resnet", "--depth", "20", "--dataset", "cifar"], "no dataset is named 'cifar': one of"),
+        (
+            ["resnet", "--depth", "20", "--dataset", "cifar"],
+            "no dataset is named 'cifar'; did you mean: cifar10",
+        ),
         (["resnet", "--depth", "0"], "0 is not in the range x>=1"),
         (["resnet", "--depth", "8", "--shortcut", "pda"], "did you mean: pad"),
         (["--from", "resnet20", "--depth", "20"], "leave out all but -o"),

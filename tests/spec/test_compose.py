@@ -118,7 +118,12 @@ def test_changed_experiment_drops_what_is_said_of_it(
 
 @pytest.mark.parametrize(
     "claims",
-    ["expect: null\npublished: null", "expect: {}", "expect: {depth: null, macs:}", ""],
+    [
+        "expect: null\npublished: null",
+        "expect: {}",
+        "expect: {depth: null, macs:}",
+        "published: {source: me}",
+    ],
 )
 def test_nothing_is_said_of_claims_that_claim_nothing(claims: str, tmp_path: Path) -> None:
     text = f"{FULL.partition('expect:')[0]}{claims}\n"
@@ -367,7 +372,7 @@ def test_names_are_ordered_by_their_numbers(bundled_folder: Path) -> None:
 
 def test_separator_or_ending_makes_a_path_and_all_else_a_bundled_name(bundled_folder: Path) -> None:
     write(Path(), MINIMAL, "resnet20")
-    for source in ("x.yaml", "x.yml", "./resnet20", "a/b", "/resnet20"):
+    for source in ("x.yaml", "x.yml", "X.YAML", "./resnet20", "a/b", "/resnet20"):
         assert find_spec(source) == Path(source)
     assert find_spec("resnet20") == bundled_folder / "resnet20.yaml"
 

@@ -143,7 +143,8 @@ def test_depth_or_wish_chooses_the_block(wish: Wish, block: str) -> None:
         (("wrn", 28), "wrn needs --width"),
         (("resnext", 29), "resnext needs --groups and --width-per-group"),
         (("resnet", 20, "cifar10", 2), "resnet takes no --width"),
-        (("vgg", 16), "no family is named 'vgg': one of resnet, plain, preact"),
+        (("vgg", 16), "no family is named 'vgg'; one of resnet, plain, preact"),
+        (("res-net", 20), "no family is named 'res-net'; did you mean: resnet"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(wish: tuple[Any, ...], message: str) -> None:

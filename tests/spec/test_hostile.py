@@ -13,6 +13,7 @@ import pytest
 
 from resnet_builder.builder import check_source
 from resnet_builder.errors import MAX_PRINTED, render
+from resnet_builder.spec import yaml_source
 from resnet_builder.spec.load import read_draft
 from tests.cli.experiments import call
 from tests.spec.texts import FULL, write
@@ -24,8 +25,8 @@ from tests.spec.texts import FULL, write
     [
         pytest.param("none.yaml", 2, "there is no such file", id="missing"),
         pytest.param("x" * 5000 + ".yaml", 2, "there is no such file", id="long"),
-        pytest.param("folder.yaml", 2, "this is a directory, not a file", id="directory"),
-        pytest.param("fifo.yaml", 2, "this is a pipe or a device, not a file", id="fifo"),
+        pytest.param("folder.yaml", 2, "it is a directory, not a regular file", id="directory"),
+        pytest.param("fifo.yaml", 2, "it is a FIFO, not a regular file", id="fifo"),
         pytest.param("secret.yaml", 7, "Permission denied", id="secret"),
     ],
 )
@@ -40,7 +41,7 @@ def test_what_cannot_be_read_ends_with_its_code_path_and_cause(
     os.mkfifo(tmp_path / "fifo.yaml")
     write(tmp_path, FULL, "secret.yaml")
     if name == "secret.yaml":
-        monkeypatch.setattr(Path, "open", refuse)
+        monkeypatch.setattr(yaml_source, "open_regular", refuse)
     result = call("validate", tmp_path / name)
     assert result.exit_code == code
     assert str(tmp_path / name) in result.stderr
