@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,12 +58,13 @@ _HERE = ""
 @click.option(
     "--allow-spec-change",
     is_flag=True,
-    help="Resume even if the recipe or the data have changed. Each change is recorded.",
+    help="Resume even if the recipe, a plugin or the place of the data has changed; a complete run "
+    "trains on if the recipe is longer. Each change is recorded.",
 )
 @click.option(
     "--allow-inexact",
     is_flag=True,
-    help="Resume even if this machine cannot give the same bits.",
+    help="Resume even if device, precision, threads or the like differ, so that the bits will.",
 )
 @nproc_option
 @json_option
@@ -105,6 +107,7 @@ def train(
     from resnet_builder.cli.progress import display
     from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.training import session
+    from resnet_builder.training.checkpoint import newest_runtime
     from resnet_builder.training.distributed import process_loss_reported
     from resnet_builder.training.runtime import resolve_threads, set_backend_flags
     from resnet_builder.training.trainer import fit
@@ -126,15 +129,16 @@ def train(
             process_loss_reported(),
             ExitStack() as stack,
         ):
-            resumed = None if resume is None else directory
-            run = None if resumed is None else RunDirectory(resumed)
-            threads = resolve_threads(experiment.run, run, ctx)
+            before = None
+            if resume is not None and directory is not None:
+                before = ctx.run_on_main(partial(newest_runtime, RunDirectory(directory)))
+            threads = resolve_threads(experiment.run, before, ctx)
             stack.callback(set_backend_flags(threads=threads))
             should_stop = stop if ctx.world_size == 1 else lambda: stop() or invocation.is_orphan
             opened = session.open_session(
                 experiment,
                 directory,
-                resume=resumed is not None,
+                resume=resume is not None,
                 allow_spec_change=allow_spec_change,
                 data_dir=data_dir,
                 skip_bad=skip_bad,
@@ -147,7 +151,8 @@ def train(
             if isinstance(found, session.Session):
                 invocation.crash_log = found.run.crash_log
                 shown.say(f"run directory: {found.run.path}")
-                with _resume_command(found.run.path), process_loss_reported():
+                again = _resume_command(found.run.path, data_dir, plugins, ctx.world_size)
+                with _resume_told(again), process_loss_reported():
                     record = fit(
                         found.model,
                         found.data,
@@ -155,6 +160,7 @@ def train(
                         found.run,
                         callbacks=[shown],
                         should_stop=should_stop,
+                        allow_spec_change=allow_spec_change,
                         allow_inexact=allow_inexact,
                         ctx=ctx,
                     ).record
@@ -195,13 +201,23 @@ def _source(spec: str | None, directory: Path | None) -> str | Path:
     return RunDirectory.open(directory).spec
 
 
+def _resume_command(
+    run: Path, data_dir: Path | None, plugins: tuple[str, ...], processes: int
+) -> str:
+    """Command that resumes a run: what the run directory does not record is given again."""
+    words = ["resnet-build", "train", "--resume", str(run)]
+    words += [] if data_dir is None else ["--data-dir", str(data_dir)]
+    words += [word for plugin in plugins for word in ("--plugin", plugin)]
+    words += [] if processes == 1 else ["--nproc", str(processes)]
+    return shlex.join(words)
+
+
 @contextmanager
-def _resume_command(run: Path) -> Iterator[None]:
-    """Context that adds the command to resume the run to the error of a run that was stopped."""
+def _resume_told(command: str) -> Iterator[None]:
+    """Context that adds a command to the error of a run that was stopped."""
     try:
         yield
     except (Stopped, ProcessLostError) as error:
-        command = shlex.join(["resnet-build", "train", "--resume", str(run)])
         raise type(error)(f"{error}; to resume: {command}") from error
 
 
@@ -226,6 +242,11 @@ def _show(record: "ResultRecord") -> None:
         show(f"published in {published.source}")
     chosen = "the last" if record.selected_on == "none" else "best on validation"
     val = "" if record.val_top1 is None else f" (top-1 {percent(record.val_top1)})"
+    if record.early_stopped:
+        show(
+            f"early stopping ended the training after step {record.steps:,} of "
+            f"{record.planned_steps:,}"
+        )
     show(f"weights of step {record.selected_step:,} of {record.steps:,}: {chosen}{val}")
     digits = 1 if record.seconds < 10 else 0
     show(f"{record.seconds:,.{digits}f} s of training, {record.images_per_second:,.0f} images/s")

@@ -152,6 +152,10 @@ class RunDirectory:
         """Result of the run; a run that has one is finished."""
         return self.path / "result.json"
 
+    def earlier_result(self, step: int) -> Path:
+        """File of the result that a finished run had before it trained on from ``step``."""
+        return self.path / f"result-step-{step:09d}.json"
+
     @property
     def crash_log(self) -> Path:
         """Traceback of a fault of this program."""
@@ -166,6 +170,11 @@ class RunDirectory:
     def is_finished(self) -> bool:
         """Whether the run has its result."""
         return self.result.is_file()
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether the run has checkpoints, valid or not."""
+        return any(self.checkpoints.glob("step-*.safetensors*"))
 
     @property
     def is_locked(self) -> bool:

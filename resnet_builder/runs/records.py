@@ -29,17 +29,26 @@ from resnet_builder.runs.files import (
 from resnet_builder.spec.differences import spec_differences
 from resnet_builder.spec.dump import dump_value, plain_data
 from resnet_builder.spec.schema import Spec
+from resnet_builder.system import open_regular
 
 COSMETIC = (
     "name",
     "run",
     "published",
     "expect",
-    "train.evaluate_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.activation_checkpointing",
 )
-"""Keys that do not change the weights; ``run`` is compared with the record of the environment."""
+"""Keys that change no bit of a result. What comes of ``run`` is compared with ``env.json``.
+
+``train.evaluate_every`` is not one of them: evaluations choose the best weights.
+"""
+
+SPLIT = ("data.validation", "data.split_seed")
+"""Keys that choose the validation images."""
+
+Kind = Literal["cosmetic", "trajectory", "split", "architecture", "environment"]
 
 _PACKAGES = ("resnet-builder", "torch", "torchvision", "numpy", "pillow")
 
@@ -106,8 +115,8 @@ class Record(BaseModel):
             CheckpointError: It is damaged.
             StorageError: The file is missing or cannot be read.
         """
-        with storage_errors("read", path):
-            text = path.read_bytes()
+        with storage_errors("read", path), open_regular(path) as file:
+            text = file.read()
         return cls.from_json(text, str(path))
 
 
@@ -172,6 +181,7 @@ class EnvRecord(Record):
         versions: Versions of Python and of the packages that compute.
         flags: Global flags of torch.
         variables: Environment variables that change what libraries compute, as far as they are set.
+        plugins: SHA-256 digests of the code of the plugins, by name.
         platform: Operating system and architecture; recorded, and not compared.
     """
 
@@ -181,6 +191,7 @@ class EnvRecord(Record):
     versions: dict[str, str]
     flags: dict[str, str] = {}
     variables: dict[str, str] = {}
+    plugins: dict[str, str] = {}
     platform: str = Field(default_factory=platform.platform)
 
 
@@ -208,15 +219,16 @@ class DataRecord(Record):
 
 
 class Change(Record):
-    """A line of ``changes.jsonl``: a value of the spec that a run is resumed with.
+    """A line of ``changes.jsonl``: something that is not as it was when a run is resumed.
 
     Attributes:
         time: Time of the change, in UTC.
-        path: Place in the spec, as ``train.optimizer.lr``.
+        path: Place in the spec, as ``train.optimizer.lr``, or in ``env.json``.
         before: Value in the run, as plain data; left out if there is none, like ``after``.
-        after: Value in the spec that the run is resumed with.
-        kind: ``cosmetic`` changes are made, ``trajectory`` changes need consent, and
-            ``architecture`` changes are refused.
+        after: Value that the run is resumed with.
+        kind: ``cosmetic`` changes are made. ``trajectory`` changes need ``--allow-spec-change``,
+            ``environment`` changes ``--allow-inexact``. ``split`` changes are refused once there
+            are checkpoints, and ``architecture`` changes always.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
@@ -224,13 +236,18 @@ class Change(Record):
     path: str
     before: Any = None
     after: Any = None
-    kind: Literal["cosmetic", "trajectory", "architecture"]
+    kind: Kind
+
+    @property
+    def needs_consent(self) -> bool:
+        """Whether it needs ``--allow-spec-change``."""
+        return self.kind in {"trajectory", "split"}
 
     def __str__(self) -> str:
         before, after = (
             "nothing" if value is None else dump_value(value) for value in (self.before, self.after)
         )
-        return f"{self.path}: {before} in the run, {after} in the spec"
+        return f"{self.path}: {before} in the run, {after} now"
 
 
 def compare_specs(before: Spec, after: Spec) -> list[Change]:
@@ -246,7 +263,9 @@ def compare_specs(before: Spec, after: Spec) -> list[Change]:
     ]
 
 
-def _kind(path: str) -> Literal["cosmetic", "trajectory", "architecture"]:
+def _kind(path: str) -> Kind:
+    if path.startswith(SPLIT):
+        return "split"
     if any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in COSMETIC):
         return "cosmetic"
     return "trajectory" if path.startswith(("train", "data", "plugins")) else "architecture"
@@ -350,7 +369,11 @@ class MetricsLog:
 
     def _read_bytes(self) -> bytes:
         with storage_errors("read", self.path):
-            return self.path.read_bytes() if self.path.exists() else b""
+            try:
+                with open_regular(self.path) as file:
+                    return file.read()
+            except FileNotFoundError:
+                return b""
 
 
 class Comparison(BaseModel):
@@ -375,6 +398,8 @@ class ResultRecord(Record):
     Attributes:
         spec_sha256: Digest of the bytes of ``spec.yaml``.
         steps: Number of optimizer steps done.
+        planned_steps: Number of steps of the recipe.
+        early_stopped: Whether early stopping ended the training before the last planned step.
         selected_on: Split that selected the best weights; ``none`` if they are the last.
         selected_step: Step of the selected weights.
         test_top1_by_class: Top-1 accuracy on the test images of each class.
@@ -389,6 +414,8 @@ class ResultRecord(Record):
     spec_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     seed: Count
     steps: Count
+    planned_steps: Count
+    early_stopped: bool
     selected_on: SelectedOn
     selected_step: Count
     val_top1: Fraction | None = Field(None, alias="val.top1")

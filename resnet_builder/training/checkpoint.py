@@ -17,20 +17,15 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from resnet_builder.data.splits import DataSplits
-from resnet_builder.errors import (
-    CheckpointError,
-    DataError,
-    NonFiniteError,
-    StorageError,
-)
+from resnet_builder.errors import CheckpointError, NonFiniteError, StorageError, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, failpoint, ignore, storage_errors
-from resnet_builder.runs.records import Count, EnvRecord, MetricsLog, Record, package_version
+from resnet_builder.runs.records import Count, MetricsLog, Record, RuntimeConfig
 from resnet_builder.training.callbacks import Callback
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
+from resnet_builder.training.provenance import Provenance, recorded_runtime
 from resnet_builder.training.schedule import Plan
 from resnet_builder.training.state import TrainState, set_weights
 from resnet_builder.weights.file import read_metadata, read_tensors, write_tensors
@@ -49,12 +44,9 @@ class Checkpoint(Record):
     """A training between two optimizer steps, as it lies in a file.
 
     Attributes:
-        package: Version of this package that wrote it.
         state: Progress of the training.
         optimizer: Class name of the optimizer.
-        env: Environment that computed it.
-        fingerprint: Fingerprint of the dataset.
-        validation_indices: Training images that are used for validation.
+        provenance: Everything that decided the bits of this state.
         metrics_bytes: Size of ``metrics.jsonl``, to which a resumed run truncates it.
         tensors: Tensors by name: ``model/...``, ``optim/...``, ``ema/...``, ``best/...``.
     """
@@ -62,12 +54,9 @@ class Checkpoint(Record):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     schema_number: Literal[1] = Field(1, alias="schema")
-    package: str = Field(default_factory=package_version)
     state: TrainState
     optimizer: str
-    env: EnvRecord
-    fingerprint: str
-    validation_indices: tuple[int, ...]
+    provenance: Provenance
     metrics_bytes: Count
     tensors: Mapping[str, Tensor] = Field(default={}, exclude=True, repr=False)
 
@@ -85,8 +74,7 @@ class CheckpointManager:
         model: The network, on its device.
         optimizer: Its optimizer.
         ema: Moving average of its weights, if one is kept.
-        env: The environment, which each checkpoint holds.
-        data: The images that it is trained on.
+        provenance: Everything that decides the bits of the training.
         plan: When checkpoints are due, and how many are kept.
         callbacks: Called when a checkpoint is saved, or cannot be saved.
         ctx: The processes that hold this state. Only the main process writes; the others wait.
@@ -99,8 +87,7 @@ class CheckpointManager:
         optimizer: Optimizer,
         ema: Ema | None,
         *,
-        env: EnvRecord,
-        data: DataSplits,
+        provenance: Provenance,
         plan: Plan,
         callbacks: Callback,
         ctx: DistributedContext = SINGLE_PROCESS,
@@ -109,35 +96,41 @@ class CheckpointManager:
         self._model = model
         self._optimizer = optimizer
         self._ema = ema
-        self._env = env
-        self._data = data
+        self._provenance = provenance
         self._plan = plan
         self._callbacks = callbacks
         self._ctx = ctx
         self._metrics = MetricsLog(run)
         # A state is saved twice at the same step if it was evaluated in between.
         self._saved: tuple[int, int] | None = None
+        self._is_current = False
         self._tried_at = self._saved_at = monotonic()
 
-    def restore_newest(self) -> TrainState:
-        """Restore the newest valid checkpoint; without one, training starts from step 0.
+    def restore(self, checkpoint: Checkpoint | None) -> TrainState:
+        """Restore a checkpoint, in this process alone; without one, training starts from step 0.
 
         Where the recipe has changed since, a new moving average starts from the weights, and a new
         kind of optimizer without a state.
 
         Raises:
-            CheckpointError: There are checkpoints, but none is valid.
-            DataError: It belongs to other images.
-            StorageError: One cannot be read, or ``metrics.jsonl`` cannot be truncated.
-            UsageError: It belongs to another network or to a newer release.
+            CheckpointError: Its optimizer state is of other parameters.
+            UsageError: It belongs to another network.
         """
-        warn = self._callbacks.on_warning
-        checkpoint = self._ctx.run_on_main(partial(load_newest, self._run, warn=warn))
-        if checkpoint is not None:
-            self._restore(checkpoint)
-        if self._ctx.is_main_process:
-            self._metrics.rewind(checkpoint.metrics_bytes if checkpoint else 0, warn=warn)
-        return checkpoint.state if checkpoint else TrainState()
+        if checkpoint is None:
+            return TrainState()
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optim": {}, "best": {}, "ema": {}}
+        for path, tensor in checkpoint.tensors.items():
+            group, _, name = path.partition("/")
+            groups.setdefault(group, {})[name] = tensor
+        set_weights(self._model, groups["model"])
+        if self._ema is not None:
+            set_weights(self._ema.model, groups["ema"] or groups["model"])
+        if checkpoint.optimizer == type(self._optimizer).__name__:
+            restore_optimizer(self._optimizer, self._model, groups["optim"])
+        checkpoint.state.best_weights = groups["best"]
+        self._saved = _moment(checkpoint.state)
+        self._is_current = checkpoint.provenance == self._provenance
+        return checkpoint.state
 
     def is_due(self, state: TrainState) -> bool:
         """Tell whether it is time for a checkpoint of ``state``."""
@@ -161,6 +154,7 @@ class CheckpointManager:
         if error is not None:
             raise error
         self._saved, self._saved_at = _moment(state), self._tried_at
+        self._is_current = True
         self._callbacks.on_checkpoint(state.step, checkpoint_path(self._run, state.step))
 
     def save_if_possible(self, state: TrainState) -> None:
@@ -179,8 +173,8 @@ class CheckpointManager:
             )
 
     def holds(self, state: TrainState) -> bool:
-        """Tell whether the newest checkpoint holds ``state``."""
-        return self._saved == _moment(state)
+        """Tell whether the newest checkpoint holds ``state`` and its present provenance."""
+        return self._saved == _moment(state) and self._is_current
 
     @property
     def newest(self) -> str:
@@ -212,9 +206,7 @@ class CheckpointManager:
         return Checkpoint(
             state=state,
             optimizer=type(self._optimizer).__name__,
-            env=self._env,
-            fingerprint=self._data.fingerprint,
-            validation_indices=self._data.validation_indices,
+            provenance=self._provenance,
             metrics_bytes=metrics_bytes,
             tensors={
                 f"{group}/{name}": tensor
@@ -222,34 +214,6 @@ class CheckpointManager:
                 for name, tensor in tensors.items()
             },
         )
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Load weights, moving average and optimizer state."""
-        self._check_data(checkpoint)
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optim": {}, "best": {}, "ema": {}}
-        for path, tensor in checkpoint.tensors.items():
-            group, _, name = path.partition("/")
-            groups.setdefault(group, {})[name] = tensor
-        set_weights(self._model, groups["model"])
-        if self._ema is not None:
-            set_weights(self._ema.model, groups["ema"] or groups["model"])
-        if checkpoint.optimizer == type(self._optimizer).__name__:
-            restore_optimizer(self._optimizer, self._model, groups["optim"])
-        checkpoint.state.best_weights = groups["best"]
-        self._saved = _moment(checkpoint.state)
-
-    def _check_data(self, checkpoint: Checkpoint) -> None:
-        before = checkpoint.fingerprint, checkpoint.validation_indices
-        now = self._data.fingerprint, self._data.validation_indices
-        if before != now:
-            was, now_is = (
-                f"'{fingerprint}' with {len(indices)} validation images from {list(indices[:3])}"
-                for fingerprint, indices in (before, now)
-            )
-            raise DataError(
-                f"the images are not the run's: dataset {was} when it began, {now_is} now; "
-                "go back to the data as it was, or start another run"
-            )
 
 
 def _moment(state: TrainState) -> tuple[int, int]:
@@ -284,32 +248,65 @@ def save_checkpoint(
     _rotate(run, keep, warn)
 
 
-def load_newest(run: RunDirectory, *, warn: Warn = ignore) -> Checkpoint | None:
+def load_newest(run: RunDirectory) -> Checkpoint | None:
     """Return the newest valid checkpoint, or ``None`` if there are no checkpoints at all.
 
-    Damaged newer ones are renamed to ``*.corrupt`` and ``warn`` says why; but only if an older
-    one is valid, so that a run never starts over unasked.
-
     Raises:
-        CheckpointError: There are checkpoints, but none is valid.
+        CheckpointError: There are checkpoints, but none is valid: no run starts over unasked.
         UsageError: A newer release wrote the newest.
         StorageError: The disk is failing, or a checkpoint may not be read.
     """
-    damaged: list[tuple[Path, str]] = []
+    reasons = []
     for path in reversed(_checkpoints(run)):
         try:
-            checkpoint = load_checkpoint(path)
+            return load_checkpoint(path)
         except CheckpointError as error:
-            damaged.append((path, str(error)))
-            continue
-        for corrupt, reason in damaged:
-            _set_aside(corrupt, reason, warn)
-        return checkpoint
-    reasons = [reason for _, reason in damaged]
+            reasons.append(str(error))
     reasons += [f"{path}: it was set aside before" for path in _set_aside_before(run)]
     if reasons:
         raise CheckpointError(f"no checkpoint of {run.path} can be used:", *reasons)
     return None
+
+
+def newest_provenance(run: RunDirectory) -> Provenance:
+    """Return what a run recorded, to be compared before its data and checkpoints are read.
+
+    It is that of the newest checkpoint that can be read, which is not verified here, or else that
+    of the files.
+
+    Raises:
+        StorageError: The disk is failing, or a file may not be read.
+    """
+    for path in reversed(_checkpoints(run)):
+        with contextlib.suppress(CheckpointError, StorageError, UsageError):
+            return _parse(path, read_metadata(path)).provenance
+    return Provenance.read(run)
+
+
+def newest_runtime(run: RunDirectory) -> RuntimeConfig | None:
+    """Return the runtime configuration that a resumed run repeats; ``None`` for a new run.
+
+    Raises:
+        StorageError: The disk is failing, or a file may not be read.
+    """
+    return recorded_runtime(run, newest_provenance(run)) if run.is_published else None
+
+
+def set_aside_damaged(run: RunDirectory, newest: int, warn: Warn) -> None:
+    """Rename the checkpoints that are newer than the newest valid one to ``*.corrupt``.
+
+    Args:
+        run: The run directory.
+        newest: Step of the newest valid checkpoint.
+        warn: Told why each is damaged.
+    """
+    for path in reversed(_checkpoints(run)):
+        if (_step(path) or 0) <= newest:
+            return
+        try:
+            load_checkpoint(path)
+        except CheckpointError as error:
+            _set_aside(path, str(error), warn)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -320,7 +317,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UsageError: A newer release wrote it.
         StorageError: The disk is failing, or the file may not be read.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: it is not a file")
     tensors, metadata = read_tensors(path)
+    return _parse(path, metadata).model_copy(update={"tensors": tensors})
+
+
+def _parse(path: Path, metadata: Mapping[str, str]) -> Checkpoint:
+    """Checkpoint in the metadata of a file, without its tensors."""
     if _METADATA_KEY not in metadata:
         raise CheckpointError(f"{path}: it is no checkpoint of a run")
     checkpoint = Checkpoint.from_json(metadata[_METADATA_KEY], str(path))
@@ -328,30 +332,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: it is of step {checkpoint.state.step}, not as its name says"
         )
-    return checkpoint.model_copy(update={"tensors": tensors})
-
-
-def recorded_env(run: RunDirectory) -> EnvRecord | None:
-    """Environment of the newest checkpoint that can be read; only its metadata are.
-
-    Raises:
-        StorageError: The disk is failing.
-        UsageError: A newer release wrote it.
-    """
-    for path in reversed(_checkpoints(run)):
-        with contextlib.suppress(CheckpointError):  # load_newest says what is wrong with it
-            text = read_metadata(path).get(_METADATA_KEY, "")
-            return Checkpoint.from_json(text, str(path)).env
-    return None
-
-
-def has_checkpoints(run: RunDirectory) -> bool:
-    """Tell whether a run has checkpoints, valid or not.
-
-    Raises:
-        StorageError: The disk is failing.
-    """
-    return bool(_checkpoints(run) or _set_aside_before(run))
+    return checkpoint
 
 
 def _checkpoints(run: RunDirectory) -> list[Path]:

@@ -167,7 +167,7 @@ class TrainMeter:
             images_per_second=self._since_evaluation.images_per_second,
             seconds=state.seconds,
             train_loss=state.loss_sum / steps,
-            train_top1=state.num_correct / (steps * self._plan.batch_size),
+            train_top1=state.num_correct / (state.images - state.evaluated_images),
         )
         self._write(train_row)
         if validation is not None:
@@ -176,7 +176,8 @@ class TrainMeter:
                 self._callbacks.on_warning(
                     f"the validation loss after step {state.step} is not finite"
                 )
-        state.evaluated_step, state.loss_sum, state.num_correct = state.step, 0.0, 0.0
+        state.evaluated_step, state.evaluated_images = state.step, state.images
+        state.loss_sum, state.num_correct = 0.0, 0.0
         self._since_evaluation = RunningMean(self._plan.batch_size)
 
     def _write(self, row: MetricsRow) -> None:

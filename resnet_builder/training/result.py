@@ -70,6 +70,7 @@ def result_record(
     state: TrainState,
     test: Metrics | None,
     *,
+    planned_steps: int,
     classes: tuple[str, ...],
     env: EnvRecord,
 ) -> ResultRecord:
@@ -80,6 +81,7 @@ def result_record(
         run: The run directory.
         state: State after the last step.
         test: Metrics of the selected weights on the test images, if there are any.
+        planned_steps: Steps of the recipe, before early stopping.
         classes: Names of the classes.
         env: Environment of the run.
 
@@ -89,12 +91,13 @@ def result_record(
     with storage_errors("read", run.spec):
         digest = hashlib.sha256(run.spec.read_bytes()).hexdigest()
     has_best = state.best_step > 0
-    images = state.step * experiment.train.batch_size
     channels, size, _ = experiment.input_shape
     return ResultRecord(
         spec_sha256=digest,
         seed=experiment.train.seed,
         steps=state.step,
+        planned_steps=planned_steps,
+        early_stopped=state.step < planned_steps,
         selected_on="val" if has_best else "none",
         selected_step=state.best_step if has_best else state.step,
         val_top1=state.best.get("val.top1"),
@@ -104,7 +107,7 @@ def result_record(
         parameters=count_parameters(experiment.network),
         macs=count_macs(experiment.network, channels, size),
         seconds=state.seconds,
-        images_per_second=images / max(state.seconds, 1e-9),
+        images_per_second=state.images / max(state.seconds, 1e-9),
         device=env.device,
         precision=env.runtime.precision,
         versions=env.versions,

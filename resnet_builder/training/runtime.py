@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from resnet_builder.cpu import kernel_support
 from resnet_builder.device import Precision, describe, fast_bf16, memory_format, pick_device
 from resnet_builder.errors import UsageError
-from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.files import Warn, append_line, ignore
-from resnet_builder.runs.records import Change, EnvRecord, RuntimeConfig, versions
+from resnet_builder.runs.files import Warn, ignore
+from resnet_builder.runs.records import EnvRecord, RuntimeConfig, versions
 from resnet_builder.spec.schema import RunSpec
 from resnet_builder.system import cache_dir, code_cache
-from resnet_builder.training.checkpoint import recorded_env
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda"})
@@ -44,30 +42,28 @@ _VARIABLES = (
 
 def resolve_environment(
     settings: RunSpec,
-    run: RunDirectory,
+    before: RuntimeConfig | None,
     ctx: DistributedContext = SINGLE_PROCESS,
     *,
-    allow_inexact: bool = False,
     warn: Warn = ignore,
 ) -> EnvRecord:
-    """Decide the environment, or repeat that of the newest checkpoint; every process calls this.
+    """Decide the environment of a training; every process calls this.
 
-    A run may be resumed with another number of processes, though not to the same bits.
+    What the spec says is done. Where it says ``auto``, the configuration before is repeated, as far
+    as this machine can; a new run takes what is fastest.
 
     Args:
         settings: The ``run`` section of the spec.
-        run: The run directory, of which the main process reads the newest checkpoint.
+        before: Runtime configuration of the run that is resumed; ``None`` for a new run.
         ctx: The process group.
-        allow_inexact: Whether to resume although a value is another one.
-        warn: Told, in the main process, of what changes the bits of a result or the speed.
+        warn: Told, in the main process, of what a new run cannot use.
 
     Raises:
-        UsageError: There is no such device, a value is another one, or this process lacks the CPU
-            kernels that the main process has.
-        StorageError: The checkpoint cannot be read.
+        UsageError: There is no such device, or this process lacks the CPU kernels that the main
+            process has.
     """
     device = resolve_device(settings.device, ctx)
-    env = ctx.run_on_main(partial(_resolve, settings, run, device, ctx, allow_inexact, warn))
+    env = ctx.run_on_main(partial(_resolve, settings, before, device, ctx, warn))
     kernels = env.runtime.cpu_kernels
     if kernels is not None and (support := kernel_support(device)).instructions != kernels:
         raise UsageError(
@@ -77,51 +73,25 @@ def resolve_environment(
     return env
 
 
-def record_environment(run: RunDirectory, env: EnvRecord) -> None:
-    """Write ``env.json``, and what has changed since the newest checkpoint to ``changes.jsonl``.
-
-    Raises:
-        StorageError: A file cannot be read or written.
-    """
-    before = recorded_env(run)
-    for change in [] if before is None else environment_changes(before, env):
-        append_line(run.changes, change.to_json())
-    env.write(run.env)
-
-
-def environment_changes(before: EnvRecord, now: EnvRecord) -> list[Change]:
-    """Differences of two environments, with their places in ``env.json``."""
-    found: list[tuple[str, Any, Any]] = [("device", before.device, now.device)]
-    for group in ("runtime", "versions", "flags", "variables"):
-        old, new = (dict(getattr(env, group)) for env in (before, now))
-        found += [(f"{group}.{name}", old.get(name), new.get(name)) for name in {**old, **new}]
-    return [
-        Change(path=path, before=old, after=new, kind="trajectory")
-        for path, old, new in found
-        if old != new
-    ]
-
-
 def _resolve(
     settings: RunSpec,
-    run: RunDirectory,
+    before: RuntimeConfig | None,
     device: torch.device,
     ctx: DistributedContext,
-    allow_inexact: bool,
     warn: Warn,
 ) -> EnvRecord:
-    before = recorded_env(run)
-    runtime = None if before is None else before.runtime
     precision, compiles = settings.precision, settings.compile
-    if precision == "auto" and runtime is not None:
-        precision = runtime.precision
+    if precision == "auto" and before is not None:
+        precision = before.precision
     if compiles == "auto":
-        compiles = device.type == "cuda" if runtime is None else runtime.compile
+        compiles = device.type == "cuda" if before is None else before.compile
     # torch.compile fuses by itself; a run that began without kernels goes on without them.
     has_kernels = settings.cpu_kernels is not False and not compiles
-    if settings.cpu_kernels == "auto" and runtime is not None and runtime.cpu_kernels is None:
+    if settings.cpu_kernels == "auto" and before is not None and before.cpu_kernels is None:
         has_kernels = False
-    env = EnvRecord(
+    if before is None and has_kernels:
+        _warn_of_missing_kernels(settings, device, warn)
+    return EnvRecord(
         runtime=RuntimeConfig(
             device=device.type,
             precision=pick_precision(precision, device),
@@ -137,11 +107,6 @@ def _resolve(
         flags=_flags(device),
         variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
     )
-    if before is not None:
-        _check_changes(environment_changes(before, env), allow_inexact, warn)
-    elif has_kernels:
-        _warn_of_missing_kernels(settings, device, warn)
-    return env
 
 
 def _flags(device: torch.device) -> dict[str, str]:
@@ -157,34 +122,6 @@ def _flags(device: torch.device) -> dict[str, str]:
         flags |= {f"cudnn.{name}": getattr(cudnn, name) for name in names}
         flags["cudnn.version"] = cudnn.version()
     return {name: str(value) for name, value in flags.items()}
-
-
-def _check_changes(changes: list[Change], allow_inexact: bool, warn: Warn) -> None:
-    """Refuse changes of the environment, unless they are allowed.
-
-    Raises:
-        UsageError: One is not allowed.
-    """
-    if not changes:
-        return
-    found = ", ".join(
-        f"{change.path} was {_text(change.before)} and is {_text(change.after)}"
-        for change in changes
-    )
-    paths = {change.path for change in changes}
-    # Threads follow from the number of processes, which share the cores.
-    by_nproc = {"runtime.world_size", "runtime.threads"}
-    is_allowed = allow_inexact or ("runtime.world_size" in paths and paths <= by_nproc)
-    if not is_allowed:
-        raise UsageError(
-            f"the run cannot resume to the same bits: {found}; restore the old values, or add "
-            "--allow-inexact"
-        )
-    warn(f"the run resumes, but not to the same bits: {found}")
-
-
-def _text(value: object) -> str:
-    return "not set" if value is None else str(value)
 
 
 def _warn_of_missing_kernels(settings: RunSpec, device: torch.device, warn: Warn) -> None:
@@ -229,27 +166,23 @@ def resolve_device(name: str, ctx: DistributedContext = SINGLE_PROCESS) -> torch
 
 
 def resolve_threads(
-    settings: RunSpec, run: RunDirectory | None, ctx: DistributedContext = SINGLE_PROCESS
+    settings: RunSpec, before: RuntimeConfig | None, ctx: DistributedContext = SINGLE_PROCESS
 ) -> int | None:
     """Return the number of threads: that of the spec, of the run, or a share of the cores.
 
     Args:
         settings: The ``run`` section of the spec.
-        run: The run directory, which may have no checkpoint yet; ``None`` for a new run.
-        ctx: The process group. With another number of processes than before, the threads of the
-            run do not count.
+        before: Runtime configuration of the run that is resumed, if there is one. With another
+            number of processes than before, it does not count.
+        ctx: The process group.
 
     Returns:
         The number, or ``None`` for torch's default.
-
-    Raises:
-        StorageError: The newest checkpoint cannot be read.
     """
     if settings.threads != "auto":
         return settings.threads
-    before = None if run is None else ctx.run_on_main(partial(recorded_env, run))
-    if before is not None and before.runtime.world_size == ctx.world_size:
-        return before.runtime.threads
+    if before is not None and before.world_size == ctx.world_size:
+        return before.threads
     return None if ctx.world_size == 1 else threads_per_process(ctx.local_world_size)
 
 

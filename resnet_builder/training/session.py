@@ -16,20 +16,15 @@ from resnet_builder.memory import check_disk, estimate_training, memory_warning
 from resnet_builder.model import ResNet
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, ignore
-from resnet_builder.runs.records import DataRecord, ResultRecord
+from resnet_builder.runs.records import ResultRecord
 from resnet_builder.spec.dump import dump_spec
-from resnet_builder.training.checkpoint import has_checkpoints
+from resnet_builder.training.checkpoint import newest_provenance
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
     check_sync_norm,
 )
-from resnet_builder.training.provenance import (
-    check_data_unchanged,
-    check_spec_unchanged,
-    check_weights_unchanged,
-    record_provenance,
-)
+from resnet_builder.training.provenance import check_spec_unchanged
 from resnet_builder.training.runtime import pick_precision, resolve_device
 from resnet_builder.weights.pretrained import compare_with_pretrained
 
@@ -68,15 +63,16 @@ def open_session(
 ) -> Iterator[Session | ResultRecord]:
     """Load the data, build the network, and make a run directory or open one to resume.
 
-    A new directory is made last, so that none is left behind if data or weights are missing.
+    A new directory is made last, so that none is left behind if data or weights are missing. One
+    that exists is only read: ``fit`` writes to it, once it is certain that the run goes on.
 
     Args:
         experiment: The experiment. It must be that of the run, if there is one.
         directory: The run directory; by default the next ``runs/<name>-NNN``.
         resume: Whether to open the run in ``directory``, if there is one. Otherwise the directory
             must not exist.
-        allow_spec_change: Whether the recipe or the data of the run may have changed. Changes are
-            recorded.
+        allow_spec_change: Whether the recipe, the plugins or the place of the data may have
+            changed. ``fit`` records the changes.
         data_dir: Where datasets are stored; ``None`` for the user's cache folder.
         skip_bad: Whether images that cannot be decoded are left out. Otherwise they are an error.
             A run that was started so is resumed so.
@@ -104,29 +100,27 @@ def open_session(
         return
     with ExitStack() as lock:
         run = None
-        if resume and directory is not None:
+        if resume and directory is not None and directory.exists():
             run = RunDirectory.open_or_create(directory)
             lock.enter_context(run.locked(warn=warn))
         elif directory is not None and directory.exists():
             RunDirectory.create(directory)  # raises the error that says why it cannot be made
-        begun = run is not None and run.is_published
-        if run is not None and begun:
-            check_spec_unchanged(run, experiment, allow_spec_change=allow_spec_change, warn=warn)
-            if run.is_finished:
+        if run is not None and run.is_published:
+            before = newest_provenance(run)
+            changes = check_spec_unchanged(
+                run, before, experiment, allow_spec_change=allow_spec_change
+            )
+            if run.is_finished and not any(change.needs_consent for change in changes):
                 record = ResultRecord.read(run.result)
                 ctx.broadcast_object(_Task(record))
                 yield record
                 return
-            skip_bad = skip_bad or bool(DataRecord.read(run.data).skipped)
+            skip_bad = skip_bad or bool(before.data and before.data.skipped)
         _check_resources(experiment, directory or RUNS, warn, ctx)
         ctx.broadcast_object(_Task(skip_bad=skip_bad))
         data = load(skip_bad=skip_bad)
         # From its first checkpoint on, a run does not need the pretrained weights any more.
-        pretrained = run is None or not has_checkpoints(run)
-        if run is not None and begun:
-            check_data_unchanged(run, data, allow_spec_change=allow_spec_change)
-            if pretrained:
-                check_weights_unchanged(run, experiment)
+        pretrained = run is None or not run.has_checkpoints
         if pretrained:
             for notice in compare_with_pretrained(experiment.spec, data):
                 warn(notice)
@@ -137,8 +131,6 @@ def open_session(
             else:
                 run = RunDirectory.create(directory)
             lock.enter_context(run.locked())
-        if not begun:
-            record_provenance(run, experiment, data)
         yield Session(ctx.broadcast_object(run), data, model)
 
 

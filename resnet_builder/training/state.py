@@ -21,7 +21,9 @@ class TrainState(BaseModel):
 
     Attributes:
         step: Optimizer steps done.
+        images: Training images seen; a run may be resumed with another batch size.
         evaluated_step: Step of the last evaluation.
+        evaluated_images: Training images seen before the last evaluation.
         loss_sum: Sum of the training losses since the last evaluation.
         num_correct: Training images predicted correctly since the last evaluation.
         validation: Metrics of the last evaluation, by names like ``val.top1``.
@@ -36,7 +38,9 @@ class TrainState(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     step: Count = 0
+    images: Count = 0
     evaluated_step: Count = 0
+    evaluated_images: Count = 0
     loss_sum: float = 0.0
     num_correct: float = 0.0
     validation: dict[str, float] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from resnet_builder.errors import DataError, ResourceError, Stopped, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import out_of_memory_explained
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord
+from resnet_builder.runs.records import Change, EnvRecord, MetricsLog, ResultRecord, RuntimeConfig
 from resnet_builder.training.callbacks import (
     Callback,
     CallbackList,
@@ -25,19 +26,27 @@ from resnet_builder.training.callbacks import (
     TrainStart,
     storage_warnings,
 )
-from resnet_builder.training.checkpoint import CheckpointManager
+from resnet_builder.training.checkpoint import (
+    Checkpoint,
+    CheckpointManager,
+    load_newest,
+    set_aside_damaged,
+)
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.evaluation import Metrics, evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
 from resnet_builder.training.meter import TrainMeter, evaluation_row
 from resnet_builder.training.openmp import sleep_while_busy
-from resnet_builder.training.result import Result, result_record, weights_header
-from resnet_builder.training.runtime import (
-    record_environment,
-    resolve_device,
-    resolve_environment,
+from resnet_builder.training.provenance import (
+    Provenance,
+    change_notices,
+    check_unchanged,
+    record_provenance,
+    recorded_runtime,
 )
+from resnet_builder.training.result import Result, result_record, weights_header
+from resnet_builder.training.runtime import resolve_device, resolve_environment
 from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.state import TrainState, copy_weights, set_weights
 from resnet_builder.training.step import TrainStep
@@ -52,10 +61,13 @@ def fit(
     *,
     callbacks: Sequence[Callback] = (),
     should_stop: Stop = never,
+    allow_spec_change: bool = False,
     allow_inexact: bool = False,
     ctx: DistributedContext = SINGLE_PROCESS,
 ) -> Result:
     """Train a network to the end of its recipe, from the run's newest checkpoint if it has one.
+
+    A run that has its result trains on if the recipe is longer now; the result is kept.
 
     Args:
         model: The network with its initial weights. It is moved to the device, and holds the
@@ -65,6 +77,7 @@ def fit(
         run: The run directory, whose lock the caller holds.
         callbacks: Called on each event.
         should_stop: Polled at every step and at every batch of an evaluation.
+        allow_spec_change: Whether to resume with another recipe, other plugins or data elsewhere.
         allow_inexact: Whether to resume on a machine that cannot give the same bits.
         ctx: The processes that train, all of which call this. Only the main process uses ``run``
             and ``callbacks``, and the others take its weights.
@@ -82,17 +95,27 @@ def fit(
         Stopped: ``should_stop`` became true. Resuming goes on from there.
         UsageError: The recipe does not fit the data, or the run cannot be resumed to the same bits.
     """
-    if run.is_finished:
-        raise UsageError(f"{run.path} is already complete")
     recipe = experiment.train
     events = _with_log_file(callbacks, run, ctx)
 
-    # Set up, in the order in which one thing needs the other.
+    # Set up, in the order in which one thing needs the other. The run directory is only read.
     device = resolve_device(experiment.run.device, ctx)
     loader = _train_loader(experiment, data, device, ctx)
     plan = Plan(recipe, loader.steps_per_epoch, ctx.world_size)
-    env = resolve_environment(
-        experiment.run, run, ctx, allow_inexact=allow_inexact, warn=events.on_warning
+    checkpoint, before, runtime_before = ctx.run_on_main(partial(_recorded, run))
+    notices: list[str] = []
+    env = resolve_environment(experiment.run, runtime_before, ctx, warn=notices.append)
+    provenance, changes = ctx.run_on_main(
+        partial(
+            check_unchanged,
+            run,
+            before,
+            experiment,
+            data,
+            env,
+            allow_spec_change=allow_spec_change,
+            allow_inexact=allow_inexact,
+        )
     )
     runtime = env.runtime
     model.to(device).to(memory_format=MEMORY_FORMATS[runtime.memory_format])
@@ -112,15 +135,23 @@ def fit(
         model,
         train_step.optimizer,
         ema,
-        env=env,
-        data=data,
+        provenance=provenance,
         plan=plan,
         callbacks=events,
         ctx=ctx,
     )
-    state = checkpoints.restore_newest()  # of step 0, if there is no checkpoint
+    state = checkpoints.restore(checkpoint)  # of step 0, if there is no checkpoint
+    _check_steps_left(run, plan, state)
+
+    # The training goes on for certain: from here on the run directory may change.
     if ctx.is_main_process:
-        record_environment(run, env)  # only now is it certain that the run goes on
+        notices += [*change_notices(changes), *_schedule_notices(changes, plan, state)]
+        record_provenance(run, provenance, changes, step=state.step)
+        for notice in notices:
+            events.on_warning(notice)
+        set_aside_damaged(run, state.step, events.on_warning)
+        rows = checkpoint.metrics_bytes if checkpoint else 0
+        MetricsLog(run).rewind(rows, warn=events.on_warning)
     meter = TrainMeter(state, plan, checkpoints, MetricsLog(run), events, ctx)
     training = Training(
         model=model,
@@ -169,6 +200,7 @@ def fit(
                 # Update the weights. Nothing here waits for the device.
                 meter.add(train_step(batch, step=state.step, lr=plan.lr(state.step)))
                 state.step += 1
+                state.images += recipe.batch_size
                 if ema is not None:
                     ema.update(state.step)
         except Stopped as error:
@@ -306,6 +338,7 @@ def finalize(training: Training, state: TrainState) -> Result:
             run,
             state,
             test,
+            planned_steps=training.plan.total_steps,
             classes=training.data.classes,
             env=training.env,
         )
@@ -316,6 +349,54 @@ def finalize(training: Training, state: TrainState) -> Result:
     result = Result(record, test, training.plan.total_steps)
     events.on_train_end(result)
     return result
+
+
+def _recorded(
+    run: RunDirectory,
+) -> tuple[Checkpoint | None, Provenance | None, RuntimeConfig | None]:
+    """Newest checkpoint of a run, what decided its bits, and the runtime to repeat."""
+    checkpoint = load_newest(run)
+    if checkpoint is not None:
+        before = checkpoint.provenance
+    elif run.is_published:
+        before = Provenance.read(run)
+    else:
+        return None, None, None
+    return checkpoint, before, recorded_runtime(run, before)
+
+
+def _check_steps_left(run: RunDirectory, plan: Plan, state: TrainState) -> None:
+    """Refuse to resume a run that has no steps left, unless only its result is missing."""
+    recipe = plan.recipe
+    key = "train.epochs" if recipe.steps is None else "train.steps"
+    if run.is_finished and state.step == 0:
+        raise UsageError(f"{run.path} is complete, and it has no checkpoint to train on from")
+    if state.step > plan.total_steps:
+        raise UsageError(
+            f"{key}: {run.path} has done {state.step:,} steps, and this recipe ends after "
+            f"{plan.total_steps:,}; give a longer recipe, or start another run"
+        )
+    if run.is_finished and state.step == plan.total_steps:
+        raise UsageError(
+            f"{run.path} is already complete, after {state.step:,} steps; to train on, give more "
+            f"{key.removeprefix('train.')} by --set {key}=... and --allow-spec-change"
+        )
+    if run.is_finished and state.is_stale(recipe.early_stop):
+        raise UsageError(
+            f"train.early_stop: early stopping ended {run.path} after step {state.step:,}, and "
+            "would end it again; to train on, raise its patience or set it to null"
+        )
+
+
+def _schedule_notices(changes: Sequence[Change], plan: Plan, state: TrainState) -> list[str]:
+    """Tell of the learning rate that a changed recipe goes on with."""
+    recipe = [c for c in changes if c.path.startswith("train.") and c.kind == "trajectory"]
+    if state.step in {0, plan.total_steps} or not recipe:
+        return []
+    return [
+        f"training on from step {state.step:,} to {plan.total_steps:,}, on the schedule of the "
+        f"recipe as it is now: the learning rate is {plan.lr(state.step):g}"
+    ]
 
 
 def _next_unless_stopped(batches: Iterator[Batch]) -> Batch | None:

@@ -138,41 +138,6 @@ def test_directory_in_use_is_8(folder: Path, finished_run: Path) -> None:
             assert "is in use by process" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("override", "consent", "code", "message"),
-    [
-        ("model.stages.0.blocks=2", True, 2, "is of another network"),
-        ("train.optimizer.lr=0.2", False, 2, "train.optimizer.lr: 0.1 in the run, 0.2 in the spec"),
-        ("data.validation=16", False, 2, "add --allow-spec-change"),
-        ("train.keep_checkpoints=5", False, 0, "changed: train.keep_checkpoints"),
-    ],
-    ids=["architecture", "trajectory", "data", "cosmetic"],
-)
-def test_spec_of_a_run_may_change_in_some_ways_only(
-    override: str, consent: bool, code: int, message: str, folder: Path, finished_run: Path
-) -> None:
-    run = copied(finished_run, folder / "run")
-    flags = ["--allow-spec-change"] if consent else []
-    result = call("train", "--resume", run, "--set", override, *flags)
-    assert result.exit_code == code, result.stderr
-    assert message in result.stderr
-
-
-def test_allowed_change_is_recorded(folder: Path, finished_run: Path) -> None:
-    run = copied(finished_run, folder / "run")
-    (run / "result.json").unlink()
-    change = ["--set", "train.optimizer.lr=0.2"]
-    result = call("train", "--resume", run, *change, "--allow-spec-change")
-    assert result.exit_code == 0, result.stderr
-    rows = [json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines()]
-    rate, published = ({key: row.get(key) for key in ("path", "before", "kind")} for row in rows)
-    assert rate == {"path": "train.optimizer.lr", "before": 0.1, "kind": "trajectory"}
-    assert rows[0]["after"] == 0.2
-    said = {"test_top1": 0.5, "source": "nobody"}
-    assert published == {"path": "published", "before": said, "kind": "cosmetic"}
-    assert call("train", "--resume", run, *change).exit_code == 0
-
-
 def test_missing_data_leave_nothing_behind(folder: Path) -> None:
     spec = write_tiny(folder)
     change = "data.dataset={type: image_folder, path: nowhere}"
@@ -186,11 +151,3 @@ def test_plugin_without_consent_is_2_and_names_the_flag(folder: Path) -> None:
     result = call("train", write_tiny(folder, "plugins: [mine.py]"))
     assert result.exit_code == 2
     assert "--plugin mine.py" in result.stderr
-
-
-def copied(run: Path, path: Path) -> Path:
-    """Copy a finished run."""
-    path.mkdir()
-    for name in ("spec.yaml", "data.json", "env.json", "result.json"):
-        (path / name).write_bytes((run / name).read_bytes())
-    return path

@@ -145,15 +145,3 @@ def test_checkpoint_of_something_else_is_refused(
     assert result.exit_code == 2
     assert (message if tensor is None else f"'{tensor}' {message}") in result.stderr
     assert sorted(interrupted.run.checkpoints.iterdir()) == before
-
-
-def test_run_of_another_machine_resumes_inexactly_by_consent(
-    interrupted: Interrupted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("resnet_builder.training.runtime.describe", lambda device: "another CPU")
-    result = interrupted.resume()
-    assert result.exit_code == 2
-    assert "cannot resume to the same bits: device was CPU" in result.stderr
-    result = interrupted.resume("--allow-inexact")
-    assert result.exit_code == 0, result.stderr
-    assert "but not to the same bits: device was CPU" in result.stderr

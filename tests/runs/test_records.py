@@ -219,7 +219,7 @@ def changed(path: str, value: Any) -> Spec:
         ("published.test_top1", 0.8, "cosmetic"),
         ("expect.parameters", 2, "cosmetic"),
         ("train.keep_checkpoints", 5, "cosmetic"),
-        ("train.evaluate_every.epochs", 2, "cosmetic"),
+        ("train.evaluate_every.epochs", 2, "trajectory"),
         ("train.checkpoint_every.seconds", 1.0, "cosmetic"),
         ("train.optimizer.lr", 0.2, "trajectory"),
         ("train.epochs", 4, "trajectory"),
@@ -227,7 +227,7 @@ def changed(path: str, value: Any) -> Spec:
         ("train.ema", {"decay": 0.9}, "trajectory"),
         ("train.schedule.milestones", [1], "trajectory"),
         ("train.freeze", ["stem"], "trajectory"),
-        ("data.validation", 8, "trajectory"),
+        ("data.validation", 8, "split"),
         ("data.augment[0]", {"type": "random_crop"}, "trajectory"),
         ("data.dataset.images", 32, "trajectory"),
         ("data.normalize", {"mean": [0.5], "std": [0.2]}, "trajectory"),
@@ -258,8 +258,8 @@ def test_equal_specs_have_no_changes() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "text"),
     [
-        ("train.optimizer.lr", 0.2, "train.optimizer.lr: 0.1 in the run, 0.2 in the spec"),
-        ("expect", None, "expect: {parameters: 1} in the run, nothing in the spec"),
+        ("train.optimizer.lr", 0.2, "train.optimizer.lr: 0.1 in the run, 0.2 now"),
+        ("expect", None, "expect: {parameters: 1} in the run, nothing now"),
     ],
 )
 def test_change_says_both_values(path: str, value: Any, text: str) -> None:

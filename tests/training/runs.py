@@ -12,7 +12,6 @@ from resnet_builder.data.splits import DataSplits
 from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, ResultRecord
-from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training import session
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
@@ -79,20 +78,12 @@ def small_splits(*, validation: bool = True, test: bool = True, train: int = 34)
     )
 
 
-def open_run(path: Path, spec: Experiment) -> RunDirectory:
-    """Set a run up, or find it again."""
-    run = RunDirectory.open_or_create(path)
-    if not run.is_published:
-        run.checkpoints.mkdir(exist_ok=True)
-        run.publish(dump_spec(spec.spec))
-    return run
-
-
 def train(path: Path, spec: Experiment, *, splits: DataSplits | None = None, **how: Any) -> Result:
     """Train a small network in ``path``, from its newest checkpoint if it has one."""
     extra = how.pop("extra", ())
     model = how.pop("model", None) or small_net(*extra, seed=spec.train.seed)
-    return fit(model, splits or small_splits(), spec, open_run(path, spec), **how)
+    path.joinpath("checkpoints").mkdir(parents=True, exist_ok=True)
+    return fit(model, splits or small_splits(), spec, RunDirectory(path), **how)
 
 
 def start_run(
@@ -102,8 +93,9 @@ def start_run(
     fit_options: Any = None,
     **options: Any,
 ) -> ResultRecord:
-    """Open a session and train; ``should_stop`` and ``ctx`` are for both."""
-    shared = {key: options[key] for key in ("should_stop", "ctx") if key in options}
+    """Open a session and train; some options are for both."""
+    both = ("should_stop", "ctx", "allow_spec_change")
+    shared = {key: options[key] for key in both if key in options}
     with session.open_session(experiment, directory, **options) as found:
         if isinstance(found, ResultRecord):
             return found

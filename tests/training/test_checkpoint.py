@@ -25,18 +25,20 @@ from resnet_builder.errors import (
 )
 from resnet_builder.runs import files
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.files import POINTS
+from resnet_builder.runs.files import POINTS, ignore
 from resnet_builder.training.checkpoint import (
     Checkpoint,
     checkpoint_path,
     load_checkpoint,
     load_newest,
     save_checkpoint,
+    set_aside_damaged,
 )
+from resnet_builder.training.provenance import Provenance
 from resnet_builder.training.state import TrainState
 from resnet_builder.weights.file import read_tensors, write_tensors
 from tests.runs.faults import Disk, names
-from tests.training.recipes import environment, small_net
+from tests.training.recipes import small_net
 from tests.training.runs import after, experiment, small_splits, train
 
 
@@ -51,9 +53,7 @@ def checkpoint(step: int, **tensors: torch.Tensor) -> Checkpoint:
     return Checkpoint(
         state=TrainState(step=step, seconds=0.1 + step, best={"val.top1": 0.5}),
         optimizer="SGD",
-        env=environment(),
-        fingerprint="images",
-        validation_indices=(3, 4),
+        provenance=Provenance(spec="name: small"),
         metrics_bytes=7,
         tensors=tensors or {"model/fc.weight": torch.full((8, 4), float(step))},
     )
@@ -196,9 +196,8 @@ def test_damaged_newest_is_set_aside_and_the_one_before_used(run: RunDirectory) 
         save(run, 2)
         checkpoint_path(run, 3).write_bytes(damaged)
         told: list[str] = []
-        found = load_newest(run, warn=told.append)
-        assert found is not None, name
-        assert found.state.step == 2, name
+        assert newest_step(run) == 2, name
+        set_aside_damaged(run, 2, told.append)
         left = ["step-000000002.safetensors", "step-000000003.safetensors.corrupt"]
         assert names(run.checkpoints) == left, name
         [warning] = told
@@ -220,9 +219,8 @@ def test_file_that_cannot_be_removed_or_renamed_is_a_warning(
         save_checkpoint(run, checkpoint(3), keep=2, warn=told.append)
     checkpoint_path(run, 4).write_bytes(b"")
     monkeypatch.setattr(os, "replace", refuse)
-    found = load_newest(run, warn=told.append)
-    assert found is not None
-    assert found.step == 3
+    set_aside_damaged(run, 3, told.append)
+    assert newest_step(run) == 3
     assert [told[0], told[-1]] == [
         f"cannot remove {checkpoint_path(run, 1)}: {os.strerror(number)}",
         f"cannot rename {checkpoint_path(run, 4)}: {os.strerror(number)}",
@@ -233,7 +231,7 @@ def test_earlier_damaged_file_is_not_overwritten(run: RunDirectory) -> None:
     save(run, 2)
     for contents in (b"first", b"second"):
         checkpoint_path(run, 3).write_bytes(contents)
-        load_newest(run)
+        set_aside_damaged(run, 2, ignore)
     second, first = (run.checkpoints / name for name in names(run.checkpoints)[1:])
     assert (first.name, first.read_bytes()) == ("step-000000003.safetensors.corrupt", b"first")
     assert (second.name, second.read_bytes()) == (
@@ -244,7 +242,7 @@ def test_earlier_damaged_file_is_not_overwritten(run: RunDirectory) -> None:
 def test_checkpoint_that_was_set_aside_counts(run: RunDirectory) -> None:
     save(run, 1)
     checkpoint_path(run, 2).write_bytes(b"")
-    load_newest(run)
+    set_aside_damaged(run, 1, ignore)
     checkpoint_path(run, 1).unlink()
     with pytest.raises(CheckpointError, match=r"step-000000002\.safetensors\.corrupt: it was set"):
         load_newest(run)
@@ -266,8 +264,8 @@ def rewritten(run: RunDirectory, **changes: Any) -> Path:
         ({"state": None}, "state: "),
         ({"state": {"step": "many"}}, "state.step: "),
         ({"state": {"step": -1}}, "state.step: "),
-        ({"fingerprint": None}, "fingerprint: "),
-        ({"validation_indices": "all"}, "validation_indices: "),
+        ({"provenance": None}, "provenance: "),
+        ({"provenance": {"spec": "", "data": {}}}, "provenance.data.fingerprint: "),
         ({"metrics_bytes": -1}, "metrics_bytes: "),
         ({"optimizer": []}, "optimizer: "),
         ({"tensors": {"model/a": 1}}, "tensors"),
@@ -321,26 +319,26 @@ def test_optimizer_state_that_fits_no_parameter_is_refused(name: str, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"fingerprint": "other"},
-            "dataset 'small' with 0 .* when it began, 'other' with 0 .* now",
-        ),
-        (
-            {"validation_indices": (3, 4)},
-            r"with 0 validation images from \[\] when it began, .* 2 .* from \[3, 4\] now",
-        ),
+        ({"fingerprint": "other"}, "as many as before, but not the same"),
+        ({"validation_indices": (3, 4)}, "as many as before, but not the same"),
+        ({"train": small_splits(train=30).train}, "train: 34 images, now 30"),
     ],
 )
 def test_run_is_not_resumed_with_other_images(change: Any, message: str, tmp_path: Path) -> None:
     stopped(tmp_path / "run")
     with pytest.raises(DataError, match=message):
-        train(tmp_path / "run", experiment(), splits=replace(small_splits(), **change))
+        train(
+            tmp_path / "run",
+            experiment(),
+            splits=replace(small_splits(), **change),
+            allow_spec_change=True,
+        )
 
 
 def test_new_average_and_new_kind_of_optimizer_start_afresh(tmp_path: Path) -> None:
     stopped(tmp_path / "run")
     changed = experiment(ema={"decay": 0.5}, optimizer={"type": "adamw", "lr": 0.01})
-    assert train(tmp_path / "run", changed).record.steps == 12
+    assert train(tmp_path / "run", changed, allow_spec_change=True).record.steps == 12
     found = load_newest(RunDirectory(tmp_path / "run"))
     assert found is not None
     assert found.tensors["optim/0.weight/step"].item() == 12 - 5

@@ -20,12 +20,23 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import Change, EnvRecord, MetricsLog, RuntimeConfig, versions
 from resnet_builder.spec.schema import RunSpec
 from resnet_builder.training import runtime
-from resnet_builder.training.checkpoint import Checkpoint, save_checkpoint
+from resnet_builder.training.checkpoint import (
+    Checkpoint,
+    load_newest,
+    newest_runtime,
+    save_checkpoint,
+)
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
+from resnet_builder.training.provenance import (
+    Provenance,
+    change_notices,
+    check_environment_unchanged,
+    record_provenance,
+    recorded_runtime,
+)
 from resnet_builder.training.runtime import (
     compile_network,
     pick_precision,
-    record_environment,
     resolve_device,
     resolve_environment,
     resolve_threads,
@@ -47,25 +58,30 @@ NO_COMPILER = KernelSupport(None, "there is no C++ compiler")
 
 def resolved(path: Path, *, inexact: bool = False, **run: Any) -> tuple[EnvRecord, list[str]]:
     """Resolve the environment of a run on the CPU, and save it; return it, and the warnings."""
-    warnings: list[str] = []
     directory = RunDirectory(path)
+    checkpoint = load_newest(directory)
+    before = None if checkpoint is None else checkpoint.provenance
+    warnings: list[str] = []
     found = resolve_environment(
         RunSpec.model_validate({"device": "cpu", **run}),
-        directory,
-        allow_inexact=inexact,
+        None if before is None else recorded_runtime(directory, before),
         warn=warnings.append,
     )
-    record_environment(directory, found)
+    changes = []
+    if before is not None:
+        changes = check_environment_unchanged(directory, before, found, allow_inexact=inexact)
+    now = Provenance(spec="", env=found)
+    record_provenance(directory, now, changes, step=1)
     directory.checkpoints.mkdir(exist_ok=True)
-    state, tensors = TrainState(step=1), {"model/weight": torch.zeros(1)}
-    known: Any = {
-        "optimizer": "SGD",
-        "fingerprint": "",
-        "validation_indices": (),
-        "metrics_bytes": 0,
-    }
-    save_checkpoint(directory, Checkpoint(state=state, env=found, tensors=tensors, **known), 2)
-    return found, warnings
+    saved = Checkpoint(
+        state=TrainState(step=1),
+        optimizer="SGD",
+        provenance=now,
+        metrics_bytes=0,
+        tensors={"model/weight": torch.zeros(1)},
+    )
+    save_checkpoint(directory, saved, 2)
+    return found, [*warnings, *change_notices(changes)]
 
 
 def recorded_changes(path: Path) -> list[tuple[str, Any, Any]]:
@@ -387,11 +403,11 @@ def test_threads_are_those_of_the_spec_or_of_the_run_or_torchs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDirectory(tmp_path)
-    assert resolve_threads(RunSpec(), run) is None
+    assert resolve_threads(RunSpec(), newest_runtime(run)) is None
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     resolved(tmp_path)
-    assert resolve_threads(RunSpec(), run) == 7
-    assert resolve_threads(RunSpec(threads=3), run) == 3
+    assert resolve_threads(RunSpec(), newest_runtime(run)) == 7
+    assert resolve_threads(RunSpec(threads=3), newest_runtime(run)) == 3
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,7 +447,12 @@ def test_backend_flags_are_set_and_restored(threads: int | None) -> None:
 FREED = """
 import os
 from resnet_builder.training import runtime
-from resnet_builder.training.checkpoint import Checkpoint, save_checkpoint
+from resnet_builder.training.checkpoint import (
+    Checkpoint,
+    load_newest,
+    newest_runtime,
+    save_checkpoint,
+)
 
 def held():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
