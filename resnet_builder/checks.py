@@ -149,6 +149,13 @@ def recipe_problems(
             f"its {steps:,} steps leave nothing of the training's {training} ({advice}); shorten "
             "it or train longer",
         )
+    if train.ema is not None and train.ema.every > total:
+        yield positions.problem(
+            "out-of-range",
+            ("train", "ema", "every"),
+            f"its {train.ema.every:,} steps are beyond the training's {training} ({advice}): the "
+            "average would stay the initial weights; lower it or train longer",
+        )
     if isinstance(schedule, MultistepSchedule):
         in_epochs = (schedule.unit or train.unit) == "epochs"
         last = schedule.milestones[-1]

@@ -392,6 +392,11 @@ IN_EPOCHS = "train.schedule={type: multistep, milestones: [2, 4], unit: epochs}"
             "an epoch of 128 images); lower it or train longer",
         ),
         (
+            ("train.ema={decay: 0.9, every: 13}",),
+            "train.ema.every: its 13 steps are beyond the training's 12 steps (4 steps are an epoch "
+            "of 128 images): the average would stay the initial weights; lower it or train longer",
+        ),
+        (
             ("train.batch_size=129",),
             "train.batch_size: 128 training images are fewer than one batch of 129; lower "
             "train.batch_size",

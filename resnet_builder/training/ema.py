@@ -45,6 +45,11 @@ class Ema:
             torch._foreach_copy_(self._copied, self._copied_from)
 
 
+def initial_share(spec: EmaSpec, steps: int) -> float:
+    """Return the share of the initial weights in the average after so many steps."""
+    return spec.decay ** (steps // spec.every)
+
+
 def _divide(model: nn.Module, frozen: Collection[str]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the tensors to average and those to copy, in the same order for all copies."""
     averaged: list[Tensor] = []

@@ -56,6 +56,11 @@ class Metrics:
         return len(self.labels)
 
     @property
+    def has_predictions(self) -> bool:
+        """Whether the logits of any image are finite."""
+        return bool((self.predictions != NO_PREDICTION).any())
+
+    @property
     def per_class(self) -> tuple[float | None, ...]:
         """Top-1 accuracy of each class; ``None`` for a class without images."""
         counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()

@@ -14,7 +14,7 @@ from resnet_builder.data.loader import Pipeline, TrainLoader
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import MEMORY_FORMATS, Precision, fits
-from resnet_builder.errors import DataError, ResourceError, Stopped, UsageError
+from resnet_builder.errors import DataError, NonFiniteError, ResourceError, Stopped, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import out_of_memory_explained
 from resnet_builder.runs.directory import RunDirectory
@@ -33,7 +33,7 @@ from resnet_builder.training.checkpoint import (
     set_aside_damaged,
 )
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
-from resnet_builder.training.ema import Ema
+from resnet_builder.training.ema import Ema, initial_share
 from resnet_builder.training.evaluation import Metrics, evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
 from resnet_builder.training.meter import TrainMeter, evaluation_row
@@ -165,6 +165,11 @@ def fit(
         should_stop=should_stop,
         ctx=ctx,
     )
+    if recipe.ema and (share := initial_share(recipe.ema, plan.total_steps)) > 0.5:
+        events.on_warning(
+            f"train.ema: {share:.0%} of the average will still be the initial weights at the end "
+            "of this training; lower the decay"
+        )
     events.on_train_start(
         TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, env.device, runtime)
     )
@@ -304,7 +309,7 @@ def finalize(training: Training, state: TrainState) -> Result:
     The network holds them afterwards.
 
     Raises:
-        NonFiniteError: A weight is not finite.
+        NonFiniteError: A weight is not finite, or what the network computes.
         StorageError: The disk is full, read-only or failing.
         Stopped: The user asked for a stop. The state is saved already, so that nothing is lost.
     """
@@ -318,13 +323,19 @@ def finalize(training: Training, state: TrainState) -> Result:
     def evaluate_selected(split: Literal["val", "test"], images: ImageSource) -> Metrics:
         # Recorded metrics are computed in fp32, as `evaluate` does, whatever training computed in.
         metrics = training.evaluate(model, images, "fp32")
+        if not metrics.has_predictions:
+            raise NonFiniteError(
+                f"the network's logits are not finite for any {split} image, in evaluation mode; "
+                "lower the rate, warm up, or clip the gradient"
+            )
         if training.ctx.is_main_process:
             epoch = step // training.plan.steps_per_epoch
             MetricsLog(run).append(evaluation_row(split, step, epoch, metrics))
         events.on_evaluate(step, split, metrics, is_best=False)
         return metrics
 
-    if state.best and training.data.validation is not None and training.precision != "fp32":
+    needs_fp32 = training.precision != "fp32" or not state.best
+    if training.data.validation is not None and needs_fp32:
         state.best = evaluate_selected("val", training.data.validation).named("val")
     test = None
     if training.data.test is not None:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from resnet_builder.spec.recipe import EmaSpec
-from resnet_builder.training.ema import Ema
+from resnet_builder.training.ema import Ema, initial_share
 from tests.training.recipes import images
 
 
@@ -52,6 +52,17 @@ def test_updates_are_made_at_the_interval() -> None:
         ema.update(step)
         seen.append(values(ema.model)[0])
     assert seen == [1.0, 1.0, 2.5, 2.5, 2.5, 4.75]
+
+
+def test_share_of_the_initial_weights_is_what_the_updates_leave() -> None:
+    model = Counting()
+    spec = EmaSpec(decay=0.5, every=3)
+    ema = Ema(model, spec)
+    with torch.no_grad():
+        model.weight.zero_()
+    for step in range(1, 8):
+        ema.update(step)
+    assert values(ema.model)[0] == initial_share(spec, 7) == 0.25
 
 
 def test_average_needs_no_gradients_and_is_in_evaluation_mode() -> None:

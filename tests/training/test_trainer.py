@@ -446,6 +446,32 @@ def test_statistics_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert [best for _, _, best in recorder.evaluations] == [False, False, False]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_network_that_computes_nothing_finite_in_evaluation_mode_is_no_result(
+    split: str, precision: str, tmp_path: Path
+) -> None:
+    """Its weights and its training loss are finite."""
+    model = small_net()
+    model[-1].register_forward_hook(
+        lambda module, inputs, output: output if model.training else output * math.nan
+    )
+    splits = small_splits(validation=split == "val", test=split == "test")
+    spec = experiment(run={"precision": precision})
+    with pytest.raises(NonFiniteError, match=f"not finite for any {split} image"):
+        train(tmp_path / "run", spec, model=model, splits=splits)
+    assert not RunDirectory(tmp_path / "run").is_finished
+
+
+def test_moving_average_that_hardly_moves_is_a_warning(tmp_path: Path) -> None:
+    recorder = Recorder()
+    train(tmp_path / "run", experiment(ema={"decay": 0.99}), callbacks=[recorder])
+    assert recorder.warnings == [
+        "train.ema: 89% of the average will still be the initial weights at the end of this "
+        "training; lower the decay"
+    ]
+
+
 @pytest.mark.parametrize(
     "raised",
     [
