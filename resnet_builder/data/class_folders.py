@@ -41,7 +41,7 @@ _IMAGE_START = re.compile(
 _START_BYTES = 64
 
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-_MAX_NAMED = 20
+_MAX_IN_NOTICE = 100
 
 Images = Mapping[str, list[str]]
 """Image files of one split by class: paths below the data set's folder, with ``/``, sorted."""
@@ -114,54 +114,57 @@ def find_images(folder: Path, stop: Stop) -> FoundImages:
     return FoundImages(tuple(folder / name for name in names), tuple(passed_over.notices()))
 
 
-def shorten(names: Iterable[str]) -> str:
+def shorten(names: Iterable[str], most: int = 20) -> str:
     """Return names for a message, as many as there is room for."""
     listed = list(names)
-    more = len(listed) - _MAX_NAMED
-    shown = ", ".join(listed[:_MAX_NAMED])
+    more = len(listed) - most
+    shown = ", ".join(listed[:most])
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 @dataclass(frozen=True, slots=True)
 class _PassedOver:
-    """What lies in a folder and is not read.
+    """What lies in a folder and is not read; names are paths below the folder.
 
     Attributes:
         root: The folder.
-        files: Files that are not images, by their ending: paths below the folder.
-        others: Everything else, by its path below the folder: what it is.
+        not_images: Files in the folders of classes that are not images.
+        outside: Files of a split that are in no class's folder.
+        others: What else there is by its name, and what it is.
     """
 
     root: Path
-    files: dict[str, list[str]] = field(default_factory=dict)
+    not_images: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
 
     def add(self, entry: os.DirEntry[str], name: str) -> None:
         """Add an entry that is not looked into."""
         self.others[name] = _kind(entry)
 
-    def add_file(self, name: str) -> None:
-        """Add a file that is not an image."""
-        self.files.setdefault(os.path.splitext(name)[1].lower(), []).append(name)
-
     def notices(self) -> Iterator[str]:
-        where = self.root
-        if self.files:
-            yield f"{where}: passed over files that are not images: {self.by_ending()}"
+        where = f"{self.root}: passed over"
+        if self.not_images:
+            yield f"{where} files that are not images: {_by_ending(self.not_images)}"
+        if self.outside:
+            yield f"{where} files outside of the classes' folders: {_by_ending(self.outside)}"
         if self.others:
             named = (f"{name} ({what})" for name, what in sorted(self.others.items()))
-            yield f"{where}: passed over {shorten(named)}"
+            yield f"{where} {shorten(named, _MAX_IN_NOTICE)}"
 
-    def by_ending(self, below: str = "") -> str:
-        """Describe the files that are not images, with an example of each ending."""
-        counts = []
-        for ending, names in self.files.items():
-            some = sorted(name for name in names if name.startswith(below))
-            if some:
-                example = some[0] if len(some) == 1 else f"such as {some[0]}"
-                kind = ending or "without an ending"
-                counts.append((-len(some), f"{len(some):,} {kind} ({example})"))
-        return shorten(text for _, text in sorted(counts))
+
+def _by_ending(files: Iterable[str]) -> str:
+    """Count files by their ending, with an example of each."""
+    endings: dict[str, list[str]] = {}
+    for name in sorted(files):
+        ending = os.path.splitext(name)[1].lower().rstrip(".")
+        endings.setdefault(ending or "without an ending", []).append(name)
+    most_first = sorted(endings.items(), key=lambda item: (-len(item[1]), item[0]))
+    described = (
+        f"{len(names):,} {ending} ({'such as ' if len(names) > 1 else ''}{names[0]})"
+        for ending, names in most_first
+    )
+    return shorten(described, _MAX_IN_NOTICE)
 
 
 def _find_splits(root: Path, passed_over: _PassedOver) -> dict[str, str]:
@@ -197,6 +200,8 @@ def _list_split(root: Path, folder: str, passed_over: _PassedOver, stop: Stop) -
         name = f"{folder}/{entry.name}"
         if _is_dir(entry) and not _is_foreign(entry):
             images[entry.name] = _list_images(root, name, root / folder, entered, passed_over, stop)
+        elif entry.is_file() and _is_text(entry.name):
+            passed_over.outside.append(name)
         else:
             passed_over.add(entry, name)
     return images
@@ -227,7 +232,7 @@ def _list_images(
             elif _is_image(entry):
                 images.append(name)
             elif entry.is_file() and _is_text(entry.name):
-                passed_over.add_file(name)
+                passed_over.not_images.append(name)
             else:
                 passed_over.add(entry, name)
     return sorted(images)
@@ -306,7 +311,10 @@ def _check_classes(
     """Compare a split's classes with those of training, and look for empty ones."""
     where = root / folder
     if not images:
-        raise DataError(f"{where} has no folders; there must be one for each class")
+        raise DataError(
+            f"{where} has no folders; there must be one for each class",
+            *(f"  {notice}" for notice in passed_over.notices()),
+        )
     problems = [
         f"{problem} {shorten(_tell_apart(names, {*images, *training}))}"
         for problem, names in (
@@ -318,11 +326,10 @@ def _check_classes(
     if problems:
         raise DataError(f"{where} {'; it '.join(problems)}")
     if empty := [name for name, paths in images.items() if not paths]:
-        others = [passed_over.by_ending(f"{folder}/{name}/") for name in empty]
-        described = [
-            f"{name}: {other}" if other else name for name, other in zip(empty, others, strict=True)
-        ]
-        raise DataError(f"{where} has no images in {shorten(described)}")
+        raise DataError(
+            f"{where} has no images in {shorten(empty)}",
+            *(f"  {notice}" for notice in passed_over.notices()),
+        )
 
 
 def _too_deep(images: Images) -> Iterator[str]:

@@ -6,6 +6,7 @@ CIFAR and Fashion-MNIST are downloaded and read by torchvision; ``digits`` comes
 import contextlib
 import http.client
 import io
+import socket
 import urllib.error
 from collections.abc import Iterator
 from importlib.resources import files
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import Field
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from resnet_builder.data.sources import (
     preprocess_images,
 )
 from resnet_builder.errors import DataError, Stopped, StorageError
+from resnet_builder.system import open_regular
 
 # What urllib raises besides OSError, of which URLError and a broken connection are kinds, too.
 _NETWORK_ERRORS = (
@@ -37,6 +39,11 @@ _NETWORK_ERRORS = (
 )
 # What torchvision raises for files that are missing, not the published ones, or cut short.
 _DAMAGED = (AssertionError, EOFError, RuntimeError, TypeError, ValueError)
+
+
+_LOCK = ".download.lock"
+_POLL_SECONDS = 0.2
+_STALL_SECONDS = 20.0
 
 
 class _OfTorchvision:
@@ -116,13 +123,19 @@ def _open_or_download(name: str, context: LoadContext) -> tuple[Any, Any]:
 
     kind: Any = getattr(datasets, name)
     folder = context.data_dir
+    archive, unpacked = _places(kind, folder)
     try:
+        for path in (archive, *(unpacked.iterdir() if unpacked.is_dir() else ())):
+            if path.exists() and not path.is_dir():
+                open_regular(path).close()  # torchvision would wait for a FIFO
         try:
             return kind(folder, train=True), kind(folder, train=False)
         except RuntimeError:  # it is not there, or its files are not the published ones
-            folder.mkdir(parents=True, exist_ok=True)
-            # Two processes would write into each other's file.
-            with FileLock(folder / ".download.lock"), _progress(name, context):
+            with (
+                _made_for_download(folder, unpacked),
+                _only_process(folder / _LOCK, name, context),
+                _progress(name, context),
+            ):
                 return kind(folder, train=True, download=True), kind(folder, train=False)
     except (*_NETWORK_ERRORS, *_DAMAGED) as error:
         raise DataError(f"cannot load {name}: {error}; {_remedy(kind, folder)}") from error
@@ -130,13 +143,53 @@ def _open_or_download(name: str, context: LoadContext) -> tuple[Any, Any]:
         raise StorageError(f"{error.filename or folder}: {error.strerror or error}") from error
 
 
+def _places(kind: Any, folder: Path) -> tuple[Path, Path]:
+    """Return the archive of a data set of torchvision, and the folder that it is unpacked into."""
+    if hasattr(kind, "base_folder"):
+        return folder / kind.filename, folder / kind.base_folder
+    raw = folder / kind.__name__ / "raw"  # each file has its own archive, in the same folder
+    return raw / "archive", raw
+
+
 def _remedy(kind: Any, folder: Path) -> str:
-    if hasattr(kind, "url"):
-        published, target, unpacked = kind.url, folder, folder / kind.base_folder
-    else:
-        target = unpacked = folder / kind.__name__ / "raw"
-        published = f"the four .gz files of {kind.mirrors[0]}"
-    return f"if {unpacked} is damaged, remove it; without a network, put {published} into {target}"
+    archive, unpacked = _places(kind, folder)
+    published = getattr(kind, "url", "") or f"the four .gz files of {kind.mirrors[0]}"
+    return (
+        f"if {unpacked} is damaged, remove it; without a network, put {published} into "
+        f"{archive.parent}"
+    )
+
+
+@contextlib.contextmanager
+def _made_for_download(folder: Path, unpacked: Path) -> Iterator[None]:
+    """Make a folder; a failure that leaves it empty removes it, and what was made around it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            (folder / _LOCK).unlink(missing_ok=True)
+        inner = [path for path in (unpacked, unpacked.parent) if path != folder]
+        for path in (*inner, *made):
+            with contextlib.suppress(OSError):  # it is not empty
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _only_process(path: Path, name: str, context: LoadContext) -> Iterator[None]:
+    """Wait for processes that download, too: two would write into each other's file."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        if context.stop():
+            raise Stopped(f"stopped while another process downloads {name}")
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -150,8 +203,14 @@ def _progress(name: str, context: LoadContext) -> Iterator[None]:
                 raise Stopped(f"stopped while downloading {name}")
             return len(text)
 
-    with contextlib.redirect_stderr(Bar()):
-        yield
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_STALL_SECONDS)  # torchvision sets none, and would wait for ever
+    try:
+        with contextlib.redirect_stderr(Bar()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+    context.report(f"downloading {name}", 1, 1)
 
 
 @DATASETS.register("digits")

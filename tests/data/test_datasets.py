@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torchvision import datasets
 
 from resnet_builder.data import DATASETS
@@ -181,6 +182,38 @@ def test_machine_without_network_is_told_where_to_put_the_file(
         f"without a network, put {datasets.CIFAR10.url} into {tmp_path / 'data'}\n" in result.stderr
     )
     assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist"])
+def test_failed_download_leaves_nothing_behind(
+    name: str, cifar10: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:1/"])
+    (tmp_path / "old").mkdir()
+    for folder in (tmp_path / "old", tmp_path / "new" / "data"):
+        with pytest.raises(DataError, match="cannot load"):
+            load(name, folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+def test_waiting_for_the_download_of_another_process_can_be_stopped(
+    cifar10: Published, tmp_path: Path
+) -> None:
+    polled = iter([False, False, True])
+    with FileLock(tmp_path / ".download.lock"), pytest.raises(Stopped, match="another process"):
+        load("cifar10", tmp_path, stop=lambda: next(polled))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.parametrize("where", ["cifar-10-python.tar.gz", "cifar-10-batches-py/test_batch"])
+def test_pipe_in_the_place_of_a_file_is_not_waited_for(
+    where: str, cifar10: Published, tmp_path: Path
+) -> None:
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / where)
+    with pytest.raises(StorageError, match=f"{where}: it is a FIFO, not a regular file"):
+        load("cifar10", tmp_path)
 
 
 def test_folder_that_cannot_be_written_to_is_a_storage_error(
