@@ -140,21 +140,21 @@ def _match(
 ) -> _Matching:
     """Find the place of each of a file's tensors in a network, which is not changed."""
     ours = network.state_dict()
-    key_map, layers = place_layers(_layers(theirs), _layers(ours))
+    key_map, prefix, layers = place_layers(_layers(theirs), _layers(ours))
     report = LoadReport(**asdict(file), layout=key_map.name)
     found = _Matching(key_map, report, layers=dict(layers))
-    heads = _unplaced_heads(theirs, layers)
+    heads = _unplaced_heads(theirs, prefix, layers)
     if heads and HEAD not in layers.values():
         layers[heads[-1]] = HEAD
     places = _places(theirs, layers)
     if new_head:
         report.fresh.extend(filter(_is_head, ours))
         ours = {name: tensor for name, tensor in ours.items() if not _is_head(name)}
-        left_out = {_module(layer) for layer in heads}
+        left_out = {_module(layer, prefix) for layer in heads}
         places = {
             key: name
             for key, name in places.items()
-            if not (_is_head(name) if name else _module(key) in left_out)
+            if not (_is_head(name) if name else _module(key, prefix) in left_out)
         }
     keys = {name: key for key, name in places.items()}
     for name, tensor in ours.items():
@@ -190,19 +190,21 @@ def _layers(keys: Iterable[str]) -> dict[str, None]:
     return dict.fromkeys(key.rpartition(".")[0] for key in keys)
 
 
-def _module(name: str) -> str:
-    return name.partition(".")[0]
+def _module(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).partition(".")[0]
 
 
-def _unplaced_heads(theirs: Mapping[str, Tensor], layers: Mapping[str, str]) -> list[str]:
+def _unplaced_heads(
+    theirs: Mapping[str, Tensor], prefix: str, layers: Mapping[str, str]
+) -> list[str]:
     """Layers of a file that may be its head: linear, in modules that have no place otherwise."""
-    placed = {_module(layer) for layer in layers}
+    placed = {_module(layer, prefix) for layer in layers}
     return [
         layer
         for layer in _layers(theirs)
         if (weight := theirs.get(f"{layer}.weight")) is not None
         and (weight.dim() == 2 or weight.shape[2:] == (1, 1))
-        and _module(layer) not in placed
+        and _module(layer, prefix) not in placed
     ]
 
 
@@ -345,30 +347,35 @@ def _advice(
 ) -> Iterator[str]:
     """Yield a line on what to do about differences, if anything is likely."""
     report = found.report
-    if not found.mismatched:
-        flags = [
-            f"--{flag} ({flag.replace('-', '_')}=True)"
-            for flag, names in (
-                ("allow-missing", report.missing),
-                ("allow-unexpected", report.unexpected),
-            )
-            if names
-        ]
-        yield (
-            f"if that is meant: {' and '.join(flags)} of `resnet-build import`, which makes a "
-            "file for `model.weights`"
-        )
-        return
-    first, key = next(iter(found.mismatched.items()))
-    wanted, given = ours[first].shape, theirs[key].shape
-    if report.missing or report.unexpected:
-        return
-    if all(map(_is_head, found.mismatched)):
+    if not report.unexpected and all(map(_is_head, (*found.mismatched, *report.missing))):
         yield (
             "for other classes than the file's, take a new head: --new-head, new_head=True, or "
             "`new_head: true` in `model.weights`"
         )
-    elif len(wanted) == len(given) == 4 and wanted[::2] == given[::2] and wanted[1] != given[1]:
+        return
+    if not found.mismatched:
+        flags = [
+            flag
+            for flag, names in (
+                ("--allow-missing", report.missing),
+                ("--allow-unexpected", report.unexpected),
+            )
+            if names
+        ]
+        yield (
+            f"`resnet-build import` with {' and '.join(flags)} converts the file all the same; "
+            "the network then computes something else than the file's did"
+        )
+        return
+    first, key = next(iter(found.mismatched.items()))
+    wanted, given = ours[first].shape, theirs[key].shape
+    if (
+        not report.missing
+        and not report.unexpected
+        and len(wanted) == len(given) == 4
+        and wanted[::2] == given[::2]
+        and wanted[1] != given[1]
+    ):
         grey = ", and add `to_rgb` to data.preprocess if the images are grey"
         yield (
             f"the file is for images of {given[1]} channels: set model.in_channels={given[1]}"

@@ -219,7 +219,7 @@ KEY_MAPS = (
 
 def place_layers(
     layers: Collection[str], network: Collection[str]
-) -> tuple[KeyMap, dict[str, str]]:
+) -> tuple[KeyMap, str, dict[str, str]]:
     """Find the codebase whose names give a place to most of a file's layers.
 
     The names may have a prefix of one part, as ``backbone.`` and ``encoder.``, beside which the
@@ -230,13 +230,14 @@ def place_layers(
         network: Names of the layers of the network that the file is for.
 
     Returns:
-        The codebase's key map, and our name of each layer that has a place.
+        The codebase's key map, the prefix, and our name of each layer that has a place.
     """
     first_parts = Counter(layer.partition(".")[0] for layer in layers if "." in layer)
     prefixes = ["", *(f"{part}." for part, _ in first_parts.most_common(1))]
     found = [
         (
             key_map,
+            prefix,
             {
                 layer: ours
                 for layer in layers
@@ -246,4 +247,4 @@ def place_layers(
         for prefix in prefixes
         for key_map in KEY_MAPS
     ]
-    return max(found, key=lambda one: len(one[1]))
+    return max(found, key=lambda one: len(one[2]))

@@ -209,6 +209,7 @@ HEADS: dict[str, dict[str, str]] = {
     "head": {"head": "fc"},
     "deeper": {"head.layers.classifier.3": "fc"},
     "beside an encoder": {"encoder.": "", "classifier.1": "fc"},
+    "in an encoder": {"encoder.": "", "encoder.x": "fc"},
 }
 """Names of a head in other programs, and what else is renamed."""
 
@@ -266,6 +267,15 @@ def test_other_classes_are_refused_and_the_way_round_is_named(path: Path) -> Non
         "for other classes than the file's, take a new head: --new-head, new_head=True, or "
         "`new_head: true` in `model.weights`",
     ]
+
+
+def test_file_without_a_head_needs_a_new_one(path: Path) -> None:
+    network = randomised(RESNET8)
+    theirs = {name: one for name, one in state(network).items() if not name.startswith("fc.")}
+    lines = refusal(network, path, theirs)
+    assert lines[1] == "  fc.weight: 10 x 64 in the network, nothing in the file"
+    assert "take a new head: --new-head" in lines[-1]
+    assert load_weights(network, path, new_head=True).missing == []
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(3, 1), (1, 3), (4, 3)])
@@ -412,6 +422,6 @@ def test_bias_whose_mean_is_missing_is_unexpected(path: Path) -> None:
     assert refusal(network, path, theirs)[1:] == [
         "  bn1.running_mean: 4 in the network, nothing in the file",
         "  conv1.bias: nothing in the network, 4 in the file",
-        "if that is meant: --allow-missing (allow_missing=True) and --allow-unexpected "
-        "(allow_unexpected=True) of `resnet-build import`, which makes a file for `model.weights`",
+        "`resnet-build import` with --allow-missing and --allow-unexpected converts the file all "
+        "the same; the network then computes something else than the file's did",
     ]

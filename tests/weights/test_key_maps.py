@@ -172,6 +172,6 @@ def test_mmpretrains_names_are_known_without_the_backbones_prefix() -> None:
     network = {
         name.rpartition(".")[0] for name in build(SPECS["mmpretrain-resnet18_cifar"]).state_dict()
     }
-    key_map, places = place_layers(layers, network)
+    key_map, _, places = place_layers(layers, network)
     assert key_map.name == "mmpretrain"
     assert set(places.values()) == network
