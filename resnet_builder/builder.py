@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from operator import mul
 from pathlib import Path
@@ -15,14 +16,24 @@ from resnet_builder import checks
 from resnet_builder.blocks.init import init_weights
 from resnet_builder.blocks.interfaces import ShortcutFactory, Stem, missing_attribute
 from resnet_builder.blocks.shortcuts import changes_shape
+from resnet_builder.data.interfaces import DatasetInfo
+from resnet_builder.data.splits import inspect_data
 from resnet_builder.device import pick_device
-from resnet_builder.errors import PartError, Problem, SpecError, UsageError
+from resnet_builder.errors import (
+    DataError,
+    MissingDataError,
+    PartError,
+    Problem,
+    SpecError,
+    UsageError,
+)
 from resnet_builder.experiment import Experiment
 from resnet_builder.model import Features, ResNet, count_parameters
 from resnet_builder.parts import (
     STAGE_PARTS,
     PlacedPart,
     PlacedPartError,
+    input_info,
     is_preactivated,
     model_part,
     resolve,
@@ -33,7 +44,7 @@ from resnet_builder.parts import (
 from resnet_builder.plugins import import_plugins
 from resnet_builder.spec.diagnostics import Positions
 from resnet_builder.spec.load import Draft, read_draft
-from resnet_builder.spec.schema import ModelSpec, Spec
+from resnet_builder.spec.schema import DataSpec, ModelSpec, Spec
 from resnet_builder.weights.pretrained import load_pretrained
 
 Source = str | Path | Mapping[str, object] | Draft
@@ -50,6 +61,8 @@ class CheckedSpec:
         network: Network on the meta device, if it can be built.
         positions: Positions of the spec's values.
         macs: Multiply-adds for one image, if they were counted.
+        data_error: Reason why the data cannot be used, if they are there and nothing else is wrong;
+            or :class:`MissingDataError`, if the spec was checked without them.
     """
 
     problems: tuple[Problem, ...]
@@ -57,6 +70,7 @@ class CheckedSpec:
     network: ResNet | None
     positions: Positions
     macs: int | None
+    data_error: DataError | None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -74,6 +88,8 @@ def check_source(
     plugins: Sequence[str] = (),
     with_forward: bool = False,
     with_weights: bool = False,
+    with_data: bool = False,
+    data_dir: Path | None = None,
     processes: int = 1,
 ) -> CheckedSpec:
     """Read a spec and check it in full; problems are returned, not raised.
@@ -85,6 +101,9 @@ def check_source(
         with_forward: Whether to run the network on meta too: one image, which counts multiply-adds,
             and a training step at every size that the recipe feeds.
         with_weights: Whether to look for the file of pretrained weights too.
+        with_data: Whether to look at the data too, as far as they are there: classes, and number of
+            images. No image is read.
+        data_dir: Folder of data sets, as for :func:`data.splits.load_data`.
         processes: Number of processes that are to divide each batch.
 
     Raises:
@@ -104,9 +123,16 @@ def check_source(
     problems = list(checks.part_problems(draft))
     wrong = {problem.path.partition(".")[0] for problem in problems}
     info, model, network, macs = None, None, None, None
+    data_error: DataError | None = None
     if "data" not in wrong:
-        info, found = checks.data_problems(draft)
-        problems += found
+        inspect = partial(inspect_data, data_dir=data_dir) if with_data else None
+        try:
+            info, data_error = _describe_data(draft.data, inspect)
+            problems += checks.data_problems(draft, info)
+        except PlacedPartError as error:
+            problems.append(checks.part_problem(error, draft.positions))
+        except SpecError as error:
+            problems += checks.placed(error.errors, draft.positions)
     if (
         info is not None
         and draft.model is not None
@@ -129,13 +155,29 @@ def check_source(
     if with_weights:
         problems += checks.weights_problems(draft)
 
-    ordered = draft.positions.ordered([*draft.problems, *problems])
+    problems += draft.problems
+    if problems and data_error is not None and not isinstance(data_error, MissingDataError):
+        path = ("data", "dataset")
+        problems.append(draft.positions.problem("mismatch", path, str(data_error)))
+    ordered = draft.positions.ordered(problems)
     spec = None
     if draft.spec is not None and model is not None and not ordered:
         data = None if draft.spec.data is None else resolve_data(draft.spec.data)
         update = {"model": model, "data": data, "plugins": imported}
         spec = draft.spec.model_copy(update=update)
-    return CheckedSpec(ordered, spec, network, draft.positions, macs)
+    return CheckedSpec(ordered, spec, network, draft.positions, macs, data_error)
+
+
+def _describe_data(
+    data: DataSpec | None, inspect: Callable[[DataSpec], DatasetInfo] | None
+) -> tuple[DatasetInfo, DataError | None]:
+    """Describe the input images; by the options of the dataset alone, if the data is unusable."""
+    if data is None:
+        return DatasetInfo(), None
+    try:
+        return input_info(data, inspect), None
+    except DataError as error:
+        return input_info(data), error
 
 
 def load_experiment(
@@ -144,6 +186,8 @@ def load_experiment(
     overrides: Sequence[str] = (),
     plugins: Sequence[str] = (),
     with_weights: bool = True,
+    with_data: bool = False,
+    data_dir: Path | None = None,
     processes: int = 1,
 ) -> Experiment:
     """Read a spec that is to be trained, and check it in full.
@@ -152,6 +196,7 @@ def load_experiment(
     weights any more, so ``with_weights`` is false there.
 
     Raises:
+        DataError: The data is missing or unusable; otherwise the spec is sound.
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
         UsageError: The spec has no ``data`` or no ``train``.
@@ -162,9 +207,14 @@ def load_experiment(
         plugins=plugins,
         with_forward=True,
         with_weights=with_weights,
+        with_data=with_data,
+        data_dir=data_dir,
         processes=processes,
     )
-    return Experiment(*_valid(checked), checked.positions)
+    spec, network = _valid(checked)
+    if checked.data_error is not None:
+        raise checked.data_error
+    return Experiment(spec, network, checked.positions)
 
 
 def read_spec(

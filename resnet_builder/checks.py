@@ -5,7 +5,7 @@ the problems it finds; :func:`resnet_builder.builder.check_source` calls them in
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -35,7 +35,6 @@ from resnet_builder.parts import (
     PlacedPart,
     PlacedPartError,
     data_parts,
-    input_info,
     model_parts,
     placed_part,
 )
@@ -78,33 +77,28 @@ def part_problems(draft: Draft) -> Iterator[Problem]:
             )
 
 
-def data_problems(draft: Draft) -> tuple[DatasetInfo | None, list[Problem]]:
-    """Check the data section, and that network and recipe fit it.
+def data_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
+    """Check that the data section fits together, and that network and recipe fit the data.
 
-    Returns:
-        Description of the network's input images, unless the dataset cannot be made; problems.
+    Args:
+        draft: Spec.
+        info: Description of the network's input images.
     """
     data, positions = draft.data, draft.positions
     if data is None:
-        return DatasetInfo(), []
-    try:
-        info = input_info(data)
-    except PlacedPartError as error:
-        return None, [part_problem(error, positions)]
+        return
     asked = info.channels if draft.model is None else draft.model.in_channels or info.channels
-    problems = list(_augment_problems(data, asked or DEFAULT_CHANNELS, positions))
+    yield from _augment_problems(data, asked or DEFAULT_CHANNELS, positions)
     if draft.model is not None:
-        problems += _input_problems(draft.model, data, info, positions)
+        yield from _input_problems(draft.model, data, info, positions)
     if draft.train is not None:
         images = info.training_images
-        has_validation = data.validation != 0 or info.own_validation
-        problems += recipe_problems(
+        yield from recipe_problems(
             draft.train,
             positions,
             images=None if images is None else images - data.set_aside(images),
-            has_validation=has_validation,
+            has_validation=data.validation != 0 or info.own_validation,
         )
-    return info, problems
 
 
 def recipe_problems(
@@ -258,6 +252,13 @@ def stride_problems(network: ResNet, model: ModelSpec, draft: Draft) -> Iterator
 def part_problem(error: PlacedPartError, positions: Positions) -> Problem:
     """Problem of a part that does not fit."""
     return positions.problem(error.code, error.path, str(error))
+
+
+def placed(problems: Iterable[Problem], positions: Positions) -> list[Problem]:
+    """Problems that the data show, at the places of the spec's values."""
+    return [
+        positions.problem(one.code, tuple(one.path.split(".")), one.message) for one in problems
+    ]
 
 
 def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:

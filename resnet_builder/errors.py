@@ -6,7 +6,8 @@ ResnetBuilderError            1
 ├── SpecError                 2  a spec with problems; lists all of them with their places
 ├── RegistryError             2  a part that is unknown or registered twice
 ├── PartError                 2  options or shapes that do not go together
-├── DataError                 3  a dataset that is missing, broken or unusable
+├── DataError                 3  a dataset that is broken or unusable
+│   └── MissingDataError      3  a dataset that is not there
 ├── CheckpointError           4  no checkpoint that can be trusted
 ├── NonFiniteError            5  a loss or gradient that is infinite or not a number
 ├── ResourceError             6  more memory needed than there is
@@ -180,6 +181,10 @@ class DataError(ResnetBuilderError):
     """A dataset that is missing, broken or unusable."""
 
     exit_code = 3
+
+
+class MissingDataError(DataError):
+    """A dataset that is not there at all; a spec can be checked without it."""
 
 
 class CheckpointError(ResnetBuilderError):

@@ -1,6 +1,6 @@
 """Parts that a spec names: registry, place in the spec, options and defaults."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -213,15 +213,23 @@ def is_preactivated(block: Part) -> bool:
     return block.type in BLOCKS and getattr(BLOCKS.get(block.type), "preactivated", False)
 
 
-def input_info(data: DataSpec) -> DatasetInfo:
+def input_info(
+    data: DataSpec, inspect: Callable[[DataSpec], DatasetInfo] | None = None
+) -> DatasetInfo:
     """Description of a network's input images, as far as it is known before any is read.
+
+    Args:
+        data: Section ``data``.
+        inspect: Function that describes the dataset as it lies on the disk; by default the
+            dataset's options describe it.
 
     Raises:
         PlacedPartError: The dataset's options do not fit together.
+        ResnetBuilderError: As ``inspect`` raises it.
     """
     dataset = next(data_parts(data))
     with dataset.blamed():
-        info: DatasetInfo = dataset.make().info
+        info: DatasetInfo = dataset.make().info if inspect is None else inspect(data)
     channels, size = preprocess_shape(data.preprocess, info.channels, info.image_size)
     return replace(info, channels=channels, image_size=size)
 

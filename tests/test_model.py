@@ -29,14 +29,6 @@ def test_layers_have_torchvision_s_names_and_a_slice_gives_features(network: Any
     assert torch.equal(network.fc(features(images)), network(images))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning"
-)
-def test_network_can_be_scripted(network: Any) -> None:
-    images = random_images(2, 3, 32, 32)
-    assert torch.equal(torch.jit.script(network)(images), network(images))
-
-
 def test_copies_compute_the_same(network: Any) -> None:
     """akamaster's lambdas could not be pickled."""
     images = random_images(2, 3, 32, 32)

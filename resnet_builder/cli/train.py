@@ -118,10 +118,16 @@ def train(
         if ctx.is_main_process:
             for notice in draft.notices:
                 note(notice)
-        # A run with a checkpoint does not need the pretrained weights any more.
-        needs_weights = resume is None and ctx.is_main_process
+        # A run with a checkpoint does not need the pretrained weights any more, nor a finished one
+        # its data.
+        is_new = resume is None and ctx.is_main_process
         experiment = load_experiment(
-            draft, plugins=plugins, with_weights=needs_weights, processes=ctx.world_size
+            draft,
+            plugins=plugins,
+            with_weights=is_new,
+            with_data=is_new,
+            data_dir=data_dir,
+            processes=ctx.world_size,
         )
         with (
             invocation.signals.polled() as stop,

@@ -3,13 +3,26 @@
 import gc
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from resnet_builder.cli.console import examples, note, show, show_error, show_json
-from resnet_builder.cli.options import SPEC, debug_option, json_option, spec_options
-from resnet_builder.errors import Problem, ResnetBuilderError, SpecError, UsageError
+from resnet_builder.cli.options import (
+    SPEC,
+    data_dir_option,
+    debug_option,
+    json_option,
+    spec_options,
+)
+from resnet_builder.errors import (
+    MissingDataError,
+    Problem,
+    ResnetBuilderError,
+    SpecError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from resnet_builder.model import ResNet
@@ -66,6 +79,14 @@ class Validation:
 )
 @click.argument("specs", nargs=-1, required=True, type=SPEC, metavar="SPEC...")
 @spec_options
+@data_dir_option
+@click.option(
+    "--nproc",
+    type=click.IntRange(1, 1_024),
+    default=1,
+    metavar="N",
+    help="Check for a training with N processes, which divide every batch.",
+)
 @json_option
 @debug_option
 @click.pass_context
@@ -75,14 +96,17 @@ def validate(
     overrides: tuple[str, ...],
     fragments: tuple[str, ...],
     plugins: tuple[str, ...],
+    data_dir: Path | None,
+    nproc: int,
     as_json: bool,
 ) -> None:
     """Check specs in full, without training them.
 
     Values, parts, shapes and expected counts are checked, and all problems of all specs are
-    reported. A warning is shown where training may not fit into this machine's memory. For a
-    spec without counts, or with wrong ones, the right `expect` line is printed. Nothing is
-    downloaded.
+    reported. A training step is tried, without memory for it. If the data are there, their classes
+    and their number are checked too. A warning is shown where training may not fit into this
+    machine's memory. For a spec without counts, or with wrong ones, the right `expect` line is
+    printed. Nothing is downloaded.
     """
     # Nothing here outlives the command, so looking for garbage would only cost time: torch makes
     # half a million objects when a network first runs on meta.
@@ -91,7 +115,7 @@ def validate(
     for source in specs:
         check = SpecCheck(source)
         try:
-            _check(check, overrides, fragments, plugins)
+            _check(check, overrides, fragments, plugins, data_dir, nproc)
         except SpecError as error:
             check.problems = error.errors
             codes.append(error.exit_code)
@@ -111,10 +135,13 @@ def _check(
     overrides: tuple[str, ...],
     fragments: tuple[str, ...],
     plugins: tuple[str, ...],
+    data_dir: Path | None,
+    nproc: int,
 ) -> None:
     """Check one spec.
 
     Raises:
+        DataError: Its data is there, but cannot be used.
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
@@ -126,18 +153,31 @@ def _check(
     from resnet_builder.builder import check_source
     from resnet_builder.spec.dump import dump_value
 
-    checked = check_source(draft, plugins=plugins, with_forward=True, with_weights=True)
+    checked = check_source(
+        draft,
+        plugins=plugins,
+        with_forward=True,
+        with_weights=True,
+        with_data=True,
+        data_dir=data_dir,
+        processes=nproc,
+    )
     expected = {} if draft.expect is None else draft.expect.model_dump()
     if checked.counts != expected and all(one.code == "expect" for one in checked.problems):
         check.expect = f"expect: {dump_value(checked.counts)}"
     if checked.spec is None or checked.network is None:
         raise SpecError(checked.problems)
-    check.name, check.notices = checked.spec.name, draft.notices
+    check.notices = draft.notices
+    if isinstance(checked.data_error, MissingDataError):
+        check.notices += (f"checked without the data: {checked.data_error}",)
+    elif checked.data_error is not None:
+        raise checked.data_error
+    check.name = checked.spec.name
     check.parameters, check.depth, check.macs = checked.counts.values()
-    _estimate_memory(check, checked.spec, checked.network)
+    _estimate_memory(check, checked.spec, checked.network, nproc)
 
 
-def _estimate_memory(check: SpecCheck, spec: "Spec", network: "ResNet") -> None:
+def _estimate_memory(check: SpecCheck, spec: "Spec", network: "ResNet", nproc: int) -> None:
     """Estimate the memory of training; a device that is not here has room enough."""
     if spec.data is None or spec.train is None:
         return
@@ -150,11 +190,11 @@ def _estimate_memory(check: SpecCheck, spec: "Spec", network: "ResNet") -> None:
     with suppress(UsageError):
         device, is_here = pick_device(spec.run.device), True
     precision = pick_precision(spec.run.precision, device)
-    estimate = estimate_training(Experiment(spec, network), precision)
+    estimate = estimate_training(Experiment(spec, network), precision, processes=nproc)
     check.memory_bytes = estimate.memory
     check.activation_bytes = estimate.activations
     check.disk_bytes = estimate.disk
-    warning = memory_warning(estimate, device) if is_here else None
+    warning = memory_warning(estimate, device, processes=nproc) if is_here else None
     if warning is not None:
         check.notices = (*check.notices, warning)
 

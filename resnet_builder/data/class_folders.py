@@ -16,7 +16,7 @@ from pathlib import Path
 
 from resnet_builder.data.decode import RAW_ENDINGS
 from resnet_builder.data.interfaces import Stop
-from resnet_builder.errors import DataError, Stopped, counted, latin
+from resnet_builder.errors import DataError, MissingDataError, Stopped, counted, latin
 from resnet_builder.system import open_regular
 
 SPLITS = {
@@ -185,7 +185,8 @@ def _find_splits(root: Path, passed_over: _PassedOver) -> dict[str, str]:
     if not hints and passed_over.others:
         found_there = (f"{name} ({what})" for name, what in passed_over.others.items())
         hints = [f"; there are {shorten(found_there)}"]
-    raise DataError(
+    kind = DataError if root.exists() else MissingDataError
+    raise kind(
         f"{root / 'train'} {fault}; image_folder needs train/CLASS/... and "
         "test/CLASS/... under data.dataset.path, which is relative to --data-dir"
         + "".join(hints[:1])

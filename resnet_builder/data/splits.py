@@ -116,7 +116,7 @@ def load_data(
         _check_more_than_one_class(data, len(loaded.classes), loaded.notices)
     wanted, found = model.num_classes, len(loaded.classes)
     if check_classes and found != wanted:
-        message = f"the network is for {wanted} classes, the data has {found}"
+        message = f"must be {found}, the classes of {data.dataset.type}, not {wanted}"
         raise _spec_error("mismatch", "model.num_classes", message)
     _check_images(model, loaded)
     train, validation, indices = _set_validation_aside(loaded, data)

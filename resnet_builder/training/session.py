@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from resnet_builder.builder import build
-from resnet_builder.checks import recipe_problems
+from resnet_builder.checks import placed, recipe_problems
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.errors import SpecError, UsageError
@@ -176,10 +176,13 @@ def _load(
     if experiment.train.sync_norm:
         check_sync_norm(device, ctx)
     # On each machine one process is first: it downloads and scans for all.
-    with ctx.main_process_first(should_stop):
-        data = load_data(
-            experiment, data_dir=data_dir, skip_bad=skip_bad, stop=should_stop, report=report
-        )
+    try:
+        with ctx.main_process_first(should_stop):
+            data = load_data(
+                experiment, data_dir=data_dir, skip_bad=skip_bad, stop=should_stop, report=report
+            )
+    except SpecError as error:
+        raise SpecError(placed(error.errors, experiment.positions)) from error
     for notice in data.notices:
         warn(notice)
     problems = recipe_problems(
