@@ -142,7 +142,7 @@ def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
     path = code_cache(cache_dir() / "kernels") / f"{name}.so"
     try:
         return _load_or_compile(path, command, sources)
-    except OSError as error:  # a full disk, or one without file locks
+    except (OSError, NotImplementedError) as error:  # a full disk, or one without file locks
         notice = f"compiled code is kept for this process only: {path.parent}: {error}"
     try:
         return _load_or_compile(temporary_cache(notice) / path.name, command, sources)

@@ -45,7 +45,7 @@ def test_leader_alone_prints_and_writes(launch: Launch) -> None:
     assert json.loads(end.stdout)["steps"] == 7
     for line in ("run directory: ", STARTED, "step 7: test loss"):
         assert end.stderr.count(line) == 1, end.stderr
-    assert "1 threads in each of 2 processes" in end.stderr
+    assert "1 thread in each of 2 processes" in end.stderr
     assert launch.run.log.read_text().count("finished after 7 steps") == 1
     assert EnvRecord.read(launch.run.env).runtime.world_size == 2
     again = launch.train("--set", "train.epochs=1")
@@ -190,4 +190,4 @@ def test_true_command_line_trains(starter: str, launch: Launch) -> None:
     end = process.wait()
     assert end.code == 0, end.stderr
     assert end.stdout.count("test top-1") == 1
-    assert end.stderr.count("1 threads in each of 2 processes") == 1
+    assert end.stderr.count("1 thread in each of 2 processes") == 1
