@@ -10,7 +10,7 @@ import click
 import resnet_builder
 from resnet_builder.cli.console import examples, show
 from resnet_builder.cli.options import SPEC, debug_option, write_new
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import UsageError, printable
 from resnet_builder.spec.bundled import bundled_file, bundled_names, find_spec
 
 PRINTED = "-"
@@ -84,13 +84,14 @@ def _write_new_spec(family: str, given: Mapping[str, Any], out: str | None) -> N
 
     wish = Wish(family, **given)
     file = Path(out if out not in {None, PRINTED} else f"{wish.name}.yaml")
+    command = f"resnet-build train {printable(quote(str(file)))}{' --data-dir DIR' * wish.is_large}"
     flags = (f"--{key.replace('_', '-')} {value}" for key, value in given.items())
     text = new_spec(
         wish,
         **_dataset_info(wish),
         name=file.stem if is_name(file.stem) else wish.name,
         header=[
-            f"Train: resnet-build train {quote(str(file))}{' --data-dir DIR' * wish.is_large}",
+            f"Train: {command}",
             f"Written by: resnet-build init {family} {' '.join(flags)}",
         ],
     )
@@ -143,7 +144,9 @@ def _copy(name: str, out: str | None) -> None:
     new_name = dump_value(file.stem) if is_name(file.stem) else name
     text = bundled_file(name).read_text(encoding="utf-8")
     text = text.replace(f"\nname: {name}\n", f"\nname: {new_name}\n")
-    text = text.replace(f"resnet-build train {name}\n", f"resnet-build train {quote(str(file))}\n")
+    text = text.replace(
+        f"resnet-build train {name}\n", f"resnet-build train {printable(quote(str(file)))}\n"
+    )
     text = f"# Copied from `{name}` of resnet-builder {resnet_builder.__version__}.\n{text}"
     if out == PRINTED:
         show(*text.removesuffix("\n").split("\n"))

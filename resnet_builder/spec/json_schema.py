@@ -1,14 +1,14 @@
 """JSON Schema of spec files, for editors: pydantic's schema of a spec, and the registered parts.
 
 Two things change in pydantic's schema. Whatever a file below could supply may be left out, and null
-takes away what is below; a part's place admits its name alone, a mapping with ``type``, or options
-of the part below.
+takes away what is below; a part's place admits its name alone, or a mapping, which without ``type``
+changes options of the part below.
 """
 
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resnet_builder.registry import Registry
@@ -21,7 +21,6 @@ from resnet_builder.spec.diagnostics import (
     json_schema_of,
 )
 from resnet_builder.spec.schema import SpecFile
-from resnet_builder.spec.section import DEFAULT_TYPE
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -54,27 +53,25 @@ def json_schema(registries: Mapping[str, Registry[Any]]) -> Schema:
 class _Writer:
     """Writes schemas; those of parts, which stand in several places, into ``definitions``.
 
-    Whether a value ``is_whole`` decides what it may leave out: lists, parts with their ``type``
-    and what is never inherited replace what lies below, so nothing else completes them.
+    Whether a value ``is_whole`` decides what it may leave out: the items of a list, and what is
+    never inherited, replace what lies below, so nothing else completes them.
     """
 
     def __init__(self, registries: Mapping[str, Registry[Any]]) -> None:
         self.registries = registries
         self.definitions: dict[str, Schema] = {}
-        self._below: dict[str, Schema] = {}
         self._known: dict[str, Schema] = dict(json_schema_of(SpecFile)["$defs"])
 
     def section(self, schema: Schema, *, is_whole: bool) -> Schema:
         """Schema of a mapping of a section's keys."""
-        required = schema.get("required", [])
+        required = schema.get("required", []) if is_whole else []
         properties = {}
         for key, value in schema["properties"].items():
             found = list(self._choices(key, value, is_whole=is_whole or key in OWN))
-            if not is_whole or key not in required:
-                found.append(_NULL)
+            found += [] if key in required else [_NULL]
             properties[key] = _described(_any_of(found), value, value.get("description", ""))
-        what = _first_paragraph(schema.get("description", ""))
-        return _mapping(what, properties, required if is_whole else ())
+        mapping = _mapping(_first_paragraph(schema.get("description", "")), properties)
+        return {**mapping, "required": required} if required else mapping
 
     def _choices(self, key: str, schema: Schema, *, is_whole: bool) -> Iterator[Schema]:
         """Schemas of each kind of value that may stand at a key."""
@@ -82,13 +79,8 @@ class _Writer:
         parts = [one for one in admitted if is_part(one)]
         if parts:
             if key not in self.definitions:
-                members = [schema, *schema.get("anyOf", ())]
-                default = next((one[DEFAULT_TYPE] for one in members if DEFAULT_TYPE in one), None)
-                self._define_parts(key, parts, default)
+                self._define_parts(key, parts)
             yield {"$ref": f"#/$defs/{key}"}
-            if not is_whole and key in self._below:
-                self.definitions[f"{key}_options"] = self._below[key]
-                yield {"$ref": f"#/$defs/{key}_options"}
         for one in admitted:
             if "properties" in one and not is_part(one):
                 if one["title"] == "WeightsSpec":  # a path alone stands for it
@@ -105,41 +97,33 @@ class _Writer:
                     ]
                 yield bare
 
-    def _define_parts(self, key: str, parts: list[Schema], default: str | None) -> None:
-        """Define the parts that can stand in a place, and the options over whatever part is below.
+    def _define_parts(self, key: str, parts: list[Schema]) -> None:
+        """Define the parts that can stand in a place.
 
         Args:
             key: Key of the place, and name of its definition.
             parts: Pydantic's schemas of the parts; ``Part`` stands for those of a registry.
-            default: Part that a mapping without ``type`` means.
         """
         self.definitions[key] = {}  # a part can stand inside another
         names: dict[str, str] = {}
         mappings: list[Schema] = []
-        below: dict[str, list[Schema]] = {}
         for name, schema, what, notes in self._variants(key, parts):
             properties: dict[str, Schema] = {"type": {"const": name, "description": "Name."}}
-            required = [option for option in schema.get("required", ()) if option != "type"]
-            if not required:
-                names[name] = what
             for option, value in schema.get("properties", {}).items():
-                if option == "type":
-                    continue
-                whole, over = self._option(key, option, value, is_required=option in required)
-                said = value.get("description") or notes.get(option, "")
-                properties[option] = _described(whole, value, said)
-                others = below.setdefault(option, [])
-                if (described := _described(over, {}, said)) not in others:
-                    others.append(described)
-            needed = required if name == default else ["type", *required]
-            mappings.append({"title": name, **_mapping(what, properties, needed)})
+                if option != "type":
+                    place = option if "description" in value else key  # of a registered part
+                    found = [*self._choices(place, value, is_whole=False), _NULL]
+                    said = value.get("description") or notes.get(option, "")
+                    properties[option] = _described(_any_of(found), value, said)
+            mapping = {"title": name, **_mapping(what, properties)}
+            required = [option for option in schema.get("required", ()) if option != "type"]
+            if required:
+                mapping["dependentRequired"] = {"type": required}
+            else:
+                names[name] = what
+            mappings.append(mapping)
         named = [{"enum": [*names], "enumDescriptions": [*names.values()]}] if names else []
         self.definitions[key] = {"anyOf": [*named, *mappings]}
-        if below:
-            options = {option: _any_of(schemas) for option, schemas in below.items()}
-            what = "Options of the part that a file below names."
-            mapping = _mapping(what, options)
-            self._below[key] = {"title": "options", **mapping}
 
     def _variants(
         self, key: str, parts: list[Schema]
@@ -156,19 +140,6 @@ class _Writer:
                 what = _first_paragraph(one["description"])
                 for choice in choices(one["properties"]["type"]):
                     yield str(choice), one, what, {}
-
-    def _option(
-        self, key: str, option: str, schema: Schema, *, is_required: bool
-    ) -> tuple[Schema, Schema]:
-        """Schemas of a part's option: in a part with ``type``, and over the part below."""
-        is_registered = "description" not in schema
-        inner = key if is_registered else option
-        whole = list(self._choices(inner, schema, is_whole=True))
-        over = list(self._choices(inner, schema, is_whole=is_registered))
-        can_be_null = not is_registered or _NULL in schema.get("anyOf", ())
-        if can_be_null and not is_required:
-            whole.append(_NULL)
-        return _any_of(whole), _any_of([*over, _NULL])  # null takes away what is below
 
 
 def _documented(part: Any) -> tuple[str, dict[str, str]]:
@@ -187,11 +158,13 @@ def _one_line(text: str) -> str:
     return " ".join(text.replace("``", "`").split())
 
 
-def _mapping(what: str, properties: dict[str, Schema], required: Iterable[str] = ()) -> Schema:
-    schema: Schema = {"description": what, "type": "object", "properties": properties}
-    if needed := list(required):
-        schema["required"] = needed
-    return {**schema, "additionalProperties": False}
+def _mapping(what: str, properties: dict[str, Schema]) -> Schema:
+    return {
+        "description": what,
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def _described(schema: Schema, source: Schema, what: str) -> Schema:
@@ -213,5 +186,5 @@ def _any_of(found: list[Schema]) -> Schema:
 
 def _bare(schema: Schema) -> Schema:
     """A schema without its words and its default."""
-    words = {"title", "description", "default", DEFAULT_TYPE}
+    words = {"title", "description", "default"}
     return {key: value for key, value in schema.items() if key not in words}

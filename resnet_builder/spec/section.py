@@ -13,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     model_validator,
 )
 from pydantic_core import PydanticCustomError, core_schema
@@ -111,10 +110,6 @@ def _without_lists(value: object) -> object:
     return value
 
 
-DEFAULT_TYPE = "x-default-type"
-"""Key of pydantic's JSON Schema for the ``default`` of a :class:`PartRule`."""
-
-
 @dataclass(frozen=True, slots=True)
 class PartRule:
     """Annotation of a part's place: a name, or a mapping with ``type``.
@@ -141,12 +136,6 @@ class PartRule:
     ) -> core_schema.CoreSchema:
         """Expand a value before pydantic validates it."""
         return core_schema.no_info_before_validator_function(self.expand, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """Note the default, which JSON Schema has no word for."""
-        return {**handler(schema), DEFAULT_TYPE: self.default}
 
 
 AnyPart = Annotated[Part, PartRule()]

@@ -133,7 +133,12 @@ FAULTS = {
     "train.xyz=1": "train.xyz",
     "train.batch_size=0": "train.batch_size",
     "train.optimizer.momentun=0.9": "train.optimizer.momentun",
+    "train.schedule=cosin": "train.schedule",
+    "train.optimizer.lr=null": "train.optimizer.lr",
     "run.device=tpu": "run.device",
+    "run.compile=no": "run.compile",
+    "expect.depht=4": "expect.depht",
+    "published={test_top1: 2}": "published.test_top1",
     "plugins=[mine.py]": "plugins[0]",
     "xyz=1": "xyz",
 }

@@ -129,14 +129,13 @@ def test_option_has_range_default_and_what_its_part_says_of_it() -> None:
         if choice.get("title") == "bottleneck"
     ]
     assert bottleneck["properties"]["groups"] == {
-        "type": "integer",
+        "type": ["integer", "null"],
         "minimum": 1,
         "maximum": 16384,
         "description": "Number of groups of the 3x3 convolution (ResNeXt's cardinality).",
         "default": 1,
     }
     assert bottleneck["additionalProperties"] is False
-    assert bottleneck["required"] == ["type"]
 
 
 def test_options_of_every_kind_are_described() -> None:
@@ -163,16 +162,17 @@ def test_options_of_every_kind_are_described() -> None:
     }
     assert kinds == {
         "type": {"const": "mine"},
-        "twist": {"type": "boolean", "default": True},
-        "sizes": {"type": "array", "items": {"type": "integer"}, "default": [3, 5]},
+        "twist": {"type": ["boolean", "null"], "default": True},
+        "sizes": {"type": ["array", "null"], "items": {"type": "integer"}, "default": [3, 5]},
         "pair": {
-            "type": "array",
+            "type": ["array", "null"],
             "prefixItems": [{"type": "integer"}, {"type": "boolean"}],
             "minItems": 2,
             "maxItems": 2,
         },
-        "anything": {"type": "array", "items": {}},
+        "anything": {"type": ["array", "null"], "items": {}},
         "table": {"type": ["object", "null"], "additionalProperties": {"type": "integer"}},
-        "place": {"type": "string", "format": "path", "default": "here"},
+        "place": {"type": ["string", "null"], "format": "path", "default": "here"},
     }
     assert "mine" not in choices[0]["enum"], "it cannot do without `pair`"
+    assert choice["dependentRequired"] == {"type": ["pair", "anything"]}
