@@ -1,6 +1,8 @@
 """Import order: a module imports only from its own package and from packages below it."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,3 +81,12 @@ def test_only_the_console_prints() -> None:
             calls = [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
             names = {name.rpartition(".")[2] for name in calls}
             assert not names & {"print", "echo", "secho", "confirm", "prompt"}, path
+
+
+def test_program_starts_without_the_packages_that_take_long_to_import() -> None:
+    code = (
+        "import sys, resnet_builder.cli.main;"
+        "print(*{'pydantic', 'rich', 'torch', 'yaml'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

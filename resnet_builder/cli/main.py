@@ -205,8 +205,8 @@ def _drop_output() -> None:
         f"{PROGRAM} train resnet20_digits",
     ),
 )
-@click.version_option(
-    resnet_builder.__version__, message="%(prog)s %(version)s", help="Show the version."
+@click.version_option(  # by its name: looking up the version takes time, at every start
+    package_name="resnet-builder", message="%(prog)s %(version)s", help="Show the version."
 )
 def main() -> None:
     """Build, train and compare ResNets. One YAML file, the spec, describes each experiment.
