@@ -8,14 +8,20 @@ import inspect
 import os
 import re
 import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from resnet_builder import SpecError, build_from_spec, errors, load_spec
-from resnet_builder.blocks.interfaces import BLOCKS
-from resnet_builder.testing import check_block
+from resnet_builder.parts import REGISTRIES
+from resnet_builder.spec.schema import Spec
 from tests.cli.experiments import call
 
 ROOT = Path(__file__).parent.parent
@@ -38,14 +44,6 @@ def test_readme_command_prints_what_is_shown(block: str) -> None:
     result = call(*arguments)
     shown = result.stdout + result.stderr
     assert [line.rstrip() for line in shown.splitlines()] == wanted.splitlines()
-
-
-def test_readme_python_runs() -> None:
-    names: dict[str, object] = {}
-    for code in blocks("python"):
-        exec(code, names)
-    model, features = names["model"], names["features"]
-    assert model.fc(features(torch.ones(1, 3, 32, 32))).shape == (1, 10)  # type: ignore[attr-defined, operator]
 
 
 def test_readme_spec_is_the_bundled_resnet32(tmp_path: Path) -> None:
@@ -71,33 +69,106 @@ def test_page_links_to_files_that_exist(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_tutorial_spec_is_valid(tmp_path: Path) -> None:
-    (text,) = blocks("yaml", (ROOT / "docs/tutorials/first-network.md").read_text(encoding="utf-8"))
-    (tmp_path / "tiny.yaml").write_text(text, encoding="utf-8")
-    assert call("validate", str(tmp_path / "tiny.yaml")).exit_code == 0
+def write_images(folder: Path) -> None:
+    """Make the folders of own-images.md, with just enough images for a batch."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 80), ("test", 2)):
+        for name in ("cat", "dog"):
+            (folder / "my_images" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"my_images/{split}/{name}/{number}.jpg")
 
 
-def test_own_images_spec_is_valid(tmp_path: Path) -> None:
-    (text,) = blocks("yaml", (ROOT / "docs/how-to/own-images.md").read_text(encoding="utf-8"))
-    (tmp_path / "pets.yaml").write_text(text, encoding="utf-8")
-    assert call("validate", str(tmp_path / "pets.yaml")).exit_code == 0
+def write_checkpoints(folder: Path) -> None:
+    """Save the checkpoints of fine-tune.md as other programs do."""
+    akamaster = {
+        f"module.{name.replace('fc.', 'linear.')}": tensor
+        for name, tensor in build_from_spec("resnet20").state_dict().items()
+    }
+    torch.save({"state_dict": akamaster, "best_prec1": 91.7}, folder / "resnet20.th")
+    torch.save(build_from_spec("resnet50").state_dict(), folder / "resnet50.pth")
 
 
-def test_example_block_keeps_the_contract_and_builds_with_consent_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("page", "files", "prepare"),
+    [
+        ("README.md", ["resnet32.yaml"], lambda folder: None),
+        ("docs/tutorials/first-network.md", ["tiny.yaml"], lambda folder: None),
+        ("docs/how-to/own-images.md", ["pets.yaml"], write_images),
+        ("docs/how-to/fine-tune.md", [], write_checkpoints),
+        ("docs/how-to/resume.md", [], lambda folder: None),
+        ("docs/how-to/add-a-block.md", ["scaled.py", "my_spec.yaml"], lambda folder: None),
+    ],
+)
+def test_page_runs_as_written_in_a_fresh_folder(
+    page: str,
+    files: list[str],
+    prepare: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    text = (ROOT / "docs/how-to/add-a-block.md").read_text(encoding="utf-8")
-    (tmp_path / "scaled.py").write_text(blocks("python", text)[0], encoding="utf-8")
-    (tmp_path / "my_spec.yaml").write_text(blocks("yaml", text)[0], encoding="utf-8")
+    """Without the packages that README's first command does not install.
+
+    ``files`` are what the page tells to save, in its order.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime", "matplotlib", "timm"):
+        monkeypatch.setitem(sys.modules, package, None)
+    parts = {registry: dict(registry._parts) for registry in REGISTRIES.values()}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(BLOCKS, "_parts", dict(BLOCKS._parts))
-    with pytest.raises(SpecError, match=r"--plugin scaled\.py"):
-        build_from_spec("my_spec.yaml")
-    network = build_from_spec("my_spec.yaml", plugins=["scaled.py"])
-    made = list(network.get_submodule("layer2").children())
-    assert [type(block).__name__ for block in made] == ["ScaledBlock"] * 3
-    assert all(block.scale == 0.1 for block in made)
-    check_block(type(made[0]), scale=0.1)
+    monkeypatch.syspath_prepend(tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    prepare(tmp_path)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for registry, registered in parts.items():  # each block is a process of its own
+            monkeypatch.setattr(registry, "_parts", dict(registered))
+        if files and {"yaml": ".yaml", "python": ".py"}.get(language) == Path(files[0]).suffix:
+            Path(files.pop(0)).write_text(block, encoding="utf-8")
+        elif language == "python":
+            exec(block, names)
+        elif language == "sh":
+            for line in block.replace("\\\n", "").splitlines():
+                run(line.rpartition("&& ")[2])
+    assert not files
+    if page == "README.md":
+        model, features = names["model"], names["features"]
+        assert model.fc(features(torch.ones(1, 3, 32, 32))).shape == (1, 10)  # type: ignore[attr-defined, operator]
+
+
+def run(line: str) -> None:
+    """Run a command of a page: one epoch of a training, and a check of one that needs a download."""
+    program, *arguments = shlex.split(line, comments=True)
+    if program != "resnet-build":
+        return
+    command = arguments.pop(0)
+    if command == "train":
+        spec, flags = arguments[0], arguments[1:]
+        changes = [f"--set={value}" for flag, value in pairwise(flags) if flag == "--set"]
+        changes += [f"--with={value}" for flag, value in pairwise(flags) if flag == "--with"]
+        checked = call("validate", spec, *changes)
+        assert checked.exit_code == 0, checked.output
+        dataset = load_spec(spec).data.dataset.type  # type: ignore[union-attr]
+        if dataset.startswith("cifar"):
+            return
+        arguments += ["--set", "train.epochs=1", "--set", "run.threads=1"]
+    if command == "bench":
+        arguments += ["--seconds", "0.1"]
+    result = call(command, *arguments)
+    assert result.exit_code == 0, (line, result.output)
+
+
+def test_spec_page_has_every_key() -> None:
+    text = (ROOT / "docs/reference/spec.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| .*? \| (.*) \|$", text, re.MULTILINE))
+    schema = Spec.model_json_schema()
+    for section, keys in rows.items():
+        [found] = [one for one in schema["$defs"] if one.lower() == f"{section}spec"]
+        assert set(re.findall(r"`(\w+)`", keys)) == set(schema["$defs"][found]["properties"])
+    [others] = re.findall(r"^`name`.* stand at the top level", text, re.MULTILINE)
+    assert {*rows, *re.findall(r"`(\w+)`", others)} == {*schema["properties"], "extends"}
 
 
 def error_sections() -> dict[str, str]:
