@@ -42,6 +42,21 @@ def display(*, is_shown: bool = True) -> Iterator["Lines"]:
         yield Screen(live)
 
 
+class AtStart(Callback):
+    """Callback that calls a function when training starts: all before has nothing to finish.
+
+    Args:
+        function: The function.
+    """
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._function = function
+
+    def on_train_start(self, start: TrainStart) -> None:
+        """Call it."""
+        self._function()
+
+
 class Lines(Callback):
     """Progress in lines, few enough for a log.
 

@@ -71,6 +71,10 @@ class Signals:
         """Names of the signals that are handled."""
         return tuple(signal.Signals(number).name for number in self._before)
 
+    def came(self) -> bool:
+        """Whether a signal came."""
+        return self.exit_code is not None
+
     @contextmanager
     def polled(self) -> Iterator[Callable[[], bool]]:
         """Context in which the first signal only sets a flag; the second ends the program.
@@ -80,7 +84,7 @@ class Signals:
         """
         self._polls = True
         try:
-            yield lambda: self.exit_code is not None
+            yield self.came
         finally:
             self._polls = False
 

@@ -21,6 +21,7 @@ from resnet_builder.cli.options import (
     skip_bad_option,
     spec_options,
 )
+from resnet_builder.cli.signals import Interrupted
 from resnet_builder.errors import ProcessLostError, Stopped
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def train(
         draft = read_draft(_source(spec, directory), overrides=overrides, fragments=fragments)
 
     from resnet_builder.builder import load_experiment
-    from resnet_builder.cli.progress import display
+    from resnet_builder.cli.progress import AtStart, display
     from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.training import session
     from resnet_builder.training.checkpoint import newest_runtime
@@ -130,7 +131,6 @@ def train(
             processes=ctx.world_size,
         )
         with (
-            invocation.signals.polled() as stop,
             display(is_shown=ctx.is_main_process) as shown,
             process_loss_reported(),
             ExitStack() as stack,
@@ -140,7 +140,11 @@ def train(
                 before = ctx.run_on_main(partial(newest_runtime, RunDirectory(directory)))
             threads = resolve_threads(experiment.run, before, ctx)
             stack.callback(set_backend_flags(threads=threads))
-            should_stop = stop if ctx.world_size == 1 else lambda: stop() or invocation.is_orphan
+            signals = invocation.signals
+
+            def should_stop() -> bool:
+                return signals.came() or (ctx.world_size > 1 and invocation.is_orphan)
+
             opened = session.open_session(
                 experiment,
                 directory,
@@ -158,13 +162,15 @@ def train(
                 invocation.crash_log = found.run.crash_log
                 shown.say(f"run directory: {found.run.path}")
                 again = _resume_command(found.run.path, data_dir, plugins, ctx.world_size)
+                # Before the first step there is nothing to finish: a signal ends all at once.
+                at_start = AtStart(lambda: stack.enter_context(signals.polled()))
                 with _resume_told(again), process_loss_reported():
                     record = fit(
                         found.model,
                         found.data,
                         experiment,
                         found.run,
-                        callbacks=[shown],
+                        callbacks=[at_start, shown],
                         should_stop=should_stop,
                         allow_spec_change=allow_spec_change,
                         allow_inexact=allow_inexact,
@@ -225,6 +231,9 @@ def _resume_told(command: str) -> Iterator[None]:
         yield
     except (Stopped, ProcessLostError) as error:
         raise type(error)(f"{error}; to resume: {command}") from error
+    except Interrupted:
+        note(f"stopped before the first step; to resume: {command}")
+        raise
 
 
 def _show(record: "ResultRecord") -> None:

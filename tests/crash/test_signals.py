@@ -19,6 +19,7 @@ STEP = "resnet_builder.training.step:TrainStep.__call__"
 PHASES: dict[str, tuple[object, ...]] = {
     "start-up": ("in_call", "resnet_builder.builder:load_experiment", 1),
     "data": ("in_call", "PIL.Image:open", 20),
+    "set-up": ("in_call", "resnet_builder.training.trainer:resolve_environment", 1),
     "step": ("in_call", STEP, 10),
     "evaluation": ("in_call", "resnet_builder.training.trainer:evaluate_images", 2),
     "save": ("at_point", "written", 4),
@@ -60,8 +61,9 @@ def test_signal_in_any_phase_ends_soon_and_the_run_resumes(
     end = trial.train(faults=[(*PHASES[phase], signal)])
     assert end.code == code, end.stderr
     assert end.seconds < GRACE
-    hint = f": resnet-build train --resume {shlex.quote(str(trial.run.path))}\n"
-    assert end.stderr.endswith(hint) is (phase not in {"start-up", "data"})
+    hint = f"; to resume: resnet-build train --resume {shlex.quote(str(trial.run.path))} "
+    assert (hint in end.stderr) is (phase not in {"start-up", "data"})
+    assert ("training from step" in end.stderr) is (phase not in {"start-up", "data", "set-up"})
     if phase == "step":  # which is finished, and saved
         assert trial.steps[-1] == 10
         assert "stopped after step 10, which is saved; to resume: " in end.stderr
