@@ -3,6 +3,7 @@
 Weights come from a run, from a file of this program, or by an import from another program's.
 """
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -92,7 +93,8 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
                 f"{path} has no weights yet: they are saved by an evaluation on validation images, "
                 "or at the end of the training",
                 *(f"its newest checkpoint, for resuming: {one}" for one in checkpoints[-1:]),
-                f"to go on: resnet-build train --resume {path}",
+                "to go on, with the --data-dir and --plugin that it was started with: "
+                f"resnet-build train --resume {shlex.quote(str(path))}",
             )
     weights, header = read_weights(file)
     values = parse_plain(header.spec, str(file))

@@ -55,7 +55,8 @@ def test_stopped_run_says_what_it_has_and_how_to_go_on(tmp_path: Path, spec: Spe
         f"{run.path} has no weights yet: they are saved by an evaluation on validation images, or "
         "at the end of the training",
         f"its newest checkpoint, for resuming: {checkpoint_path(run, 12)}",
-        f"to go on: resnet-build train --resume {run.path}",
+        "to go on, with the --data-dir and --plugin that it was started with: "
+        f"resnet-build train --resume {run.path}",
     ]
     for read in (load_model, read_foreign):
         with pytest.raises(CheckpointError, match=r"only resumes its run.* best\.safetensors$"):

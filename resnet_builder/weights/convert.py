@@ -143,9 +143,9 @@ def _match(
     key_map, prefix, layers = place_layers(_layers(theirs), _layers(ours))
     report = LoadReport(**asdict(file), layout=key_map.name)
     found = _Matching(key_map, report, layers=dict(layers))
-    heads = _unplaced_heads(theirs, prefix, layers)
-    if heads and HEAD not in layers.values():
-        layers[heads[-1]] = HEAD
+    # A head of another name is the last linear layer that has no other place.
+    heads = [] if HEAD in layers.values() else _unplaced_heads(theirs, prefix, layers)
+    layers.update(dict.fromkeys(heads[-1:], HEAD))
     places = _places(theirs, layers)
     if new_head:
         report.fresh.extend(filter(_is_head, ours))
@@ -337,7 +337,9 @@ def _patterns(names: Iterable[str]) -> str:
     """Summary of tensors' layers: those that differ in numbers alone become one, counted."""
     layers = dict.fromkeys(name.rpartition(".")[0] or name for name in names)
     counts = Counter(re.sub(r"\d+", "*", layer) for layer in layers)
-    shown = [f"{name} ({n})" if n > 1 else name for name, n in counts.most_common(_SHOWN)]
+    shown = [
+        f"{name:.80} ({n})" if n > 1 else f"{name:.80}" for name, n in counts.most_common(_SHOWN)
+    ]
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     return (", ".join(shown) or "nothing") + more
 
