@@ -1,7 +1,6 @@
 """``resnet-build validate``: check specs without training them."""
 
 import gc
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,6 +140,7 @@ def _check(
     """Check one spec.
 
     Raises:
+        CheckpointError: Its pretrained weights are those of another network.
         DataError: Its data is there, but cannot be used.
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
@@ -150,7 +150,7 @@ def _check(
     draft = read_draft(check.source, overrides=overrides, fragments=fragments)
 
     # Torch is imported only now, so that what is no YAML is refused at once.
-    from resnet_builder.builder import check_source
+    from resnet_builder.builder import build, check_source
     from resnet_builder.spec.dump import dump_value
 
     checked = check_source(
@@ -172,6 +172,9 @@ def _check(
         check.notices += (f"checked without the data: {checked.data_error}",)
     elif checked.data_error is not None:
         raise checked.data_error
+    weights = checked.spec.model.weights
+    if weights is not None and weights.published_name is None:
+        build(checked.spec)  # raises if the weights are not the network's; nothing is downloaded
     check.name = checked.spec.name
     check.parameters, check.depth, check.macs = checked.counts.values()
     _estimate_memory(check, checked.spec, checked.network, nproc)
@@ -187,8 +190,10 @@ def _estimate_memory(check: SpecCheck, spec: "Spec", network: "ResNet", nproc: i
     from resnet_builder.training.runtime import pick_precision
 
     device, is_here = pick_device("cpu"), False
-    with suppress(UsageError):
+    try:
         device, is_here = pick_device(spec.run.device), True
+    except UsageError as error:
+        check.notices += (f"checked without the device: {error}",)
     precision = pick_precision(spec.run.precision, device)
     estimate = estimate_training(Experiment(spec, network), precision, processes=nproc)
     check.memory_bytes = estimate.memory
@@ -196,7 +201,7 @@ def _estimate_memory(check: SpecCheck, spec: "Spec", network: "ResNet", nproc: i
     check.disk_bytes = estimate.disk
     warning = memory_warning(estimate, device, processes=nproc) if is_here else None
     if warning is not None:
-        check.notices = (*check.notices, warning)
+        check.notices += (warning,)
 
 
 def _show(check: SpecCheck) -> None:

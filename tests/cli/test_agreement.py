@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.cli.experiments import call
 from tests.data.folders import write_image, write_pets, write_pets_spec
@@ -87,3 +88,22 @@ def test_spec_without_its_data_is_checked_with_a_notice(folder: Path) -> None:
     trained = call("train", spec, "--data-dir", folder)
     assert trained.exit_code == 3
     assert f"error: {missing}" in trained.stderr
+
+
+def test_weights_of_another_network_are_refused_in_the_same_words(folder: Path) -> None:
+    write_pets(folder)
+    spec = write_pets_spec(folder)
+    torch.save({"conv1.weight": torch.zeros(7, 3, 3, 3)}, folder / "other.pth")
+    flags = ["--data-dir", folder, "--set", "model.weights=other.pth"]
+    validated, trained = (call(command, spec, *flags) for command in ("validate", "train"))
+    assert (validated.exit_code, trained.exit_code) == (4, 4)
+    assert validated.stderr.startswith("error: model.weights: ")
+    assert trained.stderr.endswith(validated.stderr)
+    assert not (folder / "runs").exists()
+
+
+def test_device_that_is_not_here_is_a_notice_of_validate(folder: Path) -> None:
+    write_pets(folder)
+    result = call("validate", write_pets_spec(folder), "--set", "run.device=cuda:99")
+    assert result.exit_code == 0
+    assert "checked without the device: there is no device 'cuda:99' here" in result.stderr
