@@ -26,7 +26,6 @@ from resnet_builder.errors import (
     SpecError,
     Stopped,
     UsageError,
-    printable,
 )
 from resnet_builder.model import ResNet, state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
@@ -439,7 +438,7 @@ def predict(
             for one in batch
         ]
         report("predicting", len(found), len(files))
-    return Predictions(trained.path, tuple(found), tuple(map(printable, notices)))
+    return Predictions(trained.path, tuple(found), tuple(notices))
 
 
 def _find_images(paths: Sequence[Path], notices: list[str], should_stop: Stop) -> list[Path]:

@@ -181,7 +181,7 @@ def _find_splits(root: Path, passed_over: _PassedOver) -> dict[str, str]:
         return folders
     fault = "is not a folder" if "train" in entries else "does not exist"
     deeper = [name for name, entry in entries.items() if os.path.isdir(f"{entry.path}/train")]
-    hints = [f"; {root / name / 'train'} does: the path is one folder short" for name in deeper]
+    hints = [f"; {root / name} has one: add `/{name}` to the path" for name in deeper]
     if not hints and passed_over.others:
         found_there = (f"{name} ({what})" for name, what in passed_over.others.items())
         hints = [f"; there are {shorten(found_there)}"]

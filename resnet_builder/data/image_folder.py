@@ -39,6 +39,7 @@ from resnet_builder.data.sources import (
     read_ahead,
 )
 from resnet_builder.errors import DataError, Stopped, counted
+from resnet_builder.system import open_regular
 
 MAX_BYTES_IN_MEMORY = 4 * 1024**3
 """Data sets that take more than this after preprocessing are read from their files."""
@@ -301,6 +302,7 @@ def _without_path(error: DataError, path: Path | str) -> str:
 def _read_cache(path: Path, count: int) -> Scan | None:
     """Return the cached scan of so many images, unless it is damaged."""
     try:
+        open_regular(path).close()
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             rows = file.get_tensor("rows")

@@ -45,7 +45,10 @@ def _apply(step: Step, images: Tensor) -> Tensor:
         short, long = sorted(images.shape[-2:])
         pixels = round(step.size**2 * long / short)
         if pixels > MAX_PIXELS:
-            raise DataError(f"it is {long} by {short} pixels; `resize` would make it {pixels:,}")
+            raise DataError(
+                f"it is {long:,} pixels long and {short:,} wide; after `resize` it would have "
+                f"{pixels:,} pixels, and at most {MAX_PIXELS:,} are allowed"
+            )
         return functional.resize(images, [step.size], antialias=True)
     return functional.center_crop(images, [step.size])
 

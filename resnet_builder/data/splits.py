@@ -26,7 +26,7 @@ from resnet_builder.data.loader import WHITE
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.random import hash_seed
 from resnet_builder.data.sources import InMemoryImages
-from resnet_builder.errors import DataError, Problem, SpecError, Stopped, UsageError, printable
+from resnet_builder.errors import DataError, Problem, SpecError, Stopped, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.spec.schema import DataSpec, ModelSpec, Normalize, Spec
 from resnet_builder.system import cache_dir
@@ -127,7 +127,7 @@ def load_data(
         mean, std = channel_statistics(train, stop)
         constant = [channel for channel, deviation in enumerate(std) if deviation == 0]
         std = tuple(deviation or 1.0 for deviation in std)
-    notices = (  # each of one line, whatever the names of files are
+    notices = (
         *loaded.notices,
         *(_describe_constant(channel, mean) for channel in constant),
         *_duplicates(train, validation, loaded.test),
@@ -141,7 +141,7 @@ def load_data(
         std=std,
         fingerprint=loaded.fingerprint,
         validation_indices=indices,
-        notices=tuple(map(printable, notices)),
+        notices=notices,
         parts=loaded.parts,
         skipped=loaded.skipped,
     )

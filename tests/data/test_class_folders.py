@@ -103,7 +103,7 @@ def test_split_may_be_a_link(pets: Path, tmp_path: Path) -> None:
 
 def test_missing_training_folder_is_told_with_what_is_there(pets: Path, tmp_path: Path) -> None:
     assert f"{tmp_path / 'train'} does not exist; image_folder needs" in refused(tmp_path)
-    assert f"; {pets / 'train'} does: the path is one folder short" in refused(tmp_path)
+    assert f"; {pets} has one: add `/pets` to the path" in refused(tmp_path)
     move(pets / "train", "learn")
     assert "; there are learn (a folder)" in refused(pets)
     (pets / "train").write_text("")

@@ -1,5 +1,6 @@
 """Image folders: their listing, their scan and its cache, images held and read from files."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,10 @@ def test_damaged_file_of_decoded_images_is_made_anew(folder: Path) -> None:
     assert torch.equal(everything(again.test), everything(first.test))
     assert again.fingerprint == first.fingerprint
     assert kept.read_bytes() != content
+    if hasattr(os, "mkfifo"):
+        kept.unlink()
+        os.mkfifo(kept)
+        assert load(folder).fingerprint == first.fingerprint
 
 
 def test_killed_scan_leaves_no_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
