@@ -71,3 +71,56 @@ def test_other_paths_are_literal(key: str, text: str, folder: Path, home: Path) 
     assert text in result.stderr
     assert not (folder / "canary").exists()
     assert not (folder / "runs").exists()
+
+
+EVIL = r"\e]0;title\a\nerror: forged\x9b\u202e"
+"""Text, as YAML writes it, that a terminal would obey and that begins a line of its own."""
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=TEXT",
+        "plugins=[TEXT]",
+        "model.block=TEXT",
+        "model.block={type: basic, TEXT: 1}",
+        "model.weights=TEXT",
+        "data.dataset={type: image_folder, path: TEXT}",
+        "train.freeze=[TEXT]",
+        "run.device=TEXT",
+        "published.source=TEXT",
+    ],
+)
+def test_no_text_of_a_spec_reaches_the_terminal_raw(override: str, folder: Path) -> None:
+    spec = write_tiny(folder)
+    written = folder / "evil.yaml"
+    key, _, value = override.replace("TEXT", f'"{EVIL}"').partition("=")
+    *sections, last = key.split(".")
+    lines = [f"{'  ' * depth}{word}:" for depth, word in enumerate([*sections, last])]
+    written.write_text("extends: ./tiny.yaml\n" + "\n".join(lines) + f" {value}\n")
+    for line in (
+        ["validate", written],
+        ["validate", spec, "--set", f"{key}={value}"],
+        ["diff", spec, written],
+    ):
+        result = call(*line)
+        shown = result.stdout + result.stderr
+        assert all(text.isprintable() for text in shown.split("\n")), shown
+        assert "\nerror: forged" not in shown
+
+
+def test_no_name_of_a_file_reaches_the_terminal_raw(folder: Path) -> None:
+    name = "\x1b]0;title\a\nerror: forged\x9b.yaml"
+    tiny = write_tiny(folder).read_text()
+    for text in (tiny, tiny.replace("name: tiny", ""), "trian: 1", "[", None):
+        if text is not None:
+            (folder / name).write_text(text)
+        else:
+            (folder / name).unlink()
+        for line in (["validate", name], ["diff", name, "tiny.yaml"], ["train", name]):
+            if line[0] == "train" and text == tiny:
+                continue
+            result = call(*line)
+            shown = result.stdout + result.stderr
+            assert all(text.isprintable() for text in shown.split("\n")), shown
+            assert "\nerror: forged" not in shown
