@@ -213,6 +213,9 @@ def _compile(command: tuple[str, ...], sources: dict[str, bytes], path: Path) ->
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=_COMPILE_TIMEOUT,
+                # Ctrl-C of the terminal stops this process after a step. The compiler would end at
+                # once, and the run would be without kernels for good.
+                start_new_session=True,
             )
         except subprocess.TimeoutExpired as error:
             raise NoKernelsError(f"{command[0]} takes too long") from error

@@ -170,6 +170,17 @@ def test_code_that_another_user_can_have_written_is_not_loaded(
     assert "compiled code is kept for this process only" in caplog.text
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sessions are listed in /proc")
+def test_ctrl_c_does_not_end_the_compiler(
+    compiled: str, cache: Path, compiler: Callable[..., Path]
+) -> None:
+    """A terminal sends it to all processes of its session."""
+    session = cache.parent.parent / "session"
+    compiler(f'cut -d" " -f6 /proc/$$/stat > "{session}"; {copying(compiled)}')
+    assert support().instructions is not None
+    assert int(session.read_text()) != os.getsid(0)
+
+
 def test_a_folder_that_a_killed_process_left_is_removed(
     compiled: str, cache: Path, compiler: Callable[..., Path]
 ) -> None:
