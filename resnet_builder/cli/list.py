@@ -281,4 +281,4 @@ def _run_row(one: RunInfo) -> tuple[str, ...]:
     published = result.published
     difference = None if published is None else published.test_top1_difference
     found = (percent(result.val_top1), percent(result.test_top1), points(difference))
-    return one.path, one.state, *found
+    return one.path, "finished early" if result.early_stopped else one.state, *found

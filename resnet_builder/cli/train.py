@@ -257,11 +257,7 @@ def _show(record: "ResultRecord") -> None:
         show(f"published in {published.source}")
     chosen = "the last" if record.selected_on == "none" else "best on validation"
     val = "" if record.val_top1 is None else f" (top-1 {percent(record.val_top1)})"
-    if record.early_stopped:
-        show(
-            f"early stopping ended the training after step {record.steps:,} of "
-            f"{record.planned_steps:,}"
-        )
-    show(f"weights of step {record.selected_step:,} of {record.steps:,}: {chosen}{val}")
+    early = f", stopped early ({record.planned_steps:,} planned)" if record.early_stopped else ""
+    show(f"weights of step {record.selected_step:,} of {record.steps:,}{early}: {chosen}{val}")
     digits = 1 if record.seconds < 10 else 0
     show(f"{record.seconds:,.{digits}f} s of training, {record.images_per_second:,.0f} images/s")

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -185,8 +186,12 @@ def prepare_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    """Open a regular file for writing; a FIFO would wait for a reader without O_NONBLOCK."""
+    flags |= getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, os.O_WRONLY | flags | _COMMON, 0o666)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENXIO, "it is not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from resnet_builder.errors import BusyError
 from resnet_builder.runs.files import Warn, append_line, storage_errors
+from resnet_builder.system import open_regular
 
 LOCK, HOLDER = "run.lock", "run.lock.json"
 
@@ -104,6 +105,7 @@ def busy_error(directory: Path) -> BusyError:
 
 def _read_holder(path: Path) -> Holder | None:
     try:
-        return Holder.model_validate_json(path.read_bytes())
+        with open_regular(path) as file:
+            return Holder.model_validate_json(file.read())
     except (OSError, ValidationError):  # missing, empty or half-written
         return None

@@ -12,6 +12,7 @@ from resnet_builder.runs.files import storage_errors
 from resnet_builder.runs.records import Comparison, EnvRecord, ResultRecord
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import PublishedSpec
+from resnet_builder.system import open_regular
 from resnet_builder.training.evaluation import Metrics
 from resnet_builder.training.state import TrainState
 from resnet_builder.weights.file import WeightsHeader
@@ -24,20 +25,18 @@ class Result:
     Attributes:
         record: Contents of ``result.json``.
         test: Metrics of the selected weights on the test images; ``None`` if there are none.
-        total_steps: Length of the recipe.
     """
 
     record: ResultRecord
     test: Metrics | None
-    total_steps: int
 
     @property
     def early_end(self) -> str | None:
         """Sentence that says that early stopping ended the training, if it did."""
-        if self.record.steps >= self.total_steps:
+        if not self.record.early_stopped:
             return None
         return (
-            f"stopped early after step {self.record.steps:,} of {self.total_steps:,}: "
+            f"stopped early after step {self.record.steps:,} of {self.record.planned_steps:,}: "
             "validation top-1 did not rise any more"
         )
 
@@ -88,8 +87,8 @@ def result_record(
     Raises:
         StorageError: ``spec.yaml`` cannot be read.
     """
-    with storage_errors("read", run.spec):
-        digest = hashlib.sha256(run.spec.read_bytes()).hexdigest()
+    with storage_errors("read", run.spec), open_regular(run.spec) as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
     has_best = state.best_step > 0
     channels, size, _ = experiment.input_shape
     return ResultRecord(

@@ -357,7 +357,7 @@ def finalize(training: Training, state: TrainState) -> Result:
         return record
 
     record = training.ctx.run_on_main(write_record)
-    result = Result(record, test, training.plan.total_steps)
+    result = Result(record, test)
     events.on_train_end(result)
     return result
 

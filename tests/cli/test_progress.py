@@ -142,7 +142,8 @@ def test_bars_end_at_what_was_done(total: int, said: list[str]) -> None:
         screen.on_train_start(replace(START, total_steps=total))
         screen.on_progress(replace(PROGRESS, step=950, total_steps=total))
         screen.on_evaluate(400, "test", EVALUATION, is_best=False)
-        screen.on_train_end(Result(RESULT, None, total_steps=total))
+        ending = {"planned_steps": total, "early_stopped": total > RESULT.steps}
+        screen.on_train_end(Result(RESULT.model_copy(update=ending), None))
     lines = plain(stream.getvalue())
     bars = [line for line in lines if "━" in line]
     assert [line.split()[-1] for line in bars[-2:]] == ["50/50", "950/950"]

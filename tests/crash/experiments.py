@@ -1,5 +1,6 @@
 """Experiments of a second that between them have everything whose state must survive."""
 
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -190,6 +191,12 @@ class Trial:
     def train(self, *more: object, **how: Any) -> End:
         """Train the run, from where it is, and wait for the end."""
         return self.ended(self.start(*more, **how))
+
+    @property
+    def resume_command(self) -> str:
+        """Command that a run prints when it is stopped."""
+        words = ("--resume", str(self.run.path), "--data-dir", str(self.folder))
+        return shlex.join(["resnet-build", "train", *words])
 
     def ended(self, child: Child) -> End:
         """Wait for the end of a call, after which no process and no lock is left."""

@@ -33,6 +33,11 @@ class Launch(Trial):
         """Train the run, from where it is, with a fault in one of the processes or in both."""
         return super().start(*more, "--nproc", 2, faults=[("forking", rank, *fault)])
 
+    @property
+    def resume_command(self) -> str:
+        """Command that a run prints when it is stopped."""
+        return f"{super().resume_command} --nproc 2"
+
 
 @pytest.fixture
 def launch(server: Server, tmp_path: Path) -> Launch:
@@ -60,7 +65,7 @@ def test_killed_process_ends_all_and_the_run_can_go_on(rank: str, launch: Launch
     gone, ended = end.stderr.splitlines()[-2:]
     assert gone == (
         "error: a process of this training is gone, or has not answered for 30 minutes; "
-        f"to resume: resnet-build train --resume {launch.run.path}"
+        f"to resume: {launch.resume_command}"
     )
     assert ended == f"process {rank} was ended by signal 9 (Killed)"
     assert launch.steps == [6, 9]
@@ -87,8 +92,9 @@ def test_signal_stops_all_after_one_step(name: str, code: int, to: str, launch: 
     assert end.code == code
     last = end.stderr.splitlines()[-1]
     step = max(launch.steps)
-    command = f"resnet-build train --resume {launch.run.path}"
-    assert last == f"stopped after step {step}, which is saved; to resume: {command}"
+    assert last == (
+        f"stopped after step {step}, which is saved; to resume: {launch.resume_command}"
+    )
 
 
 def test_signal_to_one_process_stops_all(launch: Launch) -> None:

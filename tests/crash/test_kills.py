@@ -56,7 +56,7 @@ def survive(
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(("name", "kills"), zip(SPECS, (7, 7, 6), strict=True))
+@pytest.mark.parametrize(("name", "kills"), [*zip(SPECS, (7, 7, 6), strict=True)])
 def test_killed_run_ends_in_the_bits_of_one_that_was_not(
     name: str, kills: int, server: Server, tmp_path: Path
 ) -> None:

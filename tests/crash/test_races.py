@@ -83,7 +83,8 @@ def read(run: RunDirectory, writer: Child) -> set[int | None]:
     count = 0
     while count < 500 or writer.is_running:
         steps.add(read_weights(run.best)[1].step)
-        rows = [row.step for row in MetricsLog(run).read() if row.event != "test"]
+        # The last rows are of the selected weights, evaluated in fp32.
+        rows = [row.step for row in MetricsLog(run).read() if row.precision != "fp32"]
         assert rows == sorted(rows)
         if count % 100 == 0:
             load_model(run.path)

@@ -4,6 +4,7 @@ A resume that is refused, or has nothing to do, changes no byte of the run direc
 """
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import ResultRecord
+from resnet_builder.training.step import TrainStep
 from tests.cli.experiments import call
 from tests.crash.experiments import assert_same_outcome, outcome_of, train_line, write_experiment
+from tests.resume.conftest import Interrupted
 from tests.resume.runs import contents, resume, stopping_after
 
 
@@ -78,3 +81,172 @@ def test_finished_run_trains_on_from_its_last_weights_to_the_same_bits(
     assert not stopped.is_finished
     assert resume(stopped).exit_code == 0
     assert_same_outcome(stopped.path, outcome_of(whole.path))
+
+
+def edited(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("activation: relu", "activation: gelu", "is of another network:"),
+        ("lr: 0.1", "lr: 0.2", "train.optimizer.lr: 0.1 in the run, 0.2 now\nadd --allow-spec-ch"),
+        ("precision: fp32", "precision: bf16", "runtime.precision was fp32 and is bf16; restore"),
+        ("seed: 0", "seed: zero", "error[wrong-type]: data.dataset.seed"),
+    ],
+)
+def test_spec_of_a_run_that_was_edited_by_hand_is_compared_with_the_checkpoint(
+    before: str, after: str, message: str, interrupted: Interrupted
+) -> None:
+    run = interrupted.run
+    edited(run.spec, before, after)
+    files = contents(run)
+    result = resume(run)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert contents(run) == files
+    edited(run.spec, after, before)
+    assert resume(run).exit_code == 0
+    assert_same_outcome(run.path, interrupted.expected)
+
+
+@pytest.mark.parametrize("name", ["env.json", "data.json"])
+@pytest.mark.parametrize("damage", ["removed", "truncated", "edited"])
+def test_records_beside_a_checkpoint_are_copies_that_are_written_again(
+    name: str, damage: str, interrupted: Interrupted
+) -> None:
+    path = interrupted.run.path / name
+    sound = path.read_bytes()
+    other = {"env.json": (b'"threads": 1', b'"threads": 7'), "data.json": (b"train", b"other")}
+    if damage == "removed":
+        path.unlink()
+    else:
+        changes = {
+            "truncated": sound[:50],
+            "edited": sound.replace(*other[name]),
+        }
+        path.write_bytes(changes[damage])
+    result = resume(interrupted.run)
+    assert result.exit_code == 0, result.stderr
+    assert path.read_bytes() == sound
+    assert_same_outcome(interrupted.run.path, interrupted.expected)
+
+
+def test_run_that_crashed_after_an_allowed_change_needs_no_flag_again(
+    interrupted: Interrupted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change is recorded, though no checkpoint knows of it yet."""
+
+    def crash(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    run = interrupted.run
+    changes = ("--set", "train.optimizer.lr=0.2", "--set", "run.threads=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "__call__", crash)
+        assert resume(run, *changes, "--allow-spec-change", "--allow-inexact").exit_code == 1
+    recorded = {
+        "train.optimizer.lr": (0.1, 0.2, "trajectory"),
+        "run.threads": (1, 2, "cosmetic"),
+        "runtime.threads": (1, 2, "environment"),
+    }
+    assert changes_of(run) == recorded
+    result = resume(run)
+    assert result.exit_code == 0, result.stderr
+    assert changes_of(run) == recorded
+    edited(run.spec, "lr: 0.2", "lr: 0.1")
+    result = resume(run)
+    assert result.exit_code == 2, "the finished run was trained with 0.2"
+
+
+PLUGIN = """
+from torch import nn
+from resnet_builder.blocks.interfaces import ACTIVATIONS
+
+ACTIVATIONS.register("soft_{name}")(nn.Softplus)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "module", "helper of a module"])
+def test_plugin_that_was_edited_is_refused_or_allowed_and_recorded(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "edited_" + kind.replace(" ", "_")
+    package = tmp_path / name
+    package.mkdir()
+    (package / "__init__.py").write_text(PLUGIN.format(name=name))
+    (package / "helper.py").write_text("")
+    (tmp_path / f"{name}.py").write_text(PLUGIN.format(name=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin = str(tmp_path / f"{name}.py") if kind == "file" else name
+    code = {
+        "file": tmp_path / f"{name}.py",
+        "module": package / "__init__.py",
+        "helper of a module": package / "helper.py",
+    }[kind]
+    spec = write_experiment(tmp_path, "plain", epochs=2)
+    consent = ("--plugin", plugin, "--set", f"model.activation=soft_{name}")
+    run = RunDirectory(tmp_path / "run")
+    with stopping_after(5):
+        assert call(*train_line(spec, run.path, *consent)).exit_code == 130
+    code.write_text(code.read_text() + "# another version\n")
+    files = contents(run)
+    result = resume(run, "--plugin", plugin)
+    assert result.exit_code == 2
+    assert f"contents of {plugin}: " in result.stderr
+    assert "add --allow-spec-change" in result.stderr
+    assert contents(run) == files
+    result = resume(run, "--plugin", plugin, "--allow-spec-change")
+    assert result.exit_code == 0, result.stderr
+    assert changes_of(run).keys() == {f"contents of {plugin}"}
+
+
+def test_run_that_early_stopping_ended_says_so_and_trains_on_only_without_it(
+    tmp_path: Path,
+) -> None:
+    spec = write_experiment(tmp_path, "early", early_stop={"patience": 1, "min_delta": 1.0})
+    run = RunDirectory(tmp_path / "runs" / "early")
+    result = call(*train_line(spec, run.path))
+    assert result.exit_code == 0, result.stderr
+    assert "of 8, stopped early (60 planned): best on validation" in result.stdout
+    assert "stopped early after step 8 of 60: " in result.stderr
+    record = ResultRecord.read(run.result)
+    assert (record.steps, record.planned_steps, record.early_stopped) == (8, 60, True)
+    assert "finished early" in call("list", "runs", tmp_path / "runs").stdout
+    files = contents(run)
+    result = resume(run, "--set", "train.epochs=20", "--allow-spec-change")
+    assert result.exit_code == 2
+    assert "would end it again; to train on, raise its patience or set it to null" in result.stderr
+    assert contents(run) == files
+    result = resume(run, "--set", "train.early_stop=null", "--allow-spec-change")
+    assert result.exit_code == 0, result.stderr
+    assert ResultRecord.read(run.result).steps == 60
+
+
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_printed_line_resumes_the_run_as_it_is_printed(
+    is_relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a folder of data, a plugin, and names with spaces and quotes."""
+    folder = tmp_path / "it's mine"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = write_experiment(folder, "held", epochs=2)
+    name = f"printed_{is_relative}".lower()
+    (folder / "my plugin.py").write_text(PLUGIN.format(name=name))
+    base = Path(folder.name) if is_relative else folder
+    activation = f"model.activation=soft_{name}"
+    consent = ("--plugin", base / "my plugin.py", "--set", activation)
+    line = ("train", spec, "--out", base / "run", "--data-dir", base, *consent)
+    with stopping_after(5):
+        result = call(*line)
+    assert result.exit_code == 130
+    program, *words = shlex.split(result.stderr.rpartition("to resume: ")[2])
+    assert program == "resnet-build"
+    result = call(*words)
+    assert result.exit_code == 0, result.stderr
+    assert call("train", spec, "--out", "whole", "--data-dir", base, *consent).exit_code == 0
+    assert_same_outcome(folder / "run", outcome_of(Path("whole")))
