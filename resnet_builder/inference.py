@@ -236,8 +236,7 @@ def load_own_splits(
 ) -> DataSplits:
     """Load the dataset that a model was trained on, with the statistics of that training.
 
-    Where the weights do not have these, the spec decides, and a notice is added. Classes are
-    matched by their names: the data may have another order, or only some of the classes.
+    Where the weights do not have these, the spec decides, and a notice is added.
 
     Args:
         trained: Model to load the data for.
@@ -247,7 +246,7 @@ def load_own_splits(
         report: Told of downloads and scans.
 
     Raises:
-        DataError: The dataset is missing, broken or too small, or has other classes.
+        DataError: The dataset is missing, broken or too small.
         SpecError: It is not what the network is for.
         Stopped: ``should_stop`` returned true.
         UsageError: The spec of the weights names no dataset.
@@ -267,9 +266,8 @@ def load_own_splits(
         stop=should_stop,
         report=report,
     )
-    header.check_classes(trained.path, splits.classes, matched_by_name=True)
     notices = list(splits.notices)
-    if header.classes is not None and len(splits.classes) < len(header.classes):
+    if header.classes is not None and set(splits.classes) < set(header.classes):
         notices.append(
             f"the data has {len(splits.classes)} of the {len(header.classes)} classes of "
             f"{trained.path}"
@@ -291,6 +289,8 @@ def evaluate_split(
 ) -> SplitEvaluation:
     """Evaluate a model on one split, in fp32.
 
+    Classes are matched by their names: the data may have another order, or only some of them.
+
     Args:
         trained: Model; its network is moved to the device.
         splits: Dataset.
@@ -299,17 +299,25 @@ def evaluate_split(
         should_stop: Polled at every batch.
 
     Raises:
+        DataError: The data have classes that the model was not trained on.
         NonFiniteError: No image has finite logits.
         Stopped: ``should_stop`` returned true.
-        UsageError: There is no such split.
+        UsageError: There is no such split, or it is normalised otherwise than for the training.
     """
+    header = trained.header
+    header.check_classes(trained.path, splits.classes, matched_by_name=True)
+    if header.mean is not None and (header.mean, header.std) != (splits.mean, splits.std):
+        raise UsageError(
+            f"{trained.path} needs images of mean {header.mean} and standard deviation "
+            f"{header.std}, not {splits.mean} and {splits.std}: load them by load_own_splits"
+        )
     sources = {"train": splits.train, "val": splits.validation, "test": splits.test}
     source = sources[split]
     if source is None:
         present = ", ".join(name for name, source in sources.items() if source is not None)
         raise UsageError(f"there are no {split} images; there are {present}")
     # Labels count the data's classes; the network's outputs are in the order of the weights'.
-    classes = trained.header.classes or splits.classes
+    classes = header.classes or splits.classes
     outputs = torch.tensor([classes.index(name) for name in splits.classes], device=device)
     batches = evaluation_batches(
         source, batch_size=BATCH_SIZE, mean=splits.mean, std=splits.std, device=device

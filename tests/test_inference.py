@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from resnet_builder.builder import build, read_spec
+from resnet_builder.data.splits import load_data
 from resnet_builder.errors import CheckpointError, SpecError, UsageError
-from resnet_builder.inference import load_model
+from resnet_builder.inference import evaluate_split, load_model, load_own_splits
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
@@ -61,6 +62,16 @@ def test_stopped_run_says_what_it_has_and_how_to_go_on(tmp_path: Path, spec: Spe
     for read in (load_model, read_foreign):
         with pytest.raises(CheckpointError, match=r"only resumes its run.* best\.safetensors$"):
             read(checkpoint_path(run, 12))
+
+
+def test_images_that_are_normalised_otherwise_are_refused(tmp_path: Path, spec: Spec) -> None:
+    classes = tuple(f"class_{number}" for number in range(4))
+    known = header(spec).model_copy(update={"classes": classes})
+    save_weights(tmp_path / "x.safetensors", build(spec).state_dict(), known)
+    trained, device = load_model(tmp_path / "x.safetensors"), torch.device("cpu")
+    with pytest.raises(UsageError, match=r"needs images of mean \(0\.5, .*load_own_splits"):
+        evaluate_split(trained, load_data(spec), "test", device=device)
+    assert evaluate_split(trained, load_own_splits(trained), "test", device=device).images == 40
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path, spec: Spec) -> None:

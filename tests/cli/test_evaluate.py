@@ -92,7 +92,7 @@ def test_other_classes_than_the_weights_are_3_and_both_are_listed(
             if before:
                 (root / split / before).rename(root / split / after)
             else:
-                write_image(root / split / after / "0.bmp", 7)
+                write_image(root / split / after / "0.bmp", 70 + len(split))
     result = call("evaluate", pets, "--data-dir", folder)
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr == (
