@@ -454,9 +454,9 @@ def _find_images(paths: Sequence[Path], notices: list[str], should_stop: Stop) -
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = find_images(path, should_stop)
-            files += found.images
-            notices += found.notices
+            found, passed_over = find_images(path, should_stop)
+            files += found
+            notices += passed_over
         else:
             files.append(path)
     if not files:

@@ -62,19 +62,6 @@ class ClassFolders:
     notices: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FoundImages:
-    """Image files below a folder.
-
-    Attributes:
-        images: Their paths, sorted within each folder.
-        notices: What was passed over, a line each.
-    """
-
-    images: tuple[Path, ...]
-    notices: tuple[str, ...]
-
-
 def find_classes(root: Path, stop: Stop) -> ClassFolders:
     """List the classes and image files of a data set.
 
@@ -97,12 +84,15 @@ def find_classes(root: Path, stop: Stop) -> ClassFolders:
     return ClassFolders(splits, (*passed_over.notices(), *notices))
 
 
-def find_images(folder: Path, stop: Stop) -> FoundImages:
+def find_images(folder: Path, stop: Stop) -> tuple[list[Path], list[str]]:
     """List the images in a folder and those below it, by the rule of :func:`find_classes`.
 
     Args:
         folder: Folder to look into.
         stop: Polled at every folder.
+
+    Returns:
+        The images' paths, sorted, and notices of what was passed over.
 
     Raises:
         DataError: A folder cannot be read.
@@ -111,7 +101,7 @@ def find_images(folder: Path, stop: Stop) -> FoundImages:
     passed_over = _PassedOver(folder)
     with _listing_errors(folder):
         names = _list_images(folder, ".", folder, set(), passed_over, stop)
-    return FoundImages(tuple(folder / name for name in names), tuple(passed_over.notices()))
+    return [folder / name for name in names], list(passed_over.notices())
 
 
 def shorten(names: Iterable[str], most: int = 20) -> str:
@@ -194,14 +184,14 @@ def _find_splits(root: Path, passed_over: _PassedOver) -> dict[str, str]:
 
 
 def _list_split(root: Path, folder: str, passed_over: _PassedOver, stop: Stop) -> Images:
-    """Return the images of a split by class; what lies outside the classes' folders is no image."""
+    """Return the images of a split by class; pass over what is in no class's folder."""
     images: dict[str, list[str]] = {}
     entered: set[str] = set()
     for entry in _entries(root / folder):
         name = f"{folder}/{entry.name}"
         if _is_dir(entry) and not _is_foreign(entry):
             images[entry.name] = _list_images(root, name, root / folder, entered, passed_over, stop)
-        elif entry.is_file() and _is_text(entry.name):
+        elif _is_file(entry) and _is_text(entry.name):
             passed_over.outside.append(name)
         else:
             passed_over.add(entry, name)
@@ -232,7 +222,7 @@ def _list_images(
                     waiting.append(name)
             elif _is_image(entry):
                 images.append(name)
-            elif entry.is_file() and _is_text(entry.name):
+            elif _is_file(entry) and _is_text(entry.name):
                 passed_over.not_images.append(name)
             else:
                 passed_over.add(entry, name)
@@ -245,7 +235,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     if not _is_text(entry.name) or ending in RAW_ENDINGS:
         return False
     leads_nowhere = entry.is_symlink() and not os.path.exists(entry.path)
-    if not (entry.is_file() or leads_nowhere):
+    if not (leads_nowhere or _is_file(entry)):
         return False
     # macOS writes hidden files with the endings of those that they describe.
     if ending in _IMAGE_ENDINGS and not entry.name.startswith("."):
@@ -262,13 +252,19 @@ def _is_text(name: str) -> bool:
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
+# DirEntry's own methods raise an error for a link that leads to itself.
+
+
 def _is_dir(entry: os.DirEntry[str]) -> bool:
-    # is_dir() raises an error for a link that leads to itself
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
+
+
 def _is_foreign(folder: os.DirEntry[str]) -> bool:
-    """Whether a folder is a program's own (hidden, or macOS's in archives), or has no text's name."""
+    """Whether a folder is a program's own (hidden, or macOS's in archives), or its name no text."""
     is_hidden = folder.name.startswith(".") or folder.name == "__MACOSX"
     return is_hidden or not _is_text(folder.name)
 

@@ -1,4 +1,3 @@
-import pytest
 import torch
 from torch import Tensor
 
@@ -56,13 +55,6 @@ def test_numbers_of_a_batch_depend_on_the_step_alone() -> None:
     assert torch.equal(draws(step=5).per_batch(2), draws(step=5, count=3).per_batch(2))
     assert not torch.equal(draws(step=5).per_batch(2), draws(step=6).per_batch(2))
     assert draws(step=5).beta(0.2) == draws(step=5, count=3).beta(0.2) != draws(step=6).beta(0.2)
-
-
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0])
-def test_beta_has_its_mean_and_variance(alpha: float) -> None:
-    values = torch.tensor([draws(step=step).beta(alpha) for step in range(4_000)])
-    assert values.mean().item() == pytest.approx(0.5, abs=0.02)
-    assert values.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.08)
 
 
 def test_map_seeded_draws_by_the_sample_and_leaves_the_global_generator() -> None:
