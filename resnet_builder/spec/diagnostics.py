@@ -451,7 +451,10 @@ def _mended(value: object, admitted: Sequence[Schema]) -> str | None:
     """Spell what was probably meant by a value of the wrong kind."""
     wanted = {schema.get("type") for schema in admitted if not choices(schema)}
     if isinstance(value, str):
-        return missing_space(value) or _unquoted(value, wanted)
+        # A part's schema has no type of its own: `augment: random_crop` lacks only the brackets.
+        lists = (schema["items"].get("type", "string") for schema in admitted if "items" in schema)
+        as_item = f"[{value}]" if "string" in lists and value.isprintable() else None
+        return missing_space(value) or _unquoted(value, wanted) or as_item
     if isinstance(value, float) and value.is_integer() and "integer" in wanted:
         return str(int(value))
     if isinstance(value, int | float) and "string" in wanted:

@@ -212,7 +212,7 @@ def _without_unknown_keys(
     data: dict[str, Any], error: ValidationError, problems: Iterable[Problem]
 ) -> dict[str, Any]:
     """Copy of a spec without its unknown keys, unless they may be meant to be others."""
-    misspelt = {problem.path for problem in problems if problem.suggestion is not None}
+    misspelt = {one.path for one in problems if one.suggestion and "." not in one.suggestion}
     cleaned = deepcopy(data)
     for details in error.errors(include_url=False):
         if details["type"] != "extra_forbidden":

@@ -397,41 +397,38 @@ class _Reader:
         self.problems.append(problem)
 
 
-# Usual complaints of PyYAML: a pattern of "context: problem", code and message instead of it, and
-# whether to point at where the context began. Others are shown in PyYAML's own words.
-_COMPLAINTS = (
-    ("an? (?:alias|anchor):", "yaml-alias", _NO_ALIASES, True),
-    ("tag handle|a tag:", "yaml-tag", _NO_TAGS, True),
-    (r"character '\\t'", "yaml-syntax", "a tab cannot indent or separate: use spaces", False),
-    (
-        "character '(.)' that cannot start",
-        "yaml-syntax",
-        "text cannot begin with `{0}` unless it is quoted",
-        False,
-    ),
-    ("flow sequence:.*stream end", "yaml-syntax", "this `[` is never closed", True),
-    ("flow mapping:.*stream end", "yaml-syntax", "this `{{` is never closed", True),
-    ("quoted scalar:.*unexpected", "yaml-syntax", "this quote is never closed", True),
-    (
-        "double-quoted scalar:.*escape",
-        "yaml-syntax",
-        r"in double quotes, `\` begins an escape: put the text in single quotes, or write `\\`",
-        False,
-    ),
-    (
-        "mapping values are not allowed",
-        "yaml-syntax",
-        "`:` cannot stand here: indent all keys of a mapping alike, put a space after each "
-        "key's colon, and quote text that holds a colon and a space",
-        False,
-    ),
-    (
-        "could not find expected ':'",
-        "yaml-syntax",
-        "this is no `key: value`: there is no colon with a space after it",
-        True,
-    ),
-)
+# Usual complaints of PyYAML, as patterns of "context: problem", and what is said instead: at the
+# place where the context began, and at the place of the problem. Others are shown in its own words.
+_WHERE_IT_BEGAN = {
+    "an? (?:alias|anchor):": _NO_ALIASES,
+    "tag handle|a tag:": _NO_TAGS,
+    "flow sequence:.*stream end": "this `[` is never closed",
+    "flow mapping:.*stream end": "this `{{` is never closed",
+    "quoted scalar:.*unexpected": "this quote is never closed",
+    "could not find expected ':'": "this is no `key: value`: there is no colon with a space after "
+    "it",
+}
+_WHERE_IT_STOPPED = {
+    r"character '\\t'": "a tab cannot indent or separate: use spaces",
+    "character '(.)' that cannot start": "text cannot begin with `{0}` unless it is quoted",
+    "double-quoted scalar:.*escape": r"in double quotes, `\` begins an escape: put the text in "
+    r"single quotes, or write `\\`",
+    "mapping values are not allowed": "`:` cannot stand here: indent all keys of a mapping alike, "
+    "put a space after each key's colon, and quote text that holds a colon and a space",
+    "expected <block end>, but found '<block": "this line is indented otherwise than the lines "
+    "before it: indent all keys of a mapping alike, and all items of a list",
+    "expected <block end>, but found '<scalar>'": "nothing can follow the quote that ends a text; "
+    "within single quotes, write '' for one",
+    r"expected <block end>, but found '[-?]'": "a key and an item of a list cannot stand side by "
+    "side: indent the list below its key",
+    "sequence entries are not allowed": "a list begins on the line below its key, or is written "
+    "[a, b]",
+    "expected the node content, but found '(.+)'": "a value is missing before `{0}`",
+    "expected ',' or '(.)', but got '(.+)'": "`,` or `{0}` is missing before `{1}`",
+    "expected '<document start>'": "the spec has ended above this line: indent all keys alike, and "
+    "put all of them in the braces, if there are any",
+}
+_CODES = {_NO_ALIASES: "yaml-alias", _NO_TAGS: "yaml-tag"}
 
 
 def _syntax_problem(error: Exception, source: Source, reached: yaml.Mark) -> Problem:
@@ -446,9 +443,11 @@ def _syntax_problem(error: Exception, source: Source, reached: yaml.Mark) -> Pro
         return place(reached).problem("yaml-syntax", message)
     here = place(error.problem_mark or reached)
     context = place(error.context_mark) if error.context_mark else here
-    for pattern, code, message, at_context in _COMPLAINTS:
-        if match := re.search(pattern, f"{error.context or ''}: {error.problem or ''}"):
-            return (context if at_context else here).problem(code, message.format(*match.groups()))
+    for at, complaints in ((context, _WHERE_IT_BEGAN), (here, _WHERE_IT_STOPPED)):
+        for pattern, message in complaints.items():
+            if match := re.search(pattern, f"{error.context or ''}: {error.problem or ''}"):
+                code = _CODES.get(message, "yaml-syntax")
+                return at.problem(code, message.format(*match.groups()))
     began = f" {error.context} that began at {context}," if error.context else ""
     return here.problem("yaml-syntax", f"this is not YAML:{began} {error.problem}")
 

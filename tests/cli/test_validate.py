@@ -170,7 +170,9 @@ RULES = {
 """Values that break a rule between two keys, where momentum, decay and validation are 0."""
 
 
-@pytest.mark.parametrize("unknown", ["xyz", "train.xyz", "train.optimizer.xyz", "data.xyz"])
+@pytest.mark.parametrize(
+    "unknown", ["xyz", "train.xyz", "train.lr", "train.optimizer.xyz", "data.xyz"]
+)
 def test_unknown_key_hides_no_broken_rule(unknown: str, folder: Path) -> None:
     spec = write_tiny(folder)
     for rule, place in RULES.items():
