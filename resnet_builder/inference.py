@@ -42,6 +42,7 @@ from resnet_builder.weights.file import (
     read_weights,
     save_weights,
 )
+from resnet_builder.weights.pretrained import network_differences
 
 BATCH_SIZE = 128
 """Images of a batch, of an evaluation and of a prediction alike."""
@@ -102,16 +103,17 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
     found = check_source(values, plugins=plugins)
     if found.spec is None or found.network is None:
         raise SpecError(found.problems)
-    if header.classes is not None and len(header.classes) != found.spec.model.num_classes:
-        raise CheckpointError(
-            f"{file}: its header is damaged: it names {len(header.classes)} classes, and its spec "
-            f"has {found.spec.model.num_classes}"
-        )
-    for name, values in (("mean", header.mean), ("std", header.std)):
-        if values is not None and len(values) != found.spec.model.in_channels:
+    model = found.spec.model
+    for name, wanted in (
+        ("classes", model.num_classes),
+        ("mean", model.in_channels),
+        ("std", model.in_channels),
+    ):
+        entries = getattr(header, name)
+        if entries is not None and len(entries) != wanted:
             raise CheckpointError(
-                f"{file}: its header is damaged: `{name}` has {len(values)} numbers, and its spec "
-                f"has {found.spec.model.in_channels} channels"
+                f"{file}: its header is damaged: `{name}` has {len(entries)} entries, and its spec "
+                f"needs {wanted}"
             )
     # The network on meta is compared: one that is not the weights' might take all memory.
     difference = state_dict_mismatch(found.network.state_dict(), weights)
@@ -129,10 +131,12 @@ class ImportReport(LoadReport):
     Attributes:
         checkpoint: Path of the file that was read.
         weights: Path of the file that was written.
+        notices: Notices for the user, one line each.
     """
 
     checkpoint: Path
     weights: Path
+    notices: list[str]
 
 
 def import_weights(
@@ -197,7 +201,13 @@ def import_weights(
         source=Origin(file=checkpoint.name, layout=report.layout),
     )
     save_weights(out, network.state_dict(), header)
-    return ImportReport(**asdict(report), checkpoint=checkpoint, weights=out)
+    notices = network_differences(checkpoint, own, spec) if own else []
+    if known is None:
+        notices.append(
+            "the spec does not say how images are normalised, so that predict will refuse; "
+            "--set data.normalize=... says it"
+        )
+    return ImportReport(**asdict(report), checkpoint=checkpoint, weights=out, notices=notices)
 
 
 # Evaluation.

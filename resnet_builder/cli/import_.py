@@ -74,7 +74,6 @@ def import_(
     data.normalize='{mean: [...], std: [...]}'; `predict` needs it.
     """
     from resnet_builder.inference import import_weights
-    from resnet_builder.weights.file import read_header
 
     resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins)
     report = import_weights(
@@ -94,12 +93,8 @@ def import_(
         note(f"weights of type {', '.join(report.converted)} became float32")
     if report.has_other and not ema:
         note("the checkpoint has averaged weights too, which --ema takes")
-    header = read_header(out)
-    if header is not None and header.mean is None:
-        note(
-            "the spec does not say how images are normalised, so that predict will refuse; "
-            "--set data.normalize=... says it"
-        )
+    for notice in report.notices:
+        note(notice)
 
 
 def _show(report: "ImportReport") -> None:

@@ -5,7 +5,6 @@ import http.client
 import re
 import urllib.error
 from pathlib import Path
-from typing import Any
 
 import torch.hub
 
@@ -18,7 +17,7 @@ from resnet_builder.spec.schema import Spec, WeightsSpec
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.system import open_regular
 from resnet_builder.weights.convert import load_weights
-from resnet_builder.weights.file import read_header
+from resnet_builder.weights.file import WeightsHeader, read_header
 
 _SIMILAR = 0.05
 """Difference of means and standard deviations, where white is 1, that is not worth a notice."""
@@ -83,21 +82,10 @@ def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:
         return []
     if not weights.new_head:
         header.check_classes(path, data.classes, matched_by_name=False)
-    trained = parse_plain(header.spec, str(path))
-    before = {
-        **_network(trained.get("model") if isinstance(trained, dict) else None),
-        "data.preprocess": plain_data(header.preprocess),
-    }
-    now = {
-        **_network(plain_data(spec.model)),
-        "data.preprocess": plain_data(spec.data.preprocess if spec.data else ()),
-    }
-    notices = [
-        f"{path} was trained with {key}={dump_value(before[key])}; here it is "
-        f"{dump_value(now.get(key))}"
-        for key in before
-        if before[key] != now.get(key)
-    ]
+    notices = network_differences(path, header, spec)
+    preprocess = spec.data.preprocess if spec.data else ()
+    if header.preprocess != preprocess:
+        notices.append(_difference(path, "data.preprocess", header.preprocess, preprocess))
     if header.mean is not None and header.std is not None:
         pairs = zip((*header.mean, *header.std), (*data.mean, *data.std), strict=False)
         if any(abs(theirs - ours) > _SIMILAR for theirs, ours in pairs):
@@ -109,10 +97,28 @@ def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:
     return notices
 
 
-def _network(model: object) -> dict[str, Any]:
-    """What decides the output of a network besides its weights, by the key of the spec."""
-    values = model if isinstance(model, dict) else {}
-    return {f"model.{key}": value for key, value in values.items() if key not in _ONLY_TRAINING}
+def network_differences(path: Path, header: WeightsHeader, spec: Spec) -> list[str]:
+    """Notices of what else than the weights makes a network compute something else.
+
+    Args:
+        path: Path of the weights.
+        header: Their header.
+        spec: Resolved spec of the network that they are for.
+    """
+    trained = parse_plain(header.spec, str(path))
+    before = trained.get("model") if isinstance(trained, dict) else None
+    now = plain_data(spec.model)
+    if not isinstance(before, dict):
+        return []
+    return [
+        _difference(path, f"model.{key}", before.get(key), now.get(key))
+        for key in {**before, **now}
+        if key not in _ONLY_TRAINING and before.get(key) != now.get(key)
+    ]
+
+
+def _difference(path: Path, key: str, before: object, now: object) -> str:
+    return f"{path} was trained with {key}={dump_value(before)}; here it is {dump_value(now)}"
 
 
 def pretrained_digest(weights: WeightsSpec) -> str:

@@ -196,6 +196,11 @@ def test_own_file_keeps_its_classes_and_statistics(folder: Path, finished_run: P
     _, kept = read_weights(OUT)
     assert (kept.classes, kept.mean, kept.std) == (before.classes, before.mean, before.std)
     OUT.unlink()
-    imported(own, "--new-head", "--set", "data.normalize={mean: [0, 0, 0], std: [1, 1, 1]}")
+    result = call(
+        *("import", own, "--spec", "tiny.yaml", "-o", OUT, "--new-head"),
+        *("--set", "data.normalize={mean: [0, 0, 0], std: [1, 1, 1]}"),
+        *("--set", "model.activation=gelu"),
+    )
+    assert f"{own} was trained with model.activation=relu; here it is gelu\n" in result.stderr
     _, changed = read_weights(OUT)
     assert (changed.classes, changed.mean, changed.std) == (None, (0, 0, 0), (1, 1, 1))

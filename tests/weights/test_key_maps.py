@@ -103,65 +103,60 @@ def test_own_names_are_taken_for_torchvisions() -> None:
     assert place_layers(layers, layers)[0].name == "torchvision"
 
 
-def test_names_of_transformers_are_known(tmp_path: Path) -> None:
-    network = built(large((1, 2), widths=(4, 8)))
-    wanted = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    names: tuple[tuple[str, Any], ...] = (
-        (r"^conv1", "embedder.embedder.convolution"),
-        (r"^bn1", "embedder.embedder.normalization"),
-        (r"layer(\d)\.(\d)", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}"),
-        (r"downsample\.0", "shortcut.convolution"),
-        (r"downsample\.1", "shortcut.normalization"),
-        (r"\.conv(\d)", lambda m: f".layer.{int(m[1]) - 1}.convolution"),
-        (r"\.bn(\d)", lambda m: f".layer.{int(m[1]) - 1}.normalization"),
-        (r"^fc", "classifier.1"),
-    )
-    theirs = {}
-    for key, tensor in wanted.items():
-        for pattern, replacement in names:
-            key = re.sub(pattern, replacement, key)
-        theirs[key if key.startswith("classifier") else f"resnet.{key}"] = tensor
-    torch.save(theirs, tmp_path / "weights.pth")
-    randomise(network)
-    assert load_weights(network, tmp_path / "weights.pth").layout == "transformers"
-    assert all(torch.equal(tensor, wanted[key]) for key, tensor in network.state_dict().items())
-
-
-MMPRETRAIN_STEM = {
-    **{"conv1.0.": "stem.0.conv.", "conv1.1.": "stem.0.bn.", "conv1.3.": "stem.1.conv."},
-    **{"conv1.4.": "stem.1.bn.", "conv1.6.": "stem.2.conv.", "bn1.": "stem.2.bn."},
-}
-
-
-@pytest.mark.parametrize(
-    ("shortcut", "renamed"),
-    [
+MMPRETRAIN_STEM: tuple[tuple[str, Any], ...] = (
+    (r"^conv1\.0", "stem.0.conv"),
+    (r"^conv1\.1", "stem.0.bn"),
+    (r"^conv1\.3", "stem.1.conv"),
+    (r"^conv1\.4", "stem.1.bn"),
+    (r"^conv1\.6", "stem.2.conv"),
+    (r"^bn1", "stem.2.bn"),
+    (r"^(?!fc)", "backbone."),
+    (r"^fc", "head.fc"),
+)
+RENAMED: dict[str, tuple[str, dict[str, Any], tuple[tuple[str, Any], ...]]] = {
+    "ResNetV1c": ("mmpretrain", {"stem": "deep"}, MMPRETRAIN_STEM),
+    "ResNetV1d": (
+        "mmpretrain",
+        {"stem": "deep", "shortcut": "average_projection"},
         # Its first stage does not stride, and has no average in its shortcut.
         (
-            "average_projection",
-            {
-                "layer1.0.downsample.1.": "layer1.0.downsample.0.",
-                "layer1.0.downsample.2.": "layer1.0.downsample.1.",
-            },
+            (r"(layer1\.0\.downsample)\.1", r"\1.0"),
+            (r"(layer1\.0\.downsample)\.2", r"\1.1"),
+            *MMPRETRAIN_STEM,
         ),
-        ("projection", {}),
-    ],
-    ids=["ResNetV1d", "ResNetV1c"],
-)
-def test_mmpretrains_deep_stems_have_its_own_names(
-    shortcut: str, renamed: dict[str, str], tmp_path: Path
-) -> None:
-    spec = large((1, 2), widths=(4, 8), stem="deep", shortcut=shortcut)
-    wanted, network = built(spec).state_dict(), built(spec)
-    names = {**MMPRETRAIN_STEM, **renamed, "fc.": "head.fc."}
+    ),
+    "ResNetForImageClassification": (
+        "transformers",
+        {},
+        (
+            (r"^conv1", "embedder.embedder.convolution"),
+            (r"^bn1", "embedder.embedder.normalization"),
+            (r"^layer(\d)\.(\d)", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}"),
+            (r"downsample\.0", "shortcut.convolution"),
+            (r"downsample\.1", "shortcut.normalization"),
+            (r"conv(\d)", lambda m: f"layer.{int(m[1]) - 1}.convolution"),
+            (r"bn(\d)", lambda m: f"layer.{int(m[1]) - 1}.normalization"),
+            (r"^(?!fc)", "resnet."),
+            (r"^fc", "classifier.1"),
+        ),
+    ),
+}
+"""Key map, network, and what makes its names of ours, by the class that has them."""
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_names_that_no_stored_network_has_are_known(name: str, tmp_path: Path) -> None:
+    layout, model, replacements = RENAMED[name]
+    network = built(large((1, 2), widths=(4, 8), **model))
+    wanted = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     theirs = {}
     for key, tensor in wanted.items():
-        ours = next((name for name in names if key.startswith(name)), "")
-        prefix = "" if ours == "fc." else "backbone."
-        theirs[prefix + names.get(ours, "") + key.removeprefix(ours)] = tensor
-    torch.save({"state_dict": theirs}, tmp_path / "weights.pth")
-    report = load_weights(network, tmp_path / "weights.pth")
-    assert report.layout == "mmpretrain"
+        for pattern, replacement in replacements:
+            key = re.sub(pattern, replacement, key)
+        theirs[key] = tensor
+    torch.save(theirs, tmp_path / "weights.pth")
+    randomise(network)
+    assert load_weights(network, tmp_path / "weights.pth").layout == layout
     assert all(torch.equal(tensor, wanted[key]) for key, tensor in network.state_dict().items())
 
 
