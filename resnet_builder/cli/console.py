@@ -73,7 +73,7 @@ def show_usage_error(error: click.ClickException) -> None:
 
 def _meant_option(name: str, context: click.Context) -> str | None:
     """Option that was probably meant: one of the command's, or a key of the spec."""
-    from resnet_builder.spec.diagnostics import key_paths
+    from resnet_builder.spec.keys import key_paths
 
     params = context.command.get_params(context)
     options = {_plain(flag): flag for param in params for flag in param.opts}

@@ -147,7 +147,7 @@ def parts(plugins: tuple[str, ...], as_json: bool) -> None:
 
 def _registered_parts() -> Iterator[PartInfo]:
     from resnet_builder.parts import REGISTRIES
-    from resnet_builder.spec.diagnostics import json_schema_of
+    from resnet_builder.spec.introspect import json_schema_of
 
     for registry in REGISTRIES.values():
         for name in registry.names():
@@ -158,7 +158,7 @@ def _registered_parts() -> Iterator[PartInfo]:
 
 def _closed_parts() -> Iterator[PartInfo]:
     """Parts of the closed sets, which the schema of a spec names."""
-    from resnet_builder.spec.diagnostics import choices, is_part, json_schema_of, places
+    from resnet_builder.spec.introspect import choices, is_part, json_schema_of, places
     from resnet_builder.spec.schema import Spec
 
     definitions = json_schema_of(Spec)["$defs"]
@@ -175,7 +175,7 @@ def _closed_parts() -> Iterator[PartInfo]:
 
 
 def _options(schema: Mapping[str, Any]) -> Iterator[Option]:
-    from resnet_builder.spec.diagnostics import alternatives, kinds, ranges
+    from resnet_builder.spec.introspect import alternatives, kinds, ranges
 
     for name, option in schema.get("properties", {}).items():
         if name == "type":

@@ -1,29 +1,32 @@
-"""Diagnostics of a spec: pydantic's errors as problems, with place, allowed values, suggestion.
-
-Allowed values are read off the JSON Schema that pydantic makes of the models.
-"""
+"""Diagnostics of a spec: pydantic's errors as problems, with place, allowed values, suggestion."""
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
-from pydantic.json_schema import GenerateJsonSchema
 
 from resnet_builder.errors import CODES, Problem, SpecPath, dotted, nearest
 from resnet_builder.spec.dump import dump_value
-from resnet_builder.spec.schema import Spec, short_key
+from resnet_builder.spec.introspect import (
+    Schema,
+    alternatives,
+    choices,
+    is_part,
+    json_schema_of,
+    kinds,
+    ranges,
+)
+from resnet_builder.spec.keys import KEY_ALIASES, key_homes
+from resnet_builder.spec.schema import short_key
 from resnet_builder.spec.section import PATTERN_WORDS
 from resnet_builder.spec.yaml_source import AmbiguousError, Node, Place, Source, plain, resolve
 
 At = Literal["value", "key", "name"]
-
-Schema = dict[str, Any]
 
 
 class Positions:
@@ -317,7 +320,7 @@ def _meant_key(one: _Located, *, is_option: bool) -> str | None:
     sibling = next((name for name in names if name in one.siblings), None)
     found = missing_space(key) or sibling
     if found is None and not is_option:
-        homes = _homes()
+        homes = key_homes()
         if re.sub(r"\[\d+\]", "[]", dotted(one.path)) in homes.get(key, ()):
             return None  # the key of another type
         found = next((homes[name][0] for name in (key, *names) if name in homes), None)
@@ -327,98 +330,6 @@ def _meant_key(one: _Located, *, is_option: bool) -> str | None:
 def _tags(admitted: Iterable[Schema]) -> tuple[str, ...]:
     """Names of the parts of a closed set."""
     return tuple(str(name) for one in admitted for name in choices(one["properties"]["type"]))
-
-
-class _Generator(GenerateJsonSchema):
-    """Pydantic's generator, with an empty schema for types that JSON has no word for."""
-
-    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Schema:
-        return {}
-
-
-@cache
-def json_schema_of(model: type[BaseModel]) -> Schema:
-    """JSON Schema that pydantic makes of a model."""
-    return model.model_json_schema(schema_generator=_Generator)
-
-
-def alternatives(schema: Schema, definitions: Mapping[str, Schema]) -> tuple[Schema, ...]:
-    """Schemas of the kinds of value that a schema admits: references followed, null left out."""
-    if "$ref" in schema:
-        return alternatives(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    members = schema.get("anyOf") or schema.get("oneOf")
-    if members:
-        return tuple(found for one in members for found in alternatives(one, definitions))
-    return () if schema.get("type") == "null" else (schema,)
-
-
-def choices(schema: Schema) -> tuple[object, ...]:
-    """Values of a ``Literal``."""
-    return (schema["const"],) if "const" in schema else tuple(schema.get("enum", ()))
-
-
-def is_part(schema: Schema) -> bool:
-    """Tell whether values are named by their ``type``, as parts are."""
-    return "type" in schema.get("properties", ())
-
-
-_KINDS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "string": "text",
-    "array": "a list",
-    "object": "a mapping",
-}
-
-
-def kinds(admitted: Sequence[Schema]) -> str:
-    """Kinds of value that may stand somewhere, in words: ``auto or a whole number``."""
-    is_number = any(schema.get("type") == "number" for schema in admitted)
-    words = []
-    for schema in admitted:
-        if named := choices(schema):
-            words.append(" or ".join(f"`{choice}`" for choice in named))
-        elif is_part(schema):
-            words.append("a name, or a mapping with `type`")
-        elif "type" in schema and not (is_number and schema["type"] == "integer"):
-            words.append(_KINDS[schema["type"]])
-    return " or ".join(dict.fromkeys(words))
-
-
-def ranges(admitted: Sequence[Schema]) -> tuple[str, ...]:
-    """Values that may stand somewhere, in words, as far as they are limited."""
-    found: list[str] = []
-    is_mixed = {"integer", "number"} <= {schema.get("type") for schema in admitted}
-    words = {"integer": "a whole number, ", "number": "or a fraction, "} if is_mixed else {}
-    for schema in admitted:
-        found += map(str, choices(schema))
-        if limits := _interval(schema, "minimum", "maximum"):
-            found.append(words.get(schema.get("type", ""), "") + limits)
-        if "prefixItems" not in schema:
-            found.append(_interval(schema, "minItems", "maxItems", "items"))
-        found.append(_interval(schema, "minLength", "maxLength", "characters"))
-    return tuple(text for text in found if text)
-
-
-def _interval(schema: Schema, least: str, most: str, unit: str = "") -> str:
-    """Limits in words: ``1 to 16384``, ``more than 0``, ``1 to 16 items``."""
-    if least in schema and most in schema:
-        text = f"{_number(schema[least])} to {_number(schema[most])}"
-    else:
-        bounds = (
-            ("at least", least),
-            ("more than", f"exclusive{least.capitalize()}"),
-            ("at most", most),
-            ("less than", f"exclusive{most.capitalize()}"),
-        )
-        text = " and ".join(f"{word} {_number(schema[k])}" for word, k in bounds if k in schema)
-    unit = unit.removesuffix("s") if text.endswith(" 1") else unit
-    return f"{text} {unit}".rstrip() if text else ""
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else str(value)
 
 
 _SHOWN_TEXT = 60
@@ -481,112 +392,3 @@ def missing_space(value: object) -> str | None:
     """Spell the entry that text was meant to be, if it lacks the space behind its colon."""
     match = _UNSPACED.search(value) if isinstance(value, str) else None
     return match and f"{match[1]}: {match[2]}"
-
-
-def places() -> Iterator[tuple[str, str, tuple[Schema, ...]]]:
-    """Places of a spec, as ``model.stages[].stride``, their keys, and schemas of their values.
-
-    Options of registered parts are left out.
-    """
-    root = json_schema_of(Spec)
-
-    def below(schema: Schema, place: str) -> Iterator[tuple[str, str, tuple[Schema, ...]]]:
-        for one in alternatives(schema, root["$defs"]):
-            for key, value in one.get("properties", {}).items():
-                home = f"{place}.{key}" if place else key
-                yield home, key, _items(alternatives(value, root["$defs"]), root["$defs"])
-                yield from below(value, home)
-            if "items" in one:
-                yield from below(one["items"], f"{place}[]")
-
-    return below(root, "")
-
-
-def _items(admitted: tuple[Schema, ...], definitions: Mapping[str, Schema]) -> tuple[Schema, ...]:
-    """Schemas of values, with those of a list's items beside the list's own."""
-    inside = (alternatives(one["items"], definitions) for one in admitted if "items" in one)
-    return (*admitted, *(found for items in inside for found in items))
-
-
-def key_paths() -> dict[str, str]:
-    """Paths of the keys outside lists, by their names here and in other programs."""
-    paths: dict[str, str] = {}
-    for key, homes in _homes().items():
-        if path := next((home for home in homes if "." in home and "[]" not in home), None):
-            paths |= dict.fromkeys((*KEY_ALIASES.get(key, ()), key), path)
-    return paths
-
-
-@cache
-def _homes() -> dict[str, list[str]]:
-    """Places where a key can stand, by key."""
-    # Options of registered parts, which the schema does not know.
-    found = {key: [f"model.block.{key}"] for key in ("groups", "width_per_group")}
-    for home, key, _ in places():
-        found.setdefault(key, []).append(home)
-    return found
-
-
-# Names in other programs: torchvision, timm, mmpretrain, pycls, Keras, transformers, Lightning,
-# ultralytics, hysts; and in older versions of this one.
-KEY_ALIASES = {
-    "extends": ("_base_", "base", "defaults", "include", "inherits"),
-    "num_classes": ("classes", "n_classes", "nb_classes", "num_labels"),
-    "in_channels": ("in_chans", "in_planes", "inplanes", "input_channels", "num_channels"),
-    "image_size": ("crop_size", "img_size", "input_shape", "input_size", "resolution"),
-    "stem": ("stem_type",),
-    "block": ("block_type", "layer_type"),
-    "shortcut": ("downsample", "shortcut_type", "skip"),
-    "stages": ("arch", "layers"),
-    "norm": ("norm_cfg", "norm_layer", "normalization"),
-    "activation": ("act", "act_cfg", "act_layer", "activation_fun", "hidden_act", "nonlinearity"),
-    "attention": ("attn", "attn_layer", "se"),
-    "antialias": ("aa_layer", "downsample_filter"),
-    "drop_path": ("drop_connect", "drop_path_rate", "droppath_prob", "stochastic_depth"),
-    "init": ("init_cfg", "initializer", "weight_init"),
-    "zero_init_residual": ("zero_gamma", "zero_init_last", "zero_init_final_gamma"),
-    "head": ("classifier",),
-    "weights": ("checkpoint", "finetune", "init_from", "load_from", "pretrained", "resume_from"),
-    "channels": ("filters", "num_filters", "planes", "width", "widths"),
-    "blocks": ("depths", "layers", "n_blocks", "num_blocks", "stage_blocks"),
-    "stride": ("strides",),
-    "groups": ("cardinality", "num_groups"),
-    "width_per_group": ("base_width", "bottleneck_width"),
-    "validation": ("val", "val_ratio", "val_size", "val_split", "valid_size"),
-    "augment": ("augmentation", "augmentations", "transform", "transforms"),
-    "normalize": ("normalisation", "normalization"),
-    "steps": ("iterations", "max_iter", "max_iters", "max_steps", "num_steps", "total_steps"),
-    "epochs": ("max_epoch", "max_epochs", "n_epochs", "num_epochs"),
-    "batch_size": ("batch", "bs", "train_batch_size"),
-    "optimizer": ("optim", "optimiser", "solver"),
-    "lr": ("base_lr", "learning_rate"),
-    "weight_decay": ("decay", "wd"),
-    "aux": ("rest",),
-    "schedule": ("lr_policy", "lr_schedule", "lr_scheduler", "scheduler"),
-    "warmup": ("warmup_epochs", "warmup_iters", "warmup_steps"),
-    "milestones": ("lr_steps", "step_milestones"),
-    "loss": ("criterion", "objective"),
-    "label_smoothing": ("smoothing",),
-    "no_weight_decay": (
-        "no_bias_decay",
-        "no_norm_decay",
-        "no_weight_decay_on_bn",
-        "spare_norm_and_bias",
-    ),
-    "freeze": ("freeze_at", "freeze_layers", "frozen", "frozen_layers", "frozen_stages"),
-    "head_lr_multiplier": ("head_lr_mult", "head_lr_scale"),
-    "clip_norm": ("clip_grad", "grad_clip", "gradient_clip_val", "max_grad_norm"),
-    "accumulate": ("accumulate_grad_batches", "accumulation_steps", "grad_accum", "subdivision"),
-    "activation_checkpointing": ("grad_checkpointing", "gradient_checkpointing", "recompute"),
-    "sync_norm": ("sync_batchnorm", "sync_bn", "sync_batch_norm"),
-    "evaluate_every": ("eval_every", "eval_interval", "eval_period", "val_every"),
-    "checkpoint_every": ("checkpoint_interval", "checkpoint_period", "save_every"),
-    "keep_checkpoints": ("keep", "keep_last", "max_history", "save_top_k"),
-    "early_stop": ("early_stopping",),
-    "precision": ("amp", "dtype", "mixed_precision"),
-    "cpu_kernels": ("kernels",),
-    "threads": ("num_threads",),
-    "parameters": ("n_params", "num_parameters", "params"),
-    "macs": ("flops", "gflops"),
-    "test_top1": ("acc", "accuracy", "top1"),
-}

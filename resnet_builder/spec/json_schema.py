@@ -13,7 +13,7 @@ from typing import Any
 
 from resnet_builder.registry import Registry
 from resnet_builder.spec.compose import OWN
-from resnet_builder.spec.diagnostics import (
+from resnet_builder.spec.introspect import (
     Schema,
     alternatives,
     choices,
