@@ -16,6 +16,8 @@ from functools import cache
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
+from resnet_builder.errors import StorageError
+
 _log = logging.getLogger(__name__)
 
 PROC = Path("/proc")
@@ -172,12 +174,22 @@ def code_cache(folder: Path) -> Path:
     Args:
         folder: The folder, which is made if it does not exist. Where another user can write in it,
             or replace it, a temporary folder takes its place.
+
+    Raises:
+        StorageError: Another user can replace the temporary folder, too.
     """
     try:
         return _make_private(folder)
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}"
-        return temporary_cache(f"compiled code is kept for this process only: {reason}")
+    temporary = temporary_cache(f"compiled code is kept for this process only: {reason}")
+    try:
+        return _make_private(temporary)
+    except OSError as error:
+        raise StorageError(
+            f"there is no safe place for compiled code: {error.filename}: {error.strerror}; set "
+            "XDG_CACHE_HOME or TMPDIR to a folder that only you can write"
+        ) from error
 
 
 @cache

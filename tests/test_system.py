@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from resnet_builder import system
+from resnet_builder.errors import StorageError
 
 MIB = 2**20
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other files and rights")
@@ -190,6 +192,18 @@ def test_folder_that_others_can_write_is_no_place_for_code(
     (record,) = caplog.records
     assert record.getMessage().startswith("compiled code is kept for this process only: ")
     assert str(real.parent) in record.getMessage()
+
+
+@POSIX
+def test_no_code_is_kept_where_the_temporary_folder_is_everybody_s_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(
+        StorageError, match=r"no safe place for compiled code: .*: others can write"
+    ):
+        system.code_cache(tmp_path / "kernels")
 
 
 @POSIX

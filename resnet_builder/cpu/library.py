@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from resnet_builder.errors import StorageError
 from resnet_builder.system import cache_dir, code_cache, open_regular, temporary_cache
 
 _COMPILE_TIMEOUT = 120.0  # seconds; compiling takes about five
@@ -139,14 +140,14 @@ def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
     # The name is a digest of all that the result depends on, so that an update compiles anew.
     parts = (*sources.values(), *map(str.encode, (*command, platform.machine())))
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
-    path = code_cache(cache_dir() / "kernels") / f"{name}.so"
     try:
-        return _load_or_compile(path, command, sources)
-    except (OSError, NotImplementedError) as error:  # a full disk, or one without file locks
-        notice = f"compiled code is kept for this process only: {path.parent}: {error}"
-    try:
-        return _load_or_compile(temporary_cache(notice) / path.name, command, sources)
-    except OSError as error:
+        path = code_cache(cache_dir() / "kernels") / f"{name}.so"
+        try:
+            return _load_or_compile(path, command, sources)
+        except (OSError, NotImplementedError) as error:  # a full disk, or one without file locks
+            notice = f"compiled code is kept for this process only: {path.parent}: {error}"
+        return _load_or_compile(code_cache(temporary_cache(notice)) / path.name, command, sources)
+    except (OSError, StorageError) as error:
         raise NoKernelsError(f"they cannot be written: {error}") from error
 
 
@@ -213,6 +214,7 @@ def _compile(command: tuple[str, ...], sources: dict[str, bytes], path: Path) ->
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=_COMPILE_TIMEOUT,
+                env={**os.environ, "TMPDIR": name},
                 # Ctrl-C of the terminal stops this process after a step. The compiler would end at
                 # once, and the run would be without kernels for good.
                 start_new_session=True,

@@ -7,8 +7,8 @@ checkpoint, and repeated when the run is resumed.
 import ctypes
 import os
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.cpu import kernel_support
+from resnet_builder.data.interfaces import Stop, never
 from resnet_builder.device import Precision, describe, fast_bf16, memory_format, pick_device
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import Stopped, UsageError
 from resnet_builder.runs.files import Warn, ignore
 from resnet_builder.runs.records import EnvRecord, RuntimeConfig, versions
 from resnet_builder.spec.schema import RunSpec
@@ -247,13 +248,13 @@ def compile_network(network: nn.Module, device: torch.device) -> Callable[[Tenso
     Args:
         network: The network.
         device: Device of the network. On CUDA, whole graphs of kernels are replayed.
-
-    Raises:
-        UsageError: The network cannot be compiled; raised by the first call of the function.
     """
-    # torch runs the code that it finds there. Its own place in /tmp may be another user's.
+    # torch runs the code that it finds there. Its own place in /tmp, which it writes into this
+    # variable when it is imported, can be another user's.
     inductor, triton = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
-    kept = Path(os.environ.get(inductor) or cache_dir() / "inductor")
+    kept = Path(os.environ.get(inductor, ""))
+    if kept == Path() or kept.name.startswith("torchinductor_"):
+        kept = cache_dir() / "inductor"
     os.environ[inductor] = str(code_cache(kept.absolute()))
     if kept_by_triton := os.environ.pop(triton, None):
         os.environ[triton] = str(code_cache(Path(kept_by_triton).absolute()))
@@ -264,12 +265,31 @@ def compile_network(network: nn.Module, device: torch.device) -> Callable[[Tenso
     def compute(images: Tensor) -> Tensor:
         if is_cuda:  # the graphs may overwrite the outputs of the step before
             torch.compiler.cudagraph_mark_step_begin()
-        try:
-            return forward(images)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().partition("\n")[0]  # torch adds pages to it
-            raise UsageError(
-                f"run.compile: the network cannot be compiled: {reason}; set it to false"
-            ) from error
+        return forward(images)
 
     return compute
+
+
+@contextmanager
+def compile_errors_explained(should_stop: Stop = never) -> Iterator[None]:
+    """Context that explains why a network cannot be compiled, be it in a forward or backward pass.
+
+    Args:
+        should_stop: Polled after an error: Ctrl-C of a terminal ends the compiler, too.
+
+    Raises:
+        Stopped: The user asked for a stop.
+        UsageError: The network cannot be compiled.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        dynamo = sys.modules.get("torch._dynamo.exc")  # importing it takes a second
+        if dynamo is None or not isinstance(error, dynamo.TorchDynamoException):
+            raise
+        if should_stop():
+            raise Stopped("stopped while the network was compiled") from error
+        reason = str(error).strip().partition("\n")[0]  # torch adds pages to it
+        raise UsageError(
+            f"run.compile: the network cannot be compiled: {reason}; set it to false"
+        ) from error

@@ -46,7 +46,11 @@ from resnet_builder.training.provenance import (
     recorded_runtime,
 )
 from resnet_builder.training.result import Result, result_record, weights_header
-from resnet_builder.training.runtime import resolve_device, resolve_environment
+from resnet_builder.training.runtime import (
+    compile_errors_explained,
+    resolve_device,
+    resolve_environment,
+)
 from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.state import TrainState, copy_weights, set_weights
 from resnet_builder.training.step import TrainStep
@@ -178,6 +182,7 @@ def fit(
         sleep_while_busy(events.on_warning),
         private_generators(device),
         out_of_memory_explained(experiment, runtime.precision, processes=ctx.world_size),
+        compile_errors_explained(should_stop),
     ):
         batches = loader.batches(state.step)
         try:

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnet_builder.builder import build
 from resnet_builder.cpu import KernelSupport, kernel_support
@@ -221,16 +221,31 @@ def test_auto_compiles_on_cuda(
     assert (found.runtime.cpu_kernels is not None) is has_kernels
 
 
-def test_network_that_cannot_be_compiled_is_an_error_with_advice(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("is_stopped", [False, True])
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_network_that_cannot_be_compiled_is_an_error_with_advice_or_a_stop(
+    where: str, is_stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Ctrl-C of a terminal ends the compiler, too."""
     error = torch._dynamo.exc.Unsupported("data-dependent branching\nfrom user code ...")
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: Mock(side_effect=error))
-    with pytest.raises(UsageError) as caught:
-        compile_network(small_net(), CPU)(batch(0).images)
-    assert str(caught.value) == (
-        "run.compile: the network cannot be compiled: data-dependent branching; set it to false"
-    )
+    stop = False
+
+    def fail(*_: object) -> None:
+        nonlocal stop
+        stop = is_stopped
+        raise error
+
+    def compiled(network: nn.Module, **_: object) -> Any:
+        if where == "forward":
+            return fail
+        next(network.parameters()).register_hook(fail)
+        return network
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    text = "run.compile: the network cannot be compiled: data-dependent branching; set it to false"
+    expected, message = (Stopped, "stopped while") if is_stopped else (UsageError, text)
+    with pytest.raises(expected, match=message):
+        train(tmp_path, experiment(run={"compile": True}), should_stop=lambda: stop)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +274,7 @@ def test_compiled_code_is_kept_where_only_the_user_can_write(
     given = tmp_path / "given"
     given.mkdir()
     given.chmod(mode)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/tmp/torchinductor_me")  # torch writes it there
     monkeypatch.setenv(variable, str(given))
     compile_network(small_net(), CPU)
     assert (os.environ[variable] == str(given)) == (mode == 0o755)
