@@ -157,8 +157,11 @@ def _exit_code(codes: dict[int, int], signal_code: int | None, reported: int | N
         if code not in {ProcessLostError.exit_code, TERMINATED, -signal.SIGTERM}
     )
     if reported is not None:
-        if reported == ProcessLostError.exit_code and ends:
+        # Once a worker has died, this process ends the others; one says that it was stopped.
+        was_ended = reported == TERMINATED and signal_code is None
+        if ends and (was_ended or reported == ProcessLostError.exit_code):
             note(ends)
+            return ProcessLostError.exit_code
         return reported
     if signal_code is not None:
         return signal_code if codes else 0

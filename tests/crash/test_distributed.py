@@ -80,6 +80,35 @@ def test_killed_process_ends_all_and_the_run_can_go_on(rank: str, launch: Launch
     assert ResultRecord.read(launch.run.result).steps == 84
 
 
+PHASES = {
+    "loading": ("0", "resnet_builder.training.session:load_data"),
+    "building": ("1", "resnet_builder.training.session:build"),
+    "setting up": ("0", "resnet_builder.training.trainer:resolve_environment"),
+    "evaluating": ("1", "resnet_builder.training.trainer:evaluate_images"),
+    "finishing": ("0", "resnet_builder.training.trainer:finalize"),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_process_that_is_killed_in_any_phase_ends_all(phase: str, launch: Launch) -> None:
+    rank, call = PHASES[phase]
+    fault = ("in_call", call, 1, "SIGKILL")
+    end = launch.train("--set", "train.epochs=1", rank=rank, fault=fault)
+    assert end.code == 9
+    assert end.stderr.splitlines()[-1] == f"process {rank} was ended by signal 9 (Killed)"
+    assert end.stderr.count("error: ") <= 1
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_error_of_one_process_in_any_phase_is_told_once(phase: str, launch: Launch) -> None:
+    rank, call = PHASES[phase]
+    fault = ("raising", "ResourceError", "no memory left", call, 1)
+    end = launch.train("--set", "train.epochs=1", rank=str(1 - int(rank)), fault=fault)
+    assert end.code == 6
+    assert end.stderr.count("error: ") == 1
+    assert end.stderr.endswith("error: no memory left\n")
+
+
 @pytest.mark.parametrize("to", ["launcher", "group"])
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_signal_stops_all_after_one_step(name: str, code: int, to: str, launch: Launch) -> None:
