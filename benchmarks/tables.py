@@ -188,6 +188,32 @@ def _gradients(kind: str, name: str, result: Result) -> Row:
     return (kind, f"`{name}`", *(f"{one:.3f}" for one in result["distance"].values()))
 
 
+def busy() -> str:
+    """Training beside busy processes, against fixed ways to use the cores."""
+    header = (
+        "processor",
+        "spec",
+        "busy processes",
+        "resnet-builder",
+        "spinning threads",
+        "sleeping threads",
+        "one thread",
+        "plain loop",
+        "share of the best fixed",
+    )
+    rows = (row for kind, _, one in measured("busy") for row in _busy(kind, one))
+    return table(header, rows, left=2)
+
+
+def _busy(kind: str, result: Result) -> Iterator[Row]:
+    for spec, loads in result["specs"].items():
+        for load, figures in loads.items():
+            rates = figures["images_per_second"]
+            ways = ("ours", "spinning threads", "sleeping threads", "one thread", "plain loop")
+            share = f"{figures['share_of_best_fixed']:.2f}"
+            yield (kind, f"`{spec}`", load.split()[0], *(rate(rates[way]) for way in ways), share)
+
+
 def memory() -> str:
     """Memory that training steps add to the process, against the stock loop."""
     header = ("processor", "network", "resnet-builder, MiB", "stock, MiB", "ratio")
@@ -287,6 +313,7 @@ TABLES: dict[str, Callable[[], str]] = {
         convolutions,
         gradients,
         evaluation,
+        busy,
         memory,
         ablation,
         startup,

@@ -257,7 +257,8 @@ def steady_state(experiment: Experiment, *, batch_size: int, accumulate: int) ->
             "progressive_resizing": (),
         }
     )
-    spec = experiment.spec.model_copy(update={"data": data, "train": train})
+    model = experiment.model.model_copy(update={"weights": None})  # a step's cost is the same
+    spec = experiment.spec.model_copy(update={"model": model, "data": data, "train": train})
     return replace(experiment, spec=spec)
 
 
