@@ -21,7 +21,7 @@ from resnet_builder.cli.console import examples, note, show_error, show_usage_er
 from resnet_builder.cli.options import CommandGroup, Invocation
 from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, Interrupted, Signals
 from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError, UsageError, printable
-from resnet_builder.runs.files import write_atomically
+from resnet_builder.runs.files import storage_errors, write_atomically
 from resnet_builder.system import is_out_of_memory, safe_path
 
 PROGRAM = "resnet-build"
@@ -83,6 +83,7 @@ class Program(CommandGroup):
                 return shell_complete(self, {}, PROGRAM, COMPLETE, instruction)
             args = list(invocation.arguments)
             with self.make_context(PROGRAM, args, obj=invocation) as context:
+                _check_paths(args)
                 self.invoke(context)
             _flush()
         except click.exceptions.Exit as error:
@@ -112,6 +113,20 @@ def _log_as_notes() -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
+
+
+def _check_paths(arguments: Sequence[str]) -> None:
+    """Refuse what libraries of ours cannot open, and would blame the files for.
+
+    Raises:
+        StorageError: The current folder was removed.
+        UsageError: The name of a file is not UTF-8.
+    """
+    with storage_errors("find", Path("the current folder")):
+        os.getcwd()
+    for argument in arguments:
+        if any("\udc80" <= character <= "\udcff" for character in argument):
+            raise UsageError(f"'{argument}' is not UTF-8: give the file or folder another name")
 
 
 def _exit_code(error: Exception, invocation: Invocation) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from resnet_builder.errors import BusyError
+from resnet_builder.errors import BusyError, printable
 from resnet_builder.runs.files import Warn, append_line, storage_errors
 from resnet_builder.system import open_regular
 
@@ -74,7 +74,10 @@ def hold_lock(directory: Path, warn: Warn) -> Iterator[None]:
             holder.unlink(missing_ok=True)  # it may be a link: append_line follows none
         now = datetime.now(UTC).isoformat(timespec="seconds")
         present = Holder(
-            host=socket.gethostname(), pid=os.getpid(), since=now, command=shlex.join(sys.argv)
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            since=now,
+            command=printable(shlex.join(sys.argv)),
         )
         append_line(holder, present.model_dump_json())
         yield

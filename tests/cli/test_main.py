@@ -232,6 +232,38 @@ def test_closed_pipe_ends_other_commands_quietly() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("command", ["summary resnet20", "train resnet20_digits", "list runs"])
+def test_current_folder_that_was_removed_is_7(command: str, tmp_path: Path) -> None:
+    """Intel's MKL would end the process with words about one of its libraries."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
+    code += "from resnet_builder.cli.main import main; main()"
+    line = [sys.executable, "-P", "-c", code, *command.split()]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (7, "")
+    assert done.stderr == "error: cannot find the current folder: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "tiny.yaml", "--out", "run\udcff"),
+        ("train", "--resume", "run\udcff"),
+        ("evaluate", "run\udcff"),
+        ("validate", "tiny\udcff.yaml"),
+        ("validate", "tiny.yaml", "--set", "name=\udcff"),
+    ],
+)
+def test_name_that_is_not_utf8_is_refused(arguments: tuple[str, ...], folder: Path) -> None:
+    """safetensors cannot open such a file, and a resumed run would blame its checkpoints."""
+    write_tiny(folder)
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.endswith("' is not UTF-8: give the file or folder another name\n")
+    assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_full_disk_behind_stdout_is_7() -> None:
     with open("/dev/full", "w") as full:
