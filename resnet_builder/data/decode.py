@@ -91,8 +91,8 @@ def decode_image(path: str | Path, channels: int, warn: Warn | None = None) -> T
     with _decoding_errors(path), open_regular(path) as file:
         pixels = _read_pixels(file, channels, warn)
     # numpy copies in this thread; torch would wake its thread pool for every image
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)) if channels == 3 else pixels[None]
-    return torch.from_numpy(planes)
+    planes = pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+    return torch.from_numpy(planes.copy())
 
 
 def verify_image(path: str | Path, channels: int, warn: Warn | None = None) -> bytes:
@@ -223,7 +223,8 @@ def _decode(file: BinaryIO, channels: int, *, is_draft: bool) -> tuple[Pixels, s
                 image = image.transpose(turned)
             image = _to_8_bits(image)
             image.info.pop("transparency", None)
-            pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
+            mode = "RGB" if channels == 3 else "L"
+            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     if any("EXIF" in str(one.message) for one in caught):
         problem = "its EXIF data are damaged"
     return pixels, problem

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import socket
 import socketserver
 import struct
 import subprocess
@@ -24,6 +25,7 @@ from filelock import FileLock
 from torchvision import datasets
 
 from resnet_builder.data import DATASETS
+from resnet_builder.data import datasets as datasets_module
 from resnet_builder.data.datasets import Synthetic
 from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
 from resnet_builder.data.preprocess import Preprocessing
@@ -195,6 +197,18 @@ def test_failed_download_leaves_nothing_behind(
         with pytest.raises(DataError, match="cannot load"):
             load(name, folder)
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+def test_server_that_says_nothing_is_not_waited_for(
+    cifar10: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets_module, "_STALL_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(
+            datasets.CIFAR10, "url", f"http://127.0.0.1:{server.getsockname()[1]}/x"
+        )
+        with pytest.raises(DataError, match=r"cannot load CIFAR10: .*timed out"):
+            load("cifar10", tmp_path)
 
 
 def test_waiting_for_the_download_of_another_process_can_be_stopped(
