@@ -43,7 +43,7 @@ from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.diagnostics import Positions, problems_from
 from resnet_builder.spec.load import Draft
 from resnet_builder.spec.recipe import Interval, MultistepSchedule, TrainSpec
-from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec
+from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec, Normalize
 from resnet_builder.system import open_regular
 from resnet_builder.weights.pretrained import published_weights
 
@@ -88,7 +88,14 @@ def data_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
     if data is None:
         return
     asked = info.channels if draft.model is None else draft.model.in_channels or info.channels
-    yield from _augment_problems(data, asked or DEFAULT_CHANNELS, positions)
+    channels = asked or DEFAULT_CHANNELS
+    yield from _augment_problems(data, channels, positions)
+    if isinstance(data.normalize, Normalize) and len(data.normalize.mean) != channels:
+        yield positions.problem(
+            "shape",
+            ("data", "normalize"),
+            f"its mean and std have {len(data.normalize.mean)} channels, the images {channels}",
+        )
     if draft.model is not None:
         yield from _input_problems(draft.model, data, info, positions)
     if draft.train is not None:
@@ -423,7 +430,8 @@ def _failure(error: Exception, calls: Sequence[_Call], what: str) -> str:
     """Describe a pass through a network that fails."""
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     if found := outside_error(error):
-        return f"{what} fails in {found}"
+        hint = "; it must also compute on torch's meta device, which has shapes and no values"
+        return f"{what} fails in {found}{hint if ' meta ' in found else ''}"
     if not calls:
         return f"{what} fails: {reason}"
     call = calls[-1]

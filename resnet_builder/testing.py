@@ -42,6 +42,7 @@ def check_block(block: Callable[..., Any], **options: object) -> None:
             missing = missing_attribute(made(), block.__name__, "out_channels", "zero_residual")
             assert missing is None, missing
             _check_shapes(made(), in_channels, stride, what)
+            _check_meta(made, in_channels, what)
             _check_gradients(made(), in_channels, what)
             _check_copies_and_layouts(made(), in_channels, what)
             skip = getattr(made(), SHORTCUT_ATTRIBUTE, None)
@@ -74,6 +75,16 @@ def _check_shapes(block: Any, in_channels: int, stride: int, what: str) -> None:
         wanted = (2, block.out_channels, math.ceil(height / stride), math.ceil(width / stride))
         shape = tuple(output.shape)
         assert shape == wanted, f"{what}: {height}x{width} images give {shape}, not {wanted}"
+
+
+def _check_meta(made: Callable[[], Any], in_channels: int, what: str) -> None:
+    """Check that a block computes without values: networks are checked so before they are built."""
+    with torch.device("meta"):
+        block, images = made(), torch.empty(2, in_channels, 7, 5)
+    try:
+        block(images)
+    except RuntimeError as error:
+        raise AssertionError(f"{what}: cannot compute on the meta device: {error}") from error
 
 
 def _check_gradients(block: Any, in_channels: int, what: str) -> None:

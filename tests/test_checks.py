@@ -206,6 +206,8 @@ def test_both_halves_report_together_in_file_order(tmp_path: Path) -> None:
             "no-effect",
         ),
         (BLOCK, "block: preact_basic\n  antialias: blur", "antialias", "no-effect"),
+        (DATA, f"{DATA}\n  normalize: {{mean: [0, 0], std: [1, 1]}}", "data.normalize", "shape"),
+        (DATA, f"{DATA}\n  normalize: {{mean: [0], std: [1]}}", "data.normalize", "shape"),
         (", stride: 2}", "}\n  antialias: blur", "antialias", "no-effect"),
         (TRAIN, f"{TRAIN}\n  early_stop: {{patience: 3}}", "early_stop", "no-effect"),
         (TRAIN, f"{TRAIN}\n  evaluate_every: {{steps: 3}}", "evaluate_every", "no-effect"),

@@ -57,6 +57,11 @@ class ForgetsToPickle(Forgetful):
         self.activation = lambda x: x
 
 
+class LooksAtValues(Forgetful):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.mean() < 99 else x
+
+
 class ForgetsToZero(Forgetful):
     def zero_residual(self) -> None:
         pass
@@ -73,6 +78,7 @@ def test_check_block_accepts_a_sound_block() -> None:
         (ForgetsItsWidth, "images give"),
         (ForgetsToTellItsWidth, "has no attribute 'out_channels'; see docs/how-to/add-a-block.md"),
         (ForgetsAParameter, "no gradient reaches"),
+        (LooksAtValues, "cannot compute on the meta device"),
         (ForgetsToZero, "leaves a residual"),
         (ForgetsToPickle, "pickle"),
     ],
