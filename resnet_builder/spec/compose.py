@@ -21,7 +21,6 @@ from resnet_builder.spec.diagnostics import missing_space
 from resnet_builder.spec.schema import models_at, short_key
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.yaml_source import (
-    MAPPING,
     MAX_DEPTH,
     Document,
     Node,
@@ -381,7 +380,8 @@ def _without_stale_claims(root: Node, written: Node) -> tuple[Node, tuple[str, .
     """
 
     def experiment(node: Node, section: str) -> object:
-        values = plain(_entries(node).get(section, _NOTHING))
+        found = _entries(node).get(section)
+        values = None if found is None else plain(found)
         if isinstance(values, dict):
             return {k: v for k, v in values.items() if f"{section}.{k}" not in _INCIDENTAL}
         return values
@@ -411,6 +411,3 @@ def _claims_something(claims: Node | None) -> bool:
     if claims is None or not isinstance(claims.value, dict):
         return claims is not None and claims.value is not None
     return any(node.value is not None for key, node in claims.value.items() if key != "source")
-
-
-_NOTHING = Node(None, Place(MAPPING))
