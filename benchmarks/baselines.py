@@ -37,7 +37,8 @@ class PilImages(Dataset[tuple[Tensor, int]]):
         return len(self._pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._transform(Image.fromarray(self._pixels[index])), self._labels[index]
+        image = Image.fromarray(self._pixels[index].squeeze())  # grey ones have no axis of channels
+        return self._transform(image), self._labels[index]
 
 
 def random_images(size: int) -> PilImages:

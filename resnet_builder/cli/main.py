@@ -70,7 +70,7 @@ class Program(CommandGroup):
         """Run a command line and exit. Only ``args`` is used."""
         gc.set_threshold(_GC_THRESHOLD)
         atexit.register(gc.freeze)  # spares the last collection, at exit
-        with Signals() as signals, safe_path(), _log_as_notes():
+        with Signals() as signals, safe_path(), _log_as_warnings():
             invocation = Invocation(signals, sys.argv[1:] if args is None else args)
             code = self._run(invocation)
         sys.exit(code)
@@ -103,10 +103,10 @@ class Program(CommandGroup):
 
 
 @contextmanager
-def _log_as_notes() -> Iterator[None]:
-    """Context in which what the package logs is printed; by one of several processes."""
+def _log_as_warnings() -> Iterator[None]:
+    """Context in which what the package logs is printed, by one of several processes."""
     log, handler = logging.getLogger(resnet_builder.__name__), logging.Handler(logging.WARNING)
-    handler.emit = lambda record: note(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: note(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
     handler.addFilter(lambda _: os.environ.get("RANK", "0") == "0")
     log.addHandler(handler)
     try:

@@ -278,3 +278,14 @@ def test_terminal_that_lacks_a_character_shows_its_number(tmp_path: Path) -> Non
     done = run("validate", str(tmp_path / "spec.yaml"), env=environment)
     assert done.returncode == 2
     assert "    1 | name: [\\u0416" in done.stderr
+
+
+@pytest.mark.parametrize(("rank", "printed"), [("0", "warning: it is\\x1b[0m late\n"), ("1", "")])
+def test_what_the_package_logs_is_printed_by_one_process(
+    rank: str, printed: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    log = "import logging; logging.getLogger('resnet_builder.system').warning('it is\\x1b[0m late')"
+    (folder / f"talk_{rank}.py").write_text(log, encoding="utf-8")
+    result = call("list", "parts", "--plugin", f"talk_{rank}.py")
+    assert (result.exit_code, result.stderr) == (0, printed)
