@@ -1,5 +1,6 @@
 """Session: the run directory, images and network of a training, new or resumed."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from resnet_builder.builder import build
 from resnet_builder.checks import placed, recipe_problems
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.splits import DataSplits, load_data
-from resnet_builder.errors import SpecError, UsageError
+from resnet_builder.errors import ResnetBuilderError, SpecError, UsageError
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import check_disk, estimate_training, memory_warning
 from resnet_builder.model import ResNet
@@ -131,7 +132,14 @@ def open_session(
             else:
                 run = RunDirectory.create(directory)
             lock.enter_context(run.locked())
+            lock.push(partial(_discard_unpublished, run))
         yield Session(ctx.broadcast_object(run), data, model)
+
+
+def _discard_unpublished(run: RunDirectory, kind: type[BaseException] | None, *_: object) -> None:
+    """Remove a directory in which no training began, because of an error that was foreseen."""
+    if kind is not None and issubclass(kind, ResnetBuilderError) and not run.is_published:
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,13 @@
-"""Links inside a run directory: the files that they lead to stay as they are."""
+"""Links, FIFOs, devices and folders in place of the files of a run.
 
+What a link leads to stays as it is, nothing is waited for, and nothing endless is read.
+"""
+
+import os
+import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,6 +56,41 @@ def test_file_that_is_a_link_is_replaced_or_refused(name: str, run: Path) -> Non
     if "safetensors" in name:
         assert result.exit_code == 0
         assert not (run / name).is_symlink()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name != "spec.yaml"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_file_that_is_none_is_replaced_or_refused_at_once(name: str, kind: str, run: Path) -> None:
+    path = run / name
+    path.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    line = ("--set", "train.optimizer.lr=0.2", "--set", "train.keep_checkpoints=5")
+    result = call("train", "--resume", run, *line, "--allow-spec-change")
+    assert result.exit_code in {0, 7}, result.stderr
+    assert "Traceback" not in result.stderr
+    if result.exit_code:
+        assert re.search(rf"error: cannot .* {re.escape(str(path))}", result.stderr), result.stderr
+    call("list", "runs", run.parent)
+    call("evaluate", run)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_checkpoint_that_is_no_file_is_set_aside(make: Callable[[Path], None], run: Path) -> None:
+    assert call("train", "--resume", run).exit_code == 0
+    (run / "result.json").unlink()
+    [*_, newest] = sorted((run / "checkpoints").iterdir())
+    unreal = newest.with_name("step-000000099.safetensors")
+    make(unreal)
+    result = call("train", "--resume", run)
+    assert result.exit_code == 0, result.stderr
+    assert f"warning: {unreal}: it is not a file; going back" in result.stderr
 
 
 def test_checkpoints_that_are_a_link_are_refused(run: Path) -> None:

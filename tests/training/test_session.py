@@ -63,7 +63,21 @@ def test_directory_whose_set_up_failed_can_be_used_again(way: Any, folder: Path)
     wrong = tiny(folder, "data.dataset={type: image_folder, path: nowhere}")
     with pytest.raises(DataError):
         way(wrong, folder / "run", data_dir=folder)
+    assert not (folder / "run").exists()
     assert resume_run(tiny(folder), folder / "run").steps == 4
+
+
+@pytest.mark.parametrize("way", [start_run, resume_run])
+def test_directory_in_which_no_training_began_is_removed(
+    way: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise UsageError("there is no such optimizer here")
+
+    monkeypatch.setattr("resnet_builder.training.trainer.TrainStep", refuse)
+    with pytest.raises(UsageError):
+        way(tiny(folder), folder / "run")
+    assert not (folder / "run").exists()
 
 
 def test_stop_before_the_first_step_leaves_a_run_that_resumes(folder: Path) -> None:
