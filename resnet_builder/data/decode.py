@@ -75,7 +75,7 @@ def decode_image(path: str | Path, channels: int, warn: Warn | None = None) -> T
     The image is turned upright by its EXIF orientation; of an animation the first frame is taken;
     transparency is dropped, which leaves the colours below it; of 16 bits a channel the upper 8
     are kept; CMYK is converted without a colour profile. Pillow's limit on the number of pixels
-    holds. Damaged metadata cost no pixels: the image is then read as it is stored.
+    holds. Damaged metadata cost no pixels: the image is turned only if its orientation can be read.
 
     Args:
         path: Image file.
@@ -206,7 +206,7 @@ def _read_pixels(
 
 
 def _decode(file: BinaryIO, channels: int, *, is_draft: bool) -> tuple[Pixels, str | None]:
-    """Return the pixels, upright as far as EXIF can be read, and what is wrong with EXIF."""
+    """Return the pixels, upright if the orientation can be read, and what is wrong if it cannot."""
     problem = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -216,22 +216,25 @@ def _decode(file: BinaryIO, channels: int, *, is_draft: bool) -> tuple[Pixels, s
             opened.load()
             image: Image.Image = opened
             try:
-                turned = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation))
+                orientation = opened.getexif().get(ExifTags.Base.Orientation)
             except _BROKEN:
-                turned, problem = None, "its EXIF data are damaged"
-            if turned is not None:
-                image = image.transpose(turned)
+                orientation, problem = None, "its EXIF data are damaged"
+            if orientation in _TURNS:
+                image = image.transpose(_TURNS[orientation])
             image = _to_8_bits(image)
             image.info.pop("transparency", None)
             mode = "RGB" if channels == 3 else "L"
             pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    if any("EXIF" in str(one.message) for one in caught):
+    if orientation is None and any("EXIF" in str(one.message) for one in caught):
         problem = "its EXIF data are damaged"
     return pixels, problem
 
 
 def _without_metadata(content: bytes) -> bytes:
-    """Return the parts of a PNG or JPEG file that hold its pixels; nothing of other formats."""
+    """Return the parts of a PNG or JPEG file that pixels need, and EXIF; nothing of other formats.
+
+    Damaged EXIF data do no harm to the decoding.
+    """
     if content.startswith(_PNG_START):
         return _PNG_START + b"".join(_critical_chunks(content))
     if content.startswith(_JPEG_START):
@@ -243,7 +246,13 @@ def _critical_chunks(png: bytes) -> Iterator[bytes]:
     start = len(_PNG_START)
     while start < len(png):
         end = start + 12 + int.from_bytes(png[start : start + 4])
-        if png[start + 4 : start + 5].isupper():  # the case that tells what pixels need
+        kind, body, checksum = (
+            png[start + 4 : start + 8],
+            png[start + 4 : end - 4],
+            png[end - 4 : end],
+        )
+        is_exif = kind == b"eXIf" and zlib.crc32(body) == int.from_bytes(checksum)
+        if kind[:1].isupper() or is_exif:  # the case tells what pixels need
             yield png[start:end]
         start = end
 
@@ -257,7 +266,7 @@ def _image_segments(jpeg: bytes) -> Iterator[bytes]:
             return
         end = start + 2 + int.from_bytes(jpeg[start + 2 : start + 4])
         is_metadata = b"\xe0" <= marker <= b"\xef" or marker == b"\xfe"
-        if not is_metadata or marker == b"\xee":  # Adobe's tells the colours
+        if not is_metadata or marker in {b"\xe1", b"\xee"}:  # EXIF; Adobe's tells the colours
             yield jpeg[start:end]
         start = end
 

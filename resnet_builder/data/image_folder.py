@@ -178,7 +178,8 @@ def _notices(root: Path, scan: "Scan", cache_problem: str | None) -> Iterator[st
         yield cache_problem
     if scan.damaged:
         named = shorten(f"{name}: {problem}" for name, problem in sorted(scan.damaged.items()))
-        yield f"{root}: read {counted(len(scan.damaged), 'image')} as stored: {named}"
+        images = counted(len(scan.damaged), "image")
+        yield f"{root}: read {images} in spite of damaged metadata: {named}"
     for name, reason in sorted(scan.broken.items()):
         yield f"left out {root / name}: {reason}"
 

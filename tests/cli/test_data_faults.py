@@ -162,7 +162,7 @@ def test_copies_that_the_split_parts_are_counted(folder: Path) -> None:
     assert sorted(index // 5 for index in data["validation"]) == [0, 0, 1, 1]
 
 
-def test_what_is_not_read_and_what_is_read_as_stored_is_told(folder: Path) -> None:
+def test_what_is_not_read_and_what_is_damaged_is_told(folder: Path) -> None:
     pets = write_pets(folder)
     (pets / "train" / "ant" / "notes.txt").write_text("about ants")
     (pets / "val").write_text("")
@@ -173,7 +173,8 @@ def test_what_is_not_read_and_what_is_read_as_stored_is_told(folder: Path) -> No
     for line in (
         f"{pets}: passed over files that are not images: 1 .txt (train/ant/notes.txt)",
         f"{pets}: passed over val (a file)",
-        f"{pets}: read 1 image as stored: train/bee/turned.webp: its EXIF data are damaged",
+        f"{pets}: read 1 image in spite of damaged metadata: train/bee/turned.webp: its EXIF "
+        "data are damaged",
     ):
         assert f"{line}\n" in result.stderr
     assert json.loads((folder / "run" / "data.json").read_text())["images"]["train"] == 11

@@ -213,12 +213,17 @@ def with_chunk(kind: bytes, body: bytes, *, checksum: bool = True) -> bytes:
     return content[:33] + (added if checksum else added[:-4] + b"\0\0\0\0") + content[33:]
 
 
+def exif_block(*entries: bytes) -> bytes:
+    return b"MM\0*" + struct.pack(">IH", 8, len(entries)) + b"".join(entries) + b"\0\0\0\0"
+
+
 def with_segment(marker: int, body: bytes) -> bytes:
     """Return a JPEG file with one more segment."""
     return JPEG[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + JPEG[2:]
 
 
 JPEG = saved(Image.fromarray(RGB), "JPEG")
+ORIENTATION_6 = struct.pack(">HHIHH", 0x112, 3, 1, 6, 0)
 OVERLONG = b"key\0\0" + zlib.compress(bytes(2_000_000))
 FAR = b"MM\0*\xff\xff\xff\xff"
 DAMAGED_METADATA = {
@@ -254,9 +259,16 @@ def test_damaged_metadata_cost_no_pixels(name: str, tmp_path: Path) -> None:
 
 def test_orientation_is_read_beside_a_tag_that_cannot_be_written_back(tmp_path: Path) -> None:
     """Orientation 6, and a comment whose place lies beyond the file."""
-    entries = struct.pack(">HHIHH", 0x112, 3, 1, 6, 0) + struct.pack(">HHII", 0x9286, 7, 99, 9_999)
-    block = b"MM\0*" + struct.pack(">IH", 8, 2) + entries + b"\0\0\0\0"
+    block = exif_block(ORIENTATION_6, struct.pack(">HHII", 0x9286, 7, 99, 9_999))
     assert digest(pixels_of(with_chunk(b"eXIf", block), tmp_path)) == QUARTER
+
+
+def test_orientation_is_read_beside_other_damaged_metadata(tmp_path: Path) -> None:
+    png = with_chunk(b"eXIf", exif_block(ORIENTATION_6))
+    assert digest(pixels_of(png[:33] + chunk(b"gAMA", b"") + png[33:], tmp_path)) == QUARTER
+    jpeg = with_segment(0xE1, b"Exif\0\0" + exif_block(ORIENTATION_6))
+    broken = jpeg[:2] + b"\xff\xe0\0\6JFIF" + jpeg[2:]
+    assert torch.equal(pixels_of(broken, tmp_path), pixels_of(jpeg, tmp_path))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
