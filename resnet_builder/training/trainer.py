@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +13,11 @@ from resnet_builder.data.loader import Pipeline, TrainLoader
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import MEMORY_FORMATS, Precision, fits
-from resnet_builder.errors import DataError, NonFiniteError, ResourceError, Stopped, UsageError
+from resnet_builder.errors import DataError, NonFiniteError, ResourceError, Stopped
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import out_of_memory_explained
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import Change, EnvRecord, MetricsLog, ResultRecord, RuntimeConfig
+from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord, RuntimeConfig
 from resnet_builder.training.callbacks import (
     Callback,
     CallbackList,
@@ -26,30 +25,22 @@ from resnet_builder.training.callbacks import (
     TrainStart,
     storage_warnings,
 )
-from resnet_builder.training.checkpoint import (
-    Checkpoint,
-    CheckpointManager,
-    load_newest,
-    set_aside_damaged,
-)
+from resnet_builder.training.checkpoint import CheckpointManager
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.ema import Ema, initial_share
 from resnet_builder.training.evaluation import Metrics, evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
 from resnet_builder.training.meter import TrainMeter, evaluation_row
 from resnet_builder.training.openmp import sleep_while_busy
-from resnet_builder.training.provenance import (
-    Provenance,
-    change_notices,
-    check_unchanged,
-    record_provenance,
-    recorded_runtime,
-)
 from resnet_builder.training.result import Result, result_record, weights_header
+from resnet_builder.training.resume import (
+    check_steps_left,
+    prepare_resumption,
+    record_resumption,
+)
 from resnet_builder.training.runtime import (
     compile_errors_explained,
     resolve_device,
-    resolve_environment,
 )
 from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.state import TrainState, copy_weights, set_weights
@@ -106,56 +97,35 @@ def fit(
     device = resolve_device(experiment.run.device, ctx)
     loader = _train_loader(experiment, data, device, ctx)
     plan = Plan(recipe, loader.steps_per_epoch, ctx.world_size)
-    checkpoint, before, runtime_before = ctx.run_on_main(partial(_recorded, run))
-    notices: list[str] = []
-    env = resolve_environment(experiment.run, runtime_before, ctx, warn=notices.append)
-    provenance, changes = ctx.run_on_main(
-        partial(
-            check_unchanged,
-            run,
-            before,
-            experiment,
-            data,
-            env,
-            allow_spec_change=allow_spec_change,
-            allow_inexact=allow_inexact,
-        )
+    resumption = prepare_resumption(
+        run,
+        experiment,
+        data,
+        ctx,
+        allow_spec_change=allow_spec_change,
+        allow_inexact=allow_inexact,
     )
-    runtime = env.runtime
-    model.to(device).to(memory_format=MEMORY_FORMATS[runtime.memory_format])
-    if recipe.sync_norm and ctx.world_size > 1:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    has_unused = ctx.world_size > 1 and has_unused_parameters(
-        experiment.network, experiment.input_shape
-    )
-    train_step = TrainStep(
-        model, recipe, runtime, resize=plan.resize, ctx=ctx, has_unused=has_unused
-    )
-    ema = (
-        Ema(model, recipe.ema, frozen=frozen_tensors(model, recipe.freeze)) if recipe.ema else None
-    )
+    env = resumption.env
+    train_step = _train_step(model, experiment, env.runtime, plan, device, ctx)
+    ema = None
+    if recipe.ema is not None:
+        ema = Ema(model, recipe.ema, frozen=frozen_tensors(model, recipe.freeze))
     checkpoints = CheckpointManager(
         run,
         model,
         train_step.optimizer,
         ema,
-        provenance=provenance,
+        provenance=resumption.provenance,
         plan=plan,
         callbacks=events,
         ctx=ctx,
     )
-    state = checkpoints.restore(checkpoint)  # of step 0, if there is no checkpoint
-    _check_steps_left(run, plan, state)
+    state = checkpoints.restore(resumption.checkpoint)  # of step 0, if there is no checkpoint
+    check_steps_left(run, plan, state)
 
     # The training goes on for certain: from here on the run directory may change.
     if ctx.is_main_process:
-        notices += [*change_notices(changes), *_schedule_notices(changes, plan, state)]
-        record_provenance(run, provenance, changes, step=state.step)
-        for notice in notices:
-            events.on_warning(notice)
-        set_aside_damaged(run, state.step, events.on_warning)
-        rows = checkpoint.metrics_bytes if checkpoint else 0
-        MetricsLog(run).rewind(rows, warn=events.on_warning)
+        record_resumption(run, resumption, plan, state, events)
     meter = TrainMeter(state, plan, checkpoints, MetricsLog(run), events, ctx)
     training = Training(
         model=model,
@@ -169,19 +139,15 @@ def fit(
         should_stop=should_stop,
         ctx=ctx,
     )
-    if recipe.ema and (share := initial_share(recipe.ema, plan.total_steps)) > 0.5:
-        events.on_warning(
-            f"train.ema: {share:.0%} of the average will still be the initial weights at the end "
-            "of this training; lower the decay"
-        )
+    _warn_of_idle_average(plan, events)
     events.on_train_start(
-        TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, env.device, runtime)
+        TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, env.device, env.runtime)
     )
 
     with (
         sleep_while_busy(events.on_warning),
         private_generators(device),
-        out_of_memory_explained(experiment, runtime.precision, processes=ctx.world_size),
+        out_of_memory_explained(experiment, env.runtime.precision, processes=ctx.world_size),
         compile_errors_explained(should_stop),
     ):
         batches = loader.batches(state.step)
@@ -367,54 +333,6 @@ def finalize(training: Training, state: TrainState) -> Result:
     return result
 
 
-def _recorded(
-    run: RunDirectory,
-) -> tuple[Checkpoint | None, Provenance | None, RuntimeConfig | None]:
-    """Newest checkpoint of a run, what decided its bits, and the runtime to repeat."""
-    checkpoint = load_newest(run)
-    if checkpoint is not None:
-        before = checkpoint.provenance
-    elif run.is_published:
-        before = Provenance.read(run)
-    else:
-        return None, None, None
-    return checkpoint, before, recorded_runtime(run, before)
-
-
-def _check_steps_left(run: RunDirectory, plan: Plan, state: TrainState) -> None:
-    """Refuse to resume a run that has no steps left, unless only its result is missing."""
-    recipe = plan.recipe
-    key = "train.epochs" if recipe.steps is None else "train.steps"
-    if run.is_finished and state.step == 0:
-        raise UsageError(f"{run.path} is complete, and it has no checkpoint to train on from")
-    if state.step > plan.total_steps:
-        raise UsageError(
-            f"{key}: {run.path} has done {state.step:,} steps, and this recipe ends after "
-            f"{plan.total_steps:,}; give a longer recipe, or start another run"
-        )
-    if run.is_finished and state.step == plan.total_steps:
-        raise UsageError(
-            f"{run.path} is already complete, after {state.step:,} steps; to train on, give more "
-            f"{key.removeprefix('train.')} by --set {key}=... and --allow-spec-change"
-        )
-    if run.is_finished and state.is_stale(recipe.early_stop):
-        raise UsageError(
-            f"train.early_stop: early stopping ended {run.path} after step {state.step:,}, and "
-            "would end it again; to train on, raise its patience or set it to null"
-        )
-
-
-def _schedule_notices(changes: Sequence[Change], plan: Plan, state: TrainState) -> list[str]:
-    """Tell of the learning rate that a changed recipe goes on with."""
-    recipe = [c for c in changes if c.path.startswith("train.") and c.kind == "trajectory"]
-    if state.step in {0, plan.total_steps} or not recipe:
-        return []
-    return [
-        f"training on from step {state.step:,} to {plan.total_steps:,}, on the schedule of the "
-        f"recipe as it is now: the learning rate is {plan.lr(state.step):g}"
-    ]
-
-
 def _next_unless_stopped(batches: Iterator[Batch]) -> Batch | None:
     """Return the next batch, or ``None`` if the user asked for a stop while it was waited for."""
     try:
@@ -429,6 +347,34 @@ def _with_log_file(
     if not ctx.is_main_process:
         return CallbackList([])
     return CallbackList([LogFile(run.log, CallbackList(callbacks).on_warning), *callbacks])
+
+
+def _warn_of_idle_average(plan: Plan, events: Callback) -> None:
+    ema = plan.recipe.ema
+    if ema is not None and (share := initial_share(ema, plan.total_steps)) > 0.5:
+        events.on_warning(
+            f"train.ema: {share:.0%} of the average will still be the initial weights at the end "
+            "of this training; lower the decay"
+        )
+
+
+def _train_step(
+    model: nn.Module,
+    experiment: Experiment,
+    runtime: RuntimeConfig,
+    plan: Plan,
+    device: torch.device,
+    ctx: DistributedContext,
+) -> TrainStep:
+    """Move a network to its device, and make its training step."""
+    recipe = experiment.train
+    model.to(device).to(memory_format=MEMORY_FORMATS[runtime.memory_format])
+    if recipe.sync_norm and ctx.world_size > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    has_unused = ctx.world_size > 1 and has_unused_parameters(
+        experiment.network, experiment.input_shape
+    )
+    return TrainStep(model, recipe, runtime, resize=plan.resize, ctx=ctx, has_unused=has_unused)
 
 
 def _train_loader(

@@ -83,7 +83,7 @@ def test_killed_process_ends_all_and_the_run_can_go_on(rank: str, launch: Launch
 PHASES = {
     "loading": ("0", "resnet_builder.training.session:load_data"),
     "building": ("1", "resnet_builder.training.session:build"),
-    "setting up": ("0", "resnet_builder.training.trainer:resolve_environment"),
+    "setting up": ("0", "resnet_builder.training.resume:resolve_environment"),
     "evaluating": ("1", "resnet_builder.training.trainer:evaluate_images"),
     "finishing": ("0", "resnet_builder.training.trainer:finalize"),
 }

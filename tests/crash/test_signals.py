@@ -18,7 +18,7 @@ STEP = "resnet_builder.training.step:TrainStep.__call__"
 PHASES: dict[str, tuple[object, ...]] = {
     "start-up": ("in_call", "resnet_builder.builder:load_experiment", 1),
     "data": ("in_call", "PIL.Image:open", 20),
-    "set-up": ("in_call", "resnet_builder.training.trainer:resolve_environment", 1),
+    "set-up": ("in_call", "resnet_builder.training.resume:resolve_environment", 1),
     "step": ("in_call", STEP, 10),
     "evaluation": ("in_call", "resnet_builder.training.trainer:evaluate_images", 2),
     "save": ("at_point", "written", 4),
