@@ -151,25 +151,10 @@ def _in_fp32(trained: TrainedModel) -> TrainedModel:
 
 @contextlib.contextmanager
 def _export_errors(path: Path, name: str) -> Iterator[None]:
-    """Context that turns any error of torch and ONNX into one error in one line."""
-    try:
-        with _silenced():
-            yield
-    except (ResnetBuilderError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ExportError(
-            f"{path} is not written: the network cannot be exported to {name}: {first}"
-        ) from error
+    """Context that turns any error of torch and ONNX into one line, and hides their messages.
 
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Context that hides the messages of torch and onnxscript to programmers.
-
-    They print, log and deprecate, each release in its own way; whether they did their work is
-    found by computing.
+    They print, log and deprecate, each release in its own way, for programmers; whether they did
+    their work is found by computing.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -178,6 +163,13 @@ def _silenced() -> Iterator[None]:
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             yield
+    except (ResnetBuilderError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ExportError(
+            f"{path} is not written: the network cannot be exported to {name}: {first}"
+        ) from error
     finally:
         logging.disable(disabled)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resnet_builder.builder import build, check_source
 from resnet_builder.data.class_folders import find_images
-from resnet_builder.data.decode import Warn, decode_image, preprocess_image
+from resnet_builder.data.decode import decode_image, preprocess_image
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.loader import evaluation_batches, normalise
 from resnet_builder.data.preprocess import Preprocessing
@@ -436,25 +436,18 @@ def predict(
     files = _find_images(paths, notices, should_stop)
     found: list[ImagePrediction] = []
     for first in range(0, len(files), BATCH_SIZE):
-        batch: list[ImagePrediction] = []
-        images: list[Tensor] = []
+        images: dict[int, Tensor] = {}  # by their number among all
         for path in files[first : first + BATCH_SIZE]:
             if should_stop():
                 raise Stopped("stopped while predicting")
-            try:
-                problems: list[str] = []
-                image, fitted, greyed = read(path, problems.append)
-            except DataError as error:
-                batch.append(ImagePrediction(path, error=str(error)))
-            else:
-                batch.append(ImagePrediction(path, fitted=fitted, greyed=greyed))
-                images.append(image)
-                notices += [f"{path}: {problem}" for problem in problems]
-        predictions = iter(classify(torch.stack(images)) if images else ())
-        found += [
-            one if one.error is not None else replace(one, predictions=next(predictions))
-            for one in batch
-        ]
+            prediction, image = read(path, notices)
+            if image is not None:
+                images[len(found)] = image
+            found.append(prediction)
+        if images:
+            classes = classify(torch.stack(list(images.values())))
+            for number, predictions in zip(images, classes, strict=True):
+                found[number] = replace(found[number], predictions=predictions)
         report("predicting", len(found), len(files))
     return Predictions(trained.path, tuple(found), tuple(notices))
 
@@ -476,11 +469,10 @@ def _find_images(paths: Sequence[Path], notices: list[str], should_stop: Stop) -
 
 def _image_reader(
     spec: Spec, header: WeightsHeader
-) -> Callable[[Path, Warn], tuple[Tensor, bool, bool]]:
-    """Function that reads an image as ``(C, H, W)`` uint8.
+) -> Callable[[Path, list[str]], tuple[ImagePrediction, Tensor | None]]:
+    """Function that reads an image as ``(C, H, W)`` uint8, for a prediction to be filled in.
 
-    It also tells whether the image had to be resized and cropped, and whether it lost its colours.
-    It raises a DataError where the image cannot be read.
+    Its second argument takes notices.
     """
     channels, size, _ = spec.model.image_shape
     if channels not in {1, 3}:
@@ -491,15 +483,19 @@ def _image_reader(
         (Resize(type="resize", size=size), CenterCrop(type="center_crop", size=size))
     )
 
-    def read(path: Path, warn: Warn) -> tuple[Tensor, bool, bool]:
-        image = decode_image(path, 3, warn)
-        has_colours = not bool((image[0] == image).all())
-        if takes_grey:
-            image = decode_image(path, 1) if has_colours else image[:1]
-        image = preprocess_image(image, path, preprocess)
-        fits = image.shape[-2:] == (size, size)
-        image = image if fits else preprocess_image(image, path, fit)
-        return image, not fits, takes_grey and has_colours
+    def read(path: Path, notices: list[str]) -> tuple[ImagePrediction, Tensor | None]:
+        try:
+            image = decode_image(path, 3, lambda problem: notices.append(f"{path}: {problem}"))
+            greyed = takes_grey and not bool((image[0] == image).all())
+            if takes_grey:
+                image = decode_image(path, 1) if greyed else image[:1]
+            image = preprocess_image(image, path, preprocess)
+            fitted = image.shape[-2:] != (size, size)
+            if fitted:
+                image = preprocess_image(image, path, fit)
+        except DataError as error:
+            return ImagePrediction(path, error=str(error)), None
+        return ImagePrediction(path, fitted=fitted, greyed=greyed), image
 
     return read
 

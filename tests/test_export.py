@@ -22,7 +22,7 @@ from resnet_builder.blocks.interfaces import BLOCKS
 from resnet_builder.builder import build
 from resnet_builder.errors import ExportError, NonFiniteError, UsageError
 from resnet_builder.export import FORMATS, export
-from resnet_builder.inference import TrainedModel, load_model
+from resnet_builder.inference import TrainedModel
 from resnet_builder.parts import resolve
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Resize, Spec
@@ -206,14 +206,6 @@ def test_metadata_have_the_preprocessing_and_leave_unknown_statistics_out(
     assert json.loads(texts["preprocess"]) == [{"type": "resize", "size": 12}]
 
 
-def test_safetensors_are_weights_for_this_program_too(
-    exported: dict[str, Path], subject: TrainedModel
-) -> None:
-    again = load_model(exported["safetensors"])
-    assert again.header == subject.header
-    assert_computes(exported["safetensors"], again)
-
-
 def test_weights_of_any_type_and_layout_are_exported_in_fp32(
     subject: TrainedModel, exported: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -228,12 +220,6 @@ def test_weights_of_any_type_and_layout_are_exported_in_fp32(
     assert network.training
     assert network.conv1.weight.dtype == torch.float64
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_link_to_nowhere_is_not_overwritten(subject: TrainedModel, tmp_path: Path) -> None:
-    (tmp_path / "link.pt2").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"link.pt2 exists and is not overwritten"):
-        export(subject, tmp_path / "link.pt2")
 
 
 def test_file_that_appears_meanwhile_is_not_overwritten(

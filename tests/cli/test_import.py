@@ -98,14 +98,6 @@ def test_images_are_predicted_by_numbers_of_classes_if_there_are_statistics(
     ] == [(one["name"], one["probability"]) for one in wanted["predictions"]]
 
 
-def test_existing_file_and_missing_checkpoint_are_2(checkpoint: Path) -> None:
-    OUT.write_text("mine")
-    result = call("import", checkpoint, "--spec", "tiny.yaml", "-o", OUT)
-    assert (result.exit_code, OUT.read_text()) == (2, "mine")
-    assert f"{OUT} exists" in result.stderr
-    assert call("import", "absent.pth", "--spec", "tiny.yaml", "-o", "new").exit_code == 2
-
-
 def test_other_networks_weights_are_4_unless_that_is_allowed(checkpoint: Path) -> None:
     saved = torch.load(checkpoint)
     saved["net"]["module.aux"] = torch.ones(1)

@@ -12,10 +12,9 @@ from resnet_builder import build_from_spec, load_weights
 from resnet_builder.errors import CheckpointError, UsageError
 from resnet_builder.spec.schema import Spec
 from tests.networks import built, cifar_spec, imagenet_spec, random_images, randomise
-from tests.weights.others import SPECS, read_network
+from tests.weights.others import read_network
 
 RESNET8 = cifar_spec(1, shortcut="projection")
-KELLERJORDAN = "kellerjordan-resnet20-a"
 TINY = cifar_spec(1, widths=(4,))
 
 
@@ -101,16 +100,6 @@ def test_other_network_is_refused_with_the_first_differences_of_both_sides(path:
         "  layer1.1.bn1.running_var: nothing in the network, 8 in the file",
         "  and 72 more",
     ]
-
-
-def test_differences_have_their_names_beside_ours(path: Path) -> None:
-    network = built(cifar_spec(3, shortcut="pad", widths=(16, 32, 128)))
-    lines = refusal(network, path, read_network("pycls-resnet20").tensors())
-    assert "(by pycls's names)" in lines[0]
-    assert lines[1] == (
-        "  layer3.0.conv1.weight: 128 x 32 x 3 x 3 in the network, "
-        "64 x 32 x 3 x 3 in the file (s3.b1.f.a.weight)"
-    )
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -340,18 +329,6 @@ def test_some_layers_of_another_depth_are_taken_if_that_is_allowed(
 
 
 # Biases of convolutions.
-
-
-def test_bias_before_a_batch_norm_is_taken_from_its_mean(path: Path) -> None:
-    theirs = read_network(KELLERJORDAN).tensors()
-    torch.save(theirs, path)
-    network = built(SPECS[KELLERJORDAN])
-    report = load_weights(network, path)
-    assert len(report.folded) == 19
-    assert report.folded["layers3.2.conv2.bias"] == "layer3.2.bn2.running_mean"
-    mean = theirs["norm1.running_mean"] - theirs["conv1.bias"]
-    assert torch.equal(network.bn1.running_mean, mean)
-    assert torch.equal(network.bn1.running_var, theirs["norm1.running_var"])
 
 
 def test_biased_convolution_gives_the_same_through_the_norms_mean(path: Path) -> None:
