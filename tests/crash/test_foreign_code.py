@@ -80,8 +80,14 @@ def test_program_imports_nothing_from_the_current_folder(planted: Path) -> None:
     assert (end.returncode, ran(planted)) == (0, []), end.stderr
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("way", ["image workers", "several processes", "compile"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("image workers", marks=pytest.mark.ci),
+        pytest.param("several processes", marks=pytest.mark.ci),
+        pytest.param("compile", marks=pytest.mark.slow),
+    ],
+)
 def test_processes_import_nothing_from_the_current_folder(
     way: str, planted: Path, tmp_path: Path
 ) -> None:
