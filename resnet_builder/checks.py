@@ -89,7 +89,8 @@ def data_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
         return
     asked = info.channels if draft.model is None else draft.model.in_channels or info.channels
     channels = asked or DEFAULT_CHANNELS
-    yield from _augment_problems(data, channels, positions)
+    batch_size = None if draft.train is None else draft.train.batch_size
+    yield from _augment_problems(data, channels, batch_size, positions)
     if isinstance(data.normalize, Normalize) and len(data.normalize.mean) != channels:
         yield positions.problem(
             "shape",
@@ -187,7 +188,9 @@ def _input_problems(
             yield positions.problem("mismatch", ("model", key), message)
 
 
-def _augment_problems(data: DataSpec, channels: int, positions: Positions) -> Iterator[Problem]:
+def _augment_problems(
+    data: DataSpec, channels: int, batch_size: int | None, positions: Positions
+) -> Iterator[Problem]:
     floats_since: str | None = None
     for number, part in enumerate(data.augment):
         path = ("data", "augment", number)
@@ -206,6 +209,9 @@ def _augment_problems(data: DataSpec, channels: int, positions: Positions) -> It
                 path,
                 f"`{part.type}` changes images of {counts} channels, not {channels}",
             )
+        elif batch_size == 1 and (getattr(made, "mixes_with", None) or 0) > 0:
+            reason = "has no effect: it mixes the images of a batch, and train.batch_size is 1"
+            yield positions.problem("no-effect", path, f"`{part.type}` {reason}")
         elif part.type == "random_resized_crop" and number:
             yield positions.problem("exclusive", path, f"`{part.type}` must stand first")
         elif works_on == "pixels" and floats_since is not None:

@@ -514,3 +514,10 @@ def test_synchronised_norms_need_cuda_and_batch_norms(
     overrides = ["train.sync_norm=true", change]
     found = check_source(write_tiny(tmp_path), overrides=overrides).problems
     assert [problem.message for problem in found] == [f"has no effect {reason}"] * bool(reason)
+
+
+@pytest.mark.parametrize(("name", "is_refused"), [("mixup", True), ("horizontal_flip", False)])
+def test_mixing_the_images_of_a_batch_of_one_has_no_effect(name: str, is_refused: bool) -> None:
+    overrides = [f"data.augment=[{name}]", "train.batch_size=1"]
+    found = check_source("resnet20", overrides=overrides).problems
+    assert [problem.code for problem in found] == ["no-effect"] * is_refused
