@@ -22,7 +22,7 @@ from torch.nn.modules.module import (
 
 from resnet_builder.blocks.interfaces import BLOCKS, STEMS
 from resnet_builder.data.interfaces import AUGMENTATIONS, DatasetInfo
-from resnet_builder.errors import Problem, RegistryError, SpecPath, nearest
+from resnet_builder.errors import Problem, RegistryError, SpecPath, counted, nearest
 from resnet_builder.model import (
     ResNet,
     count_macs,
@@ -134,28 +134,28 @@ def recipe_problems(
         yield positions.problem(
             "mismatch",
             ("train", "batch_size"),
-            f"{images:,} training images are fewer than one batch of {train.batch_size:,}; lower "
-            "train.batch_size",
+            f"a batch of {counted(train.batch_size, 'image')} is larger than the training set of "
+            f"{counted(images, 'image')}; lower train.batch_size",
         )
         return
     steps_per_epoch = images // train.batch_size
     total = train.in_steps(steps_per_epoch)
-    training = "1 step" if total == 1 else f"{total:,} steps"
-    advice = f"{steps_per_epoch:,} steps are an epoch of {images:,} images"
+    training = counted(total, "step")
+    epoch = f"an epoch of {counted(images, 'image')} has {counted(steps_per_epoch, 'step')}"
     schedule = train.schedule
     warmup = getattr(schedule, "warmup", None)
     if warmup is not None and (steps := warmup.in_steps(steps_per_epoch)) >= total:
         yield positions.problem(
             "out-of-range",
             ("train", "schedule", "warmup"),
-            f"its {steps:,} steps leave nothing of the training's {training} ({advice}); shorten "
-            "it or train longer",
+            f"its {counted(steps, 'step')} leave nothing of the training's {training} ({epoch}); "
+            "shorten it or train longer",
         )
     if train.ema is not None and train.ema.every > total:
         yield positions.problem(
             "out-of-range",
             ("train", "ema", "every"),
-            f"its {train.ema.every:,} steps are beyond the training's {training} ({advice}): the "
+            f"its {train.ema.every:,} steps are beyond the training's {training} ({epoch}): the "
             "average would stay the initial weights; lower it or train longer",
         )
     if isinstance(schedule, MultistepSchedule):
@@ -167,7 +167,7 @@ def recipe_problems(
             yield positions.problem(
                 "out-of-range",
                 ("train", "schedule", "milestones", len(schedule.milestones) - 1),
-                f"{name} is beyond the training's {training} ({advice}); lower it or train longer",
+                f"{name} is beyond the training's {training} ({epoch}); lower it or train longer",
             )
 
 
@@ -444,7 +444,6 @@ def _failure(error: Exception, calls: Sequence[_Call], what: str) -> str:
     if not (call.is_norm and reason.startswith("Expected more than 1")):
         return f"{what} fails in layer '{call.name}': {reason}"
     images, _, height, width = call.shape
-    some = "1 image" if images == 1 else f"{images} images"
     advice = "keep more pixels (fewer strides, larger images), or use another norm"
     if isinstance(call.layer, nn.BatchNorm2d):
         advice = (
@@ -454,7 +453,7 @@ def _failure(error: Exception, calls: Sequence[_Call], what: str) -> str:
         )
     return (
         f"layer '{call.name}' ({type(call.layer).__name__}) cannot normalise a single value: it "
-        f"gets {some} of {height}x{width} pixels at a time; {advice}"
+        f"gets {counted(images, 'image')} of {height}x{width} pixels at a time; {advice}"
     )
 
 

@@ -380,28 +380,29 @@ IN_EPOCHS = "train.schedule={type: multistep, milestones: [2, 4], unit: epochs}"
     [
         (
             ("train.steps=20", "train.schedule={type: cosine, warmup: {epochs: 5}}"),
-            "train.schedule.warmup: its 20 steps leave nothing of the training's 20 steps (4 steps "
-            "are an epoch of 128 images); shorten it or train longer",
+            "train.schedule.warmup: its 20 steps leave nothing of the training's 20 steps (an "
+            "epoch of 128 images has 4 steps); shorten it or train longer",
         ),
         (
             ("train.steps=16", IN_EPOCHS),
-            "train.schedule.milestones[1]: epoch 4 (step 16) is beyond the training's 16 steps (4 "
-            "steps are an epoch of 128 images); lower it or train longer",
+            "train.schedule.milestones[1]: epoch 4 (step 16) is beyond the training's 16 steps (an "
+            "epoch of 128 images has 4 steps); lower it or train longer",
         ),
         (
             ("train.schedule={type: multistep, milestones: [12], unit: steps}",),
-            "train.schedule.milestones[0]: step 12 is beyond the training's 12 steps (4 steps are "
-            "an epoch of 128 images); lower it or train longer",
+            "train.schedule.milestones[0]: step 12 is beyond the training's 12 steps (an epoch "
+            "of 128 images has 4 steps); lower it or train longer",
         ),
         (
             ("train.ema={decay: 0.9, every: 13}",),
-            "train.ema.every: its 13 steps are beyond the training's 12 steps (4 steps are an epoch "
-            "of 128 images): the average would stay the initial weights; lower it or train longer",
+            "train.ema.every: its 13 steps are beyond the training's 12 steps (an epoch of 128 "
+            "images has 4 steps): the average would stay the initial weights; lower it or train "
+            "longer",
         ),
         (
             ("train.batch_size=129",),
-            "train.batch_size: 128 training images are fewer than one batch of 129; lower "
-            "train.batch_size",
+            "train.batch_size: a batch of 129 images is larger than the training set of 128 "
+            "images; lower train.batch_size",
         ),
     ],
 )

@@ -19,7 +19,7 @@ from resnet_builder.data.interfaces import (
 )
 from resnet_builder.data.random import StatelessGenerator, permutation
 from resnet_builder.data.transfer import prefetch, to_device
-from resnet_builder.errors import DataError
+from resnet_builder.errors import DataError, counted
 
 WHITE = 255.0
 
@@ -221,8 +221,8 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     """
     if images < batch_size:
         raise DataError(
-            f"{images:,} training images are fewer than one batch of {batch_size:,}; "
-            "lower train.batch_size"
+            f"a batch of {counted(batch_size, 'image')} is larger than the training set of "
+            f"{counted(images, 'image')}; lower train.batch_size"
         )
     return images // batch_size
 

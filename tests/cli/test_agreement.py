@@ -45,7 +45,12 @@ def nothing(pets: Path) -> None:
             2,
             ["error[mismatch]: model.num_classes: must be 2, the classes of image_folder, not 3"],
         ),
-        (nothing, ("train.batch_size=64",), 2, [" training images are fewer than one batch of 64"]),
+        (
+            nothing,
+            ("train.batch_size=64",),
+            2,
+            ["a batch of 64 images is larger than the training set"],
+        ),
         (
             nothing,
             (WARM_UP,),
