@@ -160,6 +160,13 @@ def run(line: str) -> None:
     assert result.exit_code == 0, (line, result.output)
 
 
+def test_reliability_names_tests_that_exist() -> None:
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+\.py)`", text)) - {"benchmarks/slow.py"}
+    assert len(named) > 30
+    assert not [name for name in named if not (ROOT / "tests" / name).is_file()]
+
+
 def test_spec_page_has_every_key() -> None:
     text = (ROOT / "docs/reference/spec.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| .*? \| (.*) \|$", text, re.MULTILINE))

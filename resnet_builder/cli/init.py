@@ -104,7 +104,8 @@ def _write_new_spec(family: str, given: Mapping[str, Any], out: str | None) -> N
         return
     write_new(file, text)
     parameters, depth, macs = checked.counts.values()
-    show(f"wrote {file}: {parameters:,} parameters, depth {depth}, {macs:,} MACs")
+    theirs = "" if depth == wish.depth else f" ({wish.depth} as the paper counts)"
+    show(f"wrote {file}: {parameters:,} parameters, depth {depth}{theirs}, {macs:,} MACs")
 
 
 def _dataset_info(wish: Any) -> dict[str, Any]:

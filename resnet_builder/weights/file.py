@@ -10,6 +10,7 @@ Checkpoints of a run are the same kind of file, with another header; see
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -280,6 +281,13 @@ def _opened(path: Path) -> Iterator[Any]:
         except FileNotFoundError as error:
             raise CheckpointError(f"{path}: there is no such file") from error
         except SafetensorError as error:
+            with open_regular(path) as content:
+                is_of_torch = content.read(4).startswith((b"PK\x03\x04", b"\x80"))
+            if is_of_torch:
+                raise CheckpointError(
+                    f"{path}: it is a file of torch.save; convert it first: "
+                    f"resnet-build import {shlex.quote(str(path))} --spec SPEC -o FILE.safetensors"
+                ) from error
             raise CheckpointError(f"{path}: it is not a valid safetensors file: {error}") from error
 
 

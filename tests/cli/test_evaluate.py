@@ -1,6 +1,7 @@
 """``resnet-build evaluate``."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,19 @@ def test_split_that_is_not_there_is_2(folder: Path) -> None:
     result = call("evaluate", "run", "--split", "val")
     assert result.exit_code == 2
     assert "there are no val images; there are train, test" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["theirs.pth", "odd name"])
+def test_checkpoint_of_another_program_is_4_and_how_to_convert_it_is_told(
+    name: str, folder: Path
+) -> None:
+    torch.save({"fc.weight": torch.ones(2)}, folder / name)
+    result = call("evaluate", name)
+    assert result.exit_code == 4
+    assert result.stderr == (
+        f"error: {name}: it is a file of torch.save; convert it first: "
+        f"resnet-build import {shlex.quote(name)} --spec SPEC -o FILE.safetensors\n"
+    )
 
 
 def test_damaged_weights_are_4_and_what_is_no_run_is_2(folder: Path, finished_run: Path) -> None:

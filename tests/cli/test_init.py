@@ -67,7 +67,9 @@ def test_spec_is_printed_and_no_file_written(arguments: list[object], folder: Pa
 
 def test_spec_is_called_like_its_file(folder: Path) -> None:
     arguments = ("--depth", 28, "--width", 10, "--shortcut", "projection_all")
-    assert call("init", "wrn", *arguments, "-o", "my_net.yaml").exit_code == 0
+    result = call("init", "wrn", *arguments, "-o", "my_net.yaml")
+    assert result.exit_code == 0
+    assert ", depth 26 (28 as the paper counts), " in result.stdout
     text = (folder / "my_net.yaml").read_text(encoding="utf-8")
     assert "# Train: resnet-build train my_net.yaml\n" in text
     assert "--depth 28 --width 10 --shortcut projection_all\n" in text

@@ -165,7 +165,7 @@ class Canary:
 
 def test_pickle_is_refused_unread(path: Path, tmp_path: Path) -> None:
     torch.save({"a": Canary(tmp_path / "canary")}, path)
-    with pytest.raises(CheckpointError, match="it is not a valid safetensors file"):
+    with pytest.raises(CheckpointError, match="convert it first: resnet-build import"):
         read_weights(path)
     assert not (tmp_path / "canary").exists()
 
