@@ -60,8 +60,9 @@ def import_plugins(
             _import(plugin)
         except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)
-            line = next((f", line {each.lineno}" for each in frames if each.filename == plugin), "")
-            message = f"cannot import '{plugin}'{line}: {type(error).__name__}: {error}"
+            lines = [f", line {each.lineno}" for each in frames if each.filename == plugin]
+            place = f"'{plugin}'{lines[-1] if lines else ''}"
+            message = f"cannot import {place}: {type(error).__name__}: {error}"
             problem = (
                 positions.problem("plugin", ("plugins", asked.index(plugin)), message)
                 if plugin in asked
