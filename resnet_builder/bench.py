@@ -34,6 +34,7 @@ from resnet_builder.spec.section import Part
 from resnet_builder.system import cpu_seconds
 from resnet_builder.training.callbacks import Callback, TrainStart
 from resnet_builder.training.finetune import freeze
+from resnet_builder.training.openmp import sleep_while_busy
 from resnet_builder.training.optim import build_optimizer
 from resnet_builder.training.step import make_loss
 from resnet_builder.training.trainer import fit
@@ -175,7 +176,8 @@ def measure(
     """
     recipe, device = experiment.train, pick_device(experiment.run.device)
     turn_seconds = seconds / ROUNDS / 2
-    images, accumulate = find_batch_size(experiment, device, _MAX_STEP_SHARE * turn_seconds)
+    with sleep_while_busy():  # as in `fit`
+        images, accumulate = find_batch_size(experiment, device, _MAX_STEP_SHARE * turn_seconds)
 
     def make_baseline() -> _Baseline:
         return _Baseline(experiment, device, images)
