@@ -113,10 +113,12 @@ class TrainMeter:
         self._rows.clear()
         for step, (loss, num_correct, failed) in enumerate(rows, start=state.step - len(rows)):
             if failed:
+                advice = "lower the rate, warm up, or clip the gradient"
+                if step == 0:  # no weight was changed yet
+                    advice = "the rate is not the cause: check initial weights and data.normalize"
                 raise NonFiniteError(
                     f"the loss or the gradient of step {step + 1} is not finite "
-                    f"(learning rate {self._plan.lr(step):g}); "
-                    f"{self._checkpoints.newest}; lower the rate, warm up, or clip the gradient"
+                    f"(learning rate {self._plan.lr(step):g}); {self._checkpoints.newest}; {advice}"
                 )
             # One by one: a resumed run, which reads at other steps, must round to the same sum.
             state.loss_sum += loss

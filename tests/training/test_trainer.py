@@ -406,10 +406,11 @@ def test_loss_that_is_not_a_number_ends_the_run(step: int, tmp_path: Path) -> No
     recorder = Recorder()
     spec = experiment(checkpoint_every={"steps": 2}, evaluate_every={"steps": 100})
     run = RunDirectory(tmp_path / "run")
-    newest = "no checkpoint was saved yet"
+    newest, advice = "no checkpoint was saved yet", "the rate is not the cause: check"
     if step:
         newest = f"the newest checkpoint is {run.checkpoints / 'step-000000004.safetensors'}"
-    message = rf"step {step + 1} is not finite \(learning rate 0\.05\); {newest};"
+        advice = "lower the rate"
+    message = rf"step {step + 1} is not finite \(learning rate 0\.05\); {newest}; {advice}"
     with pytest.raises(NonFiniteError, match=message):
         train(run.path, spec, model=losing(step), callbacks=[recorder])
     assert recorder.saves == [2, 4][: step // 2]
