@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnet_builder import checks
+from resnet_builder import checks, dry_run
 from resnet_builder.blocks.init import init_weights
 from resnet_builder.blocks.interfaces import ShortcutFactory, Stem, missing_attribute
 from resnet_builder.blocks.shortcuts import changes_shape
@@ -148,8 +148,8 @@ def check_source(
     if network is not None and model is not None:
         problems += checks.stride_problems(network, model, draft)
         if with_forward:
-            macs, found = checks.forward_problems(network, model, draft)
-            problems += found or checks.training_problems(network, model, draft, processes)
+            macs, found = dry_run.forward_problems(network, model, draft)
+            problems += found or dry_run.training_problems(network, model, draft, processes)
         problems += checks.network_problems(network, macs, draft)
     problems += checks.fine_tuning_problems(draft)
     if with_weights:

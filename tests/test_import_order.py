@@ -18,7 +18,7 @@ IMPORT_ORDER = (
     {"experiment"},
     {"data", "runs"},
     {"plugins", "weights", "parts"},
-    {"checks"},
+    {"checks", "dry_run"},
     {"builder", "cpu"},
     {"memory"},
     {"summary", "testing"},
