@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from resnet_builder.device import Precision, free_memory
-from resnet_builder.errors import ResourceError, StorageError
+from resnet_builder.errors import ResourceError, StorageError, counted
 from resnet_builder.experiment import Experiment
 from resnet_builder.model import distinct_blocks, sections
 from resnet_builder.parts import input_info
@@ -184,7 +184,7 @@ def memory_warning(
 def _parts(estimate: MemoryEstimate) -> str:
     return (
         f"it is estimated to take {size_text(estimate.memory)} ({size_text(estimate.activations)} "
-        f"of activations for {estimate.micro_batch_size:,} images at a time, "
+        f"of activations for {counted(estimate.micro_batch_size, 'image')} at a time, "
         f"{size_text(estimate.images)} of data)"
     )
 

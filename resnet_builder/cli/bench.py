@@ -14,6 +14,7 @@ from resnet_builder.cli.options import (
     pass_invocation,
     spec_options,
 )
+from resnet_builder.errors import counted
 
 if TYPE_CHECKING:
     from resnet_builder.bench import Benchmark, Rate
@@ -88,7 +89,7 @@ def bench(
 def _show(found: "Benchmark") -> None:
     shape = " x ".join(map(str, found.image))
     parts = f" in {found.accumulate} micro-batches" if found.accumulate > 1 else ""
-    show(f"{found.name}: {found.batch_size} images of {shape} a step{parts}")
+    show(f"{found.name}: {counted(found.batch_size, 'image')} of {shape} a step{parts}")
     show(f"on {found.device}", "")
     about = "~" if found.is_busy else ""
     if found.is_busy:

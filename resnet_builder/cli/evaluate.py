@@ -17,6 +17,7 @@ from resnet_builder.cli.options import (
     plugin_option,
     skip_bad_option,
 )
+from resnet_builder.errors import counted
 
 if TYPE_CHECKING:
     from resnet_builder.inference import SplitEvaluation
@@ -86,7 +87,7 @@ def _show(result: "SplitEvaluation") -> None:
     loss, top1, top5 = (metrics.get(f"{result.split}.{name}") for name in ("loss", "top1", "top5"))
     written = "not finite" if loss is None else f"{loss:.4f}"
     top = f"top-1 {percent(top1)}" + ("" if top5 is None else f", top-5 {percent(top5)}")
-    show(f"{result.split}, {result.images:,} images: {top}, loss {written}", "")
+    show(f"{result.split}, {counted(result.images, 'image')}: {top}, loss {written}", "")
     pairs = zip(result.classes, result.top1_by_class, strict=True)
     show(*table(("class", "top-1"), [(name, percent(top1)) for name, top1 in pairs]))
     if len(result.classes) > _MAX_CLASSES:

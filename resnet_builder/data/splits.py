@@ -26,7 +26,7 @@ from resnet_builder.data.loader import WHITE
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.random import hash_seed
 from resnet_builder.data.sources import InMemoryImages
-from resnet_builder.errors import DataError, Problem, SpecError, Stopped, UsageError
+from resnet_builder.errors import DataError, Problem, SpecError, Stopped, UsageError, counted
 from resnet_builder.experiment import Experiment
 from resnet_builder.spec.schema import DataSpec, ModelSpec, Normalize, Spec
 from resnet_builder.system import cache_dir
@@ -207,9 +207,8 @@ def _check_images(model: ModelSpec, loaded: LoadedDataset) -> None:
         first = torch.tensor([0])
         channels, height, width = next(iter(source.subset(first).read([first]))).shape[1:]
         if channels != model.in_channels:
-            message = (
-                f"the network takes {model.in_channels} channels, {split} images have {channels}"
-            )
+            takes = counted(model.in_channels or 0, "channel")
+            message = f"the network takes {takes}, {split} images have {channels}"
             raise _spec_error("mismatch", "model.in_channels", message)
         if (height, width) != (model.image_size,) * 2:
             message = (

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnet_builder.errors import Problem, SpecError, SpecPath, nearest
+from resnet_builder.errors import Problem, SpecError, SpecPath, counted, nearest
 from resnet_builder.spec.bundled import (
     bundled_file,
     bundled_names,
@@ -305,7 +305,7 @@ def _overlay(
         count = len(below.value)
         if not _INDEX.fullmatch(step) or int(step) >= count:
             indices = [str(number) for number in range(count)]
-            amount = "1 item" if count == 1 else f"{count} items"
+            amount = counted(count, "item")
             between = " and " if count == 2 else " to "
             ends = between.join(dict.fromkeys(indices[:1] + indices[-1:])) or "none"
             message = f"there is no item {step}; the list has {amount} ({ends})"

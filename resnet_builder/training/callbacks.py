@@ -8,7 +8,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from resnet_builder.errors import StorageError, printable
+from resnet_builder.errors import StorageError, counted, printable
 from resnet_builder.runs.files import Warn, append_line
 from resnet_builder.runs.records import RuntimeConfig
 from resnet_builder.training.evaluation import Metrics
@@ -187,7 +187,7 @@ class LogFile(Callback):
         record = result.record
         if (reason := result.early_end) is not None:
             self._write(reason)
-        self._write(f"finished after {record.steps} steps and {record.seconds:.0f} s")
+        self._write(f"finished after {counted(record.steps, 'step')} and {record.seconds:.0f} s")
 
     def _write(self, line: str) -> None:
         time = datetime.now(UTC).isoformat(timespec="seconds")

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from resnet_builder.data.splits import DataSplits
-from resnet_builder.errors import CheckpointError, DataError, StorageError, UsageError
+from resnet_builder.errors import CheckpointError, DataError, StorageError, UsageError, counted
 from resnet_builder.experiment import Experiment
 from resnet_builder.parts import resolve
 from resnet_builder.runs.directory import RunDirectory
@@ -349,7 +349,7 @@ def _data_changes(before: DataRecord, after: DataRecord) -> Iterator[str]:
     for split in {**before.images, **after.images}:
         old, new = (record.images.get(split, 0) for record in (before, after))
         if old != new:
-            yield f"{split}: {old:,} images, now {new:,}"
+            yield f"{split}: {counted(old, 'image')}, now {new:,}"
     for name in after.classes:
         if name not in before.classes:
             yield f"{name}: a new class"

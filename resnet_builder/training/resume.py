@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from resnet_builder.data.splits import DataSplits
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import UsageError, counted
 from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import Change, EnvRecord, MetricsLog, RuntimeConfig
@@ -94,12 +94,12 @@ def check_steps_left(run: RunDirectory, plan: Plan, state: TrainState) -> None:
         raise UsageError(f"{run.path} is complete, and it has no checkpoint to train on from")
     if state.step > plan.total_steps:
         raise UsageError(
-            f"{key}: {run.path} has done {state.step:,} steps, and this recipe ends after "
+            f"{key}: {run.path} has done {counted(state.step, 'step')}, and this recipe ends after "
             f"{plan.total_steps:,}; give a longer recipe, or start another run"
         )
     if run.is_finished and state.step == plan.total_steps:
         raise UsageError(
-            f"{run.path} is already complete, after {state.step:,} steps; to train on, give more "
+            f"{run.path} is already complete, after {counted(state.step, 'step')}; to train on, give more "
             f"{key.removeprefix('train.')} by --set {key}=... and --allow-spec-change"
         )
     if run.is_finished and state.is_stale(recipe.early_stop):

@@ -15,7 +15,7 @@ import torch
 from pydantic import PlainSerializer
 from torch import Tensor, nn
 
-from resnet_builder.errors import CheckpointError, UsageError
+from resnet_builder.errors import CheckpointError, UsageError, counted
 from resnet_builder.model import norms_by_convolution
 from resnet_builder.weights.foreign import FileReport, read_foreign
 from resnet_builder.weights.key_maps import KeyMap, place_layers
@@ -380,7 +380,7 @@ def _advice(
     ):
         grey = ", and add `to_rgb` to data.preprocess if the images are grey"
         yield (
-            f"the file is for images of {given[1]} channels: set model.in_channels={given[1]}"
+            f"the file is for images of {counted(given[1], 'channel')}: set model.in_channels={given[1]}"
             + (grey if given[1] == 3 else "")
         )
 

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from resnet_builder import build_from_spec, load_weights
-from resnet_builder.errors import CheckpointError, UsageError
+from resnet_builder.errors import CheckpointError, UsageError, counted
 from resnet_builder.spec.schema import Spec
 from tests.networks import built, cifar_spec, imagenet_spec, random_images, randomise
 from tests.weights.others import read_network
@@ -273,7 +273,7 @@ def test_other_channels_are_refused_and_named(theirs: int, ours: int, path: Path
     given = state(built(cifar_spec(1, in_channels=theirs, **model)))
     lines = refusal(built(cifar_spec(1, in_channels=ours, **model)), path, given)
     assert lines[-1] == (
-        f"the file is for images of {theirs} channels: set model.in_channels={theirs}"
+        f"the file is for images of {counted(theirs, 'channel')}: set model.in_channels={theirs}"
         + (", and add `to_rgb` to data.preprocess if the images are grey" if theirs == 3 else "")
     )
 
