@@ -65,7 +65,7 @@ _HERE = ""
 @click.option(
     "--allow-inexact",
     is_flag=True,
-    help="Resume even if device, precision, threads or the like differ, so that the bits will.",
+    help="Resume even if the device, a version or a setting of the run differs, and so the bits.",
 )
 @nproc_option
 @json_option
@@ -161,7 +161,10 @@ def train(
             if isinstance(found, session.Session):
                 invocation.crash_log = found.run.crash_log
                 shown.say(f"run directory: {found.run.path}")
-                again = _resume_command(found.run.path, data_dir, plugins, ctx.world_size)
+                is_one_machine = ctx.world_size == ctx.local_world_size
+                processes = ctx.world_size if is_one_machine else 1
+                again = _resume_command(found.run.path, data_dir, plugins, processes)
+                again += "" if is_one_machine else " (by torchrun, on each machine as before)"
                 # Before the first step there is nothing to finish: a signal ends all at once.
                 at_start = AtStart(lambda: stack.enter_context(signals.polled()))
                 with _resume_told(again), process_loss_reported():

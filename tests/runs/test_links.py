@@ -59,9 +59,15 @@ def test_file_that_is_a_link_is_replaced_or_refused(name: str, run: Path) -> Non
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", [name for name in WRITTEN if name != "spec.yaml"])
-@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
-def test_file_that_is_none_is_replaced_or_refused_at_once(name: str, kind: str, run: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *(("fifo", name) for name in WRITTEN if name != "spec.yaml"),
+        *(("folder", name) for name in WRITTEN if name != "spec.yaml"),
+        *(("device", name) for name in ("env.json", "metrics.jsonl", "changes.jsonl", "train.log")),
+    ],
+)
+def test_file_that_is_none_is_replaced_or_refused_at_once(kind: str, name: str, run: Path) -> None:
     path = run / name
     path.unlink(missing_ok=True)
     if kind == "fifo":
