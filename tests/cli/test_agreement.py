@@ -112,3 +112,15 @@ def test_device_that_is_not_here_is_a_notice_of_validate(folder: Path) -> None:
     result = call("validate", write_pets_spec(folder), "--set", "run.device=cuda:99")
     assert result.exit_code == 0
     assert "checked without the device: there is no device 'cuda:99' here" in result.stderr
+
+
+def test_images_that_are_left_out_count_before_there_is_a_directory(folder: Path) -> None:
+    """How many images can be decoded is known only once they are read."""
+    pets = write_pets(folder)
+    (pets / "train" / "ant" / "0.bmp").write_bytes(b"no image")
+    flags = ["--data-dir", folder, "--skip-bad", "--set", "train.batch_size=10"]
+    result = call("train", write_pets_spec(folder), *flags)
+    assert result.exit_code == 2
+    message = "train.batch_size: a batch of 10 images is larger than the training set of 9 images"
+    assert f"<command line>:--set: error[mismatch]: {message}" in result.stderr
+    assert not (folder / "runs").exists()
