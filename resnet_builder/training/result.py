@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.experiment import Experiment
 from resnet_builder.model import count_macs, count_parameters
-from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.files import storage_errors
 from resnet_builder.runs.records import Comparison, EnvRecord, ResultRecord
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import PublishedSpec
-from resnet_builder.system import open_regular
 from resnet_builder.training.evaluation import Metrics
 from resnet_builder.training.state import TrainState
 from resnet_builder.weights.file import WeightsHeader
@@ -65,7 +62,6 @@ def weights_header(
 
 def result_record(
     experiment: Experiment,
-    run: RunDirectory,
     state: TrainState,
     test: Metrics | None,
     *,
@@ -77,18 +73,14 @@ def result_record(
 
     Args:
         experiment: The experiment.
-        run: The run directory.
         state: State after the last step.
         test: Metrics of the selected weights on the test images, if there are any.
         planned_steps: Steps of the recipe, before early stopping.
         classes: Names of the classes.
         env: Environment of the run.
-
-    Raises:
-        StorageError: ``spec.yaml`` cannot be read.
     """
-    with storage_errors("read", run.spec), open_regular(run.spec) as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
+    # Of the spec that was trained: spec.yaml may have been edited since.
+    digest = hashlib.sha256(dump_spec(experiment.spec).encode()).hexdigest()
     has_best = state.best_step > 0
     channels, size, _ = experiment.input_shape
     return ResultRecord(

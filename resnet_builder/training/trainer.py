@@ -317,7 +317,6 @@ def finalize(training: Training, state: TrainState) -> Result:
     def write_record() -> ResultRecord:
         record = result_record(
             training.experiment,
-            run,
             state,
             test,
             planned_steps=training.plan.total_steps,

@@ -3,6 +3,7 @@
 A resume that is refused, or has nothing to do, changes no byte of the run directory.
 """
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -111,6 +112,26 @@ def test_spec_of_a_run_that_was_edited_by_hand_is_compared_with_the_checkpoint(
     edited(run.spec, after, before)
     assert resume(run).exit_code == 0
     assert_same_outcome(run.path, interrupted.expected)
+
+
+def test_spec_that_is_edited_while_a_run_trains_is_not_that_of_its_result(
+    interrupted: Interrupted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = interrupted.run
+    digest = hashlib.sha256(run.spec.read_bytes()).hexdigest()
+    real = TrainStep.__call__
+
+    def edit_and_step(*arguments: Any, **options: Any) -> Any:
+        run.spec.write_text(run.spec.read_text().replace("lr: 0.1", "lr: 0.2"))
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "__call__", edit_and_step)
+        assert resume(run).exit_code == 0
+    assert ResultRecord.read(run.result).spec_sha256 == digest
+    result = resume(run)
+    assert result.exit_code == 2
+    assert "train.optimizer.lr: 0.1 in the run, 0.2 now" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["env.json", "data.json"])
