@@ -5,8 +5,11 @@ checkpoint, and repeated when the run is resumed.
 """
 
 import ctypes
+import getpass
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -249,15 +252,7 @@ def compile_network(network: nn.Module, device: torch.device) -> Callable[[Tenso
         network: The network.
         device: Device of the network. On CUDA, whole graphs of kernels are replayed.
     """
-    # torch runs the code that it finds there. Its own place in /tmp, which it writes into this
-    # variable when it is imported, can be another user's.
-    inductor, triton = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
-    kept = Path(os.environ.get(inductor, ""))
-    if kept == Path() or kept.name.startswith("torchinductor_"):
-        kept = cache_dir() / "inductor"
-    os.environ[inductor] = str(code_cache(kept.absolute()))
-    if kept_by_triton := os.environ.pop(triton, None):
-        os.environ[triton] = str(code_cache(Path(kept_by_triton).absolute()))
+    _use_private_caches()
     is_cuda = device.type == "cuda"
     options: dict[str, Any] = {"mode": "reduce-overhead"} if is_cuda else {}
     forward = torch.compile(network, dynamic=False, **options)
@@ -268,6 +263,30 @@ def compile_network(network: nn.Module, device: torch.device) -> Callable[[Tenso
         return forward(images)
 
     return compute
+
+
+def _use_private_caches() -> None:
+    """Let torch.compile load code only from folders that no other user can write."""
+    inductor, triton = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+    kept = Path(os.environ.get(inductor, ""))
+    if kept == Path() or kept.name.startswith("torchinductor_"):  # as torch sets it by itself
+        kept = cache_dir() / "inductor"
+    os.environ[inductor] = str(code_cache(kept.absolute()))
+    if kept_by_triton := os.environ.pop(triton, None):
+        os.environ[triton] = str(code_cache(Path(kept_by_triton).absolute()))
+    # Some caches (precompiled headers, for one) are always in torch's own place in the temporary
+    # folder, which another user can have taken.
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # whom the password file does not know
+        user = f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown_user"
+    own = Path(tempfile.gettempdir()).resolve() / (
+        "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", user)
+    )
+    if (private := code_cache(own)) != own:
+        tempfile.tempdir = os.environ["TMPDIR"] = str(private)
+        if "torch._inductor.codecache" in sys.modules:  # it has looked up the folder already
+            torch._inductor.config.cpp_cache_precompile_headers = False
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 import os
 import platform
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -11,6 +13,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from resnet_builder.builder import build
 from resnet_builder.cpu import KernelSupport, kernel_support
@@ -280,6 +283,27 @@ def test_compiled_code_is_kept_where_only_the_user_can_write(
     assert (os.environ[variable] == str(given)) == (mode == 0o755)
     if variable == "TRITON_CACHE_DIR":
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "inductor")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other rights")
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_torch_s_own_place_is_passed_over_if_others_can_write_it(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    monkeypatch.setattr(runtime, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    own = Path(default_cache_dir())
+    own.mkdir()
+    own.chmod(mode)
+    with torch._inductor.config.patch(cpp_cache_precompile_headers=True):  # undone at the end
+        compile_network(small_net(), CPU)
+    now = Path(default_cache_dir())
+    assert (now == own) == (mode == 0o755)
+    assert stat.S_IMODE(now.parent.stat().st_mode) == 0o700
+    assert os.environ["TMPDIR"] == tempfile.gettempdir()
 
 
 @NEEDS_KERNELS
