@@ -25,6 +25,7 @@ from resnet_builder.cli.signals import Interrupted
 from resnet_builder.errors import ProcessLostError, Stopped
 
 if TYPE_CHECKING:
+    from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.runs.records import ResultRecord
 
 _HERE = ""
@@ -167,7 +168,7 @@ def train(
                 again += "" if is_one_machine else " (by torchrun, on each machine as before)"
                 # Before the first step there is nothing to finish: a signal ends all at once.
                 at_start = AtStart(lambda: stack.enter_context(signals.polled()))
-                with _resume_told(again), process_loss_reported():
+                with _resume_told(found.run, again), process_loss_reported():
                     record = fit(
                         found.model,
                         found.data,
@@ -228,14 +229,17 @@ def _resume_command(
 
 
 @contextmanager
-def _resume_told(command: str) -> Iterator[None]:
-    """Context that adds a command to the error of a run that was stopped."""
+def _resume_told(run: "RunDirectory", command: str) -> Iterator[None]:
+    """Context that adds a command to the end of a run that was stopped, if it has begun."""
     try:
         yield
     except (Stopped, ProcessLostError) as error:
+        if not run.is_published:
+            raise
         raise type(error)(f"{error}; to resume: {command}") from error
     except Interrupted:
-        note(f"stopped before the first step; to resume: {command}")
+        hint = f"to resume: {command}" if run.is_published else f"{run.path} is removed"
+        note(f"stopped before the first step; {hint}")
         raise
 
 

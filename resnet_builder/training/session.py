@@ -137,8 +137,10 @@ def open_session(
 
 
 def _discard_unpublished(run: RunDirectory, kind: type[BaseException] | None, *_: object) -> None:
-    """Remove a directory in which no training began, because of an error that was foreseen."""
-    if kind is not None and issubclass(kind, ResnetBuilderError) and not run.is_published:
+    """Remove a directory in which no training began: an error was foreseen, or a signal came."""
+    if kind is None or run.is_published:
+        return
+    if issubclass(kind, ResnetBuilderError) or not issubclass(kind, Exception):
         shutil.rmtree(run.path, ignore_errors=True)
 
 

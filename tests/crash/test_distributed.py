@@ -97,6 +97,7 @@ def test_process_that_is_killed_in_any_phase_ends_all(phase: str, launch: Launch
     assert end.code == 9
     assert end.stderr.splitlines()[-1] == f"process {rank} was ended by signal 9 (Killed)"
     assert end.stderr.count("error: ") <= 1
+    assert ("to resume: " in end.stderr) is (phase in {"evaluating", "finishing"})
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -68,14 +68,15 @@ def test_directory_whose_set_up_failed_can_be_used_again(way: Any, folder: Path)
 
 
 @pytest.mark.parametrize("way", [start_run, resume_run])
+@pytest.mark.parametrize("error", [UsageError("no such optimizer"), KeyboardInterrupt()])
 def test_directory_in_which_no_training_began_is_removed(
-    way: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, way: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise UsageError("there is no such optimizer here")
+        raise error
 
     monkeypatch.setattr("resnet_builder.training.trainer.TrainStep", refuse)
-    with pytest.raises(UsageError):
+    with pytest.raises(type(error)):
         way(tiny(folder), folder / "run")
     assert not (folder / "run").exists()
 
