@@ -1,5 +1,6 @@
 """Image sources: the images of one split, in memory or in files that are decoded when needed."""
 
+import atexit
 import hashlib
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -232,25 +234,37 @@ def read_ahead(
     )
     with safe_path():
         iterator = iter(loader)
-    while True:
-        try:
-            batch = next(iterator, None)
-        except RuntimeError as error:  # DataLoader raises no other type of its own
-            if not (workers and pending):
-                raise
-            if not str(error).startswith("DataLoader timed out"):
-                raise _worker_lost(iterator, paths[pending[0][0]], error) from error
-            if stop():
-                for worker in _processes(iterator):
-                    worker.kill()  # whatever it waits for
-                raise Stopped("stopped while images were read") from error
-            continue
-        if batch is None:
-            return
-        if isinstance(batch, Exception):
-            raise batch
-        pending.popleft()
-        yield batch
+    _started.update(_processes(iterator))
+    try:
+        while True:
+            try:
+                batch = next(iterator, None)
+            except RuntimeError as error:  # DataLoader raises no other type of its own
+                if not (workers and pending):
+                    raise
+                if not str(error).startswith("DataLoader timed out"):
+                    raise _worker_lost(iterator, paths[pending[0][0]], error) from error
+                if stop():
+                    raise Stopped("stopped while images were read") from error
+                continue
+            if batch is None:
+                return
+            if isinstance(batch, Exception):
+                raise batch
+            pending.popleft()
+            yield batch
+    finally:
+        _kill(_processes(iterator))
+
+
+_started: WeakSet[BaseProcess] = WeakSet()
+
+
+@atexit.register
+def _kill(workers: Iterable[BaseProcess] = _started) -> None:
+    """End workers, whatever they wait for; Python would wait for them when it ends."""
+    for worker in workers:
+        worker.kill()
 
 
 def _worker_lost(iterator: object, path: str, error: RuntimeError) -> ResnetBuilderError:

@@ -17,18 +17,20 @@ def train(spec: Path, folder: Path, *more: object) -> Any:
 
 
 def break_images(pets: Path) -> list[Path]:
-    """Break images in four ways, the first of the data set among them."""
+    """Break images in five ways, the first of the data set among them."""
     broken = [
         pets / "train" / "ant" / "0.bmp",
         pets / "train" / "bee" / "cut.jpg",
         pets / "train" / "bee" / "text.jpg",
         pets / "test" / "ant" / "empty.png",
+        pets / "test" / "bee" / "leads-nowhere.png",
     ]
     broken[0].write_bytes(broken[0].read_bytes()[:100])
     content = write_image(broken[1], 7).read_bytes()
     broken[1].write_bytes(content[: len(content) // 2])
     broken[2].write_text("I am no image")
     broken[3].write_bytes(b"")
+    broken[4].symlink_to("gone.png")
     (pets / "train" / "ant" / "folder.png").mkdir()
     return broken
 
@@ -37,7 +39,7 @@ def test_broken_images_are_all_named_and_leave_no_run(folder: Path) -> None:
     broken = break_images(write_pets(folder))
     result = train(write_pets_spec(folder), folder)
     assert result.exit_code == 3
-    assert "error: 4 images cannot be decoded" in result.stderr
+    assert "error: 5 images cannot be decoded" in result.stderr
     assert all(f"\n  {path}: cannot be decoded: " in result.stderr for path in broken)
     assert "--skip-bad" in result.stderr
     assert not (folder / "runs").exists()

@@ -44,6 +44,7 @@ def test_lost_worker_ends_the_training_and_a_lost_training_its_workers(
     assert ".png: a process that was to read it, or one after it, was killed, as " in end.stderr
 
     training = trial.start(faults=AHEAD)
+    wait_until(lambda: trial.run.is_published)
     os.kill(worker_of(training), signal.SIGSTOP)  # as one that waits for a file server
     asked = time.monotonic()
     kill(training, signal.SIGTERM)
