@@ -297,6 +297,13 @@ def _printable_character(character: str) -> str:
     return f"\\x{code:02x}" if character.isascii() else f"<U+{code:04X}>"
 
 
+def columns(text: str) -> int:
+    """Count the columns a terminal gives to ``text``: two to a wide letter, none to an accent."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    accents = sum(unicodedata.combining(character) > 0 for character in text)
+    return len(text) + wide - accents
+
+
 def visible(text: str) -> str:
     """Printable text in which letters that look like Latin ones are followed by their code point.
 
@@ -340,12 +347,5 @@ def _snippet_lines(problem: Problem) -> list[str]:
     number = "" if problem.line is None else str(problem.line)
     return [
         f"{number:>5} | {before}{after}".rstrip(),
-        f"      | {' ' * _columns(before)}^",
+        f"      | {' ' * columns(before)}^",
     ]
-
-
-def _columns(text: str) -> int:
-    """Count the columns a terminal gives to ``text``: two to a wide letter, none to an accent."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    accents = sum(unicodedata.combining(character) > 0 for character in text)
-    return len(text) + wide - accents

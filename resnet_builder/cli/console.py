@@ -11,7 +11,14 @@ from contextlib import suppress
 
 import click
 
-from resnet_builder.errors import ResnetBuilderError, SpecError, Stopped, nearest, printable
+from resnet_builder.errors import (
+    ResnetBuilderError,
+    SpecError,
+    Stopped,
+    columns,
+    nearest,
+    printable,
+)
 
 
 def show(*lines: str) -> None:
@@ -99,11 +106,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
             aligned to the right.
     """
     lines = [list(header), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths = [max(columns(line[number]) for line in lines) for number in range(len(header))]
     return [
         "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            f"{cell}{' ' * (width - columns(cell))}" if number < left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from resnet_builder.cli.console import table
 from resnet_builder.cli.main import main
 from tests.cli.experiments import call, write_tiny
 
@@ -68,6 +69,17 @@ def test_training_writes_plain_lines_to_a_pipe(folder: Path) -> None:
         env={**os.environ, **COLOURED},
     )
     assert masked(done.stdout) == TRAINING
+
+
+def test_table_is_aligned_whatever_the_script_of_its_names() -> None:
+    """A terminal gives two columns to a wide letter, and none to an accent of its own."""
+    rows = [("cat", "1"), ("中文", "20"), ("e\u0301cole", "3")]
+    assert table(("class", "images"), rows) == [
+        "class  images",
+        "cat         1",
+        "中文       20",
+        "e\u0301cole       3",
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
