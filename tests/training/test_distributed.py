@@ -30,7 +30,7 @@ from resnet_builder.training.distributed import (
 )
 from resnet_builder.training.meter import TrainMeter
 from resnet_builder.training.step import Loss, make_loss
-from tests.training.recipes import small_net
+from tests.training.recipes import CLASSES, small_net
 from tests.training.runs import Recorder, after, experiment, outcome, resume_run, start_run, train
 from tests.training.teams import environment, forked, in_team, results
 
@@ -265,7 +265,7 @@ class Idle(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(small_net())
-        self.idle = nn.Linear(2, 2)
+        self.idle = nn.Linear(CLASSES, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self[0](x)
