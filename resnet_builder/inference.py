@@ -26,6 +26,7 @@ from resnet_builder.errors import (
     SpecError,
     Stopped,
     UsageError,
+    counted,
 )
 from resnet_builder.model import ResNet, state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
@@ -112,7 +113,7 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
         entries = getattr(header, name)
         if entries is not None and len(entries) != wanted:
             raise CheckpointError(
-                f"{file}: its header is damaged: `{name}` has {len(entries)} entries, and its spec "
+                f"{file}: its header is damaged: `{name}` has {counted(len(entries), 'entry', 'entries')}, and its spec "
                 f"needs {wanted}"
             )
     # The network on meta is compared: one that is not the weights' might take all memory.

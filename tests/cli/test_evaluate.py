@@ -153,8 +153,8 @@ def test_some_of_the_classes_are_evaluated_with_a_notice(pets: Path, folder: Pat
 def test_header_that_does_not_fit_its_spec_is_4(pets: Path, folder: Path) -> None:
     weights, header = read_weights(pets / "best.safetensors")
     for change, reason in (
-        ({"classes": ("ant",)}, "`classes` has 1 entries, and its spec needs 2"),
-        ({"mean": (0.5,), "std": (0.5,)}, "`mean` has 1 entries, and its spec needs 3"),
+        ({"classes": ("ant",)}, "`classes` has 1 entry, and its spec needs 2"),
+        ({"mean": (0.5,), "std": (0.5,)}, "`mean` has 1 entry, and its spec needs 3"),
     ):
         save_weights(folder / "x.safetensors", weights, header.model_copy(update=change))
         result = call("evaluate", "x.safetensors", "--data-dir", pets.parent)
