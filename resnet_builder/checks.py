@@ -80,7 +80,8 @@ def data_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
         yield positions.problem(
             "shape",
             ("data", "normalize"),
-            f"its mean and std have {counted(len(data.normalize.mean), 'channel')}, the images {channels}",
+            f"its mean and std have {counted(len(data.normalize.mean), 'channel')}, the images "
+            f"{channels}",
         )
     if draft.model is not None:
         yield from _input_problems(draft.model, data, info, positions)

@@ -34,7 +34,8 @@ from resnet_builder.runs.files import refuse_existing
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
 from resnet_builder.spec.yaml_source import parse_plain
-from resnet_builder.training.evaluation import NO_PREDICTION, evaluate, prepare_for_inference
+from resnet_builder.training.evaluation import evaluate, prepare_for_inference
+from resnet_builder.training.metrics import NO_PREDICTION
 from resnet_builder.weights.convert import LoadReport, load_weights
 from resnet_builder.weights.file import (
     Origin,

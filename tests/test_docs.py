@@ -139,7 +139,7 @@ def test_page_runs_as_written_in_a_fresh_folder(
 
 
 def run(line: str) -> None:
-    """Run a command of a page: one epoch of a training, and a check of one that needs a download."""
+    """Run a command of a page: one epoch of a training; only a check where data are downloaded."""
     program, *arguments = shlex.split(line, comments=True)
     if program != "resnet-build":
         return

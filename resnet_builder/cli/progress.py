@@ -19,7 +19,7 @@ from resnet_builder.cli.console import note, percent
 from resnet_builder.errors import counted, printable
 from resnet_builder.runs.files import ignore
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
-from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.metrics import Metrics
 from resnet_builder.training.result import Result
 
 LINE_SECONDS = 10.0

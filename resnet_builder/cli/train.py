@@ -109,8 +109,8 @@ def train(
     from resnet_builder.cli.progress import AtStart, display
     from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.training import session
-    from resnet_builder.training.checkpoint import newest_runtime
     from resnet_builder.training.distributed import process_loss_reported
+    from resnet_builder.training.resume import newest_runtime
     from resnet_builder.training.runtime import resolve_threads, set_backend_flags
     from resnet_builder.training.trainer import fit
 

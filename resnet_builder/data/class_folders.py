@@ -54,8 +54,8 @@ class ClassFolders:
     Attributes:
         splits: ``train``, and ``val`` and ``test`` if they are there; the classes are sorted, and
             every split has the same.
-        notices: What was passed over, which classes look alike, and what may be meant to be classes,
-            a line each.
+        notices: What was passed over, which classes look alike, and what may be meant to be
+            classes, a line each.
     """
 
     splits: Mapping[str, Images]

@@ -23,7 +23,7 @@ from resnet_builder.spec.introspect import (
 )
 from resnet_builder.spec.keys import KEY_ALIASES, key_homes
 from resnet_builder.spec.schema import short_key
-from resnet_builder.spec.section import PATTERN_WORDS
+from resnet_builder.spec.section import NAME_PATTERN, PATTERN_WORDS, is_name
 from resnet_builder.spec.yaml_source import AmbiguousError, Node, Place, Source, plain, resolve
 
 At = Literal["value", "key", "name"]
@@ -350,6 +350,21 @@ def shown(value: object) -> str:
     if isinstance(value, dict):
         return "a mapping"
     return "a list" if isinstance(value, list | tuple) else type(value).__name__
+
+
+def file_name_problem(file: str, stem: str) -> Problem:
+    """Problem of a spec without a name, whose file has a name that no spec can have."""
+    is_reserved = re.fullmatch(NAME_PATTERN, stem) is not None
+    reason = "Windows reserves it" if is_reserved else f"a name has {PATTERN_WORDS[NAME_PATTERN]}"
+    name = re.sub("[^A-Za-z0-9._-]+", "_", stem).strip("._-")[:64]
+    return Problem(
+        "missing-key",
+        "name",
+        f"is missing, and the file name {quoted(stem)} cannot be used instead: {reason}; "
+        "add a line `name: ...`, or rename the file",
+        file=file,
+        suggestion=f"name: {name}" if is_name(name) else None,
+    )
 
 
 def quoted(text: str) -> str:

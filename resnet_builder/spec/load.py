@@ -12,7 +12,7 @@ from pydantic import ValidationError, create_model
 
 from resnet_builder.errors import Problem, SpecError, SpecPath, dotted
 from resnet_builder.spec.compose import SpecSource, compose, read_document
-from resnet_builder.spec.diagnostics import Positions, problems_from, quoted
+from resnet_builder.spec.diagnostics import Positions, file_name_problem, problems_from
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import (
     DataSpec,
@@ -25,7 +25,7 @@ from resnet_builder.spec.schema import (
     is_file_name,
     parts_in,
 )
-from resnet_builder.spec.section import NAME_PATTERN, PATTERN_WORDS, Name, Part, is_name
+from resnet_builder.spec.section import Name, Part, is_name
 from resnet_builder.spec.yaml_source import Document, parse_yaml, plain, source_of
 
 UNNAMED = "unnamed"
@@ -143,7 +143,7 @@ def _draft(document: Document, overrides: Sequence[str], fragments: Sequence[str
         if path is None or is_name(path.stem):
             data["name"] = UNNAMED if path is None else path.stem
         else:
-            own.append(_file_name_problem(document.source.name, path.stem))
+            own.append(file_name_problem(document.source.name, path.stem))
     spec, found = _validate(data, positions)
     # A value that could not be read as it is written is wrong only once.
     known = {problem.path for problem in own if problem.path}
@@ -160,21 +160,6 @@ def _draft(document: Document, overrides: Sequence[str], fragments: Sequence[str
         positions=positions,
         problems=problems,
         notices=composition.notices,
-    )
-
-
-def _file_name_problem(file: str, stem: str) -> Problem:
-    """Problem of a spec without a name, whose file has a name that no spec can have."""
-    is_reserved = re.fullmatch(NAME_PATTERN, stem) is not None
-    reason = "Windows reserves it" if is_reserved else f"a name has {PATTERN_WORDS[NAME_PATTERN]}"
-    name = re.sub("[^A-Za-z0-9._-]+", "_", stem).strip("._-")[:64]
-    return Problem(
-        "missing-key",
-        "name",
-        f"is missing, and the file name {quoted(stem)} cannot be used instead: {reason}; "
-        "add a line `name: ...`, or rename the file",
-        file=file,
-        suggestion=f"name: {name}" if is_name(name) else None,
     )
 
 

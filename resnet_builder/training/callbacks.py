@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from resnet_builder.errors import StorageError, counted, printable
 from resnet_builder.runs.files import Warn, append_line
 from resnet_builder.runs.records import RuntimeConfig
-from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.metrics import Metrics
 
 if TYPE_CHECKING:
     from resnet_builder.training.result import Result

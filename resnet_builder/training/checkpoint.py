@@ -20,12 +20,12 @@ from torch.optim import Optimizer
 from resnet_builder.errors import CheckpointError, NonFiniteError, StorageError, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, failpoint, ignore, storage_errors
-from resnet_builder.runs.records import Count, MetricsLog, Record, RuntimeConfig
+from resnet_builder.runs.records import Count, MetricsLog, Record
 from resnet_builder.training.callbacks import Callback
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
-from resnet_builder.training.provenance import Provenance, recorded_runtime
+from resnet_builder.training.provenance import Provenance
 from resnet_builder.training.schedule import Plan
 from resnet_builder.training.state import TrainState, set_weights
 from resnet_builder.weights.file import read_metadata, read_tensors, write_tensors
@@ -281,15 +281,6 @@ def newest_provenance(run: RunDirectory) -> Provenance:
         with contextlib.suppress(CheckpointError, StorageError, UsageError):
             return _parse(path, read_metadata(path)).provenance
     return Provenance.read(run)
-
-
-def newest_runtime(run: RunDirectory) -> RuntimeConfig | None:
-    """Return the runtime configuration that a resumed run repeats; ``None`` for a new run.
-
-    Raises:
-        StorageError: The disk is failing, or a file may not be read.
-    """
-    return recorded_runtime(run, newest_provenance(run)) if run.is_published else None
 
 
 def set_aside_damaged(run: RunDirectory, newest: int, warn: Warn) -> None:

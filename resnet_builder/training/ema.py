@@ -50,6 +50,17 @@ def initial_share(spec: EmaSpec, steps: int) -> float:
     return spec.decay ** (steps // spec.every)
 
 
+def slow_average(spec: EmaSpec, steps: int) -> str | None:
+    """Return a warning if the average will be mostly the initial weights after a training."""
+    share = initial_share(spec, steps)
+    if share <= 0.5:
+        return None
+    return (
+        f"train.ema: {share:.0%} of the average will still be the initial weights at the end of "
+        "this training; lower the decay"
+    )
+
+
 def _divide(model: nn.Module, frozen: Collection[str]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the tensors to average and those to copy, in the same order for all copies."""
     averaged: list[Tensor] = []

@@ -13,7 +13,7 @@ from resnet_builder.runs.records import MetricsLog, MetricsRow
 from resnet_builder.training.callbacks import Callback, Progress, storage_warnings
 from resnet_builder.training.checkpoint import CheckpointManager
 from resnet_builder.training.distributed import DistributedContext
-from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.metrics import Metrics
 from resnet_builder.training.schedule import Plan
 from resnet_builder.training.state import TrainState
 

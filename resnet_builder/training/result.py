@@ -10,7 +10,7 @@ from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.runs.records import Comparison, EnvRecord, ResultRecord
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import PublishedSpec
-from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.metrics import Metrics
 from resnet_builder.training.state import TrainState
 from resnet_builder.weights.file import WeightsHeader
 

@@ -10,7 +10,12 @@ from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import Change, EnvRecord, MetricsLog, RuntimeConfig
 from resnet_builder.training.callbacks import Callback
-from resnet_builder.training.checkpoint import Checkpoint, load_newest, set_aside_damaged
+from resnet_builder.training.checkpoint import (
+    Checkpoint,
+    load_newest,
+    newest_provenance,
+    set_aside_damaged,
+)
 from resnet_builder.training.distributed import DistributedContext
 from resnet_builder.training.provenance import (
     Provenance,
@@ -41,6 +46,15 @@ class Resumption:
     provenance: Provenance
     changes: Sequence[Change]
     notices: Sequence[str]
+
+
+def newest_runtime(run: RunDirectory) -> RuntimeConfig | None:
+    """Return the runtime configuration that a resumed run repeats; ``None`` for a new run.
+
+    Raises:
+        StorageError: The disk is failing, or a file may not be read.
+    """
+    return recorded_runtime(run, newest_provenance(run)) if run.is_published else None
 
 
 def prepare_resumption(
@@ -99,8 +113,8 @@ def check_steps_left(run: RunDirectory, plan: Plan, state: TrainState) -> None:
         )
     if run.is_finished and state.step == plan.total_steps:
         raise UsageError(
-            f"{run.path} is already complete, after {counted(state.step, 'step')}; to train on, give more "
-            f"{key.removeprefix('train.')} by --set {key}=... and --allow-spec-change"
+            f"{run.path} is already complete, after {counted(state.step, 'step')}; to train on, "
+            f"give more {key.removeprefix('train.')} by --set {key}=... and --allow-spec-change"
         )
     if run.is_finished and state.is_stale(recipe.early_stop):
         raise UsageError(

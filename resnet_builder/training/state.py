@@ -11,7 +11,7 @@ from resnet_builder.errors import UsageError
 from resnet_builder.model import state_dict_mismatch
 from resnet_builder.runs.records import Count
 from resnet_builder.spec.recipe import EarlyStopSpec
-from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.metrics import Metrics
 
 
 class TrainState(BaseModel):

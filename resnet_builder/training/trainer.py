@@ -27,10 +27,11 @@ from resnet_builder.training.callbacks import (
 )
 from resnet_builder.training.checkpoint import CheckpointManager
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
-from resnet_builder.training.ema import Ema, initial_share
-from resnet_builder.training.evaluation import Metrics, evaluate_images
+from resnet_builder.training.ema import Ema, slow_average
+from resnet_builder.training.evaluation import evaluate_images
 from resnet_builder.training.finetune import frozen_tensors, has_unused_parameters
 from resnet_builder.training.meter import TrainMeter, evaluation_row
+from resnet_builder.training.metrics import Metrics
 from resnet_builder.training.openmp import sleep_while_busy
 from resnet_builder.training.result import Result, result_record, weights_header
 from resnet_builder.training.resume import (
@@ -139,7 +140,8 @@ def fit(
         should_stop=should_stop,
         ctx=ctx,
     )
-    _warn_of_idle_average(plan, events)
+    if recipe.ema is not None and (warning := slow_average(recipe.ema, plan.total_steps)):
+        events.on_warning(warning)
     events.on_train_start(
         TrainStart(state.step, plan.total_steps, plan.steps_per_epoch, env.device, env.runtime)
     )
@@ -346,15 +348,6 @@ def _with_log_file(
     if not ctx.is_main_process:
         return CallbackList([])
     return CallbackList([LogFile(run.log, CallbackList(callbacks).on_warning), *callbacks])
-
-
-def _warn_of_idle_average(plan: Plan, events: Callback) -> None:
-    ema = plan.recipe.ema
-    if ema is not None and (share := initial_share(ema, plan.total_steps)) > 0.5:
-        events.on_warning(
-            f"train.ema: {share:.0%} of the average will still be the initial weights at the end "
-            "of this training; lower the decay"
-        )
 
 
 def _train_step(

@@ -380,8 +380,8 @@ def _advice(
     ):
         grey = ", and add `to_rgb` to data.preprocess if the images are grey"
         yield (
-            f"the file is for images of {counted(given[1], 'channel')}: set model.in_channels={given[1]}"
-            + (grey if given[1] == 3 else "")
+            f"the file is for images of {counted(given[1], 'channel')}: set "
+            f"model.in_channels={given[1]}" + (grey if given[1] == 3 else "")
         )
 
 

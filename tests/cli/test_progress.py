@@ -14,7 +14,7 @@ from rich.live import Live
 from resnet_builder.cli.progress import Lines, Screen, display
 from resnet_builder.runs.records import ResultRecord, RuntimeConfig
 from resnet_builder.training.callbacks import Progress, TrainStart
-from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.metrics import Metrics
 from resnet_builder.training.result import Result
 
 GOLDEN = Path(__file__).parents[1] / "runs" / "golden"

@@ -223,8 +223,8 @@ def test_class_of_nothing_but_other_files_says_so(pets: Path) -> None:
         (pets / "test" / "bee" / f"{name}.png").write_bytes(b"\0\0\0\x1cftypheic")
         move(pets / "test" / "bee" / f"{name}.png", f"{name}.heic")
     assert refused(pets).endswith(
-        f"test has no images in bee\n  {pets}: passed over files that are not images: 2 .heic (such "
-        "as test/bee/0.heic)"
+        f"test has no images in bee\n  {pets}: passed over files that are not images: 2 .heic "
+        "(such as test/bee/0.heic)"
     )
 
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from resnet_builder.data import DATASETS
-from resnet_builder.data import splits as splits_module
+from resnet_builder.data import statistics as statistics_module
 from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.splits import (
     DataSplits,
-    channel_statistics,
     default_data_dir,
     load_data,
     stratified,
 )
+from resnet_builder.data.statistics import channel_statistics
 from resnet_builder.errors import DataError, SpecError
 from resnet_builder.parts import resolve
 from resnet_builder.spec.schema import Spec
@@ -147,7 +147,7 @@ class Elsewhere:
 def test_statistics_of_image_files_are_of_evenly_spaced_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(splits_module, "STATISTICS_IMAGES", 5)
+    monkeypatch.setattr(statistics_module, "STATISTICS_IMAGES", 5)
     held = source(41)
     streamed = Elsewhere(held)
     assert channel_statistics(streamed) == channel_statistics(

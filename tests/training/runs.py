@@ -15,7 +15,7 @@ from resnet_builder.runs.records import MetricsLog, ResultRecord
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training import session
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
-from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.metrics import Metrics
 from resnet_builder.training.result import Result
 from resnet_builder.training.trainer import fit
 from resnet_builder.weights.file import read_tensors

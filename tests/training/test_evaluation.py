@@ -10,13 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.errors import Stopped
-from resnet_builder.training.evaluation import (
-    NO_PREDICTION,
-    Metrics,
-    compute_metrics,
-    evaluate,
-    score,
-)
+from resnet_builder.training.evaluation import evaluate
+from resnet_builder.training.metrics import NO_PREDICTION, Metrics, compute_metrics, score
 from tests.training.recipes import images, labels, small_net
 
 

@@ -23,12 +23,7 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import Change, EnvRecord, MetricsLog, RuntimeConfig, versions
 from resnet_builder.spec.schema import RunSpec
 from resnet_builder.training import runtime
-from resnet_builder.training.checkpoint import (
-    Checkpoint,
-    load_newest,
-    newest_runtime,
-    save_checkpoint,
-)
+from resnet_builder.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.provenance import (
     Provenance,
@@ -37,6 +32,7 @@ from resnet_builder.training.provenance import (
     record_provenance,
     recorded_runtime,
 )
+from resnet_builder.training.resume import newest_runtime
 from resnet_builder.training.runtime import (
     compile_network,
     pick_precision,
@@ -486,12 +482,6 @@ def test_backend_flags_are_set_and_restored(threads: int | None) -> None:
 FREED = """
 import os
 from resnet_builder.training import runtime
-from resnet_builder.training.checkpoint import (
-    Checkpoint,
-    load_newest,
-    newest_runtime,
-    save_checkpoint,
-)
 
 def held():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resnet_builder.spec.recipe import EarlyStopSpec
-from resnet_builder.training.evaluation import Metrics
+from resnet_builder.training.metrics import Metrics
 from resnet_builder.training.state import TrainState
 from tests.training.recipes import small_net, weight
 

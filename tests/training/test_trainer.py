@@ -28,7 +28,8 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, ResultRecord
 from resnet_builder.training import checkpoint, trainer
 from resnet_builder.training.checkpoint import load_newest, save_checkpoint
-from resnet_builder.training.evaluation import Metrics, evaluate
+from resnet_builder.training.evaluation import evaluate
+from resnet_builder.training.metrics import Metrics
 from resnet_builder.weights.file import read_tensors, read_weights
 from tests.cli.experiments import call, write_tiny
 from tests.training.recipes import small_net, weight
