@@ -23,7 +23,13 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from resnet_builder.builder import build
-from resnet_builder.errors import ExportError, NonFiniteError, ResnetBuilderError, UsageError
+from resnet_builder.errors import (
+    ExportError,
+    NonFiniteError,
+    ResnetBuilderError,
+    StorageError,
+    UsageError,
+)
 from resnet_builder.inference import TrainedModel
 from resnet_builder.runs.files import (
     TEMPORARY,
@@ -163,6 +169,8 @@ def _export_errors(path: Path, name: str) -> Iterator[None]:
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             yield
+    except StorageError as error:  # of the draft, which no user knows: the caller names the file
+        raise error.__cause__ or error from None
     except (ResnetBuilderError, OSError, MemoryError):
         raise
     except Exception as error:

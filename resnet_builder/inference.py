@@ -113,9 +113,9 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
     ):
         entries = getattr(header, name)
         if entries is not None and len(entries) != wanted:
+            count = counted(len(entries), "entry", "entries")
             raise CheckpointError(
-                f"{file}: its header is damaged: `{name}` has {counted(len(entries), 'entry', 'entries')}, and its spec "
-                f"needs {wanted}"
+                f"{file}: its header is damaged: `{name}` has {count}, and its spec needs {wanted}"
             )
     # The network on meta is compared: one that is not the weights' might take all memory.
     difference = state_dict_mismatch(found.network.state_dict(), weights)

@@ -1,5 +1,7 @@
 """``resnet-build export``."""
 
+import errno
+import os
 import re
 import sys
 from pathlib import Path
@@ -42,6 +44,20 @@ def test_exported_safetensors_are_exact_and_evaluated_as_their_run(
     assert lines[1] == "loaded again, it computes the network's logits exactly"
     assert "preprocess: [{type: resize, size: 8}]" in lines
     assert call("evaluate", "net.safetensors").stdout == call("evaluate", finished_run).stdout
+
+
+@pytest.mark.parametrize("out", ["net.safetensors", "net.pt2"])
+def test_full_disk_is_told_of_the_file_that_was_asked_for(
+    out: str, folder: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_descriptor: int, _data: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.write", fail)
+    result = call("export", finished_run, "-o", out)
+    assert result.exit_code == 7
+    assert result.stderr == f"error: cannot write {out}: No space left on device\n"
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize(
