@@ -144,6 +144,8 @@ def run(line: str) -> None:
     if program != "resnet-build":
         return
     command = arguments.pop(0)
+    if command == "train" and arguments[0] == "--resume":
+        return  # a run that took a download
     if command == "train":
         spec, flags = arguments[0], arguments[1:]
         changes = [f"--set={value}" for flag, value in pairwise(flags) if flag == "--set"]
