@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 SPEC = """\
@@ -20,6 +22,7 @@ train: {epochs: 1, batch_size: 64, optimizer: {type: sgd, lr: 0.1}}
 """
 
 
+@pytest.mark.ci
 def test_minimal_example_is_a_page_and_learns(tmp_path: Path) -> None:
     example = EXAMPLES / "minimal.py"
     assert len(example.read_text(encoding="utf-8").splitlines()) <= 60

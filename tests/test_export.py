@@ -321,6 +321,7 @@ def test_block_that_cannot_be_exported_is_an_error_in_a_line(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ci
 def test_weights_too_large_for_one_onnx_file_are_beside_it(
     subject: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,12 +63,16 @@ TIMM: dict[str, Network] = {
 
 # One of each kind of operation; the others differ in depth alone, and take seconds each.
 QUICK = {
-    *(("torchvision", name) for name in ("resnet18", "resnet50", "resnext50_32x4d")),
-    *(("timm", name) for name in ("resnet18d", "seresnet50", "ecaresnet50d")),
-    *(("timm", name) for name in ("resnetblur50", "resnetv2_50")),
+    *(("torchvision", name) for name in ("resnet18", "resnet50")),
+    *(("timm", name) for name in ("resnet18d", "resnetv2_50")),
 }
 EVERY = [("torchvision", name) for name in TORCHVISION] + [("timm", name) for name in TIMM]
-BY_COST = [pytest.param(*one, marks=[] if one in QUICK else [pytest.mark.ci]) for one in EVERY]
+SLOW = {("torchvision", "wide_resnet101_2"), ("torchvision", "resnext101_32x8d")}
+BY_COST = [
+    *(pytest.param(*one) for one in EVERY if one in QUICK),
+    *(pytest.param(*one, marks=pytest.mark.ci) for one in EVERY if one not in QUICK | SLOW),
+    *(pytest.param(*one, marks=pytest.mark.slow) for one in EVERY if one in SLOW),
+]
 
 # timm's classifier is a 1x1 convolution, which adds up in another order than a linear layer.
 ROUNDED = {"resnetv2_50"}

@@ -95,9 +95,10 @@ main(sys.argv[1:])
             {"model.stages.1.channels": 2**62, "train.batch_size": 10**9},
             ("is out of range", "allowed: 1 to 16384", "allowed: 1 to 1048576"),
         ),
-        (
+        pytest.param(
             {f"model.stages.{stage}.blocks": 1000 for stage in range(3)},
             ("3000 blocks in all are more than 2000",),
+            marks=pytest.mark.ci,
         ),
     ],
 )

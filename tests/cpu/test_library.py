@@ -78,7 +78,7 @@ def test_each_compiler_compiles_them_once(
     assert len(kept(cache)) == 2
 
 
-@pytest.mark.ci  # compiling takes a quarter of a minute
+@pytest.mark.slow  # compiling takes a quarter of a minute
 @pytest.mark.parametrize("known", ["vectors", "neither"])
 @pytest.mark.usefixtures("cache")
 def test_a_compiler_that_knows_no_tiles_compiles_all_else(

@@ -69,7 +69,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         pytest.param("plain", 2, marks=pytest.mark.ci),
         pytest.param("everything", 2, marks=pytest.mark.ci),
         pytest.param("streamed", 8, marks=pytest.mark.ci),
-        pytest.param("muon", 1, marks=pytest.mark.ci),
+        pytest.param("muon", 4, marks=pytest.mark.ci),
         *(pytest.param(name, 1, marks=pytest.mark.slow) for name in NAMES),
     ],
 )

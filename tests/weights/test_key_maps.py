@@ -41,8 +41,9 @@ OTHERWISE_NAMED = {
 """Key maps, where they are not simply called after the codebase."""
 
 LARGE = {
-    *("kuangliu-preactresnet50", "mmpretrain-resnet50", "pycls-anynet50", "pycls-resnet50"),
-    *("timm-resnet50d", "timm-seresnet50", "torchvision-resnext50_32x4d"),
+    *("kuangliu-preactresnet50", "mmpretrain-resnet50", "mmpretrain-seresnet50"),
+    *("pycls-anynet50", "pycls-resnet50", "timm-ecaresnet50d", "timm-resnet50d"),
+    *("timm-seresnet50", "torchvision-resnext50_32x4d"),
     *("torchvision-wide_resnet50_2", "weiaicunzai-preactresnet50", "weiaicunzai-resnet50"),
     "weiaicunzai-seresnet50",
 }
