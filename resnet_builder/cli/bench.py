@@ -128,14 +128,16 @@ def _figures(rate: float) -> str:
 def _recipe(found: "Benchmark") -> str:
     recipe = found.recipe
     if found.is_busy:
-        length = f"{recipe.epochs} epochs" if recipe.steps is None else f"{recipe.steps:,} steps"
+        is_in_steps = recipe.steps is not None
+        length = counted(recipe.steps or recipe.epochs or 0, "step" if is_in_steps else "epoch")
         return f"{length}; how long they take is not known, as the machine is busy"
     if recipe.seconds is None:
         assert recipe.epochs is not None, "a length is given in one unit"
-        seconds = recipe.epochs * _MANY / found.train.images_per_second
+        duration = timedelta(seconds=round(recipe.epochs * _MANY / found.train.images_per_second))
+        take = "takes" if recipe.epochs == 1 else "take"
         return (
-            f"{recipe.epochs} epochs take {timedelta(seconds=round(seconds))} for each "
-            f"{_MANY:,} training images, whose number is not known before they are read"
+            f"{counted(recipe.epochs, 'epoch')} {take} {duration} for each {_MANY:,} training "
+            "images, whose number is not known before they are read"
         )
     less = "" if found.batch_size == recipe.batch_size else ", at the rate of smaller ones"
     return (

@@ -5,7 +5,7 @@ on Linux, lets a waiting thread spin for some milliseconds, which is fastest whi
 a core. If another process takes the core of the thread that is waited for, spinning keeps it from
 running: with two busy processes on two cores, training was up to ten times slower.
 
-GNU OpenMP spins a thousandth as long while it has more threads than cores (``do_spin`` in
+GNU OpenMP hardly spins while it has more threads than cores (``do_spin`` in
 ``libgomp/config/linux/wait.h``). So another team of threads, which does nothing, changes how the
 first one waits, at any time, and without a change to any result.
 """
