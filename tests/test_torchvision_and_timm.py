@@ -67,11 +67,12 @@ QUICK = {
     *(("timm", name) for name in ("resnet18d", "resnetv2_50")),
 }
 EVERY = [("torchvision", name) for name in TORCHVISION] + [("timm", name) for name in TIMM]
-SLOW = {("torchvision", "wide_resnet101_2"), ("torchvision", "resnext101_32x8d")}
+CI = {("torchvision", "resnext50_32x4d"), ("torchvision", "wide_resnet50_2")}
+CI |= {("timm", name) for name in ("seresnet50", "ecaresnet50d", "resnetblur50")}
 BY_COST = [
     *(pytest.param(*one) for one in EVERY if one in QUICK),
-    *(pytest.param(*one, marks=pytest.mark.ci) for one in EVERY if one not in QUICK | SLOW),
-    *(pytest.param(*one, marks=pytest.mark.slow) for one in EVERY if one in SLOW),
+    *(pytest.param(*one, marks=pytest.mark.ci) for one in EVERY if one in CI),
+    *(pytest.param(*one, marks=pytest.mark.slow) for one in EVERY if one not in QUICK | CI),
 ]
 
 # timm's classifier is a 1x1 convolution, which adds up in another order than a linear layer.

@@ -102,7 +102,13 @@ def trained(evil: Path) -> Path:
     return evil
 
 
-@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+SLOWER = {"bench": [pytest.mark.ci]}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(each, id=name, marks=SLOWER.get(name, [])) for name, each in LINES.items()],
+)
 def test_name_in_a_file_reaches_no_terminal_raw(
     line: tuple[str, ...], trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from tests.crash.experiments import Trial
 from tests.crash.program import Child, Server, family, kill, parent, wait_until
 
 pytestmark = [
-    pytest.mark.ci,
+    pytest.mark.slow,
     pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has no other to read ahead"),
 ]
 
