@@ -198,7 +198,7 @@ def start_synced(ctx: DistributedContext, run: Path) -> None:
     start_run(synced(), run, ctx=ctx)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @forked
 def test_batch_norms_are_not_synchronised_on_the_cpu(tmp_path: Path) -> None:
     errors = in_team(start_synced, tmp_path, tmp_path / "run")
@@ -209,7 +209,7 @@ def test_batch_norms_are_not_synchronised_on_the_cpu(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @forked
 def test_batch_norms_are_each_processs_own(tmp_path: Path) -> None:
     begin(SINGLE_PROCESS, tmp_path / "one", "train.steps=2")
@@ -253,7 +253,7 @@ def test_run_goes_on_with_another_number_of_processes_and_says_so(
     assert EnvRecord.read(run / "env.json").runtime.world_size == 3 - first
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @forked
 def test_result_of_a_complete_run_is_returned_to_all(tmp_path: Path) -> None:
     record = begin(SINGLE_PROCESS, tmp_path / "run", "train.steps=2")
@@ -349,9 +349,14 @@ def train_another(ctx: DistributedContext, run: Path, change: str) -> None:
     begin(ctx, run, *overrides)
 
 
-@pytest.mark.ci
 @forked
-@pytest.mark.parametrize("change", ["train.seed=1", "data.dataset.seed=1"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("train.seed=1", marks=pytest.mark.ci),
+        pytest.param("data.dataset.seed=1", marks=pytest.mark.slow),
+    ],
+)
 def test_processes_with_other_specs_or_images_are_refused(change: str, tmp_path: Path) -> None:
     main, other = in_team(train_another, tmp_path, tmp_path / "run", change)
     assert isinstance(main, ProcessLostError)
@@ -390,7 +395,7 @@ def take_turns(ctx: DistributedContext, folder: Path) -> list[str]:
         return sorted(path.name for path in folder.glob("turn-*"))
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @forked
 def test_first_process_of_a_machine_prepares_the_data_alone(tmp_path: Path) -> None:
     first, *others = results(in_team(take_turns, tmp_path, tmp_path, size=3))

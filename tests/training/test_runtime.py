@@ -371,7 +371,7 @@ def test_kernels_train_as_torch_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "compile_", [False, pytest.param(True, marks=pytest.mark.ci)], ids=["eager", "compiled"]
+    "compile_", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"]
 )
 def test_speed_settings_change_results_by_rounding_alone(
     compile_: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
