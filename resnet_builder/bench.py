@@ -6,7 +6,6 @@ machine is noisy for both.
 
 import ctypes
 import gc
-import os
 import re
 import statistics
 import tempfile
@@ -34,7 +33,7 @@ from resnet_builder.spec.section import Part
 from resnet_builder.system import cpu_seconds
 from resnet_builder.training.callbacks import Callback, TrainStart
 from resnet_builder.training.finetune import freeze
-from resnet_builder.training.openmp import sleep_while_busy
+from resnet_builder.training.openmp import BUSY_CORES, missing_cores, sleep_while_busy
 from resnet_builder.training.optim import build_optimizer
 from resnet_builder.training.step import make_loss
 from resnet_builder.training.trainer import fit
@@ -45,9 +44,6 @@ ROUNDS = 5
 _MAX_STEP_SHARE = 0.8  # of a turn; steps that take longer are measured with fewer images
 _MIN_IMAGES = 2  # batch norm refuses to train on one pixel of one image
 _WARM_UP_STEPS = 3
-_BUSY = (
-    0.3  # cores that others take from this process's threads, from which on figures are no facts
-)
 
 BASELINE = (
     "fp32, torch's own memory layout, not compiled, weights updated tensor by tensor, the loss "
@@ -188,7 +184,9 @@ def measure(
     rate = Rate.of(turns.train_seconds, images * accumulate)
     baseline_rate = Rate.of(turns.baseline_seconds, images)
     is_busy = (
-        turns.other_cores is not None and device.type == "cpu" and _takes_cores(turns.other_cores)
+        turns.other_cores is not None
+        and device.type == "cpu"
+        and missing_cores(turns.other_cores) > BUSY_CORES
     )
     steps, duration = _recipe_steps(experiment), None
     if steps is not None and not is_busy:
@@ -356,11 +354,6 @@ class _Turns(Callback):
             by_all, by_this = after[0] - before[0], after[1] - before[1]
             self.other_cores = max(0.0, by_all - by_this) / (perf_counter() - began)
         raise _Over
-
-
-def _takes_cores(other_cores: float) -> bool:
-    """Whether other processes leave too few cores for the threads of this one."""
-    return other_cores + torch.get_num_threads() - len(os.sched_getaffinity(0)) > _BUSY
 
 
 def _synchronize(device: torch.device) -> None:

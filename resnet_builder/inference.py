@@ -35,7 +35,6 @@ from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.training.evaluation import evaluate, prepare_for_inference
-from resnet_builder.training.metrics import NO_PREDICTION
 from resnet_builder.weights.convert import LoadReport, load_weights
 from resnet_builder.weights.file import (
     Origin,
@@ -340,7 +339,7 @@ def evaluate_split(
         cpu_kernels=trained.spec.run.cpu_kernels is not False,
         should_stop=should_stop,
     )
-    if bool((found.predictions == NO_PREDICTION).all()):
+    if not found.has_predictions:
         raise NonFiniteError(f"{trained.path}: its logits are not finite for any {split} image")
     return SplitEvaluation(
         weights=trained.path,

@@ -60,11 +60,16 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise _not_regular(name, _KINDS.get(stat.S_IFMT(mode), "something else"))
+            raise _not_regular(name, file_kind(mode))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def file_kind(mode: int) -> str:
+    """Name the kind of a file that is not a regular one, by its mode."""
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def _not_regular(name: str, kind: str) -> OSError:

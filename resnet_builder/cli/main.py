@@ -116,7 +116,7 @@ def _log_as_warnings() -> Iterator[None]:
 
 
 def _check_paths(arguments: Sequence[str]) -> None:
-    """Refuse what libraries of ours cannot open, and would blame the files for.
+    """Refuse names that torch and other libraries cannot open, and would blame the files for.
 
     Raises:
         StorageError: The current folder was removed.

@@ -17,7 +17,7 @@ from pathlib import Path
 from resnet_builder.data.decode import RAW_ENDINGS
 from resnet_builder.data.interfaces import Stop
 from resnet_builder.errors import DataError, MissingDataError, Stopped, counted, latin
-from resnet_builder.system import open_regular
+from resnet_builder.system import file_kind, open_regular
 
 SPLITS = {
     "train": ("train", "training"),
@@ -40,7 +40,6 @@ _IMAGE_START = re.compile(
 )
 _START_BYTES = 64
 
-_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 _MAX_IN_NOTICE = 100
 
 Images = Mapping[str, list[str]]
@@ -285,7 +284,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return "a link to a folder" if entry.is_symlink() else "a folder"
     if stat.S_ISREG(mode):
         return "a file"
-    return _KINDS.get(stat.S_IFMT(mode), "a device")
+    return file_kind(mode)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

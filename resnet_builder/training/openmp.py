@@ -22,9 +22,11 @@ import torch
 from resnet_builder.runs.files import Warn, ignore
 from resnet_builder.system import cpu_seconds
 
+BUSY_CORES = 0.3
+"""Missing cores from which on a machine is busy."""
+
 _INTERVAL = 0.2  # seconds between two looks at the machine
-_BUSY = 0.3  # cores that others take from this process's threads, from which on threads sleep
-_QUIET = 0.1  # and up to which they spin again
+_QUIET = 0.1  # missing cores up to which threads spin again
 _QUIET_LOOKS = 4  # in a row, since a process that shares the cores may pause
 _LOOKS_TO_WARN = 50  # without a quiet one between them: ten seconds
 _MAX_TEAMS = 4
@@ -55,6 +57,11 @@ def sleep_while_busy(warn: Warn = ignore) -> Iterator[None]:
         watcher.join()
 
 
+def missing_cores(other_cores: float) -> float:
+    """Return how many cores the threads of this process lack, while other processes use some."""
+    return other_cores + torch.get_num_threads() - len(os.sched_getaffinity(0))
+
+
 def _watch(end: threading.Event, warn: Warn) -> None:
     cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
     # As many as make more threads than cores. Each adds its threads but the one that starts it.
@@ -70,8 +77,8 @@ def _watch(end: threading.Event, warn: Warn) -> None:
             break
         by_others = (now[0] - before[0] - (now[1] - before[1])) / (looked_now - looked_at)
         before, looked_at = now, looked_now
-        missing = by_others + threads - cores
-        if missing > _BUSY:
+        missing = missing_cores(by_others)
+        if missing > BUSY_CORES:
             busy_looks, quiet_looks = busy_looks + 1, 0
             if sleeping is None:
                 sleeping = _start_idle_teams(num_teams)
