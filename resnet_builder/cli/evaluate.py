@@ -89,7 +89,8 @@ def _show(result: "SplitEvaluation") -> None:
     top = f"top-1 {percent(top1)}" + ("" if top5 is None else f", top-5 {percent(top5)}")
     show(f"{result.split}, {counted(result.images, 'image')}: {top}, loss {written}", "")
     pairs = zip(result.classes, result.top1_by_class, strict=True)
-    show(*table(("class", "top-1"), [(name, percent(top1)) for name, top1 in pairs]))
+    accuracies = [(name, "no images" if top1 is None else percent(top1)) for name, top1 in pairs]
+    show(*table(("class", "top-1"), accuracies))
     if len(result.classes) > _MAX_CLASSES:
         return
     labels = [str(number) for number in range(len(result.classes))]

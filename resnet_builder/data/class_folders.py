@@ -10,13 +10,21 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnet_builder.data.decode import RAW_ENDINGS
 from resnet_builder.data.interfaces import Stop
-from resnet_builder.errors import DataError, MissingDataError, Stopped, counted, latin
+from resnet_builder.errors import (
+    DataError,
+    MissingDataError,
+    ResnetBuilderError,
+    Stopped,
+    UsageError,
+    counted,
+    latin,
+)
 from resnet_builder.system import file_kind, open_regular
 
 SPLITS = {
@@ -40,6 +48,9 @@ _IMAGE_START = re.compile(
 )
 _START_BYTES = 64
 
+_SPLIT_NAMES = frozenset(name for names in SPLITS.values() for name in names)
+_WEIGHTS_ENDING = ".safetensors"
+
 _MAX_IN_NOTICE = 100
 
 Images = Mapping[str, list[str]]
@@ -52,9 +63,9 @@ class ClassFolders:
 
     Attributes:
         splits: ``train``, and ``val`` and ``test`` if they are there; the classes are sorted, and
-            every split has the same.
-        notices: What was passed over, which classes look alike, and what may be meant to be
-            classes, a line each.
+            no split has one that ``train`` has not.
+        notices: What was passed over, which classes look alike or have no images in a split, and
+            what may be meant to be classes, a line each.
     """
 
     splits: Mapping[str, Images]
@@ -65,22 +76,78 @@ def find_classes(root: Path, stop: Stop) -> ClassFolders:
     """List the classes and image files of a data set.
 
     Args:
-        root: Folder that holds ``train``.
+        root: Folder that holds ``train``, or the folders of the classes.
         stop: Polled at every folder.
 
     Raises:
-        DataError: A folder is missing, empty or unreadable, or classes differ between splits.
+        DataError: A folder is missing, empty or unreadable, or a split has classes of its own.
         Stopped: ``stop`` became true.
     """
     passed_over = _PassedOver(root)
     splits: dict[str, Images] = {}
+    notices: list[str] = []
     with _listing_errors(root):
-        for split, folder in _find_splits(root, passed_over).items():
-            splits[split] = _list_split(root, folder, passed_over, stop)
-            _check_classes(root, folder, splits[split], splits["train"], passed_over)
+        entries, folders = _find_splits(root)
+        if "train" not in folders:
+            if not _is_undivided(entries):
+                raise _missing_split(root, entries)
+            folders = {"train": "."}
+        else:
+            _pass_over_others(entries, folders, passed_over)
+        for split, folder in folders.items():
+            images = _list_split(root, folder, passed_over, stop)
+            if folder == "." and not any(images.values()):
+                raise _missing_split(root, entries, passed_over=passed_over)
+            if split == "test" and not images and _pass_over_unlabelled(root, folder, passed_over):
+                continue
+            classes = images if split == "train" else splits["train"]
+            notices += _check_classes(root, folder, images, classes, passed_over)
+            splits[split] = {name: paths for name, paths in images.items() if paths}
     training = splits["train"]
-    notices = [f"{root}: {notice}" for notice in (*_look_alike(training), *_too_deep(training))]
-    return ClassFolders(splits, (*passed_over.notices(), *notices))
+    notices += [*_look_alike(training), *_too_deep(training, folders["train"])]
+    told = (f"{root}: {notice}" for notice in notices)
+    return ClassFolders(splits, (*passed_over.notices(), *told))
+
+
+def find_split(root: Path, split: str, stop: Stop, *, undivided: bool) -> ClassFolders:
+    """List the classes and image files of one split alone, by the rules of :func:`find_classes`.
+
+    Args:
+        root: Folder that holds the split's folder, or the folders of the classes.
+        split: ``train``, ``val`` or ``test``.
+        stop: Polled at every folder.
+        undivided: Whether a folder of classes counts as this split.
+
+    Raises:
+        DataError: The split is empty or unreadable, or its images have no labels.
+        Stopped: ``stop`` became true.
+        UsageError: There are other splits, but not this one.
+    """
+    passed_over = _PassedOver(root)
+    with _listing_errors(root):
+        entries, folders = _find_splits(root)
+        if split not in folders:
+            if folders or not _is_undivided(entries):
+                raise _missing_split(root, entries, split, folders=folders)
+            if not undivided:
+                message = f"there are no {split} images: {root} is not divided into splits"
+                raise UsageError(f"{message}, and counts as training images, or as test images")
+            folders = {split: "."}
+        else:
+            _pass_over_others(entries, folders, passed_over)
+        folder = folders[split]
+        images = _list_split(root, folder, passed_over, stop)
+        if folder == "." and not any(images.values()):
+            raise _missing_split(root, entries, split, passed_over=passed_over)
+        if not images and _pass_over_unlabelled(root, folder, passed_over):
+            raise DataError(
+                f"{root / folder} has no folders of classes, so its images have no labels to "
+                "compare predictions with; `resnet-build predict` takes such a folder"
+            )
+        notices = _check_classes(root, folder, images, images, passed_over, may_be_empty=True)
+    found = {name: paths for name, paths in images.items() if paths}
+    told = (f"{root}: {notice}" for notice in (*notices, *_look_alike(found)))
+    return ClassFolders({split: found}, (*passed_over.notices(), *told))
 
 
 def find_images(folder: Path, stop: Stop) -> tuple[list[Path], list[str]]:
@@ -120,12 +187,18 @@ class _PassedOver:
         not_images: Files in the folders of classes that are not images.
         outside: Files of a split that are in no class's folder.
         others: What else there is by its name, and what it is.
+        unlabelled: Folders of images without labels, and their number of images.
     """
 
     root: Path
     not_images: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
+    unlabelled: dict[str, int] = field(default_factory=dict)
+
+    def names(self) -> Iterator[str]:
+        """Yield all names."""
+        yield from (*self.not_images, *self.outside, *self.others)
 
     def add(self, entry: os.DirEntry[str], name: str) -> None:
         """Add an entry that is not looked into."""
@@ -140,6 +213,11 @@ class _PassedOver:
         if self.others:
             named = (f"{name} ({what})" for name, what in sorted(self.others.items()))
             yield f"{where} {shorten(named, _MAX_IN_NOTICE)}"
+        for name, count in self.unlabelled.items():
+            yield (
+                f"{where} {name}: its {counted(count, 'image')} lie in no class's folder, so they "
+                "have no labels; predict takes them"
+            )
 
 
 def _by_ending(files: Iterable[str]) -> str:
@@ -156,29 +234,63 @@ def _by_ending(files: Iterable[str]) -> str:
     return shorten(described, _MAX_IN_NOTICE)
 
 
-def _find_splits(root: Path, passed_over: _PassedOver) -> dict[str, str]:
-    """Return the folder of each split that is there, ``train`` first; pass over all else."""
+def _find_splits(root: Path) -> tuple[dict[str, os.DirEntry[str]], dict[str, str]]:
+    """Return what lies in the root, and the folder of each split that is there, train first."""
     entries = {entry.name: entry for entry in _entries(root)} if root.is_dir() else {}
     folders: dict[str, str] = {}
     for split, names in SPLITS.items():
         found = [name for name in entries if name.casefold() in names and _is_dir(entries[name])]
         if split in found or len(found) == 1:
             folders[split] = split if split in found else found[0]
+    return entries, folders
+
+
+def _pass_over_others(
+    entries: Mapping[str, os.DirEntry[str]], folders: Mapping[str, str], passed_over: _PassedOver
+) -> None:
     for name in sorted(entries.keys() - folders.values()):
         passed_over.add(entries[name], name)
-    if "train" in folders:
-        return folders
-    fault = "is not a folder" if "train" in entries else "does not exist"
-    deeper = [name for name, entry in entries.items() if os.path.isdir(f"{entry.path}/train")]
-    hints = [f"; {root / name} has one: add `/{name}` to the path" for name in deeper]
-    if not hints and passed_over.others:
-        found_there = (f"{name} ({what})" for name, what in passed_over.others.items())
+
+
+def _is_undivided(entries: Mapping[str, os.DirEntry[str]]) -> bool:
+    """Whether folders can only be classes: nothing is called like a split, here or in one of them.
+
+    ``train`` beside classes, or in one of them, is ambiguous.
+    """
+    named_like_split = any(name.casefold() in _SPLIT_NAMES for name in entries)
+    return bool(entries) and not named_like_split and not _holding_train(entries)
+
+
+def _holding_train(entries: Mapping[str, os.DirEntry[str]]) -> list[str]:
+    return [name for name, entry in entries.items() if os.path.isdir(f"{entry.path}/train")]
+
+
+def _missing_split(
+    root: Path,
+    entries: Mapping[str, os.DirEntry[str]],
+    split: str = "train",
+    *,
+    folders: Mapping[str, str] | None = None,
+    passed_over: _PassedOver | None = None,
+) -> ResnetBuilderError:
+    """Error of a split that is not there, with what is there instead."""
+    if folders:
+        return UsageError(f"there are no {split} images; there are {', '.join(folders)}")
+    fault = "is not a folder" if split in entries else "does not exist"
+    others = _PassedOver(root)
+    _pass_over_others(entries, {}, others)
+    hints = [
+        f"; {root / name} has one: add `/{name}` to the path" for name in _holding_train(entries)
+    ]
+    if not hints and others.others:
+        found_there = (f"{name} ({what})" for name, what in others.others.items())
         hints = [f"; there are {shorten(found_there)}"]
     kind = DataError if root.exists() else MissingDataError
-    raise kind(
-        f"{root / 'train'} {fault}; image_folder needs train/CLASS/... and "
-        "test/CLASS/... under data.dataset.path, which is relative to --data-dir"
-        + "".join(hints[:1])
+    return kind(
+        f"{root / split} {fault}; image_folder needs train/CLASS/... and "
+        "test/CLASS/..., or folders of classes alone, under data.dataset.path, which is relative "
+        "to --data-dir" + "".join(hints[:1]),
+        *(f"  {notice}" for notice in (passed_over.notices() if passed_over else ())),
     )
 
 
@@ -187,14 +299,40 @@ def _list_split(root: Path, folder: str, passed_over: _PassedOver, stop: Stop) -
     images: dict[str, list[str]] = {}
     entered: set[str] = set()
     for entry in _entries(root / folder):
-        name = f"{folder}/{entry.name}"
+        name = entry.name if folder == "." else f"{folder}/{entry.name}"
         if _is_dir(entry) and not _is_foreign(entry):
             images[entry.name] = _list_images(root, name, root / folder, entered, passed_over, stop)
         elif _is_file(entry) and _is_text(entry.name):
             passed_over.outside.append(name)
         else:
             passed_over.add(entry, name)
+    if folder == ".":
+        for name in [name for name, paths in images.items() if not paths]:
+            if _pass_over_outputs(name, passed_over):
+                del images[name]
     return images
+
+
+def _pass_over_outputs(folder: str, passed_over: _PassedOver) -> bool:
+    """Pass over runs and caches of this program that lie beside classes: they hold weights."""
+    inside = [name for name in passed_over.not_images if name.startswith(f"{folder}/")]
+    if not any(name.endswith(_WEIGHTS_ENDING) for name in inside):
+        return False
+    for name in inside:
+        passed_over.not_images.remove(name)
+    passed_over.others[folder] = f"a folder with {_WEIGHTS_ENDING} files and no images"
+    return True
+
+
+def _pass_over_unlabelled(root: Path, folder: str, passed_over: _PassedOver) -> bool:
+    """Pass over a split whose images lie in no class's folder, if there are any."""
+    images = [entry.name for entry in _entries(root / folder) if _is_image(entry)]
+    for name in images:
+        with suppress(ValueError):  # a broken link has been passed over as such
+            passed_over.outside.remove(f"{folder}/{name}")
+    if images:
+        passed_over.unlabelled[folder] = len(images)
+    return bool(images)
 
 
 def _list_images(
@@ -302,41 +440,72 @@ def _listing_errors(folder: Path) -> Iterator[None]:
 
 
 def _check_classes(
-    root: Path, folder: str, images: Images, training: Images, passed_over: _PassedOver
-) -> None:
-    """Compare a split's classes with those of training, and look for empty ones."""
+    root: Path,
+    folder: str,
+    images: Images,
+    training: Images,
+    passed_over: _PassedOver,
+    *,
+    may_be_empty: bool = False,
+) -> list[str]:
+    """Compare a split's classes with those of training, and look for empty ones.
+
+    Returns:
+        Notices of classes without images.
+
+    Raises:
+        DataError: The split has no images, or other classes; or files of a class are no images.
+    """
     where = root / folder
     if not images:
         raise DataError(
             f"{where} has no folders; there must be one for each class",
             *(f"  {notice}" for notice in passed_over.notices()),
         )
-    problems = [
-        f"{problem} {shorten(_tell_apart(names, {*images, *training}))}"
-        for problem, names in (
-            ("has no folder for", training.keys() - images.keys()),
-            ("has folders that train has not:", images.keys() - training.keys()),
+    if foreign := images.keys() - training.keys():
+        names = {*images, *training}
+        theirs, ours = (
+            shorten(_tell_apart(some, names)) for some in (foreign, sorted(training.keys()))
         )
-        if names
+        hint = "; predict takes images without labels" if not images.keys() & training else ""
+        raise DataError(f"{where} has folders that train has not: {theirs}; train has {ours}{hint}")
+    empty = [name for name, paths in images.items() if not paths]
+    prefix = "" if folder == "." else f"{folder}/"
+    # Other files in the place of images may be images that cannot be read.
+    spoilt = [
+        name
+        for name in empty
+        if any(other.startswith(f"{prefix}{name}/") for other in passed_over.names())
     ]
-    if problems:
-        raise DataError(f"{where} {'; it '.join(problems)}")
-    if empty := [name for name, paths in images.items() if not paths]:
+    is_lenient = may_be_empty or images is not training
+    if empty and (spoilt or not is_lenient or len(empty) == len(images)):
+        undivided = "; each folder counts as a class here: move others away, or classes to train/"
         raise DataError(
-            f"{where} has no images in {shorten(empty)}",
+            f"{where} has no images in {shorten(spoilt or empty)}"
+            + (undivided if folder == "." else ""),
             *(f"  {notice}" for notice in passed_over.notices()),
         )
+    missing = [name for name in training if not images.get(name)]
+    what = "it" if folder == "." else folder
+    return [f"{what} has no images of {shorten(_tell_apart(missing, training))}"] * bool(missing)
 
 
-def _too_deep(images: Images) -> Iterator[str]:
+def _too_deep(images: Images, folder: str) -> Iterator[str]:
     """Yield a notice of folders that may be meant to be classes, where there is one class."""
+    if len(images) != 1:
+        return
     folders = {os.path.dirname(path) for paths in images.values() for path in paths}
     common = os.path.commonpath(folders).split("/")
     deeper = {path.split("/")[len(common)] for path in folders if path != "/".join(common)}
-    if len(images) == 1 and len(deeper) > 1:
+    if len(deeper) > 1:
         shown = shorten("/".join([*common, name]) for name in sorted(deeper))
         up = counted(len(common) - 1, "folder")
-        yield f"if {shown} are the classes, move them {up} up, into {common[0]}"
+        advice = (
+            f"add `/{'/'.join(common)}` to the path"
+            if folder == "."
+            else f"move them {up} up, into {folder}"
+        )
+        yield f"if {shown} are the classes, {advice}"
 
 
 def _tell_apart(names: Collection[str], among: Collection[str]) -> Iterator[str]:

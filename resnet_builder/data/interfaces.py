@@ -41,6 +41,7 @@ class DatasetInfo:
         training_images: Number of training images, before any are set aside for validation.
         classes: Class names; a label is an index into them.
         notices: Notices for the user, as in :class:`LoadedDataset`.
+        multi_label: Whether an image may have several labels, or none.
     """
 
     num_classes: int | None = None
@@ -50,6 +51,7 @@ class DatasetInfo:
     training_images: int | None = None
     classes: tuple[str, ...] | None = None
     notices: tuple[str, ...] = ()
+    multi_label: bool = False
 
 
 class SampleCrop(Protocol):
@@ -64,7 +66,7 @@ class ImageSource(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """``(N,)`` int64, on the CPU."""
+        """``(N,)`` int64, or ``(N, K)`` uint8 of several labels an image; on the CPU."""
 
     def __len__(self) -> int:
         """Return the number of images, N."""
@@ -135,13 +137,32 @@ class LoadedDataset:
     skipped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedSplit:
+    """One split of a data set, loaded without the others.
+
+    Attributes:
+        images: Its images.
+        classes: Names of its own classes; a label is an index into them.
+        notices: Notices for the user, one line each.
+    """
+
+    images: ImageSource
+    classes: tuple[str, ...]
+    notices: tuple[str, ...] = ()
+
+
 class Dataset(Protocol):
     """A registered data set: a class whose keyword-only arguments are its options.
 
-    Optional method:
+    Optional methods:
 
     ``inspect(data_dir, stop)``: the :class:`DatasetInfo` of the data on disk, without decoding any
     of it. It raises the errors of ``load`` that can be found so.
+
+    ``load_split(context, split, *, undivided)``: the :class:`LoadedSplit` of ``train``, ``val`` or
+    ``test`` alone. Data that are not divided into splits are that split if ``undivided`` is true.
+    It raises the errors of ``load``, and :class:`errors.UsageError` if there is no such split.
     """
 
     @property

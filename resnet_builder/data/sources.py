@@ -45,11 +45,11 @@ class InMemoryImages:
 
     Args:
         images: ``(N, C, H, W)`` uint8.
-        labels: ``(N,)`` whole numbers.
+        labels: ``(N,)`` whole numbers, or ``(N, K)`` of several labels an image.
 
     Attributes:
         images: ``(N, C, H, W)`` uint8.
-        labels: ``(N,)`` int64, on the CPU.
+        labels: ``(N,)`` int64, or ``(N, K)`` uint8; on the CPU.
 
     Raises:
         DataError: The images have another shape or type, or a label is not a whole number.
@@ -62,7 +62,7 @@ class InMemoryImages:
                 f"{images.dtype} with {len(labels)}"
             )
         self.images = images
-        self.labels = labels.to(torch.int64)
+        self.labels = labels.to(torch.int64 if labels.dim() == 1 else torch.uint8)
         changed = (self.labels != labels).nonzero()[:, 0].tolist()
         if changed:
             label = labels[changed[0]].item()
@@ -102,13 +102,13 @@ class ImageFiles:
 
     Args:
         paths: Image files, N of them.
-        labels: ``(N,)`` int64, on the CPU.
+        labels: ``(N,)`` int64, or ``(N, K)`` uint8; on the CPU.
         digests: ``(N, 32)`` uint8: the SHA-256 of each file.
         reader: Decoding and preprocessing.
         stop: Polled while worker processes are waited for.
 
     Attributes:
-        labels: ``(N,)`` int64, on the CPU.
+        labels: ``(N,)`` int64, or ``(N, K)`` uint8; on the CPU.
     """
 
     def __init__(

@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from resnet_builder.data.class_folders import ClassFolders, find_classes, find_images
+from resnet_builder.data.class_folders import (
+    ClassFolders,
+    find_classes,
+    find_images,
+    find_split,
+)
 from resnet_builder.data.interfaces import never
-from resnet_builder.errors import DataError
+from resnet_builder.errors import DataError, MissingDataError, UsageError
 from tests.data.folders import write_image
 
 NEEDS_LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
@@ -117,12 +122,12 @@ def test_missing_training_folder_is_told_with_what_is_there(pets: Path, tmp_path
 @pytest.mark.parametrize(
     ("remove", "add", "message"),
     [
-        ("val/bee", None, "val has no folder for bee"),
-        ("test/bee", None, "test has no folder for bee"),
-        (None, "val/dog", "val has folders that train has not: dog"),
-        (None, "test/dog", "test has folders that train has not: dog"),
+        (None, "val/dog", "val has folders that train has not: dog; train has ant, bee"),
+        (None, "test/dog", "test has folders that train has not: dog; train has ant, bee"),
+        ("val/bee", "val/dog", "val has folders that train has not: dog; train has ant, bee"),
         ("train/bee", "train/bee", "train has no images in bee"),
-        ("val/bee", "val/bee", "val has no images in bee"),
+        ("val", "val/ant", "val has no images in ant"),
+        ("val", "val", "val has no folders; there must be one for each class"),
         ("train", "train", "train has no folders; there must be one for each class"),
     ],
 )
@@ -132,8 +137,160 @@ def test_classes_that_differ_are_named(
     if remove:
         shutil.rmtree(pets / remove)
     if add:
-        (pets / add).mkdir()
+        (pets / add).mkdir(parents=True)
     assert message in refused(pets)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("way", ["no folder", "empty folder"])
+def test_split_may_lack_a_class(split: str, way: str, pets: Path) -> None:
+    shutil.rmtree(pets / split / "bee")
+    if way == "empty folder":
+        (pets / split / "bee").mkdir()
+    found = listed(pets)
+    assert found.splits[split] == {"ant": [f"{split}/ant/0.png", f"{split}/ant/1.png"]}
+    assert found.notices == (f"{pets}: {split} has no images of bee",)
+
+
+def test_split_of_nothing_but_other_classes_tells_of_predict(pets: Path) -> None:
+    shutil.rmtree(pets / "test")
+    write_image(pets / "test" / "unknown" / "0.png", 1)
+    assert refused(pets).endswith(
+        "has folders that train has not: unknown; train has ant, bee; predict takes images without "
+        "labels"
+    )
+
+
+def test_test_images_without_labels_are_passed_over(pets: Path) -> None:
+    for name in ("ant", "bee"):
+        shutil.rmtree(pets / "test" / name)
+    for number in range(3):
+        write_image(pets / "test" / f"{number}.png", number)
+    (pets / "test" / "ids.csv").write_text("")
+    (pets / "test" / ".ipynb_checkpoints").mkdir()
+    found = listed(pets)
+    assert list(found.splits) == ["train", "val"]
+    assert found.notices == (
+        f"{pets}: passed over files outside of the classes' folders: 1 .csv (test/ids.csv)",
+        f"{pets}: passed over test/.ipynb_checkpoints (a folder)",
+        f"{pets}: passed over test: its 3 images lie in no class's folder, so they have no labels; "
+        "predict takes them",
+    )
+    # Validation images without labels serve nothing.
+    move(pets / "test", "aside")
+    shutil.rmtree(pets / "val")
+    move(pets / "aside", "val")
+    assert f"{pets / 'val'} has no folders; there must be one for each class" in refused(pets)
+
+
+# Folders of classes alone
+
+
+def test_folders_of_classes_alone_are_training_images(tmp_path: Path, pets: Path) -> None:
+    root = (pets / "train").rename(tmp_path / "classes")
+    (root / "README.md").write_text("about")
+    write_image(root / "lost.png", 1)
+    (root / ".git").mkdir()
+    (root / "runs" / "one").mkdir(parents=True)
+    for name in ("best.safetensors", "spec.yaml"):
+        (root / "runs" / "one" / name).write_text("")
+    found = listed(root)
+    assert found.splits == {
+        "train": {name: [f"{name}/0.png", f"{name}/1.png"] for name in ("ant", "bee")}
+    }
+    assert found.notices == (
+        f"{root}: passed over files outside of the classes' folders: 1 .md (README.md), "
+        "1 .png (lost.png)",
+        f"{root}: passed over .git (a folder), runs (a folder with .safetensors files and no "
+        "images)",
+    )
+    (root / "cow").mkdir()
+    assert refused(root).startswith(
+        f"{root} has no images in cow; each folder counts as a class here: move others away, or "
+        "classes to train/"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arrange", "message"),
+    [
+        (("test/ant/0.png", "ant/0.png"), "there are ant (a folder), test (a folder)"),
+        (("val/ant/0.png", "ant/0.png"), "there are ant (a folder), val (a folder)"),
+        (("ant/train/0.png", "bee/train/0.png"), "ant has one: add `/ant` to the path"),
+        (("Train/ant/0.png", "training/ant/0.png"), "there are Train (a folder), training"),
+        (("0.png", "1.png"), "there are 0.png (a file), 1.png (a file)"),
+        ((), "train does not exist; image_folder needs"),
+    ],
+)
+def test_what_may_be_splits_is_not_taken_for_classes(
+    arrange: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    for name in arrange:
+        write_image(tmp_path / "root" / name, 1)
+    (tmp_path / "root").mkdir(exist_ok=True)
+    assert message in refused(tmp_path / "root")
+
+
+def test_classes_beside_train_are_named_as_before(pets: Path) -> None:
+    write_image(pets / "cow" / "0.png", 1)
+    found = listed(pets)
+    assert list(found.splits["train"]) == ["ant", "bee"]
+    assert found.notices == (f"{pets}: passed over cow (a folder)",)
+
+
+def test_folders_of_other_files_alone_are_named(tmp_path: Path) -> None:
+    (tmp_path / "root" / "ant").mkdir(parents=True)
+    (tmp_path / "root" / "ant" / "0.heic").write_text("")
+    assert refused(tmp_path / "root").endswith(
+        f"\n  {tmp_path}/root: passed over files that are not images: 1 .heic (ant/0.heic)"
+    )
+
+
+def test_classes_one_folder_below_are_told_with_the_path(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        write_image(tmp_path / "root" / "pets" / name / "0.png", 1)
+    found = listed(tmp_path / "root")
+    assert list(found.splits["train"]) == ["pets"]
+    assert found.notices == (
+        f"{tmp_path}/root: if pets/ant, pets/bee are the classes, add `/pets` to the path",
+    )
+
+
+# One split alone
+
+
+def test_one_split_is_listed_without_the_others(pets: Path) -> None:
+    whole = listed(pets)
+    (pets / "val" / "bee" / "notes.txt").write_text("")
+    shutil.rmtree(pets / "train")
+    found = find_split(pets, "test", never, undivided=True)
+    assert found.splits == {"test": whole.splits["test"]}
+    assert found.notices == ()
+    shutil.rmtree(pets / "test" / "ant")
+    (pets / "test" / "ant").mkdir()
+    found = find_split(pets, "test", never, undivided=True)
+    assert list(found.splits["test"]) == ["bee"]
+    assert found.notices == (f"{pets}: test has no images of ant",)
+
+
+def test_folders_of_classes_are_any_split_that_may_be_undivided(pets: Path) -> None:
+    found = find_split(pets / "test", "test", never, undivided=True)
+    assert found.splits == {
+        "test": {name: [f"{name}/0.png", f"{name}/1.png"] for name in ("ant", "bee")}
+    }
+    with pytest.raises(UsageError, match=r"no val images: \S+test is not divided into splits"):
+        find_split(pets / "test", "val", never, undivided=False)
+
+
+def test_split_that_is_not_there_or_has_no_labels_is_refused(pets: Path) -> None:
+    shutil.rmtree(pets / "test")
+    with pytest.raises(UsageError, match=r"^there are no test images; there are train, val$"):
+        find_split(pets, "test", never, undivided=True)
+    write_image(pets / "test" / "0.png", 1)
+    with pytest.raises(DataError, match="test has no folders of classes, so its images have no la"):
+        find_split(pets, "test", never, undivided=True)
+    with pytest.raises(MissingDataError, match="gone/test does not exist"):
+        find_split(pets / "gone", "test", never, undivided=True)
 
 
 @pytest.mark.parametrize("between", ["pets", "all/of/them"])
@@ -157,8 +314,8 @@ def test_names_that_look_alike_are_told_apart(pets: Path) -> None:
     for split, name in (("train", composed), ("val", composed), ("test", apart)):
         move(pets / split / "ant", name)
     assert refused(pets).endswith(
-        f"test has no folder for {composed} ('caf\\xe9'); it has folders that train has not: "
-        f"{apart} ('cafe\\u0301')"
+        f"test has folders that train has not: {apart} ('cafe\\u0301'); "
+        f"train has bee, {composed} ('caf\\xe9')"
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from resnet_builder.data import image_folder, sources
+from resnet_builder.data import image_files, sources
 from resnet_builder.data.augment.geometry import RandomResizedCrop
 from resnet_builder.data.decode import decode_image
 from resnet_builder.data.image_folder import ImageFolder
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave every image in its file."""
-    monkeypatch.setattr(image_folder, "MAX_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr(image_files, "MAX_BYTES_IN_MEMORY", 0)
 
 
 @pytest.fixture(params=["held", "streamed"])
@@ -83,7 +83,7 @@ def test_images_in_memory_and_in_files_are_the_same_bits(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = load(folder)
-    monkeypatch.setattr(image_folder, "MAX_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr(image_files, "MAX_BYTES_IN_MEMORY", 0)
     streamed = load(folder)
     assert isinstance(streamed.train, ImageFiles)
     assert torch.equal(everything(held.train), everything(streamed.train))
@@ -108,18 +108,51 @@ def test_images_are_streamed_where_crops_need_more_than_preprocessing_leaves(
 
 def test_damaged_file_of_decoded_images_is_made_anew(folder: Path) -> None:
     first = load(folder)
-    (kept,) = (folder.parent / "decoded").glob("*.safetensors")
-    content = bytearray(kept.read_bytes())
-    content[-1] ^= 1
-    kept.write_bytes(content)
+    kept = list((folder.parent / "decoded").glob("*.safetensors"))
+    assert len(kept) == 2  # one for each split
+    contents = [bytearray(path.read_bytes()) for path in kept]
+    for path, content in zip(kept, contents, strict=True):
+        content[-1] ^= 1
+        path.write_bytes(content)
     again = load(folder)
     assert torch.equal(everything(again.test), everything(first.test))
     assert again.fingerprint == first.fingerprint
-    assert kept.read_bytes() != content
+    assert [path.read_bytes() for path in kept] != contents
     if hasattr(os, "mkfifo"):
-        kept.unlink()
-        os.mkfifo(kept)
+        kept[0].unlink()
+        os.mkfifo(kept[0])
         assert load(folder).fingerprint == first.fingerprint
+
+
+def test_one_split_is_loaded_alone_and_from_the_cache_of_all(folder: Path) -> None:
+    whole = load(folder)
+    dataset = ImageFolder(path=folder.name)
+    told: list[str] = []
+    context = LoadContext(
+        folder.parent, Preprocessing(), report=lambda what, *_: told.append(what), skip_bad=False
+    )
+    (folder / "train" / "cat" / "2.png").write_bytes(b"broken")
+    found = dataset.load_split(context, "test", undivided=False)
+    assert (told, found.classes, found.notices) == ([], ("ant", "bee", "cat"), ())
+    assert torch.equal(everything(found.images), everything(whole.test))
+
+
+def test_folders_of_classes_alone_give_the_bits_of_train(folder: Path) -> None:
+    whole = load(folder)
+    alone = load(folder / "train")
+    assert (alone.validation, alone.test, alone.classes) == (None, None, whole.classes)
+    assert torch.equal(everything(alone.train), everything(whole.train))
+    assert alone.parts == {name: whole.parts[name] for name in whole.parts if "train/" in name}
+
+
+def test_split_without_a_class_keeps_the_numbers_of_the_labels(folder: Path) -> None:
+    for image in (folder / "test" / "bee").iterdir():
+        image.unlink()
+    loaded = load(folder)
+    assert loaded.test is not None
+    assert loaded.test.labels.tolist() == [0, 0, 2, 2]
+    assert loaded.notices == (f"{folder}: test has no images of bee",)
+    assert list(loaded.parts)[-3:] == ["test/ant", "test/bee", "test/cat"]
 
 
 def test_killed_scan_leaves_no_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +171,7 @@ def test_killed_scan_leaves_no_cache(folder: Path, monkeypatch: pytest.MonkeyPat
     decoded = folder.parent / "decoded"
     assert not list(decoded.glob("*.safetensors"))
     load(folder)
-    assert len(list(decoded.glob("*.safetensors"))) == 1
+    assert len(list(decoded.glob("*.safetensors"))) == 2
     assert not (decoded / ".partial").exists()
 
 
@@ -219,7 +252,7 @@ def test_data_folder_that_cannot_be_written_only_costs_time(
     def fail(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(image_folder, "save_file", fail)
+    monkeypatch.setattr(image_files, "save_file", fail)
     loaded = load(folder)
     assert len(loaded.train) == 12
     assert "not kept for the next run" in loaded.notices[0]
