@@ -4,7 +4,7 @@ Weights come from a run, from a file of this program, or by an import from anoth
 """
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,12 +12,22 @@ import torch
 from torch import Tensor
 
 from resnet_builder.builder import build, check_source
-from resnet_builder.data.class_folders import find_images
+from resnet_builder.data.class_folders import find_images, shorten
 from resnet_builder.data.decode import decode_image, preprocess_image
-from resnet_builder.data.interfaces import Report, Stop, never, silent
+from resnet_builder.data.interfaces import (
+    DATASETS,
+    ImageSource,
+    LoadContext,
+    LoadedSplit,
+    Report,
+    Stop,
+    never,
+    silent,
+)
 from resnet_builder.data.loader import evaluation_batches, normalise
 from resnet_builder.data.preprocess import Preprocessing
-from resnet_builder.data.splits import DataSplits, load_data
+from resnet_builder.data.splits import DataSplits, check_images, default_data_dir, load_data
+from resnet_builder.data.statistics import channel_statistics
 from resnet_builder.device import full_precision
 from resnet_builder.errors import (
     CheckpointError,
@@ -32,7 +42,8 @@ from resnet_builder.model import ResNet, state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import refuse_existing
 from resnet_builder.spec.dump import dump_spec
-from resnet_builder.spec.schema import CenterCrop, Normalize, Resize, Spec, ToRgb
+from resnet_builder.spec.schema import CenterCrop, DataSpec, Normalize, Resize, Spec, ToRgb
+from resnet_builder.spec.section import Part
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.training.evaluation import evaluate, prepare_for_inference
 from resnet_builder.weights.convert import LoadReport, load_weights
@@ -237,6 +248,122 @@ class SplitEvaluation:
     confusion: tuple[tuple[int, ...], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SplitImages:
+    """Images of one split, and how they are normalised.
+
+    Attributes:
+        split: ``test``, ``val`` or ``train``.
+        images: The images.
+        classes: Class names of the data; a label is an index into them.
+        mean: Mean of each channel, in units where white is 1.
+        std: Standard deviation of each channel, in the same units.
+        notices: Notices for the user, one line each.
+    """
+
+    split: str
+    images: ImageSource
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notices: tuple[str, ...] = ()
+
+
+def load_split(
+    trained: TrainedModel,
+    split: str,
+    *,
+    data: Path | None = None,
+    data_dir: Path | None = None,
+    skip_bad: bool = False,
+    should_stop: Stop = never,
+    report: Report = silent,
+) -> SplitImages:
+    """Load the images of one split, preprocessed and normalised as the weights need them.
+
+    Datasets of files need nothing but the split: training images may be gone.
+
+    Args:
+        trained: Model to load the images for.
+        split: ``test``, ``val`` or ``train``.
+        data: Folder of images, or table of labels, in place of the dataset that the model was
+            trained on. Images that are not divided into splits are test images.
+        data_dir: Directory of the datasets.
+        skip_bad: Whether images that cannot be decoded are left out, instead of refused.
+        should_stop: Polled in every loop.
+        report: Told of downloads and scans.
+
+    Raises:
+        DataError: The dataset is missing, broken or too small, or has other classes.
+        SpecError: It is not what the network is for.
+        Stopped: ``should_stop`` returned true.
+        UsageError: There is no such split, or the spec of the weights names no dataset.
+    """
+    header, section = trained.header, trained.spec.data
+    if data is not None:
+        section = DataSpec(dataset=_dataset_at(data, trained))
+    if section is None:
+        raise UsageError(f"{trained.path}: its spec has no `data` to evaluate on; use --data PATH")
+    dataset = DATASETS.get(section.dataset.type)(**section.dataset.options)
+    load_alone = getattr(dataset, "load_split", None)
+    is_set_aside = section.validation != 0 and split != "test"
+    if load_alone is None or is_set_aside or (header.mean is None and data is None):
+        splits = load_own_splits(
+            trained, data_dir=data_dir, skip_bad=skip_bad, should_stop=should_stop, report=report
+        )
+        return _one_of(splits, split)
+
+    context = LoadContext(
+        data_dir or default_data_dir(),
+        Preprocessing(header.preprocess),
+        stop=should_stop,
+        report=report,
+        skip_bad=skip_bad,
+    )
+    found: LoadedSplit = load_alone(context, split, undivided=data is not None and split == "test")
+    check_images(trained.spec.model, found.classes, {split: found.images})
+    notices = [*found.notices, *_missing_classes(trained, found.classes)]
+    if header.classes is None and len(found.classes) != trained.spec.model.num_classes:
+        raise DataError(
+            f"{trained.path} does not name its {trained.spec.model.num_classes} classes, and the "
+            f"data has {len(found.classes)}: {shorten(found.classes)}"
+        )
+    if header.mean is not None and header.std is not None:
+        mean, std = header.mean, header.std
+    else:
+        mean, deviations = channel_statistics(found.images, should_stop)
+        std = tuple(deviation or 1.0 for deviation in deviations)
+        notices.append(_own_statistics(trained))
+    return SplitImages(split, found.images, found.classes, mean, std, tuple(notices))
+
+
+def _dataset_at(path: Path, trained: TrainedModel) -> Part:
+    """Dataset of a folder of images, or of a table; images have the channels of the weights."""
+    kind = "image_folder" if path.is_dir() else "image_table"
+    takes_grey = any(isinstance(step, ToRgb) for step in trained.header.preprocess)
+    channels = 1 if takes_grey else trained.spec.model.in_channels
+    return Part(type=kind, path=str(path.absolute()), channels=channels)
+
+
+def _one_of(splits: DataSplits, split: str) -> SplitImages:
+    sources = {"train": splits.train, "val": splits.validation, "test": splits.test}
+    source = sources[split]
+    if source is None:
+        present = ", ".join(name for name, source in sources.items() if source is not None)
+        raise UsageError(f"there are no {split} images; there are {present}")
+    return SplitImages(split, source, splits.classes, splits.mean, splits.std, splits.notices)
+
+
+def _missing_classes(trained: TrainedModel, classes: tuple[str, ...]) -> Iterator[str]:
+    known = trained.header.classes
+    if known is not None and set(classes) < set(known):
+        yield f"the data has {len(classes)} of the {len(known)} classes of {trained.path}"
+
+
+def _own_statistics(trained: TrainedModel) -> str:
+    return f"{trained.path} does not say how images are normalised; here, by their own statistics"
+
+
 def load_own_splits(
     trained: TrainedModel,
     *,
@@ -277,35 +404,26 @@ def load_own_splits(
         stop=should_stop,
         report=report,
     )
-    notices = list(splits.notices)
-    if header.classes is not None and set(splits.classes) < set(header.classes):
-        notices.append(
-            f"the data has {len(splits.classes)} of the {len(header.classes)} classes of "
-            f"{trained.path}"
-        )
+    notices = [*splits.notices, *_missing_classes(trained, splits.classes)]
     if header.mean is None:
-        notices.append(
-            f"{trained.path} does not say how images are normalised; here, by their own statistics"
-        )
+        notices.append(_own_statistics(trained))
     return replace(splits, notices=tuple(notices))
 
 
 def evaluate_split(
     trained: TrainedModel,
-    splits: DataSplits,
-    split: str,
+    data: SplitImages,
     *,
     device: torch.device,
     should_stop: Stop = never,
 ) -> SplitEvaluation:
-    """Evaluate a model on one split, in fp32.
+    """Evaluate a model on the images of :func:`load_split`, in fp32.
 
     Classes are matched by their names: the data may have another order, or only some of them.
 
     Args:
         trained: Model; its network is moved to the device.
-        splits: Dataset.
-        split: ``test``, ``val`` or ``train``.
+        data: Images of one split.
         device: Device to compute on.
         should_stop: Polled at every batch.
 
@@ -313,25 +431,20 @@ def evaluate_split(
         DataError: The data have classes that the model was not trained on.
         NonFiniteError: No image has finite logits.
         Stopped: ``should_stop`` returned true.
-        UsageError: There is no such split, or it is normalised otherwise than for the training.
+        UsageError: The images are normalised otherwise than for the training.
     """
     header = trained.header
-    header.check_classes(trained.path, splits.classes, matched_by_name=True)
-    if header.mean is not None and (header.mean, header.std) != (splits.mean, splits.std):
+    header.check_classes(trained.path, data.classes, matched_by_name=True)
+    if header.mean is not None and (header.mean, header.std) != (data.mean, data.std):
         raise UsageError(
             f"{trained.path} needs images of mean {header.mean} and standard deviation "
-            f"{header.std}, not {splits.mean} and {splits.std}: load them by load_own_splits"
+            f"{header.std}, not {data.mean} and {data.std}: load them by load_split"
         )
-    sources = {"train": splits.train, "val": splits.validation, "test": splits.test}
-    source = sources[split]
-    if source is None:
-        present = ", ".join(name for name, source in sources.items() if source is not None)
-        raise UsageError(f"there are no {split} images; there are {present}")
     # Labels count the data's classes; the network's outputs are in the order of the weights'.
-    classes = header.classes or splits.classes
-    outputs = torch.tensor([classes.index(name) for name in splits.classes], device=device)
+    classes = header.classes or data.classes
+    outputs = torch.tensor([classes.index(name) for name in data.classes], device=device)
     batches = evaluation_batches(
-        source, batch_size=BATCH_SIZE, mean=splits.mean, std=splits.std, device=device
+        data.images, batch_size=BATCH_SIZE, mean=data.mean, std=data.std, device=device
     )
     found = evaluate(
         trained.network.to(device),
@@ -340,12 +453,14 @@ def evaluate_split(
         should_stop=should_stop,
     )
     if not found.has_predictions:
-        raise NonFiniteError(f"{trained.path}: its logits are not finite for any {split} image")
+        raise NonFiniteError(
+            f"{trained.path}: its logits are not finite for any {data.split} image"
+        )
     return SplitEvaluation(
         weights=trained.path,
-        split=split,
+        split=data.split,
         images=found.num_images,
-        metrics=found.named(split),
+        metrics=found.named(data.split),
         classes=classes,
         top1_by_class=found.per_class,
         confusion=tuple(map(tuple, found.confusion().tolist())),

@@ -8,7 +8,7 @@ import torch
 from resnet_builder.builder import build, read_spec
 from resnet_builder.data.splits import load_data
 from resnet_builder.errors import CheckpointError, SpecError, UsageError
-from resnet_builder.inference import evaluate_split, load_model, load_own_splits
+from resnet_builder.inference import SplitImages, evaluate_split, load_model, load_split
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
@@ -69,9 +69,12 @@ def test_images_that_are_normalised_otherwise_are_refused(tmp_path: Path, spec: 
     known = header(spec).model_copy(update={"classes": classes})
     save_weights(tmp_path / "x.safetensors", build(spec).state_dict(), known)
     trained, device = load_model(tmp_path / "x.safetensors"), torch.device("cpu")
-    with pytest.raises(UsageError, match=r"needs images of mean \(0\.5, .*load_own_splits"):
-        evaluate_split(trained, load_data(spec), "test", device=device)
-    assert evaluate_split(trained, load_own_splits(trained), "test", device=device).images == 40
+    splits = load_data(spec)
+    assert splits.test is not None
+    other = SplitImages("test", splits.test, classes, splits.mean, splits.std)
+    with pytest.raises(UsageError, match=r"needs images of mean \(0\.5, .*load_split"):
+        evaluate_split(trained, other, device=device)
+    assert evaluate_split(trained, load_split(trained, "test"), device=device).images == 40
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path, spec: Spec) -> None:

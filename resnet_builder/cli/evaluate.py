@@ -10,6 +10,7 @@ from resnet_builder.cli.options import (
     EXISTING,
     Invocation,
     data_dir_option,
+    data_option,
     debug_option,
     device_for,
     json_option,
@@ -30,6 +31,7 @@ _MAX_CLASSES = 20
     epilog=examples(
         "resnet-build evaluate runs/resnet20_digits-001",
         "resnet-build evaluate best.safetensors --split val --json",
+        "resnet-build evaluate runs/pets-001 --data more_pets",
     )
 )
 @click.argument("weights", type=EXISTING, metavar="RUN|WEIGHTS")
@@ -40,6 +42,7 @@ _MAX_CLASSES = 20
     show_default=True,
     help="Images to evaluate on.",
 )
+@data_option
 @data_dir_option
 @skip_bad_option
 @plugin_option
@@ -50,6 +53,7 @@ def evaluate(
     invocation: Invocation,
     weights: Path,
     split: str,
+    data: Path | None,
     data_dir: Path | None,
     skip_bad: bool,
     plugins: tuple[str, ...],
@@ -59,23 +63,29 @@ def evaluate(
 
     Give a run, whose best weights are taken, or a file of weights. The output has loss, top-1,
     top-5, the top-1 of each class, and the confusion matrix.
+
+    The images are those of the weights' own dataset, or those of --data, which needs nothing but
+    the split: a folder with `test/`, or a folder of classes, whose images are test images then.
+    Classes are matched by name.
     """
     from resnet_builder.cli.progress import display
-    from resnet_builder.inference import evaluate_split, load_model, load_own_splits
+    from resnet_builder.inference import evaluate_split, load_model, load_split
 
     trained = load_model(weights, plugins=plugins)
     device = device_for(trained.spec)
     with invocation.signals.polled() as should_stop, display() as shown:
-        splits = load_own_splits(
+        images = load_split(
             trained,
+            split,
+            data=data,
             data_dir=data_dir,
             skip_bad=skip_bad,
             should_stop=should_stop,
             report=shown.report,
         )
-        for notice in splits.notices:
+        for notice in images.notices:
             shown.say(notice)
-        result = evaluate_split(trained, splits, split, device=device, should_stop=should_stop)
+        result = evaluate_split(trained, images, device=device, should_stop=should_stop)
     if as_json:
         show_json(result)
     else:

@@ -111,6 +111,12 @@ data_dir_option = click.option(
     metavar="DIR",
     help="Folder of the datasets. [default: $RESNET_BUILDER_DATA, else your cache folder]",
 )
+data_option = click.option(
+    "--data",
+    type=EXISTING,
+    metavar="PATH",
+    help="Your own images: a folder, or a table of labels (CSV, TSV, Parquet).",
+)
 skip_bad_option = click.option(
     "--skip-bad",
     is_flag=True,

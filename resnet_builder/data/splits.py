@@ -108,7 +108,8 @@ def load_data(
     if check_classes and found != wanted:
         message = f"must be {found}, the classes of {data.dataset.type}, not {wanted}"
         raise _spec_error("mismatch", "model.num_classes", message)
-    _check_images(model, loaded)
+    splits = {"training": loaded.train, "validation": loaded.validation, "test": loaded.test}
+    check_images(model, loaded.classes, splits)
     train, validation, indices = _set_validation_aside(loaded, data)
     constant: list[int] = []
     if isinstance(data.normalize, Normalize):
@@ -179,16 +180,23 @@ def _check_more_than_one_class(data: DataSpec, num_classes: int, notices: Sequen
         raise DataError(message, *(f"  {notice}" for notice in notices))
 
 
-def _check_images(model: ModelSpec, loaded: LoadedDataset) -> None:
-    """Compare labels with the classes, and the first image of each split with the network."""
-    found = len(loaded.classes)
-    splits = {"training": loaded.train, "validation": loaded.validation, "test": loaded.test}
+def check_images(
+    model: ModelSpec, classes: Sequence[str], splits: Mapping[str, ImageSource | None]
+) -> None:
+    """Compare labels with the classes, and the first image of each split with the network.
+
+    Raises:
+        DataError: A label is beyond the classes, or a split has no images.
+        SpecError: The network is for other images.
+    """
+    found = len(classes)
     for split, source in splits.items():
         if source is None:
             continue
-        wrong = ((source.labels < 0) | (source.labels >= found)).nonzero()[:, 0].tolist()
+        highest = found - 1 if source.labels.dim() == 1 else 1  # 1: the image has the label
+        wrong = ((source.labels < 0) | (source.labels > highest)).nonzero()[:, 0].tolist()
         if wrong:
-            label = int(source.labels[wrong[0]])
+            label = source.labels[wrong[0]].max().item()
             raise DataError(
                 f"{split} image {wrong[0]} has label {label}, beyond the {found} classes"
             )

@@ -2,12 +2,14 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from resnet_builder.weights.file import read_weights, save_weights
+from resnet_builder.weights.file import Origin, read_weights, save_weights
 from tests.cli.experiments import call, write_tiny
 from tests.data.folders import write_image, write_pets, write_pets_spec
 
@@ -162,3 +164,102 @@ def test_header_that_does_not_fit_its_spec_is_4(pets: Path, folder: Path) -> Non
         result = call("evaluate", "x.safetensors", "--data-dir", pets.parent)
         assert result.exit_code == 4
         assert f"its header is damaged: {reason}" in result.stderr
+
+
+# Other images.
+
+
+@pytest.fixture(scope="module")
+def own_result(pets: Path) -> dict[str, Any]:
+    """Return what the run's own test images give, but for the name of its file."""
+    result = call("evaluate", pets, "--data-dir", pets.parent, "--json")
+    return dict(json.loads(result.stdout))
+
+
+@pytest.mark.parametrize("arranged", ["splits", "test alone", "classes", "Testing", "no --data"])
+def test_test_images_alone_suffice_wherever_they_are(
+    arranged: str, own_result: dict[str, Any], pets: Path, folder: Path
+) -> None:
+    root = write_pets(folder)
+    if arranged != "splits":
+        for path in (root / "train").rglob("*.bmp"):
+            path.write_bytes(b"not looked at")
+    if arranged in {"test alone", "no --data", "Testing"}:
+        shutil.rmtree(root / "train")
+    if arranged == "Testing":
+        (root / "test").rename(root / "Testing")
+    where = {
+        "classes": ("--data", root / "test"),
+        "no --data": ("--data-dir", folder),
+    }.get(arranged, ("--data", root))
+    result = call("evaluate", pets, *where, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == own_result
+
+
+def test_classes_of_other_images_are_matched_by_name(
+    own_result: dict[str, Any], pets: Path, folder: Path
+) -> None:
+    root = write_pets(folder) / "test"
+    shutil.rmtree(root / "ant")
+    result = call("evaluate", pets, "--data", root, "--json")
+    assert result.stderr == f"the data has 1 of the 2 classes of {pets}/best.safetensors\n"
+    assert json.loads(result.stdout)["confusion"] == [[0, 0], own_result["confusion"][1]]
+    (root / "bee").rename(root / "wasp")
+    result = call("evaluate", pets, "--data", root)
+    assert result.exit_code == 3
+    assert "  in the weights: ant, bee\n  in the data: wasp\n" in result.stderr
+
+
+def test_split_of_other_images_that_is_not_there_is_2(pets: Path, folder: Path) -> None:
+    root = write_pets(folder, ("train", "val"))
+    result = call("evaluate", pets, "--data", root)
+    assert result.exit_code == 2
+    assert "there are no test images; there are train, val" in result.stderr
+    assert call("evaluate", pets, "--data", root, "--split", "val").exit_code == 0
+    result = call("evaluate", pets, "--data", root / "val", "--split", "val")
+    assert result.exit_code == 2
+    assert "is not divided into splits" in result.stderr
+    assert call("evaluate", pets, "--data", "gone").exit_code == 2
+
+
+@pytest.mark.parametrize("known", ["all", "no names", "no statistics"])
+def test_weights_without_some_facts_are_evaluated_on_other_images(
+    known: str, own_result: dict[str, Any], pets: Path, folder: Path
+) -> None:
+    """Imported weights name neither the classes nor, perhaps, the statistics."""
+    weights, header = read_weights(pets / "best.safetensors")
+    change: dict[str, Any] = {"source": Origin(file="x.pth", layout="torchvision")}
+    if known != "all":
+        change["classes"] = None
+    if known == "no statistics":
+        change |= {"mean": None, "std": None}
+    save_weights(folder / "x.safetensors", weights, header.model_copy(update=change))
+    root = write_pets(folder) / "test"
+    result = call("evaluate", "x.safetensors", "--data", root, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert ("does not say how images are normalised" in result.stderr) == (known == "no statistics")
+    found = json.loads(result.stdout)
+    assert (found["classes"], found["images"]) == (["ant", "bee"], 10)
+    assert known == "no statistics" or found["metrics"] == own_result["metrics"]
+    shutil.rmtree(root / "ant")
+    result = call("evaluate", "x.safetensors", "--data", root)
+    if known == "all":
+        assert result.exit_code == 0
+    else:
+        assert result.exit_code == 3
+        assert "does not name its 2 classes, and the data has 1: bee" in result.stderr
+
+
+def test_grey_network_reads_other_images_as_grey(folder: Path) -> None:
+    root = write_pets(folder)
+    spec = write_pets_spec(folder)
+    text = spec.read_text().replace("path: pets}", "path: pets, channels: 1}")
+    spec.write_text(text)
+    assert call("train", spec, "--data-dir", folder, "--out", "run").exit_code == 0
+    results = [
+        call("evaluate", "run", *where, "--json")
+        for where in (("--data-dir", folder), ("--data", root / "test"))
+    ]
+    assert results[0].exit_code == 0
+    assert results[0].stdout == results[1].stdout
