@@ -1,19 +1,17 @@
-"""Inference with trained weights: load a model, evaluate it on a split, predict images.
+"""Inference with trained weights: load a model, import one, evaluate it on a split.
 
 Weights come from a run, from a file of this program, or by an import from another program's.
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from resnet_builder.builder import build, check_source
-from resnet_builder.data.class_folders import find_images, shorten
-from resnet_builder.data.decode import decode_image, preprocess_image
+from resnet_builder.data.class_folders import shorten
 from resnet_builder.data.interfaces import (
     DATASETS,
     ImageSource,
@@ -24,17 +22,15 @@ from resnet_builder.data.interfaces import (
     never,
     silent,
 )
-from resnet_builder.data.loader import evaluation_batches, normalise
+from resnet_builder.data.loader import evaluation_batches
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.splits import DataSplits, check_images, default_data_dir, load_data
 from resnet_builder.data.statistics import channel_statistics
-from resnet_builder.device import full_precision
 from resnet_builder.errors import (
     CheckpointError,
     DataError,
     NonFiniteError,
     SpecError,
-    Stopped,
     UsageError,
     counted,
 )
@@ -42,10 +38,10 @@ from resnet_builder.model import ResNet, state_dict_mismatch
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import refuse_existing
 from resnet_builder.spec.dump import dump_spec
-from resnet_builder.spec.schema import CenterCrop, DataSpec, Normalize, Resize, Spec, ToRgb
+from resnet_builder.spec.schema import DataSpec, Normalize, Spec, ToRgb
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.yaml_source import parse_plain
-from resnet_builder.training.evaluation import evaluate, prepare_for_inference
+from resnet_builder.training.evaluation import evaluate
 from resnet_builder.weights.convert import LoadReport, load_weights
 from resnet_builder.weights.file import (
     Origin,
@@ -465,184 +461,3 @@ def evaluate_split(
         top1_by_class=found.per_class,
         confusion=tuple(map(tuple, found.confusion().tolist())),
     )
-
-
-# Prediction.
-
-
-@dataclass(frozen=True, slots=True)
-class ClassProbability:
-    """Class that an image may be of.
-
-    Attributes:
-        name: Name of the class.
-        probability: Its softmax probability.
-    """
-
-    name: str
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePrediction:
-    """Prediction for one image.
-
-    Attributes:
-        path: Path of the image.
-        predictions: Most probable classes, the most probable first.
-        fitted: Whether the image was resized and cropped to the network's input size.
-        greyed: Whether the image lost its colours, because the network takes grey images.
-        error: Reason why there are no predictions.
-    """
-
-    path: Path
-    predictions: tuple[ClassProbability, ...] = ()
-    fitted: bool = False
-    greyed: bool = False
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """Predictions for images.
-
-    Attributes:
-        weights: Path of the weights.
-        images: Prediction for each image.
-        notices: What was passed over in folders, and images whose metadata are damaged.
-    """
-
-    weights: Path
-    images: tuple[ImagePrediction, ...]
-    notices: tuple[str, ...] = ()
-
-
-def predict(
-    trained: TrainedModel,
-    paths: Sequence[Path],
-    *,
-    top: int,
-    device: torch.device,
-    should_stop: Stop = never,
-    report: Report = silent,
-) -> Predictions:
-    """Predict the classes of images.
-
-    An image that preprocessing leaves in another size than the network was trained for is
-    resized and cropped to that size.
-
-    Args:
-        trained: Model; its network is moved to the device.
-        paths: Image files, and folders of them; what is an image is decided as in training.
-        top: Number of classes for each image.
-        device: Device to compute on.
-        should_stop: Polled at every image.
-        report: Told how many images are done.
-
-    Raises:
-        DataError: There are no images.
-        NonFiniteError: The logits of an image are not finite.
-        Stopped: ``should_stop`` returned true.
-        UsageError: The network takes neither grey nor colour images, or its weights do not say
-            how they are normalised.
-    """
-    read = _image_reader(trained.spec, trained.header)
-    classify = _classifier(trained, device, top)
-    notices: list[str] = []
-    files = _find_images(paths, notices, should_stop)
-    found: list[ImagePrediction] = []
-    for first in range(0, len(files), BATCH_SIZE):
-        images: dict[int, Tensor] = {}  # by their number among all
-        for path in files[first : first + BATCH_SIZE]:
-            if should_stop():
-                raise Stopped("stopped while predicting")
-            prediction, image = read(path, notices)
-            if image is not None:
-                images[len(found)] = image
-            found.append(prediction)
-        if images:
-            classes = classify(torch.stack(list(images.values())))
-            for number, predictions in zip(images, classes, strict=True):
-                found[number] = replace(found[number], predictions=predictions)
-        report("predicting", len(found), len(files))
-    return Predictions(trained.path, tuple(found), tuple(notices))
-
-
-def _find_images(paths: Sequence[Path], notices: list[str], should_stop: Stop) -> list[Path]:
-    """Files, and all images in folders, in order; notices of what is no image are added."""
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found, passed_over = find_images(path, should_stop)
-            files += found
-            notices += passed_over
-        else:
-            files.append(path)
-    if not files:
-        raise DataError(f"no images in {', '.join(map(str, paths))}", *notices)
-    return files
-
-
-def _image_reader(
-    spec: Spec, header: WeightsHeader
-) -> Callable[[Path, list[str]], tuple[ImagePrediction, Tensor | None]]:
-    """Function that reads an image as ``(C, H, W)`` uint8, for a prediction to be filled in.
-
-    Its second argument takes notices.
-    """
-    channels, size, _ = spec.model.image_shape
-    if channels not in {1, 3}:
-        raise UsageError(f"images have 1 or 3 channels, the network takes {channels}")
-    takes_grey = channels == 1 or any(isinstance(step, ToRgb) for step in header.preprocess)
-    preprocess = Preprocessing(header.preprocess)
-    fit = Preprocessing(
-        (Resize(type="resize", size=size), CenterCrop(type="center_crop", size=size))
-    )
-
-    def read(path: Path, notices: list[str]) -> tuple[ImagePrediction, Tensor | None]:
-        try:
-            image = decode_image(path, 3, lambda problem: notices.append(f"{path}: {problem}"))
-            greyed = takes_grey and not bool((image[0] == image).all())
-            if takes_grey:
-                image = decode_image(path, 1) if greyed else image[:1]
-            image = preprocess_image(image, path, preprocess)
-            fitted = image.shape[-2:] != (size, size)
-            if fitted:
-                image = preprocess_image(image, path, fit)
-        except DataError as error:
-            return ImagePrediction(path, error=str(error)), None
-        return ImagePrediction(path, fitted=fitted, greyed=greyed), image
-
-    return read
-
-
-def _classifier(
-    trained: TrainedModel, device: torch.device, top: int
-) -> Callable[[Tensor], list[tuple[ClassProbability, ...]]]:
-    """Function that returns the most probable classes of ``(B, C, H, W)`` uint8 images."""
-    header, classes = trained.header, trained.classes
-    if header.mean is None or header.std is None:
-        raise UsageError(
-            f"{trained.path} does not say how images are normalised: import it again with "
-            "--set data.normalize='{mean: [...], std: [...]}'"
-        )
-    mean, std = (torch.tensor(values, device=device) for values in (header.mean, header.std))
-    network, layout = prepare_for_inference(
-        trained.network.to(device).eval(),
-        cpu_kernels=trained.spec.run.cpu_kernels is not False,
-    )
-
-    @torch.inference_mode()
-    @full_precision()
-    def classify(images: Tensor) -> list[tuple[ClassProbability, ...]]:
-        inputs = normalise(images.to(device), mean, std).contiguous(memory_format=layout)
-        probabilities = network(inputs).float().softmax(1)
-        if not bool(probabilities.isfinite().all()):
-            raise NonFiniteError(f"{trained.path}: its logits are not finite")
-        best = probabilities.topk(min(top, len(classes)))
-        return [
-            tuple(ClassProbability(classes[label], p) for label, p in zip(*row, strict=True))
-            for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
-
-    return classify

@@ -22,9 +22,9 @@ IMPORT_ORDER = (
     {"builder", "cpu"},
     {"memory"},
     {"summary", "testing"},
-    {"training"},
+    {"training", "prediction_table"},
     {"inference"},
-    {"comparison", "export"},
+    {"comparison", "export", "prediction"},
     {"bench"},
     {"cli"},
 )

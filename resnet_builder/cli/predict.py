@@ -15,16 +15,17 @@ from resnet_builder.cli.options import (
     pass_invocation,
     plugin_option,
 )
-from resnet_builder.errors import DataError
+from resnet_builder.errors import DataError, counted
 
 if TYPE_CHECKING:
-    from resnet_builder.inference import Predictions
+    from resnet_builder.prediction import ImagePrediction, Predictions
 
 
 @click.command(
     epilog=examples(
         "resnet-build predict runs/resnet20-001 cat.jpg",
         "resnet-build predict best.safetensors photos/ --top 3 --json",
+        "resnet-build predict best.safetensors photos/ -o photos.csv",
     )
 )
 @click.argument("weights", type=EXISTING, metavar="RUN|WEIGHTS")
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Number of classes for each image.",
 )
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the probabilities of all classes to this new file, .csv or .json.",
+)
 @plugin_option
 @json_option
 @debug_option
@@ -45,6 +53,7 @@ def predict(
     weights: Path,
     images: tuple[Path, ...],
     top: int,
+    out: Path | None,
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -53,19 +62,25 @@ def predict(
     An IMAGE is a file, or a folder of them. An image of another size than the network was trained
     for is resized and cropped.
     """
-    from resnet_builder import inference
+    from resnet_builder import prediction
     from resnet_builder.cli.progress import display
+    from resnet_builder.inference import load_model
+    from resnet_builder.prediction_table import check_table_path
 
-    trained = inference.load_model(weights, plugins=plugins)
+    if out is not None:
+        check_table_path(out)
+    trained = load_model(weights, plugins=plugins)
     device = device_for(trained.spec)
     with invocation.signals.polled() as should_stop, display() as shown:
-        result = inference.predict(
+        result = prediction.predict(
             trained, images, top=top, device=device, should_stop=should_stop, report=shown.report
         )
+    if out is not None:
+        _write(result, out)
     if as_json:
         show_json(result)
     else:
-        _show(result)
+        _show(result, out)
     for notice in result.notices:
         note(notice)
     broken = [one.error for one in result.images if one.error is not None]
@@ -74,13 +89,28 @@ def predict(
         raise DataError(head, *(f"  {line}" for line in broken))
 
 
-def _show(result: "Predictions") -> None:
+def _write(result: "Predictions", out: Path) -> None:
+    from resnet_builder.prediction_table import Cell, probability_columns, write_table
+
+    def row(one: "ImagePrediction") -> list[Cell]:
+        if one.probabilities is None:  # it cannot be read
+            return [str(one.path), *(None for _ in columns[1:])]
+        best = one.predictions[0]
+        return [str(one.path), best.name, best.probability, *one.probabilities.tolist()]
+
+    columns = ("file", "prediction", "confidence", *probability_columns(result.classes))
+    write_table(out, columns, map(row, result.images))
+
+
+def _show(result: "Predictions", out: Path | None) -> None:
     rows = [
         (str(one.path) if rank == 0 else "", found.name, percent(found.probability))
         for one in result.images
         for rank, found in enumerate(one.predictions)
     ]
-    if rows:
+    if out is not None:
+        show(f"wrote {out}: {counted(len(result.images), 'image')}")
+    elif rows:
         show(*table(("image", "class", "probability"), rows, left=2))
     if greyed := sum(one.greyed for one in result.images):
         lost = "image lost its" if greyed == 1 else "images lost their"

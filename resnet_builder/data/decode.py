@@ -95,6 +95,12 @@ def decode_image(path: str | Path, channels: int, warn: Warn | None = None) -> T
     return torch.from_numpy(planes.copy())
 
 
+def to_grey(image: Tensor) -> Tensor:
+    """Turn ``(3, H, W)`` uint8 into ``(1, H, W)``, with the weights of :func:`decode_image`."""
+    grey = Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L")
+    return torch.from_numpy(np.array(grey)[None])
+
+
 def verify_image(path: str | Path, channels: int, warn: Warn | None = None) -> bytes:
     """Make sure that an image can be decoded, as cheaply as its format allows.
 

@@ -1,8 +1,10 @@
 """``resnet-build predict``."""
 
+import csv
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +76,51 @@ def test_broken_image_is_named_and_the_others_are_predicted(
     assert len(result.stdout.splitlines()) == 4
     assert "1 of 4 images cannot be read\n" in result.stderr
     assert str(images / "broken.png") in result.stderr
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.JSON"])
+def test_table_has_every_probability_of_every_image(
+    name: str, images: Path, finished_run: Path
+) -> None:
+    (images / "broken.png").write_text("no image")
+    result = call("predict", finished_run, images, "-o", name)
+    assert result.exit_code == 3
+    assert result.stdout == f"wrote {name}: 4 images\n"
+    rows: list[dict[str, Any]]
+    with Path(name).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file)) if name == "table.csv" else json.load(file)
+    known = json.loads(call("predict", finished_run, images, "--top", "4", "--json").stdout)
+    classes = [f"class_{number}" for number in range(4)]
+    assert list(rows[0]) == ["file", "prediction", "confidence", *(f"p_{one}" for one in classes)]
+    assert [row["file"] for row in rows] == [one["path"] for one in known["images"]]
+    for row, one in zip(rows, known["images"], strict=True):
+        if not one["predictions"]:
+            assert set(list(row.values())[1:]) == {"" if name == "table.csv" else None}
+            continue
+        assert row["prediction"] == one["predictions"][0]["name"]
+        wanted = {f"p_{each['name']}": each["probability"] for each in one["predictions"]}
+        wanted["confidence"] = one["predictions"][0]["probability"]
+        for column, probability in wanted.items():
+            assert float(row[column]) == pytest.approx(probability, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("table.txt", "a table is CSV or JSON: name the file *.csv or *.json"),
+        ("there.csv", "there.csv exists and is not overwritten"),
+        ("nowhere/table.csv", "there is no folder nowhere"),
+    ],
+)
+def test_table_that_cannot_get_its_name_is_refused_before_anything_is_read(
+    name: str, message: str, folder: Path, finished_run: Path
+) -> None:
+    Path("there.csv").write_text("mine")
+    Path("broken.safetensors").write_text("no weights")
+    result = call("predict", "broken.safetensors", ".", "-o", name)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert Path("there.csv").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

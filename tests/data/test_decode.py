@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resnet_builder.data.decode import IMAGE_FORMATS, decode_image, verify_image
+from resnet_builder.data.decode import IMAGE_FORMATS, decode_image, to_grey, verify_image
 from resnet_builder.errors import DataError
 from tests.fuzz.damage import damage_bytes
 
@@ -147,6 +147,13 @@ def test_grey_is_asked_for_by_the_number_of_channels(tmp_path: Path) -> None:
     found = pixels_of(FILES["rgb"][0], tmp_path, 1)[0].numpy()
     weighted = RGB.astype(float) @ np.array([0.299, 0.587, 0.114])
     assert np.abs(found - weighted).max() <= 1
+
+
+def test_decoded_colours_become_the_grey_that_the_file_becomes(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    for name, (content, _) in FILES.items():
+        path.write_bytes(content)
+        assert torch.equal(to_grey(decode_image(path, 3)), decode_image(path, 1)), name
 
 
 def test_other_formats_are_not_read(tmp_path: Path) -> None:
