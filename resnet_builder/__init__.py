@@ -9,11 +9,13 @@ import importlib
 # sys.path, and a module that Python has not loaded yet would come from there.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from resnet_builder.api import Run, load_run, train
     from resnet_builder.builder import build, build_from_spec
     from resnet_builder.errors import ResnetBuilderError, SpecError
     from resnet_builder.model import Features, ResNet
     from resnet_builder.spec.load import load_spec
     from resnet_builder.spec.schema import Spec
+    from resnet_builder.training.callbacks import Callback
     from resnet_builder.training.trainer import fit
     from resnet_builder.weights.convert import load_weights
 
@@ -21,30 +23,38 @@ if TYPE_CHECKING:
 del TYPE_CHECKING
 
 __all__ = [
+    "Callback",
     "Features",
     "ResNet",
     "ResnetBuilderError",
+    "Run",
     "Spec",
     "SpecError",
     "__version__",
     "build",
     "build_from_spec",
     "fit",
+    "load_run",
     "load_spec",
     "load_weights",
+    "train",
 ]
 
 _HOMES = {
+    "Callback": "resnet_builder.training.callbacks",
     "Features": "resnet_builder.model",
     "ResNet": "resnet_builder.model",
     "ResnetBuilderError": "resnet_builder.errors",
+    "Run": "resnet_builder.api",
     "Spec": "resnet_builder.spec.schema",
     "SpecError": "resnet_builder.errors",
     "build": "resnet_builder.builder",
     "build_from_spec": "resnet_builder.builder",
     "fit": "resnet_builder.training.trainer",
+    "load_run": "resnet_builder.api",
     "load_spec": "resnet_builder.spec.load",
     "load_weights": "resnet_builder.weights.convert",
+    "train": "resnet_builder.api",
 }
 
 

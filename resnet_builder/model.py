@@ -62,6 +62,33 @@ class ResNet(nn.Sequential):
         return 1 + sum(self.stage_depths) + 1
 
 
+class Normalize(nn.Module):
+    """Normalisation of images: ``(x - mean) / std`` of each channel.
+
+    Args:
+        mean: Mean of each channel, in units where white is 1.
+        std: Standard deviation of each channel, in the same units.
+
+    Shape:
+        ``(N, C, H, W)``, floating-point pixels from 0 to 1 or uint8 pixels from 0 to 255, to
+        ``(N, C, H, W)`` float32.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise images."""
+        if images.dtype == torch.uint8:
+            images = images / 255
+        return (images - self.mean) / self.std
+
+
 class Features(nn.ModuleDict):
     """Backbone: the layers of a network up to the last stage asked for, under the same names.
 

@@ -78,6 +78,9 @@ SEVERAL: dict[str, Spec] = {
     "resnet20": cifar_spec(3),
 }
 
+CI = {"pre-activation", "padded averages", "group norm", "drop path and gelu", "deep stem"}
+"""Networks that between them have an operation of each kind."""
+
 REAL: dict[str, Spec] = {
     "resnet50 at 64 pixels": imagenet_spec((3, 4, 6, 3), "bottleneck", image_size=64),
     "preact110": cifar_spec(18, block="preact_basic", stem={**BARE, "channels": 16}),
@@ -175,8 +178,10 @@ def test_file_computes_the_networks_logits_and_says_how_it_is_used(
 @pytest.mark.parametrize(
     "spec",
     [
-        *(pytest.param(spec, id=name, marks=pytest.mark.ci) for name, spec in SEVERAL.items()),
-        *(pytest.param(spec, id=name, marks=pytest.mark.slow) for name, spec in REAL.items()),
+        *(
+            pytest.param(spec, id=name, marks=pytest.mark.ci if name in CI else pytest.mark.slow)
+            for name, spec in {**SEVERAL, **REAL}.items()
+        ),
     ],
 )
 @pytest.mark.parametrize("format", FORMATS)

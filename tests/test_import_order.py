@@ -25,7 +25,7 @@ IMPORT_ORDER = (
     {"training", "prediction_table"},
     {"inference"},
     {"comparison", "export", "prediction"},
-    {"bench"},
+    {"api", "bench"},
     {"cli"},
 )
 """Lowest first; packages of one line do not import each other."""

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 import torch
+from torch.optim import Optimizer
 
 from resnet_builder.runs.files import Warn, ignore
 from resnet_builder.system import cpu_seconds
@@ -31,6 +32,7 @@ _QUIET_LOOKS = 4  # in a row, since a process that shares the cores may pause
 _LOOKS_TO_WARN = 50  # without a quiet one between them: ten seconds
 _MAX_TEAMS = 4
 _USERS_CHOICE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+_FEW_WEIGHTS = 2**19  # ResNet-20 has half as many
 
 
 @contextmanager
@@ -60,6 +62,30 @@ def sleep_while_busy(warn: Warn = ignore) -> Iterator[None]:
 def missing_cores(other_cores: float) -> float:
     """Return how many cores the threads of this process lack, while other processes use some."""
     return other_cores + torch.get_num_threads() - len(os.sched_getaffinity(0))
+
+
+def update_in_one_thread(optimizer: Optimizer) -> None:
+    """Let a fused optimizer update the weights of a small network in one thread.
+
+    It shares each tensor among the threads. To wake them and to wait for them, tensor by tensor,
+    costs more than a small network's whole update, and many times more on a busy machine. The bits
+    do not depend on the number of threads, because each weight has an update of its own.
+
+    Args:
+        optimizer: Optimizer. One of many weights, or not on the CPU, is left as it is.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    if sum(weight.numel() for weight in weights) > _FEW_WEIGHTS or weights[0].device.type != "cpu":
+        return
+    threads = torch.get_num_threads()
+
+    def before(*_: object) -> None:
+        nonlocal threads
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(lambda *_: torch.set_num_threads(threads))
 
 
 def _watch(end: threading.Event, warn: Warn) -> None:
@@ -101,6 +127,9 @@ def _start_idle_teams(count: int) -> threading.Event:
     end = threading.Event()
 
     def hold() -> None:
+        if torch.get_num_threads() == 1:  # an optimizer's step has one thread at this moment
+            threading.Thread(target=hold, name="openmp-idle", daemon=True).start()
+            return
         torch.ones(2**18).add_(1)  # large enough to be divided among threads
         end.wait()
 

@@ -13,6 +13,7 @@ from resnet_builder.model import sections
 from resnet_builder.spec.recipe import AdamW, OptimizerSpec, Sgd
 from resnet_builder.spec.recipe import Muon as MuonSpec
 from resnet_builder.training.muon import Muon
+from resnet_builder.training.openmp import update_in_one_thread
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -50,13 +51,19 @@ def build_optimizer(
         head_lr_multiplier=head_lr_multiplier,
         excluded=frozenset(conv_weights),
     )
+    built: Optimizer
     match spec:
         case Sgd(lr=lr, momentum=momentum, nesterov=nesterov):
-            return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+            built = torch.optim.SGD(
+                groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused
+            )
         case AdamW(lr=lr, betas=betas, eps=eps):
-            return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
-        case MuonSpec():
+            built = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+        case MuonSpec():  # its matrix products are for all threads
             return _build_muon(spec, conv_weights, groups, fused=fused)
+    if fused:
+        update_in_one_thread(built)
+    return built
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -58,7 +58,7 @@ def test_leader_alone_prints_and_writes(launch: Launch) -> None:
     assert again.stderr == f"{launch.run.path} is already complete\n"
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("rank", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_killed_process_ends_all_and_the_run_can_go_on(rank: str, launch: Launch) -> None:
     end = launch.train(rank=rank, fault=("in_call", STEP, 11, "SIGKILL"))
     assert end.code == 9
@@ -110,8 +110,15 @@ def test_error_of_one_process_in_any_phase_is_told_once(phase: str, launch: Laun
     assert end.stderr.endswith("error: no memory left\n")
 
 
-@pytest.mark.parametrize("to", ["launcher", "group"])
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("name", "code", "to"),
+    [
+        ("SIGINT", 130, "group"),
+        ("SIGTERM", 143, "launcher"),
+        pytest.param("SIGINT", 130, "launcher", marks=pytest.mark.slow),
+        pytest.param("SIGTERM", 143, "group", marks=pytest.mark.slow),
+    ],
+)
 def test_signal_stops_all_after_one_step(name: str, code: int, to: str, launch: Launch) -> None:
     """A process of the group is sent the signal twice, which is no second request."""
     child = launch.start(*ENDLESS)
@@ -157,7 +164,7 @@ def test_processes_end_with_who_started_them(launch: Launch) -> None:
     assert not launch.run.is_locked
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("rank", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_error_of_one_process_is_told_once_with_its_code(rank: str, launch: Launch) -> None:
     fault = ("raising", "DataError", "image 5 is broken", BATCH, 4)
     end = launch.train(rank=rank, fault=fault)

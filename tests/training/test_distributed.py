@@ -137,7 +137,7 @@ def assert_equal_runs(run: Path, expected: Path) -> None:
     "overrides",
     [
         pytest.param(MIXED, id="mixed"),
-        pytest.param(CHECKPOINTED, id="checkpointed", marks=pytest.mark.ci),
+        pytest.param(CHECKPOINTED, id="checkpointed", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_train_what_one_does(overrides: tuple[str, ...], tmp_path: Path) -> None:
@@ -231,9 +231,10 @@ def test_run_resumed_with_as_many_processes_comes_to_the_same_bits(tmp_path: Pat
     assert outcome(run) == outcome(tmp_path / "whole")
 
 
-@pytest.mark.ci
 @forked
-@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize(
+    "first", [pytest.param(1, marks=pytest.mark.ci), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_run_goes_on_with_another_number_of_processes_and_says_so(
     first: int, tmp_path: Path
 ) -> None:
@@ -308,7 +309,7 @@ def test_loss_that_is_not_finite_in_one_process_ends_all(tmp_path: Path) -> None
     assert str(errors[0]) == str(errors[1])
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @forked
 def test_all_stop_in_an_evaluation_when_one_is_asked_to(tmp_path: Path) -> None:
     errors = in_team(go_on, tmp_path, tmp_path / "run", 1, "train.evaluate_every.steps=1")
@@ -334,7 +335,7 @@ def train_without_a_disk(ctx: DistributedContext, run: Path) -> list[str]:
     raise AssertionError("it cannot have been saved")
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @forked
 def test_checkpoint_that_cannot_be_saved_is_borne_by_all_and_told_once(tmp_path: Path) -> None:
     main, other = results(in_team(train_without_a_disk, tmp_path, tmp_path / "run"))

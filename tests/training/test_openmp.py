@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from resnet_builder.training import openmp
-from resnet_builder.training.openmp import sleep_while_busy
+from resnet_builder.training.openmp import sleep_while_busy, update_in_one_thread
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else 0
 
@@ -126,3 +127,33 @@ def test_an_idle_team_makes_threads_sleep_and_changes_no_result() -> None:
     spinning, sleeping, again = json.loads(done.stdout)
     assert sleeping[0] > 3 * max(spinning[0], again[0])
     assert spinning[1] == sleeping[1] == again[1]
+
+
+@pytest.mark.parametrize(("width", "expected"), [(8, 1), (1024, 2)])
+def test_few_weights_are_updated_in_one_thread_to_the_same_bits(width: int, expected: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        plain, ours = (torch.nn.Linear(width, width).requires_grad_() for _ in range(2))
+        ours.load_state_dict(plain.state_dict())
+        how: Any = {
+            "lr": 0.1,
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 0.01,
+            "fused": True,
+        }
+        optimizers = [torch.optim.SGD(one.parameters(), **how) for one in (plain, ours)]
+        update_in_one_thread(optimizers[1])
+        seen: list[int] = []
+        optimizers[1].register_step_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+        for seed in range(3):
+            for network, optimizer in zip((plain, ours), optimizers, strict=True):
+                torch.manual_seed(seed)
+                network(torch.randn(4, width)).square().sum().backward()
+                optimizer.step()
+                assert torch.get_num_threads() == 2
+        assert seen == [expected] * 3
+        assert all(map(torch.equal, plain.parameters(), ours.parameters()))
+    finally:
+        torch.set_num_threads(before)

@@ -51,8 +51,7 @@ LARGE = {
 
 
 def parameters(names: Iterable[str]) -> list[Any]:
-    marks = {name: [pytest.mark.ci] for name in LARGE}
-    marks["torchvision-wide_resnet50_2"] = [pytest.mark.slow]
+    marks = {name: [pytest.mark.slow] for name in LARGE}
     return [pytest.param(name, marks=marks.get(name, [])) for name in sorted(names)]
 
 

@@ -1,0 +1,255 @@
+"""Python API of a whole experiment: train it, open its run, evaluate it, predict with it."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from resnet_builder.builder import load_experiment, read_spec
+from resnet_builder.data.interfaces import Stop, never
+from resnet_builder.device import pick_device
+from resnet_builder.errors import UsageError
+from resnet_builder.inference import (
+    SplitEvaluation,
+    TrainedModel,
+    evaluate_split,
+    load_model,
+    load_split,
+)
+from resnet_builder.model import Normalize
+from resnet_builder.prediction import Predictions, predict
+from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.records import MetricsLog, MetricsRow, ResultRecord
+from resnet_builder.spec.load import read_draft
+from resnet_builder.spec.schema import Spec
+from resnet_builder.training.callbacks import Callback, CallbackList
+from resnet_builder.training.resume import newest_runtime
+from resnet_builder.training.runtime import resolve_threads, set_backend_flags
+from resnet_builder.training.session import Session, open_session
+from resnet_builder.training.trainer import fit
+
+
+class Run:
+    """Run of an experiment, read from its directory.
+
+    :func:`train` and :func:`load_run` make one. Each attribute is read when it is first used, so a
+    run that has no weights yet still has a spec and a history.
+
+    Attributes:
+        path: Run directory.
+    """
+
+    def __init__(
+        self, path: str | Path, *, plugins: Sequence[str] = (), normalize: bool = False
+    ) -> None:
+        self.path = RunDirectory.open(Path(path)).path
+        self._directory = RunDirectory(self.path)
+        self._plugins = tuple(plugins)
+        self._normalize = normalize
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def spec(self) -> Spec:
+        """Resolved spec of the experiment.
+
+        Raises:
+            SpecError: It cannot be used here; a plugin without consent, for example.
+        """
+        return read_spec(self._directory.spec, plugins=self._plugins)
+
+    @cached_property
+    def result(self) -> ResultRecord | None:
+        """Contents of ``result.json``; ``None`` of a run that is not finished."""
+        return ResultRecord.read(self._directory.result) if self._directory.is_finished else None
+
+    @cached_property
+    def history(self) -> list[MetricsRow]:
+        """Rows of ``metrics.jsonl``: reports while training, and evaluations, in order."""
+        return MetricsLog(self._directory).read()
+
+    @cached_property
+    def trained(self) -> TrainedModel:
+        """Best weights with their classes, statistics and preprocessing.
+
+        Raises:
+            CheckpointError: The file is damaged.
+            UsageError: The run has no weights yet.
+        """
+        return load_model(self._directory.path, plugins=self._plugins)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return self.trained.classes
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """Network with the best weights, on the CPU, in evaluation mode.
+
+        It takes normalised images; or, with ``normalize``, pixels: floating-point from 0 to 1, or
+        uint8. The network alone is ``model.network`` then.
+
+        Shape:
+            ``(N, C, H, W)`` to ``(N, num_classes)``.
+        """
+        network, header = self.trained.network, self.trained.header
+        if not self._normalize:
+            return network
+        if header.mean is None or header.std is None:
+            raise UsageError(f"{self.trained.path} does not say how images are normalised")
+        layers = {"normalize": Normalize(header.mean, header.std), "network": network}
+        return nn.Sequential(OrderedDict(layers)).eval()
+
+    def evaluate(
+        self,
+        split: str = "test",
+        *,
+        data: str | Path | None = None,
+        data_dir: str | Path | None = None,
+        device: str = "auto",
+        skip_bad: bool = False,
+    ) -> SplitEvaluation:
+        """Evaluate the best weights in fp32, as ``resnet-build evaluate`` does.
+
+        Args:
+            split: ``test``, ``val`` or ``train``.
+            data: Folder of images, or table of labels, in place of the run's own data.
+            data_dir: Folder of data sets.
+            device: Torch device, or ``auto``.
+            skip_bad: Whether images that cannot be decoded are left out, instead of refused.
+
+        Raises:
+            DataError: The data is missing, damaged, or of other classes.
+            UsageError: There are no such images, or there is no such device.
+        """
+        images = load_split(
+            self.trained,
+            split,
+            data=None if data is None else Path(data),
+            data_dir=None if data_dir is None else Path(data_dir),
+            skip_bad=skip_bad,
+        )
+        return evaluate_split(self.trained, images, device=pick_device(device))
+
+    def predict(
+        self, images: str | Path | Iterable[str | Path], *, top: int = 1, device: str = "auto"
+    ) -> Predictions:
+        """Predict the classes of image files, as ``resnet-build predict`` does.
+
+        Args:
+            images: Image, folder of images, or several of them.
+            top: Number of classes for each image.
+            device: Torch device, or ``auto``.
+
+        Raises:
+            DataError: There are no images.
+            UsageError: The weights do not say how images are normalised.
+        """
+        given = [images] if isinstance(images, str | Path) else images
+        paths = [Path(one) for one in given]
+        return predict(self.trained, paths, top=top, device=pick_device(device))
+
+
+def load_run(path: str | Path, *, plugins: Sequence[str] = (), normalize: bool = False) -> Run:
+    """Open a run: its spec, history, result, network.
+
+    Args:
+        path: Run directory, finished or not.
+        plugins: Plugins that may be imported.
+        normalize: Whether ``model`` takes pixels, and normalises them itself.
+
+    Raises:
+        UsageError: The directory is no run.
+    """
+    return Run(path, plugins=plugins, normalize=normalize)
+
+
+def train(
+    spec: str | Path | Mapping[str, object],
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    fragments: Sequence[str | Path] = (),
+    plugins: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    skip_bad: bool = False,
+    allow_spec_change: bool = False,
+    allow_inexact: bool = False,
+    callbacks: Sequence[Callback] = (),
+    should_stop: Stop = never,
+) -> Run:
+    """Train a network and test it, as ``resnet-build train`` does in one process.
+
+    Args:
+        spec: Path, name of a bundled spec, or mapping.
+        out: Run directory; by default the next ``runs/NAME-NNN``.
+        resume: Whether to resume the run in ``out``, if there is one. A finished run is returned.
+        overrides: ``path.to.key=value``, as ``--set``.
+        fragments: Fragments and recipes to lay over the spec, as ``--with``.
+        plugins: Plugins that may be imported.
+        data_dir: Folder of data sets.
+        skip_bad: Whether images that cannot be decoded are left out, instead of refused.
+        allow_spec_change: Whether to resume with another recipe, other plugins or data elsewhere.
+        allow_inexact: Whether to resume on a machine that cannot give the same bits.
+        callbacks: Called on each event; without one, nothing is shown.
+        should_stop: Polled at every step; once it is true, a checkpoint is saved.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        BusyError: Another process uses the run directory.
+        DataError: The data is missing, damaged or too small, or has changed.
+        NonFiniteError: A loss, a gradient or a weight is not finite.
+        ResourceError: Memory ran out.
+        SpecError: Everything that is wrong with the spec.
+        StorageError: A file cannot be read or written.
+        Stopped: ``should_stop`` became true. ``resume=True`` goes on from there.
+        UsageError: The run directory exists, or the run cannot be resumed to the same bits.
+    """
+    directory = None if out is None else Path(out)
+    where = None if data_dir is None else Path(data_dir)
+    if resume and directory is None:
+        raise UsageError("resume needs `out`, the run directory")
+    events = CallbackList(callbacks)
+    draft = read_draft(spec, overrides=overrides, fragments=fragments)
+    for notice in draft.notices:
+        events.on_warning(notice)
+    # A run with a checkpoint needs its pretrained weights no more, nor a finished one its data.
+    experiment = load_experiment(
+        draft, plugins=plugins, with_weights=not resume, with_data=not resume, data_dir=where
+    )
+    before = newest_runtime(RunDirectory(directory)) if resume and directory is not None else None
+    with ExitStack() as stack:
+        stack.callback(set_backend_flags(threads=resolve_threads(experiment.run, before)))
+        opened = open_session(
+            experiment,
+            directory,
+            resume=resume,
+            allow_spec_change=allow_spec_change,
+            data_dir=where,
+            skip_bad=skip_bad,
+            warn=events.on_warning,
+            should_stop=should_stop,
+        )
+        session = stack.enter_context(opened)
+        if isinstance(session, Session):
+            directory = session.run.path
+            fit(
+                session.model,
+                session.data,
+                experiment,
+                session.run,
+                callbacks=callbacks,
+                should_stop=should_stop,
+                allow_spec_change=allow_spec_change,
+                allow_inexact=allow_inexact,
+            )
+    assert directory is not None, "a session has a run, and a result is of the directory given"
+    return load_run(directory, plugins=plugins)
