@@ -14,7 +14,7 @@ from torch import nn
 
 from resnet_builder.blocks.interfaces import BLOCKS, STEMS
 from resnet_builder.data.interfaces import AUGMENTATIONS, DatasetInfo
-from resnet_builder.errors import Problem, RegistryError, counted, nearest
+from resnet_builder.errors import Problem, RegistryError, SpecPath, counted, nearest
 from resnet_builder.model import ResNet, count_parameters
 from resnet_builder.parts import (
     DEFAULT_CHANNELS,
@@ -27,7 +27,14 @@ from resnet_builder.parts import (
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.diagnostics import Positions, problems_from
 from resnet_builder.spec.load import Draft
-from resnet_builder.spec.recipe import Interval, MultistepSchedule, TrainSpec
+from resnet_builder.spec.recipe import (
+    CosineRestartsSchedule,
+    Interval,
+    MultistepSchedule,
+    PlateauSchedule,
+    StepSchedule,
+    TrainSpec,
+)
 from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec, Normalize
 from resnet_builder.system import open_regular
 from resnet_builder.weights.pretrained import published_weights
@@ -110,9 +117,11 @@ def recipe_problems(
         for key, is_asked in (
             ("early_stop", train.early_stop is not None),
             ("evaluate_every", train.evaluate_every != Interval(epochs=1)),
+            ("schedule", isinstance(train.schedule, PlateauSchedule)),
         ):
             if is_asked:
-                message = f"`{key}` has no effect without data.validation"
+                name = "plateau" if key == "schedule" else key
+                message = f"`{name}` has no effect without data.validation"
                 yield positions.problem("no-effect", ("train", key), message)
     if images is None:
         return
@@ -128,14 +137,14 @@ def recipe_problems(
     total = train.in_steps(steps_per_epoch)
     training = counted(total, "step")
     epoch = f"an epoch of {counted(images, 'image')} has {counted(steps_per_epoch, 'step')}"
-    schedule = train.schedule
-    warmup = getattr(schedule, "warmup", None)
-    if warmup is not None and (steps := warmup.in_steps(steps_per_epoch)) >= total:
+    warmup = getattr(train.schedule, "warmup", None)
+    warmup_steps = 0 if warmup is None else warmup.in_steps(steps_per_epoch)
+    if warmup_steps >= total:
         yield positions.problem(
             "out-of-range",
             ("train", "schedule", "warmup"),
-            f"its {counted(steps, 'step')} leave nothing of the training's {training} ({epoch}); "
-            "shorten it or train longer",
+            f"its {counted(warmup_steps, 'step')} leave nothing of the training's {training} "
+            f"({epoch}); shorten it or train longer",
         )
     if train.ema is not None and train.ema.every > total:
         yield positions.problem(
@@ -144,17 +153,37 @@ def recipe_problems(
             f"its {train.ema.every:,} steps are beyond the training's {training} ({epoch}): the "
             "average would stay the initial weights; lower it or train longer",
         )
-    if isinstance(schedule, MultistepSchedule):
-        in_epochs = (schedule.unit or train.unit) == "epochs"
-        last = schedule.milestones[-1]
-        step = last * steps_per_epoch if in_epochs else last
+    for place, step, name in _first_falls(train, steps_per_epoch, warmup_steps):
         if step >= total:
-            name = f"epoch {last:,} (step {step:,})" if in_epochs else f"step {step:,}"
             yield positions.problem(
                 "out-of-range",
-                ("train", "schedule", "milestones", len(schedule.milestones) - 1),
+                ("train", "schedule", *place),
                 f"{name} is beyond the training's {training} ({epoch}); lower it or train longer",
             )
+
+
+def _first_falls(
+    train: TrainSpec, steps_per_epoch: int, warmup_steps: int
+) -> Iterator[tuple[SpecPath, int, str]]:
+    """Yield what a schedule must reach: key, step, and name for messages."""
+    match train.schedule:
+        case MultistepSchedule(milestones=milestones, unit=unit):
+            in_epochs = (unit or train.unit) == "epochs"
+            last = milestones[-1]
+            step = max(1, round(last * steps_per_epoch)) if in_epochs else round(last)
+            name = f"epoch {last:,} (step {step:,})" if in_epochs else f"step {step:,}"
+            yield ("milestones", len(milestones) - 1), step, name
+        case StepSchedule(every=every):
+            step = every.in_steps(steps_per_epoch)
+            yield ("every",), step, f"the first fall, at step {step:,},"
+        case CosineRestartsSchedule(first_cycle=cycle):
+            step = warmup_steps + cycle.in_steps(steps_per_epoch)
+            yield ("first_cycle",), step, f"the first restart, at step {step:,},"
+        case PlateauSchedule(patience=patience):
+            # The first evaluation sets the mark; `patience` more are borne; the next one counts.
+            interval = train.evaluate_every.in_steps(steps_per_epoch)
+            step = (warmup_steps // interval + patience + 2) * interval
+            yield ("patience",), step, f"the earliest fall, at step {step:,},"
 
 
 def _input_problems(

@@ -17,7 +17,7 @@ from resnet_builder.experiment import Experiment
 from resnet_builder.model import distinct_blocks, sections
 from resnet_builder.parts import input_info
 from resnet_builder.runs.files import Warn, storage_errors
-from resnet_builder.spec.recipe import AdamW, OptimizerSpec, Sgd
+from resnet_builder.spec.recipe import Adam, AdamW, OptimizerSpec, Sgd
 from resnet_builder.system import free_disk, is_out_of_memory
 
 _SHARE = 0.8  # of the free memory, which an estimate may come to without a warning
@@ -152,7 +152,7 @@ def state_copies(spec: OptimizerSpec) -> int:
     """Return the number of values in an optimizer's state for each parameter."""
     if isinstance(spec, Sgd):
         return int(spec.momentum > 0)
-    return 2 if isinstance(spec, AdamW) else 1  # Muon, and the SGD beside it, have momentum
+    return 2 if isinstance(spec, Adam | AdamW) else 1  # Muon, and the SGD beside it, have momentum
 
 
 def memory_warning(

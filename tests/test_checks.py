@@ -267,6 +267,7 @@ def test_a_block_that_cannot_compute_is_a_message_not_a_torch_error(tmp_path: Pa
     )
 
 
+RESTARTS = "train.schedule={type: cosine_restarts, first_cycle: {epochs: 2}, warmup: {steps: 4}}"
 IN_EPOCHS = "train.schedule={type: multistep, milestones: [2, 4], unit: epochs}"
 
 
@@ -293,6 +294,33 @@ IN_EPOCHS = "train.schedule={type: multistep, milestones: [2, 4], unit: epochs}"
             "train.ema.every: its 13 steps are beyond the training's 12 steps (an epoch of 128 "
             "images has 4 steps): the average would stay the initial weights; lower it or train "
             "longer",
+        ),
+        (
+            ("train.schedule={type: step, every: {epochs: 3}}",),
+            "train.schedule.every: the first fall, at step 12, is beyond the training's 12 steps "
+            "(an epoch of 128 images has 4 steps); lower it or train longer",
+        ),
+        (
+            (RESTARTS,),
+            "train.schedule.first_cycle: the first restart, at step 12, is beyond the training's "
+            "12 steps (an epoch of 128 images has 4 steps); lower it or train longer",
+        ),
+        (
+            ("train.schedule=plateau",),
+            "train.schedule.patience: the earliest fall, at step 48, is beyond the training's 12 "
+            "steps (an epoch of 128 images has 4 steps); lower it or train longer",
+        ),
+        (
+            ("train.schedule={type: plateau, patience: 0}", "data.validation=0"),
+            "train.schedule: `plateau` has no effect without data.validation",
+        ),
+        (
+            ("train.schedule={type: plateau, patience: 0, min_lr: 0.1}",),
+            "train.schedule.min_lr: must be below the optimizer's learning rate, 0.1",
+        ),
+        (
+            ("train.optimizer.lr=1e-30",),
+            "train.optimizer.lr: 1e-30 is out of range",
         ),
         (
             ("train.batch_size=129",),

@@ -106,6 +106,7 @@ def test_activation_checkpointing_saves_less() -> None:
     [
         {"type": "sgd", "lr": 0.1},
         {"type": "sgd", "lr": 0.1, "momentum": 0.0},
+        {"type": "adam", "lr": 0.1},
         {"type": "adamw", "lr": 0.1},
         {"type": "muon", "lr": 0.1},
     ],

@@ -58,6 +58,11 @@ CONSTANT_WARMUP = "train.schedule={type: constant, warmup: {type: constant, lr: 
 MULTISTEP = "train.schedule={type: multistep, milestones: [1]}"
 NORMALIZE = "data.normalize={mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}"
 RESIZING = "train.progressive_resizing=[{size: 4, fraction: 0.5}]"
+STEP = "train.schedule={type: step, every: {steps: 3}}"
+EXPONENTIAL = "train.schedule={type: exponential, gamma: 0.5}"
+RESTARTS = "train.schedule={type: cosine_restarts, first_cycle: {steps: 3}}"
+PLATEAU = "train.schedule={type: plateau, patience: 0, threshold: 0.9}"
+EVALUATIONS = ["train.evaluate_every={steps: 1}", PLATEAU]
 ONE_CYCLE = "train.schedule=one_cycle"
 WEIGHTS = "model.weights=one.pth"
 
@@ -121,6 +126,24 @@ LEAVES: dict[str, list[str]] = {
     ],
     "train.schedule.gamma": [MULTISTEP, "train.schedule.gamma=0.5"],
     "train.schedule.unit": [MULTISTEP, "train.schedule.unit=steps"],
+    "train.schedule.every.steps": [STEP, "train.schedule.every={steps: 2}"],
+    "train.schedule.every.epochs": [EXPONENTIAL, "train.schedule.every={epochs: 2}"],
+    "train.schedule.first_cycle.steps": [RESTARTS, "train.schedule.first_cycle={steps: 2}"],
+    "train.schedule.first_cycle.epochs": [RESTARTS, "train.schedule.first_cycle={epochs: 0.5}"],
+    "train.schedule.cycle_multiplier": [
+        "train.schedule={type: cosine_restarts, first_cycle: {steps: 2}}",
+        "train.schedule.cycle_multiplier=2",
+    ],
+    "train.schedule.monitor": [
+        *EVALUATIONS,
+        "train.schedule.threshold=0",
+        "train.schedule.monitor=val.top1",
+    ],
+    "train.schedule.factor": [*EVALUATIONS, "train.schedule.factor=0.5"],
+    "train.schedule.patience": [*EVALUATIONS, "train.schedule.patience=1"],
+    "train.schedule.threshold": [*EVALUATIONS, "train.schedule.threshold=0"],
+    "train.schedule.cooldown": [*EVALUATIONS, "train.schedule.cooldown=2"],
+    "train.schedule.min_lr": [*EVALUATIONS, "train.schedule.min_lr=0.05"],
     "train.schedule.end": ["train.schedule=linear", "train.schedule.end=0.05"],
     "train.schedule.pct_start": [ONE_CYCLE, "train.schedule.pct_start=0.6"],
     "train.schedule.anneal": [ONE_CYCLE, "train.schedule.anneal=linear"],

@@ -6,7 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from resnet_builder.spec.section import Count, Fraction, PartRule, Section, Seed, problem
 
-Rate = Annotated[float, Field(gt=0)]
+# A smaller rate changes no fp32 weight of an ordinary size: these have 7 digits.
+Rate = Annotated[float, Field(ge=1e-12)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(ge=0)]
 
@@ -27,15 +28,30 @@ class Sgd(Section):
         return self
 
 
+Betas = Annotated[
+    tuple[Momentum, Momentum],
+    Field(strict=False, description="Decay of the first and second moments."),
+]
+Epsilon = Annotated[float, Field(gt=0, description="Constant added to the divisor.")]
+
+
+class Adam(Section):
+    """Adam (Kingma and Ba 2015)."""
+
+    type: Literal["adam"]
+    lr: Rate = Field(description="Learning rate that the schedule multiplies.")
+    betas: Betas = (0.9, 0.999)
+    eps: Epsilon = 1e-8
+    weight_decay: Decay = Field(0.0, description="L2 penalty, added to the gradient.")
+
+
 class AdamW(Section):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     type: Literal["adamw"]
     lr: Rate = Field(description="Learning rate that the schedule multiplies.")
-    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = Field(
-        (0.9, 0.999), description="Decay of the first and second moments."
-    )
-    eps: Annotated[float, Field(gt=0)] = Field(1e-8, description="Constant added to the divisor.")
+    betas: Betas = (0.9, 0.999)
+    eps: Epsilon = 1e-8
     weight_decay: Decay = Field(0.01, description="Decoupled weight decay.")
 
 
@@ -58,9 +74,11 @@ class Muon(Section):
     )
 
 
-OptimizerSpec = Annotated[Sgd | AdamW | Muon, Field(discriminator="type"), PartRule()]
+OptimizerSpec = Annotated[Sgd | Adam | AdamW | Muon, Field(discriminator="type"), PartRule()]
 
 Unit = Literal["steps", "epochs"]
+Epochs = Count | Annotated[float, Field(gt=0, le=2**31 - 1)]
+"""Number of epochs, which may have a fraction."""
 
 
 class Duration(Section):
@@ -73,7 +91,7 @@ class Duration(Section):
     units: ClassVar[tuple[str, ...]] = ("steps", "epochs")
 
     steps: Count | None = Field(None, description="Number of optimizer steps.")
-    epochs: Count | None = Field(None, description="Number of passes over the training images.")
+    epochs: Epochs | None = Field(None, description="Number of passes over the training images.")
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
@@ -90,7 +108,7 @@ class Duration(Section):
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None, "a length is given in one unit"
-        return self.epochs * steps_per_epoch
+        return max(1, round(self.epochs * steps_per_epoch))
 
 
 class Interval(Duration):
@@ -138,7 +156,7 @@ class MultistepSchedule(_WarmedUp):
     """The learning rate times ``gamma`` at each milestone."""
 
     type: Literal["multistep"]
-    milestones: Annotated[tuple[Count, ...], Field(min_length=1, max_length=64, strict=False)] = (
+    milestones: Annotated[tuple[Epochs, ...], Field(min_length=1, max_length=64, strict=False)] = (
         Field(description="Milestones, counted from the start of training.")
     )
     gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="Factor at each milestone.")
@@ -153,11 +171,48 @@ class MultistepSchedule(_WarmedUp):
         return self
 
 
+class StepSchedule(_WarmedUp):
+    """The learning rate times ``gamma`` again and again, at equal intervals, as StepLR."""
+
+    type: Literal["step"]
+    every: Duration = Field(
+        description="Length between two falls, counted from the start of training."
+    )
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="Factor at each fall.")
+
+
+class ExponentialSchedule(_WarmedUp):
+    """The learning rate times ``gamma`` in each interval, a little at every step, as ExponentialLR.
+
+    The intervals are counted from the end of the warm-up.
+    """
+
+    type: Literal["exponential"]
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(description="Factor of an interval.")
+    every: Duration = Field(Duration(epochs=1), description="Length of an interval.")
+
+
 class CosineSchedule(_WarmedUp):
     """Half a cosine from the optimizer's learning rate to ``end`` (Loshchilov and Hutter 2017)."""
 
     type: Literal["cosine"]
     end: Annotated[float, Field(ge=0)] = Field(0.0, description="Last learning rate.")
+
+
+class CosineRestartsSchedule(_WarmedUp):
+    """Half cosines to ``end``, each from the optimizer's learning rate (SGDR, the same paper).
+
+    As CosineAnnealingWarmRestarts; the cycles are counted from the end of the warm-up.
+    """
+
+    type: Literal["cosine_restarts"]
+    first_cycle: Duration = Field(description="Length of the first cycle.")
+    cycle_multiplier: Count = Field(
+        1, description="Length of a cycle divided by that of the one before it."
+    )
+    end: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Learning rate that a cycle falls to."
+    )
 
 
 class LinearSchedule(_WarmedUp):
@@ -183,8 +238,39 @@ class OneCycleSchedule(Section):
     )
 
 
+class PlateauSchedule(_WarmedUp):
+    """The learning rate times ``factor`` when validation does not improve, as ReduceLROnPlateau.
+
+    Evaluations during the warm-up do not count.
+    """
+
+    type: Literal["plateau"]
+    monitor: Literal["val.loss", "val.top1"] = Field(
+        "val.loss", description="Metric of the validation images that is to improve."
+    )
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="Factor at each fall.")
+    patience: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
+        10, description="Evaluations without an improvement that are borne before a fall."
+    )
+    threshold: Annotated[float, Field(ge=0, lt=1)] = Field(
+        1e-4, description="Smallest improvement that counts, relative to the best value."
+    )
+    cooldown: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
+        0, description="Evaluations after a fall that do not count."
+    )
+    min_lr: Annotated[float, Field(ge=0)] = Field(0.0, description="Lowest learning rate.")
+
+
 ScheduleSpec = Annotated[
-    ConstantSchedule | MultistepSchedule | CosineSchedule | LinearSchedule | OneCycleSchedule,
+    ConstantSchedule
+    | MultistepSchedule
+    | StepSchedule
+    | ExponentialSchedule
+    | CosineSchedule
+    | CosineRestartsSchedule
+    | LinearSchedule
+    | OneCycleSchedule
+    | PlateauSchedule,
     Field(discriminator="type"),
     PartRule(),
 ]
@@ -228,6 +314,7 @@ class EarlyStopSpec(Section):
 class TrainSpec(Duration):
     """A recipe."""
 
+    epochs: Count | None = Field(None, description="Number of passes over the training images.")
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = Field(
         description="Images per optimizer step, over all processes."
     )
@@ -331,17 +418,33 @@ class TrainSpec(Duration):
         schedule = self.schedule
         if isinstance(schedule, _WarmedUp) and schedule.warmup is not None:
             self._check_warmup(schedule.warmup, length)
-        if isinstance(schedule, MultistepSchedule) and schedule.unit in {None, self.unit}:
-            last = schedule.milestones[-1]
-            if last >= length:
-                raise problem(
-                    "out-of-range",
-                    "milestone {last} is not before the end, {length} {unit}",
-                    at="schedule.milestones",
-                    last=last,
-                    length=length,
-                    unit=self.unit,
-                )
+        if isinstance(schedule, PlateauSchedule) and schedule.min_lr >= self.optimizer.lr:
+            raise problem(
+                "out-of-range",
+                "must be below the optimizer's learning rate, {lr}",
+                at="schedule.min_lr",
+                lr=self.optimizer.lr,
+            )
+        if not isinstance(schedule, MultistepSchedule):
+            return
+        unit = schedule.unit or self.unit
+        if unit == "steps" and any(isinstance(one, float) for one in schedule.milestones):
+            raise problem(
+                "wrong-type",
+                "steps must be whole numbers: {milestones}",
+                at="schedule.milestones",
+                milestones=list(schedule.milestones),
+            )
+        if unit == self.unit and (last := schedule.milestones[-1]) >= length:
+            raise problem(
+                "out-of-range",
+                "milestone {last} is not before the end, {length} {unit}; on the command line, "
+                "`--{unit} {length}` scales them with the rest of the recipe",
+                at="schedule.milestones",
+                last=last,
+                length=length,
+                unit=unit,
+            )
 
     def _check_warmup(self, warmup: ConstantWarmup | LinearWarmup, length: int) -> None:
         if (getattr(warmup, self.unit) or 0) >= length:

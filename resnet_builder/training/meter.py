@@ -117,8 +117,8 @@ class TrainMeter:
                 if step == 0:  # no weight was changed yet
                     advice = "the rate is not the cause: check initial weights and data.normalize"
                 raise NonFiniteError(
-                    f"the loss or the gradient of step {step + 1} is not finite "
-                    f"(learning rate {self._plan.lr(step):g}); {self._checkpoints.newest}; {advice}"
+                    f"the loss or the gradient of step {step + 1} is not finite (learning rate "
+                    f"{self._plan.lr(step, state.history):g}); {self._checkpoints.newest}; {advice}"
                 )
             # One by one: a resumed run, which reads at other steps, must round to the same sum.
             state.loss_sum += loss
@@ -139,7 +139,7 @@ class TrainMeter:
                 step=step,
                 total_steps=self._plan.total_steps,
                 epoch=self._plan.epoch(step),
-                lr=self._plan.lr(step - 1),
+                lr=self._plan.lr(step - 1, self._state.history),
                 loss=mean.loss,
                 top1=mean.top1,
                 images_per_second=mean.images_per_second,
@@ -165,7 +165,7 @@ class TrainMeter:
             event="train",
             step=state.step,
             epoch=epoch,
-            lr=self._plan.lr(state.step - 1),
+            lr=self._plan.lr(state.step - 1, state.history),
             images_per_second=self._since_evaluation.images_per_second,
             seconds=state.seconds,
             train_loss=state.loss_sum / steps,
@@ -178,6 +178,8 @@ class TrainMeter:
                 self._callbacks.on_warning(
                     f"the validation loss after step {state.step} is not finite"
                 )
+            if self._plan.needs_history:
+                state.history[state.step] = validation.named("val")
         state.evaluated_step, state.evaluated_images = state.step, state.images
         state.loss_sum, state.num_correct = 0.0, 0.0
         self._since_evaluation = RunningMean(self._plan.batch_size)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from resnet_builder.errors import CheckpointError
 from resnet_builder.model import sections
-from resnet_builder.spec.recipe import AdamW, OptimizerSpec, Sgd
+from resnet_builder.spec.recipe import Adam, AdamW, OptimizerSpec, Sgd
 from resnet_builder.spec.recipe import Muon as MuonSpec
 from resnet_builder.training.muon import Muon
 from resnet_builder.training.openmp import update_in_one_thread
@@ -57,6 +57,8 @@ def build_optimizer(
             built = torch.optim.SGD(
                 groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused
             )
+        case Adam(lr=lr, betas=betas, eps=eps):
+            built = torch.optim.Adam(groups, lr=lr, betas=betas, eps=eps, fused=fused)
         case AdamW(lr=lr, betas=betas, eps=eps):
             built = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
         case MuonSpec():  # its matrix products are for all threads

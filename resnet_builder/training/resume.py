@@ -147,5 +147,5 @@ def _schedule_notices(changes: Sequence[Change], plan: Plan, state: TrainState) 
         return []
     return [
         f"training on from step {state.step:,} to {plan.total_steps:,}, on the schedule of the "
-        f"recipe as it is now: the learning rate is {plan.lr(state.step):g}"
+        f"recipe as it is now: the learning rate is {plan.lr(state.step, state.history):g}"
     ]

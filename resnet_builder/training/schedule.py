@@ -1,10 +1,11 @@
 """Plan of a training: learning rate (``learning_rate``), image size, seed and intervals by step.
 
 All are pure functions of the number of the step, so that a resumed run has only a step to restore.
+The plateau schedule is one of the step and the evaluations before it, which checkpoints hold.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -15,13 +16,25 @@ from resnet_builder.data.random import hash_seed
 from resnet_builder.spec.recipe import (
     ConstantSchedule,
     ConstantWarmup,
+    CosineRestartsSchedule,
     CosineSchedule,
+    ExponentialSchedule,
     LinearSchedule,
     MultistepSchedule,
     OneCycleSchedule,
+    PlateauSchedule,
+    StepSchedule,
     TrainSpec,
     WarmupSpec,
 )
+
+History = Mapping[int, Mapping[str, float]]
+"""Validation metrics by the step of their evaluation, in the order of the steps."""
+
+_NO_HISTORY: History = {}
+
+_SMALLEST_FALL = 1e-8
+"""Falls of the learning rate that are smaller are left out, as by torch's ReduceLROnPlateau."""
 
 
 class Plan:
@@ -60,6 +73,7 @@ class Plan:
         self._warmup: WarmupSpec | None = getattr(recipe.schedule, "warmup", None)
         self.warmup_steps = self._warmup.in_steps(steps_per_epoch) if self._warmup else 0
         self.milestones = _milestones(recipe, steps_per_epoch)
+        self._interval_steps = _interval_steps(recipe, steps_per_epoch)
         self.evaluation_steps = recipe.evaluate_every.in_steps(steps_per_epoch)
         checkpoints = recipe.checkpoint_every
         self.checkpoint_seconds = checkpoints.seconds
@@ -80,27 +94,49 @@ class Plan:
         """Return whether a checkpoint is due after ``step`` steps, if it is not by the clock."""
         return step > 0 and self.checkpoint_steps is not None and step % self.checkpoint_steps == 0
 
-    def lr(self, step: int) -> float:
-        """Return the learning rate (``learning_rate``) of a step: its schedule and warm-up."""
+    @property
+    def needs_history(self) -> bool:
+        """Whether the learning rate depends on the evaluations before."""
+        return isinstance(self.recipe.schedule, PlateauSchedule)
+
+    def lr(self, step: int, history: History = _NO_HISTORY) -> float:
+        """Return the learning rate (``learning_rate``) of a step: its schedule and warm-up.
+
+        Args:
+            step: The step.
+            history: Evaluations so far, if the plan needs them; later ones than ``step`` are
+                passed over.
+        """
         peak, schedule = self.recipe.optimizer.lr, self.recipe.schedule
         if self._warmup is not None and step < self.warmup_steps:
             if isinstance(self._warmup, ConstantWarmup):
                 return self._warmup.lr
             start = self._warmup.start
             return start + (peak - start) * step / self.warmup_steps
+        after_warmup = step - self.warmup_steps
         # 0 right after the warm-up, 1 at the last step.
-        progress = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
+        progress = after_warmup / max(1, self.total_steps - 1 - self.warmup_steps)
         match schedule:
             case ConstantSchedule():
                 return peak
             case MultistepSchedule(gamma=gamma):
                 return peak * gamma ** sum(step >= milestone for milestone in self.milestones)
+            case StepSchedule(gamma=gamma):
+                return peak * gamma ** (step // self._interval_steps)
+            case ExponentialSchedule(gamma=gamma):
+                return peak * gamma ** (after_warmup / self._interval_steps)
             case CosineSchedule(end=end):
+                return _cosine(peak, end, progress)
+            case CosineRestartsSchedule(end=end, cycle_multiplier=multiplier):
+                progress = _cycle_progress(after_warmup, self._interval_steps, multiplier)
                 return _cosine(peak, end, progress)
             case LinearSchedule(end=end):
                 return _line(peak, end, progress)
             case OneCycleSchedule():
                 return _one_cycle_lr(schedule, peak, step, self.total_steps)
+            case PlateauSchedule():
+                known = (m for at, m in history.items() if self.warmup_steps < at <= step)
+                return _plateau_lr(schedule, peak, known)
 
     def resize(self, images: Tensor, step: int) -> Tensor:
         """Resize the images of a step (progressive resizing); large ones come last.
@@ -123,7 +159,17 @@ def _milestones(recipe: TrainSpec, steps_per_epoch: int) -> tuple[int, ...]:
     if not isinstance(schedule, MultistepSchedule):
         return ()
     scale = steps_per_epoch if (schedule.unit or recipe.unit) == "epochs" else 1
-    return tuple(milestone * scale for milestone in schedule.milestones)
+    return tuple(max(1, round(milestone * scale)) for milestone in schedule.milestones)
+
+
+def _interval_steps(recipe: TrainSpec, steps_per_epoch: int) -> int:
+    """Return the length of a schedule's interval or first cycle; 1 where it has none."""
+    schedule = recipe.schedule
+    if isinstance(schedule, CosineRestartsSchedule):
+        return schedule.first_cycle.in_steps(steps_per_epoch)
+    if isinstance(schedule, StepSchedule | ExponentialSchedule):
+        return schedule.every.in_steps(steps_per_epoch)
+    return 1
 
 
 def _size_ends(recipe: TrainSpec) -> list[tuple[float, int]]:
@@ -140,6 +186,38 @@ def _line(start: float, end: float, progress: float) -> float:
 
 def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _cycle_progress(step: int, cycle: int, multiplier: int) -> float:
+    """Return the fraction of the present cycle that is done; the first one has ``cycle`` steps."""
+    if multiplier == 1:
+        return step % cycle / cycle
+    while step >= cycle:
+        step -= cycle
+        cycle *= multiplier
+    return step / cycle
+
+
+def _plateau_lr(
+    schedule: PlateauSchedule, peak: float, evaluations: Iterable[Mapping[str, float]]
+) -> float:
+    """Return the learning rate that ``torch.optim.lr_scheduler.ReduceLROnPlateau`` comes to."""
+    # Top-1 is to rise, the loss to fall.
+    sign = 1 if schedule.monitor == "val.top1" else -1
+    lr, best, num_bad, cooldown = peak, -math.inf, 0, 0
+    for metrics in evaluations:
+        value = sign * metrics.get(schedule.monitor, math.nan)  # a loss may not be finite
+        if value > best * (1 + sign * schedule.threshold):
+            best, num_bad = value, 0
+        else:
+            num_bad += 1
+        if cooldown > 0:
+            cooldown, num_bad = cooldown - 1, 0
+        if num_bad > schedule.patience:
+            lower = max(lr * schedule.factor, schedule.min_lr)
+            lr = lower if lr - lower > _SMALLEST_FALL else lr
+            cooldown, num_bad = schedule.cooldown, 0
+    return lr
 
 
 def _one_cycle_lr(cycle: OneCycleSchedule, peak: float, step: int, total_steps: int) -> float:

@@ -17,7 +17,8 @@ from resnet_builder.training.metrics import Metrics
 class TrainState(BaseModel):
     """Progress of a training; with the weights and the optimizer, all that a resume needs.
 
-    Learning rate, batches and random numbers are functions of the step: they have no state.
+    Batches and random numbers are functions of the step: they have no state. Neither has the
+    learning rate, except that the plateau schedule needs the evaluations so far.
 
     Attributes:
         step: Optimizer steps done.
@@ -27,6 +28,7 @@ class TrainState(BaseModel):
         loss_sum: Sum of the training losses since the last evaluation.
         num_correct: Training images predicted correctly since the last evaluation.
         validation: Metrics of the last evaluation, by names like ``val.top1``.
+        history: Validation metrics by the step of their evaluation, where the schedule needs them.
         best_step: Step of the best weights; 0 if there are none yet.
         best: Validation metrics of the best weights.
         best_weights: State dict of the best weights, on the CPU; empty if there are none yet.
@@ -44,6 +46,7 @@ class TrainState(BaseModel):
     loss_sum: float = 0.0
     num_correct: float = 0.0
     validation: dict[str, float] = {}
+    history: dict[Count, dict[str, float]] = {}
     best_step: Count = 0
     best: dict[str, float] = {}
     best_weights: dict[str, Tensor] = Field(default={}, exclude=True, repr=False)

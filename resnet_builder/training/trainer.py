@@ -176,7 +176,7 @@ def fit(
                     raise Stopped
 
                 # Update the weights. Nothing here waits for the device.
-                meter.add(train_step(batch, step=state.step, lr=plan.lr(state.step)))
+                meter.add(train_step(batch, step=state.step, lr=plan.lr(state.step, state.history)))
                 state.step += 1
                 state.images += recipe.batch_size
                 if ema is not None:

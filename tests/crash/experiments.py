@@ -57,6 +57,14 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         },
         "data": {"validation": 20, "augment": [{"type": "random_crop", "padding": 1}]},
     },
+    "plateau": {
+        "train": {
+            "optimizer": {"type": "adam", "lr": 0.03},
+            "schedule": {"type": "plateau", "patience": 0, "threshold": 0.5, "cooldown": 1},
+            "evaluate_every": {"steps": 2},
+        },
+        "data": {"validation": 20},
+    },
     "muon": {
         "train": {
             "optimizer": {"type": "muon", "lr": 0.03, "aux": {"lr": 0.1}},

@@ -19,7 +19,7 @@ from resnet_builder.weights.file import read_tensors
 from tests.crash.experiments import write_experiment
 from tests.training.runs import after, resume_run
 
-NAMES = ("plain", "everything", "streamed", "one_cycle", "muon")
+NAMES = ("plain", "everything", "streamed", "one_cycle", "plateau", "muon")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -65,7 +65,8 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 @pytest.mark.parametrize(
     ("name", "every"),
     [
-        ("one_cycle", 6),
+        ("plateau", 7),
+        pytest.param("one_cycle", 6, marks=pytest.mark.ci),
         pytest.param("plain", 2, marks=pytest.mark.ci),
         pytest.param("everything", 2, marks=pytest.mark.ci),
         pytest.param("streamed", 8, marks=pytest.mark.ci),

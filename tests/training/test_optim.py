@@ -14,6 +14,7 @@ from tests.networks import cifar_spec
 from tests.training.recipes import CLASSES, images, recipe, small_net
 
 SGD = {"type": "sgd", "lr": 0.1, "weight_decay": 0.01}
+ADAM = {"type": "adam", "lr": 0.1, "weight_decay": 0.01}
 ADAMW = {"type": "adamw", "lr": 0.1}
 MUON = {"type": "muon", "lr": 0.05, "aux": {"lr": 0.2}}
 
@@ -75,7 +76,7 @@ def test_no_weight_decay_exempts_norms_or_biases(kinds: tuple[str, ...], exempt:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize(
-    ("spec", "names"), [(SGD, {"momentum_buffer"}), (ADAMW, {"exp_avg", "exp_avg_sq", "step"})]
+    ("spec", "names"), [(SGD, {"momentum_buffer"}), (ADAM, {"exp_avg", "exp_avg_sq", "step"})]
 )
 def test_state_is_named_by_parameter(spec: Any, names: set[str], fused: bool) -> None:
     model = small_net()
@@ -91,7 +92,7 @@ def test_state_is_named_by_parameter(spec: Any, names: set[str], fused: bool) ->
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
-    ("spec", "fused"), [(SGD, True), (SGD, False), (ADAMW, True), (ADAMW, False), (MUON, True)]
+    ("spec", "fused"), [(SGD, True), (SGD, False), (ADAM, True), (ADAMW, False), (MUON, True)]
 )
 def test_a_restored_optimizer_goes_on_to_the_same_bits(
     spec: Any, fused: bool, layout: torch.memory_format

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
 
 from resnet_builder.builder import read_spec
 from resnet_builder.errors import SpecError
@@ -51,11 +60,96 @@ def torch_rates(make: Any, steps: int = 20) -> list[float]:
             {"type": "cosine", "end": 0.01},
             lambda optimizer: CosineAnnealingLR(optimizer, T_max=19, eta_min=0.01),
         ),
+        (
+            {"type": "step", "every": {"steps": 6}, "gamma": 0.3},
+            lambda optimizer: StepLR(optimizer, 6, 0.3),
+        ),
+        (
+            {"type": "exponential", "every": {"steps": 1}, "gamma": 0.9},
+            lambda optimizer: ExponentialLR(optimizer, 0.9),
+        ),
+        (
+            {
+                "type": "cosine_restarts",
+                "first_cycle": {"steps": 3},
+                "cycle_multiplier": 2,
+                "end": 0.01,
+            },
+            lambda optimizer: CosineAnnealingWarmRestarts(optimizer, 3, 2, 0.01),
+        ),
+        (
+            {"type": "cosine_restarts", "first_cycle": {"steps": 7}},
+            lambda optimizer: CosineAnnealingWarmRestarts(optimizer, 7),
+        ),
     ],
-    ids=["multistep", "cosine"],
+    ids=["multistep", "cosine", "step", "exponential", "restarts", "equal restarts"],
 )
 def test_schedule_equals_torchs(schedule: Any, make: Any) -> None:
     assert rates(recipe(schedule=schedule)) == pytest.approx(torch_rates(make), rel=1e-12)
+
+
+def test_exponential_by_epochs_is_torchs_at_the_start_of_each() -> None:
+    found = rates(recipe(epochs=4, schedule={"type": "exponential", "gamma": 0.5}))
+    expected = torch_rates(lambda optimizer: ExponentialLR(optimizer, 0.5), 4)
+    assert found[::5] == pytest.approx(expected, rel=1e-12)
+    assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [  # The falls of `step` count from the start of training, as milestones do.
+        ({"type": "step", "every": {"steps": 6}, "gamma": 0.5}, [0.1] * 2 + [0.05] * 6),
+        ({"type": "exponential", "every": {"steps": 2}, "gamma": 0.25}, [0.1, 0.05, 0.025]),
+        ({"type": "cosine_restarts", "first_cycle": {"steps": 2}}, [0.1, 0.05, 0.1, 0.05]),
+        ({"type": "plateau"}, [0.1] * 16),
+    ],
+)
+def test_schedule_begins_after_the_warm_up(schedule: Any, expected: list[float]) -> None:
+    found = rates(recipe(schedule={**schedule, "warmup": {"steps": 4}}))
+    assert found[:4] == pytest.approx([0, 0.025, 0.05, 0.075])
+    assert found[4 : 4 + len(expected)] == pytest.approx(expected, rel=1e-12)
+
+
+NAN = {"val.top1": 0.5}  # a loss that is not finite is left out
+LOSSES = [1.0, 0.9, 0.91, 0.8999, 0.92, 0.5, 0.51, 0.6, 0.7, 0.4999, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("monitor", ["val.loss", "val.top1"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"patience": 0},
+        {"patience": 1, "factor": 0.3, "threshold": 0.01},
+        {"patience": 0, "cooldown": 2, "factor": 0.5, "min_lr": 0.02},
+        {"patience": 0, "factor": 0.01},  # falls below 1e-8 are left out
+        {},
+    ],
+    ids=str,
+)
+def test_plateau_is_torchs_at_every_step(options: dict[str, Any], monitor: str) -> None:
+    """An evaluation changes the rate from its step on, and nothing of the rates before."""
+    plan = Plan(recipe(schedule={"type": "plateau", "monitor": monitor, **options}), 5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    mode: Any = "min" if monitor == "val.loss" else "max"
+    scheduler = ReduceLROnPlateau(optimizer, mode, **{"factor": 0.1, "patience": 10, **options})
+    history: dict[int, dict[str, float]] = {}
+    expected = []
+    for number, loss in enumerate(LOSSES):
+        expected += [optimizer.param_groups[0]["lr"]] * 3
+        metrics = NAN if number == 3 else {"val.loss": loss, "val.top1": 1 - loss / 2}
+        history[3 * (number + 1)] = metrics
+        scheduler.step(metrics.get(monitor, math.nan))
+        steps = range(3 * (number + 1))
+        assert [plan.lr(step, history) for step in steps] == expected
+    assert options == {} or expected[-1] < 0.1
+
+
+def test_plateau_does_not_count_evaluations_of_the_warm_up() -> None:
+    schedule = {"type": "plateau", "patience": 0, "warmup": {"steps": 4}}
+    plan = Plan(recipe(schedule=schedule), 5)
+    worse = {step: {"val.loss": float(step)} for step in range(2, 20, 2)}
+    assert plan.lr(7, worse) == 0.1
+    assert plan.lr(8, worse) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("anneal", ["cos", "linear"])
@@ -147,6 +241,23 @@ def test_milestones_are_in_the_recipes_unit_or_their_own(
 ) -> None:
     schedule = {"type": "multistep", "milestones": [2, 3], "unit": unit}
     assert Plan(recipe(**length, schedule=schedule), 351).milestones == expected
+
+
+def test_lengths_may_be_fractions_of_an_epoch() -> None:
+    schedule = {"type": "multistep", "milestones": [0.5, 2], "warmup": {"epochs": 0.25}}
+    every = {"epochs": 0.75}
+    plan = Plan(recipe(epochs=3, schedule=schedule, evaluate_every=every), 8)
+    assert (plan.warmup_steps, plan.milestones, plan.evaluation_steps) == (2, (4, 16), 6)
+    tiny = {"type": "step", "every": {"epochs": 1e-6}}
+    assert rates(recipe(epochs=1, schedule=tiny), 3) == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_milestones_in_steps_are_whole() -> None:
+    with pytest.raises(SpecError) as caught:
+        read_spec("resnet20", overrides=["train.schedule.milestones=[100, 2000.5]"])
+    [problem] = caught.value.errors
+    assert problem.path == "train.schedule.milestones"
+    assert problem.message.startswith("steps must be whole numbers: [100, 2000.5]")
 
 
 @pytest.mark.parametrize(

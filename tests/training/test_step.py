@@ -35,6 +35,12 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "eps": 1e-3,
         "weight_decay": 0.1,
     },
+    "adam": {"type": "adam", "lr": 0.01, "eps": 1e-3, "weight_decay": 0.1},
+}
+TORCH: dict[str, Any] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {"type": "constant"},
@@ -93,8 +99,7 @@ def reference(model: nn.Module, train: TrainSpec, batches: list[Batch]) -> nn.Mo
     trained = {n: p for n, p in model.named_parameters() if not n.startswith(frozen)}
     options = train.optimizer.model_dump(exclude={"type"})
     decayed = {n for n, p in trained.items() if p.ndim > 1 or not train.no_weight_decay}
-    kind: Any = torch.optim.SGD if train.optimizer.type == "sgd" else torch.optim.AdamW
-    optimizer = kind(
+    optimizer = TORCH[train.optimizer.type](
         [
             {"params": [p], "weight_decay": options["weight_decay"] if name in decayed else 0.0}
             for name, p in trained.items()
