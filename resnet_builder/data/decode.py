@@ -5,7 +5,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -64,6 +64,8 @@ _TURNS: dict[Any, Image.Transpose] = {
 }
 """How an image of each EXIF orientation is turned upright."""
 
+_ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
+
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 Warn = Callable[[str], None]
@@ -89,7 +91,7 @@ def decode_image(path: str | Path, channels: int, warn: Warn | None = None) -> T
         DataError: The file is not an image, is broken, or is suspiciously large.
     """
     with _decoding_errors(path), open_regular(path) as file:
-        pixels = _read_pixels(file, channels, warn)
+        pixels, _ = _read_pixels(file, channels, warn)
     # numpy copies in this thread; torch would wake its thread pool for every image
     planes = pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
     return torch.from_numpy(planes.copy())
@@ -101,7 +103,9 @@ def to_grey(image: Tensor) -> Tensor:
     return torch.from_numpy(np.array(grey)[None])
 
 
-def verify_image(path: str | Path, channels: int, warn: Warn | None = None) -> bytes:
+def verify_image(
+    path: str | Path, channels: int, warn: Warn | None = None
+) -> tuple[bytes, tuple[int, int]]:
     """Make sure that an image can be decoded, as cheaply as its format allows.
 
     A JPEG is read in full, but only an eighth of its side is computed.
@@ -112,7 +116,7 @@ def verify_image(path: str | Path, channels: int, warn: Warn | None = None) -> b
         warn: As for :func:`decode_image`.
 
     Returns:
-        The SHA-256 of the file, 32 bytes.
+        The SHA-256 of the file, 32 bytes, and the image's height and width, upright.
 
     Raises:
         DataError: As for :func:`decode_image`.
@@ -120,8 +124,8 @@ def verify_image(path: str | Path, channels: int, warn: Warn | None = None) -> b
     with _decoding_errors(path), open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").digest()
         file.seek(0)
-        _read_pixels(file, channels, warn, is_draft=True)
-    return digest
+        _, size = _read_pixels(file, channels, warn, is_draft=True)
+    return digest, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +146,23 @@ class ImageReader:
         """Decode and preprocess an image file; see :func:`decode_image`."""
         return preprocess_image(decode_image(path, self.channels, warn), path, self.preprocess)
 
-    def check_size(self, image: Tensor, path: str | Path) -> None:
-        """Compare a preprocessed image with the others.
+    def shape_after(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape of an image of a height and width after preprocessing.
+
+        Raises:
+            DataError: It would be suspiciously large.
+        """
+        images = torch.empty(1, self.channels, *size, dtype=torch.uint8, device="meta")
+        return tuple(self.preprocess(images).shape[1:])
+
+    def check_shape(self, shape: Sequence[int], path: str | Path) -> None:
+        """Compare the shape of a preprocessed image with that of the others.
 
         Raises:
             DataError: It is larger or smaller.
         """
-        if image.shape != self.shape:
-            size, others = (f"{shape[2]}x{shape[1]}" for shape in (image.shape, self.shape))
+        if tuple(shape) != self.shape:
+            size, others = (f"{one[2]}x{one[1]}" for one in (shape, self.shape))
             raise DataError(
                 f"images have several sizes: {path} is {size}, others are {others}; add `resize` "
                 "and `center_crop` under data.preprocess"
@@ -194,29 +207,38 @@ def _reason(error: Exception) -> str:
 
 def _read_pixels(
     file: BinaryIO, channels: int, warn: Warn | None, *, is_draft: bool = False
-) -> Pixels:
-    """Return ``(H, W, 3)`` or ``(H, W)`` pixels of an open file, in spite of its metadata."""
+) -> tuple[Pixels, tuple[int, int]]:
+    """Return pixels of an open file in spite of its metadata, and the height and width.
+
+    The pixels are ``(H, W, 3)`` or ``(H, W)``; fewer, if only a draft is wanted.
+    """
     try:
-        pixels, problem = _decode(file, channels, is_draft=is_draft)
+        pixels, size, problem = _decode(file, channels, is_draft=is_draft)
     except _BROKEN as error:
         file.seek(0)
         stripped = BytesIO(_without_metadata(file.read(_MAX_STRIPPED)))
         try:
-            pixels, _ = _decode(stripped, channels, is_draft=is_draft)
+            pixels, size, _ = _decode(stripped, channels, is_draft=is_draft)
         except _BROKEN:  # the pixels are broken, too
             raise error from None
         problem = "its metadata are damaged"
     if problem is not None and warn is not None:
         warn(problem)
-    return pixels
+    return pixels, size
 
 
-def _decode(file: BinaryIO, channels: int, *, is_draft: bool) -> tuple[Pixels, str | None]:
-    """Return the pixels, upright if the orientation can be read, and what is wrong if it cannot."""
+def _decode(
+    file: BinaryIO, channels: int, *, is_draft: bool
+) -> tuple[Pixels, tuple[int, int], str | None]:
+    """Return pixels, height and width, and what is wrong with the metadata.
+
+    They are upright, if the orientation can be read.
+    """
     problem = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with Image.open(file, formats=IMAGE_FORMATS) as opened:
+            width, height = opened.size
             if is_draft:
                 opened.draft(None, (1, 1))
             opened.load()
@@ -227,13 +249,19 @@ def _decode(file: BinaryIO, channels: int, *, is_draft: bool) -> tuple[Pixels, s
                 orientation, problem = None, "its EXIF data are damaged"
             if orientation in _TURNS:
                 image = image.transpose(_TURNS[orientation])
+                if orientation in _ON_THEIR_SIDE:
+                    width, height = height, width
+            if opened.format == "TIFF" and image.mode == "I":
+                raise ValueError(
+                    "its pixels are numbers whose white is not known; convert it to 8 or 16 bits"
+                )
             image = _to_8_bits(image)
             image.info.pop("transparency", None)
             mode = "RGB" if channels == 3 else "L"
             pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     if orientation is None and any("EXIF" in str(one.message) for one in caught):
         problem = "its EXIF data are damaged"
-    return pixels, problem
+    return pixels, (height, width), problem
 
 
 def _without_metadata(content: bytes) -> bytes:

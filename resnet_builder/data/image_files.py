@@ -8,12 +8,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from filelock import FileLock
 from pydantic import TypeAdapter
@@ -47,6 +49,7 @@ MAX_BYTES_IN_MEMORY = 4 * 1024**3
 _MAX_NAMED = 20
 _DIGITS_OF_PART = 16  # enough to tell that a part has changed
 _DIGEST_BYTES = 32  # of SHA-256
+_SIZE = np.dtype("<u4")  # of height and width, which follow a digest
 _READ_AT_ONCE = 16
 _LOCK_SECONDS = 5.0
 
@@ -246,7 +249,7 @@ class Scan:
 
     Attributes:
         rows: ``(N, ...)`` uint8, a row for each image: its pixels after preprocessing, or the
-            SHA-256 of its file; zeros where it is broken.
+            SHA-256 of its file with its height and width; zeros where it is broken.
         broken: Why an image cannot be decoded, by its name.
         damaged: What is wrong with an image's metadata, by its name.
     """
@@ -266,7 +269,8 @@ def scan_images(
 ) -> tuple[list[Scan], str | None]:
     """Decode or verify every image, unless a cached scan is of the same files.
 
-    A file counts as changed if its size or the time of its last change has changed.
+    A file counts as changed if its size or one of its times has changed. The time of change shows
+    what the time of modification does not: files that were swapped, or copied with their times.
 
     Args:
         root: Folder that the images' names are relative to.
@@ -283,7 +287,9 @@ def scan_images(
         DataError: Images have several sizes, or one cannot be found.
         Stopped: ``context.stop`` became true.
     """
-    how = repr(reader.preprocess) if decode else ""
+    # Another version of these libraries may give other pixels.
+    libraries = (PIL.__version__, torch.__version__, version("torchvision"))
+    how = (libraries, reader.preprocess if decode else None)
     caches, cached = [], []
     for names in groups:
         # Names, sizes and times stand for the files: reading all of them would take minutes.
@@ -298,12 +304,34 @@ def scan_images(
     unknown = [names for names, scan in zip(groups, cached, strict=True) if scan is None]
     fresh = iter(_scan(root, unknown, reader, context, decode=decode) if unknown else ())
     scans, problem = [], None
-    for path, scan in zip(caches, cached, strict=True):
+    for names, path, scan in zip(groups, caches, cached, strict=True):
         if scan is None:
             scan = next(fresh)
             problem = _write_cache(path, scan) or problem
-        scans.append(scan)
+        scans.append(scan if decode else _check_sizes(scan, names, root, reader))
     return scans, problem
+
+
+def _check_sizes(scan: Scan, names: Sequence[str], root: Path, reader: ImageReader) -> Scan:
+    """Compare the sizes that verified images will have, and add those that would be too large.
+
+    Raises:
+        DataError: Images have several sizes.
+    """
+    sizes = scan.rows[:, _DIGEST_BYTES:].numpy().view(_SIZE)
+    different, inverse = np.unique(sizes, axis=0, return_inverse=True)
+    too_large: dict[str, str] = {}
+    for number, (height, width) in enumerate(different.tolist()):
+        if height == 0:  # broken
+            continue
+        alike = np.flatnonzero(inverse.ravel() == number)
+        try:
+            shape = reader.shape_after((height, width))
+        except DataError as error:
+            too_large |= {names[index]: str(error.args[0]) for index in alike.tolist()}
+        else:
+            reader.check_shape(shape, root / names[alike[0]])
+    return replace(scan, broken={**scan.broken, **too_large})
 
 
 def _scan(
@@ -316,7 +344,8 @@ def _scan(
 ) -> list[Scan]:
     names = [name for group in groups for name in group]
     paths = [str(root / name) for name in names]
-    rows = np.zeros((len(names), *(reader.shape if decode else [_DIGEST_BYTES])), dtype=np.uint8)
+    row_shape = reader.shape if decode else (_DIGEST_BYTES + 2 * _SIZE.itemsize,)
+    rows = np.zeros((len(names), *row_shape), dtype=np.uint8)
     broken: dict[str, str] = {}
     damaged: dict[str, str] = {}
     doing = "decoding" if decode else "verifying"
@@ -344,15 +373,15 @@ def _scan(
     ]
 
 
-def _stamp(path: str, stop: Stop) -> tuple[int, int]:
-    """Return size and time of a file; zeros of one that cannot be found, nor then be decoded."""
+def _stamp(path: str, stop: Stop) -> tuple[int, int, int]:
+    """Return size and times of a file; zeros of one that cannot be found, nor then be decoded."""
     if stop():
         raise Stopped("stopped while listing images")
     try:
         stat = os.stat(path)
     except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
+        return 0, 0, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _read_row(
@@ -366,12 +395,13 @@ def _read_row(
     problem: list[str | None] = [None]
     try:
         if not decode:
-            digest = verify_image(path, reader.channels, problem.append)
-            return np.frombuffer(digest, np.uint8), problem[-1]
+            digest, size = verify_image(path, reader.channels, problem.append)
+            row = digest + np.array(size, _SIZE).tobytes()
+            return np.frombuffer(row, np.uint8), problem[-1]
         image = reader.read(path, problem.append)
     except DataError as error:
         return None, _without_path(error, path)
-    reader.check_size(image, path)
+    reader.check_shape(image.shape, path)
     return image.numpy(), problem[-1]
 
 

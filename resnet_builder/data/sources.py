@@ -103,7 +103,7 @@ class ImageFiles:
     Args:
         paths: Image files, N of them.
         labels: ``(N,)`` int64, or ``(N, K)`` uint8; on the CPU.
-        digests: ``(N, 32)`` uint8: the SHA-256 of each file.
+        digests: ``(N, ...)`` uint8, a row for each file: its digest, which tells it from others.
         reader: Decoding and preprocessing.
         stop: Polled while worker processes are waited for.
 
@@ -159,7 +159,7 @@ def _read_image(
     if crop is not None:
         return crop(decode_image(paths[index], reader.channels), index)
     image = reader.read(paths[index])
-    reader.check_size(image, paths[index])
+    reader.check_shape(image.shape, paths[index])
     return image
 
 

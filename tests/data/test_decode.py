@@ -304,3 +304,5 @@ def test_thumbnail_of_a_raw_photograph_is_not_its_image(tmp_path: Path) -> None:
 def test_pixels_without_a_white_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="floating-point"):
         pixels_of(saved(Image.new("F", (2, 2), 0.5), "TIFF"), tmp_path)
+    with pytest.raises(DataError, match="numbers whose white is not known; convert it to 8 or 16"):
+        pixels_of(saved(Image.new("I", (2, 2), 200), "TIFF"), tmp_path)

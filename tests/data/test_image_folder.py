@@ -27,6 +27,8 @@ from tests.data.folders import write_image
 
 NEEDS_LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 
+ANTS = ("ant", "bee")
+
 SMALLER = (Resize(type="resize", size=4), CenterCrop(type="center_crop", size=4))
 
 
@@ -237,8 +239,59 @@ def test_images_of_several_sizes_need_preprocessing(folder: Path) -> None:
     write_image(folder / "train" / "cat" / "3.png", seed=1, size=(9, 7))
     message = r"cat/3\.png is 7x9, others are 5x6; add `resize`"
     with pytest.raises(DataError, match=message):
-        everything(load(folder).train)
+        load(folder)
+    with pytest.raises(DataError, match=message):  # also where the scan is cached
+        load(folder)
     assert everything(load(folder, SMALLER).train).shape == (12, 3, 4, 4)
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_sizes_after_preprocessing_are_compared_before_training(split: str, folder: Path) -> None:
+    """An image on its side, by its orientation, is as high as it will be seen."""
+    (folder / "test").rename(folder / split)
+    path = folder / split / "bee" / "0.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 5)).save(path, exif=exif)
+    shorter = (Resize(type="resize", size=10),)
+    assert everything(load(folder, shorter).train).shape == (12, 3, 12, 10)
+    Image.new("RGB", (6, 5)).save(path)
+    with pytest.raises(DataError, match=r"bee/0\.jpg is 12x10, others are 10x12; add `resize`"):
+        load(folder, shorter)
+
+
+@pytest.mark.usefixtures("either_way")
+def test_image_that_preprocessing_makes_too_large_is_named_or_left_out(folder: Path) -> None:
+    Image.new("RGB", (2, 9_000)).save(folder / "test" / "bee" / "long.png")
+    steps = (Resize(type="resize", size=200), CenterCrop(type="center_crop", size=4))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"bee/long\.png: it is 9,000 pixels long"):
+            load(folder, steps)
+        assert load(folder, steps, skip_bad=True).skipped == ("test/bee/long.png",)
+
+
+@pytest.mark.usefixtures("either_way")
+def test_images_that_were_swapped_with_their_times_are_read_anew(folder: Path) -> None:
+    """As archives do, all files have one time, and two are equally large."""
+    paths = [write_image(folder / "train" / name / "x.bmp", seed) for seed, name in enumerate(ANTS)]
+    for path in paths:
+        os.utime(path, ns=(0, 0))
+    before = load(folder, SMALLER).fingerprint
+    paths[0].rename(folder / "aside")
+    paths[1].rename(paths[0])
+    (folder / "aside").rename(paths[1])
+    assert load(folder, SMALLER).fingerprint != before
+
+
+def test_pixels_of_another_version_of_a_library_are_not_taken_from_the_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(folder)
+    monkeypatch.setattr("PIL.__version__", "0.1")
+    told: list[str] = []
+    load(folder, report=lambda what, *_: told.append(what))
+    assert "decoding images" in told
 
 
 def test_listing_and_decoding_can_be_stopped(folder: Path) -> None:
