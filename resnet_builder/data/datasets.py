@@ -267,7 +267,7 @@ class Synthetic:
         num_classes: Annotated[int, Field(ge=2, le=10_000)] = 10,
         channels: Annotated[int, Field(ge=1, le=16)] = 3,
         image_size: Annotated[int, Field(ge=1, le=512)] = 32,
-        train: _Count = 512,
+        train: Annotated[int, Field(ge=2, le=1_000_000)] = 512,
         test: _Count = 128,
         seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     ) -> None:

@@ -1,7 +1,8 @@
 """Training, validation and test images of an experiment."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,6 +112,9 @@ def load_data(
     splits = {"training": loaded.train, "validation": loaded.validation, "test": loaded.test}
     check_images(model, loaded.classes, splits)
     train, validation, indices = _set_validation_aside(loaded, data)
+    hashes = train.hashes()
+    if check_classes:
+        _check_learnable(train, hashes)
     constant: list[int] = []
     if isinstance(data.normalize, Normalize):
         mean, std = data.normalize.mean, data.normalize.std
@@ -121,7 +125,7 @@ def load_data(
     notices = (
         *loaded.notices,
         *(describe_constant(channel, mean) for channel in constant),
-        *_duplicates(train, validation, loaded.test),
+        *_duplicates(train, hashes, validation, loaded.test),
     )
     return DataSplits(
         train=train,
@@ -216,15 +220,31 @@ def check_images(
             raise _spec_error("mismatch", "model.image_size", message)
 
 
+def _check_learnable(train: ImageSource, hashes: Collection[int]) -> None:
+    """Refuse training images that tell no class from another."""
+    if train.labels.dim() == 1 and len(train.labels.unique()) < 2:
+        raise DataError("all training images are of one class; nothing can be learnt from it")
+    if len(set(hashes)) < 2:
+        raise DataError("all training images are the same; there is nothing to learn")
+
+
 def _duplicates(
-    train: ImageSource, validation: ImageSource | None, test: ImageSource | None
+    train: ImageSource,
+    hashes: Collection[int],
+    validation: ImageSource | None,
+    test: ImageSource | None,
 ) -> Iterator[str]:
-    """Count the validation and test images that are, bit for bit, training images."""
-    known = set(train.hashes())
+    """Count images that equal, bit for bit, one with another label, or a training image."""
+    known = Counter(hashes)
+    rows = train.labels.tolist()
+    labels = map(tuple, rows) if train.labels.dim() == 2 else rows
+    labelled = Counter(one for one, _ in set(zip(hashes, labels, strict=True)))
+    if count := sum(known[one] for one, number in labelled.items() if number > 1):
+        yield f"{count:,} of {len(train):,} training images equal one with another label"
     for name, source in (("validation", validation), ("test", test)):
-        hashes = [] if source is None else source.hashes()
-        if count := sum(one in known for one in hashes):
-            yield f"{count:,} of {len(hashes):,} {name} images are training images too"
+        others = [] if source is None else source.hashes()
+        if count := sum(one in known for one in others):
+            yield f"{count:,} of {len(others):,} {name} images are training images too"
 
 
 def _spec_error(code: str, path: str, message: str) -> SpecError:

@@ -164,6 +164,23 @@ def test_images_that_say_nothing_are_refused() -> None:
         load_made(source(labels=torch.zeros(40)), classes=1)
 
 
+@pytest.mark.parametrize("normalize", ["auto", {"mean": [0.5] * 3, "std": [0.5] * 3}])
+def test_training_images_that_tell_no_class_from_another_are_refused(normalize: Any) -> None:
+    with pytest.raises(DataError, match="all training images are of one class; nothing can be"):
+        load_made(source(labels=torch.full((40,), 3)), normalize=normalize)
+    alike = source()
+    alike.images[:] = alike.images[0].clone()
+    with pytest.raises(DataError, match="all training images are the same; there is nothing to"):
+        load_made(alike, normalize=normalize)
+
+
+def test_equal_images_with_different_labels_are_counted() -> None:
+    images = source()
+    images.images[7] = images.images[0]
+    images.images[20] = images.images[10]  # of the same class
+    assert load_made(images).notices == ("2 of 40 training images equal one with another label",)
+
+
 @pytest.mark.parametrize("constant", [[1], [0, 2]])
 def test_constant_channels_are_divided_by_one(constant: list[int]) -> None:
     images = source()
