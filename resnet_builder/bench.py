@@ -24,18 +24,17 @@ from resnet_builder.device import describe, free_memory, pick_device
 from resnet_builder.errors import Stopped
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import estimate_training
-from resnet_builder.parts import input_info
+from resnet_builder.parts import build_loss, input_info
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn
 from resnet_builder.runs.records import RuntimeConfig, versions
-from resnet_builder.spec.recipe import ConstantSchedule, ConstantWarmup, Interval
+from resnet_builder.spec.recipe import ConstantSchedule, ConstantWarmup, Interval, TrainSpec
 from resnet_builder.spec.section import Part
 from resnet_builder.system import cpu_seconds
 from resnet_builder.training.callbacks import Callback, TrainStart
 from resnet_builder.training.finetune import freeze
 from resnet_builder.training.openmp import BUSY_CORES, missing_cores, sleep_while_busy
 from resnet_builder.training.optim import build_optimizer
-from resnet_builder.training.step import make_loss
 from resnet_builder.training.trainer import fit
 
 ROUNDS = 5
@@ -244,7 +243,7 @@ def steady_state(experiment: Experiment, *, batch_size: int, accumulate: int) ->
     )
     # Weights hardly move: a step's cost does not depend on them, and nothing diverges.
     tiny_lr = ConstantWarmup(type="constant", lr=1e-6, steps=_ENDLESS - 1)
-    train = experiment.train.model_copy(
+    train = _of_any_classes(experiment.train).model_copy(
         update={
             "steps": _ENDLESS,
             "epochs": None,
@@ -260,6 +259,13 @@ def steady_state(experiment: Experiment, *, batch_size: int, accumulate: int) ->
     model = experiment.model.model_copy(update={"weights": None})  # a step's cost is the same
     spec = experiment.spec.model_copy(update={"model": model, "data": data, "train": train})
     return replace(experiment, spec=spec)
+
+
+def _of_any_classes(recipe: TrainSpec) -> TrainSpec:
+    """Recipe whose loss names no classes: synthetic images have others."""
+    loss = recipe.loss
+    options = {k: "balanced" if isinstance(v, dict) else v for k, v in loss.options.items()}
+    return recipe.model_copy(update={"loss": Part(type=loss.type, **options)})
 
 
 def _recipe_steps(experiment: Experiment) -> int | None:
@@ -411,7 +417,8 @@ class _Baseline:
         self._device = device
         self._network = build(experiment, seed=0, device=str(device), pretrained=False).train()
         freeze(self._network, recipe.freeze)
-        self._loss = make_loss(recipe.loss)
+        classes = {str(number): 1 for number in range(experiment.model.num_classes)}
+        self._loss = build_loss(_of_any_classes(recipe), classes, 2 * len(classes)).to(device)
         self._optimizer = build_optimizer(
             self._network,
             recipe.optimizer,

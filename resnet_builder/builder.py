@@ -39,6 +39,7 @@ from resnet_builder.parts import (
     resolve,
     resolve_data,
     resolve_model,
+    resolve_train,
     stage_part,
 )
 from resnet_builder.plugins import import_plugins
@@ -129,6 +130,8 @@ def check_source(
         try:
             info, data_error = _describe_data(draft.data, inspect)
             problems += checks.data_problems(draft, info)
+            if "train" not in wrong:
+                problems += checks.known_loss_problems(draft, info)
         except PlacedPartError as error:
             problems.append(checks.part_problem(error, draft.positions))
         except SpecError as error:
@@ -163,7 +166,8 @@ def check_source(
     spec = None
     if draft.spec is not None and model is not None and not ordered:
         data = None if draft.spec.data is None else resolve_data(draft.spec.data)
-        update = {"model": model, "data": data, "plugins": imported}
+        train = None if draft.spec.train is None else resolve_train(draft.spec.train)
+        update = {"model": model, "data": data, "train": train, "plugins": imported}
         spec = draft.spec.model_copy(update=update)
     return CheckedSpec(ordered, spec, network, draft.positions, macs, data_error)
 

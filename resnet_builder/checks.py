@@ -5,10 +5,11 @@ the problems it finds; :func:`resnet_builder.builder.check_source` calls them in
 run of the network shows is found by :mod:`resnet_builder.dry_run`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -20,7 +21,9 @@ from resnet_builder.parts import (
     DEFAULT_CHANNELS,
     PlacedPart,
     PlacedPartError,
+    build_loss,
     data_parts,
+    loss_part,
     model_parts,
     placed_part,
 )
@@ -45,6 +48,7 @@ def part_problems(draft: Draft) -> Iterator[Problem]:
     parts = chain(
         model_parts(draft.model) if draft.model is not None else (),
         data_parts(draft.data) if draft.data is not None else (),
+        (loss_part(draft.train),) if draft.train is not None else (),
         (placed_part(path, part) for path, part in draft.parts),
     )
     for placed in parts:
@@ -162,6 +166,25 @@ def recipe_problems(
             )
 
 
+def loss_problems(
+    train: TrainSpec, positions: Positions, class_counts: Mapping[str, int], images: int
+) -> Iterator[Problem]:
+    """Check that a loss fits the classes, by computing it once.
+
+    Args:
+        train: The recipe.
+        positions: Positions of the spec's values.
+        class_counts: Number of training images of each class, in the order of the logits.
+        images: Number of training images.
+    """
+    try:
+        loss = build_loss(train, class_counts, images)
+        with loss_part(train).blamed():
+            loss(torch.zeros(2, len(class_counts)), torch.tensor([0, len(class_counts) - 1]))
+    except PlacedPartError as error:
+        yield part_problem(error, positions)
+
+
 def _first_falls(
     train: TrainSpec, steps_per_epoch: int, warmup_steps: int
 ) -> Iterator[tuple[SpecPath, int, str]]:
@@ -201,6 +224,25 @@ def _input_problems(
             elif key == "image_size":
                 message += "; or add `resize` or `center_crop` to data.preprocess"
             yield positions.problem("mismatch", ("model", key), message)
+
+
+def known_loss_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
+    """Check the loss before the images of each class are counted, and maybe their names known.
+
+    Args:
+        draft: Spec.
+        info: Description of the network's input images.
+    """
+    if draft.train is None:
+        return
+    own = None if draft.model is None else draft.model.num_classes
+    num_classes = info.num_classes or own
+    names_classes = any(isinstance(value, dict) for value in draft.train.loss.options.values())
+    if num_classes is None or (names_classes and info.classes is None):
+        return
+    classes = info.classes or tuple(map(str, range(num_classes)))
+    counts = dict.fromkeys(classes, 1)
+    yield from loss_problems(draft.train, draft.positions, counts, images=2 * num_classes)
 
 
 def _augment_problems(

@@ -35,13 +35,16 @@ from resnet_builder.errors import (
     counted,
 )
 from resnet_builder.model import ResNet, state_dict_mismatch
+from resnet_builder.prediction_table import Cell, probability_columns, write_table
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import refuse_existing
+from resnet_builder.runs.records import ClassScores
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import DataSpec, Normalize, Spec, ToRgb
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.training.evaluation import evaluate
+from resnet_builder.training.metrics import NO_PREDICTION, Metrics
 from resnet_builder.weights.convert import LoadReport, load_weights
 from resnet_builder.weights.file import (
     Origin,
@@ -231,7 +234,9 @@ class SplitEvaluation:
         images: Number of images.
         metrics: Loss, top-1 and top-5, by names like ``test.top1``.
         classes: Class names, by label.
-        top1_by_class: Top-1 of the images of each class; ``None`` where it has none.
+        by_class: Precision, recall and F1 of each class, by its name.
+        macro: Their means over the classes that any image has or is predicted as.
+        weighted: Their means over the classes, by their numbers of images.
         confusion: Number of images by label (row) and predicted class (column).
     """
 
@@ -240,7 +245,9 @@ class SplitEvaluation:
     images: int
     metrics: Mapping[str, float]
     classes: tuple[str, ...]
-    top1_by_class: tuple[float | None, ...]
+    by_class: Mapping[str, ClassScores]
+    macro: ClassScores
+    weighted: ClassScores
     confusion: tuple[tuple[int, ...], ...]
 
 
@@ -411,6 +418,7 @@ def evaluate_split(
     data: SplitImages,
     *,
     device: torch.device,
+    table: Path | None = None,
     should_stop: Stop = never,
 ) -> SplitEvaluation:
     """Evaluate a model on the images of :func:`load_split`, in fp32.
@@ -421,13 +429,15 @@ def evaluate_split(
         trained: Model; its network is moved to the device.
         data: Images of one split.
         device: Device to compute on.
+        table: File to write with a row for each image, ``.csv`` or ``.json``.
         should_stop: Polled at every batch.
 
     Raises:
         DataError: The data have classes that the model was not trained on.
         NonFiniteError: No image has finite logits.
+        StorageError: The table cannot be written.
         Stopped: ``should_stop`` returned true.
-        UsageError: The images are normalised otherwise than for the training.
+        UsageError: The images are normalised otherwise than for the training, or the table exists.
     """
     header = trained.header
     header.check_classes(trained.path, data.classes, matched_by_name=True)
@@ -446,18 +456,46 @@ def evaluate_split(
         trained.network.to(device),
         ((images, outputs[labels]) for images, labels in batches),
         cpu_kernels=trained.spec.run.cpu_kernels is not False,
+        with_probabilities=table is not None,
         should_stop=should_stop,
     )
     if not found.has_predictions:
         raise NonFiniteError(
             f"{trained.path}: its logits are not finite for any {data.split} image"
         )
+    if table is not None:
+        names = getattr(data.images, "names", None)
+        image = "index" if names is None else "file"
+        named = probability_columns(classes)
+        columns = (image, "label", "prediction", "confidence", "correct", *named)
+        write_table(table, columns, _table_rows(found, classes, names))
     return SplitEvaluation(
         weights=trained.path,
         split=data.split,
         images=found.num_images,
         metrics=found.named(data.split),
         classes=classes,
-        top1_by_class=found.per_class,
+        by_class=dict(zip(classes, found.by_class, strict=True)),
+        macro=found.macro,
+        weighted=found.weighted,
         confusion=tuple(map(tuple, found.confusion().tolist())),
     )
+
+
+def _table_rows(
+    metrics: Metrics, classes: Sequence[str], names: Sequence[str] | None
+) -> Iterator[tuple[Cell, ...]]:
+    """Rows of a table of predictions, in the order of the images."""
+    assert metrics.probabilities is not None, "they were asked for"
+    labels, predictions = metrics.labels.tolist(), metrics.predictions.tolist()
+    for index, probabilities in enumerate(metrics.probabilities.tolist()):
+        label, predicted = labels[index], predictions[index]
+        known = predicted != NO_PREDICTION
+        yield (
+            index if names is None else names[index],
+            classes[label],
+            classes[predicted] if known else None,
+            probabilities[predicted] if known else None,
+            label == predicted,
+            *probabilities,
+        )

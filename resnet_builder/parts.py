@@ -1,6 +1,6 @@
 """Parts that a spec names: registry, place in the spec, options and defaults."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +23,9 @@ from resnet_builder.blocks.interfaces import (
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, DatasetInfo
 from resnet_builder.data.preprocess import preprocess_shape
 from resnet_builder.errors import PartError, ResnetBuilderError, SpecPath
+from resnet_builder.losses import LOSSES, Loss
 from resnet_builder.registry import Registry, outside_error
+from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import DataSpec, ModelSpec, Spec, StageSpec
 from resnet_builder.spec.section import Part
 
@@ -43,6 +45,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     **MODEL_PARTS,
     "dataset": DATASETS,
     "augment": AUGMENTATIONS,
+    "loss": LOSSES,
 }
 """Registry of each key of a spec that names a registered part."""
 
@@ -198,6 +201,26 @@ def data_parts(data: DataSpec) -> Iterator[PlacedPart]:
         yield PlacedPart(AUGMENTATIONS, part, ("data", "augment", number))
 
 
+def loss_part(train: TrainSpec) -> PlacedPart:
+    """Loss that a recipe names."""
+    return PlacedPart(LOSSES, train.loss, ("train", "loss"))
+
+
+def build_loss(train: TrainSpec, class_counts: Mapping[str, int], num_images: int) -> Loss:
+    """Make the loss of a recipe.
+
+    Args:
+        train: Section ``train``.
+        class_counts: Number of training images of each class, in the order of the logits.
+        num_images: Number of training images.
+
+    Raises:
+        PlacedPartError: The options do not fit the classes.
+    """
+    loss: Loss = loss_part(train).make(class_counts=class_counts, num_images=num_images)
+    return loss
+
+
 def head_of(model: ModelSpec) -> Part:
     """Head of a network; ``auto`` is the head for the blocks of the last stage."""
     if model.head.type != "auto":
@@ -243,7 +266,9 @@ def resolve(spec: Spec) -> Spec:
     """
     info = DatasetInfo() if spec.data is None else input_info(spec.data)
     data = None if spec.data is None else resolve_data(spec.data)
-    return spec.model_copy(update={"model": resolve_model(spec.model, info), "data": data})
+    train = None if spec.train is None else resolve_train(spec.train)
+    model = resolve_model(spec.model, info)
+    return spec.model_copy(update={"model": model, "data": data, "train": train})
 
 
 def resolve_model(model: ModelSpec, info: DatasetInfo | None = None) -> ModelSpec:
@@ -274,3 +299,8 @@ def resolve_data(data: DataSpec) -> DataSpec:
     """Write out the options of the dataset and of the augmentations."""
     dataset, *augment = (placed.resolved() for placed in data_parts(data))
     return data.model_copy(update={"dataset": dataset, "augment": tuple(augment)})
+
+
+def resolve_train(train: TrainSpec) -> TrainSpec:
+    """Write out the options of the loss."""
+    return train.model_copy(update={"loss": loss_part(train).resolved()})

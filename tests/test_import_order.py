@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "resnet_builder"
 IMPORT_ORDER = (
     {"errors"},
     {"system", "registry"},
-    {"spec", "blocks", "device"},
+    {"spec", "blocks", "device", "losses"},
     {"model"},
     {"experiment"},
     {"data", "runs"},

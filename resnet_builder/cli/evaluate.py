@@ -22,7 +22,9 @@ from resnet_builder.errors import counted
 
 if TYPE_CHECKING:
     from resnet_builder.inference import SplitEvaluation
+    from resnet_builder.runs.records import ClassScores
 
+_FILE = click.Path(dir_okay=False, path_type=Path)
 _MAX_CLASSES = 20
 """Classes of the largest confusion matrix that is printed."""
 
@@ -31,6 +33,7 @@ _MAX_CLASSES = 20
     epilog=examples(
         "resnet-build evaluate runs/resnet20_digits-001",
         "resnet-build evaluate best.safetensors --split val --json",
+        "resnet-build evaluate runs/resnet20_digits-001 -o predictions.csv",
         "resnet-build evaluate runs/pets-001 --data more_pets",
     )
 )
@@ -45,6 +48,13 @@ _MAX_CLASSES = 20
 @data_option
 @data_dir_option
 @skip_bad_option
+@click.option(
+    "-o",
+    "--out",
+    type=_FILE,
+    metavar="FILE",
+    help="Table to write, .csv or .json: the prediction for each image.",
+)
 @plugin_option
 @json_option
 @debug_option
@@ -56,13 +66,14 @@ def evaluate(
     data: Path | None,
     data_dir: Path | None,
     skip_bad: bool,
+    out: Path | None,
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Evaluate trained weights on a split.
 
     Give a run, whose best weights are taken, or a file of weights. The output has loss, top-1,
-    top-5, the top-1 of each class, and the confusion matrix.
+    top-5, precision, recall and F1 of each class, and the confusion matrix.
 
     The images are those of the weights' own dataset, or those of --data, which needs nothing but
     the split: a folder with `test/`, or a folder of classes, whose images are test images then.
@@ -70,7 +81,10 @@ def evaluate(
     """
     from resnet_builder.cli.progress import display
     from resnet_builder.inference import evaluate_split, load_model, load_split
+    from resnet_builder.prediction_table import check_table_path
 
+    if out is not None:
+        check_table_path(out)
     trained = load_model(weights, plugins=plugins)
     device = device_for(trained.spec)
     with invocation.signals.polled() as should_stop, display() as shown:
@@ -85,7 +99,7 @@ def evaluate(
         )
         for notice in images.notices:
             shown.say(notice)
-        result = evaluate_split(trained, images, device=device, should_stop=should_stop)
+        result = evaluate_split(trained, images, device=device, table=out, should_stop=should_stop)
     if as_json:
         show_json(result)
     else:
@@ -98,9 +112,8 @@ def _show(result: "SplitEvaluation") -> None:
     written = "not finite" if loss is None else f"{loss:.4f}"
     top = f"top-1 {percent(top1)}" + ("" if top5 is None else f", top-5 {percent(top5)}")
     show(f"{result.split}, {counted(result.images, 'image')}: {top}, loss {written}", "")
-    pairs = zip(result.classes, result.top1_by_class, strict=True)
-    accuracies = [(name, "no images" if top1 is None else percent(top1)) for name, top1 in pairs]
-    show(*table(("class", "top-1"), accuracies))
+    scores = [*result.by_class.items(), ("macro", result.macro), ("weighted", result.weighted)]
+    show(*table(("class", "images", "precision", "recall", "F1"), [_row(*one) for one in scores]))
     if len(result.classes) > _MAX_CLASSES:
         return
     labels = [str(number) for number in range(len(result.classes))]
@@ -110,3 +123,8 @@ def _show(result: "SplitEvaluation") -> None:
     ]
     show("", "images by class (row) and predicted class (column)")
     show(*table(("", *labels), rows))
+
+
+def _row(name: str, scores: "ClassScores") -> tuple[str, ...]:
+    images = f"{scores.images:,}" if scores.images else "no images"
+    return name, images, percent(scores.precision), percent(scores.recall), percent(scores.f1)

@@ -157,10 +157,10 @@ def _scan_and_load(
         if scan.broken:
             files, rows = _usable(split, files, rows, listed.classes, scan.broken)
         parts |= _digests(split, rows, files.labels, listed.classes)
+        paths = [str(root / name) for name in files.names]
         if in_memory:
-            sources[split] = InMemoryImages(rows, files.labels)
+            sources[split] = InMemoryImages(rows, files.labels, paths)
         else:
-            paths = [str(root / name) for name in files.names]
             sources[split] = ImageFiles(paths, files.labels, rows, reader, context.stop)
     notices = [] if cache_problem is None else [cache_problem]
     damaged = {name: problem for scan in scans for name, problem in scan.damaged.items()}

@@ -62,7 +62,12 @@ class SampleCrop(Protocol):
 
 
 class ImageSource(Protocol):
-    """The images of one split, in memory or in files."""
+    """The images of one split, in memory or in files.
+
+    Optional attribute:
+
+    ``names``: the names of the files that the images come from, or ``None``.
+    """
 
     @property
     def labels(self) -> Tensor:
@@ -81,7 +86,8 @@ class ImageSource(Protocol):
         """Yield the images of each batch of indices.
 
         Args:
-            batches: ``(B,)`` int64 indices into this split; consumed lazily, in order.
+            batches: ``(B,)`` int64 indices into this split; consumed lazily, in order. Index
+                ``i + N`` is image ``i`` too, with another random crop, as is ``i + 2 * N``.
             crop: Random crop of each image. Where images are read from files, it takes the place
                 of preprocessing and sees the full image.
 

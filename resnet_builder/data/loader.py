@@ -6,6 +6,7 @@ can begin at any step, and any number of processes sees the same images.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from resnet_builder.data.interfaces import (
     ReadTimeCrop,
     SampleCrop,
 )
-from resnet_builder.data.random import StatelessGenerator, permutation
+from resnet_builder.data.random import StatelessGenerator, balanced_draws, permutation
 from resnet_builder.data.transfer import prefetch, to_device
 from resnet_builder.errors import DataError, counted
 
@@ -126,7 +127,7 @@ class Pipeline:
         Args:
             images: ``(B, C, H, W)`` uint8.
             labels: ``(B,)`` int64.
-            samples: ``(B,)`` int64 indices of the images in their split, on the CPU.
+            samples: ``(B,)`` int64 draws of the images, on the CPU.
             epoch: Epoch, counted from 0.
             step: Step of the whole training, counted from 0.
         """
@@ -161,6 +162,7 @@ class TrainLoader:
         source: Training images.
         batch_size: Images in every batch, of all processes together.
         seed: Seed of the recipe.
+        sampler: ``balanced``, if each class is equally likely.
         pipeline: Augmentations and normalisation.
         device: Device on which the batches are wanted.
         shard: Part of every batch that is wanted; its images are those of the whole batch.
@@ -175,6 +177,7 @@ class TrainLoader:
         *,
         batch_size: int,
         seed: int,
+        sampler: Literal["uniform", "balanced"] = "uniform",
         pipeline: Pipeline,
         device: torch.device,
         shard: Shard = WHOLE_BATCH,
@@ -183,6 +186,7 @@ class TrainLoader:
         self._source = source
         self._batch_size = batch_size
         self._seed = seed
+        self._sampler = sampler
         self._pipeline = pipeline
         self._device = device
         self._positions, self._own = shard.positions(batch_size, pipeline.mixes_with)
@@ -195,18 +199,22 @@ class TrainLoader:
             epoch, first = epoch + 1, 0
 
     def _epoch(self, epoch: int, first: int) -> Iterator[Batch]:
-        size = self._batch_size
-        order = permutation(self._seed, epoch, len(self._source))
+        size, images = self._batch_size, len(self._source)
+        if self._sampler == "balanced":
+            order = balanced_draws(self._seed, epoch, self._source.labels)
+        else:
+            order = permutation(self._seed, epoch, images)
         whole = order[first * size : self.steps_per_epoch * size].split(size)
         indices = [samples[self._positions] for samples in whole]
         # The whole epoch is asked for at once, so that files are read ahead across steps.
         read = self._source.read(indices, self._pipeline.crop(epoch))
-        labelled = zip(read, (self._source.labels[samples] for samples in indices), strict=True)
+        labels = (self._source.labels[samples % images] for samples in indices)
+        labelled = zip(read, labels, strict=True)
         arrived = prefetch(labelled, self._device)
         first_step = epoch * self.steps_per_epoch + first
-        for number, ((images, labels), samples) in enumerate(zip(arrived, indices, strict=True)):
+        for number, ((pixels, targets), samples) in enumerate(zip(arrived, indices, strict=True)):
             step = first_step + number
-            batch = self._pipeline(images, labels, samples, epoch=epoch, step=step)
+            batch = self._pipeline(pixels, targets, samples, epoch=epoch, step=step)
             if len(self._own) < len(samples):
                 own = to_device(self._own, batch.images.device)
                 batch = replace(batch, images=batch.images[own], targets=batch.targets[own])

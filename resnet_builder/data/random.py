@@ -46,6 +46,34 @@ def permutation(seed: int, epoch: int, count: int) -> Tensor:
     return torch.from_numpy(_philox(seed, epoch, "permutation").permutation(count))
 
 
+def balanced_draws(seed: int, epoch: int, labels: Tensor) -> Tensor:
+    """Draw the images of an epoch in which each class is equally likely at each position.
+
+    The images of a class come in shuffled decks: all of them once, before any comes again.
+
+    Args:
+        seed: Seed of the recipe.
+        epoch: Epoch, counted from 0.
+        labels: ``(N,)`` int64.
+
+    Returns:
+        ``(N,)`` int64: ``i + r * N`` is image ``i``, drawn for the ``r``-th time after the first.
+    """
+    numbers, count = labels.numpy(), len(labels)
+    draws = _philox(seed, epoch, "balanced")
+    _, sizes = np.unique(numbers, return_counts=True)
+    images = np.split(np.argsort(numbers, kind="stable"), sizes.cumsum()[:-1])
+    chosen = draws.integers(len(images), size=count)  # class of each position
+    wanted = np.bincount(chosen, minlength=len(images))
+    positions = np.split(np.argsort(chosen, kind="stable"), wanted.cumsum()[:-1])
+    order = np.empty(count, dtype=np.int64)
+    for deck, places in zip(images, positions, strict=True):
+        repeats = range(-(-len(places) // len(deck)))
+        drawn = [draws.permutation(deck) + repeat * count for repeat in repeats]
+        order[places] = np.concatenate([deck[:0], *drawn])[: len(places)]
+    return torch.from_numpy(order)
+
+
 @dataclass(frozen=True)
 class StatelessGenerator:
     """Random numbers of one operation on one batch.
@@ -56,7 +84,8 @@ class StatelessGenerator:
         seed: Seed of the recipe.
         epoch: Epoch, counted from 0.
         step: Step of the whole training, counted from 0.
-        samples: ``(B,)`` int64 indices of the images in their split, on the CPU.
+        samples: ``(B,)`` int64 numbers of the images, on the CPU: index in the split, plus N for each
+            time that a balanced sampler drew it before in the epoch.
         operation: Name of the operation, and its place in the list of augmentations.
         device: Device on which the numbers are wanted.
     """

@@ -46,22 +46,25 @@ class InMemoryImages:
     Args:
         images: ``(N, C, H, W)`` uint8.
         labels: ``(N,)`` whole numbers, or ``(N, K)`` of several labels an image.
+        names: Names of the files that the images come from, if they are known.
 
     Attributes:
         images: ``(N, C, H, W)`` uint8.
         labels: ``(N,)`` int64, or ``(N, K)`` uint8; on the CPU.
+        names: Names of the files, if they are known.
 
     Raises:
         DataError: The images have another shape or type, or a label is not a whole number.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
         if images.dtype != torch.uint8 or images.dim() != 4 or len(images) != len(labels):
             raise DataError(
                 f"images must be (N, C, H, W) uint8 with N labels, not {tuple(images.shape)} "
                 f"{images.dtype} with {len(labels)}"
             )
         self.images = images
+        self.names = names
         self.labels = labels.to(torch.int64 if labels.dim() == 1 else torch.uint8)
         changed = (self.labels != labels).nonzero()[:, 0].tolist()
         if changed:
@@ -73,11 +76,12 @@ class InMemoryImages:
 
     def subset(self, indices: Tensor) -> "InMemoryImages":
         """Return a source of these images alone, in this order."""
-        return InMemoryImages(self.images[indices], self.labels[indices])
+        names = None if self.names is None else [self.names[index] for index in indices.tolist()]
+        return InMemoryImages(self.images[indices], self.labels[indices], names)
 
     def to(self, device: torch.device) -> "InMemoryImages":
         """Return a source of these images that holds them on a device."""
-        return InMemoryImages(self.images.to(device), self.labels)
+        return InMemoryImages(self.images.to(device), self.labels, self.names)
 
     def hashes(self) -> list[int]:
         """Return a number for each image, equal for equal images, within this process."""
@@ -86,7 +90,7 @@ class InMemoryImages:
     def read(self, batches: Iterable[Tensor], crop: SampleCrop | None = None) -> Iterator[Tensor]:
         """Yield the images of each batch of indices, ``(B, C, H, W)`` uint8."""
         for indices in batches:
-            images = self.images[to_device(indices, self.images.device)]
+            images = self.images[to_device(indices % len(self), self.images.device)]
             if crop is not None:
                 pairs = zip(images, indices.tolist(), strict=True)
                 images = torch.stack([crop(image, index) for image, index in pairs])
@@ -109,6 +113,7 @@ class ImageFiles:
 
     Attributes:
         labels: ``(N,)`` int64, or ``(N, K)`` uint8; on the CPU.
+        names: Paths of the files.
     """
 
     def __init__(
@@ -120,7 +125,7 @@ class ImageFiles:
         stop: Stop = never,
     ) -> None:
         assert len(paths) == len(labels) == len(digests)
-        self._paths = tuple(paths)
+        self.names = self._paths = tuple(paths)
         self.labels = labels
         self._digests = digests
         self._reader = reader
@@ -156,10 +161,11 @@ class ImageFiles:
 def _read_image(
     paths: Sequence[str], reader: ImageReader, crop: SampleCrop | None, index: int
 ) -> Tensor:
+    path = paths[index % len(paths)]
     if crop is not None:
-        return crop(decode_image(paths[index], reader.channels), index)
-    image = reader.read(paths[index])
-    reader.check_shape(image.shape, paths[index])
+        return crop(decode_image(path, reader.channels), index)
+    image = reader.read(path)
+    reader.check_shape(image.shape, path)
     return image
 
 
@@ -243,7 +249,8 @@ def read_ahead(
                 if not (workers and pending):
                     raise
                 if not str(error).startswith("DataLoader timed out"):
-                    raise _worker_lost(iterator, paths[pending[0][0]], error) from error
+                    path = paths[pending[0][0] % len(paths)]
+                    raise _worker_lost(iterator, path, error) from error
                 if stop():
                     raise Stopped("stopped while images were read") from error
                 continue
@@ -302,7 +309,8 @@ class _Files(Dataset[Any]):
             except (DataError, MemoryError) as error:
                 return error
             except Exception as error:
-                unexpected = UnexpectedReadError(f"{self.paths[index]}: {error!r}")
+                path = self.paths[index % len(self.paths)]
+                unexpected = UnexpectedReadError(f"{path}: {error!r}")
                 unexpected.add_note("".join(traceback.format_exception(error)))
                 return unexpected
         return self.combine(results)

@@ -64,6 +64,14 @@ class DataSplits:
     parts: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Number of training images of each class."""
+        labels = self.train.labels
+        several = labels.ndim == 2
+        counts = labels.sum(0) if several else labels.bincount(minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
 
 def load_data(
     experiment: Experiment | Spec,

@@ -202,6 +202,7 @@ class DataRecord(Record):
         fingerprint: Digest of all images, labels and classes.
         classes: Names of the classes, by label.
         images: Numbers of images by split, after validation images were set aside.
+        class_counts: Numbers of training images by class, of which balanced weights are made.
         validation: Indices of the validation images among the dataset's training images.
         parts: Digests of parts of the data by name, which tell where the data changed.
         skipped: Names of images that were left out because they cannot be decoded.
@@ -212,6 +213,7 @@ class DataRecord(Record):
     fingerprint: str
     classes: tuple[str, ...]
     images: dict[str, Count]
+    class_counts: dict[str, Count]
     validation: tuple[Count, ...]
     parts: dict[str, str] = {}
     skipped: tuple[str, ...] = ()
@@ -392,6 +394,26 @@ class Comparison(BaseModel):
     test_top5_difference: float | None = Field(None, alias="test.top5.difference")
 
 
+class ClassScores(BaseModel):
+    """Precision, recall and F1 of a class, or their means over all classes, as fractions.
+
+    Attributes:
+        images: Number of images that have the class.
+        precision: Fraction of the images predicted as the class that have it. 0 if there are none;
+            absent if no image has it either.
+        recall: Fraction of the images that have the class that are predicted as it. Absent if there
+            are none.
+        f1: Harmonic mean of both.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    images: Count
+    precision: Fraction | None = None
+    recall: Fraction | None = None
+    f1: Fraction | None = None
+
+
 class ResultRecord(Record):
     """``result.json``: the result of a run; every accuracy is a fraction.
 
@@ -402,7 +424,9 @@ class ResultRecord(Record):
         early_stopped: Whether early stopping ended the training before the last planned step.
         selected_on: Split that selected the best weights; ``none`` if they are the last.
         selected_step: Step of the selected weights.
-        test_top1_by_class: Top-1 accuracy on the test images of each class.
+        test_by_class: Precision, recall and F1 of each class on the test images.
+        test_macro: Their means over the classes.
+        test_weighted: Their means over the classes, by their numbers of images.
         macs: Multiply-adds for one image.
         seconds: Training time, over all of the run's sessions.
         images_per_second: Training images over that time.
@@ -421,7 +445,9 @@ class ResultRecord(Record):
     val_top1: Fraction | None = Field(None, alias="val.top1")
     test_top1: Fraction | None = Field(None, alias="test.top1")
     test_top5: Fraction | None = Field(None, alias="test.top5")
-    test_top1_by_class: dict[str, Fraction] | None = Field(None, alias="test.top1.by_class")
+    test_macro: ClassScores | None = Field(None, alias="test.macro")
+    test_weighted: ClassScores | None = Field(None, alias="test.weighted")
+    test_by_class: dict[str, ClassScores] | None = Field(None, alias="test.by_class")
     parameters: Count
     macs: Count
     seconds: Duration

@@ -19,6 +19,7 @@ def key_homes() -> dict[str, list[str]]:
     """Places where a key can stand, such as ``model.stages[].stride``, by key."""
     # Options of registered parts, which the schema does not know.
     found = {key: [f"model.block.{key}"] for key in ("groups", "width_per_group")}
+    found |= {key: [f"train.loss.{key}"] for key in ("label_smoothing", "class_weights")}
     for home, key, _ in places():
         found.setdefault(key, []).append(home)
     return found
@@ -64,6 +65,7 @@ KEY_ALIASES = {
     "milestones": ("lr_steps", "step_milestones"),
     "loss": ("criterion", "objective"),
     "label_smoothing": ("smoothing",),
+    "class_weights": ("class_weight", "cls_weights"),
     "no_weight_decay": (
         "no_bias_decay",
         "no_norm_decay",

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from resnet_builder.spec.section import Count, Fraction, PartRule, Section, Seed, problem
+from resnet_builder.spec.section import Count, Fraction, Part, PartRule, Section, Seed, problem
 
 # A smaller rate changes no fp32 weight of an ordinary size: these have 7 digits.
 Rate = Annotated[float, Field(ge=1e-12)]
@@ -276,18 +276,6 @@ ScheduleSpec = Annotated[
 ]
 
 
-class CrossEntropy(Section):
-    """Cross entropy, of smoothed labels if asked for (Szegedy et al. 2016)."""
-
-    type: Literal["cross_entropy"]
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="Share of the probability that is spread over all classes."
-    )
-
-
-LossSpec = Annotated[CrossEntropy, PartRule("cross_entropy")]
-
-
 class ResizedPart(Section):
     """A fraction of the training in which images are smaller."""
 
@@ -322,7 +310,9 @@ class TrainSpec(Duration):
     schedule: ScheduleSpec = Field(
         ConstantSchedule(type="constant"), description="Learning rate at each step."
     )
-    loss: LossSpec = Field(CrossEntropy(type="cross_entropy"), description="Loss function.")
+    loss: Annotated[Part, PartRule("cross_entropy")] = Field(
+        Part(type="cross_entropy"), description="Loss function."
+    )
     seed: Seed = Field(0, description="Seed of initial weights, order, augmentation and dropout.")
     no_weight_decay: Annotated[
         tuple[Literal["norm", "bias"], ...], Field(max_length=2, strict=False)

@@ -1,9 +1,9 @@
 """Schema of a spec: frozen pydantic models of its sections; ``train`` is in ``recipe``.
 
 Open sets (blocks, shortcuts, stems, heads, norms, activations, attentions, datasets,
-augmentations) are :class:`Part` here, a name and options that the builder checks against the
-registries. Closed sets (initialisation, preprocessing, optimizer, schedule, loss) are unions
-tagged by ``type``.
+augmentations, losses) are :class:`Part` here, a name and options that the builder checks against
+the registries. Closed sets (initialisation, preprocessing, optimizer, schedule) are unions tagged
+by ``type``.
 """
 
 import re
@@ -254,6 +254,11 @@ class DataSpec(Section):
     preprocess: Annotated[tuple[PreprocessSpec, ...], Field(max_length=16, strict=False)] = Field(
         (),
         description="Changes to all images, training or not; stored with the weights.",
+    )
+    sampler: Literal["uniform", "balanced"] = Field(
+        "uniform",
+        description="Training images of an epoch: each once, in a new order (`uniform`); or each "
+        "class equally likely, so that images of rare classes repeat (`balanced`).",
     )
     augment: Annotated[tuple[AnyPart, ...], Field(max_length=32, strict=False)] = Field(
         (), description="Random changes to training images, in this order."

@@ -25,6 +25,7 @@ def evaluate(
     *,
     precision: Precision = "fp32",
     cpu_kernels: bool = True,
+    with_probabilities: bool = False,
     should_stop: Stop = never,
     ctx: DistributedContext = SINGLE_PROCESS,
 ) -> Metrics:
@@ -38,6 +39,7 @@ def evaluate(
             least one batch. In a distributed run, the batches of this process.
         precision: Precision of the convolutions. Reported metrics are computed in fp32.
         cpu_kernels: Whether CPU kernels may compute the network.
+        with_probabilities: Whether to keep the probabilities of all classes of each image.
         should_stop: Polled at every batch.
         ctx: The processes; each of them returns the metrics of the whole split.
 
@@ -57,7 +59,7 @@ def evaluate(
                     images.device.type, torch.bfloat16, enabled=precision == "bf16"
                 ):
                     logits = network(images.contiguous(memory_format=layout)).float()
-                scores.append(score(logits, labels))
+                scores.append(score(logits, labels, with_probabilities=with_probabilities))
                 num_classes = logits.shape[1]
         except Stopped:  # while images were waited for
             stopped = True

@@ -1,4 +1,4 @@
-"""Metrics of a network on a split: loss, top-1, top-5, accuracy by class, confusion matrix."""
+"""Metrics of a network on a split: loss, top-1, top-5, scores of each class, confusion matrix."""
 
 import math
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from resnet_builder.device import Precision
+from resnet_builder.runs.records import ClassScores
 
 TOP_K = 5
 
@@ -32,6 +33,7 @@ class Metrics:
         labels: ``(N,)`` int64, on the CPU.
         num_classes: Number of classes, K.
         precision: Precision in which they were computed.
+        probabilities: ``(N, K)`` float32, on the CPU: softmax of the logits, if it was asked for.
     """
 
     loss: float
@@ -41,6 +43,7 @@ class Metrics:
     labels: Tensor
     num_classes: int
     precision: Precision = "fp32"
+    probabilities: Tensor | None = None
 
     @property
     def num_images(self) -> int:
@@ -53,11 +56,25 @@ class Metrics:
         return bool((self.predictions != NO_PREDICTION).any())
 
     @property
-    def per_class(self) -> tuple[float | None, ...]:
-        """Top-1 accuracy of each class; ``None`` for a class without images."""
-        counts = torch.bincount(self.labels, minlength=self.num_classes).tolist()
-        correct = self.confusion().diagonal().tolist()
-        return tuple(right / n if n else None for right, n in zip(correct, counts, strict=True))
+    def by_class(self) -> tuple[ClassScores, ...]:
+        """Precision, recall and F1 of each class; recall is its top-1 accuracy."""
+        confusion = self.confusion()
+        images = torch.bincount(self.labels, minlength=self.num_classes)
+        counts = (confusion.diagonal(), confusion.sum(axis=0), images)
+        return tuple(map(_class_scores, *(numbers.tolist() for numbers in counts)))
+
+    @property
+    def macro(self) -> ClassScores:
+        """Means over the classes that any image has or is predicted as.
+
+        A score that is not defined counts as 0, as in scikit-learn.
+        """
+        return _mean([(1, one) for one in self.by_class if one.f1 is not None])
+
+    @property
+    def weighted(self) -> ClassScores:
+        """Means over the classes, each of which counts by its number of images."""
+        return _mean([(one.images, one) for one in self.by_class])
 
     def named(self, split: str) -> dict[str, float]:
         """Return loss, top-1 and top-5 by names like ``val.top1``, as far as they mean anything."""
@@ -81,6 +98,27 @@ class Metrics:
         return matrix
 
 
+def _class_scores(correct: int, predicted: int, images: int) -> ClassScores:
+    """Scores of a class, from its numbers of images."""
+    if not predicted and not images:
+        return ClassScores(images=0)
+    return ClassScores(
+        images=images,
+        precision=correct / predicted if predicted else 0.0,
+        recall=correct / images if images else None,
+        f1=2 * correct / (predicted + images),
+    )
+
+
+def _mean(weighted: Sequence[tuple[int, ClassScores]]) -> ClassScores:
+    total = sum(weight for weight, _ in weighted)
+    means = {
+        name: sum(weight * (getattr(one, name) or 0.0) for weight, one in weighted) / max(total, 1)
+        for name in ("precision", "recall", "f1")
+    }
+    return ClassScores(images=sum(one.images for _, one in weighted), **means)
+
+
 class Scores(NamedTuple):
     """Scores of the images of a batch, each ``(B,)``, on the device.
 
@@ -89,15 +127,17 @@ class Scores(NamedTuple):
         predictions: Predicted classes, or :data:`NO_PREDICTION`.
         in_top5: Whether the label is among the five likeliest classes.
         labels: Labels.
+        probabilities: ``(B, K)`` softmax of the logits; ``(B, 0)`` if nobody asked for it.
     """
 
     losses: Tensor
     predictions: Tensor
     in_top5: Tensor
     labels: Tensor
+    probabilities: Tensor
 
 
-def score(logits: Tensor, labels: Tensor) -> Scores:
+def score(logits: Tensor, labels: Tensor, *, with_probabilities: bool = False) -> Scores:
     """Score ``(B, K)`` float32 logits."""
     # topk, not a count of higher logits: of equal logits only one may be the prediction.
     finite = logits.isfinite().all(dim=1)
@@ -107,6 +147,7 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
         predictions=likeliest[:, 0].where(finite, NO_PREDICTION),
         in_top5=(likeliest == labels[:, None]).any(dim=1) & finite,
         labels=labels,
+        probabilities=logits.softmax(dim=1) if with_probabilities else logits[:, :0],
     )
 
 
@@ -114,7 +155,7 @@ def compute_metrics(
     scores: Sequence[Scores], num_classes: int, precision: Precision = "fp32"
 ) -> Metrics:
     """Copy the scores of at least one batch to the CPU, and average them."""
-    losses, predictions, in_top5, labels = (
+    losses, predictions, in_top5, labels, probabilities = (
         torch.cat(parts).cpu() for parts in zip(*scores, strict=True)
     )
     return Metrics(
@@ -125,4 +166,5 @@ def compute_metrics(
         labels=labels,
         num_classes=num_classes,
         precision=precision,
+        probabilities=probabilities if probabilities.numel() else None,
     )

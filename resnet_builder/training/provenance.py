@@ -113,6 +113,7 @@ def check_unchanged(
         fingerprint=data.fingerprint,
         classes=data.classes,
         images={name: len(images) for name, images in splits.items() if images is not None},
+        class_counts=data.class_counts,
         validation=data.validation_indices,
         parts=dict(data.parts),
         skipped=data.skipped,

@@ -94,7 +94,9 @@ def result_record(
         val_top1=state.best.get("val.top1"),
         test_top1=test.top1 if test else None,
         test_top5=test.top5 if test else None,
-        test_top1_by_class=_by_class(test, classes) if test else None,
+        test_macro=test.macro if test else None,
+        test_weighted=test.weighted if test else None,
+        test_by_class=dict(zip(classes, test.by_class, strict=True)) if test else None,
         parameters=count_parameters(experiment.network),
         macs=count_macs(experiment.network, channels, size),
         seconds=state.seconds,
@@ -104,11 +106,6 @@ def result_record(
         versions=env.versions,
         published=_compare(experiment.spec.published, test),
     )
-
-
-def _by_class(test: Metrics, classes: tuple[str, ...]) -> dict[str, float]:
-    pairs = zip(classes, test.per_class, strict=True)
-    return {name: top1 for name, top1 in pairs if top1 is not None}
 
 
 def _compare(published: PublishedSpec | None, test: Metrics | None) -> Comparison | None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from resnet_builder.builder import build
-from resnet_builder.checks import placed, recipe_problems
+from resnet_builder.checks import loss_problems, placed, recipe_problems
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.errors import ResnetBuilderError, SpecError, UsageError
@@ -195,14 +195,14 @@ def _load(
         raise SpecError(placed(error.errors, experiment.positions)) from error
     for notice in data.notices:
         warn(notice)
-    problems = recipe_problems(
-        experiment.train,
-        experiment.positions,
-        images=len(data.train),
-        has_validation=data.validation is not None,
-    )
-    if found := tuple(problems):
-        raise SpecError(found)
+    images, recipe, positions = len(data.train), experiment.train, experiment.positions
+    has_validation = data.validation is not None
+    problems = [
+        *recipe_problems(recipe, positions, images=images, has_validation=has_validation),
+        *loss_problems(recipe, positions, data.class_counts, images),
+    ]
+    if problems:
+        raise SpecError(problems)
     given = (dump_spec(experiment.spec), data.fingerprint, data.validation_indices)
     if ctx.broadcast_object(given) != given:
         raise UsageError(

@@ -1,26 +1,23 @@
 """Training step: forward, backward, clipping and update, on the device from beginning to end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import Batch
 from resnet_builder.device import MEMORY_FORMATS
+from resnet_builder.losses import Loss
 from resnet_builder.runs.records import RuntimeConfig
-from resnet_builder.spec.recipe import LossSpec, TrainSpec
+from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.finetune import checkpoint_activations, freeze
 from resnet_builder.training.optim import build_optimizer, set_lr
 from resnet_builder.training.runtime import compile_network
 from resnet_builder.training.schedule import seed_step
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""``(B, K)`` float32 logits and ``(B,)`` labels or ``(B, K)`` probabilities to their mean loss."""
 
 
 class TrainStep:
@@ -33,6 +30,7 @@ class TrainStep:
     Args:
         model: The network, on its device and in its memory format. Sections that the recipe
             freezes are frozen, all others are put into training mode.
+        loss: The loss, on the same device.
         recipe: The recipe.
         runtime: Precision, CPU kernels and compilation.
         resize: Resizing of the images of a step (progressive resizing).
@@ -46,6 +44,7 @@ class TrainStep:
     def __init__(
         self,
         model: nn.Module,
+        loss: Loss,
         recipe: TrainSpec,
         runtime: RuntimeConfig,
         *,
@@ -67,7 +66,7 @@ class TrainStep:
         if runtime.fused:
             self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]  # as GradScaler
         self._forward, self._no_sync = _wrap(model, recipe, runtime, device, ctx, has_unused)
-        self._loss = make_loss(recipe.loss)
+        self._loss = loss
         self._recipe = recipe
         self._runtime = runtime
         self._resize = resize
@@ -99,25 +98,39 @@ class TrainStep:
         """Compute the gradient of a batch; return the mean loss and the correct predictions."""
         loss, num_correct = torch.zeros_like(self._failed), torch.zeros_like(self._failed)
         count = self._recipe.accumulate
-        micro_batches = zip(images.chunk(count), targets.chunk(count), strict=True)
-        for number, (micro_images, micro_targets) in enumerate(micro_batches, start=1):
+        parts = targets.chunk(count)
+        micro_batches = zip(images.chunk(count), parts, self._divisors(parts), strict=True)
+        for number, (micro_images, micro_targets, divisor) in enumerate(micro_batches, start=1):
             # Gradients of several processes are summed once, with the last micro-batch.
             with nullcontext() if number == count else self._no_sync():
-                micro_loss, logits = self._backward_micro_batch(micro_images, micro_targets)
+                micro_loss, logits = self._backward_part(micro_images, micro_targets, divisor)
             loss += micro_loss
             num_correct += _num_correct(logits, micro_targets)
         totals = torch.stack((loss / self._ctx.world_size, num_correct))
         self._ctx.all_reduce(totals)
         return totals[0], totals[1]
 
-    def _backward_micro_batch(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _divisors(self, parts: Sequence[Tensor]) -> Sequence[Tensor | int]:
+        """Divisors of the losses of a batch's parts, which then add up to its mean loss."""
+        weights = [self._loss.total_weight(targets) for targets in parts]
+        known = [weight for weight in weights if weight is not None]
+        if not known:
+            return [self._recipe.accumulate] * len(parts)
+        total = torch.stack(known).sum()
+        self._ctx.all_reduce(total)
+        # The gradients of several processes are averaged, not added.
+        return [total / (weight * self._ctx.world_size) for weight in known]
+
+    def _backward_part(
+        self, images: Tensor, targets: Tensor, divisor: Tensor | int
+    ) -> tuple[Tensor, Tensor]:
         """Add the gradient of a micro-batch; return its share of the mean loss, and its logits."""
         layout = MEMORY_FORMATS[self._runtime.memory_format]
         bf16 = self._runtime.precision == "bf16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             logits = self._forward(images.contiguous(memory_format=layout))
         # The loss is computed in fp32: bf16 has too few digits for a sum over classes.
-        loss = self._loss(logits.float(), targets) / self._recipe.accumulate
+        loss: Tensor = self._loss(logits.float(), targets) / divisor
         torch.autograd.backward(loss)
         return loss.detach(), logits.detach()
 
@@ -128,15 +141,6 @@ class TrainStep:
         if self._recipe.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._recipe.clip_norm, norm)
         return norm
-
-
-def make_loss(spec: LossSpec) -> Loss:
-    """Make the loss function of a spec."""
-
-    def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, targets, label_smoothing=spec.label_smoothing)
-
-    return cross_entropy
 
 
 def _wrap(

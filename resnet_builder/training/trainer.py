@@ -15,7 +15,9 @@ from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import MEMORY_FORMATS, Precision, fits
 from resnet_builder.errors import DataError, NonFiniteError, ResourceError, Stopped
 from resnet_builder.experiment import Experiment
+from resnet_builder.losses import Loss
 from resnet_builder.memory import out_of_memory_explained
+from resnet_builder.parts import build_loss
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord, RuntimeConfig
 from resnet_builder.training.callbacks import (
@@ -107,7 +109,8 @@ def fit(
         allow_inexact=allow_inexact,
     )
     env = resumption.env
-    train_step = _train_step(model, experiment, env.runtime, plan, device, ctx)
+    loss = build_loss(recipe, data.class_counts, len(data.train))
+    train_step = _train_step(model, loss, experiment, env.runtime, plan, device, ctx)
     ema = None
     if recipe.ema is not None:
         ema = Ema(model, recipe.ema, frozen=frozen_tensors(model, recipe.freeze))
@@ -352,13 +355,14 @@ def _with_log_file(
 
 def _train_step(
     model: nn.Module,
+    loss: Loss,
     experiment: Experiment,
     runtime: RuntimeConfig,
     plan: Plan,
     device: torch.device,
     ctx: DistributedContext,
 ) -> TrainStep:
-    """Move a network to its device, and make its training step."""
+    """Move a network and a loss to their device, and make the training step."""
     recipe = experiment.train
     model.to(device).to(memory_format=MEMORY_FORMATS[runtime.memory_format])
     if recipe.sync_norm and ctx.world_size > 1:
@@ -366,7 +370,9 @@ def _train_step(
     has_unused = ctx.world_size > 1 and has_unused_parameters(
         experiment.network, experiment.input_shape
     )
-    return TrainStep(model, recipe, runtime, resize=plan.resize, ctx=ctx, has_unused=has_unused)
+    return TrainStep(
+        model, loss.to(device), recipe, runtime, resize=plan.resize, ctx=ctx, has_unused=has_unused
+    )
 
 
 def _train_loader(
@@ -381,6 +387,7 @@ def _train_loader(
         images,
         batch_size=experiment.train.batch_size,
         seed=seed,
+        sampler=experiment.data.sampler,
         pipeline=Pipeline(augmentations, data.mean, data.std, len(data.classes), seed),
         device=device,
         shard=ctx.shard,

@@ -1,5 +1,6 @@
 """``resnet-build evaluate``."""
 
+import csv
 import json
 import shlex
 import shutil
@@ -20,7 +21,7 @@ def test_run_is_evaluated_on_its_test_images(finished_run: Path) -> None:
     told = json.loads((finished_run / "result.json").read_text())
     first, *lines = result.stdout.splitlines()
     assert first.startswith(f"test, 40 images: top-1 {100 * told['test.top1']:.2f} %, loss ")
-    assert ["class", "top-1"] in [line.split() for line in lines]
+    assert ["class", "images", "precision", "recall", "F1"] in [line.split() for line in lines]
 
 
 @pytest.mark.parametrize(("split", "images"), [("test", 40), ("val", 32), ("train", 128)])
@@ -40,7 +41,8 @@ def test_file_of_weights_is_evaluated_on_any_split_as_the_run_reported(
     num_correct = sum(confusion[label][label] for label in range(4))
     assert found["metrics"][f"{split}.top1"] == pytest.approx(num_correct / images)
     for row, label in zip(confusion, range(4), strict=True):
-        assert found["top1_by_class"][label] == pytest.approx(row[label] / sum(row))
+        scores = found["by_class"][found["classes"][label]]
+        assert scores["recall"] == pytest.approx(row[label] / sum(row))
 
 
 def test_split_that_is_not_there_is_2(folder: Path) -> None:
@@ -73,6 +75,38 @@ def test_damaged_weights_are_4_and_what_is_no_run_is_2(folder: Path, finished_ru
     assert "broken.safetensors" in result.stderr
     assert call("evaluate", folder).exit_code == 2
     assert call("evaluate", "missing").exit_code == 2
+
+
+def test_predictions_of_single_images_are_a_table(pets: Path, folder: Path) -> None:
+    """Files are named where there are any. No file is written over."""
+    command = ("evaluate", pets, "--data-dir", pets.parent, "--json", "-o")
+    found = json.loads(call(*command, "table.csv").stdout)
+    with Path("table.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [*rows[0]] == ["file", "label", "prediction", "confidence", "correct", "p_ant", "p_bee"]
+    assert len(rows) == found["images"]
+    assert found["confusion"] == [
+        [sum((row["label"], row["prediction"]) == pair for row in rows) for pair in line]
+        for line in ((("ant", "ant"), ("ant", "bee")), (("bee", "ant"), ("bee", "bee")))
+    ]
+    for row in rows:
+        p = {name: float(row[f"p_{name}"]) for name in ("ant", "bee")}
+        assert sum(p.values()) == pytest.approx(1)
+        assert float(row["confidence"]) == max(p.values()) == p[row["prediction"]]
+        assert row["correct"] == str(row["label"] == row["prediction"])
+        assert Path(row["file"]).is_file()
+        assert Path(row["file"]).parent.name == row["label"]
+
+    before = Path("table.csv").read_bytes()
+    result = call(*command, "table.csv")
+    assert (result.exit_code, Path("table.csv").read_bytes()) == (2, before)
+    assert "table.csv exists and is not overwritten" in result.stderr
+
+
+def test_images_without_files_are_numbered_in_the_table(finished_run: Path, folder: Path) -> None:
+    assert call("evaluate", finished_run, "--split", "val", "-o", "table.json").exit_code == 0
+    rows = json.loads(Path("table.json").read_text())
+    assert [row["index"] for row in rows] == list(range(32))
 
 
 # Class names.
@@ -149,9 +183,9 @@ def test_some_of_the_classes_are_evaluated_with_a_notice(pets: Path, folder: Pat
         for one in (result, call("evaluate", pets, "--data-dir", pets.parent, "--json"))
     )
     assert found["confusion"] == [[0, 0], whole["confusion"][1]]
-    assert found["top1_by_class"] == [None, whole["top1_by_class"][1]]
+    assert found["by_class"]["bee"]["recall"] == whole["by_class"]["bee"]["recall"]
     shown = call("evaluate", pets, "--data-dir", folder).stdout.splitlines()
-    assert ["ant", "no", "images"] in [line.split() for line in shown]
+    assert ["ant", "no", "images"] in [line.split()[:3] for line in shown]
 
 
 def test_header_that_does_not_fit_its_spec_is_4(pets: Path, folder: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from resnet_builder.losses import CrossEntropy
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.training.step import TrainStep, make_loss
+from resnet_builder.training.step import TrainStep
 from resnet_builder.weights.file import read_tensors
 from tests.cli.experiments import call
 from tests.crash.experiments import assert_same_outcome, train_line, write_experiment
@@ -21,19 +22,15 @@ BAD_STEP = 11  # counted from 0: two steps after the checkpoint, and one before 
 
 def infinite_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 10  # where the run was stopped
+    forward = CrossEntropy.forward
 
-    def make(spec: Any) -> Callable[[Tensor, Tensor], Tensor]:
-        loss = make_loss(spec)
+    def infinite(loss: CrossEntropy, logits: Tensor, targets: Tensor) -> Tensor:
+        nonlocal count
+        count += logits.requires_grad  # not where a spec is checked
+        found = forward(loss, logits, targets)
+        return found * math.inf if count == BAD_STEP + 1 else found
 
-        def infinite(logits: Tensor, targets: Tensor) -> Tensor:
-            nonlocal count
-            count += 1
-            found: Tensor = loss(logits, targets)
-            return found * math.inf if count == BAD_STEP + 1 else found
-
-        return infinite
-
-    monkeypatch.setattr("resnet_builder.training.step.make_loss", make)
+    monkeypatch.setattr(CrossEntropy, "forward", infinite)
 
 
 def infinite_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from resnet_builder.data.interfaces import Batch
+from resnet_builder.losses import Loss
+from resnet_builder.parts import build_loss
 from resnet_builder.runs.records import EnvRecord, RuntimeConfig
 from resnet_builder.spec.recipe import TrainSpec
 
@@ -24,6 +26,14 @@ def recipe(**changes: Any) -> TrainSpec:
     if "epochs" in changes:
         del given["steps"]
     return TrainSpec.model_validate(given)
+
+
+CLASS_COUNTS = {"ant": 50, "bee": 30, "cat": 15, "dog": 5}
+
+
+def loss_of(train: TrainSpec) -> Loss:
+    """Make the loss of a recipe, for training images of four classes, not equally many."""
+    return build_loss(train, CLASS_COUNTS, sum(CLASS_COUNTS.values()))
 
 
 def small_net(*extra: nn.Module, norm: bool = True, seed: int = 0) -> nn.Sequential:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor, nn
 
 from resnet_builder.errors import Stopped
@@ -28,6 +29,10 @@ def fixed(count: int = 97, classes: int = 7) -> tuple[Tensor, Tensor]:
 def metrics_of(logits: Tensor, labels: Tensor, batch: int = 10) -> Metrics:
     pairs = zip(logits.split(batch), labels.split(batch), strict=True)
     return compute_metrics([score(*pair) for pair in pairs], logits.shape[1])
+
+
+def recalls(metrics: Metrics) -> tuple[float | None, ...]:
+    return tuple(one.recall for one in metrics.by_class)
 
 
 def test_evaluate_equals_the_network_on_all_images_at_once() -> None:
@@ -106,7 +111,7 @@ def test_metrics_count_every_image_whatever_the_batch_size(batch: int) -> None:
     expected = np.zeros((7, 7), dtype=np.int64)
     np.add.at(expected, (names, ranks[:, 0]), 1)
     assert np.array_equal(found.confusion(), expected)
-    assert found.per_class == tuple(expected.diagonal() / expected.sum(1))
+    assert recalls(found) == tuple(expected.diagonal() / expected.sum(1))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
@@ -119,8 +124,35 @@ def test_of_five_classes_or_fewer_there_is_no_top_five(classes: int) -> None:
 
 def test_class_without_images_has_no_accuracy() -> None:
     found = metrics_of(torch.eye(3)[[0, 1, 0, 0]], torch.tensor([0, 0, 1, 0]))
-    assert found.per_class == (2 / 3, 0.0, None)
+    assert recalls(found) == (2 / 3, 0.0, None)
     assert found.confusion().tolist() == [[2, 1, 0], [1, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("absent", ["no class", "never predicted", "without images", "both"])
+def test_precision_recall_and_f1_are_those_of_scikit_learn(absent: str) -> None:
+    logits, labels = fixed()
+    if absent in {"never predicted", "both"}:
+        logits[:, 3] = -9
+    if absent in {"without images", "both"}:
+        labels[labels == 3] = 4
+    found = metrics_of(logits, labels)
+    kinds = ("precision", "recall", "f1")
+
+    expected = precision_recall_fscore_support(
+        labels, logits.argmax(1), labels=range(7), zero_division=0
+    )
+    for number, kind in enumerate(kinds):
+        ours = [getattr(one, kind) or 0.0 for one in found.by_class]
+        assert ours == pytest.approx(expected[number], abs=1e-12)
+    assert [one.images for one in found.by_class] == expected[3].tolist()
+    assert (found.by_class[3].recall is None) == (absent in {"without images", "both"})
+    assert (found.by_class[3].f1 is None) == (absent == "both")
+    for average in ("macro", "weighted"):
+        means = precision_recall_fscore_support(
+            labels, logits.argmax(1), average=average, zero_division=0
+        )
+        ours = [getattr(getattr(found, average), kind) for kind in kinds]
+        assert ours == pytest.approx(means[:3], abs=1e-12)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -130,7 +162,7 @@ def test_logits_that_are_not_finite_are_never_right(bad: float) -> None:
     found = metrics_of(logits, torch.arange(6))
     assert found.top1 == found.top5 == 5 / 6
     assert found.predictions.tolist() == [0, NO_PREDICTION, 2, 3, 4, 5]
-    assert found.per_class == (1.0, 0.0, 1.0, 1.0, 1.0, 1.0)
+    assert recalls(found) == (1.0, 0.0, 1.0, 1.0, 1.0, 1.0)
     assert found.named("val").keys() == {"val.top1", "val.top5"}
 
 

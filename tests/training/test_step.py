@@ -17,7 +17,16 @@ from resnet_builder.training.finetune import frozen_tensors
 from resnet_builder.training.schedule import Plan
 from resnet_builder.training.step import TrainStep
 from tests.networks import cifar_spec
-from tests.training.recipes import CLASSES, batch, recipe, runtime, small_net, weight
+from tests.training.recipes import (
+    CLASS_COUNTS,
+    CLASSES,
+    batch,
+    loss_of,
+    recipe,
+    runtime,
+    small_net,
+    weight,
+)
 
 STEPS = 20
 
@@ -56,6 +65,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "clipping": {"clip_norm": 0.5},
     "smoothing": {"loss": {"label_smoothing": 0.1}},
     "accumulation": {"accumulate": 4},
+    "weights": {"loss": {"class_weights": "balanced", "label_smoothing": 0.1}, "accumulate": 4},
     "no decay of norms": {"no_weight_decay": ["norm", "bias"]},
     "mixed": {},
     "fine-tuning": {
@@ -70,7 +80,7 @@ FROZEN = ("conv1.", "bn1.", "layer1.")
 
 
 def make_step(model: nn.Module, train: TrainSpec, **changes: Any) -> TrainStep:
-    return TrainStep(model, train, runtime(**changes))
+    return TrainStep(model, loss_of(train), train, runtime(**changes))
 
 
 def network(variant: str) -> nn.Module:
@@ -78,7 +88,7 @@ def network(variant: str) -> nn.Module:
     if variant == "fine-tuning":
         return build(cifar_spec(widths=(4, 6, 8), classes=CLASSES), seed=0)
     # Micro-batches have batch statistics of their own, which are not those of the whole batch.
-    return small_net(norm=variant != "accumulation")
+    return small_net(norm=variant not in {"accumulation", "weights"})
 
 
 def ours(model: nn.Module, train: TrainSpec, batches: list[Batch]) -> nn.Module:
@@ -108,7 +118,12 @@ def reference(model: nn.Module, train: TrainSpec, batches: list[Batch]) -> nn.Mo
         fused=False,
         foreach=False,
     )
-    cross_entropy = nn.CrossEntropyLoss(label_smoothing=train.loss.label_smoothing)
+    counts = torch.tensor([*CLASS_COUNTS.values()])
+    is_weighted = "class_weights" in train.loss.options
+    cross_entropy = nn.CrossEntropyLoss(
+        counts.sum() / (CLASSES * counts) if is_weighted else None,
+        label_smoothing=train.loss.options.get("label_smoothing", 0.0),
+    )
     average = copy.deepcopy(model)
     for step, one in enumerate(batches):
         for name, group in zip(trained, optimizer.param_groups, strict=True):
@@ -265,10 +280,12 @@ def test_step_returns_its_loss_and_correct_predictions() -> None:
     torch.testing.assert_close(row, torch.stack((expected, num_correct, torch.tensor(0.0))))
 
 
-def test_micro_batches_return_the_loss_of_the_whole_batch() -> None:
-    one = batch(0, mixed=True)
+@pytest.mark.parametrize("loss", ["cross_entropy", {"type": "focal", "class_weights": "balanced"}])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_micro_batches_return_the_loss_of_the_whole_batch(loss: Any, mixed: bool) -> None:
+    one = batch(0, mixed=mixed)
     whole, parts = (
-        make_step(small_net(norm=False), recipe(accumulate=count))(one, step=0, lr=0.1)
+        make_step(small_net(norm=False), recipe(accumulate=count, loss=loss))(one, step=0, lr=0.1)
         for count in (1, 4)
     )
     torch.testing.assert_close(parts, whole)
