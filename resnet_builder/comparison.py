@@ -1,4 +1,4 @@
-"""Comparison of two experiments: their specs, their networks in numbers, their accuracies."""
+"""Comparison of experiments: their specs, their networks in numbers, their accuracies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ WEIGHTS_ENDING = ".safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One of two experiments.
+    """One of the experiments that are compared.
 
     Attributes:
         source: Name that the user gave.
@@ -52,32 +52,28 @@ class Difference:
     """A value that differs.
 
     Attributes:
-        path: Place in both specs.
-        before: Plain data of the first, without the options at their defaults; ``None`` if absent.
-        after: Plain data of the second, likewise.
+        path: Place in all specs.
+        values: Plain data in each spec, without the options at their defaults; ``None`` if absent.
     """
 
     path: str
-    before: Any = None
-    after: Any = None
+    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """Two experiments, and the differences of their specs."""
+    """Experiments, and the differences of their specs."""
 
-    a: Subject
-    b: Subject
+    subjects: tuple[Subject, ...]
     differences: tuple[Difference, ...]
 
 
-def compare(a: str, b: str, *, plugins: Sequence[str] = ()) -> Diff:
-    """Compare two experiments, wherever their specs are stored.
+def compare(*sources: str, plugins: Sequence[str] = ()) -> Diff:
+    """Compare experiments, wherever their specs are stored.
 
     Args:
-        a: Name of a bundled spec; else a directory is a run, a name that ends in ``.safetensors``
-            a file of weights, and all else a spec.
-        b: Likewise.
+        sources: Each the name of a bundled spec; else a directory is a run, a name that ends in
+            ``.safetensors`` a file of weights, and all else a spec.
         plugins: Plugins that may be imported.
 
     Raises:
@@ -86,13 +82,12 @@ def compare(a: str, b: str, *, plugins: Sequence[str] = ()) -> Diff:
         StorageError: A file cannot be read.
         UsageError: The directory is no run, or a newer release wrote the weights.
     """
-    first, spec_a = _subject(a, plugins)
-    second, spec_b = _subject(b, plugins)
+    subjects, specs = zip(*(_subject(source, plugins) for source in sources), strict=True)
     differences = tuple(
-        Difference(dotted(one.path), _brief(one.path, one.before), _brief(one.path, one.after))
-        for one in spec_differences(spec_a, spec_b)
+        Difference(dotted(one.path), tuple(_brief(one.path, value) for value in one.values))
+        for one in spec_differences(*specs)
     )
-    return Diff(first, second, differences)
+    return Diff(subjects, differences)
 
 
 def _subject(source: str, plugins: Sequence[str]) -> tuple[Subject, Spec]:

@@ -1,4 +1,4 @@
-"""Comparison of two experiments, by their specs."""
+"""Comparison of experiments, by their specs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from resnet_builder.comparison import compare
 from tests.cli.experiments import write_tiny
 
 
-def differences(a: object, b: object) -> dict[str, tuple[Any, Any]]:
+def differences(a: object, b: object) -> dict[str, tuple[Any, ...]]:
     found = compare(str(a), str(b))
-    return {one.path: (one.before, one.after) for one in found.differences}
+    return {one.path: one.values for one in found.differences}
 
 
 def test_part_is_told_without_its_defaults_unless_they_differ(tmp_path: Path) -> None:

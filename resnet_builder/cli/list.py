@@ -1,13 +1,22 @@
 """``resnet-build list``: bundled specs and recipes, parts, and runs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnet_builder.cli.console import examples, percent, points, show, show_json, table
+from resnet_builder.cli.console import (
+    examples,
+    note,
+    percent,
+    points,
+    show,
+    show_json,
+    table,
+)
 from resnet_builder.cli.options import (
     FOLDER,
     CommandGroup,
@@ -15,6 +24,9 @@ from resnet_builder.cli.options import (
     json_option,
     plugin_option,
 )
+
+if TYPE_CHECKING:
+    from resnet_builder.runs.status import RunStatus
 
 
 @click.group(
@@ -216,69 +228,69 @@ def _first_line(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class RunInfo:
-    """A run directory.
-
-    Attributes:
-        path: The directory.
-        state: ``finished``, ``running``, ``stopped`` or ``unreadable``.
-        step: Step of the newest checkpoint of a run that is not finished, if it has one.
-        result: Result of a finished run: a ``ResultRecord``.
-        error: Reason why it cannot be read.
-    """
-
-    path: str
-    state: str
-    step: int | None = None
-    result: Any = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RunList:
-    """The runs in a folder."""
+    """The runs in a folder, each a :class:`~resnet_builder.runs.status.RunStatus`."""
 
-    runs: tuple[RunInfo, ...]
+    runs: "tuple[Any, ...]"
+
+
+_ORDERS = ("test", "validation", "name", "steps", "time")
 
 
 @list_.command()
 @click.argument("folder", type=FOLDER, default=Path("runs"), metavar="[DIR]")
+@click.option(
+    "--sort",
+    type=click.Choice(_ORDERS),
+    default="test",
+    show_default=True,
+    help="Order of the runs: best, longest or first one first.",
+)
 @json_option
 @debug_option
-def runs(folder: Path, as_json: bool) -> None:
-    """List the runs in a folder, by default runs/, and their results."""
-    found = [_run(path) for path in sorted(folder.glob("*/spec.yaml"))]
+def runs(folder: Path, sort: str, as_json: bool) -> None:
+    """List the runs in a folder, by default runs/: state, steps, seed, time, accuracy.
+
+    The run with the best accuracy on the test images comes first.
+    """
+    from resnet_builder.runs.status import find_runs
+
+    found = sorted(find_runs(folder), key=_RANKS[sort])
     if as_json:
         show_json(RunList(tuple(found)))
     elif found:
-        header = ("run", "state", "validation", "test", "difference")
+        header = ("run", "state", "step", "seed", "time", "validation", "test", "difference")
         show(*table(header, [_run_row(one) for one in found], left=2))
+        for one in found:
+            if one.error is not None:
+                note(f"{one.path}: {one.error}")
     else:
         show(f"no runs in {folder}")
 
 
-def _run(spec: Path) -> RunInfo:
-    from resnet_builder.errors import ResnetBuilderError
-    from resnet_builder.runs.directory import RunDirectory
-    from resnet_builder.runs.records import ResultRecord
-
-    run = RunDirectory(spec.parent)
-    if not run.is_finished:
-        names = (path.stem.partition("-")[2] for path in run.checkpoints.glob("step-*.safetensors"))
-        step = max((int(name) for name in names if name.isdecimal()), default=None)
-        return RunInfo(str(run.path), "running" if run.is_locked else "stopped", step)
-    try:
-        return RunInfo(str(run.path), "finished", result=ResultRecord.read(run.result))
-    except ResnetBuilderError as error:
-        return RunInfo(str(run.path), "unreadable", error=str(error))
+_RANKS: Mapping[str, Callable[["RunStatus"], Any]] = {
+    "test": lambda one: _best_first(one.test_top1, one.val_top1),
+    "validation": lambda one: _best_first(one.val_top1),
+    "name": lambda one: one.path,
+    "steps": lambda one: _best_first(one.step),
+    "time": lambda one: _best_first(one.seconds),
+}
 
 
-def _run_row(one: RunInfo) -> tuple[str, ...]:
-    result = one.result
-    if result is None:
-        at = "" if one.step is None else f" at step {one.step:,}"
-        return one.path, f"{one.state}{at}", "", "", ""
-    published = result.published
-    difference = None if published is None else published.test_top1_difference
-    found = (percent(result.val_top1), percent(result.test_top1), points(difference))
-    return one.path, "finished early" if result.early_stopped else one.state, *found
+def _best_first(*values: float | None) -> tuple[float, ...]:
+    """Key that sorts the largest values first, and what is not known last."""
+    return tuple(float("inf") if value is None else -value for value in values)
+
+
+def _run_row(one: "RunStatus") -> tuple[str, ...]:
+    total = "" if one.total_steps is None else f" of {one.total_steps:,}"
+    return (
+        str(one.path),
+        one.state,
+        "" if one.step is None else f"{one.step:,}{total}",
+        "" if one.seed is None else str(one.seed),
+        "" if one.seconds is None else str(timedelta(seconds=round(one.seconds))),
+        percent(one.val_top1),
+        percent(one.test_top1),
+        points(one.test_top1_difference),
+    )

@@ -1,4 +1,4 @@
-"""Differences between two specs, value by value."""
+"""Differences between specs, value by value."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,40 +12,49 @@ from resnet_builder.spec.section import Part, Section
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A value that two specs do not share.
+    """A value that specs do not share.
 
     Attributes:
-        path: Where it is in both.
-        before: What it is in the first; ``None`` if it is absent there.
-        after: What it is in the second, likewise.
+        path: Place in all of them.
+        values: Value in each spec; ``None`` where it is absent.
     """
 
     path: SpecPath
-    before: Any
-    after: Any
+    values: tuple[Any, ...]
+
+    @property
+    def before(self) -> Any:
+        """Value in the first spec."""
+        return self.values[0]
+
+    @property
+    def after(self) -> Any:
+        """Value in the last spec."""
+        return self.values[-1]
 
 
-def spec_differences(before: Spec, after: Spec) -> list[Difference]:
-    """List what differs between two specs, in the order of their keys.
+def spec_differences(*specs: Spec) -> list[Difference]:
+    """List what differs between specs, in the order of their keys.
 
     The same part with other options is told option by option, another part whole; sections and
     parts in lists are told by their index, lists of scalars whole.
     """
-    return list(_differences((), before, after))
+    return list(_differences((), specs))
 
 
-def _differences(path: SpecPath, before: Any, after: Any) -> Iterator[Difference]:
-    if before == after:
+def _differences(path: SpecPath, values: tuple[Any, ...]) -> Iterator[Difference]:
+    first, *others = values
+    if all(other == first for other in others):
         return
-    if _same_kind(before, after):
-        old, new = _entries(before), _entries(after)
-        for key in {**old, **new}:
-            yield from _differences((*path, key), old.get(key), new.get(key))
-    elif _are_sections(before) and _are_sections(after):
-        for index, (one, other) in enumerate(zip_longest(before, after)):
-            yield from _differences((*path, index), one, other)
+    if all(_same_kind(first, other) for other in others):
+        entries = [_entries(value) for value in values]
+        for key in dict.fromkeys(key for one in entries for key in one):
+            yield from _differences((*path, key), tuple(one.get(key) for one in entries))
+    elif all(map(_are_sections, values)):
+        for index, items in enumerate(zip_longest(*values)):
+            yield from _differences((*path, index), items)
     else:
-        yield Difference(path, before, after)
+        yield Difference(path, values)
 
 
 def _same_kind(before: Any, after: Any) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from resnet_builder.errors import StorageError, counted, printable
+from resnet_builder.errors import Stopped, StorageError, counted, printable
 from resnet_builder.runs.files import Warn, append_line
 from resnet_builder.runs.records import RuntimeConfig
+from resnet_builder.runs.status import FAILED
 from resnet_builder.training.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ class Callback:
     def on_train_end(self, result: "Result") -> None:
         """The run is complete."""
 
+    def on_exception(self, error: BaseException) -> None:
+        """Training ends by an error, or by a stop that was asked for."""
+
 
 class CallbackList(Callback):
     """Several callbacks as one, called in order.
@@ -134,6 +138,11 @@ class CallbackList(Callback):
         """Call all of them."""
         for callback in self._callbacks:
             callback.on_train_end(result)
+
+    def on_exception(self, error: BaseException) -> None:
+        """Call all of them."""
+        for callback in self._callbacks:
+            callback.on_exception(error)
 
 
 class LogFile(Callback):
@@ -189,6 +198,14 @@ class LogFile(Callback):
             self._write(reason)
         self._write(f"finished after {counted(record.steps, 'step')} and {record.seconds:.0f} s")
 
+    def on_exception(self, error: BaseException) -> None:
+        """Write the first line of its message."""
+        if isinstance(error, Stopped):
+            self._write(str(error))
+        else:
+            message = str(error).partition("\n")[0] or type(error).__name__
+            self._write(f"{FAILED}: {message}")
+
     def _write(self, line: str) -> None:
         time = datetime.now(UTC).isoformat(timespec="seconds")
         try:
@@ -199,6 +216,16 @@ class LogFile(Callback):
                 self._warn(str(error))
         else:
             self._failed = False
+
+
+@contextmanager
+def exceptions_told(callbacks: Callback) -> Iterator[None]:
+    """Context whose exceptions are told to callbacks."""
+    try:
+        yield
+    except BaseException as error:
+        callbacks.on_exception(error)
+        raise
 
 
 @contextmanager

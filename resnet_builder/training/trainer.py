@@ -25,6 +25,7 @@ from resnet_builder.training.callbacks import (
     CallbackList,
     LogFile,
     TrainStart,
+    exceptions_told,
     storage_warnings,
 )
 from resnet_builder.training.checkpoint import CheckpointManager
@@ -150,6 +151,7 @@ def fit(
     )
 
     with (
+        exceptions_told(events),
         sleep_while_busy(events.on_warning),
         private_generators(device),
         out_of_memory_explained(experiment, env.runtime.precision, processes=ctx.world_size),

@@ -27,6 +27,28 @@ depth                              20          32          +12
 activations an image, MiB        1.45        2.33        +0.88
 """
 
+SEVERAL = """\
+A: the spec resnet20
+B: the spec plain20
+C: the spec resnet56
+
+                                                   A         B                             C
+name                                        resnet20   plain20                      resnet56
+model.shortcut                                   pad      none                           pad
+model.stages[0].blocks                             3         3                             9
+model.stages[1].blocks                             3         3                             9
+model.stages[2].blocks                             3         3                             9
+expect.parameters                             269722    269722                        853018
+expect.depth                                      20        20                            56
+expect.macs                                 40551040  40551040                     125485696
+published               {test_top1: 0.9125, sourc...         -  {test_top1: 0.9303, sourc...
+
+                                    A           B            C
+parameters                    269,722     269,722      853,018
+MACs                       40,551,040  40,551,040  125,485,696
+depth                              20          20           56
+activations an image, MiB        1.45        1.45         4.08
+"""
 
 TINY_TABLE = """\
                                 A       B  difference
@@ -94,11 +116,27 @@ def test_run_without_weights_yet_is_compared_by_its_network_alone(
 def test_json_has_both_and_their_differences(finished_run: Path, other_run: Path) -> None:
     result = call("diff", finished_run, other_run, "--json")
     found = json.loads(result.stdout)
-    assert (found["schema"], found["a"]["kind"], found["b"]["kind"]) == (1, "run", "run")
-    assert found["a"]["parameters"] == found["b"]["parameters"] == 440
-    assert found["differences"] == [{"path": "train.seed", "before": 0, "after": 1}]
+    a, b = found["subjects"]
+    assert (found["schema"], a["kind"], b["kind"]) == (1, "run", "run")
+    assert a["parameters"] == b["parameters"] == 440
+    assert found["differences"] == [{"path": "train.seed", "values": [0, 1]}]
     told = json.loads((other_run / "result.json").read_text())
-    assert found["b"]["metrics"]["test.top1"] == told["test.top1"]
+    assert b["metrics"]["test.top1"] == told["test.top1"]
+
+
+def test_several_are_shown_in_columns(finished_run: Path, other_run: Path) -> None:
+    assert call("diff", "resnet20", "plain20", "resnet56").stdout == SEVERAL
+    result = call("diff", finished_run, other_run, finished_run)
+    assert "\n            A  B  C\ntrain.seed  0  1  0\n" in result.stdout
+    last = result.stdout.splitlines()[-1].split()
+    assert last[:2] == ["test", "top-1"]
+    assert last.count("%") == 3
+
+
+def test_one_alone_is_not_compared() -> None:
+    result = call("diff", "resnet20")
+    assert result.exit_code == 2
+    assert "B..." in result.stderr
 
 
 def test_bundled_name_is_not_a_directory_of_that_name(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """``resnet-build list``."""
 
 import json
+import shutil
 from itertools import groupby
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 from resnet_builder.blocks import BLOCKS
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.bundled import bundled_names, recipe_names
-from tests.cli.experiments import call
+from tests.cli.experiments import call, write_tiny
+from tests.resume.runs import stopping_after
+
+RUN_COLUMNS = ["run", "state", "step", "seed", "time", "validation", "test", "difference"]
 
 
 def test_specs_are_listed_with_their_numbers() -> None:
@@ -73,17 +77,45 @@ def test_plugin_s_parts_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert "    twist: a whole number (default 3)" in lines
 
 
-def test_runs_are_listed_with_what_became_of_them(finished_run: Path) -> None:
+def test_finished_run_is_listed_with_its_figures(finished_run: Path) -> None:
     lines = call("list", "runs", finished_run.parent).stdout.splitlines()
-    assert lines[1].split()[:2] == [str(finished_run), "finished"]
+    assert lines[0].split() == RUN_COLUMNS
+    assert lines[1].split()[:6] == [str(finished_run), "finished", "12", "of", "12", "0"]
     [run] = json.loads(call("list", "runs", finished_run.parent, "--json").stdout)["runs"]
-    assert run["result"]["steps"] == 12
+    assert (run["step"], run["total_steps"], run["seed"]) == (12, 12, 0)
     assert run["result"]["published"]["test.top1.difference"] == pytest.approx(
         run["result"]["test.top1"] - 0.5
     )
 
 
-def test_runs_that_are_damaged_or_begun_are_listed(folder: Path) -> None:
+def test_runs_that_ended_otherwise_are_told_apart(folder: Path) -> None:
+    spec = write_tiny(folder)
+    line = ("train", spec, "--set", "train.checkpoint_every={steps: 1}", "--out")
+    with stopping_after(5):
+        assert call(*line, "runs/stopped", "--set", "train.seed=7").exit_code == 130
+    assert call(*line, "runs/failed", "--set", "train.optimizer.lr=1e30").exit_code == 5
+    assert call(*line, "runs/early", "--set", "train.early_stop={patience: 1}").exit_code == 0
+    killed = folder / "runs" / "killed"
+    shutil.copytree(folder / "runs" / "stopped", killed)
+    log = (killed / "train.log").read_text().splitlines(keepends=True)
+    (killed / "train.log").write_text("".join(log[:-1]))
+    found = json.loads(call("list", "runs", "--json", "--sort", "name").stdout)["runs"]
+    states = {Path(run["path"]).name: run["state"] for run in found}
+    assert states.pop("early") in {"finished", "finished early"}
+    assert states == {"failed": "failed", "killed": "killed", "stopped": "stopped"}
+    assert [Path(run["path"]).name for run in found] == sorted({*states, "early"})
+    by_name = {Path(run["path"]).name: run for run in found}
+    stopped = by_name["stopped"]
+    assert (stopped["step"], stopped["total_steps"], stopped["seed"]) == (6, 12, 7)
+    assert "is not finite" in by_name["failed"]["error"]
+    with RunDirectory(killed).locked():
+        assert "running" in call("list", "runs").stdout
+    printed = call("list", "runs").stdout.splitlines()
+    assert printed[1].startswith(str(Path("runs/early"))), "only it has an accuracy on the test"
+    assert call("list", "runs", "--sort", "size").exit_code == 2
+
+
+def test_runs_that_are_damaged_are_listed(folder: Path) -> None:
     for name, result in (("a-001", None), ("b-001", "{")):
         run = folder / "runs" / name
         run.mkdir(parents=True)
@@ -93,16 +125,10 @@ def test_runs_that_are_damaged_or_begun_are_listed(folder: Path) -> None:
     (folder / "runs" / "none").mkdir()
     found = json.loads(call("list", "runs", "--json").stdout)["runs"]
     assert [(Path(run["path"]).name, run["state"]) for run in found] == [
-        ("a-001", "stopped"),
+        ("a-001", "killed"),
         ("b-001", "unreadable"),
     ]
     assert "is damaged" in found[1]["error"]
-    saved = folder / "runs" / "a-001" / "checkpoints" / "step-000000005.safetensors"
-    saved.parent.mkdir()
-    saved.touch()
-    assert "stopped at step 5" in call("list", "runs").stdout
-    with RunDirectory(folder / "runs" / "a-001").locked():
-        assert "running at step 5" in call("list", "runs").stdout
 
 
 @pytest.mark.parametrize("word", ["spces", "spec", "Specs"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.errors import Stopped
+from resnet_builder.errors import NonFiniteError, Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog
 from resnet_builder.training import meter
@@ -54,10 +54,18 @@ def test_every_event_has_a_line_in_train_log(tmp_path: Path) -> None:
     texts = [line.split(" ", 1)[1] for line in lines]
     assert texts[0].startswith("from step 0 of 12 on ")
     assert texts[1] == "step 3: saved step-000000003.safetensors"
-    assert texts[2].startswith("from step 3 of 12 on ")
-    assert texts[3].startswith("step 4: val.loss ")
-    assert texts[3].endswith(" in fp32, the best so far")
+    assert texts[2] == "stopped after step 3, which is saved"
+    assert texts[3].startswith("from step 3 of 12 on ")
+    assert texts[4].startswith("step 4: val.loss ")
+    assert texts[4].endswith(" in fp32, the best so far")
     assert texts[-1].startswith("finished after 12 steps and ")
+
+
+def test_failure_is_the_last_line_of_train_log(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError) as caught:
+        train(tmp_path / "run", experiment(optimizer={"type": "sgd", "lr": 1e30}))
+    last = RunDirectory(tmp_path / "run").log.read_text().splitlines()[-1]
+    assert last.split(" ", 1)[1] == f"failed: {str(caught.value).splitlines()[0]}"
 
 
 def test_training_goes_on_when_its_log_cannot_be_written(tmp_path: Path) -> None:
