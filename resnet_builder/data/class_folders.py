@@ -178,6 +178,14 @@ def shorten(names: Iterable[str], most: int = 20) -> str:
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 
+def tell_apart(names: Iterable[str], among: Collection[str]) -> Iterator[str]:
+    """Yield names for a message, with their code points where others of them look alike."""
+    looks = Counter(map(_look, among))
+    for name in names:
+        is_plain = name.isascii() and name == " ".join(name.split())
+        yield name if is_plain or looks[_look(name)] == 1 else f"{name} ({name!a})"
+
+
 @dataclass(frozen=True, slots=True)
 class _PassedOver:
     """What lies in a folder and is not read; names are paths below the folder.
@@ -465,7 +473,7 @@ def _check_classes(
     if foreign := images.keys() - training.keys():
         names = {*images, *training}
         theirs, ours = (
-            shorten(_tell_apart(some, names)) for some in (foreign, sorted(training.keys()))
+            shorten(tell_apart(some, names)) for some in (sorted(foreign), sorted(training.keys()))
         )
         hint = "; predict takes images without labels" if not images.keys() & training else ""
         raise DataError(f"{where} has folders that train has not: {theirs}; train has {ours}{hint}")
@@ -487,7 +495,7 @@ def _check_classes(
         )
     missing = [name for name in training if not images.get(name)]
     what = "it" if folder == "." else folder
-    return [f"{what} has no images of {shorten(_tell_apart(missing, training))}"] * bool(missing)
+    return [f"{what} has no images of {shorten(tell_apart(missing, training))}"] * bool(missing)
 
 
 def _too_deep(images: Images, folder: str) -> Iterator[str]:
@@ -508,13 +516,6 @@ def _too_deep(images: Images, folder: str) -> Iterator[str]:
         yield f"if {shown} are the classes, {advice}"
 
 
-def _tell_apart(names: Collection[str], among: Collection[str]) -> Iterator[str]:
-    """Yield names for a message, with their code points where others of them look alike."""
-    looks = Counter(map(_look, among))
-    for name in sorted(names):
-        yield name if looks[_look(name)] == 1 else f"{name} ({name!a})"
-
-
 def _look_alike(names: Collection[str]) -> Iterator[str]:
     """Yield a notice of each group of classes whose names look alike."""
     groups: dict[str, list[str]] = {}
@@ -522,7 +523,7 @@ def _look_alike(names: Collection[str]) -> Iterator[str]:
         groups.setdefault(_look(name), []).append(name)
     for group in groups.values():
         if len(group) > 1:
-            yield f"classes that look alike: {shorten(_tell_apart(group, group))}"
+            yield f"classes that look alike: {shorten(tell_apart(group, group))}"
 
 
 def _look(name: str) -> str:

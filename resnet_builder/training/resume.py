@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from resnet_builder.data.splits import DataSplits
-from resnet_builder.errors import UsageError, counted
+from resnet_builder.errors import CheckpointError, UsageError, counted
 from resnet_builder.experiment import Experiment
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import Change, EnvRecord, MetricsLog, RuntimeConfig
+from resnet_builder.runs.records import Change, EnvRecord, MetricsLog, ResultRecord, RuntimeConfig
 from resnet_builder.training.callbacks import Callback
 from resnet_builder.training.checkpoint import (
     Checkpoint,
@@ -55,6 +55,24 @@ def newest_runtime(run: RunDirectory) -> RuntimeConfig | None:
         StorageError: The disk is failing, or a file may not be read.
     """
     return recorded_runtime(run, newest_provenance(run)) if run.is_published else None
+
+
+def finished_result(run: RunDirectory) -> ResultRecord | None:
+    """Return the result of a run whose weights are there too; lost ones are made again.
+
+    Raises:
+        CheckpointError: The result is damaged.
+        StorageError: It cannot be read.
+    """
+    if not (run.is_finished and run.best.is_file()):
+        return None
+    try:
+        return ResultRecord.read(run.result)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; remove the file, and resume the run: it is made again from the last "
+            "checkpoint"
+        ) from error
 
 
 def prepare_resumption(
@@ -111,12 +129,13 @@ def check_steps_left(run: RunDirectory, plan: Plan, state: TrainState) -> None:
             f"{key}: {run.path} has done {counted(state.step, 'step')}, and this recipe ends after "
             f"{plan.total_steps:,}; give a longer recipe, or start another run"
         )
-    if run.is_finished and state.step == plan.total_steps:
+    is_complete = run.is_finished and run.best.is_file()
+    if is_complete and state.step == plan.total_steps:
         raise UsageError(
             f"{run.path} is already complete, after {counted(state.step, 'step')}; to train on, "
             f"give more {key.removeprefix('train.')} by --set {key}=... and --allow-spec-change"
         )
-    if run.is_finished and state.is_stale(recipe.early_stop):
+    if is_complete and state.is_stale(recipe.early_stop):
         raise UsageError(
             f"train.early_stop: early stopping ended {run.path} after step {state.step:,}, and "
             "would end it again; to train on, raise its patience or set it to null"

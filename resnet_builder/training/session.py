@@ -26,6 +26,7 @@ from resnet_builder.training.distributed import (
     check_sync_norm,
 )
 from resnet_builder.training.provenance import check_spec_unchanged
+from resnet_builder.training.resume import finished_result
 from resnet_builder.training.runtime import pick_precision, resolve_device
 from resnet_builder.weights.pretrained import compare_with_pretrained
 
@@ -111,8 +112,8 @@ def open_session(
             changes = check_spec_unchanged(
                 run, before, experiment, allow_spec_change=allow_spec_change
             )
-            if run.is_finished and not any(change.needs_consent for change in changes):
-                record = ResultRecord.read(run.result)
+            record = finished_result(run)
+            if record is not None and not any(change.needs_consent for change in changes):
                 ctx.broadcast_object(_Task(record))
                 yield record
                 return

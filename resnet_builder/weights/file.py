@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from resnet_builder.data.class_folders import shorten, tell_apart
 from resnet_builder.errors import CheckpointError, DataError, NonFiniteError, visible
 from resnet_builder.runs.files import Buffer, storage_errors, write_atomically
 from resnet_builder.runs.records import first_problem, package_version, refuse_newer
@@ -114,9 +115,9 @@ class WeightsHeader(BaseModel):
             return
         if set(classes) <= set(self.classes) if matched_by_name else self.classes == (*classes,):
             return
+        among = {*self.classes, *classes}
         ours, theirs = (
-            ", ".join(map(visible, names[:_SHOWN]))
-            + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+            shorten(map(visible, tell_apart(names, among)), _SHOWN)
             for names in (self.classes, classes)
         )
         advice = (

@@ -129,9 +129,10 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"ant": "zebra"}, "bee, zebra"),
         ({"ant": "Ant"}, "Ant, bee"),
         ({"ant": "0", "bee": "1"}, "0, 1"),
+        ({"ant": "ant\u200b"}, "ant<U+200B> ('ant\\u200b'), bee"),
         ({"": "cow"}, "ant, bee, cow"),
     ],
-    ids=["another", "case", "all", "one more"],
+    ids=["another", "case", "all", "look-alike", "one more"],
 )
 def test_other_classes_than_the_weights_are_3_and_both_are_listed(
     renamed: dict[str, str], found: str, pets: Path, folder: Path

@@ -84,6 +84,35 @@ def test_finished_run_trains_on_from_its_last_weights_to_the_same_bits(
     assert_same_outcome(stopped.path, outcome_of(whole.path))
 
 
+@pytest.mark.parametrize("name", ["best.safetensors", "result.json"])
+def test_weights_or_result_of_a_finished_run_that_were_lost_are_made_again(
+    name: str, finished: RunDirectory
+) -> None:
+    lost = finished.path / name
+    before = contents(finished)
+    lost.unlink()
+    assert resume(finished).exit_code == 0
+    after = contents(finished)
+    assert after["best.safetensors"] == before["best.safetensors"]
+    assert ResultRecord.read(finished.result).steps == 14
+    assert "already complete" in resume(finished).stderr
+    lost.unlink()
+    shutil.rmtree(finished.checkpoints)
+    files = contents(finished)
+    if name == "best.safetensors":
+        result = resume(finished)
+        assert result.exit_code == 2
+        assert "is complete, and it has no checkpoint to train on from" in result.stderr
+        assert contents(finished) == files
+
+
+def test_damaged_result_of_a_finished_run_says_what_to_do(finished: RunDirectory) -> None:
+    finished.result.write_text("{")
+    result = resume(finished)
+    assert result.exit_code == 4
+    assert "remove the file, and resume the run: it is made again from the last" in result.stderr
+
+
 def edited(path: Path, before: str, after: str) -> None:
     text = path.read_text()
     assert before in text
