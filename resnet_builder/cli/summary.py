@@ -1,10 +1,12 @@
-"""``resnet-build summary``: what a network looks like."""
+"""``resnet-build summary``: a network, stage by stage, and the state of a run."""
 
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import examples, show, show_json, table
+from resnet_builder.cli.console import examples, percent, show, show_json, table
 from resnet_builder.cli.options import SPEC, debug_option, json_option, read_spec, spec_options
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ _HEADER = ("", "kind", "output", "parameters", "MACs", "field", "depth")
         "resnet-build summary resnet32",
         "resnet-build summary my_net.yaml --depth",
         "resnet-build summary resnet56 --set model.shortcut=projection --json",
+        "resnet-build summary runs/resnet20-001",
     )
 )
 @click.argument("spec", type=SPEC, metavar="SPEC")
@@ -36,6 +39,7 @@ def summary(
     """Show a network, stage by stage.
 
     The table has shapes, parameters, MACs (multiply-adds for one image), receptive field and depth.
+    Of a run directory, the state and the accuracies follow.
     """
     from resnet_builder.memory import size_text
     from resnet_builder.summary import summarize
@@ -51,6 +55,27 @@ def summary(
     show("", f"depth {found.depth_arithmetic}")
     kept = size_text(found.activation_bytes)
     show(f"a training step keeps {kept} of activations an image, in fp32")
+    if Path(spec).is_dir():
+        _show_run(Path(spec))
+
+
+def _show_run(path: Path) -> None:
+    """Print how far a run came, and how good it is."""
+    from resnet_builder.runs.directory import RunDirectory
+    from resnet_builder.runs.status import run_status
+
+    run = run_status(RunDirectory(path))
+    total = "" if run.total_steps is None else f" of {run.total_steps:,}"
+    facts = {
+        "state": run.state if run.error is None else f"{run.state}: {run.error}",
+        "steps": "" if run.step is None else f"{run.step:,}{total}",
+        "seed": "" if run.seed is None else str(run.seed),
+        "training time": "" if run.seconds is None else str(timedelta(seconds=round(run.seconds))),
+        "best validation top-1": percent(run.val_top1),
+        "test top-1": percent(run.test_top1),
+        "device": "" if run.result is None else f"{run.result.device}, {run.result.precision}",
+    }
+    show("", *(f"{name}: {fact}" for name, fact in facts.items() if fact))
 
 
 def _cells(row: "Row") -> tuple[str, ...]:

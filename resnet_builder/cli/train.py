@@ -183,8 +183,12 @@ def train(
             else:
                 record = found
                 shown.say(f"{directory} is already complete")
-    if ctx.is_main_process:
-        show_json(record) if as_json else _show(record)
+    if ctx.is_main_process and as_json:
+        show_json(record)
+    elif ctx.is_main_process:
+        _show(record)
+        if isinstance(found, session.Session):
+            _show_next(found.run.path, plugins)
 
 
 def _directory(spec: str | None, out: Path | None, resume: str | None) -> Path | None:
@@ -268,3 +272,11 @@ def _show(record: "ResultRecord") -> None:
     show(f"weights of step {record.selected_step:,} of {record.steps:,}{early}: {chosen}{val}")
     digits = 1 if record.seconds < 10 else 0
     show(f"{record.seconds:,.{digits}f} s of training, {record.images_per_second:,.0f} images/s")
+
+
+def _show_next(run: Path, plugins: tuple[str, ...]) -> None:
+    """Print what can be done with a finished run."""
+    words = [str(run), *(word for plugin in plugins for word in ("--plugin", plugin))]
+    note("next:")
+    for command, *more in (("evaluate",), ("predict", "IMAGE..."), ("export", "-o", "FILE.onnx")):
+        note(f"  resnet-build {command} {shlex.join(words)}{''.join(f' {one}' for one in more)}")

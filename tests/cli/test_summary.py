@@ -53,7 +53,16 @@ def test_json_has_rows_and_layers() -> None:
 
 def test_spec_of_a_run_is_found_in_its_folder(folder: Path) -> None:
     write_tiny(folder, name="spec.yaml")
-    for command in ("summary", "validate"):
-        expected = call(command, "spec.yaml").stdout.replace("spec.yaml", str(folder))
-        assert call(command, folder).stdout == expected
-    assert call("summary", folder).stdout.endswith("KiB of activations an image, in fp32\n")
+    expected = call("validate", "spec.yaml").stdout.replace("spec.yaml", str(folder))
+    assert call("validate", folder).stdout == expected
+    expected = call("summary", "spec.yaml").stdout
+    assert call("summary", folder).stdout == f"{expected}\nstate: killed\n"
+
+
+def test_state_and_accuracies_of_a_run_follow_its_network(finished_run: Path) -> None:
+    result = call("summary", finished_run)
+    record = json.loads((finished_run / "result.json").read_text())
+    facts = result.stdout.rpartition("\n\n")[2].splitlines()
+    assert facts[:3] == ["state: finished", "steps: 12 of 12", "seed: 0"]
+    assert f"test top-1: {100 * record['test.top1']:.2f} %" in facts
+    assert facts[-1] == f"device: {record['device']}, fp32"
