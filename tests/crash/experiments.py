@@ -78,6 +78,19 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "data": {**IMAGE_FOLDER, "validation": 20, "augment": ["horizontal_flip"]},
     },
     "everything": EVERYTHING,
+    "rare": {
+        "train": {
+            "loss": {"type": "focal", "class_weights": "balanced"},
+            "accumulate": 2,
+            "evaluate_every": {"steps": 4},
+        },
+        "data": {
+            **IMAGE_FOLDER,
+            "validation": 20,
+            "sampler": "balanced",
+            "augment": [{"type": "random_resized_crop", "size": 8}],
+        },
+    },
     "streamed": {  # decoded batch by batch, as each crop is of another part of the file
         **EVERYTHING,
         "data": {

@@ -18,7 +18,7 @@ from resnet_builder.data.loader import (
     evaluation_batches,
     normalise,
 )
-from resnet_builder.data.random import StatelessGenerator
+from resnet_builder.data.random import StatelessGenerator, balanced_draws
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.testing import check_augmentation
 
@@ -74,12 +74,18 @@ def made(chain: str) -> list[Any]:
 
 
 def loader(
-    chain: list[Any], images: Any = None, size: int = 12, seed: int = 3, shard: Shard = WHOLE_BATCH
+    chain: list[Any],
+    images: Any = None,
+    size: int = 12,
+    seed: int = 3,
+    shard: Shard = WHOLE_BATCH,
+    sampler: Any = "uniform",
 ) -> TrainLoader:
     return TrainLoader(
         source() if images is None else images,
         batch_size=size,
         seed=seed,
+        sampler=sampler,
         pipeline=Pipeline(chain, MEAN, STD, 5, seed),
         device=CPU,
         shard=shard,
@@ -134,6 +140,60 @@ def test_position_p_of_the_batch_goes_to_process_p_mod_w(chain: str, processes: 
         for one, part in zip(whole, parts, strict=True):
             assert torch.equal(part.images, one.images[rank::processes])
             assert torch.equal(part.targets, one.targets[rank::processes])
+
+
+# Balanced sampling.
+
+
+def rare(counts: tuple[int, ...], side: int = 1) -> InMemoryImages:
+    """Make different images of classes, not equally many."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    images = torch.arange(len(labels) * 3 * side * side) % 251
+    return InMemoryImages(images.view(-1, 3, side, side).byte(), labels)
+
+
+def test_balanced_draws_have_each_class_equally_often_within_chance() -> None:
+    counts = (6_000, 3_000, 900, 95, 5)
+    labels = torch.arange(5).repeat_interleave(torch.tensor(counts))
+    for epoch in range(3):
+        draws = balanced_draws(1, epoch, labels)
+        assert len(draws) == 10_000
+        found = labels[draws % 10_000].bincount()
+        # Pearson's statistic of four degrees of freedom, between its 0.1 and 99.9 percentiles.
+        assert 0.091 < ((found - 2_000) ** 2 / 2_000).sum() < 18.47
+        # Each class is dealt in decks: no image comes again before all others of its class.
+        for label, count in enumerate(counts):
+            own = draws[labels[draws % 10_000] == label]
+            assert len(own.unique()) == len(own)
+            assert torch.equal(own // 10_000, torch.arange(len(own)) // count)
+    assert not torch.equal(draws, balanced_draws(1, 1, labels))
+    assert not torch.equal(draws, balanced_draws(2, 2, labels))
+    assert torch.equal(draws, balanced_draws(1, 2, labels))
+
+
+@pytest.mark.parametrize("chain", ["alone", "with the next", "while reading"])
+def test_balanced_batches_are_the_same_from_any_step_and_in_any_number_of_processes(
+    chain: str,
+) -> None:
+    how: dict[str, Any] = {"images": rare((24, 5, 1), side=7), "sampler": "balanced"}
+    everything = first(5, made(chain), **how)
+    assert loader([], **how).steps_per_epoch == 2
+    for start, processes in ((0, 3), (1, 2), (3, 2), (4, 1)):
+        for rank in range(processes):
+            later = first(5 - start, made(chain), start, shard=Shard(rank, processes), **how)
+            for one, other in zip(later, everything[start:], strict=True):
+                assert torch.equal(one.images, other.images[rank::processes])
+                assert torch.equal(one.targets, other.targets[rank::processes])
+
+
+@pytest.mark.parametrize("chain", ["alone", "while reading"])
+def test_image_that_repeats_in_an_epoch_is_augmented_otherwise(chain: str) -> None:
+    images = rare((29, 1), side=7)
+    alone = made(chain)[: 1 if chain == "while reading" else None]
+    one, two = first(2, alone, images=images, sampler="balanced")
+    same = torch.cat([batch.images[batch.targets == 1] for batch in (one, two)])
+    assert len(same) > 8
+    assert len(same.unique(dim=0)) > len(same) // 2
 
 
 @pytest.mark.parametrize(("chain", "read"), [("alone", 3), ("with the next", 6)])

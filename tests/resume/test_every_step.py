@@ -19,7 +19,7 @@ from resnet_builder.weights.file import read_tensors
 from tests.crash.experiments import write_experiment
 from tests.training.runs import after, resume_run
 
-NAMES = ("plain", "everything", "streamed", "one_cycle", "plateau", "muon")
+NAMES = ("plain", "everything", "streamed", "one_cycle", "plateau", "muon", "rare")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,6 +71,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         pytest.param("everything", 2, marks=pytest.mark.ci),
         pytest.param("streamed", 8, marks=pytest.mark.ci),
         pytest.param("muon", 4, marks=pytest.mark.ci),
+        pytest.param("rare", 9, marks=pytest.mark.ci),
         *(pytest.param(name, 1, marks=pytest.mark.slow) for name in NAMES),
     ],
 )

@@ -74,6 +74,14 @@ CHECKPOINTED = (
     "train.activation_checkpointing=all",
     "train.accumulate=2",
 )
+WEIGHTED = (
+    "model.norm={type: group_norm, groups: 2}",
+    "data.sampler=balanced",
+    "train.loss={type: focal, class_weights: [1, 2, 4, 8]}",
+    "train.accumulate=2",
+    "train.steps=8",
+    "train.evaluate_every.steps=4",
+)
 
 
 def base(*overrides: str) -> Experiment:
@@ -137,13 +145,14 @@ def assert_equal_runs(run: Path, expected: Path) -> None:
     "overrides",
     [
         pytest.param(MIXED, id="mixed"),
+        pytest.param(WEIGHTED, id="weighted", marks=pytest.mark.ci),
         pytest.param(CHECKPOINTED, id="checkpointed", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_train_what_one_does(overrides: tuple[str, ...], tmp_path: Path) -> None:
     one = begin_recording(SINGLE_PROCESS, tmp_path / "one", *overrides)
     main, other = results(in_team(begin_recording, tmp_path, tmp_path / "two", *overrides))
-    assert len(one) == 50
+    assert len(one) == base(*overrides).train.steps
     assert main == other == pytest.approx(one, rel=1e-4)
     assert_equal_runs(tmp_path / "two", tmp_path / "one")
     assert EnvRecord.read(tmp_path / "two" / "env.json").runtime.world_size == 2
