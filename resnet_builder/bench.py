@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from time import perf_counter
 
@@ -226,14 +227,13 @@ def steady_state(experiment: Experiment, *, batch_size: int, accumulate: int) ->
         batch_size: Images of a step.
         accumulate: Micro-batches of a step.
     """
-    channels, size, _ = experiment.input_shape
-    affordable = min(_SYNTHETIC_IMAGES, _SYNTHETIC_BYTES // (channels * size * size))
+    affordable = min(_SYNTHETIC_IMAGES, _SYNTHETIC_BYTES // prod(experiment.input_shape))
     synthetic = Part.model_validate(
         {
             "type": "synthetic",
             "num_classes": experiment.model.num_classes,
-            "channels": channels,
-            "image_size": size,
+            "channels": experiment.input_shape[0],
+            "image_size": experiment.model.image_size,
             "train": max(batch_size, affordable),
             "test": 1,
         }

@@ -19,6 +19,7 @@ from resnet_builder.errors import Problem, RegistryError, SpecPath, counted, nea
 from resnet_builder.model import ResNet, count_parameters
 from resnet_builder.parts import (
     DEFAULT_CHANNELS,
+    DEFAULT_IMAGE_SIZE,
     PlacedPart,
     PlacedPartError,
     build_loss,
@@ -29,6 +30,7 @@ from resnet_builder.parts import (
 )
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.diagnostics import Positions, problems_from
+from resnet_builder.spec.dump import dump_value
 from resnet_builder.spec.load import Draft
 from resnet_builder.spec.recipe import (
     CosineRestartsSchedule,
@@ -39,6 +41,7 @@ from resnet_builder.spec.recipe import (
     TrainSpec,
 )
 from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec, Normalize
+from resnet_builder.spec.section import height_and_width
 from resnet_builder.system import open_regular
 from resnet_builder.weights.pretrained import published_weights
 
@@ -86,7 +89,9 @@ def data_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
     asked = info.channels if draft.model is None else draft.model.in_channels or info.channels
     channels = asked or DEFAULT_CHANNELS
     batch_size = None if draft.train is None else draft.train.batch_size
-    yield from _augment_problems(data, channels, batch_size, positions)
+    size = draft.model.image_size if draft.model is not None else None
+    size = size or info.image_size or DEFAULT_IMAGE_SIZE
+    yield from _augment_problems(data, channels, size, batch_size, positions)
     if isinstance(data.normalize, Normalize) and len(data.normalize.mean) != channels:
         yield positions.problem(
             "shape",
@@ -212,13 +217,17 @@ def _first_falls(
 def _input_problems(
     model: ModelSpec, data: DataSpec, info: DatasetInfo, positions: Positions
 ) -> Iterator[Problem]:
+    size = "pixels a side" if isinstance(info.image_size, int) else "[height, width]"
     for key, what, given, fed in (
         ("num_classes", "classes", model.num_classes, info.num_classes),
         ("in_channels", "channels", model.in_channels, info.channels),
-        ("image_size", "pixels a side", model.image_size, info.image_size),
+        ("image_size", size, model.image_size, info.image_size),
     ):
         if given is not None and fed is not None and given != fed:
-            message = f"must be {fed}, the {what} of {data.dataset.type}, not {given}"
+            message = (
+                f"must be {dump_value(fed)}, the {what} of {data.dataset.type}, "
+                f"not {dump_value(given)}"
+            )
             if key == "in_channels" and (given, fed) == (3, 1):
                 message += "; or add `to_rgb` to data.preprocess, which makes three channels of one"
             elif key == "image_size":
@@ -246,7 +255,11 @@ def known_loss_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
 
 
 def _augment_problems(
-    data: DataSpec, channels: int, batch_size: int | None, positions: Positions
+    data: DataSpec,
+    channels: int,
+    size: int | tuple[int, int],
+    batch_size: int | None,
+    positions: Positions,
 ) -> Iterator[Problem]:
     floats_since: str | None = None
     for number, part in enumerate(data.augment):
@@ -266,11 +279,21 @@ def _augment_problems(
                 path,
                 f"`{part.type}` changes images of {counts} channels, not {channels}",
             )
+        elif min(height_and_width(size)) < getattr(made, "min_side", 0):
+            height, width = height_and_width(size)
+            yield positions.problem(
+                "mismatch",
+                path,
+                f"`{part.type}` needs images of at least {made.min_side} pixels a side with these "
+                f"options, not {height}x{width} (height x width)",
+            )
         elif batch_size == 1 and (getattr(made, "mixes_with", None) or 0) > 0:
             reason = "has no effect: it mixes the images of a batch, and train.batch_size is 1"
             yield positions.problem("no-effect", path, f"`{part.type}` {reason}")
         elif part.type == "random_resized_crop" and number:
             yield positions.problem("exclusive", path, f"`{part.type}` must stand first")
+        elif part.type == "random_resized_crop":
+            size = made.size
         elif works_on == "pixels" and floats_since is not None:
             yield positions.problem(
                 "exclusive",
@@ -294,7 +317,7 @@ def model_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
 
 def stride_problems(network: ResNet, model: ModelSpec, draft: Draft) -> Iterator[Problem]:
     """Check that strides leave pixels, also where progressive resizing makes images smaller."""
-    _, side, _ = model.image_shape
+    side = min(model.image_shape[1:])
     smallest = max(network.strides.values())
     if smallest > side:
         sizes = ", ".join(

@@ -13,6 +13,7 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
+from resnet_builder.data.preprocess import covering_size
 from resnet_builder.errors import Problem, SpecPath, counted
 from resnet_builder.model import ResNet, count_macs, distinct_blocks, sections
 from resnet_builder.registry import outside_error
@@ -28,10 +29,9 @@ def forward_problems(
     Returns:
         Multiply-adds, unless the forward pass fails; problems.
     """
-    channels, size, _ = model.image_shape
     try:
         with _traced(network) as calls:
-            return count_macs(network, channels, size), []
+            return count_macs(network, model.image_shape), []
     except Exception as error:  # raised by torch, or by code from outside
         message = _failure(error, calls, "a forward pass")
         return None, [draft.positions.problem("shape", _place(calls), message)]
@@ -67,18 +67,20 @@ def training_problems(
     images = train.batch_size // (train.accumulate * processes)
     if train.sync_norm:
         images *= processes  # their statistics are those of all processes
-    channels, side, _ = model.image_shape
-    sizes: dict[int, SpecPath] = {side: batch}
+    channels, *own = model.image_shape
+    sizes: dict[tuple[int, int], SpecPath] = {(own[0], own[1]): batch}
     for number, part in enumerate(train.progressive_resizing):
-        sizes.setdefault(part.size, ("train", "progressive_resizing", number, "size"))
-    for size, path in sizes.items():
+        size = covering_size(part.size, *own)
+        sizes.setdefault(size, ("train", "progressive_resizing", number, "size"))
+    for (height, width), path in sizes.items():
         try:
             with _traced(network) as calls:
-                _step_on_meta(network, (images, channels, size, size), train.freeze)
+                _step_on_meta(network, (images, channels, height, width), train.freeze)
         except Exception as error:  # raised by torch, or by code from outside
-            if size == side and not (calls and calls[-1].is_norm):
+            if [height, width] == own and not (calls and calls[-1].is_norm):
                 path = _place(calls)
-            message = _failure(error, calls, f"a training step at {size} pixels a side")
+            pixels = f"{height} pixels a side" if height == width else f"{height}x{width} pixels"
+            message = _failure(error, calls, f"a training step at {pixels}")
             yield draft.positions.problem("shape", path, message)
 
 

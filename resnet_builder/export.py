@@ -225,7 +225,7 @@ def _metadata(trained: TrainedModel) -> dict[str, str]:
         "mean": header.mean,
         "std": header.std,
         "preprocess": [step.model_dump(mode="json") for step in header.preprocess],
-        "image_size": trained.spec.model.image_shape[-1],
+        "image_size": trained.spec.model.image_size,
     }
     return {
         **{name: json.dumps(value) for name, value in values.items() if value is not None},

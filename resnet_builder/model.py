@@ -198,15 +198,14 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_macs(network: nn.Module, in_channels: int, image_size: int) -> int:
+def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Count the multiply-adds of convolutions and linear layers for one image.
 
     Args:
         network: Network on the meta device, so that nothing is computed. Its training mode stays.
-        in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_shape: Shape ``(C, H, W)`` of an image.
     """
-    images = torch.empty(1, in_channels, image_size, image_size, device="meta")
+    images = torch.empty(1, *image_shape, device="meta")
     was_training = network.training
     network.eval()  # a batch norm refuses to train on one pixel of one image
     flops = 0

@@ -21,13 +21,13 @@ from resnet_builder.blocks.interfaces import (
     STEMS,
 )
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, DatasetInfo
-from resnet_builder.data.preprocess import preprocess_shape
+from resnet_builder.data.preprocess import shape_after
 from resnet_builder.errors import PartError, ResnetBuilderError, SpecPath
 from resnet_builder.losses import LOSSES, Loss
 from resnet_builder.registry import Registry, outside_error
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import DataSpec, ModelSpec, Spec, StageSpec
-from resnet_builder.spec.section import Part
+from resnet_builder.spec.section import Part, simplified
 
 MODEL_PARTS: dict[str, Registry[Any]] = {
     "stem": STEMS,
@@ -247,14 +247,19 @@ def input_info(
             dataset's options describe it.
 
     Raises:
-        PlacedPartError: The dataset's options do not fit together.
+        PlacedPartError: The dataset's options do not fit together, or preprocessing its images.
         ResnetBuilderError: As ``inspect`` raises it.
     """
     dataset = next(data_parts(data))
     with dataset.blamed():
         info: DatasetInfo = dataset.make().info if inspect is None else inspect(data)
-    channels, size = preprocess_shape(data.preprocess, info.channels, info.image_size)
-    return replace(info, channels=channels, image_size=size)
+    channels, size = info.channels, info.image_size
+    for number, step in enumerate(data.preprocess):
+        try:
+            channels, size = shape_after(step, channels, size)
+        except PartError as error:
+            raise PlacedPartError(error, ("data", "preprocess", number, "size")) from error
+    return replace(info, channels=channels, image_size=None if size is None else simplified(size))
 
 
 def resolve(spec: Spec) -> Spec:

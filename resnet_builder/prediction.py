@@ -17,6 +17,7 @@ from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.device import full_precision
 from resnet_builder.errors import DataError, NonFiniteError, Stopped, UsageError
 from resnet_builder.inference import BATCH_SIZE, TrainedModel
+from resnet_builder.parts import data_parts
 from resnet_builder.spec.schema import CenterCrop, Resize, Spec, ToRgb
 from resnet_builder.training.evaluation import prepare_for_inference
 from resnet_builder.weights.file import WeightsHeader
@@ -147,23 +148,29 @@ def _image_reader(
 
     Its second argument takes notices.
     """
-    channels, size, _ = spec.model.image_shape
-    if channels not in {1, 3}:
-        raise UsageError(f"images have 1 or 3 channels, the network takes {channels}")
-    takes_grey = channels == 1 or any(isinstance(step, ToRgb) for step in header.preprocess)
+    channels, height, width = spec.model.image_shape
+    if channels not in {1, 3, 4}:
+        raise UsageError(f"images have 1, 3 or 4 channels, the network takes {channels}")
+    takes_grey = _channels_in_files(spec, header) == 1
     preprocess = Preprocessing(header.preprocess)
     fit = Preprocessing(
-        (Resize(type="resize", size=size), CenterCrop(type="center_crop", size=size))
+        (
+            Resize(type="resize", size=(height, width), fit="cover"),
+            CenterCrop(type="center_crop", size=(height, width)),
+        )
     )
+    colours = 4 if channels == 4 else 3
 
     def read(path: Path, notices: list[str]) -> tuple[ImagePrediction, Tensor | None]:
         try:
-            image = decode_image(path, 3, lambda problem: notices.append(f"{path}: {problem}"))
+            image = decode_image(
+                path, colours, lambda problem: notices.append(f"{path}: {problem}")
+            )
             greyed = takes_grey and not bool((image[0] == image).all())
             if takes_grey:
                 image = to_grey(image) if greyed else image[:1]
             image = preprocess_image(image, path, preprocess)
-            fitted = image.shape[-2:] != (size, size)
+            fitted = image.shape[-2:] != (height, width)
             if fitted:
                 image = preprocess_image(image, path, fit)
         except DataError as error:
@@ -171,6 +178,14 @@ def _image_reader(
         return ImagePrediction(path, fitted=fitted, greyed=greyed), image
 
     return read
+
+
+def _channels_in_files(spec: Spec, header: WeightsHeader) -> int:
+    """Channels that images are decoded to, before `to_rgb` makes three of one."""
+    if not any(isinstance(step, ToRgb) for step in header.preprocess):
+        return spec.model.image_shape[0]
+    dataset = None if spec.data is None else next(data_parts(spec.data)).make()
+    return 1 if dataset is None else dataset.info.channels or 1
 
 
 def _classifier(trained: TrainedModel, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -172,7 +172,7 @@ def check_augmentation(augmentation: Callable[..., Augmentation], **options: obj
     for is_float in (False, True):
         if made.works_on == ("pixels" if is_float else "normalised"):
             continue
-        for channels in (1, 3):
+        for channels in getattr(made, "channels", (1, 3, 4)):
             batch = _augmentation_batch(channels, is_float=is_float)
             images, targets = batch.images.clone(), batch.targets.clone()
             draws = StatelessGenerator(0, 0, 0, torch.arange(6), "check")

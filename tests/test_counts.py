@@ -45,8 +45,7 @@ def counts(spec: Spec) -> tuple[int, int, int]:
     """Return a spec's parameters, MACs and depth."""
     model = resolve(spec).model
     network = build_on_meta(model)
-    channels, size, _ = model.image_shape
-    return count_parameters(network), count_macs(network, channels, size), network.depth
+    return count_parameters(network), count_macs(network, model.image_shape), network.depth
 
 
 @pytest.mark.parametrize("option", "ABC")

@@ -101,6 +101,11 @@ def write_checkpoints(folder: Path) -> None:
         ("docs/how-to/fine-tune.md", [], write_checkpoints),
         ("docs/how-to/resume.md", [], lambda folder: None),
         ("docs/how-to/add-a-block.md", ["scaled.py", "my_spec.yaml"], lambda folder: None),
+        (
+            "docs/how-to/add-an-augmentation.md",
+            ["solarize.py", "my_spec.yaml"],
+            lambda folder: None,
+        ),
     ],
 )
 def test_page_runs_as_written_in_a_fresh_folder(
@@ -151,6 +156,7 @@ def run(line: str) -> None:
         spec, flags = arguments[0], arguments[1:]
         changes = [f"--set={value}" for flag, value in pairwise(flags) if flag == "--set"]
         changes += [f"--with={value}" for flag, value in pairwise(flags) if flag == "--with"]
+        changes += [f"--plugin={value}" for flag, value in pairwise(flags) if flag == "--plugin"]
         checked = call("validate", spec, *changes)
         assert checked.exit_code == 0, checked.output
         dataset = load_spec(spec).data.dataset.type  # type: ignore[union-attr]

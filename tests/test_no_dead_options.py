@@ -58,6 +58,8 @@ CONSTANT_WARMUP = "train.schedule={type: constant, warmup: {type: constant, lr: 
 MULTISTEP = "train.schedule={type: multistep, milestones: [1]}"
 NORMALIZE = "data.normalize={mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}"
 RESIZING = "train.progressive_resizing=[{size: 4, fraction: 0.5}]"
+WIDE = "data.dataset.image_size=[8, 12]"
+PADDED = "data.preprocess=[{type: pad, size: 12}]"
 STEP = "train.schedule={type: step, every: {steps: 3}}"
 EXPONENTIAL = "train.schedule={type: exponential, gamma: 0.5}"
 RESTARTS = "train.schedule={type: cosine_restarts, first_cycle: {steps: 3}}"
@@ -102,6 +104,21 @@ LEAVES: dict[str, list[str]] = {
         "data.preprocess=[{type: resize, size: 6}]",
         "data.preprocess=[{type: resize, size: 7}]",
     ],
+    "data.preprocess.interpolation": [
+        "data.preprocess=[{type: resize, size: 6}]",
+        "data.preprocess=[{type: resize, size: 6, interpolation: bicubic}]",
+    ],
+    "data.preprocess.fit": [
+        WIDE,
+        "data.preprocess=[{type: resize, size: 6}]",
+        "data.preprocess=[{type: resize, size: 6, fit: contain}]",
+    ],
+    "data.preprocess.crop_share": [
+        "data.preprocess=[{type: resize, size: 6}]",
+        "data.preprocess=[{type: resize, size: 6, crop_share: 0.8}]",
+    ],
+    "data.preprocess.fill": [PADDED, "data.preprocess=[{type: pad, size: 12, fill: 9}]"],
+    "data.preprocess.mode": [PADDED, "data.preprocess=[{type: pad, size: 12, mode: edge}]"],
     "data.sampler": ["data.sampler=balanced"],
     "data.augment": ["data.augment=[horizontal_flip]"],
     "data.normalize.mean": [NORMALIZE, "data.normalize.mean=[0.4, 0.5, 0.5]"],

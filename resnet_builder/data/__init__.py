@@ -1,13 +1,20 @@
 """Images and labels; importing this package registers the built-in data sets and augmentations."""
 
 from resnet_builder.data import augment, datasets, image_folder
-from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, Augmentation, Dataset
+from resnet_builder.data.interfaces import (
+    AUGMENTATIONS,
+    DATASETS,
+    Augmentation,
+    Dataset,
+    PerImageAugmentation,
+)
 
 __all__ = [
     "AUGMENTATIONS",
     "DATASETS",
     "Augmentation",
     "Dataset",
+    "PerImageAugmentation",
     "augment",
     "datasets",
     "image_folder",

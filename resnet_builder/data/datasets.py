@@ -28,6 +28,7 @@ from resnet_builder.data.sources import (
     preprocess_images,
 )
 from resnet_builder.errors import DataError, Stopped, StorageError
+from resnet_builder.spec.section import height_and_width
 from resnet_builder.system import open_regular
 
 # What urllib raises besides OSError, of which URLError and a broken connection are kinds, too.
@@ -243,6 +244,7 @@ class Digits:
 
 
 _Count = Annotated[int, Field(ge=1, le=1_000_000)]
+_Side = Annotated[int, Field(ge=1, le=512)]
 
 _CONTRAST, _NOISE = 0.25, 0.2
 _CHUNK = 1024  # images drawn at a time: their noise takes four times the memory
@@ -255,7 +257,7 @@ class Synthetic:
     Args:
         num_classes: Number of classes.
         channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image: one number, or [height, width].
         train: Number of training images.
         test: Number of test images.
         seed: Seed of patterns and noise.
@@ -266,7 +268,7 @@ class Synthetic:
         *,
         num_classes: Annotated[int, Field(ge=2, le=10_000)] = 10,
         channels: Annotated[int, Field(ge=1, le=16)] = 3,
-        image_size: Annotated[int, Field(ge=1, le=512)] = 32,
+        image_size: _Side | Annotated[tuple[_Side, _Side], Field(strict=False)] = 32,
         train: Annotated[int, Field(ge=2, le=1_000_000)] = 512,
         test: _Count = 128,
         seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
@@ -274,7 +276,7 @@ class Synthetic:
         self.info = DatasetInfo(num_classes, channels, image_size, False, training_images=train)
         self._counts = (train, test)
         self._seed = seed
-        self._shape = (channels, image_size, image_size)
+        self._shape = (channels, *height_and_width(image_size))
         self._num_classes = num_classes
 
     def load(self, context: LoadContext) -> LoadedDataset:

@@ -49,6 +49,7 @@ _BROKEN = (
     Image.DecompressionBombError,
 )
 
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _MAX_16_BITS = 65_535
 _MAX_STRIPPED = 2**28  # bytes of a file that is read again without its metadata
 _PNG_START, _JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
@@ -75,13 +76,14 @@ def decode_image(path: str | Path, channels: int, warn: Warn | None = None) -> T
     """Decode an image file.
 
     The image is turned upright by its EXIF orientation; of an animation the first frame is taken;
-    transparency is dropped, which leaves the colours below it; of 16 bits a channel the upper 8
-    are kept; CMYK is converted without a colour profile. Pillow's limit on the number of pixels
+    transparency is dropped, which leaves the colours below it, unless there are four channels; of
+    16 bits a channel the upper 8 are kept; CMYK is converted without a colour profile. Pillow's limit on the number of pixels
     holds. Damaged metadata cost no pixels: the image is turned only if its orientation can be read.
 
     Args:
         path: Image file.
-        channels: 3 for RGB (grey is repeated), 1 for grey (colours are weighted by ITU-R 601).
+        channels: 3 for RGB (grey is repeated), 1 for grey (colours are weighted by ITU-R 601), 4
+            for RGB and alpha (255 where nothing is transparent).
         warn: Called if metadata are damaged, with a phrase that does not name the file.
 
     Returns:
@@ -93,7 +95,7 @@ def decode_image(path: str | Path, channels: int, warn: Warn | None = None) -> T
     with _decoding_errors(path), open_regular(path) as file:
         pixels, _ = _read_pixels(file, channels, warn)
     # numpy copies in this thread; torch would wake its thread pool for every image
-    planes = pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+    planes = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
     return torch.from_numpy(planes.copy())
 
 
@@ -162,10 +164,10 @@ class ImageReader:
             DataError: It is larger or smaller.
         """
         if tuple(shape) != self.shape:
-            size, others = (f"{one[2]}x{one[1]}" for one in (shape, self.shape))
+            size, others = (f"{one[1]}x{one[2]}" for one in (shape, self.shape))
             raise DataError(
-                f"images have several sizes: {path} is {size}, others are {others}; add `resize` "
-                "and `center_crop` under data.preprocess"
+                f"images have several sizes: {path} is {size} (height x width), others are "
+                f"{others}; add `resize` and `center_crop` under data.preprocess"
             )
 
 
@@ -210,7 +212,7 @@ def _read_pixels(
 ) -> tuple[Pixels, tuple[int, int]]:
     """Return pixels of an open file in spite of its metadata, and the height and width.
 
-    The pixels are ``(H, W, 3)`` or ``(H, W)``; fewer, if only a draft is wanted.
+    The pixels are ``(H, W, C)``, or ``(H, W)`` if grey; fewer, if only a draft is wanted.
     """
     try:
         pixels, size, problem = _decode(file, channels, is_draft=is_draft)
@@ -256,8 +258,9 @@ def _decode(
                     "its pixels are numbers whose white is not known; convert it to 8 or 16 bits"
                 )
             image = _to_8_bits(image)
-            image.info.pop("transparency", None)
-            mode = "RGB" if channels == 3 else "L"
+            if channels != 4:
+                image.info.pop("transparency", None)
+            mode = _MODES[channels]
             pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     if orientation is None and any("EXIF" in str(one.message) for one in caught):
         problem = "its EXIF data are damaged"

@@ -38,11 +38,11 @@ class ImageFolder:
     Args:
         path: Folder that holds ``train``, ``test`` and ``val``, or the classes; relative to the
             data folder.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for grey, 4 for RGB and alpha.
     """
 
     def __init__(
-        self, *, path: Annotated[str, Field(min_length=1)], channels: Literal[1, 3] = 3
+        self, *, path: Annotated[str, Field(min_length=1)], channels: Literal[1, 3, 4] = 3
     ) -> None:
         self._path = path
         self._channels = channels

@@ -1,7 +1,8 @@
 """Interfaces of data sets and augmentations, and the registries of both."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -36,7 +37,7 @@ class DatasetInfo:
     Attributes:
         num_classes: Number of classes.
         channels: Channels of an image.
-        image_size: Height and width of an image, where they are equal and fixed.
+        image_size: Height and width of an image, where they are fixed: one number if equal.
         own_validation: Whether the data set brings a validation split of its own.
         training_images: Number of training images, before any are set aside for validation.
         classes: Class names; a label is an index into them.
@@ -46,7 +47,7 @@ class DatasetInfo:
 
     num_classes: int | None = None
     channels: int | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     own_validation: bool | None = None
     training_images: int | None = None
     classes: tuple[str, ...] | None = None
@@ -58,7 +59,7 @@ class SampleCrop(Protocol):
     """A random crop decided by the index of the sample alone, for images of differing sizes."""
 
     def __call__(self, image: Tensor, sample: int) -> Tensor:
-        """Crop ``(C, H, W)`` uint8 to ``(C, size, size)`` uint8."""
+        """Crop ``(C, H, W)`` uint8 to ``(C, H', W')`` uint8."""
 
 
 class ImageSource(Protocol):
@@ -214,6 +215,8 @@ class Augmentation(Protocol):
     augmentation without this attribute is given the whole batch in each of them.
 
     ``channels``: the numbers of channels that it works on, if not any.
+
+    ``min_side``: the smallest height and width that it works on.
     """
 
     @property
@@ -222,6 +225,26 @@ class Augmentation(Protocol):
 
     def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Return the batch, changed; never in place."""
+
+
+class PerImageAugmentation:
+    """Base of augmentations that change each image by draws of its own.
+
+    A subclass has ``transform``, a function of ``(C, H, W)`` uint8 that draws from torch's global
+    generator, as torchvision's transforms do. The generator is seeded for each sample and epoch.
+    """
+
+    works_on: Literal["pixels"] = "pixels"
+    mixes_with = 0
+
+    @cached_property
+    def transform(self) -> Callable[[Tensor], Tensor]:
+        """Transform of one image."""
+        raise NotImplementedError(f"{type(self).__name__} has no `transform`")
+
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
+        """Transform every image."""
+        return replace(batch, images=draws.map_seeded(self.transform, batch.images))
 
 
 @runtime_checkable

@@ -220,10 +220,11 @@ def check_images(
             takes = counted(model.in_channels or 0, "channel")
             message = f"the network takes {takes}, {split} images have {channels}"
             raise _spec_error("mismatch", "model.in_channels", message)
-        if (height, width) != (model.image_size,) * 2:
+        if (height, width) != model.image_shape[1:]:
+            wanted = "{1}x{2}".format(*model.image_shape)
             message = (
-                f"the network is for images of {model.image_size} pixels a side, {split} images "
-                f"are {width}x{height}; `resize` and `center_crop` under data.preprocess change it"
+                f"the network is for images of {wanted} (height x width), {split} images are "
+                f"{height}x{width}; `resize` and `center_crop` under data.preprocess change it"
             )
             raise _spec_error("mismatch", "model.image_size", message)
 

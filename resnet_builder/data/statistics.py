@@ -51,7 +51,8 @@ def channel_statistics(source: ImageSource, stop: Stop = never) -> Moments:
 
 def describe_constant(channel: int, mean: Sequence[float]) -> str:
     """Return a notice of a channel that is the same in every image."""
-    colour = f" ({('red', 'green', 'blue')[channel]})" if len(mean) == 3 else ""
+    names = ("red", "green", "blue", "alpha")
+    colour = f" ({names[channel]})" if len(mean) in {3, 4} else ""
     return (
         f"channel {channel + 1}{colour} is {round(mean[channel] * WHITE)} in every pixel of the "
         "training images; it is divided by 1, unless data.normalize says otherwise"

@@ -279,7 +279,9 @@ ScheduleSpec = Annotated[
 class ResizedPart(Section):
     """A fraction of the training in which images are smaller."""
 
-    size: Annotated[int, Field(ge=1, le=4_096)] = Field(description="Pixels a side.")
+    size: Annotated[int, Field(ge=1, le=4_096)] = Field(
+        description="Pixels a side; of images that are not square, of the shorter side."
+    )
     fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         description="Fraction of the whole training."
     )

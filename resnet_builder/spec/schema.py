@@ -23,13 +23,16 @@ from resnet_builder.spec.section import (
     Auto,
     Count,
     Fraction,
+    ImageSize,
     Name,
     Part,
     PartRule,
     Section,
     Seed,
     Side,
+    Sides,
     Width,
+    height_and_width,
     problem,
 )
 
@@ -133,8 +136,8 @@ class ModelSpec(Section):
     in_channels: Width | None = Field(
         None, description="Channels of an image; default: the dataset's, else 3."
     )
-    image_size: Side | None = Field(
-        None, description="Pixels a side; default: the dataset's, else 32."
+    image_size: ImageSize | None = Field(
+        None, description="Pixels a side, or [height, width]; default: the dataset's, else 32."
     )
     stem: AnyPart = Field(description="Layers before the first stage.")
     block: AnyPart = Field(description="Block that the stages are made of.")
@@ -179,7 +182,7 @@ class ModelSpec(Section):
         """Shape ``(C, H, W)`` of the network's input, once the spec is resolved."""
         assert self.in_channels is not None, "the spec is resolved"
         assert self.image_size is not None, "the spec is resolved"
-        return self.in_channels, self.image_size, self.image_size
+        return self.in_channels, *height_and_width(self.image_size)
 
     @model_validator(mode="after")
     def _is_bounded(self) -> Self:
@@ -192,26 +195,67 @@ class ModelSpec(Section):
 
 
 class Resize(Section):
-    """Resize the shorter side to ``size``, keeping the proportions."""
+    """Resize to ``size``: one number is the shorter side, with the proportions kept."""
 
     type: Literal["resize"]
-    size: Side = Field(description="Pixels of the shorter side.")
+    size: Side | Sides = Field(description="Pixels of the shorter side, or [height, width].")
+    interpolation: Literal["nearest", "nearest_exact", "bilinear", "bicubic"] = Field(
+        "bilinear", description="Interpolation, as torchvision's; always with antialiasing."
+    )
+    fit: Literal["auto", "stretch", "cover", "contain"] = Field(
+        "auto",
+        description="`stretch` gives exactly the size; `cover` and `contain` keep the proportions, "
+        "and give at least, or at most, the size. `auto` is `cover` for one number, else `stretch`.",
+    )
+    crop_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="Share of each side that a centre crop of `size` keeps afterwards, timm's "
+        "crop_pct: sides are resized to size / crop_share, rounded down.",
+    )
+
+    @property
+    def stretches(self) -> bool:
+        """Whether images of any proportions become exactly as large."""
+        return self.fit == "stretch" or (self.fit == "auto" and not isinstance(self.size, int))
 
 
 class CenterCrop(Section):
-    """Cut the middle ``size`` x ``size`` pixels, padding smaller images with zeros."""
+    """Cut the middle ``size``, padding smaller images with zeros."""
 
     type: Literal["center_crop"]
-    size: Side = Field(description="Pixels a side.")
+    size: ImageSize = Field(description="Pixels a side, or [height, width].")
+
+
+class Pad(Section):
+    """Pad to ``size``, as much on each side; an odd pixel goes to the bottom and to the right."""
+
+    type: Literal["pad"]
+    size: ImageSize = Field(description="Pixels a side, or [height, width].")
+    fill: Annotated[int, Field(ge=0, le=255)] = Field(
+        0, description="Value of the new pixels in every channel, with `mode: constant`."
+    )
+    mode: Literal["constant", "edge", "reflect"] = Field(
+        "constant",
+        description="Kind of padding: one value, the pixels at the edge, or the image reflected "
+        "there.",
+    )
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if self.fill != 0 and self.mode != "constant":
+            raise problem("no-effect", "has no effect without `mode: constant`", at="fill")
+        return self
 
 
 class ToRgb(Section):
-    """Repeat the one channel of a grey image three times; leave three channels as they are."""
+    """Repeat the one channel of a grey image three times; drop a fourth channel, alpha."""
 
     type: Literal["to_rgb"]
 
 
-PreprocessSpec = Annotated[Resize | CenterCrop | ToRgb, Field(discriminator="type"), PartRule()]
+PreprocessSpec = Annotated[
+    Resize | CenterCrop | Pad | ToRgb, Field(discriminator="type"), PartRule()
+]
 
 _CHANNELS = Field(min_length=1, max_length=16_384, strict=False)
 ChannelMeans = Annotated[tuple[Fraction, ...], _CHANNELS]

@@ -37,9 +37,25 @@ _RESERVED_NAMES = {"con", "prn", "aux", "nul"} | {
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Width = Annotated[int, Field(ge=1, le=16_384)]
 Side = Annotated[int, Field(ge=1, le=4_096)]
+Sides = Annotated[tuple[Side, Side], Field(strict=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Auto = Literal["auto"]
+
+
+def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image size, which is one number for a square."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def simplified(size: int | tuple[int, int]) -> int | tuple[int, int]:
+    """Image size as one number if it is that of a square: equal sizes are equal values."""
+    height, width = height_and_width(size)
+    return height if height == width else (height, width)
+
+
+ImageSize = Annotated[Side | Sides, AfterValidator(simplified)]
+"""Height and width of an image: one number for a square, else ``[height, width]``."""
 
 
 def is_name(text: str) -> bool:

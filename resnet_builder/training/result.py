@@ -82,7 +82,6 @@ def result_record(
     # Of the spec that was trained: spec.yaml may have been edited since.
     digest = hashlib.sha256(dump_spec(experiment.spec).encode()).hexdigest()
     has_best = state.best_step > 0
-    channels, size, _ = experiment.input_shape
     return ResultRecord(
         spec_sha256=digest,
         seed=experiment.train.seed,
@@ -98,7 +97,7 @@ def result_record(
         test_weighted=test.weighted if test else None,
         test_by_class=dict(zip(classes, test.by_class, strict=True)) if test else None,
         parameters=count_parameters(experiment.network),
-        macs=count_macs(experiment.network, channels, size),
+        macs=count_macs(experiment.network, experiment.input_shape),
         seconds=state.seconds,
         images_per_second=state.images / max(state.seconds, 1e-9),
         device=env.device,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from resnet_builder.data.preprocess import covering_size
 from resnet_builder.data.random import hash_seed
 from resnet_builder.spec.recipe import (
     ConstantSchedule,
@@ -144,14 +145,15 @@ class Plan:
         Each new pixel is the average of what it covers.
 
         Shape:
-            ``(B, C, H, W)`` float32 to ``(B, C, size, size)``, or unchanged.
+            ``(B, C, H, W)`` float32 to ``(B, C, H', W')`` in the same proportions, or unchanged.
         """
         progress = step / self.total_steps
-        own = images.shape[-1]
-        size = next((size for end, size in self._sizes if progress < end), own)
-        if size == own:
+        height, width = images.shape[-2:]
+        size = next((size for end, size in self._sizes if progress < end), min(height, width))
+        if size == min(height, width):
             return images
-        return interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+        size_in_proportion = covering_size(size, height, width)
+        return interpolate(images, size=size_in_proportion, mode="bilinear", antialias=True)
 
 
 def _milestones(recipe: TrainSpec, steps_per_epoch: int) -> tuple[int, ...]:

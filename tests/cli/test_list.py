@@ -53,7 +53,7 @@ def test_parts_are_listed_with_options_ranges_and_defaults() -> None:
     sets = [name for name, _ in groupby(part["set"] for part in parts)]
     assert len(sets) == len(set(sets)), "every set is in one piece"
     assert {"block", "shortcut", "dataset", "augmentation", "optimizer", "warmup"} <= set(sets)
-    [pad] = [part for part in parts if part["name"] == "pad"]
+    [pad] = [part for part in parts if (part["set"], part["name"]) == ("shortcut", "pad")]
     assert pad["options"][0] == {
         "name": "position",
         "kind": "`both` or `end`",

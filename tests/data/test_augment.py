@@ -22,6 +22,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cutout": {"size": 4},
     "random_resized_crop": {"size": 6},
     "random_erasing": {"p": 1.0},
+    "rotation": {"degrees": 30.0},
+    "affine": {"shear": 20.0},
+    "color_jitter": {"contrast": 0.5},
 }
 
 
@@ -106,6 +109,17 @@ def test_flip_is_that_of_torchvision_and_happens_half_of_the_time() -> None:
     assert share.item() == pytest.approx(0.5, abs=0.007)  # 4.4 deviations
 
 
+def test_vertical_flip_is_that_of_torchvision_and_happens_half_of_the_time() -> None:
+    images = noise()
+    flipped = draws(16).per_sample(1)[:, 0] < 0.5
+    wanted = [F.vertical_flip(im) if f else im for im, f in zip(images, flipped, strict=True)]
+    assert torch.equal(augmented("vertical_flip", images), torch.stack(wanted))
+    assert torch.equal(augmented("vertical_flip", images, p=1.0), F.vertical_flip(images))
+    stripes = torch.tensor([0, 255], dtype=torch.uint8)[:, None].expand(100_000, 1, 2, 1)
+    share = (augmented("vertical_flip", stripes)[:, 0, 0, 0] > 0).double().mean()
+    assert share.item() == pytest.approx(0.5, abs=0.007)  # 4.4 deviations
+
+
 def test_alternating_flip_shows_every_image_both_ways_in_two_epochs() -> None:
     images = noise(400)
     shown = [augmented("alternating_flip", images, epoch) for epoch in range(4)]
@@ -177,19 +191,142 @@ def test_mixing_twice_keeps_probabilities() -> None:
 # Transforms of torchvision, seeded for the sample
 
 
+def color_jitter(image: Tensor, drawn: Any) -> Tensor:
+    changes: list[Any] = [
+        (F.adjust_brightness, drawn["brightness_factor"]),
+        (F.adjust_contrast, drawn["contrast_factor"]),
+        (F.adjust_saturation, drawn["saturation_factor"]),
+        (F.adjust_hue, drawn["hue_factor"]),
+    ]
+    for number in drawn["fn_idx"].tolist():
+        change, amount = changes[number]
+        image = image if amount is None else change(image, amount)
+    return image
+
+
+BILINEAR = v2.InterpolationMode.BILINEAR
+BY_FUNCTIONAL: list[tuple[str, dict[str, Any], Any, Any]] = [
+    ("rotation", {"degrees": 40.0}, v2.RandomRotation(40), lambda x, d: F.rotate(x, **d, fill=0)),
+    (
+        "rotation",
+        {"degrees": (80, 90), "p": 0.5, "interpolation": "bilinear", "fill": "mean"},
+        v2.RandomRotation((80, 90)),
+        lambda x, d: F.rotate(x, **d, interpolation=BILINEAR, fill=[100.0] * len(x)),
+    ),
+    (
+        "affine",
+        {"degrees": 9.0, "translate": (0.2, 0.4), "scale": (0.7, 1.2), "shear": 15.0},
+        v2.RandomAffine(9, translate=(0.2, 0.4), scale=(0.7, 1.2), shear=15),
+        lambda x, d: F.affine(x, **d, fill=0),
+    ),
+    (
+        "affine",
+        {"shear": (3, 20), "p": 0.7, "interpolation": "bilinear", "fill": "mean"},
+        v2.RandomAffine(0, translate=(0, 0), scale=(1, 1), shear=(3, 20)),
+        lambda x, d: F.affine(x, **d, interpolation=BILINEAR, fill=[100.0] * len(x)),
+    ),
+    (
+        "perspective",
+        {"distortion_scale": 0.8, "p": 0.6, "interpolation": "nearest", "fill": "mean"},
+        v2.RandomPerspective(0.8),
+        lambda x, d: F.perspective(
+            x, None, None, v2.InterpolationMode.NEAREST, [100.0] * len(x), **d
+        ),
+    ),
+    (
+        "color_jitter",
+        {"brightness": 0.4, "contrast": 0.9, "p": 0.8},
+        v2.ColorJitter(0.4, 0.9, 0, 0),
+        color_jitter,
+    ),
+    (
+        "color_jitter",
+        {"brightness": 0.4, "contrast": 0.4, "saturation": 0.3, "hue": 0.1},
+        v2.ColorJitter(0.4, 0.4, 0.3, 0.1),
+        color_jitter,
+    ),
+    (
+        "blur",
+        {"kernel_size": 5, "sigma": (0.5, 3.0), "p": 0.5},
+        v2.GaussianBlur(5, (0.5, 3.0)),
+        lambda x, d: F.gaussian_blur(x, [5, 5], **d),
+    ),
+]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("name", "options", "transform", "functional"),
+    BY_FUNCTIONAL,
+    ids=[f"{number}-{name}" for number, (name, *_) in enumerate(BY_FUNCTIONAL)],
+)
+def test_augmentation_is_torchvision_s_functional_of_what_it_draws(
+    name: str, options: dict[str, Any], transform: Any, functional: Any, channels: int
+) -> None:
+    made: Any = AUGMENTATIONS.get(name)(**options)
+    if channels not in getattr(made, "channels", (1, 3, 4)):
+        pytest.skip("refused by validate")
+    p = options.get("p", 1.0)
+    images = noise(24, channels)
+
+    def change(image: Tensor) -> Tensor:
+        if torch.rand(1) >= p:
+            return image
+        changed: Tensor = functional(image, transform.make_params([image]))
+        return changed
+
+    wanted = draws(24).map_seeded(change, images)
+    ours = augmented(name, images, **options)
+    assert torch.equal(ours, wanted)
+    assert ours.shape == images.shape
+    same = (ours == images).flatten(1).all(1).sum()
+    assert same < 16 if p < 0.8 else same < 8
+    assert not torch.equal(augmented(name, images, epoch=1, **options), ours)
+
+
+def test_grayscale_is_that_of_torchvision() -> None:
+    images = noise()
+    chosen = draws(16).per_sample(1)[:, 0] < 0.4
+    wanted = [F.rgb_to_grayscale(im, 3) if c else im for im, c in zip(images, chosen, strict=True)]
+    assert 0 < chosen.sum() < 16
+    assert torch.equal(augmented("grayscale", images, p=0.4), torch.stack(wanted))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("affine", {}, "no effect without `degrees`, `translate`, `scale` or `shear`"),
+        ("color_jitter", {"p": 0.5}, "no effect without `brightness`, `contrast`"),
+        ("blur", {"kernel_size": 4}, "`kernel_size` must be odd, not 4"),
+        ("blur", {"sigma": (2.0, 1.0)}, r"is \[smallest, largest\], not \[2\.0, 1\.0\]"),
+        ("rotation", {"degrees": (9.0, 1.0)}, r"is \[smallest, largest\], not \[9\.0, 1\.0\]"),
+    ],
+)
+def test_options_without_sense_are_refused(name: str, options: Any, message: str) -> None:
+    with pytest.raises(PartError, match=message):
+        AUGMENTATIONS.get(name)(**options)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "transform"),
     [
         ("trivial_augment", {}, v2.TrivialAugmentWide()),
         ("rand_augment", {"num_ops": 3, "magnitude": 20}, v2.RandAugment(3, 20)),
+        ("augmix", {}, v2.RandomApply([v2.AugMix()], 1.0)),
+        (
+            "augmix",
+            {"severity": 7, "mixture_width": 2, "chain_depth": 4, "alpha": 0.5, "all_ops": False},
+            v2.RandomApply([v2.AugMix(7, 2, 4, 0.5, all_ops=False)], 1.0),
+        ),
         ("random_resized_crop", {"size": 8}, v2.RandomResizedCrop(8)),
+        ("random_resized_crop", {"size": [8, 5]}, v2.RandomResizedCrop((8, 5))),
         (
             "random_resized_crop",
             {"size": 8, "scale": (0.3, 0.5), "ratio": (0.5, 0.6)},
             v2.RandomResizedCrop(8, scale=(0.3, 0.5), ratio=(0.5, 0.6)),
         ),
     ],
-    ids=["trivial_augment", "rand_augment", "random_resized_crop", "other-ranges"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_transform_is_that_of_torchvision(name: str, options: Any, transform: Any) -> None:
     images = noise(24)

@@ -135,6 +135,28 @@ def test_digests_are_of_the_pixels_that_were_meant() -> None:
     assert of(np.dstack([deep[:, :, 0]] * 3).astype(np.uint8)) == DEEP_GREYS
 
 
+def test_alpha_is_kept_as_the_fourth_of_four_channels(tmp_path: Path) -> None:
+    opaque = np.full_like(HALF, 255)
+    for name, alpha in (
+        ("rgba", HALF),
+        ("grey-and-alpha", HALF),
+        ("rgb", opaque),
+        ("grey", opaque),
+        ("palette", opaque),
+        ("cmyk-tiff", opaque),
+        ("16-bit-rgb", opaque),
+        ("16-bit-grey-tiff", opaque),
+        ("bmp", opaque),
+    ):
+        found = pixels_of(FILES[name][0], tmp_path, 4)
+        assert torch.equal(found[:3], pixels_of(FILES[name][0], tmp_path)), name
+        assert torch.equal(found[3], torch.from_numpy(alpha)), name
+    for name in ("palette-with-transparency", "palette-with-one-clear-colour"):
+        found = pixels_of(FILES[name][0], tmp_path, 4)
+        assert torch.equal(found[:3], pixels_of(FILES[name][0], tmp_path)), name
+        assert found[3].min() == 0, name
+
+
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     ramp = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
     found = pixels_of(saved(Image.fromarray(ramp)), tmp_path, channels=1)

@@ -237,7 +237,7 @@ def test_first_augmentation_crops_full_images_by_draws_of_the_sample(folder: Pat
 @pytest.mark.usefixtures("either_way")
 def test_images_of_several_sizes_need_preprocessing(folder: Path) -> None:
     write_image(folder / "train" / "cat" / "3.png", seed=1, size=(9, 7))
-    message = r"cat/3\.png is 7x9, others are 5x6; add `resize`"
+    message = r"cat/3\.png is 9x7 \(height x width\), others are 6x5; add `resize`"
     with pytest.raises(DataError, match=message):
         load(folder)
     with pytest.raises(DataError, match=message):  # also where the scan is cached
@@ -257,7 +257,7 @@ def test_sizes_after_preprocessing_are_compared_before_training(split: str, fold
     shorter = (Resize(type="resize", size=10),)
     assert everything(load(folder, shorter).train).shape == (12, 3, 12, 10)
     Image.new("RGB", (6, 5)).save(path)
-    with pytest.raises(DataError, match=r"bee/0\.jpg is 12x10, others are 10x12; add `resize`"):
+    with pytest.raises(DataError, match=r"bee/0\.jpg is 10x12 .height x width., others are 12x10"):
         load(folder, shorter)
 
 

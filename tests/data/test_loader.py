@@ -21,6 +21,7 @@ from resnet_builder.data.loader import (
 from resnet_builder.data.random import StatelessGenerator, balanced_draws
 from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.testing import check_augmentation
+from tests.data.test_augment import OPTIONS
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -106,6 +107,20 @@ def test_batch_is_the_same_however_it_is_reached(chain: str) -> None:
         for one, other in zip(later, everything[start:], strict=True):
             assert torch.equal(one.images, other.images)
             assert torch.equal(one.targets, other.targets)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS.names())
+def test_any_augmentation_resumes_to_the_same_bits_in_any_number_of_processes(name: str) -> None:
+    chain = [AUGMENTATIONS.get(name)(**OPTIONS.get(name, {}))]
+    one, two, three = first(3, chain)
+    [later] = first(1, chain, 2)
+    assert torch.equal(later.images, three.images)
+    assert torch.equal(later.targets, three.targets)
+    assert not torch.equal(one.images, two.images)
+    for rank in range(2):
+        [part] = first(1, chain, 2, shard=Shard(rank, 2))
+        assert torch.equal(part.images, three.images[rank::2])
+        assert torch.equal(part.targets, three.targets[rank::2])
 
 
 @pytest.mark.parametrize("chain", ["alone", "while reading"])

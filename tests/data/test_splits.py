@@ -198,7 +198,7 @@ def test_constant_channels_are_divided_by_one(constant: list[int]) -> None:
     [
         (source(), {"classes": 7}, "must be 7, the classes of made, not 10"),
         (source(channels=1), {}, "takes 3 channels, training images have 1"),
-        (source(size=28), {}, "images of 32 pixels a side, training images are 28x28"),
+        (source(size=28), {}, "images of 32x32 .height x width., training images are 28x28"),
         (source(), {"own": source(size=28)}, "validation images are 28x28"),
         (source(), {"test": source(size=28)}, "test images are 28x28"),
     ],

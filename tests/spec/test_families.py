@@ -22,7 +22,7 @@ def text_of(wish: Wish) -> str:
         return new_spec(wish, num_classes=1000)
     info = DATASETS.get(wish.dataset)().info
     assert info.num_classes is not None
-    assert info.image_size is not None
+    assert isinstance(info.image_size, int)
     return new_spec(wish, num_classes=info.num_classes, image_size=info.image_size)
 
 

@@ -1,4 +1,4 @@
-"""Augmentations that move pixels: crops and flips."""
+"""Augmentations that move pixels: crops, flips, rotations and other affine changes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +13,23 @@ from torch.nn.functional import pad
 from resnet_builder.data.interfaces import AUGMENTATIONS, Batch, SampleCrop
 from resnet_builder.data.random import StatelessGenerator
 from resnet_builder.errors import PartError
+from resnet_builder.spec.section import Side, Sides, height_and_width
+
+Probability = Annotated[float, Field(gt=0, le=1)]
 
 _Share = Annotated[float, Field(gt=0, le=1)]
 _Proportion = Annotated[float, Field(gt=0, le=100)]
 
 Shares = Annotated[tuple[_Share, _Share], Field(strict=False)]
 Proportions = Annotated[tuple[_Proportion, _Proportion], Field(strict=False)]
+
+_Angle = Annotated[float, Field(ge=-180, le=180)]
+Angles = (
+    Annotated[float, Field(ge=0, le=180)] | Annotated[tuple[_Angle, _Angle], Field(strict=False)]
+)
+_Translation = Annotated[float, Field(ge=0, le=1)]
+_Interpolation = Literal["nearest", "bilinear"]
+_Fill = Literal["mean", "zero"]
 
 _EVEN = 0.5
 
@@ -95,13 +106,33 @@ class HorizontalFlip:
     works_on: Literal["any"] = "any"
     mixes_with = 0
 
-    def __init__(self, *, p: Annotated[float, Field(gt=0, le=1)] = 0.5) -> None:
+    def __init__(self, *, p: Probability = 0.5) -> None:
         self._p = p
 
     def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Mirror the images whose number is below the probability."""
         flipped = draws.per_sample(1)[:, 0] < self._p
         return replace(batch, images=flip_batch(batch.images, flipped))
+
+
+@AUGMENTATIONS.register("vertical_flip")
+class VerticalFlip:
+    """Random mirroring top to bottom.
+
+    Args:
+        p: Probability of mirroring.
+    """
+
+    works_on: Literal["any"] = "any"
+    mixes_with = 0
+
+    def __init__(self, *, p: Probability = 0.5) -> None:
+        self._p = p
+
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
+        """Mirror the images whose number is below the probability."""
+        flipped = draws.per_sample(1)[:, 0] < self._p
+        return replace(batch, images=flip_batch(batch.images, flipped, axis=-2))
 
 
 @AUGMENTATIONS.register("alternating_flip")
@@ -122,9 +153,9 @@ class AlternatingFlip:
         return replace(batch, images=flip_batch(batch.images, begins_mirrored ^ is_odd))
 
 
-def flip_batch(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirror those of ``(B, C, H, W)`` images that ``(B,)`` bool says."""
-    return torch.where(flipped[:, None, None, None], images.flip(-1), images)
+def flip_batch(images: Tensor, flipped: Tensor, axis: int = -1) -> Tensor:
+    """Mirror those of ``(B, C, H, W)`` images that ``(B,)`` bool says, along an axis."""
+    return torch.where(flipped[:, None, None, None], images.flip(axis), images)
 
 
 @AUGMENTATIONS.register("random_resized_crop")
@@ -135,7 +166,7 @@ class RandomResizedCrop:
     the preprocessed ones; see :class:`data.interfaces.ReadTimeCrop`.
 
     Args:
-        size: Height and width of the result.
+        size: Height and width of the result: one number, or [height, width].
         scale: Smallest and largest share of the area.
         ratio: Smallest and largest width over height.
 
@@ -149,11 +180,11 @@ class RandomResizedCrop:
     def __init__(
         self,
         *,
-        size: Annotated[int, Field(ge=1, le=4_096)],
+        size: Side | Sides,
         scale: Shares = (0.08, 1.0),
         ratio: Proportions = (3 / 4, 4 / 3),
     ) -> None:
-        self._size = size
+        self.size = size
         self._scale = check_ascending("scale", scale)
         self._ratio = check_ascending("ratio", ratio)
 
@@ -170,7 +201,8 @@ class RandomResizedCrop:
         # torchvision is imported on use: it takes longer than torch
         from torchvision.transforms import v2
 
-        return v2.RandomResizedCrop(self._size, scale=self._scale, ratio=self._ratio)
+        size = height_and_width(self.size)
+        return v2.RandomResizedCrop(size, scale=self._scale, ratio=self._ratio)
 
 
 def _crop_sample(
@@ -183,6 +215,159 @@ def _crop_sample(
 ) -> Tensor:
     draws = StatelessGenerator(seed, epoch, 0, torch.tensor([sample]), operation)
     return draws.map_seeded(transform, image[None])[0]
+
+
+@AUGMENTATIONS.register("rotation")
+class Rotation:
+    """Rotation about the middle by a random angle, torchvision's ``RandomRotation``.
+
+    Args:
+        degrees: Largest angle in both directions, or smallest and largest, counter-clockwise.
+        p: Probability of a rotation.
+        interpolation: Interpolation of pixels.
+        fill: Colour of the corners: zero (black), or the training images' mean.
+
+    Raises:
+        PartError: The range is upside down.
+    """
+
+    works_on: Literal["pixels"] = "pixels"
+    mixes_with = 0
+
+    def __init__(
+        self,
+        *,
+        degrees: Angles,
+        p: Probability = 1.0,
+        interpolation: _Interpolation = "nearest",
+        fill: _Fill = "zero",
+    ) -> None:
+        self._degrees = _check_angles("degrees", degrees)
+        self._p = p
+        self._interpolation = interpolation
+        self._fill = fill
+
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
+        """Rotate every image by draws of its own."""
+        from torchvision.transforms import v2
+
+        rotate = v2.RandomRotation(
+            self._degrees, interpolation=self._interpolation, fill=_colour(batch, self._fill)
+        )
+        transform = v2.RandomApply([rotate], self._p)
+        return replace(batch, images=draws.map_seeded(transform, batch.images))
+
+
+@AUGMENTATIONS.register("affine")
+class Affine:
+    """Rotation, shift, scaling and shear by random amounts, torchvision's ``RandomAffine``.
+
+    Args:
+        degrees: Largest angle in both directions, or smallest and largest, counter-clockwise.
+        translate: Largest shift to the sides, as a share of the width, and up and down, as a share
+            of the height.
+        scale: Smallest and largest factor of the size.
+        shear: Largest angle of the shear along the x axis, in both directions, or smallest and
+            largest.
+        p: Probability of a change.
+        interpolation: Interpolation of pixels.
+        fill: Colour of what opens at the edges: zero (black), or the training images' mean.
+
+    Raises:
+        PartError: A range is upside down, or there is nothing to change.
+    """
+
+    works_on: Literal["pixels"] = "pixels"
+    mixes_with = 0
+
+    def __init__(
+        self,
+        *,
+        degrees: Angles = 0.0,
+        translate: Annotated[tuple[_Translation, _Translation], Field(strict=False)] = (0.0, 0.0),
+        scale: Proportions = (1.0, 1.0),
+        shear: Angles = 0.0,
+        p: Probability = 1.0,
+        interpolation: _Interpolation = "nearest",
+        fill: _Fill = "zero",
+    ) -> None:
+        if (degrees, translate, scale, shear) == (0, (0, 0), (1, 1), 0):
+            raise PartError(
+                "it has no effect without `degrees`, `translate`, `scale` or `shear`",
+                code="no-effect",
+            )
+        self._degrees = _check_angles("degrees", degrees)
+        self._translate = translate
+        self._scale = check_ascending("scale", scale)
+        self._shear = _check_angles("shear", shear)
+        self._p = p
+        self._interpolation = interpolation
+        self._fill = fill
+
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
+        """Change every image by draws of its own."""
+        from torchvision.transforms import v2
+
+        change = v2.RandomAffine(
+            self._degrees,
+            translate=self._translate,
+            scale=self._scale,
+            shear=self._shear,
+            interpolation=self._interpolation,
+            fill=_colour(batch, self._fill),
+        )
+        transform = v2.RandomApply([change], self._p)
+        return replace(batch, images=draws.map_seeded(transform, batch.images))
+
+
+@AUGMENTATIONS.register("perspective")
+class Perspective:
+    """View from a random side, torchvision's ``RandomPerspective``.
+
+    Args:
+        distortion_scale: Largest shift of a corner, as a share of half the height and width.
+        p: Probability of a change.
+        interpolation: Interpolation of pixels.
+        fill: Colour of what opens at the edges: zero (black), or the training images' mean.
+    """
+
+    works_on: Literal["pixels"] = "pixels"
+    mixes_with = 0
+
+    def __init__(
+        self,
+        *,
+        distortion_scale: Annotated[float, Field(gt=0, le=1)] = 0.5,
+        p: Probability = 0.5,
+        interpolation: _Interpolation = "bilinear",
+        fill: _Fill = "zero",
+    ) -> None:
+        self._distortion_scale = distortion_scale
+        self._p = p
+        self._interpolation = interpolation
+        self._fill = fill
+
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
+        """Change every image by draws of its own."""
+        from torchvision.transforms import v2
+
+        transform = v2.RandomPerspective(
+            self._distortion_scale,
+            self._p,
+            interpolation=self._interpolation,
+            fill=_colour(batch, self._fill),
+        )
+        return replace(batch, images=draws.map_seeded(transform, batch.images))
+
+
+def _colour(batch: Batch, fill: _Fill) -> list[float]:
+    """Return the value that fills each channel."""
+    colour = batch.fill if fill == "mean" else batch.black
+    return colour.round().tolist()
+
+
+def _check_angles(option: str, angles: float | tuple[float, float]) -> float | tuple[float, float]:
+    return angles if isinstance(angles, int | float) else check_ascending(option, angles)
 
 
 def check_ascending(option: str, bounds: tuple[float, float]) -> tuple[float, float]:
