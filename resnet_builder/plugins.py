@@ -1,21 +1,15 @@
 """Plugins: parts from outside the package, imported only if the user, not a file, says so."""
 
-import hashlib
-import importlib
-import importlib.util
 import os
 import shlex
-import sys
 import traceback
-import types
 from collections.abc import Collection
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 from resnet_builder.errors import Problem, SpecError
+from resnet_builder.registry import described, import_plugin
 from resnet_builder.spec.diagnostics import Positions
 from resnet_builder.spec.yaml_source import document_of
-from resnet_builder.system import open_regular
 
 CONSENT_VARIABLE = "RESNET_BUILDER_PLUGINS"
 """Environment variable with the names of trusted plugins, separated by commas."""
@@ -57,12 +51,12 @@ def import_plugins(
     wanted = tuple(dict.fromkeys([*asked, *added]))
     for plugin in wanted:
         try:
-            _import(plugin)
+            import_plugin(plugin)
         except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)
             lines = [f", line {each.lineno}" for each in frames if each.filename == plugin]
             place = f"'{plugin}'{lines[-1] if lines else ''}"
-            message = f"cannot import {place}: {type(error).__name__}: {error}"
+            message = f"cannot import {place}: {described(error)}"
             problem = (
                 positions.problem("plugin", ("plugins", asked.index(plugin)), message)
                 if plugin in asked
@@ -95,32 +89,3 @@ def _request(declared: str, plugin: str, here: Path) -> str:
         f"'{declared}' is code that this spec asks to run; if you trust it, add "
         f"--plugin {shlex.quote(shown)}"
     )
-
-
-def _import(plugin: str) -> None:
-    """Import a module, or a file under a name of its own, so that its classes can be pickled."""
-    if not plugin.endswith(".py"):
-        importlib.import_module(plugin)
-        return
-    digest = hashlib.sha256(plugin.encode()).hexdigest()[:8]
-    name = f"resnet_builder_plugin_{Path(plugin).stem}_{digest}"
-    if name in sys.modules:
-        return
-    loader = _SourceLoader(name, plugin)
-    spec = importlib.util.spec_from_loader(name, loader)
-    assert spec is not None, "the loader is given"
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    try:
-        loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-
-
-class _SourceLoader(SourceFileLoader):
-    """Loader that reads no bytecode: consent is to the file, not to what ``__pycache__`` holds."""
-
-    def get_code(self, fullname: str) -> types.CodeType:
-        """Compile the source."""
-        with open_regular(self.path) as file:
-            return self.source_to_code(file.read(), self.path)

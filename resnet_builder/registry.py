@@ -1,16 +1,28 @@
-"""Registries of parts: from a name in a spec to a part, from its signature to its options."""
+"""Registries of parts: from a name in a spec to a part, from its signature to its options.
 
+Parts also come from plugins. An error in such code is told from one of this package, wherever it
+is raised: while a plugin is imported, in a part, or in a worker process.
+"""
+
+import hashlib
+import importlib
+import importlib.util
 import inspect
 import re
+import sys
 import traceback
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, create_model
 
 from resnet_builder.errors import RegistryError, nearest
+from resnet_builder.system import open_regular
 
 T = TypeVar("T", bound=Callable[..., Any])
 U = TypeVar("U", bound=Callable[..., Any])
@@ -19,8 +31,46 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SHOWN = 64  # characters of a name in a message
 
 
+_plugins: dict[str, str] = {}
+"""Modules and paths of files that were imported as plugins, by the names of their modules."""
+
 _outside: set[str] = set()
-"""Modules of parts that are not this package's: plugins, or the caller's own."""
+"""Modules whose code is not this package's: plugins, and those of the caller's own parts."""
+
+
+def import_plugin(plugin: str) -> None:
+    """Import a module, or a file under a name of its own, so that its classes can be pickled."""
+    is_file = plugin.endswith(".py")
+    digest = hashlib.sha256(plugin.encode()).hexdigest()[:8]
+    name = f"resnet_builder_plugin_{Path(plugin).stem}_{digest}" if is_file else plugin
+    _outside.add(name)
+    if not is_file:
+        importlib.import_module(plugin)
+    elif name not in sys.modules:
+        loader = _SourceLoader(name, plugin)
+        spec = importlib.util.spec_from_loader(name, loader)
+        assert spec is not None, "the loader is given"
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        try:
+            loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    _plugins[name] = plugin
+
+
+def imported_plugins() -> dict[str, str]:
+    """Plugins that were imported, by the names of their modules."""
+    return dict(_plugins)
+
+
+class _SourceLoader(SourceFileLoader):
+    """Loader that reads no bytecode: consent is to the file, not to what ``__pycache__`` holds."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """Compile the source."""
+        with open_regular(self.path) as file:
+            return self.source_to_code(file.read(), self.path)
 
 
 def outside_error(error: BaseException, part: Callable[..., Any] | None = None) -> str | None:
@@ -34,17 +84,38 @@ def outside_error(error: BaseException, part: Callable[..., Any] | None = None) 
     Returns:
         Text as ``my_blocks.py, line 12, in forward: KeyError: 'a'``; ``None`` for other errors.
     """
+    place = _outside_place(error)
+    # A generator makes another error of StopIteration.
+    if place is None and error.__cause__ is not None and (found := outside_error(error.__cause__)):
+        return found
+    if place is None and part is not None and part.__module__ in _outside:
+        place = _site(part)
+    if place is None:
+        return None
+    return f"{place}: {described(error)}"
+
+
+def _outside_place(error: BaseException) -> str | None:
     place = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         if frame.f_globals.get("__name__") in _outside:
             code = frame.f_code
             place = f"{code.co_filename}, line {line}, in {code.co_name}"
-    if place is None and part is not None and part.__module__ in _outside:
-        place = _site(part)
-    if place is None:
-        return None
-    reason = str(error).strip().partition("\n")[0]
-    return f"{place}: {type(error).__name__}" + (f": {reason}" if reason else "")
+    return place
+
+
+def wrong_result(part: Callable[..., Any], message: str) -> RegistryError:
+    """Error about what a part has returned, with the place where the part is defined."""
+    return RegistryError(f"{_site(part)} {message}")
+
+
+def described(error: BaseException) -> str:
+    """Type and first line of an error of any code, whose own text may fail to be made."""
+    try:
+        reason = str(error).strip().partition("\n")[0]
+    except Exception:
+        reason = "it cannot be shown as text"
+    return f"{type(error).__name__}: {reason}".removesuffix(": ")
 
 
 class Options(BaseModel):

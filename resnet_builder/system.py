@@ -129,19 +129,24 @@ def free_disk(path: Path) -> int:
 
 @contextmanager
 def safe_path() -> Iterator[None]:
-    """Context in which new Python processes import nothing from the current folder.
+    """Context in which nothing is looked up in the current folder: no module and no program.
 
-    Worker processes start as ``python -c ...``, which puts that folder first on ``sys.path``.
+    Worker processes start as ``python -c ...``, which puts that folder first on ``sys.path``. An
+    empty or relative entry of ``PATH`` stands for it, or for a folder in it.
     """
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
+    changes = {"PYTHONSAFEPATH": "1"}
+    if path := os.environ.get("PATH"):
+        changes["PATH"] = os.pathsep.join(filter(os.path.isabs, path.split(os.pathsep)))
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 # ---- cache ---------------------------------------------------------------------------------------

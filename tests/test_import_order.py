@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "resnet_builder"
 
 IMPORT_ORDER = (
     {"errors"},
-    {"system", "registry"},
+    {"system"},
+    {"registry"},
     {"spec", "blocks", "device", "losses"},
     {"model"},
     {"experiment"},

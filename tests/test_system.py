@@ -267,12 +267,16 @@ def test_processes_start_without_the_current_folder_on_their_path(
     before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    path = os.pathsep.join(["", ".", *os.environ["PATH"].split(os.pathsep), "bin"])
+    monkeypatch.setenv("PATH", path)
     if before is not None:
         monkeypatch.setenv("PYTHONSAFEPATH", before)
     (tmp_path / "json.py").write_text("raise SystemExit(3)")
     with system.safe_path():
+        assert all(map(os.path.isabs, os.environ["PATH"].split(os.pathsep)))
         subprocess.run([sys.executable, "-c", "import json"], cwd=tmp_path, check=True)
     assert os.environ.get("PYTHONSAFEPATH") == before
+    assert os.environ["PATH"] == path
 
 
 def test_cpu_time_is_counted_on_the_cores_of_this_process(

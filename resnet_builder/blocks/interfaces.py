@@ -69,10 +69,13 @@ class Block(Protocol):
 
 def missing_attribute(block: object, name: str, *attributes: str) -> str | None:
     """Message about the first of these attributes that a block lacks, if it lacks one."""
+    where = "see docs/how-to/add-a-block.md"
     for attribute in attributes:
         if not hasattr(block, attribute):
-            where = "see docs/how-to/add-a-block.md"
             return f"block '{name}' has no attribute '{attribute}'; {where}"
+    width = getattr(block, "out_channels", 1)
+    if not isinstance(width, int) or width < 1:
+        return f"block '{name}' has out_channels={width!r}, not a number of channels; {where}"
     return None
 
 

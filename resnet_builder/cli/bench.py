@@ -8,10 +8,8 @@ import click
 from resnet_builder.cli.console import examples, note, show, show_json, table
 from resnet_builder.cli.options import (
     SPEC,
-    Invocation,
     debug_option,
     json_option,
-    pass_invocation,
     spec_options,
 )
 from resnet_builder.errors import counted
@@ -41,9 +39,7 @@ _MANY = 1_000_000
 @spec_options
 @json_option
 @debug_option
-@pass_invocation
 def bench(
-    invocation: Invocation,
     spec: str,
     seconds: float,
     overrides: tuple[str, ...],
@@ -70,13 +66,12 @@ def bench(
     threads = experiment.run.threads
     undo = set_backend_flags(threads=None if threads == "auto" else threads)
     try:
-        with invocation.signals.polled() as stop, display() as shown:
+        with display() as shown:
             found = measure(
                 experiment,
                 seconds=seconds,
                 warn=shown.on_warning,
                 report=shown.report,
-                should_stop=stop,
             )
     finally:
         undo()

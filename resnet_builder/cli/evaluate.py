@@ -8,13 +8,11 @@ import click
 from resnet_builder.cli.console import examples, percent, show, show_json, table
 from resnet_builder.cli.options import (
     EXISTING,
-    Invocation,
     data_dir_option,
     data_option,
     debug_option,
     device_for,
     json_option,
-    pass_invocation,
     plugin_option,
     skip_bad_option,
 )
@@ -58,9 +56,7 @@ _MAX_CLASSES = 20
 @plugin_option
 @json_option
 @debug_option
-@pass_invocation
 def evaluate(
-    invocation: Invocation,
     weights: Path,
     split: str,
     data: Path | None,
@@ -87,19 +83,18 @@ def evaluate(
         check_table_path(out)
     trained = load_model(weights, plugins=plugins)
     device = device_for(trained.spec)
-    with invocation.signals.polled() as should_stop, display() as shown:
+    with display() as shown:
         images = load_split(
             trained,
             split,
             data=data,
             data_dir=data_dir,
             skip_bad=skip_bad,
-            should_stop=should_stop,
             report=shown.report,
         )
         for notice in images.notices:
             shown.say(notice)
-        result = evaluate_split(trained, images, device=device, table=out, should_stop=should_stop)
+        result = evaluate_split(trained, images, device=device, table=out)
     if as_json:
         show_json(result)
     else:

@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -61,9 +61,12 @@ def distributed_context(
         raise UsageError(
             f"--nproc {nproc}: this is already one of {ctx.world_size} processes; leave it out"
         )
-    # Until the end: a signal must not interrupt the report of an error.
-    invocation.signals.is_polled = ctx.world_size > 1
-    with init_process_group(ctx) as member:
+    with ExitStack() as stack:
+        # torch waits for the other processes without a look at Python's handlers.
+        with invocation.signals.not_handled() if ctx.world_size > 1 else nullcontext():
+            member = stack.enter_context(init_process_group(ctx))
+        # Until the end: a signal must not interrupt the report of an error.
+        invocation.signals.is_polled = ctx.world_size > 1
         invocation.may_report = member.may_report
         yield member
 

@@ -88,13 +88,14 @@ class Program(CommandGroup):
             _flush()
         except click.exceptions.Exit as error:
             return error.exit_code
-        except BrokenPipeError:
-            _drop_output()  # as in `resnet-build list specs | head`
         except Interrupted as error:
             return error.exit_code
         except (KeyboardInterrupt, click.Abort):
             return INTERRUPTED
-        except Exception as error:
+        except BaseException as error:  # a plugin may raise SystemExit, which is no success
+            if isinstance(error, BrokenPipeError) and _is_output_closed():
+                _drop_output()  # as in `resnet-build list specs | head`
+                return 0
             code = _exit_code(error, invocation)
             if invocation.may_report(code):
                 _report(error, invocation)
@@ -129,7 +130,7 @@ def _check_paths(arguments: Sequence[str]) -> None:
             raise UsageError(f"'{argument}' is not UTF-8: give the file or folder another name")
 
 
-def _exit_code(error: Exception, invocation: Invocation) -> int:
+def _exit_code(error: BaseException, invocation: Invocation) -> int:
     if isinstance(error, Stopped):
         if invocation.signals.exit_code is not None:
             return invocation.signals.exit_code
@@ -144,7 +145,7 @@ def _exit_code(error: Exception, invocation: Invocation) -> int:
     return STORAGE if isinstance(error, OSError) else BUG
 
 
-def _report(error: Exception, invocation: Invocation) -> None:
+def _report(error: BaseException, invocation: Invocation) -> None:
     """Print why the program ends."""
     if isinstance(error, click.ClickException):
         show_usage_error(error)
@@ -161,21 +162,23 @@ def _report(error: Exception, invocation: Invocation) -> None:
     elif isinstance(error, OSError):
         show_error(error)
     else:
+        from resnet_builder.registry import described
+
         log = _write_crash_log(error, invocation.crash_log)
         note(
-            f"internal error: {type(error).__name__}: {error}; this is a bug of {PROGRAM}, "
+            f"internal error: {described(error)}; this is a bug of {PROGRAM}, "
             f"please report it with {log}"
         )
 
 
-def _plugin_error(error: Exception) -> str | None:
+def _plugin_error(error: BaseException) -> str | None:
     """Error that was raised in a plugin, with its place there."""
     from resnet_builder.registry import outside_error
 
     return outside_error(error)
 
 
-def _write_crash_log(error: Exception, path: Path | None) -> Path:
+def _write_crash_log(error: BaseException, path: Path | None) -> Path:
     """Write the traceback of a bug into the run directory, or else into a temporary file."""
     text = "".join([f"{' '.join(sys.argv)}\n\n", *traceback.format_exception(error)])
     text = "\n".join(map(printable, text.split("\n")))
@@ -201,6 +204,15 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads the output; another pipe may have broken, in a plugin for example."""
+    try:
+        _flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _drop_output() -> None:

@@ -8,11 +8,9 @@ import click
 from resnet_builder.cli.console import examples, note, percent, show, show_json, table
 from resnet_builder.cli.options import (
     EXISTING,
-    Invocation,
     debug_option,
     device_for,
     json_option,
-    pass_invocation,
     plugin_option,
 )
 from resnet_builder.errors import DataError, counted
@@ -47,9 +45,7 @@ if TYPE_CHECKING:
 @plugin_option
 @json_option
 @debug_option
-@pass_invocation
 def predict(
-    invocation: Invocation,
     weights: Path,
     images: tuple[Path, ...],
     top: int,
@@ -71,10 +67,8 @@ def predict(
         check_table_path(out)
     trained = load_model(weights, plugins=plugins)
     device = device_for(trained.spec)
-    with invocation.signals.polled() as should_stop, display() as shown:
-        result = prediction.predict(
-            trained, images, top=top, device=device, should_stop=should_stop, report=shown.report
-        )
+    with display() as shown:
+        result = prediction.predict(trained, images, top=top, device=device, report=shown.report)
     if out is not None:
         _write(result, out)
     if as_json:

@@ -89,6 +89,17 @@ class Signals:
             self._polls = False
 
     @contextmanager
+    def not_handled(self) -> Iterator[None]:
+        """Context in which a signal ends the program at once, even in a wait of other code."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            yield
+        finally:
+            for number in self._before:
+                signal.signal(number, self._handle)
+
+    @contextmanager
     def lent(self) -> Iterator[None]:
         """Context in which other code may install handlers; afterwards ours are back."""
         try:

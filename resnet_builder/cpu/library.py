@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,13 @@ import torch
 from filelock import FileLock
 
 from resnet_builder.errors import StorageError
-from resnet_builder.system import cache_dir, code_cache, open_regular, temporary_cache
+from resnet_builder.system import (
+    cache_dir,
+    code_cache,
+    open_regular,
+    safe_path,
+    temporary_cache,
+)
 
 _COMPILE_TIMEOUT = 120.0  # seconds; compiling takes about five
 
@@ -110,19 +117,20 @@ def library() -> ctypes.CDLL:
 @cache
 def _library() -> tuple[ctypes.CDLL, KernelSupport]:
     """Load the kernels for the newest instructions that processor and compiler both know."""
-    command = _command()
-    missing = None
-    for name, found in (
-        ("AMX", torch.cpu._is_amx_tile_supported),
-        ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported),
-    ):
-        if found():
-            try:
-                return _compiled((*command, *_BF16_FLAGS[name])), KernelSupport(name, missing)
-            except NoKernelsError as error:
-                missing = missing or f"{name}: {error}"
-    capability = torch.backends.cpu.get_cpu_capability()
-    return _compiled(command), KernelSupport(capability, missing)
+    with safe_path():
+        command = _command()
+        missing = None
+        for name, found in (
+            ("AMX", torch.cpu._is_amx_tile_supported),
+            ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported),
+        ):
+            if found():
+                try:
+                    return _compiled((*command, *_BF16_FLAGS[name])), KernelSupport(name, missing)
+                except NoKernelsError as error:
+                    missing = missing or f"{name}: {error}"
+        capability = torch.backends.cpu.get_cpu_capability()
+        return _compiled(command), KernelSupport(capability, missing)
 
 
 def _compiled(command: tuple[str, ...]) -> ctypes.CDLL:
@@ -165,7 +173,7 @@ def _command() -> tuple[str, ...]:
         raise NoKernelsError("there is no C++ compiler")
     vectors = _VECTOR_FLAGS.get(torch.backends.cpu.get_cpu_capability(), ())
     flags = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fvisibility=hidden", *vectors)
-    return (compiler, *flags)
+    return (os.path.abspath(compiler), *flags)
 
 
 def _load_or_compile(
@@ -208,17 +216,13 @@ def _compile(command: tuple[str, ...], sources: dict[str, bytes], path: Path) ->
             (folder / file).write_bytes(text)
         units = [str(folder / file) for file in sources if file.endswith(".cpp")]
         try:
-            subprocess.run(
+            _run(
                 [*command, *units, "-o", str(compiled)],
-                check=True,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_COMPILE_TIMEOUT,
                 env={**os.environ, "TMPDIR": name},
-                # Ctrl-C of the terminal stops this process after a step. The compiler would end at
-                # once, and the run would be without kernels for good.
-                start_new_session=True,
+                cwd=name,  # relative folders of CPATH and the like are not the user's current one
             )
+        except OSError as error:
+            raise NoKernelsError(f"{command[0]}: {error.strerror}") from error
         except subprocess.TimeoutExpired as error:
             raise NoKernelsError(f"{command[0]} takes too long") from error
         except subprocess.CalledProcessError as error:
@@ -231,6 +235,28 @@ def _compile(command: tuple[str, ...], sources: dict[str, bytes], path: Path) ->
             with new.open("rb+") as written:
                 os.fsync(written.fileno())
             new.replace(target)
+
+
+def _run(command: Sequence[str], *, env: Mapping[str, str], cwd: str) -> None:
+    """Run a compiler; the processes that it has started end with it."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=env,
+        cwd=cwd,
+        # Ctrl-C of the terminal stops this process after a step. The compiler would end at once,
+        # and the run would be without kernels for good.
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=_COMPILE_TIMEOUT)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode != 0:
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
 
 
 def _load(path: Path) -> ctypes.CDLL:

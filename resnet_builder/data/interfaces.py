@@ -9,7 +9,8 @@ from typing import Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 from resnet_builder.data.random import StatelessGenerator
-from resnet_builder.registry import Registry
+from resnet_builder.registry import Registry, wrong_result
+from resnet_builder.spec.section import Part
 
 Stop = Callable[[], bool]
 """Polled in every loop; once it returns true, the loop raises :class:`errors.Stopped`."""
@@ -257,3 +258,17 @@ class ReadTimeCrop(Protocol):
 
 DATASETS: Registry[Callable[..., Dataset]] = Registry("dataset")
 AUGMENTATIONS: Registry[Callable[..., Augmentation]] = Registry("augmentation")
+
+
+def load_dataset(dataset: Part, context: LoadContext) -> LoadedDataset:
+    """Load the data set that a spec names, which may be a plugin's.
+
+    Raises:
+        RegistryError: It is not registered, or loads something else.
+        ResnetBuilderError: As the data set raises it.
+    """
+    kind = DATASETS.get(dataset.type)
+    loaded = kind(**dataset.options).load(context)
+    if not isinstance(loaded, LoadedDataset):
+        raise wrong_result(kind, f"loads {type(loaded).__name__}, not a LoadedDataset")
+    return loaded

@@ -21,6 +21,7 @@ from resnet_builder.data.interfaces import (
 from resnet_builder.data.random import StatelessGenerator, balanced_draws, permutation
 from resnet_builder.data.transfer import prefetch, to_device
 from resnet_builder.errors import DataError, counted
+from resnet_builder.registry import wrong_result
 
 WHITE = 255.0
 
@@ -137,7 +138,7 @@ class Pipeline:
             if augmentation.works_on == "normalised":
                 batch = self._normalised(batch)
             draws = StatelessGenerator(self._seed, epoch, step, samples, name, images.device)
-            batch = augmentation(batch, draws)
+            batch = _checked(augmentation, augmentation(batch, draws), len(samples))
         return self._normalised(batch)
 
     def _normalised(self, batch: Batch) -> Batch:
@@ -150,6 +151,24 @@ class Pipeline:
             fill=torch.zeros_like(mean),
             black=-mean / std,
         )
+
+
+def _checked(augmentation: Augmentation, batch: object, images: int) -> Batch:
+    """Return what an augmentation has made of a batch, if the network can be trained with it.
+
+    Raises:
+        RegistryError: It is no batch, or not of as many images, or of another type.
+    """
+    if not isinstance(batch, Batch):
+        message = f"returns {type(batch).__name__}, not a Batch"
+    elif not len(batch.images) == len(batch.targets) == images:
+        sizes = f"{len(batch.images)} images with {len(batch.targets)} targets"
+        message = f"returns {sizes}, not {images}"
+    elif batch.images.dtype not in {torch.uint8, torch.float32}:
+        message = f"returns images of {batch.images.dtype}, not of uint8 or float32"
+    else:
+        return batch
+    raise wrong_result(type(augmentation), message)
 
 
 class TrainLoader:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -23,7 +24,14 @@ from torch.utils.data import DataLoader, Dataset
 from resnet_builder.data.decode import ImageReader, decode_image
 from resnet_builder.data.interfaces import Preprocess, SampleCrop, Stop, never
 from resnet_builder.data.transfer import to_device
-from resnet_builder.errors import DataError, ResnetBuilderError, ResourceError, Stopped
+from resnet_builder.errors import (
+    DataError,
+    ResnetBuilderError,
+    ResourceError,
+    Stopped,
+    UsageError,
+)
+from resnet_builder.registry import described, import_plugin, imported_plugins, outside_error
 from resnet_builder.system import safe_path
 
 MIN_FILES_FOR_WORKERS = 2_048
@@ -189,7 +197,7 @@ def combine_fingerprints(parts: Mapping[str, str]) -> str:
 
 
 class UnexpectedReadError(Exception):
-    """A fault of the program, or of a plugin, while a file was read; the message names the file."""
+    """A fault of the program while a file was read; the message names the file."""
 
 
 def read_ahead(
@@ -216,6 +224,7 @@ def read_ahead(
         DataError: ``read`` raised it, or a worker process was lost.
         ResourceError: A worker process was killed, as the system does when memory runs out.
         Stopped: ``stop`` became true.
+        UsageError: Code of a plugin failed in ``read``.
         UnexpectedReadError: ``read`` raised another exception.
     """
     workers = _num_workers(len(paths))
@@ -301,6 +310,11 @@ class _Files(Dataset[Any]):
     read: Callable[[int], Any]
     combine: Callable[[list[Any]], Any]
 
+    def __reduce__(self) -> Any:
+        """Take along the plugins, whose classes may be part of ``read``, to a worker process."""
+        fields = ForkingPickler.dumps((self.paths, self.read, self.combine))
+        return _unpickled, (imported_plugins(), bytes(fields))
+
     def __getitems__(self, indices: list[int]) -> Any:
         results = []
         for index in indices:
@@ -308,12 +322,24 @@ class _Files(Dataset[Any]):
                 results.append(self.read(index))
             except (DataError, MemoryError) as error:
                 return error
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 path = self.paths[index % len(self.paths)]
-                unexpected = UnexpectedReadError(f"{path}: {error!r}")
+                if found := outside_error(error):
+                    return UsageError(f"{path}: a plugin fails in {found}")
+                unexpected = UnexpectedReadError(f"{path}: {described(error)}")
                 unexpected.add_note("".join(traceback.format_exception(error)))
                 return unexpected
         return self.combine(results)
+
+
+def _unpickled(plugins: Mapping[str, str], fields: bytes) -> _Files:
+    while True:
+        try:
+            return _Files(*ForkingPickler.loads(fields))
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name not in plugins:
+                raise
+            import_plugin(plugins[error.name])
 
 
 def _identity(batch: Any) -> Any:

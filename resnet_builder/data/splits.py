@@ -20,6 +20,7 @@ from resnet_builder.data.interfaces import (
     ReadTimeCrop,
     Report,
     Stop,
+    load_dataset,
     never,
     silent,
 )
@@ -110,7 +111,7 @@ def load_data(
         crops_while_reading=_crops_while_reading(data),
         skip_bad=skip_bad,
     )
-    loaded = DATASETS.get(data.dataset.type)(**data.dataset.options).load(context)
+    loaded = load_dataset(data.dataset, context)
     if check_classes:
         _check_more_than_one_class(data, len(loaded.classes), loaded.notices)
     wanted, found = model.num_classes, len(loaded.classes)

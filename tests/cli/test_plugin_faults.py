@@ -16,12 +16,21 @@ def _parts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BLOCK = """
+from dataclasses import replace
+
 import torch
 from torch import nn
 from resnet_builder.blocks.interfaces import BLOCKS, HEADS, NORMS, STEMS
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, DatasetInfo
 
 CALLS = []
+
+class Weird(BaseException):
+    pass
+
+class Silent(Exception):
+    def __str__(self):
+        raise self
 
 class Backward(torch.autograd.Function):
     @staticmethod
@@ -63,7 +72,7 @@ class Data:
     info = DatasetInfo(4, channels=3, image_size=8)
 
     def load(self, context):
-        open("nowhere.csv")
+        {load}
 
 @DATASETS.register("bare_{name}")
 class Bare:
@@ -75,7 +84,21 @@ class Augment:
     works_on = "any"
 
     def __call__(self, batch, draws):
-        return batch.imagess
+        {augment}
+
+class Crop:
+    def __call__(self, image, index):
+        {crop}
+
+@AUGMENTATIONS.register("crop_{name}")
+class AtReading:
+    works_on = "pixels"
+
+    def __call__(self, batch, draws):
+        return batch
+
+    def for_epoch(self, seed, epoch, operation):
+        return Crop()
 
 @AUGMENTATIONS.register("forgetful_{name}")
 class Forgetful:
@@ -106,7 +129,28 @@ IN_VALIDATE, IN_TRAIN = ("validate", "train"), ("train",)
         ("stem", {}, "model.stem=stem_stem", IN_VALIDATE),
         ("head", {}, "model.head=head_head", IN_VALIDATE),
         ("norm", {}, "model.norm=norm_norm", IN_VALIDATE),
+        ("exit", {"forward": "raise SystemExit"}, "model.block=block_exit", IN_VALIDATE),
+        ("weird", {"forward": "raise Weird(chr(27))"}, "model.block=block_weird", IN_VALIDATE),
+        ("silent", {"forward": "raise Silent"}, "model.block=block_silent", IN_VALIDATE),
+        ("width", {"build": "channels = 'x'"}, "model.block=block_width", IN_VALIDATE),
         ("data", {}, "data.dataset=data_data", IN_TRAIN),
+        ("nothing", {"load": "return None"}, "data.dataset=data_nothing", IN_TRAIN),
+        ("pipe", {"load": "raise BrokenPipeError"}, "data.dataset=data_pipe", IN_TRAIN),
+        ("stop", {"load": "raise StopIteration"}, "data.dataset=data_stop", IN_TRAIN),
+        ("none", {"augment": "return None"}, "data.augment=[augment_none]", IN_TRAIN),
+        (
+            "double",
+            {"augment": "return replace(batch, images=batch.images.double())"},
+            "data.augment=[augment_double]",
+            IN_TRAIN,
+        ),
+        (
+            "fewer",
+            {"augment": "return replace(batch, images=batch.images[:3])"},
+            "data.augment=[augment_fewer]",
+            IN_TRAIN,
+        ),
+        ("crop", {"crop": "return image.widht"}, "data.augment=[crop_crop]", IN_TRAIN),
         ("bare", {}, "data.dataset=bare_bare", IN_VALIDATE),
         ("augment", {}, "data.augment=[augment_augment]", IN_TRAIN),
         ("forgetful", {}, "data.augment=[forgetful_forgetful]", IN_VALIDATE),
@@ -115,7 +159,9 @@ IN_VALIDATE, IN_TRAIN = ("validate", "train"), ("train",)
 def test_error_in_a_plugin_names_its_file_and_line(
     name: str, code: dict[str, str], change: str, found: tuple[str, ...], folder: Path
 ) -> None:
-    lines = {"build": "pass", "forward": "pass", "backward": "pass", **code}
+    passed = dict.fromkeys(("build", "forward", "backward", "crop"), "pass")
+    own = {"load": "open('nowhere.csv')", "augment": "return batch.imagess"}
+    lines = {**passed, **own, **code}
     (folder / f"mine_{name}.py").write_text(BLOCK.format(name=name, **lines))
     spec = write_tiny(folder)
     for command in found:
@@ -124,3 +170,23 @@ def test_error_in_a_plugin_names_its_file_and_line(
         assert f"mine_{name}.py" in result.stderr
         assert " line " in result.stderr or f"mine_{name}.py:" in result.stderr
         assert "bug of resnet-build" not in result.stderr
+        assert result.stderr.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "line", ["raise SystemExit(0)", "class E(Exception):\n    __str__ = None\nraise E"]
+)
+def test_plugin_that_cannot_be_imported_is_named(line: str, folder: Path) -> None:
+    (folder / "mine.py").write_text(line)
+    result = call("list", "parts", "--plugin", "mine.py")
+    assert result.exit_code == 2
+    assert f"cannot import '{folder / 'mine.py'}', line " in result.stderr
+
+
+def test_closed_output_alone_is_no_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("resnet_builder.spec.bundled.bundled_names", broken)
+    result = call("list", "specs")
+    assert (result.exit_code, result.stderr) == (7, "error: [Errno 32] Broken pipe\n")

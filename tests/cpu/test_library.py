@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,32 @@ def test_a_compiler_of_no_use_is_the_reason_why_there_are_none(
     path = compiler(text)
     assert str(support().reason).startswith(reason.replace("COMPILER", str(path)))
     assert not list(cache.glob(".tmp*"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are listed in /proc")
+def test_processes_of_a_compiler_end_with_it(
+    cache: Path, compiler: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_COMPILE_TIMEOUT", 0.5)
+    started = cache.parent.parent / "started"
+    compiler(f'sleep 60 & echo $! > "{started}"; wait')
+    assert "takes too long" in str(support().reason)
+    state = Path(f"/proc/{started.read_text().strip()}/stat")
+    with suppress(FileNotFoundError):
+        assert state.read_text().split()[2] in "ZX"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [("\0", "Exec format error"), (None, "Permission denied")]
+)
+def test_a_compiler_that_is_no_program_is_the_reason(
+    content: str | None, reason: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = cache.parent.parent / "compiler"
+    os.mkfifo(program) if content is None else program.write_text(content)
+    program.chmod(0o700)
+    monkeypatch.setenv("CXX", str(program))
+    assert support().reason == f"{program}: {reason}"
 
 
 @pytest.mark.usefixtures("cache")

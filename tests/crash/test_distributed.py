@@ -234,3 +234,25 @@ def test_true_command_line_trains(starter: str, launch: Launch) -> None:
     assert end.code == 0, end.stderr
     assert end.stdout.count("test top-1") == 1
     assert end.stderr.count("1 thread in each of 2 processes") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_process_that_waits_for_the_others_ends_at_once(
+    number: int, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    alone = CommandLine(*train_line(launch.spec, launch.run.path), folder=launch.folder)
+
+    def is_waiting() -> bool:
+        with socket.socket() as asking:
+            return asking.connect_ex(("127.0.0.1", int(port))) == 0
+
+    wait_until(is_waiting, 60)
+    time.sleep(0.5)
+    os.kill(alone.pid, number)
+    assert alone.wait(10).code == -number

@@ -101,6 +101,23 @@ def test_processes_import_nothing_from_the_current_folder(
     assert (end.returncode, ran(planted)) == (0, []), end.stderr
 
 
+@pytest.mark.ci
+def test_program_runs_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    """An empty entry of PATH, as in ``PATH=:/bin``, is the current folder."""
+    spec = write_experiment(tmp_path, "plain", epochs=1)
+    here, canary = tmp_path / "here", tmp_path / "canary"
+    here.mkdir()
+    for name in ("as", "c++", "g++", "gcc", "ld", "ldconfig", "uname"):
+        (here / name).write_text(f'#!/bin/sh\necho "$0" >> "{canary}"\nexit 1\n')
+        (here / name).chmod(0o755)
+    line = ("-m", "resnet_builder", *train_line(spec, tmp_path / "run"))
+    path = f":.:{os.environ['PATH']}"
+    end = call(*line, folder=here, PATH=path, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert end.returncode == 0, end.stderr
+    assert not canary.exists(), canary.read_text()
+    assert list((tmp_path / "cache" / "resnet-builder" / "kernels").glob("*.so"))
+
+
 @pytest.mark.slow
 @NEEDS_ROOT
 def test_compiled_code_of_another_user_does_not_run(tmp_path: Path) -> None:

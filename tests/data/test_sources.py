@@ -1,14 +1,18 @@
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import pytest
 import torch
 
 from resnet_builder.data import sources
-from resnet_builder.data.sources import InMemoryImages, UnexpectedReadError, read_ahead
+from resnet_builder.data.sources import InMemoryImages, UnexpectedReadError, _Files, read_ahead
 from resnet_builder.errors import DataError, ResourceError, Stopped
+from resnet_builder.registry import import_plugin
 
 PATHS = tuple(f"images/{number}.png" for number in range(6))
 
@@ -75,7 +79,7 @@ def test_unexpected_error_names_the_file_and_keeps_the_traceback(
     assert next(reading) == [0, 1]
     with pytest.raises(UnexpectedReadError) as caught:
         next(reading)
-    assert str(caught.value) == "images/3.png: KeyError('exif')"
+    assert str(caught.value) == "images/3.png: KeyError: 'exif'"
     assert "KeyError: 'exif'\n" in caught.value.__notes__[0]
 
 
@@ -111,3 +115,14 @@ def test_worker_that_dies_or_hangs_ends_the_reading(
     reading = read_ahead(PATHS, Dying(how), batches(), list, stop=lambda: how == "hung")
     with pytest.raises(error, match=message):
         list(reading)
+
+
+def test_plugin_is_imported_where_its_classes_arrive(tmp_path: Path) -> None:
+    plugin = tmp_path / "sent.py"
+    plugin.write_text("class Mine:\n    def __call__(self, index):\n        return index + 10\n")
+    import_plugin(str(plugin))
+    (name,) = (name for name in sys.modules if name.startswith("resnet_builder_plugin_sent_"))
+    files = _Files(PATHS, sys.modules[name].Mine(), list)
+    sent = ForkingPickler.dumps(files)
+    del sys.modules[name]  # a worker process begins without it
+    assert ForkingPickler.loads(sent).__getitems__([3]) == [13]
