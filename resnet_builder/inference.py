@@ -314,7 +314,15 @@ def load_split(
         splits = load_own_splits(
             trained, data_dir=data_dir, skip_bad=skip_bad, should_stop=should_stop, report=report
         )
-        return _one_of(splits, split)
+        images = _one_of(splits, split)
+        is_chosen = split == "val" and len(splits.validation_indices) > 0
+        if is_chosen and header.images not in {None, splits.fingerprint}:
+            notice = (
+                f"the images have changed since {trained.path} was trained: others are set aside "
+                "for validation now, and some of them may have been trained on"
+            )
+            images = replace(images, notices=(*images.notices, notice))
+        return images
 
     context = LoadContext(
         data_dir or default_data_dir(),
@@ -359,7 +367,10 @@ def _one_of(splits: DataSplits, split: str) -> SplitImages:
 
 def _missing_classes(trained: TrainedModel, classes: tuple[str, ...]) -> Iterator[str]:
     known = trained.header.classes
-    if known is not None and set(classes) < set(known):
+    if known is None:
+        shown = shorten(classes)
+        yield f"{trained.path} does not name its classes; they are taken to be, in order, {shown}"
+    elif set(classes) < set(known):
         yield f"the data has {len(classes)} of the {len(known)} classes of {trained.path}"
 
 

@@ -55,6 +55,7 @@ def weights_header(
         mean=data.mean,
         std=data.std,
         preprocess=experiment.data.preprocess,
+        images=data.fingerprint,
         metrics=metrics,
         step=step,
     )

@@ -70,6 +70,7 @@ class WeightsHeader(BaseModel):
         mean: Mean of each channel of the training images, in units where white is 1.
         std: Standard deviation of each channel, in the same units.
         preprocess: Preprocessing of an image before it is normalised.
+        images: Digest of all images of the training's dataset.
         metrics: Metrics by ``<split>.<name>``; accuracies are fractions.
         step: Optimizer step that the weights are from.
         source: Origin of the weights, if another program made them.
@@ -84,6 +85,7 @@ class WeightsHeader(BaseModel):
     mean: ChannelMeans | None = None
     std: ChannelDeviations | None = None
     preprocess: tuple[PreprocessSpec, ...] = ()
+    images: str | None = None
     metrics: Mapping[str, float] = {}
     step: Annotated[int, Field(ge=0)] | None = None
     source: Origin | None = None

@@ -154,6 +154,34 @@ def test_other_classes_than_the_weights_are_3_and_both_are_listed(
     )
 
 
+def test_validation_images_that_are_others_now_are_told(folder: Path) -> None:
+    root, spec = write_pets(folder), write_pets_spec(folder)
+    run = ("--data-dir", folder, "--set", "data.validation=4", "--out", "run")
+    assert call("train", spec, *run).exit_code == 0
+    line = ("evaluate", "run", "--data-dir", folder, "--split")
+    assert call(*line, "val").stderr == ""
+    write_image(root / "train" / "ant" / "5.bmp", 71)
+    result = call(*line, "val")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "the images have changed since run/best.safetensors was trained: others are set aside for "
+        "validation now, and some of them may have been trained on\n"
+    )
+    assert call(*line, "test").stderr == ""
+
+
+def test_classes_of_the_data_are_told_where_the_weights_name_none(pets: Path, folder: Path) -> None:
+    write_pets(folder)
+    weights, header = read_weights(pets / "best.safetensors")
+    theirs = {"classes": None, "source": Origin(file="x.pth", layout="torchvision")}
+    save_weights(folder / "x.safetensors", weights, header.model_copy(update=theirs))
+    result = call("evaluate", "x.safetensors", "--data-dir", folder)
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "x.safetensors does not name its classes; they are taken to be, in order, ant, bee\n"
+    )
+
+
 def test_classes_are_matched_by_name_in_any_order(pets: Path, folder: Path) -> None:
     weights, header = read_weights(pets / "best.safetensors")
     for name in ("fc.weight", "fc.bias"):

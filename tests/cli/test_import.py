@@ -70,7 +70,11 @@ def test_file_is_evaluated_as_the_run_it_is_from(
         "weights": None,
     }
     notice = f"{OUT} does not say how images are normalised; here, by their own statistics\n"
-    assert result.stderr == ("" if given else notice)
+    names = (
+        f"{OUT} does not name its classes; they are taken to be, in order, class_0, class_1, "
+        "class_2, class_3\n"
+    )
+    assert result.stderr == names + ("" if given else notice)
 
 
 def test_images_are_predicted_by_numbers_of_classes_if_there_are_statistics(
