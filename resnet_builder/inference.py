@@ -353,6 +353,8 @@ def _dataset_at(path: Path, trained: TrainedModel) -> Part:
     kind = "image_folder" if path.is_dir() else "image_table"
     takes_grey = any(isinstance(step, ToRgb) for step in trained.header.preprocess)
     channels = 1 if takes_grey else trained.spec.model.in_channels
+    if channels not in {1, 3, 4}:
+        raise UsageError(f"images have 1, 3 or 4 channels, the network takes {channels}")
     return Part(type=kind, path=str(path.absolute()), channels=channels)
 
 

@@ -1,6 +1,6 @@
 """Images and labels; importing this package registers the built-in data sets and augmentations."""
 
-from resnet_builder.data import augment, datasets, image_folder
+from resnet_builder.data import augment, datasets, image_folder, image_table
 from resnet_builder.data.interfaces import (
     AUGMENTATIONS,
     DATASETS,
@@ -18,4 +18,5 @@ __all__ = [
     "augment",
     "datasets",
     "image_folder",
+    "image_table",
 ]

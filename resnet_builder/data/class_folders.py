@@ -48,6 +48,9 @@ _IMAGE_START = re.compile(
 )
 _START_BYTES = 64
 
+CACHES = ("decoded", "verified")
+"""Folders in the data folder that hold scans of images."""
+
 _SPLIT_NAMES = frozenset(name for names in SPLITS.values() for name in names)
 _WEIGHTS_ENDING = ".safetensors"
 
@@ -104,7 +107,7 @@ def find_classes(root: Path, stop: Stop) -> ClassFolders:
             notices += _check_classes(root, folder, images, classes, passed_over)
             splits[split] = {name: paths for name, paths in images.items() if paths}
     training = splits["train"]
-    notices += [*_look_alike(training), *_too_deep(training, folders["train"])]
+    notices += [*look_alike(training), *_too_deep(training, folders["train"])]
     told = (f"{root}: {notice}" for notice in notices)
     return ClassFolders(splits, (*passed_over.notices(), *told))
 
@@ -146,7 +149,7 @@ def find_split(root: Path, split: str, stop: Stop, *, undivided: bool) -> ClassF
             )
         notices = _check_classes(root, folder, images, images, passed_over, may_be_empty=True)
     found = {name: paths for name, paths in images.items() if paths}
-    told = (f"{root}: {notice}" for notice in (*notices, *_look_alike(found)))
+    told = (f"{root}: {notice}" for notice in (*notices, *look_alike(found)))
     return ClassFolders({split: found}, (*passed_over.notices(), *told))
 
 
@@ -164,10 +167,27 @@ def find_images(folder: Path, stop: Stop) -> tuple[list[Path], list[str]]:
         DataError: A folder cannot be read.
         Stopped: ``stop`` became true.
     """
+    names, notices = find_image_names(folder, stop)
+    return [folder / name for name in names], notices
+
+
+def find_image_names(
+    folder: Path, stop: Stop, *, besides: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
+    """List images as :func:`find_images` does, by their paths below the folder, with ``/``.
+
+    Args:
+        folder: Folder to look into.
+        stop: Polled at every folder.
+        besides: Other files, which are no news to the user.
+    """
     passed_over = _PassedOver(folder)
     with _listing_errors(folder):
         names = _list_images(folder, ".", folder, set(), passed_over, stop)
-    return [folder / name for name in names], list(passed_over.notices())
+    for name in besides:
+        with suppress(ValueError):
+            passed_over.not_images.remove(name)
+    return names, list(passed_over.notices())
 
 
 def shorten(names: Iterable[str], most: int = 20) -> str:
@@ -257,7 +277,8 @@ def _pass_over_others(
     entries: Mapping[str, os.DirEntry[str]], folders: Mapping[str, str], passed_over: _PassedOver
 ) -> None:
     for name in sorted(entries.keys() - folders.values()):
-        passed_over.add(entries[name], name)
+        if not _is_cache(entries[name]):
+            passed_over.add(entries[name], name)
 
 
 def _is_undivided(entries: Mapping[str, os.DirEntry[str]]) -> bool:
@@ -308,6 +329,8 @@ def _list_split(root: Path, folder: str, passed_over: _PassedOver, stop: Stop) -
     entered: set[str] = set()
     for entry in _entries(root / folder):
         name = entry.name if folder == "." else f"{folder}/{entry.name}"
+        if _is_cache(entry):
+            continue
         if _is_dir(entry) and not _is_foreign(entry):
             images[entry.name] = _list_images(root, name, root / folder, entered, passed_over, stop)
         elif _is_file(entry) and _is_text(entry.name):
@@ -322,7 +345,7 @@ def _list_split(root: Path, folder: str, passed_over: _PassedOver, stop: Stop) -
 
 
 def _pass_over_outputs(folder: str, passed_over: _PassedOver) -> bool:
-    """Pass over runs and caches of this program that lie beside classes: they hold weights."""
+    """Pass over runs that lie beside classes: they hold weights."""
     inside = [name for name in passed_over.not_images if name.startswith(f"{folder}/")]
     if not any(name.endswith(_WEIGHTS_ENDING) for name in inside):
         return False
@@ -361,6 +384,8 @@ def _list_images(
         for entry in _entries(root / here):
             name = entry.name if here == "." else f"{here}/{entry.name}"
             if _is_dir(entry):
+                if _is_cache(entry):
+                    continue
                 if _is_foreign(entry) or _leads_into(entry, split):
                     passed_over.add(entry, name)
                 else:
@@ -412,6 +437,14 @@ def _is_foreign(folder: os.DirEntry[str]) -> bool:
     """Whether a folder is a program's own (hidden, or macOS's in archives), or its name no text."""
     is_hidden = folder.name.startswith(".") or folder.name == "__MACOSX"
     return is_hidden or not _is_text(folder.name)
+
+
+def _is_cache(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a cache of scans and holds nothing else: it is no news to the user."""
+    if entry.name not in CACHES or not _is_dir(entry):
+        return False
+    names = [each.name for each in _entries(Path(entry.path))]
+    return all(name in {".lock", ".partial"} or name.endswith(_WEIGHTS_ENDING) for name in names)
 
 
 def _leads_into(entry: os.DirEntry[str], split: Path) -> bool:
@@ -516,7 +549,7 @@ def _too_deep(images: Images, folder: str) -> Iterator[str]:
         yield f"if {shown} are the classes, {advice}"
 
 
-def _look_alike(names: Collection[str]) -> Iterator[str]:
+def look_alike(names: Collection[str]) -> Iterator[str]:
     """Yield a notice of each group of classes whose names look alike."""
     groups: dict[str, list[str]] = {}
     for name in names:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from resnet_builder.data.class_folders import shorten
+from resnet_builder.data.class_folders import CACHES, Images, shorten
 from resnet_builder.data.decode import ImageReader, decode_image, preprocess_image, verify_image
 from resnet_builder.data.interfaces import (
     DatasetInfo,
@@ -83,6 +83,13 @@ class LabelledSplits:
     classes: tuple[str, ...]
     splits: Mapping[str, LabelledFiles]
     notices: tuple[str, ...]
+
+
+def files_by_class(images: Images, classes: Sequence[str]) -> LabelledFiles:
+    """Label the images of each class with its number."""
+    names = [name for label in classes for name in images.get(label, ())]
+    counts = torch.tensor([len(images.get(label, ())) for label in classes])
+    return LabelledFiles(names, torch.arange(len(classes)).repeat_interleave(counts))
 
 
 def describe(listed: LabelledSplits, channels: int) -> DatasetInfo:
@@ -296,7 +303,7 @@ def scan_images(
         stamps = [_stamp(f"{root}/{name}", context.stop) for name in names]
         of = (str(root.resolve()), reader.channels, how, list(names), stamps)
         key = hashlib.sha256(repr(of).encode()).hexdigest()[:32]
-        path = context.data_dir / ("decoded" if decode else "verified") / f"{key}.safetensors"
+        path = context.data_dir / CACHES[0 if decode else 1] / f"{key}.safetensors"
         caches.append(path)
         cached.append(_read_cache(path, len(names)))
 

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 
 from resnet_builder.data.class_folders import ClassFolders, find_classes, find_split
 from resnet_builder.data.image_files import (
-    LabelledFiles,
     LabelledSplits,
     describe,
+    files_by_class,
     load_images,
     load_split_images,
 )
@@ -87,10 +86,5 @@ class ImageFolder:
 
 
 def _labelled(root: Path, found: ClassFolders, classes: tuple[str, ...]) -> LabelledSplits:
-    splits = {}
-    for split, images in found.splits.items():
-        names = [name for label in classes for name in images.get(label, ())]
-        counts = torch.tensor([len(images.get(label, ())) for label in classes])
-        labels = torch.arange(len(classes)).repeat_interleave(counts)
-        splits[split] = LabelledFiles(names, labels)
+    splits = {split: files_by_class(images, classes) for split, images in found.splits.items()}
     return LabelledSplits(root, classes, splits, found.notices)

@@ -253,9 +253,9 @@ def test_test_images_alone_suffice_wherever_they_are(
         (root / "test").rename(root / "Testing")
     where = {
         "classes": ("--data", root / "test"),
-        "no --data": ("--data-dir", folder),
+        "no --data": (),
     }.get(arranged, ("--data", root))
-    result = call("evaluate", pets, *where, "--json")
+    result = call("evaluate", pets, *where, "--data-dir", folder, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     assert json.loads(result.stdout) == own_result
 
@@ -265,22 +265,25 @@ def test_classes_of_other_images_are_matched_by_name(
 ) -> None:
     root = write_pets(folder) / "test"
     shutil.rmtree(root / "ant")
-    result = call("evaluate", pets, "--data", root, "--json")
+    result = call("evaluate", pets, "--data", root, "--data-dir", folder, "--json")
     assert result.stderr == f"the data has 1 of the 2 classes of {pets}/best.safetensors\n"
     assert json.loads(result.stdout)["confusion"] == [[0, 0], own_result["confusion"][1]]
     (root / "bee").rename(root / "wasp")
-    result = call("evaluate", pets, "--data", root)
+    result = call("evaluate", pets, "--data", root, "--data-dir", folder)
     assert result.exit_code == 3
     assert "  in the weights: ant, bee\n  in the data: wasp\n" in result.stderr
 
 
 def test_split_of_other_images_that_is_not_there_is_2(pets: Path, folder: Path) -> None:
     root = write_pets(folder, ("train", "val"))
-    result = call("evaluate", pets, "--data", root)
+    result = call("evaluate", pets, "--data", root, "--data-dir", folder)
     assert result.exit_code == 2
     assert "there are no test images; there are train, val" in result.stderr
-    assert call("evaluate", pets, "--data", root, "--split", "val").exit_code == 0
-    result = call("evaluate", pets, "--data", root / "val", "--split", "val")
+    assert (
+        call("evaluate", pets, "--data", root, "--data-dir", folder, "--split", "val").exit_code
+        == 0
+    )
+    result = call("evaluate", pets, "--data", root / "val", "--data-dir", folder, "--split", "val")
     assert result.exit_code == 2
     assert "is not divided into splits" in result.stderr
     assert call("evaluate", pets, "--data", "gone").exit_code == 2
@@ -299,14 +302,14 @@ def test_weights_without_some_facts_are_evaluated_on_other_images(
         change |= {"mean": None, "std": None}
     save_weights(folder / "x.safetensors", weights, header.model_copy(update=change))
     root = write_pets(folder) / "test"
-    result = call("evaluate", "x.safetensors", "--data", root, "--json")
+    result = call("evaluate", "x.safetensors", "--data", root, "--data-dir", folder, "--json")
     assert result.exit_code == 0, result.stderr
     assert ("does not say how images are normalised" in result.stderr) == (known == "no statistics")
     found = json.loads(result.stdout)
     assert (found["classes"], found["images"]) == (["ant", "bee"], 10)
     assert known == "no statistics" or found["metrics"] == own_result["metrics"]
     shutil.rmtree(root / "ant")
-    result = call("evaluate", "x.safetensors", "--data", root)
+    result = call("evaluate", "x.safetensors", "--data", root, "--data-dir", folder)
     if known == "all":
         assert result.exit_code == 0
     else:
@@ -322,7 +325,7 @@ def test_grey_network_reads_other_images_as_grey(folder: Path) -> None:
     assert call("train", spec, "--data-dir", folder, "--out", "run").exit_code == 0
     results = [
         call("evaluate", "run", *where, "--json")
-        for where in (("--data-dir", folder), ("--data", root / "test"))
+        for where in (("--data-dir", folder), ("--data", root / "test", "--data-dir", folder))
     ]
     assert results[0].exit_code == 0
     assert results[0].stdout == results[1].stdout
