@@ -27,6 +27,7 @@ from resnet_builder.parts import (
     loss_part,
     model_parts,
     placed_part,
+    training_shape,
 )
 from resnet_builder.runs.files import storage_errors
 from resnet_builder.spec.diagnostics import Positions, problems_from
@@ -326,6 +327,7 @@ def stride_problems(network: ResNet, model: ModelSpec, draft: Draft) -> Iterator
         )
         message = f"strides shrink {side} pixels below one: {sizes}"
         yield draft.positions.problem("shape", ("model", "stages"), message)
+    side = min(training_shape(model, draft.data)[1:])
     for number, part in enumerate(draft.train.progressive_resizing if draft.train else ()):
         path = ("train", "progressive_resizing", number, "size")
         if part.size >= side:

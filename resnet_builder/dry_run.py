@@ -16,6 +16,7 @@ from torch.nn.modules.module import (
 from resnet_builder.data.preprocess import covering_size
 from resnet_builder.errors import Problem, SpecPath, counted
 from resnet_builder.model import ResNet, count_macs, distinct_blocks, sections
+from resnet_builder.parts import training_shape
 from resnet_builder.registry import outside_error
 from resnet_builder.spec.load import Draft
 from resnet_builder.spec.schema import ModelSpec
@@ -67,7 +68,7 @@ def training_problems(
     images = train.batch_size // (train.accumulate * processes)
     if train.sync_norm:
         images *= processes  # their statistics are those of all processes
-    channels, *own = model.image_shape
+    channels, *own = training_shape(model, draft.data)
     sizes: dict[tuple[int, int], SpecPath] = {(own[0], own[1]): batch}
     for number, part in enumerate(train.progressive_resizing):
         size = covering_size(part.size, *own)

@@ -27,7 +27,7 @@ from resnet_builder.losses import LOSSES, Loss
 from resnet_builder.registry import Registry, outside_error
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import DataSpec, ModelSpec, Spec, StageSpec
-from resnet_builder.spec.section import Part, simplified
+from resnet_builder.spec.section import Part, height_and_width, simplified
 
 MODEL_PARTS: dict[str, Registry[Any]] = {
     "stem": STEMS,
@@ -219,6 +219,21 @@ def build_loss(train: TrainSpec, class_counts: Mapping[str, int], num_images: in
     """
     loss: Loss = loss_part(train).make(class_counts=class_counts, num_images=num_images)
     return loss
+
+
+def training_shape(model: ModelSpec, data: DataSpec | None) -> tuple[int, int, int]:
+    """Return the shape of the images that a training feeds, which a first crop may change.
+
+    Args:
+        model: Resolved section ``model``.
+        data: Section ``data``, whose parts have valid options.
+    """
+    channels, height, width = model.image_shape
+    for part in data.augment[:1] if data is not None else ():
+        if part.type == "random_resized_crop":
+            size = part.options["size"]
+            height, width = height_and_width(size if isinstance(size, int) else tuple(size))
+    return channels, height, width
 
 
 def head_of(model: ModelSpec) -> Part:

@@ -64,6 +64,16 @@ HALF_SIZE = "train.progressive_resizing=[{size: 8, fraction: 0.5}]"
             "model.norm: layer 'layer4.0.bn1' (GroupNorm) cannot normalise a single value",
         ),
         (
+            (SIXTEEN, "data.augment=[{type: random_resized_crop, size: 8}]", "train.batch_size=1"),
+            1,
+            "train.batch_size: layer 'layer4.0.bn1' (BatchNorm2d) cannot normalise a single value",
+        ),
+        (
+            (SIXTEEN, "data.augment=[{type: random_resized_crop, size: [8, 8]}]", HALF_SIZE),
+            1,
+            "train.progressive_resizing[0].size: 8 pixels a side are not fewer than the images' ow",
+        ),
+        (
             ("train.accumulate=2",),
             3,
             "train.batch_size: 4 images cannot be divided among 3 processes in 2 micro-batches "
@@ -87,6 +97,7 @@ def test_what_only_training_refuses_is_a_problem_of_the_spec(
     [
         ("train.batch_size=2",),
         ("train.batch_size=1", SIXTEEN),
+        ("train.batch_size=1", "data.augment=[{type: random_resized_crop, size: 16}]"),
         ("train.batch_size=1", "model.norm={type: group_norm, groups: 2}"),
         ("train.batch_size=1", WEIGHTS, "train.freeze=[layer4]"),
     ],
