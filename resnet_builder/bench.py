@@ -231,7 +231,7 @@ def steady_state(experiment: Experiment, *, batch_size: int, accumulate: int) ->
     synthetic = Part.model_validate(
         {
             "type": "synthetic",
-            "num_classes": experiment.model.num_classes,
+            "num_classes": experiment.model.num_logits,
             "channels": experiment.input_shape[0],
             "image_size": experiment.model.image_size,
             "train": max(batch_size, affordable),
@@ -417,7 +417,7 @@ class _Baseline:
         self._device = device
         self._network = build(experiment, seed=0, device=str(device), pretrained=False).train()
         freeze(self._network, recipe.freeze)
-        classes = {str(number): 1 for number in range(experiment.model.num_classes)}
+        classes = {str(number): 1 for number in range(experiment.model.num_logits)}
         self._loss = build_loss(_of_any_classes(recipe), classes, 2 * len(classes)).to(device)
         self._optimizer = build_optimizer(
             self._network,
@@ -431,7 +431,7 @@ class _Baseline:
         """Train for some seconds, at least one step; return the seconds of a step."""
         shape = (4, self.images, *self._model.image_shape)  # four batches
         images = torch.randn(shape, device=self._device)
-        labels = torch.randint(self._model.num_classes, shape[:2], device=self._device)
+        labels = torch.randint(self._model.num_logits, shape[:2], device=self._device)
         _synchronize(self._device)
         started, steps = perf_counter(), 0
         while steps == 0 or perf_counter() - started < seconds:

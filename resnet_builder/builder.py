@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from operator import mul
@@ -17,6 +17,7 @@ from resnet_builder.blocks.init import init_weights
 from resnet_builder.blocks.interfaces import ShortcutFactory, Stem, missing_attribute
 from resnet_builder.blocks.shortcuts import changes_shape
 from resnet_builder.data.interfaces import DatasetInfo
+from resnet_builder.data.location import locate_data
 from resnet_builder.data.splits import inspect_data
 from resnet_builder.device import pick_device
 from resnet_builder.errors import (
@@ -33,6 +34,7 @@ from resnet_builder.parts import (
     STAGE_PARTS,
     PlacedPart,
     PlacedPartError,
+    apply_data_defaults,
     input_info,
     is_preactivated,
     model_part,
@@ -45,8 +47,11 @@ from resnet_builder.parts import (
 from resnet_builder.plugins import import_plugins
 from resnet_builder.spec.diagnostics import Positions
 from resnet_builder.spec.load import Draft, read_draft
-from resnet_builder.spec.schema import DataSpec, ModelSpec, Spec
+from resnet_builder.spec.schema import ModelSpec, Spec
 from resnet_builder.weights.pretrained import load_pretrained
+
+ASSUMED_CLASSES = 10
+"""Classes of a network that is checked without the data that tell their number."""
 
 Source = str | Path | Mapping[str, object] | Draft
 """Path, name of a bundled spec, mapping, or draft, which is not read again."""
@@ -64,6 +69,7 @@ class CheckedSpec:
         macs: Multiply-adds for one image, if they were counted.
         data_error: Reason why the data cannot be used, if they are there and nothing else is wrong;
             or :class:`MissingDataError`, if the spec was checked without them.
+        assumed_classes: Number of classes that stands for the one that only the data tell.
     """
 
     problems: tuple[Problem, ...]
@@ -72,6 +78,7 @@ class CheckedSpec:
     positions: Positions
     macs: int | None
     data_error: DataError | None
+    assumed_classes: int | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -80,6 +87,27 @@ class CheckedSpec:
             return {}
         counts = {"parameters": count_parameters(self.network), "depth": self.network.depth}
         return counts if self.macs is None else {**counts, "macs": self.macs}
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Notices of what was assumed, one line each."""
+        if self.assumed_classes is None:
+            return ()
+        return (
+            f"model.num_classes: only the data tell it, and they are not there; "
+            f"{self.assumed_classes} are assumed",
+        )
+
+    def experiment(self) -> Experiment:
+        """Return the experiment, whose data need not be there.
+
+        Raises:
+            SpecError: Everything that is wrong with the spec.
+            UsageError: The spec has no ``data`` or no ``train``.
+        """
+        if self.spec is None or self.network is None:
+            raise SpecError(self.problems)
+        return Experiment(self.spec, self.network, self.positions)
 
 
 def check_source(
@@ -123,12 +151,14 @@ def check_source(
     # Problems of names and options first: nothing can be made with a part that is wrong.
     problems = list(checks.part_problems(draft))
     wrong = {problem.path.partition(".")[0] for problem in problems}
-    info, model, network, macs = None, None, None, None
+    info, model, network, macs, assumed = None, None, None, None, None
     data_error: DataError | None = None
     if "data" not in wrong:
-        inspect = partial(inspect_data, data_dir=data_dir) if with_data else None
         try:
-            info, data_error = _describe_data(draft.data, inspect)
+            info, data_error = _describe_data(draft, data_dir, with_data=with_data)
+            if draft.data is not None:
+                located = locate_data(draft.data, data_dir)
+                draft = replace(draft, data=apply_data_defaults(located, draft.model, info))
             problems += checks.data_problems(draft, info)
             if "train" not in wrong:
                 problems += checks.known_loss_problems(draft, info)
@@ -142,6 +172,11 @@ def check_source(
         and not draft.is_wrong("data")
         and "model" not in wrong
     ):
+        if draft.model.num_classes == "auto" and info.num_classes is None:
+            assumed = ASSUMED_CLASSES
+            info = replace(info, num_classes=assumed)
+            if data_error is None:
+                problems.append(checks.missing_classes(draft))
         model = resolve_model(draft.model, info)
         problems += checks.model_problems(model, draft.positions)
         try:
@@ -153,7 +188,8 @@ def check_source(
         if with_forward:
             macs, found = dry_run.forward_problems(network, model, draft)
             problems += found or dry_run.training_problems(network, model, draft, processes)
-        problems += checks.network_problems(network, macs, draft)
+        counted = draft if assumed is None else replace(draft, expect=None)
+        problems += checks.network_problems(network, macs, counted)
     problems += checks.fine_tuning_problems(draft)
     if with_weights:
         problems += checks.weights_problems(draft)
@@ -165,23 +201,27 @@ def check_source(
     ordered = draft.positions.ordered(problems)
     spec = None
     if draft.spec is not None and model is not None and not ordered:
-        data = None if draft.spec.data is None else resolve_data(draft.spec.data)
+        data = None if draft.data is None else resolve_data(draft.data)
         train = None if draft.spec.train is None else resolve_train(draft.spec.train)
         update = {"model": model, "data": data, "train": train, "plugins": imported}
         spec = draft.spec.model_copy(update=update)
-    return CheckedSpec(ordered, spec, network, draft.positions, macs, data_error)
+    return CheckedSpec(ordered, spec, network, draft.positions, macs, data_error, assumed)
 
 
 def _describe_data(
-    data: DataSpec | None, inspect: Callable[[DataSpec], DatasetInfo] | None
+    draft: Draft, data_dir: Path | None, *, with_data: bool
 ) -> tuple[DatasetInfo, DataError | None]:
-    """Describe the input images; by the options of the dataset alone, if the data is unusable."""
-    if data is None:
+    """Describe the input images; by the options of the dataset alone, if these tell enough."""
+    if draft.data is None:
         return DatasetInfo(), None
+    info = input_info(draft.data)
+    asks_classes = draft.model is not None and draft.model.num_classes == "auto"
+    if not with_data and (info.num_classes is not None or not asks_classes):
+        return info, None
     try:
-        return input_info(data, inspect), None
+        return input_info(draft.data, partial(inspect_data, data_dir=data_dir)), None
     except DataError as error:
-        return input_info(data), error
+        return info, error
 
 
 def load_experiment(
@@ -215,10 +255,10 @@ def load_experiment(
         data_dir=data_dir,
         processes=processes,
     )
-    spec, network = _valid(checked)
+    experiment = checked.experiment()
     if checked.data_error is not None:
         raise checked.data_error
-    return Experiment(spec, network, checked.positions)
+    return experiment
 
 
 def read_spec(
@@ -236,18 +276,16 @@ def read_spec(
         Resolved spec, with or without data and a recipe.
 
     Raises:
+        DataError: Only the data tell the number of classes, and they are missing or unusable.
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
     """
     checked = check_source(source, overrides=overrides, plugins=plugins, with_weights=with_weights)
-    spec, _ = _valid(checked)
-    return spec
-
-
-def _valid(checked: CheckedSpec) -> tuple[Spec, ResNet]:
-    if checked.spec is None or checked.network is None:
+    if checked.spec is None:
         raise SpecError(checked.problems)
-    return checked.spec, checked.network
+    if checked.assumed_classes is not None and checked.data_error is not None:
+        raise checked.data_error
+    return checked.spec
 
 
 def build_from_spec(
@@ -280,7 +318,8 @@ def build_from_spec(
 
     Raises:
         CheckpointError: The pretrained weights are damaged, or of another network.
-        DataError: The pretrained weights cannot be downloaded.
+        DataError: The pretrained weights cannot be downloaded, or the data that tell the number
+            of classes are missing.
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
         UsageError: There is no such device or stage, or the network's strides do not reach
@@ -399,7 +438,7 @@ def _construct(model: ModelSpec, output_stride: int | None = None) -> ResNet:
 
     head = model_part(model, "head")
     with head.blamed():
-        last_layers = dict(head.make(channels, model.num_classes, **factories))
+        last_layers = dict(head.make(channels, model.num_logits, **factories))
     for name in last_layers:
         if name in layers:
             cause = PartError(f"its layer '{name}' has the name of one before it")

@@ -110,6 +110,15 @@ def data_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
             images=None if images is None else images - data.set_aside(images),
             has_validation=data.validation != 0 or info.own_validation,
         )
+    if data.split_seed != 0 and data.validation == 0:
+        message = "has no effect without data.validation"
+        yield positions.problem("no-effect", ("data", "split_seed"), message, at="key")
+
+
+def missing_classes(draft: Draft) -> Problem:
+    """Problem of a network whose number of classes nothing tells."""
+    message = "is missing: there is no dataset that tells it"
+    return draft.positions.problem("missing-key", ("model", "num_classes"), message, at="key")
 
 
 def recipe_problems(
@@ -224,7 +233,7 @@ def _input_problems(
         ("in_channels", "channels", model.in_channels, info.channels),
         ("image_size", size, model.image_size, info.image_size),
     ):
-        if given is not None and fed is not None and given != fed:
+        if given not in {None, "auto"} and fed is not None and given != fed:
             message = (
                 f"must be {dump_value(fed)}, the {what} of {data.dataset.type}, "
                 f"not {dump_value(given)}"
@@ -245,8 +254,8 @@ def known_loss_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
     """
     if draft.train is None:
         return
-    own = None if draft.model is None else draft.model.num_classes
-    num_classes = info.num_classes or own
+    own = "auto" if draft.model is None else draft.model.num_classes
+    num_classes = info.num_classes or (None if own == "auto" else own)
     names_classes = any(isinstance(value, dict) for value in draft.train.loss.options.values())
     if num_classes is None or (names_classes and info.classes is None):
         return

@@ -23,8 +23,9 @@ from resnet_builder.data.interfaces import (
     silent,
 )
 from resnet_builder.data.loader import evaluation_batches
+from resnet_builder.data.location import default_data_dir, find_data, unused_place
 from resnet_builder.data.preprocess import Preprocessing
-from resnet_builder.data.splits import DataSplits, check_images, default_data_dir, load_data
+from resnet_builder.data.splits import DataSplits, check_images, load_data
 from resnet_builder.data.statistics import channel_statistics
 from resnet_builder.errors import (
     CheckpointError,
@@ -39,6 +40,7 @@ from resnet_builder.prediction_table import Cell, probability_columns, write_tab
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import refuse_existing
 from resnet_builder.runs.records import ClassScores
+from resnet_builder.spec.compose import dataset_at
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import DataSpec, Normalize, Spec, ToRgb
 from resnet_builder.spec.section import Part
@@ -78,7 +80,7 @@ class TrainedModel:
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the logits; numbers where they are not known."""
-        return self.header.classes or tuple(map(str, range(self.spec.model.num_classes)))
+        return self.header.classes or tuple(map(str, range(self.spec.model.num_logits)))
 
 
 def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
@@ -304,9 +306,10 @@ def load_split(
     """
     header, section = trained.header, trained.spec.data
     if data is not None:
-        section = DataSpec(dataset=_dataset_at(data, trained))
+        section = DataSpec(dataset=_dataset_at(data, trained), validation=0)
     if section is None:
         raise UsageError(f"{trained.path}: its spec has no `data` to evaluate on; use --data PATH")
+    section = find_data(section, data_dir)
     dataset = DATASETS.get(section.dataset.type)(**section.dataset.options)
     load_alone = getattr(dataset, "load_split", None)
     is_set_aside = section.validation != 0 and split != "test"
@@ -333,7 +336,8 @@ def load_split(
     )
     found: LoadedSplit = load_alone(context, split, undivided=data is not None and split == "test")
     check_images(trained.spec.model, found.classes, {split: found.images})
-    notices = [*found.notices, *_missing_classes(trained, found.classes)]
+    notices = [*unused_place(section, data_dir), *found.notices]
+    notices += _missing_classes(trained, found.classes)
     if header.classes is None and len(found.classes) != trained.spec.model.num_classes:
         raise DataError(
             f"{trained.path} does not name its {trained.spec.model.num_classes} classes, and the "
@@ -350,12 +354,11 @@ def load_split(
 
 def _dataset_at(path: Path, trained: TrainedModel) -> Part:
     """Dataset of a folder of images, or of a table; images have the channels of the weights."""
-    kind = "image_folder" if path.is_dir() else "image_table"
     takes_grey = any(isinstance(step, ToRgb) for step in trained.header.preprocess)
     channels = 1 if takes_grey else trained.spec.model.in_channels
     if channels not in {1, 3, 4}:
         raise UsageError(f"images have 1, 3 or 4 channels, the network takes {channels}")
-    return Part(type=kind, path=str(path.absolute()), channels=channels)
+    return Part.model_validate({**dataset_at(path), "channels": channels})
 
 
 def _one_of(splits: DataSplits, split: str) -> SplitImages:

@@ -21,8 +21,8 @@ from resnet_builder.blocks.interfaces import (
     STEMS,
 )
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, DatasetInfo
-from resnet_builder.data.preprocess import shape_after
-from resnet_builder.errors import PartError, ResnetBuilderError, SpecPath
+from resnet_builder.data.preprocess import default_preprocess, shape_after
+from resnet_builder.errors import PartError, Problem, ResnetBuilderError, SpecError, SpecPath
 from resnet_builder.losses import LOSSES, Loss
 from resnet_builder.registry import Registry, outside_error
 from resnet_builder.spec.recipe import TrainSpec
@@ -269,7 +269,7 @@ def input_info(
     with dataset.blamed():
         info: DatasetInfo = dataset.make().info if inspect is None else inspect(data)
     channels, size = info.channels, info.image_size
-    for number, step in enumerate(data.preprocess):
+    for number, step in enumerate(data.preprocess or ()):
         try:
             channels, size = shape_after(step, channels, size)
         except PartError as error:
@@ -283,12 +283,35 @@ def resolve(spec: Spec) -> Spec:
     Raises:
         PartError: A part's options are wrong.
         RegistryError: A part is not registered.
+        SpecError: The number of classes is not known without the data.
     """
     info = DatasetInfo() if spec.data is None else input_info(spec.data)
-    data = None if spec.data is None else resolve_data(spec.data)
-    train = None if spec.train is None else resolve_train(spec.train)
-    model = resolve_model(spec.model, info)
-    return spec.model_copy(update={"model": model, "data": data, "train": train})
+    data = None if spec.data is None else apply_data_defaults(spec.data, spec.model, info)
+    update = {
+        "model": resolve_model(spec.model, info),
+        "data": None if data is None else resolve_data(data),
+        "train": None if spec.train is None else resolve_train(spec.train),
+    }
+    return spec.model_copy(update=update)
+
+
+def apply_data_defaults(data: DataSpec, model: ModelSpec | None, info: DatasetInfo) -> DataSpec:
+    """Write out what dataset and network decide: preprocessing, and validation images if known.
+
+    Args:
+        data: Section ``data``.
+        model: Section ``model``, if it is sound.
+        info: Description of the dataset.
+    """
+    update: dict[str, object] = {}
+    if data.preprocess is None and info.image_size is not None:
+        update["preprocess"] = ()
+    elif data.preprocess is None:
+        own_size = None if model is None else model.image_size
+        update["preprocess"] = default_preprocess(own_size or DEFAULT_IMAGE_SIZE)
+    if data.validation == "auto" and info.validation is not None:
+        update["validation"] = info.validation
+    return data.model_copy(update=update)
 
 
 def resolve_model(model: ModelSpec, info: DatasetInfo | None = None) -> ModelSpec:
@@ -296,12 +319,20 @@ def resolve_model(model: ModelSpec, info: DatasetInfo | None = None) -> ModelSpe
 
     Args:
         model: Section ``model``.
-        info: Description of the input images, whose channels and size are the defaults.
+        info: Description of the input images, whose classes, channels and size are the defaults.
+
+    Raises:
+        SpecError: The number of classes is not known.
     """
     info = info or DatasetInfo()
+    num_classes = info.num_classes if model.num_classes == "auto" else model.num_classes
+    if num_classes is None:
+        message = "is not given, and no dataset that was looked at tells it"
+        raise SpecError([Problem("missing-key", "model.num_classes", message)])
     return model.model_copy(
         update={
             **{key: model_part(model, key).resolved() for key in MODEL_PARTS},
+            "num_classes": num_classes,
             "in_channels": model.in_channels or info.channels or DEFAULT_CHANNELS,
             "image_size": model.image_size or info.image_size or DEFAULT_IMAGE_SIZE,
             "stages": tuple(_resolve_stage(model, n) for n in range(len(model.stages))),

@@ -65,7 +65,7 @@ def test_weights_are_counted_once_for_each_use() -> None:
     assert found.copies == 2 * (parameters + buffers)  # the average, and the best
     assert found.images == IMAGES
     folder = "data.dataset={type: image_folder, path: nowhere}"
-    assert estimate(folder, "data.validation=0").images == 0
+    assert estimate(folder, "data.validation=0", "model.num_classes=10").images == 0
 
 
 def test_frozen_sections_have_no_gradients_and_save_nothing() -> None:

@@ -8,13 +8,17 @@ import click
 from resnet_builder.cli.console import examples, note, show, show_json, table
 from resnet_builder.cli.options import (
     SPEC,
+    data_option,
     debug_option,
     json_option,
+    note_assumptions,
     spec_options,
 )
 from resnet_builder.errors import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from resnet_builder.bench import Benchmark, Rate
 
 _MANY = 1_000_000
@@ -37,6 +41,7 @@ _MANY = 1_000_000
     help="Length of the measurement.",
 )
 @spec_options
+@data_option
 @json_option
 @debug_option
 def bench(
@@ -45,6 +50,7 @@ def bench(
     overrides: tuple[str, ...],
     fragments: tuple[str, ...],
     plugins: tuple[str, ...],
+    data: "Path | None",
     as_json: bool,
 ) -> None:
     """Measure how fast a spec trains here.
@@ -54,15 +60,17 @@ def bench(
     the duration of the whole recipe, and the runtime that `train` chooses here.
     """
     from resnet_builder.bench import measure
-    from resnet_builder.builder import load_experiment
+    from resnet_builder.builder import check_source
     from resnet_builder.cli.progress import display
     from resnet_builder.spec.load import read_draft
     from resnet_builder.training.runtime import set_backend_flags
 
-    draft = read_draft(spec, overrides=overrides, fragments=fragments)
+    draft = read_draft(spec, overrides=overrides, fragments=fragments, data=data)
     for notice in draft.notices:
         note(notice)
-    experiment = load_experiment(draft, plugins=plugins, with_weights=False)
+    checked = check_source(draft, plugins=plugins, with_forward=True)
+    experiment = checked.experiment()
+    note_assumptions(checked)
     threads = experiment.run.threads
     undo = set_backend_flags(threads=None if threads == "auto" else threads)
     try:

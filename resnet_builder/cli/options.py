@@ -11,12 +11,13 @@ from click.shell_completion import CompletionItem
 
 from resnet_builder.cli.console import note
 from resnet_builder.cli.signals import Signals
-from resnet_builder.errors import UsageError, nearest
+from resnet_builder.errors import MissingDataError, SpecError, UsageError, nearest
 from resnet_builder.spec.bundled import bundled_names, is_path, recipe_names
 
 if TYPE_CHECKING:
     import torch
 
+    from resnet_builder.builder import CheckedSpec
     from resnet_builder.spec.schema import Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -105,17 +106,19 @@ plugin_option = click.option(
     metavar="NAME",
     help="Let the spec import this Python module or file.",
 )
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    callback=lambda ctx, param, value: None if value is None else value.expanduser(),
+    metavar="PATH",
+    help="Your own images in place of the spec's dataset: a folder of images for each class, or a "
+    "table of labels (CSV, TSV, Parquet).",
+)
 data_dir_option = click.option(
     "--data-dir",
     type=FOLDER,
     metavar="DIR",
     help="Folder of the datasets. [default: $RESNET_BUILDER_DATA, else your cache folder]",
-)
-data_option = click.option(
-    "--data",
-    type=EXISTING,
-    metavar="PATH",
-    help="Your own images: a folder, or a table of labels (CSV, TSV, Parquet).",
 )
 skip_bad_option = click.option(
     "--skip-bad",
@@ -159,6 +162,8 @@ def read_spec(
     overrides: tuple[str, ...],
     fragments: tuple[str, ...],
     plugins: tuple[str, ...],
+    data: Path | None = None,
+    without_data: bool = False,
 ) -> "Spec":
     """Read a spec, print its notices, check it in full, and resolve its defaults.
 
@@ -167,21 +172,43 @@ def read_spec(
         overrides: Values of ``--set``.
         fragments: Values of ``--with``.
         plugins: Values of ``--plugin``.
+        data: Value of ``--data``.
+        without_data: Whether a number of classes is assumed, with a notice, where only the data
+            tell it, and they are not there.
 
     Raises:
+        DataError: Only the data tell the number of classes, and they are missing or unusable.
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
     """
     from resnet_builder.spec.load import read_draft
 
-    draft = read_draft(source, overrides=overrides, fragments=fragments)
+    draft = read_draft(source, overrides=overrides, fragments=fragments, data=data)
     for notice in draft.notices:
         note(notice)
 
     # Torch is imported only now, as it takes seconds: what is no YAML is refused at once.
     from resnet_builder import builder
 
-    return builder.read_spec(draft, plugins=plugins)
+    if not without_data:
+        return builder.read_spec(draft, plugins=plugins)
+    checked = builder.check_source(draft, plugins=plugins)
+    if checked.spec is None:
+        raise SpecError(checked.problems)
+    note_assumptions(checked)
+    return checked.spec
+
+
+def note_assumptions(checked: "CheckedSpec") -> None:
+    """Print what was assumed of data that are not there.
+
+    Raises:
+        DataError: The data are there, and unusable.
+    """
+    if checked.data_error is not None and not isinstance(checked.data_error, MissingDataError):
+        raise checked.data_error
+    for notice in checked.notices:
+        note(notice)
 
 
 def write_new(file: Path, text: str) -> None:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from resnet_builder.cli.console import examples, percent, show, show_json, table
-from resnet_builder.cli.options import SPEC, debug_option, json_option, read_spec, spec_options
+from resnet_builder.cli.options import (
+    SPEC,
+    data_option,
+    debug_option,
+    json_option,
+    read_spec,
+    spec_options,
+)
 
 if TYPE_CHECKING:
     from resnet_builder.summary import Row, Summary
@@ -26,6 +33,7 @@ _HEADER = ("", "kind", "output", "parameters", "MACs", "field", "depth")
 @click.argument("spec", type=SPEC, metavar="SPEC")
 @click.option("--depth", is_flag=True, help="Show every layer, not only stages.")
 @spec_options
+@data_option
 @json_option
 @debug_option
 def summary(
@@ -34,6 +42,7 @@ def summary(
     overrides: tuple[str, ...],
     fragments: tuple[str, ...],
     plugins: tuple[str, ...],
+    data: Path | None,
     as_json: bool,
 ) -> None:
     """Show a network, stage by stage.
@@ -44,7 +53,14 @@ def summary(
     from resnet_builder.memory import size_text
     from resnet_builder.summary import summarize
 
-    resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins)
+    resolved = read_spec(
+        spec,
+        overrides=overrides,
+        fragments=fragments,
+        plugins=plugins,
+        data=data,
+        without_data=True,
+    )
     found = summarize(resolved)
     if as_json:
         show_json(found)

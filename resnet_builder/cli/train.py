@@ -15,6 +15,7 @@ from resnet_builder.cli.options import (
     SPEC,
     Invocation,
     data_dir_option,
+    data_option,
     debug_option,
     json_option,
     pass_invocation,
@@ -35,6 +36,7 @@ _HERE = ""
 @click.command(
     epilog=examples(
         "resnet-build train resnet20_digits",
+        "resnet-build train resnet18_cifar --data my_images",
         "resnet-build train my_net.yaml --out runs/mine --resume",
         "resnet-build train --resume runs/resnet20-001",
         "resnet-build train resnet56 --with one_cycle10 --set train.seed=1",
@@ -55,6 +57,7 @@ _HERE = ""
     help="Resume the run in DIR, or in --out. If there is none and SPEC is given, start it.",
 )
 @spec_options
+@data_option
 @data_dir_option
 @skip_bad_option
 @click.option(
@@ -80,6 +83,7 @@ def train(
     overrides: tuple[str, ...],
     fragments: tuple[str, ...],
     plugins: tuple[str, ...],
+    data: Path | None,
     data_dir: Path | None,
     skip_bad: bool,
     allow_spec_change: bool,
@@ -101,9 +105,8 @@ def train(
     directory = _directory(spec, out, resume)
     # Errors that need no torch come first: importing it takes seconds. Of several processes, one
     # reports an error, which it can do only once they are connected.
-    draft = None
-    if not is_worker():
-        draft = read_draft(_source(spec, directory), overrides=overrides, fragments=fragments)
+    read = partial(read_draft, overrides=overrides, fragments=fragments, data=data)
+    draft = None if is_worker() else read(_source(spec, directory))
 
     from resnet_builder.builder import load_experiment
     from resnet_builder.cli.progress import AtStart, display
@@ -116,18 +119,18 @@ def train(
 
     with distributed_context(invocation, nproc) as ctx:
         if draft is None:
-            draft = read_draft(_source(spec, directory), overrides=overrides, fragments=fragments)
+            draft = read(_source(spec, directory))
         if ctx.is_main_process:
             for notice in draft.notices:
                 note(notice)
         # A run with a checkpoint does not need the pretrained weights any more, nor a finished one
-        # its data.
+        # its data, unless only they tell what the spec is.
         is_new = resume is None and ctx.is_main_process
         experiment = load_experiment(
             draft,
             plugins=plugins,
             with_weights=is_new,
-            with_data=is_new,
+            with_data=is_new or draft.asks_data,
             data_dir=data_dir,
             processes=ctx.world_size,
         )

@@ -11,6 +11,7 @@ from resnet_builder.cli.console import examples, note, show, show_error, show_js
 from resnet_builder.cli.options import (
     SPEC,
     data_dir_option,
+    data_option,
     debug_option,
     json_option,
     spec_options,
@@ -25,6 +26,7 @@ from resnet_builder.errors import (
 
 if TYPE_CHECKING:
     from resnet_builder.model import ResNet
+    from resnet_builder.spec.load import Draft
     from resnet_builder.spec.schema import Spec
 
 
@@ -78,6 +80,7 @@ class Validation:
 )
 @click.argument("specs", nargs=-1, required=True, type=SPEC, metavar="SPEC...")
 @spec_options
+@data_option
 @data_dir_option
 @click.option(
     "--nproc",
@@ -95,6 +98,7 @@ def validate(
     overrides: tuple[str, ...],
     fragments: tuple[str, ...],
     plugins: tuple[str, ...],
+    data: Path | None,
     data_dir: Path | None,
     nproc: int,
     as_json: bool,
@@ -107,6 +111,8 @@ def validate(
     machine's memory. For a spec without counts, or with wrong ones, the right `expect` line is
     printed. Nothing is downloaded.
     """
+    from resnet_builder.spec.load import read_draft
+
     # Nothing here outlives the command, so looking for garbage would only cost time: torch makes
     # half a million objects when a network first runs on meta.
     gc.set_threshold(1_000_000)
@@ -114,7 +120,8 @@ def validate(
     for source in specs:
         check = SpecCheck(source)
         try:
-            _check(check, overrides, fragments, plugins, data_dir, nproc)
+            draft = read_draft(source, overrides=overrides, fragments=fragments, data=data)
+            _check(check, draft, plugins, data_dir, nproc)
         except SpecError as error:
             check.problems = error.errors
             codes.append(error.exit_code)
@@ -131,8 +138,7 @@ def validate(
 
 def _check(
     check: SpecCheck,
-    overrides: tuple[str, ...],
-    fragments: tuple[str, ...],
+    draft: "Draft",
     plugins: tuple[str, ...],
     data_dir: Path | None,
     nproc: int,
@@ -145,10 +151,6 @@ def _check(
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
     """
-    from resnet_builder.spec.load import read_draft
-
-    draft = read_draft(check.source, overrides=overrides, fragments=fragments)
-
     # Torch is imported only now, so that what is no YAML is refused at once.
     from resnet_builder.builder import build, check_source
     from resnet_builder.spec.dump import dump_value
@@ -163,17 +165,23 @@ def _check(
         processes=nproc,
     )
     expected = {} if draft.expect is None else draft.expect.model_dump()
-    if checked.counts != expected and all(one.code == "expect" for one in checked.problems):
+    is_counted = checked.assumed_classes is None
+    if (
+        is_counted
+        and checked.counts != expected
+        and all(one.code == "expect" for one in checked.problems)
+    ):
         check.expect = f"expect: {dump_value(checked.counts)}"
     if checked.spec is None or checked.network is None:
         raise SpecError(checked.problems)
-    check.notices = draft.notices
+    check.notices = (*draft.notices, *checked.notices)
     if isinstance(checked.data_error, MissingDataError):
-        check.notices += (f"checked without the data: {checked.data_error}",)
+        first, *more = (line.strip() for line in checked.data_error.args)
+        check.notices += ("; ".join([f"checked without the data: {first}", *more]),)
     elif checked.data_error is not None:
         raise checked.data_error
     weights = checked.spec.model.weights
-    if weights is not None and weights.published_name is None:
+    if is_counted and weights is not None and weights.published_name is None:
         build(checked.spec)  # raises if the weights are not the network's; nothing is downloaded
     check.name = checked.spec.name
     check.parameters, check.depth, check.macs = checked.counts.values()

@@ -40,6 +40,7 @@ from resnet_builder.data.sources import (
     fingerprint,
     read_ahead,
 )
+from resnet_builder.data.validation import class_counts, default_validation
 from resnet_builder.errors import DataError, Stopped, counted
 from resnet_builder.system import open_regular
 
@@ -95,14 +96,19 @@ def files_by_class(images: Images, classes: Sequence[str]) -> LabelledFiles:
 def describe(listed: LabelledSplits, channels: int) -> DatasetInfo:
     """Describe a data set by its list of files."""
     training = listed.splits["train"]
+    is_multi_label = training.labels.dim() == 2
+    counts = tuple(class_counts(training.labels, len(listed.classes)).tolist())
+    own_validation = "val" in listed.splits
     return DatasetInfo(
         num_classes=len(listed.classes),
         channels=channels,
-        own_validation="val" in listed.splits,
+        own_validation=own_validation,
         training_images=len(training.names),
         classes=listed.classes,
         notices=listed.notices,
-        multi_label=training.labels.dim() == 2,
+        multi_label=is_multi_label,
+        class_counts=counts,
+        validation=0 if own_validation else default_validation(counts, len(training.names)),
     )
 
 

@@ -36,7 +36,7 @@ class ImageFolder:
 
     Args:
         path: Folder that holds ``train``, ``test`` and ``val``, or the classes; relative to the
-            data folder.
+            file that names it.
         channels: 3 for RGB, 1 for grey, 4 for RGB and alpha.
     """
 
@@ -45,7 +45,7 @@ class ImageFolder:
     ) -> None:
         self._path = path
         self._channels = channels
-        self.info = DatasetInfo(channels=channels)
+        self.info = DatasetInfo(channels=channels, validation=None)
 
     def inspect(self, data_dir: Path, stop: Stop) -> DatasetInfo:
         """List the folder, without decoding an image.

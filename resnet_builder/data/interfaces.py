@@ -43,6 +43,9 @@ class DatasetInfo:
         training_images: Number of training images, before any are set aside for validation.
         classes: Class names; a label is an index into them.
         notices: Notices for the user, as in :class:`LoadedDataset`.
+        class_counts: Number of training images of each class.
+        validation: Number or share of training images that are set aside where the spec does not
+            say how many; ``None`` if only ``inspect`` can tell.
         multi_label: Whether an image may have several labels, or none.
     """
 
@@ -53,6 +56,8 @@ class DatasetInfo:
     training_images: int | None = None
     classes: tuple[str, ...] | None = None
     notices: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] | None = None
+    validation: int | float | None = 0
     multi_label: bool = False
 
 
@@ -103,7 +108,7 @@ class LoadContext:
     """Arguments of loading a data set.
 
     Attributes:
-        data_dir: Folder of data sets; relative paths in specs are relative to it.
+        data_dir: Folder of data sets that were downloaded, and of caches.
         preprocess: Preprocessing of the spec, to be applied to every image.
         stop: Polled in every loop.
         report: Progress of downloads and scans.
@@ -162,6 +167,9 @@ class LoadedSplit:
 
 class Dataset(Protocol):
     """A registered data set: a class whose keyword-only arguments are its options.
+
+    An option called ``path`` names a file or a folder. In a spec it counts from the spec's file;
+    the data set is given an absolute path, at which something is.
 
     Optional methods:
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -59,6 +60,16 @@ def _apply(step: Step, images: Tensor) -> Tensor:
             return functional.pad(images, [*widths], fill=step.fill, padding_mode=step.mode)
         case CenterCrop():
             return functional.center_crop(images, [*height_and_width(step.size)])
+
+
+def default_preprocess(image_size: int | tuple[int, int]) -> tuple[Step, ...]:
+    """Return the preprocessing of images of differing sizes where the spec has none.
+
+    Nothing is stretched: the images are made to cover the network's size, and their middle is cut.
+    """
+    fit: Literal["auto", "cover"] = "auto" if isinstance(image_size, int) else "cover"
+    resize = Resize(type="resize", size=image_size, fit=fit)
+    return resize, CenterCrop(type="center_crop", size=image_size)
 
 
 def _without_alpha(images: Tensor) -> Tensor:

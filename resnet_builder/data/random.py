@@ -84,8 +84,8 @@ class StatelessGenerator:
         seed: Seed of the recipe.
         epoch: Epoch, counted from 0.
         step: Step of the whole training, counted from 0.
-        samples: ``(B,)`` int64 numbers of the images, on the CPU: index in the split, plus N for each
-            time that a balanced sampler drew it before in the epoch.
+        samples: ``(B,)`` int64 numbers of the images, on the CPU: index in the split, plus N for
+            each time that a balanced sampler drew it before in the epoch.
         operation: Name of the operation, and its place in the list of augmentations.
         device: Device on which the numbers are wanted.
     """

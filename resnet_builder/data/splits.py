@@ -1,14 +1,11 @@
 """Training, validation and test images of an experiment."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from resnet_builder.data.interfaces import (
     AUGMENTATIONS,
@@ -16,7 +13,6 @@ from resnet_builder.data.interfaces import (
     DatasetInfo,
     ImageSource,
     LoadContext,
-    LoadedDataset,
     ReadTimeCrop,
     Report,
     Stop,
@@ -24,15 +20,13 @@ from resnet_builder.data.interfaces import (
     never,
     silent,
 )
+from resnet_builder.data.location import default_data_dir, find_data, unused_place
 from resnet_builder.data.preprocess import Preprocessing
-from resnet_builder.data.random import hash_seed
 from resnet_builder.data.statistics import channel_statistics, describe_constant
+from resnet_builder.data.validation import check_validation, set_validation_aside
 from resnet_builder.errors import DataError, Problem, SpecError, UsageError, counted
 from resnet_builder.experiment import Experiment
 from resnet_builder.spec.schema import DataSpec, ModelSpec, Normalize, Spec
-from resnet_builder.system import cache_dir
-
-DATA_VARIABLE = "RESNET_BUILDER_DATA"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +97,10 @@ def load_data(
     data, model = experiment.data, experiment.model
     if data is None:
         raise UsageError(f"{experiment.name}: the spec has no `data`")
+    data = find_data(data, data_dir)
     context = LoadContext(
         data_dir=data_dir or default_data_dir(),
-        preprocess=Preprocessing(data.preprocess),
+        preprocess=Preprocessing(data.preprocess or ()),
         stop=stop,
         report=report,
         crops_while_reading=_crops_while_reading(data),
@@ -120,7 +115,7 @@ def load_data(
         raise _spec_error("mismatch", "model.num_classes", message)
     splits = {"training": loaded.train, "validation": loaded.validation, "test": loaded.test}
     check_images(model, loaded.classes, splits)
-    train, validation, indices = _set_validation_aside(loaded, data)
+    train, validation, indices = set_validation_aside(loaded, data)
     hashes = train.hashes()
     if check_classes:
         _check_learnable(train, hashes)
@@ -132,6 +127,7 @@ def load_data(
         constant = [channel for channel, deviation in enumerate(std) if deviation == 0]
         std = tuple(deviation or 1.0 for deviation in std)
     notices = (
+        *unused_place(data, data_dir),
         *loaded.notices,
         *(describe_constant(channel, mean) for channel in constant),
         *_duplicates(train, hashes, validation, loaded.test),
@@ -166,6 +162,7 @@ def inspect_data(
         SpecError: The data set has validation images, and the spec asks for others.
         Stopped: ``stop`` became true.
     """
+    data = find_data(data, data_dir)
     dataset = DATASETS.get(data.dataset.type)(**data.dataset.options)
     inspect: Callable[..., DatasetInfo] | None = getattr(dataset, "inspect", None)
     info = dataset.info if inspect is None else inspect(data_dir or default_data_dir(), stop)
@@ -173,13 +170,8 @@ def inspect_data(
         _check_more_than_one_class(data, info.num_classes, info.notices)
         if info.training_images is not None:
             own_validation = info.own_validation is True
-            _check_validation(data, own_validation, info.training_images, info.num_classes)
+            check_validation(data, own_validation, info.training_images, info.num_classes)
     return info
-
-
-def default_data_dir() -> Path:
-    """Return ``$RESNET_BUILDER_DATA``, else this program's folder in the user's cache."""
-    return Path(os.environ.get(DATA_VARIABLE) or cache_dir())
 
 
 def _crops_while_reading(data: DataSpec) -> bool:
@@ -259,79 +251,3 @@ def _duplicates(
 
 def _spec_error(code: str, path: str, message: str) -> SpecError:
     return SpecError([Problem(code, path, message, file="<data>")])
-
-
-def _set_validation_aside(
-    loaded: LoadedDataset, data: DataSpec
-) -> tuple[ImageSource, ImageSource | None, tuple[int, ...]]:
-    count = len(loaded.train)
-    _check_validation(data, loaded.validation is not None, count, len(loaded.classes))
-    if data.validation == 0:
-        return loaded.train, loaded.validation, ()
-    aside = stratified(loaded.train.labels, data.set_aside(count), data.split_seed)
-    kept = torch.ones(count, dtype=torch.bool).index_fill(0, aside, value=False).nonzero()[:, 0]
-    return loaded.train.subset(kept), loaded.train.subset(aside), tuple(aside.tolist())
-
-
-def _check_validation(data: DataSpec, own_validation: bool, count: int, num_classes: int) -> None:
-    """Check that validation images can be set aside, if the spec asks for any."""
-    if data.validation == 0:
-        return
-    if own_validation:
-        message = f"{data.dataset.type} has validation images of its own; set it to 0"
-        raise _spec_error("exclusive", "data.validation", message)
-    amount = data.set_aside(count)
-    if not num_classes <= amount <= count - num_classes:
-        raise DataError(
-            f"data.validation: {amount:,} of {count:,} training images cannot be set aside; at "
-            f"least one for each of the {num_classes} classes must be, and as many must be left"
-        )
-
-
-def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
-    """Choose images so that every class keeps its proportion.
-
-    The choice is that of scikit-learn's ``train_test_split(stratify=labels)``, draw for draw.
-    numpy promises that ``RandomState`` never changes, so neither do published splits.
-
-    Args:
-        labels: ``(N,)`` int64.
-        amount: Number of images to choose.
-        seed: Seed of the choice.
-
-    Returns:
-        ``(amount,)`` int64 indices, ascending.
-
-    Raises:
-        DataError: A class has a single image.
-    """
-    _, classes, counts = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
-    if counts.min() < 2:
-        raise DataError("data.validation: a class has 1 training image; at least 2 are needed")
-    draws = np.random.RandomState(hash_seed(seed, "split") & 0xFFFFFFFF)
-    left = _proportional(counts, len(labels) - amount, draws)
-    # The rest adds up to the amount, but its rounding may draw, and what follows depends on that.
-    taken = _proportional(counts - left, amount, draws)
-    chosen = []
-    for number, count in enumerate(counts):
-        members = np.flatnonzero(classes == number)[draws.permutation(count)]
-        chosen.append(members[left[number] : left[number] + taken[number]])
-    return torch.from_numpy(np.sort(np.concatenate(chosen)))
-
-
-def _proportional(
-    counts: "np.ndarray[tuple[int], np.dtype[np.int64]]", total: int, draws: np.random.RandomState
-) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    """Round class counts down to a total; the largest remainders, or chance, get the rest."""
-    exact = counts / counts.sum() * total
-    result = np.floor(exact)
-    remainders = exact - result
-    missing = int(total - result.sum())
-    for remainder in np.unique(remainders)[::-1]:
-        if missing <= 0:
-            break
-        equal = np.flatnonzero(remainders == remainder)
-        raised = draws.choice(equal, size=min(len(equal), missing), replace=False)
-        result[raised] += 1
-        missing -= len(raised)
-    return result.astype(np.int64)

@@ -28,6 +28,11 @@ def bundled_file(name: str) -> Path:
     return folder / f"{name}.yaml"
 
 
+def is_bundled(file: Path) -> bool:
+    """Tell whether a file is a bundled spec or recipe."""
+    return file.parent in {_specs_folder(), _specs_folder() / "recipes"}
+
+
 def find_spec(source: str) -> Path:
     """File of a SPEC argument.
 

@@ -5,7 +5,7 @@ All of this happens on plain nodes, before any validation.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from resnet_builder.spec.bundled import (
     bundled_file,
     bundled_names,
     find_spec,
+    is_bundled,
     is_path,
     recipe_names,
 )
@@ -35,6 +36,7 @@ from resnet_builder.spec.yaml_source import (
 
 WITH = "<command line>:--with"
 SET = "<command line>:--set"
+DATA = "<command line>:--data"
 
 OWN = ("name", "expect", "published")
 """Keys that belong to the file they stand in, and that no other file inherits."""
@@ -48,6 +50,18 @@ _CLAIMS = {"expect": {"model"}, "published": {"model", "data", "train"}}
 _INCIDENTAL = {"data.split_seed", "train.seed"} | {
     f"train.{key}" for key in ("evaluate_every", "checkpoint_every", "keep_checkpoints")
 }
+
+# What is said for one dataset, and does not hold for another.
+_FOR_DATASET = (
+    ("model", "num_classes"),
+    ("model", "in_channels"),
+    ("data", "validation"),
+    ("data", "split_seed"),
+    ("data", "preprocess"),
+    ("data", "normalize"),
+)
+
+_TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 
 _MAX_FILES = 64
 _UNITS = {"steps", "epochs", "seconds"}
@@ -90,6 +104,7 @@ def compose(
     *,
     overrides: Sequence[str] = (),
     fragments: Sequence[str | Path] = (),
+    data: str | Path | None = None,
 ) -> Composition:
     """Compose a spec with all that is laid under and over it.
 
@@ -97,6 +112,7 @@ def compose(
         document: The spec's own file or mapping.
         overrides: ``path.to.key=value``, as ``--set``.
         fragments: Fragments to lay over the spec: paths, or names of bundled specs or recipes.
+        data: Images to use instead of the spec's dataset, as ``--data``.
 
     Raises:
         SpecError: Another file, a fragment or an override cannot be read.
@@ -105,15 +121,56 @@ def compose(
     composer = _Composer(document.source)
     try:
         root = written = composer.with_bases(document)
+        in_files = len(composer.datasets)
         for fragment in fragments:
             root = composer.merged(root, composer.fragment(fragment))
+        if data is not None:
+            root = composer.merged(root, composer.dataset(data))
         for argument in overrides:
             root = composer.overridden(root, argument)
         composer.check_milestones(root)
     except SpecError as error:
         raise SpecError([*composer.problems, *error.errors]) from error
-    root, notices = _without_stale_claims(root, written)
-    return Composition(root, tuple(composer.sources), tuple(composer.problems), notices)
+    root, claims, changed = _without_stale_claims(root, written)
+    notices = list(_dataset_notices(composer.datasets[:in_files], root, ()))
+    others = list(_dataset_notices(composer.datasets[in_files:], root, claims))
+    if claims and not others:
+        others.append(
+            f"not compared with {' and '.join(claims)}: --set or --with changes {changed}"
+        )
+    return Composition(root, tuple(composer.sources), tuple(composer.problems), (*notices, *others))
+
+
+def absolute_path(path: str, place: Place) -> str:
+    """Make a path absolute that a spec names.
+
+    It counts from the file in which it stands; from the working directory on the command line, in a
+    mapping, and in a bundled file, beside which no user has files.
+    """
+    file = place.source.path
+    base = Path() if file is None or is_bundled(file) else file.parent
+    return os.path.realpath(base / path)
+
+
+def dataset_at(path: str | Path) -> dict[str, str]:
+    """Dataset that ``--data PATH`` stands for: a file is a table of labels, all else a folder."""
+    is_table = os.path.isfile(path) or os.path.splitext(path)[1].lower() in _TABLE_ENDINGS
+    return {"type": "image_table" if is_table else "image_folder", "path": str(path)}
+
+
+@dataclass(frozen=True, slots=True)
+class _OtherDataset:
+    """A dataset that was laid over another one.
+
+    Attributes:
+        old: The one below, if there was any.
+        new: The one above.
+        left_out: What was said for the one below, and holds no more.
+    """
+
+    old: Node | None
+    new: Node
+    left_out: Collection[SpecPath]
 
 
 class _Composer:
@@ -128,15 +185,50 @@ class _Composer:
         self.sources: list[Source] = []
         self.problems: list[Problem] = []
         self._milestones: list[tuple[Node, str]] = []
+        self.datasets: list[_OtherDataset] = []
 
     def merged(self, below: Node, above: Node) -> Node:
-        """Lay one over the other, and note milestones whose unit another length takes away."""
+        """Lay one over the other; note milestones whose unit another length takes away.
+
+        Another dataset takes away what was said for the one before it.
+        """
+        below = self._without_dataset(below, above)
         lower, upper = (_entries(_entries(node).get("train")) for node in (below, above))
         schedule = _entries(lower.get("schedule"))
         milestones, before = schedule.get("milestones"), _unit(lower)
         if milestones and before and "unit" not in schedule and _unit(upper) not in {"", before}:
             self._milestones.append((milestones, before))
         return merge(below, above, main=self.main)
+
+    def _without_dataset(self, below: Node, above: Node) -> Node:
+        """Leave out what a spec says for its dataset, if another one is laid over it.
+
+        A name or a mapping with ``type`` names a dataset; a mapping without changes its options.
+        """
+        old, new = (_entries(_entries(node).get("data")).get("dataset") for node in (below, above))
+        if new is None or not _names_part(new) or _dataset(old) == _dataset(new):
+            return below
+        left_out: list[SpecPath] = []
+        sections = dict(_entries(below))
+        for section, key in _FOR_DATASET:
+            entries = _entries(sections.get(section))
+            node = entries.get(key)
+            # All that the command line sets is said of one experiment, in whatever order.
+            if node is None or (_is_override(node) and _is_override(new)):
+                continue
+            rest = {name: value for name, value in entries.items() if name != key}
+            sections[section] = replace(sections[section], value=rest)
+            if node.value is not None and key not in _entries(_entries(above).get(section)):
+                left_out.append((section, key))
+        self.datasets.append(_OtherDataset(old, new, left_out))
+        return replace(below, value=sections)
+
+    def dataset(self, path: str | Path) -> Node:
+        """Layer that names the dataset of ``--data``."""
+        place = Source(DATA, str(path), has_lines=False).place(0, 0)
+        self.sources.append(place.source)
+        part = {key: Node(value, place) for key, value in dataset_at(path).items()}
+        return Node({"data": Node({"dataset": Node(part, place)}, place)}, place)
 
     def check_milestones(self, root: Node) -> None:
         """Add a problem if the milestones were written for another unit than the length's."""
@@ -223,8 +315,7 @@ def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ())
     if below is None:
         return above
     key = short_key(path)
-    names_part = isinstance(above.value, str) or "type" in _entries(above)
-    if key == "type" and names_part:
+    if key == "type" and _names_part(above):
         return replace(above, replaces=below)
     if not isinstance(above.value, dict):
         return above
@@ -245,6 +336,51 @@ def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ())
             entries[key] = merge(entries.get(key), node, main=main, path=(*path, key))
     owner = below if below.place.source is main else above
     return Node(entries, owner.place, owner.key_place, below.replaces)
+
+
+def _names_part(node: Node) -> bool:
+    """Tell whether a value names a part, and does not only change options of the one below."""
+    return isinstance(node.value, str) or "type" in _entries(node)
+
+
+def _dataset(node: Node | None) -> dict[str, object]:
+    """Type and options of a dataset, with its path counted from the file that names it."""
+    if node is None or node.value is None:
+        return {}
+    part: dict[str, object] = {"type": node.value} if isinstance(node.value, str) else plain(node)
+    path = part.get("path") if isinstance(part, dict) else None
+    if isinstance(path, str) and "\0" not in path:
+        part["path"] = absolute_path(path, _entries(node)["path"].place)
+    return part if isinstance(part, dict) else {}
+
+
+def _dataset_notices(
+    datasets: Sequence[_OtherDataset], root: Node, claims: Sequence[str]
+) -> Iterator[str]:
+    """Yield a notice of each dataset by which something was left out.
+
+    Args:
+        datasets: Datasets that were laid over others.
+        root: The whole spec.
+        claims: Claims of the spec that do not hold any more either.
+    """
+    for one in datasets:
+        keys = [
+            f"{section}.{key}"
+            for section, key in one.left_out
+            if key not in _entries(_entries(root).get(str(section)))
+        ]
+        if keys:
+            source = one.new.place.source.name.removeprefix("<command line>:")
+            old = "" if one.old is None else f" in place of {_dataset(one.old).get('type')}"
+            yield (
+                f"{source} names the dataset {_dataset(one.new).get('type')}{old}; left out: "
+                f"{', '.join([*keys, *claims])}"
+            )
+
+
+def _is_override(node: Node) -> bool:
+    return node.place.source.name in {SET, DATA}
 
 
 def _is_option(path: SpecPath) -> bool:
@@ -371,12 +507,15 @@ def _entries(node: Node | None) -> dict[str, Node]:
     return node.value if node is not None and isinstance(node.value, dict) else {}
 
 
-def _without_stale_claims(root: Node, written: Node) -> tuple[Node, tuple[str, ...]]:
+def _without_stale_claims(root: Node, written: Node) -> tuple[Node, list[str], str]:
     """Drop what a file claims of an experiment that fragments or overrides have changed.
 
     Args:
         root: The whole spec.
         written: The spec as its file has it.
+
+    Returns:
+        The spec, the keys that were dropped, and what has changed.
     """
 
     def experiment(node: Node, section: str) -> object:
@@ -402,8 +541,7 @@ def _without_stale_claims(root: Node, written: Node) -> tuple[Node, tuple[str, .
         else:
             dropped.append(f"`{key}`")
     what = " and ".join(_SECTIONS[key] for key in changed)
-    notice = f"not compared with {' and '.join(dropped)}: --set or --with changes {what}"
-    return Node(entries, root.place, root.key_place), (notice,) if dropped else ()
+    return Node(entries, root.place, root.key_place), dropped, what
 
 
 def _claims_something(claims: Node | None) -> bool:

@@ -1,6 +1,5 @@
 """Loading of a spec: text to nodes, composition, validation; none of it needs torch."""
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -11,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from resnet_builder.errors import Problem, SpecError, SpecPath, dotted
-from resnet_builder.spec.compose import SpecSource, compose, read_document
+from resnet_builder.spec.compose import SpecSource, absolute_path, compose, read_document
 from resnet_builder.spec.diagnostics import Positions, file_name_problem, problems_from
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import (
@@ -67,6 +66,12 @@ class Draft:
     problems: tuple[Problem, ...]
     notices: tuple[str, ...]
 
+    @property
+    def asks_data(self) -> bool:
+        """Whether the dataset decides some values, which it may know only from its files."""
+        asks_classes = self.model is not None and self.model.num_classes == "auto"
+        return asks_classes or (self.data is not None and self.data.validation == "auto")
+
     def is_wrong(self, section: str) -> bool:
         """Tell whether a section is there, but has problems."""
         return any(_section(problem) == section for problem in self.problems)
@@ -111,6 +116,7 @@ def read_draft(
     *,
     overrides: Sequence[str] = (),
     fragments: Sequence[str | Path] = (),
+    data: str | Path | None = None,
 ) -> Draft:
     """Read a spec, compose it and check each section by itself.
 
@@ -118,12 +124,13 @@ def read_draft(
         source: A path, a bundled spec's name, or a mapping.
         overrides: ``path.to.key=value``, as ``--set``.
         fragments: Fragments to lay over the spec, as ``--with``.
+        data: Images to use instead of the spec's dataset, as ``--data``.
 
     Raises:
         SpecError: There is nothing to check: no file, no YAML, no mapping.
         StorageError: A file cannot be read.
     """
-    return _draft(read_document(source), overrides, fragments)
+    return _draft(read_document(source), overrides, fragments, data)
 
 
 def _whole(draft: Draft) -> Spec:
@@ -132,49 +139,54 @@ def _whole(draft: Draft) -> Spec:
     return draft.spec
 
 
-def _draft(document: Document, overrides: Sequence[str], fragments: Sequence[str | Path]) -> Draft:
-    composition = compose(document, overrides=overrides, fragments=fragments)
+def _draft(
+    document: Document,
+    overrides: Sequence[str],
+    fragments: Sequence[str | Path],
+    data: str | Path | None = None,
+) -> Draft:
+    composition = compose(document, overrides=overrides, fragments=fragments, data=data)
     positions = Positions(composition.root, composition.sources)
-    data = plain(composition.root)
-    _make_weights_absolute(data, positions)
+    values = plain(composition.root)
+    _make_paths_absolute(values, positions)
     own = list(composition.problems)
     path = document.source.path
-    if data.get("name") is None:
+    if values.get("name") is None:
         if path is None or is_name(path.stem):
-            data["name"] = UNNAMED if path is None else path.stem
+            values["name"] = UNNAMED if path is None else path.stem
         else:
             own.append(file_name_problem(document.source.name, path.stem))
-    spec, found = _validate(data, positions)
+    spec, found = _validate(values, positions)
     # A value that could not be read as it is written is wrong only once.
     known = {problem.path for problem in own if problem.path}
     problems = positions.ordered([*own, *(one for one in found if one.path not in known)])
     wrong = {_section(problem) for problem in problems}
     if problems or spec is None:
-        spec, sections = None, _sections(data, wrong)
+        spec, sections = None, _sections(values, wrong)
     else:
         sections = {key: getattr(spec, key) for key in _SECTION_KEYS}
     return Draft(
         **sections,
         spec=spec,
-        parts=tuple(parts_in({key: data[key] for key in wrong & data.keys()})),
+        parts=tuple(parts_in({key: values[key] for key in wrong & values.keys()})),
         positions=positions,
         problems=problems,
         notices=composition.notices,
     )
 
 
-def _make_weights_absolute(data: dict[str, Any], positions: Positions) -> None:
-    """Make the path of pretrained weights absolute: it counts from the file that names it."""
-    model = data.get("model")
-    weights = model.get("weights") if isinstance(model, dict) else None
-    path = weights.get("path") if isinstance(weights, dict) else weights
-    if not isinstance(path, str) or not is_file_name(path):
-        return
-    absolute = os.path.realpath(positions.base_dir(("model", "weights", "path")) / path)
-    if isinstance(weights, dict):
-        weights["path"] = absolute
-    else:
-        data["model"]["weights"] = absolute
+def _make_paths_absolute(data: dict[str, Any], positions: Positions) -> None:
+    """Make the paths of weights and of a dataset absolute: each counts from its own file."""
+    for section, key in (("model", "weights"), ("data", "dataset")):
+        values = data.get(section)
+        if not isinstance(values, dict):
+            continue
+        if key == "weights" and isinstance(values.get(key), str):
+            values[key] = {"path": values[key]}
+        part = values.get(key)
+        path = part.get("path") if isinstance(part, dict) else None
+        if isinstance(part, dict) and isinstance(path, str) and is_file_name(path):
+            part["path"] = absolute_path(path, positions.place((section, key, "path")))
 
 
 def _validate(data: dict[str, Any], positions: Positions) -> tuple[Spec | None, list[Problem]]:

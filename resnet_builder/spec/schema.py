@@ -116,8 +116,9 @@ class WeightsSpec(Section):
 
 
 def is_file_name(path: str) -> bool:
-    """Tell whether a path of weights is that of a file, and not torchvision's name of them."""
-    return re.fullmatch(PATH_PATTERN, path) is not None and not path.startswith(_TORCHVISION)
+    """Tell whether a path is that of a file, not torchvision's name of weights, and no URL."""
+    is_path = re.fullmatch(PATH_PATTERN, path) is not None
+    return is_path and not path.startswith(_TORCHVISION) and "://" not in path
 
 
 def _path_rule(value: object) -> object:
@@ -132,7 +133,9 @@ def _path_rule(value: object) -> object:
 class ModelSpec(Section):
     """A network: stem, stages of blocks, head."""
 
-    num_classes: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="Number of classes.")
+    num_classes: Auto | Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        "auto", description="Number of classes; `auto` is the dataset's."
+    )
     in_channels: Width | None = Field(
         None, description="Channels of an image; default: the dataset's, else 3."
     )
@@ -176,6 +179,12 @@ class ModelSpec(Section):
     weights: Annotated[WeightsSpec, BeforeValidator(_path_rule)] | None = Field(
         None, description="Pretrained weights to start from."
     )
+
+    @property
+    def num_logits(self) -> int:
+        """Number of the network's outputs, once the spec is resolved."""
+        assert self.num_classes != "auto", "the spec is resolved"
+        return self.num_classes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -289,15 +298,20 @@ class DataSpec(Section):
     """A dataset, its split, and what happens to its images."""
 
     dataset: AnyPart = Field(description="Dataset.")
-    validation: Validation = Field(
-        0, description="Training images held out: a number, or a fraction below 1; 0 is none."
+    validation: Auto | Validation = Field(
+        "auto",
+        description="Training images held out: a number, or a fraction below 1; 0 is none; `auto` "
+        "is what suits the dataset: a tenth of images of your own without a validation split.",
     )
     split_seed: Seed = Field(
         0, description="Seed that chooses the validation images; not train.seed."
     )
-    preprocess: Annotated[tuple[PreprocessSpec, ...], Field(max_length=16, strict=False)] = Field(
-        (),
-        description="Changes to all images, training or not; stored with the weights.",
+    preprocess: Annotated[tuple[PreprocessSpec, ...], Field(max_length=16, strict=False)] | None = (
+        Field(
+            None,
+            description="Changes to all images, training or not; stored with the weights; default: "
+            "`resize` and `center_crop` to the network's size, where images may differ in size.",
+        )
     )
     sampler: Literal["uniform", "balanced"] = Field(
         "uniform",
@@ -312,8 +326,9 @@ class DataSpec(Section):
     )
 
     def set_aside(self, count: int) -> int:
-        """Number of validation images out of ``count`` training images."""
+        """Number of validation images out of ``count`` training images, of a resolved spec."""
         given = self.validation
+        assert given != "auto", "the spec is resolved"
         return given if isinstance(given, int) else round(given * count)
 
     @model_validator(mode="after")

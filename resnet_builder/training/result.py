@@ -54,7 +54,7 @@ def weights_header(
         classes=data.classes,
         mean=data.mean,
         std=data.std,
-        preprocess=experiment.data.preprocess,
+        preprocess=experiment.data.preprocess or (),
         images=data.fingerprint,
         metrics=metrics,
         step=step,

@@ -83,7 +83,7 @@ def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:
     if not weights.new_head:
         header.check_classes(path, data.classes, matched_by_name=False)
     notices = network_differences(path, header, spec)
-    preprocess = spec.data.preprocess if spec.data else ()
+    preprocess = (spec.data.preprocess if spec.data else None) or ()
     if header.preprocess != preprocess:
         notices.append(_difference(path, "data.preprocess", header.preprocess, preprocess))
     if header.mean is not None and header.std is not None:

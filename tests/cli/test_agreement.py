@@ -88,8 +88,8 @@ def test_spec_without_its_data_is_checked_with_a_notice(folder: Path) -> None:
     spec = write_pets_spec(folder)
     result = call("validate", spec, "--data-dir", folder)
     assert result.exit_code == 0
-    missing = f"{folder}/pets/train does not exist; image_folder needs train/CLASS/..."
-    assert f"checked without the data: {missing}" in result.stderr
+    missing = f"data.dataset.path: there is no {folder}/pets"
+    assert f"checked without the data: {missing}; there are no folders in" in result.stderr
     trained = call("train", spec, "--data-dir", folder)
     assert trained.exit_code == 3
     assert f"error: {missing}" in trained.stderr

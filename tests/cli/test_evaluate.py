@@ -79,7 +79,7 @@ def test_damaged_weights_are_4_and_what_is_no_run_is_2(folder: Path, finished_ru
 
 def test_predictions_of_single_images_are_a_table(pets: Path, folder: Path) -> None:
     """Files are named where there are any. No file is written over."""
-    command = ("evaluate", pets, "--data-dir", pets.parent, "--json", "-o")
+    command = ("evaluate", pets, "--data-dir", pets.parent / "data", "--json", "-o")
     found = json.loads(call(*command, "table.csv").stdout)
     with Path("table.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -120,6 +120,8 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = write_pets_spec(folder)
     result = call("train", spec, "--data-dir", folder, "--out", folder / "run")
     assert result.exit_code == 0, result.stderr
+    (folder / "data").mkdir()
+    (folder / "pets").rename(folder / "data" / "pets")
     return folder / "run"
 
 
@@ -144,7 +146,7 @@ def test_other_classes_than_the_weights_are_3_and_both_are_listed(
                 (root / split / before).rename(root / split / after)
             else:
                 write_image(root / split / after / "0.bmp", 70 + len(split))
-    result = call("evaluate", pets, "--data-dir", folder)
+    result = call("evaluate", pets, "--data", root)
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr == (
         f"error: {pets}/best.safetensors was trained on other classes than the data has:\n"
@@ -189,7 +191,7 @@ def test_classes_are_matched_by_name_in_any_order(pets: Path, folder: Path) -> N
     reversed_classes = header.model_copy(update={"classes": ("bee", "ant")})
     save_weights(folder / "reversed.safetensors", weights, reversed_classes)
     found, wanted = (
-        json.loads(call("evaluate", path, "--data-dir", pets.parent, "--json").stdout)
+        json.loads(call("evaluate", path, "--data-dir", pets.parent / "data", "--json").stdout)
         for path in ("reversed.safetensors", pets)
     )
     assert (found["classes"], wanted["classes"]) == (["bee", "ant"], ["ant", "bee"])
@@ -205,15 +207,15 @@ def test_some_of_the_classes_are_evaluated_with_a_notice(pets: Path, folder: Pat
         for image in (root / split / "ant").iterdir():
             image.unlink()
         (root / split / "ant").rmdir()
-    result = call("evaluate", pets, "--data-dir", folder, "--json")
+    result = call("evaluate", pets, "--data", root, "--json")
     assert result.stderr == f"the data has 1 of the 2 classes of {pets}/best.safetensors\n"
     found, whole = (
         json.loads(one.stdout)
-        for one in (result, call("evaluate", pets, "--data-dir", pets.parent, "--json"))
+        for one in (result, call("evaluate", pets, "--data-dir", pets.parent / "data", "--json"))
     )
     assert found["confusion"] == [[0, 0], whole["confusion"][1]]
     assert found["by_class"]["bee"]["recall"] == whole["by_class"]["bee"]["recall"]
-    shown = call("evaluate", pets, "--data-dir", folder).stdout.splitlines()
+    shown = call("evaluate", pets, "--data", root).stdout.splitlines()
     assert ["ant", "no", "images"] in [line.split()[:3] for line in shown]
 
 
@@ -224,7 +226,7 @@ def test_header_that_does_not_fit_its_spec_is_4(pets: Path, folder: Path) -> Non
         ({"mean": (0.5,), "std": (0.5,)}, "`mean` has 1 entry, and its spec needs 3"),
     ):
         save_weights(folder / "x.safetensors", weights, header.model_copy(update=change))
-        result = call("evaluate", "x.safetensors", "--data-dir", pets.parent)
+        result = call("evaluate", "x.safetensors", "--data-dir", pets.parent / "data")
         assert result.exit_code == 4
         assert f"its header is damaged: {reason}" in result.stderr
 
@@ -235,7 +237,7 @@ def test_header_that_does_not_fit_its_spec_is_4(pets: Path, folder: Path) -> Non
 @pytest.fixture(scope="module")
 def own_result(pets: Path) -> dict[str, Any]:
     """Return what the run's own test images give, but for the name of its file."""
-    result = call("evaluate", pets, "--data-dir", pets.parent, "--json")
+    result = call("evaluate", pets, "--data-dir", pets.parent / "data", "--json")
     return dict(json.loads(result.stdout))
 
 
@@ -286,7 +288,7 @@ def test_split_of_other_images_that_is_not_there_is_2(pets: Path, folder: Path) 
     result = call("evaluate", pets, "--data", root / "val", "--data-dir", folder, "--split", "val")
     assert result.exit_code == 2
     assert "is not divided into splits" in result.stderr
-    assert call("evaluate", pets, "--data", "gone").exit_code == 2
+    assert call("evaluate", pets, "--data", "gone").exit_code == 3
 
 
 @pytest.mark.parametrize("known", ["all", "no names", "no statistics"])

@@ -30,7 +30,7 @@ def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str) 
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("resnet_builder.builder.read_spec", fail)
+    monkeypatch.setattr("resnet_builder.builder.check_source", fail)
     return call("summary", "resnet20", *flags)
 
 
@@ -173,11 +173,21 @@ def test_flags_are_few() -> None:
     lines = [[name] for name in NAMES] + [["list", name] for name in ("specs", "parts", "runs")]
     shown = "".join(call(*line, "--help").stdout for line in lines)
     assert set(re.findall(r"^  (?:-., )?(--?[a-z-]+)", shown, re.MULTILINE)) == {
-        *("--set", "--with", "--plugin", "--out", "--resume", "--data-dir", "--json", "--debug"),
+        *(
+            "--set",
+            "--with",
+            "--plugin",
+            "--out",
+            "--resume",
+            "--data",
+            "--data-dir",
+            "--json",
+            "--debug",
+        ),
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact", "--nproc"),
         *("--spec", "--new-head", "--ema", "--allow-missing", "--allow-unexpected", "--help"),
         *("--from", "--width", "--groups", "--width-per-group", "--dataset", "--shortcut"),
-        *("--block", "--format", "--seconds", "--skip-bad"),
+        *("--block", "--sort", "--format", "--seconds", "--skip-bad"),
     }
 
 

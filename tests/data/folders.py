@@ -18,6 +18,7 @@ model:
   stages: [{channels: 4, blocks: 1}]
 data:
   dataset: {type: image_folder, path: pets}
+  validation: 0
 train:
   steps: 3
   batch_size: 4

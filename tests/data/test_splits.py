@@ -12,14 +12,11 @@ from torch import Tensor
 from resnet_builder.data import DATASETS
 from resnet_builder.data import statistics as statistics_module
 from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
+from resnet_builder.data.location import default_data_dir
 from resnet_builder.data.sources import InMemoryImages
-from resnet_builder.data.splits import (
-    DataSplits,
-    default_data_dir,
-    load_data,
-    stratified,
-)
+from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.data.statistics import channel_statistics
+from resnet_builder.data.validation import stratified
 from resnet_builder.errors import DataError, SpecError
 from resnet_builder.parts import resolve
 from resnet_builder.spec.schema import Spec

@@ -138,6 +138,7 @@ def test_amount_for_validation_is_a_number_or_a_fraction(value: str) -> None:
     [problem] = problems(FULL.replace("validation: 0.1", f"validation: {value}"))
     assert problem.code == "out-of-range"
     assert problem.allowed == (
+        "auto",
         "a whole number, 0 to 2147483647",
         "or a fraction, more than 0 and less than 1",
     )

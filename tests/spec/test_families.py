@@ -9,6 +9,7 @@ import pytest
 from resnet_builder.builder import check_source
 from resnet_builder.data.interfaces import DATASETS
 from resnet_builder.errors import UsageError
+from resnet_builder.parts import resolve
 from resnet_builder.spec.families import LARGE_IMAGES, Wish, new_spec
 from resnet_builder.spec.load import load_spec, load_spec_text
 from resnet_builder.spec.yaml_source import parse_plain
@@ -53,7 +54,7 @@ def large(family: str, depth: int, **more: Any) -> Wish:
     ids=lambda wish: wish.name,
 )
 def test_spec_is_the_bundled_one_of_its_name(wish: Wish) -> None:
-    new, bundled = load_spec_text(text_of(wish)), load_spec(wish.name)
+    new, bundled = (resolve(one) for one in (load_spec_text(text_of(wish)), load_spec(wish.name)))
     assert new.name == bundled.name
     assert (new.model, new.data, new.train) == (bundled.model, bundled.data, bundled.train)
 

@@ -304,6 +304,7 @@ model:
   weights: {path: body/best.safetensors, new_head: true}
 data:
   dataset: {type: image_folder, path: five, channels: 1}
+  validation: 0
 train:
   epochs: 4
   batch_size: 20

@@ -60,7 +60,8 @@ def test_existing_directory_is_refused_before_data_are_read(
 
 @pytest.mark.parametrize("way", [start_run, resume_run])
 def test_directory_whose_set_up_failed_can_be_used_again(way: Any, folder: Path) -> None:
-    wrong = tiny(folder, "data.dataset={type: image_folder, path: nowhere}")
+    dataset = "data.dataset={type: image_folder, path: nowhere}"
+    wrong = tiny(folder, dataset, "model.num_classes=4")
     with pytest.raises(DataError):
         way(wrong, folder / "run", data_dir=folder)
     assert not (folder / "run").exists()

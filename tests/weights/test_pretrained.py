@@ -318,7 +318,8 @@ def test_other_networks_sizes_preprocessing_and_statistics_are_told(
     assert notices[:3] == [
         f"{name} was trained with model.image_size=9; here it is 8",
         f"{name} was trained with model.activation=relu; here it is gelu",
-        f"{name} was trained with data.preprocess=[]; here it is [{{type: center_crop, size: 8}}]",
+        f"{name} was trained with data.preprocess=[{{type: resize, size: 9}}, {{type: center_crop, "
+        "size: 9}]; here it is [{type: center_crop, size: 8}]",
     ]
     assert notices[3].startswith(
         f"{name} was trained on images of another brightness or contrast; to normalise as then, "

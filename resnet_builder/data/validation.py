@@ -1,0 +1,151 @@
+"""Validation images: how many training images are set aside, and which."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnet_builder.data.interfaces import ImageSource, LoadedDataset
+from resnet_builder.data.random import hash_seed
+from resnet_builder.errors import DataError, Problem, SpecError
+from resnet_builder.spec.schema import DataSpec
+
+DEFAULT_SHARE = 0.1
+"""Share of the training images that is set aside where nothing says how many."""
+
+_LARGEST_SHARE = 0.25
+
+
+def class_counts(labels: Tensor, num_classes: int) -> Tensor:
+    """Return the number of images of each class, ``(K,)`` int64.
+
+    Args:
+        labels: ``(N,)`` int64; or ``(N, K)`` uint8, where an image may have several labels.
+        num_classes: Number of classes, K.
+    """
+    return labels.sum(0) if labels.dim() == 2 else torch.bincount(labels, minlength=num_classes)
+
+
+def default_validation(class_counts: Sequence[int], total: int) -> int | float:
+    """Return how many images to set aside where neither the spec nor the dataset has any.
+
+    A tenth, but one of each class. More, up to a quarter, where the smallest class would have none
+    in a tenth. No image at all, where a class has only one.
+
+    Args:
+        class_counts: Training images of each class.
+        total: Training images.
+
+    Returns:
+        Number or share, as ``data.validation`` has it.
+    """
+    classes, smallest = len(class_counts), min(class_counts, default=0)
+    if smallest < 2:
+        return 0
+    share = round(DEFAULT_SHARE * total)
+    needed = math.ceil(total / smallest)  # with so many, each class has one
+    if share < needed and (needed == classes or needed <= _LARGEST_SHARE * total):
+        return needed
+    return DEFAULT_SHARE if share >= classes else classes
+
+
+def set_validation_aside(
+    loaded: LoadedDataset, data: DataSpec
+) -> tuple[ImageSource, ImageSource | None, tuple[int, ...]]:
+    """Divide the training images.
+
+    Returns:
+        Training images, validation images if there are any, and indices of those set aside.
+
+    Raises:
+        DataError: There are too few images.
+        SpecError: The data set has validation images, and the spec asks for others.
+    """
+    count, classes = len(loaded.train), len(loaded.classes)
+    if data.validation == "auto":  # of a spec that was resolved without its data
+        counts = class_counts(loaded.train.labels, classes).tolist()
+        amount = 0 if loaded.validation is not None else default_validation(counts, count)
+        data = data.model_copy(update={"validation": amount})
+    check_validation(data, loaded.validation is not None, count, classes)
+    if data.validation == 0:
+        return loaded.train, loaded.validation, ()
+    aside = stratified(loaded.train.labels, data.set_aside(count), data.split_seed)
+    kept = torch.ones(count, dtype=torch.bool).index_fill(0, aside, value=False).nonzero()[:, 0]
+    return loaded.train.subset(kept), loaded.train.subset(aside), tuple(aside.tolist())
+
+
+def check_validation(data: DataSpec, own_validation: bool, count: int, num_classes: int) -> None:
+    """Check that validation images can be set aside, if the spec asks for any.
+
+    Args:
+        data: Section ``data``.
+        own_validation: Whether the data set has validation images.
+        count: Number of training images.
+        num_classes: Number of classes.
+
+    Raises:
+        DataError: There are too few images.
+        SpecError: The data set has validation images, and the spec asks for others.
+    """
+    if data.validation in {0, "auto"}:
+        return
+    if own_validation:
+        message = f"{data.dataset.type} has validation images of its own; set it to 0"
+        raise SpecError([Problem("exclusive", "data.validation", message, file="<data>")])
+    amount = data.set_aside(count)
+    if not num_classes <= amount <= count - num_classes:
+        raise DataError(
+            f"data.validation: {amount:,} of {count:,} training images cannot be set aside; at "
+            f"least one for each of the {num_classes} classes must be, and as many must be left"
+        )
+
+
+def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
+    """Choose images so that every class keeps its proportion.
+
+    The choice is that of scikit-learn's ``train_test_split(stratify=labels)``, draw for draw.
+    numpy promises that ``RandomState`` never changes, so neither do published splits.
+
+    Args:
+        labels: ``(N,)`` int64.
+        amount: Number of images to choose.
+        seed: Seed of the choice.
+
+    Returns:
+        ``(amount,)`` int64 indices, ascending.
+
+    Raises:
+        DataError: A class has a single image.
+    """
+    _, classes, counts = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
+    if counts.min() < 2:
+        raise DataError("data.validation: a class has 1 training image; at least 2 are needed")
+    draws = np.random.RandomState(hash_seed(seed, "split") & 0xFFFFFFFF)
+    left = _proportional(counts, len(labels) - amount, draws)
+    # The rest adds up to the amount, but its rounding may draw, and what follows depends on that.
+    taken = _proportional(counts - left, amount, draws)
+    chosen = []
+    for number, count in enumerate(counts):
+        members = np.flatnonzero(classes == number)[draws.permutation(count)]
+        chosen.append(members[left[number] : left[number] + taken[number]])
+    return torch.from_numpy(np.sort(np.concatenate(chosen)))
+
+
+def _proportional(
+    counts: "np.ndarray[tuple[int], np.dtype[np.int64]]", total: int, draws: np.random.RandomState
+) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    """Round class counts down to a total; the largest remainders, or chance, get the rest."""
+    exact = counts / counts.sum() * total
+    result = np.floor(exact)
+    remainders = exact - result
+    missing = int(total - result.sum())
+    for remainder in np.unique(remainders)[::-1]:
+        if missing <= 0:
+            break
+        equal = np.flatnonzero(remainders == remainder)
+        raised = draws.choice(equal, size=min(len(equal), missing), replace=False)
+        result[raised] += 1
+        missing -= len(raised)
+    return result.astype(np.int64)
