@@ -10,6 +10,7 @@ import socket
 import urllib.error
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,11 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 from torch import Tensor
 
+from resnet_builder.data.cifar_files import (
+    archives_elsewhere,
+    batches_elsewhere,
+    describe_files,
+)
 from resnet_builder.data.interfaces import DATASETS, DatasetInfo, LoadContext, LoadedDataset
 from resnet_builder.data.random import hash_seed
 from resnet_builder.data.sources import (
@@ -45,6 +51,7 @@ _DAMAGED = (AssertionError, EOFError, RuntimeError, TypeError, ValueError)
 _LOCK = ".download.lock"
 _POLL_SECONDS = 0.2
 _STALL_SECONDS = 20.0
+_MAX_NAMED = 20
 
 
 class _OfTorchvision:
@@ -132,6 +139,8 @@ def _open_or_download(name: str, context: LoadContext) -> tuple[Any, Any]:
         try:
             return kind(folder, train=True), kind(folder, train=False)
         except RuntimeError:  # it is not there, or its files are not the published ones
+            if hasattr(kind, "tgz_md5") and (found := _open_elsewhere(kind, context)) is not None:
+                return found
             with (
                 _made_for_download(folder, unpacked),
                 _only_process(folder / _LOCK, name, context),
@@ -139,9 +148,28 @@ def _open_or_download(name: str, context: LoadContext) -> tuple[Any, Any]:
             ):
                 return kind(folder, train=True, download=True), kind(folder, train=False)
     except (*_NETWORK_ERRORS, *_DAMAGED) as error:
-        raise DataError(f"cannot load {name}: {error}; {_remedy(kind, folder)}") from error
+        lying_there = describe_files(kind, folder) if hasattr(kind, "tgz_md5") else ()
+        raise DataError(
+            f"cannot load {name}: {error}; {_remedy(kind, folder)}",
+            *(f"  {line}" for line in islice(lying_there, _MAX_NAMED)),
+        ) from error
     except OSError as error:
         raise StorageError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
+def _open_elsewhere(kind: Any, context: LoadContext) -> tuple[Any, Any] | None:
+    """Open a copy of CIFAR near the place where torchvision looks; an archive is unpacked there."""
+    from torchvision.datasets.utils import extract_archive
+
+    folder = context.data_dir
+    for found, root in batches_elsewhere(kind, folder):
+        with contextlib.suppress(RuntimeError):  # its files are not the published ones
+            return found(root, train=True), found(root, train=False)
+    for archive in archives_elsewhere(kind, folder):
+        with _only_process(folder / _LOCK, kind.__name__, context):
+            extract_archive(str(archive), str(folder))
+        return kind(folder, train=True), kind(folder, train=False)
+    return None
 
 
 def _places(kind: Any, folder: Path) -> tuple[Path, Path]:
@@ -154,7 +182,10 @@ def _places(kind: Any, folder: Path) -> tuple[Path, Path]:
 
 def _remedy(kind: Any, folder: Path) -> str:
     archive, unpacked = _places(kind, folder)
-    published = getattr(kind, "url", "") or f"the four .gz files of {kind.mirrors[0]}"
+    if hasattr(kind, "tgz_md5"):
+        published = f"{kind.url} (MD5 {kind.tgz_md5})"
+    else:
+        published = f"the four .gz files of {kind.mirrors[0]}"
     return (
         f"if {unpacked} is damaged, remove it; without a network, put {published} into "
         f"{archive.parent}"

@@ -145,6 +145,61 @@ def test_cifar_is_read_where_it_lies(
     assert load(name, tmp_path).fingerprint == loaded.fingerprint
 
 
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("folder itself", "folder renamed", "one deeper"),
+        *("archive deeper", "archive renamed", "beside a broken one"),
+    ],
+)
+def test_cifar_is_found_near_the_place_where_it_is_looked_for(
+    name: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Published(getattr(datasets, name.upper()), monkeypatch)
+    data_dir = tmp_path / "data"
+    inner = data_dir / "sets"
+    inner.mkdir(parents=True)
+    if "archive" in where:
+        file = made.kind.filename if "deeper" in where else "cifar (1).tgz"
+        (inner / file).write_bytes(made.archive)
+    else:
+        folder = made.extract(inner)
+        if where == "folder itself":
+            data_dir = folder
+        elif where == "folder renamed":
+            folder.rename(data_dir / "cifar data")
+        elif where == "beside a broken one":
+            (made.extract(data_dir) / "test_batch").write_bytes(b"")
+            (data_dir / made.kind.base_folder / "test").write_bytes(b"")
+    loaded = load(name, data_dir)
+    assert loaded.classes == tuple(made.classes)
+    assert loaded.fingerprint == load(name, data_dir).fingerprint
+    images = np.concatenate([made.arrays[file][0] for file, _ in made.kind.train_list])
+    assert np.array_equal(everything(loaded.train).numpy(), images)
+
+
+def test_what_lies_there_instead_of_cifar_is_named(cifar10: Published, tmp_path: Path) -> None:
+    folder = cifar10.extract(tmp_path)
+    (folder / "test_batch").unlink()
+    (folder / "data_batch_3").write_bytes(b"altered")
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"cut")
+    (tmp_path / "cifar-10-python.tar").write_bytes(b"")
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"")
+    (tmp_path / "more" / "cifar-10-batches-mat").mkdir(parents=True)
+    (tmp_path / "more" / "cifar-100-binary.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot load CIFAR10") as caught:
+        load("cifar10", tmp_path)
+    assert str(caught.value).splitlines()[1:] == [
+        f"  {tmp_path}/cifar-10-binary.tar.gz is the binary version, not the Python version",
+        f"  {tmp_path}/cifar-10-python.tar is no cifar-10-python.tar.gz",
+        f"  {tmp_path}/cifar-10-python.tar.gz is not the published file: its MD5 is {md5(b'cut')}",
+        f"  {folder} lacks test_batch",
+        f"  {folder} has other files than the published data_batch_3",
+        f"  {tmp_path}/more/cifar-10-batches-mat is the Matlab version, not the Python version",
+    ]
+
+
 def test_cifar_is_downloaded_reported_and_then_found(
     served: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,8 +236,9 @@ def test_machine_without_network_is_told_where_to_put_the_file(
     assert result.exit_code == 3
     assert "error: cannot load CIFAR10: " in result.stderr
     assert (
-        f"without a network, put {datasets.CIFAR10.url} into {tmp_path / 'data'}\n" in result.stderr
-    )
+        f"without a network, put {datasets.CIFAR10.url} (MD5 {datasets.CIFAR10.tgz_md5}) into "
+        f"{tmp_path / 'data'}\n"
+    ) in result.stderr
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "data").exists()
 
