@@ -284,11 +284,12 @@ class _Composer:
 
     def overridden(self, root: Node, argument: str) -> Node:
         """Lay the value of an override over the spec."""
-        steps, document = _parse_override(argument)
+        steps, document, appends = _parse_override(argument)
         self.sources.append(document.source)
         self.problems += document.problems
         try:
-            overlay = _overlay(root, steps, document.root, self.main)
+            value = document.root
+            overlay = _overlay(root, steps, value, self.main, appends=appends)
         except SpecError as error:  # a list has no such item; the spec is checked all the same
             self.problems += error.errors
             return root
@@ -389,7 +390,7 @@ def _is_option(path: SpecPath) -> bool:
 
 
 # ``--set path.to.key=value``; indices are written .0, or [0] as in messages.
-_STEP = r"[^\s.=\[\]]+"
+_STEP = r"[^\s.=\[\]+]+"
 _KEY = re.compile(rf"{_STEP}(?:\.{_STEP}|\[[0-9]+\])*")
 _INDEX = re.compile("[0-9]{1,9}")
 
@@ -397,8 +398,11 @@ _Steps = Sequence[tuple[str, Place]]
 """Keys and indices of an override's path, and their places in the argument."""
 
 
-def _parse_override(argument: str) -> tuple[_Steps, Document]:
+def _parse_override(argument: str) -> tuple[_Steps, Document, bool]:
     """Path and value of ``path.to.key=value``, the value in YAML 1.2 flow style.
+
+    Returns:
+        The path, the value, and whether it is appended to a list: ``path.to.key+=value``.
 
     Raises:
         SpecError: It is not of this form.
@@ -410,6 +414,8 @@ def _parse_override(argument: str) -> tuple[_Steps, Document]:
 
     key, equals, text = source.text.partition("=")
     start = len(key) + 1
+    appends = key.endswith("+")
+    key = key.removesuffix("+")
     if not equals or not _KEY.fullmatch(key):
         raise refused(0, "must be path.to.key=value")
     steps = [(match[0], source.place(0, match.start())) for match in re.finditer(_STEP, key)]
@@ -423,19 +429,25 @@ def _parse_override(argument: str) -> tuple[_Steps, Document]:
     document = parse_yaml(source, start=start, path=path)
     if isinstance(document.root.value, dict | list) and text.lstrip()[0] not in "[{":
         raise refused(start, "write a mapping as {key: value}, a list as [a, b]")
-    return steps, document
+    return steps, document, appends
 
 
 def _overlay(
-    below: Node | None, steps: _Steps, value: Node, main: Source, path: SpecPath = ()
+    below: Node | None,
+    steps: _Steps,
+    value: Node,
+    main: Source,
+    path: SpecPath = (),
+    *,
+    appends: bool,
 ) -> Node:
     """Wrap a value in the mappings and lists that lead to it.
 
     Raises:
-        SpecError: The path leads to an item that a list does not have.
+        SpecError: The path leads to an item that a list does not have, or to no list to append to.
     """
     if not steps:
-        return value
+        return _appended(below, value, path) if appends else value
     (step, place), *rest = steps
     if below is not None and isinstance(below.value, list):
         count = len(below.value)
@@ -448,13 +460,26 @@ def _overlay(
             raise SpecError([place.problem("out-of-range", message, path=path, allowed=indices)])
         index = int(step)
         here, item = (*path, index), below.value[index]
-        new = merge(item, _overlay(item, rest, value, main, here), main=main, path=here)
+        new = merge(
+            item, _overlay(item, rest, value, main, here, appends=appends), main=main, path=here
+        )
         kept = [] if new.value is None else [new]
         items = [*below.value[:index], *kept, *below.value[index + 1 :]]
         return Node(items, below.place, below.key_place)
     child = _entries(below).get(step)
-    inside = _overlay(child, rest, value, main, (*path, step))
+    inside = _overlay(child, rest, value, main, (*path, step), appends=appends)
     return Node({step: Node(inside.value, inside.place, inside.key_place or place)}, place)
+
+
+def _appended(below: Node | None, value: Node, path: SpecPath) -> Node:
+    """Append a value, or the values of a list, to the list below."""
+    before = [] if below is None or below.value is None else below.value
+    if not isinstance(before, list):
+        message = "`+=` appends to a list, and this is none; `=` replaces it"
+        raise SpecError([value.place.problem("wrong-type", message, path=path)])
+    return Node(
+        [*before, *(value.value if isinstance(value.value, list) else [value])], value.place
+    )
 
 
 def _extended_names(extends: Node | None) -> list[tuple[Node, SpecPath]]:

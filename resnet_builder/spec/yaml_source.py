@@ -1,8 +1,8 @@
 """YAML sources: text within limits, YAML 1.2 scalars, and source positions.
 
 PyYAML scans and parses the text. Its composer, resolver and constructor are left out, because they
-know anchors, tags and the scalars of YAML 1.1, and a spec has none of these. So no tag runs code,
-and an alias never makes a tree that is larger than its text.
+know tags and the scalars of YAML 1.1, and a spec has none of these. So no tag runs code. Aliases are
+expanded here, and what they stand for counts towards the limits each time.
 
 An error after which reading can go on is noted, so that one report holds all problems.
 """
@@ -244,7 +244,10 @@ def parse_plain(text: str, name: str = "<text>") -> Any:
     return plain(document.root)
 
 
-_NO_ALIASES = "anchors and aliases are not supported; quote text that begins with `&` or `*`"
+_NO_ALIAS = (
+    "`&` begins an anchor and `*` an alias, whose names are letters, digits, `-` and `_`; quote text "
+    "that begins with `&` or `*`"
+)
 _NO_TAGS = "tags are not supported; quote text that begins with `!`"
 _HALF_PAIR = "half of a surrogate pair is not a character"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -261,6 +264,8 @@ class _Reader:
         self._next: Callable[[], Any] = self._loader.get_event
         self._num_nodes = 0
         self._depth = 0
+        # Each anchor's node and number of nodes; ``None`` while it is being read.
+        self._anchors: dict[str, tuple[Node, int] | None] = {}
 
     def document(self, path: SpecPath) -> Node:
         try:
@@ -291,12 +296,35 @@ class _Reader:
         return root
 
     def _node(self, event: Any, path: SpecPath) -> Node:
-        self._check(event, path, MAX_SCALAR)
-        place = self._place(event)
         if isinstance(event, yaml.AliasEvent):
-            return Node(None, place)
+            return self._aliased(event, path)
+        before = self._num_nodes
+        self._check(event, path, MAX_SCALAR)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = None
+        node = Node(self._value(event, path), self._place(event))
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node, self._num_nodes - before
+        return node
+
+    def _aliased(self, event: Any, path: SpecPath) -> Node:
+        """Node of an alias: that of its anchor, which counts towards the limits once more."""
+        name = event.anchor
+        anchored = self._anchors.get(name)
+        if anchored is None:
+            message = f"`*{name}` stands inside what `&{name}` names"
+            if name not in self._anchors:
+                message = f"no `&{name}` stands before `*{name}`; quote text that begins with `*`"
+            self._note(event, "yaml-alias", message, path)
+            return Node(None, self._place(event))
+        node, size = anchored
+        self._num_nodes += size
+        self._check_limits(event, 0, depth=self._depth + _height(node))
+        return node
+
+    def _value(self, event: Any, path: SpecPath) -> "Scalar | dict[str, Node] | list[Node]":
         if isinstance(event, yaml.ScalarEvent):
-            return Node(self._scalar(event, path), place)
+            return self._scalar(event, path)
         self._depth += 1
         value: dict[str, Node] | list[Node]
         if isinstance(event, yaml.SequenceStartEvent):
@@ -305,14 +333,23 @@ class _Reader:
                 value.append(self._node(item, (*path, len(value))))
         else:
             value = {}
+            merged: dict[str, Node] = {}
             while not isinstance(key := self._next(), yaml.MappingEndEvent):
-                self._add_entry(value, key, path)
+                self._add_entry(value, merged, key, path)
+            value = {**merged, **value}
         self._depth -= 1
-        return Node(value, place)
+        return value
 
-    def _add_entry(self, entries: dict[str, Node], event: Any, path: SpecPath) -> None:
+    def _add_entry(
+        self, entries: dict[str, Node], merged: dict[str, Node], event: Any, path: SpecPath
+    ) -> None:
+        """Add an entry of a mapping; those of a merge key are kept apart, for all others win."""
         key = event.value if isinstance(event, yaml.ScalarEvent) else "?"
         at = (*path, key)
+        if isinstance(event, yaml.ScalarEvent) and key == "<<" and event.style is None:
+            self._check(event, at, MAX_KEY)
+            self._merge(merged, event, at)
+            return
         is_good = self._is_good_key(event, at)
         if is_good and key in entries:
             first = entries[key].key_place
@@ -320,6 +357,19 @@ class _Reader:
         node = self._node(self._next(), at)
         if is_good:
             entries.setdefault(key, Node(node.value, node.place, self._place(event)))
+
+    def _merge(self, merged: dict[str, Node], event: Any, at: SpecPath) -> None:
+        """Add the entries of a merge key (https://yaml.org/type/merge.html): a mapping, or a list."""
+        num_problems = len(self.problems)
+        node = self._node(self._next(), at)
+        for one in node.value if isinstance(node.value, list) else [node]:
+            if isinstance(one.value, dict):
+                merged.update({key: item for key, item in one.value.items() if key not in merged})
+            elif (
+                len(self.problems) == num_problems
+            ):  # otherwise an alias is wrong, and it was noted
+                message = "`<<` takes a mapping, or a list of them, usually by an alias as `*name`"
+                self._note(event, "yaml-alias", message, at)
 
     def _is_good_key(self, event: Any, at: SpecPath) -> bool:
         """Tell whether a key is text; note why not."""
@@ -334,8 +384,6 @@ class _Reader:
             self._note(event, "yaml-syntax", _HALF_PAIR, at)
         elif event.style is not None:  # it is quoted
             return True
-        elif key == "<<":
-            self._note(event, "yaml-alias", "merge keys are not supported; use `extends`", at)
         else:
             quoted = f'"{key}"'
             try:
@@ -364,23 +412,27 @@ class _Reader:
         return value
 
     def _check(self, event: Any, path: SpecPath, max_scalar: int) -> None:
-        """Note tags and aliases of a node; stop at the limits."""
+        """Note the tag of a node; stop at the limits."""
         self._num_nodes += 1
         size = len(event.value) if isinstance(event, yaml.ScalarEvent) else 0
+        depth = self._depth + isinstance(event, yaml.CollectionStartEvent)
+        self._check_limits(event, size, max_scalar, depth=depth)
+        if tag := getattr(event, "tag", None):
+            shown = re.sub("^tag:yaml.org,2002:", "!!", tag)
+            self._note(event, "yaml-tag", f"'{shown}': {_NO_TAGS}", path)
+
+    def _check_limits(
+        self, event: Any, size: int, max_scalar: int = MAX_SCALAR, *, depth: int
+    ) -> None:
         message = ""
         if self._num_nodes > MAX_NODES:
             message = f"more than {MAX_NODES} values"
         elif size > max_scalar:
             message = f"{size} characters are more than {max_scalar}"
-        elif isinstance(event, yaml.CollectionStartEvent) and self._depth == MAX_DEPTH:
+        elif depth > MAX_DEPTH:
             message = f"nested deeper than {MAX_DEPTH}"
         if message:
             raise SpecError([*self.problems, self._place(event).problem("limit", message)])
-        if event.anchor is not None:
-            self._note(event, "yaml-alias", _NO_ALIASES, path)
-        if tag := getattr(event, "tag", None):
-            shown = re.sub("^tag:yaml.org,2002:", "!!", tag)
-            self._note(event, "yaml-tag", f"'{shown}': {_NO_TAGS}", path)
 
     def _place(self, event: Any) -> Place:
         return self._source.place(event.start_mark.line, event.start_mark.column)
@@ -397,10 +449,18 @@ class _Reader:
         self.problems.append(problem)
 
 
+def _height(node: Node) -> int:
+    """Number of collections that stand in one another."""
+    if not isinstance(node.value, dict | list):
+        return 0
+    items = node.value.values() if isinstance(node.value, dict) else node.value
+    return 1 + max(map(_height, items), default=0)
+
+
 # Usual complaints of PyYAML, as patterns of "context: problem", and what is said instead: at the
 # place where the context began, and at the place of the problem. Others are shown in its own words.
 _WHERE_IT_BEGAN = {
-    "an? (?:alias|anchor):": _NO_ALIASES,
+    "an? (?:alias|anchor):": _NO_ALIAS,
     "tag handle|a tag:": _NO_TAGS,
     "flow sequence:.*stream end": "this `[` is never closed",
     "flow mapping:.*stream end": "this `{{` is never closed",
@@ -428,7 +488,7 @@ _WHERE_IT_STOPPED = {
     "expected '<document start>'": "the spec has ended above this line: indent all keys alike, and "
     "put all of them in the braces, if there are any",
 }
-_CODES = {_NO_ALIASES: "yaml-alias", _NO_TAGS: "yaml-tag"}
+_CODES = {_NO_ALIAS: "yaml-alias", _NO_TAGS: "yaml-tag"}
 
 
 def _syntax_problem(error: Exception, source: Source, reached: yaml.Mark) -> Problem:

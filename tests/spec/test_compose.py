@@ -280,6 +280,23 @@ def test_override_changes_an_item_of_a_list(argument: str, wanted: object) -> No
     assert overridden(data, argument) == {"data": {"augment": wanted}}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["data.augment+=x"], ["a", "x"]),
+        (["data.augment+={type: b, size: 4}"], ["a", {"type": "b", "size": 4}]),
+        (["data.augment+=[x, y]", "data.augment+=z"], ["a", "x", "y", "z"]),
+        (["data.augment=null", "data.augment+=x"], ["x"]),
+        (["data.augment+=[]"], ["a"]),
+    ],
+)
+def test_override_appends_to_a_list(arguments: list[str], wanted: object) -> None:
+    assert overridden({"data": {"augment": ["a"]}}, *arguments) == {"data": {"augment": wanted}}
+    assert overridden({}, "train.freeze+=stem") == {"train": {"freeze": ["stem"]}}
+    items = {"stages": [{"widths": [1]}]}
+    assert overridden(items, "stages.0.widths+=2") == {"stages": [{"widths": [1, 2]}]}
+
+
 FORM = "must be path.to.key=value"
 
 
@@ -298,6 +315,9 @@ FORM = "must be path.to.key=value"
         ("extends=x", "yaml-syntax", 1, "works in files"),
         (".".join("a" * 33) + "=1", "limit", 1, "nested deeper than 32"),
         ("b.7.c=3", "out-of-range", 3, "there is no item 7; the list has 2 items (0 and 1)"),
+        ("b.0+=3", "wrong-type", 6, "`+=` appends to a list, and this is none"),
+        *((text, "yaml-syntax", 1, FORM) for text in ("+=1", "b++=1", "b.+=1")),
+        ("b+=", "yaml-syntax", 2, "null takes the key away"),
         ("b.x=3", "out-of-range", 3, "there is no item x; the list has 2 items (0 and 1)"),
     ],
 )

@@ -92,7 +92,7 @@ def _laughs() -> str:
 
 
 BOMBS: dict[str, tuple[Callable[[], str], str]] = {
-    "laughs": (_laughs, "yaml-alias"),
+    "laughs": (_laughs, "limit"),
     "lists-1000": (lambda: "[" * 1_000, "limit"),
     "lists-100000": (lambda: "[" * 100_000, "limit"),
     "mappings": (lambda: "{a: " * 60_000, "limit"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from resnet_builder.errors import SpecError
 from resnet_builder.spec.load import load_spec, load_spec_text
@@ -20,6 +21,8 @@ from resnet_builder.spec.yaml_source import (
     resolve,
 )
 from tests.spec.texts import FULL, write
+
+X: Any = [1, {"b": 2}]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +153,8 @@ def test_places_are_those_of_the_text() -> None:
 
 
 def test_what_can_be_read_on_from_is_noted_with_what_was_meant() -> None:
-    document = read("a: no\nb: 010\nb: 3\nc: !!int 7\nd: &x 5\n1: 2\n<<: {}\n")
-    assert plain(document.root) == {"a": False, "b": 10, "c": 7, "d": 5}
+    document = read("a: no\nb: 010\nb: 3\nc: !!int 7\nd: *x\n1: 2\n<<: 3\n")
+    assert plain(document.root) == {"a": False, "b": 10, "c": 7, "d": None}
     assert [(problem.code, problem.path, problem.line) for problem in document.problems] == [
         ("yaml-ambiguous", "a", 1),
         ("yaml-ambiguous", "b", 2),
@@ -163,11 +166,69 @@ def test_what_can_be_read_on_from_is_noted_with_what_was_meant() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a: &x [1, {b: 2}]\nc: *x\nd: [*x]", {"a": X, "c": X, "d": [X]}),
+        ("a: &x 1\nb: &x 2\nc: *x", {"a": 1, "b": 2, "c": 2}),
+        ("a: &x {k: 1}\nb: {<<: *x, l: 2}", {"a": {"k": 1}, "b": {"k": 1, "l": 2}}),
+        ("a: &x {k: 1, l: 1}\nb: {l: 2, <<: *x}", {"a": {"k": 1, "l": 1}, "b": {"k": 1, "l": 2}}),
+        (
+            "a: &x {k: 1}\nb: &y {k: 2, l: 2}\nc: {<<: [*x, *y]}",
+            {"a": {"k": 1}, "b": {"k": 2, "l": 2}, "c": {"k": 1, "l": 2}},
+        ),
+        ("a: {<<: {k: &x 1}, l: *x}", {"a": {"k": 1, "l": 1}}),
+        ('a: {"<<": 1}', {"a": {"<<": 1}}),
+    ],
+)
+def test_aliases_and_merge_keys_are_read_as_by_pyyaml(text: str, wanted: object) -> None:
+    document = read(text)
+    assert document.problems == ()
+    assert plain(document.root) == wanted
+    if "'<<'" not in repr(wanted) and text.count("&x") == 1:  # PyYAML refuses these
+        assert yaml.safe_load(text) == wanted
+
+
+def test_value_of_an_alias_is_where_its_anchor_stands() -> None:
+    root = read("a: &x\n  k: 1\nb:\n  <<: *x\n  l: 2\n").root.value
+    assert isinstance(root, dict)
+    merged = root["b"].value
+    assert isinstance(merged, dict)
+    assert {key: node.place.line for key, node in merged.items()} == {"k": 2, "l": 5}
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("a: *x", "a", "no `&x` stands before `*x`; quote text that begins with `*`"),
+        ("a: &x [*x]", "a[0]", "`*x` stands inside what `&x` names"),
+        ("a: &x {b: {<<: *x}}", "a.b.<<", "`*x` stands inside what `&x` names"),
+        ("a: &x 1\nb: {<<: *x}", "b.<<", "`<<` takes a mapping, or a list of them, "),
+        ("a: {<<: }", "a.<<", "`<<` takes a mapping, or a list of them, "),
+        ("a: {<<: [{k: 1}, 2]}", "a.<<", "`<<` takes a mapping, or a list of them, "),
+    ],
+)
+def test_wrong_alias_is_named(text: str, path: str, message: str) -> None:
+    [problem] = read(text).problems
+    assert (problem.code, problem.path) == ("yaml-alias", path)
+    assert problem.message.startswith(message)
+
+
 def test_integers_have_64_bits() -> None:
     assert read(f"a: {2**63 - 1}\nb: {-(2**63)}\nc: 0x{'f' * 15}").problems == ()
     for text in (f"{2**63}", f"0x{'f' * 4000}", "0o" + "7" * 4000, "9" * 4000):
         [problem] = read(f"a: {text}").problems
         assert (problem.code, problem.path, problem.col) == ("limit", "a", 4)
+
+
+def nested(outer: int, inner: int) -> str:
+    """Text of an alias of ``inner`` lists within ``outer`` lists, in a mapping."""
+    return f"a: &x {'[' * inner}{']' * inner}\nb: {'[' * outer}*x{']' * outer}"
+
+
+def repeated(count: int) -> str:
+    """Text whose aliases stand for a hundred values and their list each."""
+    return f"a: &x [{'0, ' * 99}0]\nb: [{', '.join(['*x'] * (count - 1))}]"
 
 
 @pytest.mark.parametrize(
@@ -178,8 +239,10 @@ def test_integers_have_64_bits() -> None:
         ("[" + "0," * 19_999 + "]", "[" + "0," * 20_000 + "]", "more than 20000 values"),
         ("a: " + "x" * 4_096, "a: " + "x" * 4_097, "4097 characters are more than 4096"),
         ("x" * 128 + ": 1", "x" * 129 + ": 1", "129 characters are more than 128"),
+        (nested(15, 16), nested(16, 16), "nested deeper than 32"),
+        (repeated(197), repeated(198), "more than 20000 values"),
     ],
-    ids=["lists", "mappings", "values", "text", "key"],
+    ids=["lists", "mappings", "values", "text", "key", "aliased-depth", "aliased-values"],
 )
 def test_limits(most: str, over: str, message: str) -> None:
     assert read(most).problems == ()
