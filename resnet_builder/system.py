@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 from resnet_builder.errors import StorageError
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -61,10 +64,31 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise _not_regular(name, file_kind(mode))
-        return os.fdopen(descriptor, "rb")
+        return BufferedReader(_Ready(descriptor, name))
     except BaseException:
         os.close(descriptor)
         raise
+
+
+class _Ready(FileIO):
+    """File that is an error where it would make its reader wait, as some of ``/proc`` do."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        super().__init__(descriptor)
+        self._path = name
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read into a buffer."""
+        return self._there(super().readinto(buffer))
+
+    def readall(self) -> bytes:
+        """Read to the end."""
+        return self._there(super().readall())
+
+    def _there(self, found: T | None) -> T:
+        if found is None:
+            raise OSError(errno.EINVAL, "it makes its reader wait, as a FIFO does", self._path)
+        return found
 
 
 def file_kind(mode: int) -> str:
@@ -256,7 +280,7 @@ def _is_private_group(number: int) -> bool:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is an allocator's; torch's have no class of their own, only words."""
-    words = ("out of memory", "DefaultCPUAllocator", "bad_alloc")
+    words = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "Cannot allocate memory")
     of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     return isinstance(error, MemoryError) or of_torch
 

@@ -129,6 +129,23 @@ def test_other_files_are_refused_at_once(
     assert isinstance(error.value, IsADirectoryError) == (kind == "a directory")
 
 
+@POSIX
+@pytest.mark.parametrize("size", [-1, 10])
+def test_regular_file_that_makes_its_reader_wait_is_refused(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``/proc/kmsg`` does; a FIFO that is taken for a regular file stands in for it."""
+    os.mkfifo(tmp_path / "kmsg")
+    monkeypatch.setattr(stat, "S_ISREG", lambda mode: True)
+    writer = os.open(tmp_path / "kmsg", os.O_RDWR)
+    with (
+        system.open_regular(tmp_path / "kmsg") as file,
+        pytest.raises(OSError, match="it makes its reader wait, as a FIFO does"),
+    ):
+        file.read(size)
+    os.close(writer)
+
+
 @pytest.fixture
 def umask_000() -> Iterator[None]:
     before = os.umask(0)

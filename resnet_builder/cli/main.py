@@ -153,7 +153,7 @@ def _report(error: BaseException, invocation: Invocation) -> None:
     if invocation.debug:
         lines = "".join(traceback.format_exception(error)).rstrip().split("\n")
         note(*(f"  {line}" for line in lines))
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         note("error: out of memory")
     elif isinstance(error, ResnetBuilderError):
         show_error(error)

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import errno
 import io
+import os
 import pickle
 import pickletools
 import re
@@ -57,6 +58,12 @@ _AVERAGE_COUNTERS = {"n_averaged", "steps"}
 
 _MAX_DEPTH = 8
 """Containers in containers, and prefixes before prefixes; a container may hold itself."""
+
+_MOST_CLAIMED = 32
+"""Bytes of weights, in fp32, for each byte of a file: quantised ones of zeros can be compressed."""
+
+_MOST_PARTS = 1_000_000
+"""Tuples that a tuple is made of, each counted as often as it is in it."""
 
 _SHOWN = 12
 """Entries of a file that an error lists; the rest are counted."""
@@ -108,6 +115,8 @@ def read_foreign(path: Path, *, ema: bool = False) -> tuple[dict[str, Tensor], F
     with storage_errors("read", path):
         try:
             tensors, report = _unwrap(_load(path), averaged=ema)
+            # A stride of 0 makes a tensor of any size from one number.
+            _check_claim(sum(4 * tensor.numel() for tensor in tensors.values()), path)
             tensors, converted = _in_fp32(tensors)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {visible(str(error))}") from error
@@ -121,6 +130,16 @@ def read_foreign(path: Path, *, ema: bool = False) -> tuple[dict[str, Tensor], F
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise NonFiniteError(f"{path}: '{visible(name)}' holds a value that is not finite")
     return tensors, replace(report, converted=converted)
+
+
+def _check_claim(size: int, path: Path) -> None:
+    """Check that a file can hold what it claims to hold, before memory is taken for it."""
+    held = os.path.getsize(path)
+    if size > _MOST_CLAIMED * held + 2**20:
+        raise InvalidCheckpoint(
+            f"it claims to hold {size:,} bytes of weights in a file of {held:,} bytes; do not "
+            "trust it"
+        )
 
 
 def _in_fp32(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -167,8 +186,10 @@ def _load(path: Path) -> object:
         _refuse_other_formats(head)
         if head[8:9] == b"{":
             return _load_safetensors(path)
-        file.seek(0)
-        return _load_torch(file)
+        is_zip = head.startswith(b"PK\x03\x04")
+        if is_zip:
+            _check_archive(file, path)
+        return _load_torch(file, is_zip=is_zip)
 
 
 def _refuse_other_formats(head: bytes) -> None:
@@ -202,11 +223,8 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     return read_weights(path)[0]
 
 
-def _load_torch(file: BinaryIO) -> object:
+def _load_torch(file: BinaryIO, *, is_zip: bool) -> object:
     """Load a file of ``torch.save``: a zip archive, or a sequence of pickles before torch 1.6."""
-    is_zip = file.read(4) == b"PK\x03\x04"
-    if is_zip:
-        _check_archive(file)
     with _no_other_safe_globals(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of torch's, on what is refused below
         names = _unknown_globals(file, is_zip=is_zip)
@@ -225,7 +243,7 @@ def _load_torch(file: BinaryIO) -> object:
             raise
 
 
-def _check_archive(file: BinaryIO) -> None:
+def _check_archive(file: BinaryIO, path: Path) -> None:
     """Check that an archive is of ``torch.save``, and the checksum of every entry."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -237,6 +255,7 @@ def _check_archive(file: BinaryIO) -> None:
                 )
             if "data.pkl" not in names:
                 raise InvalidCheckpoint("it is a zip archive, but not of torch.save; unpack it")
+            _check_claim(sum(entry.file_size for entry in entries), path)
             for entry in entries:
                 # torch.load does not look at checksums. torch.save writes 0 if it is told to
                 # leave them out.
@@ -264,20 +283,58 @@ def _no_other_safe_globals() -> Iterator[None]:
 def _unknown_globals(file: BinaryIO, *, is_zip: bool) -> list[str]:
     """Full names of the classes and functions in a file that ``torch.load`` would refuse."""
     file.seek(0)
-    if not is_zip:
+    if is_zip:
+        reader = torch._C.PyTorchFileReader(file)
+        _check_hashes(io.BytesIO(reader.get_record("data.pkl")))
+    else:
         # torch looks for names in archives alone, so that the pickle is put into one. Before it
         # stand a magic number, a version and the sizes of numbers.
         for _ in range(4):
             start = file.tell()
-            collections.deque(pickletools.genops(file), maxlen=0)
+            _check_hashes(file)
         end = file.tell()
+        _check_hashes(file)  # of the names of the storages
         file.seek(start)
         pickled, file = file.read(end - start), io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("archive/data.pkl", pickled)
             archive.writestr("archive/version", "3")
-        file.seek(0)
+    file.seek(0)
     return torch.serialization.get_unsafe_globals_in_checkpoint(file)
+
+
+def _check_hashes(file: BinaryIO) -> None:
+    """Read a pickle, and check that none of its tuples has more parts than can be hashed in time.
+
+    A tuple that holds another one twice, level by level, is a few bytes. As a key it would take
+    years, in which Python obeys no signal.
+    """
+    stack: list[int] = []  # how many tuples each object is made of
+    marks: list[int] = []
+    memo: dict[Any, int] = {}
+    for opcode, argument, _ in pickletools.genops(file):
+        taken, made = list(opcode.stack_before), list(opcode.stack_after)
+        if pickletools.markobject in made:
+            marks.append(len(stack))
+            continue
+        first = len(stack) - len(taken)
+        if pickletools.markobject in taken:
+            first = marks.pop() - taken.index(pickletools.markobject)
+        parts = sum(stack[first:])
+        del stack[first:]
+        if opcode.name in {"GET", "BINGET", "LONG_BINGET"}:
+            parts = memo[argument]
+        elif opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"}:
+            memo[argument] = stack[-1]
+        elif opcode.name == "MEMOIZE":
+            memo[len(memo)] = parts
+        elif "TUPLE" in opcode.name:
+            parts += 1
+        elif made in ([pickletools.pydict], [pickletools.pylist]):
+            parts = 0  # they cannot be keys
+        if parts > _MOST_PARTS:
+            raise InvalidCheckpoint("it holds tuples in tuples without end; do not trust it")
+        stack += [parts] * len(made)
 
 
 class _Stub:

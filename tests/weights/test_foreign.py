@@ -600,3 +600,43 @@ def test_entries_of_a_state_dict_that_are_no_tensors_are_ignored(path: Path) -> 
 def test_file_without_weights_says_what_it_has(content: object, reason: str, path: Path) -> None:
     with pytest.raises(InvalidCheckpoint, match=reason):
         read_foreign(write(path, content))
+
+
+def test_tensor_of_a_repeated_number_takes_no_memory(path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(1).expand(2**40)}, path)
+    with pytest.raises(InvalidCheckpoint, match=r"4,398,046,511,104 bytes of weights in a file of"):
+        read_foreign(path)
+
+
+def test_archive_that_would_unpack_to_much_more_is_not_unpacked(path: Path) -> None:
+    torch.save(state_dict(), path)
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("model/data/9", "w") as entry,
+    ):
+        for _ in range(64):
+            entry.write(bytes(2**20))
+    with pytest.raises(InvalidCheckpoint, match="it claims to hold"):
+        read_foreign(path)
+
+
+NEST = b"K\x01\x85q\x00" + b"".join(b"h%c\x86q%c" % (level, level + 1) for level in range(60))
+"""A pickled tuple that holds another one twice, and so on: its hash takes 2**60 steps."""
+
+
+@ZIP_AND_OLD
+def test_key_whose_hash_takes_years_is_refused(new: bool, path: Path) -> None:
+    pickled = b"\x80\x02}" + NEST + b"K\x01s."
+    if new:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model/data.pkl", pickled)
+            archive.writestr("model/version", "3\n")
+    else:
+        torch.save({}, path, _use_new_zipfile_serialization=False)
+        with path.open("rb") as file:
+            for _ in range(3):
+                pickle.load(file)
+            before = file.tell()
+        path.write_bytes(path.read_bytes()[:before] + pickled + pickle.dumps([], 2))
+    with pytest.raises(InvalidCheckpoint, match="it holds tuples in tuples without end"):
+        read_foreign(path)
