@@ -32,7 +32,7 @@ Betas = Annotated[
     tuple[Momentum, Momentum],
     Field(strict=False, description="Decay of the first and second moments."),
 ]
-Epsilon = Annotated[float, Field(gt=0, description="Constant added to the divisor.")]
+Epsilon = Annotated[float, Field(gt=0, le=1, description="Constant added to the divisor.")]
 
 
 class Adam(Section):
@@ -328,13 +328,9 @@ class TrainSpec(Duration):
         description="Layers that stay exactly as they are, statistics included: `stem`, stages "
         "(`layer1` and so on), `head`.",
     )
-    head_lr_multiplier: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="Factor of the head's learning rate."
-    )
+    head_lr_multiplier: Rate = Field(1.0, description="Factor of the head's learning rate.")
     ema: EmaSpec | None = Field(None, description="Moving average of the weights.")
-    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Largest norm of the whole gradient."
-    )
+    clip_norm: Rate | None = Field(None, description="Largest norm of the whole gradient.")
     accumulate: Count = Field(1, description="Number of micro-batches that a batch is split into.")
     sync_norm: bool = Field(
         False,
