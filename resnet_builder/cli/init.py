@@ -112,7 +112,7 @@ def _dataset_info(wish: Any) -> dict[str, Any]:
     """Classes of a wish's dataset, and pixels a side of its images.
 
     Raises:
-        UsageError: There is no such dataset.
+        UsageError: There is no such dataset, or it has options that must be given.
     """
     from resnet_builder.data.interfaces import DATASETS
     from resnet_builder.errors import RegistryError
@@ -120,6 +120,12 @@ def _dataset_info(wish: Any) -> dict[str, Any]:
     if wish.is_large:
         return {"num_classes": 1000}
     try:
+        fields = DATASETS.options(wish.dataset).model_fields.items()
+        if needed := [name for name, field in fields if field.is_required()]:
+            raise UsageError(
+                f"--dataset {wish.dataset} needs {', '.join(needed)}: give --dataset image_folder or "
+                f"cifar10, and change `dataset` in the new file"
+            )
         info = DATASETS.get(wish.dataset)().info
     except RegistryError as error:
         meant = error.suggestion

@@ -94,6 +94,7 @@ def test_command_for_large_pictures_says_where_they_are(folder: Path) -> None:
             ["resnet", "--depth", "20", "--dataset", "cifar"],
             "no dataset is named 'cifar'; did you mean: cifar10",
         ),
+        (["resnet", "--depth", "20", "--dataset", "image_table"], "image_table needs path"),
         (["resnet", "--depth", "0"], "0 is not in the range x>=1"),
         (["resnet", "--depth", "8", "--shortcut", "pda"], "did you mean: pad"),
         (["--from", "resnet20", "--depth", "20"], "leave out all but -o"),
