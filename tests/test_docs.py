@@ -21,6 +21,7 @@ from PIL import Image
 
 from resnet_builder import SpecError, build_from_spec, errors, load_spec
 from resnet_builder.parts import REGISTRIES
+from resnet_builder.spec.keys import FLAGS
 from resnet_builder.spec.schema import Spec
 from tests.cli.experiments import call
 
@@ -156,13 +157,18 @@ def run(line: str) -> None:
         spec, flags = arguments[0], arguments[1:]
         changes = [f"--set={value}" for flag, value in pairwise(flags) if flag == "--set"]
         changes += [f"--with={value}" for flag, value in pairwise(flags) if flag == "--with"]
+        changes += [f"{flag}={value}" for flag, value in pairwise(flags) if flag[2:] in FLAGS]
         changes += [f"--plugin={value}" for flag, value in pairwise(flags) if flag == "--plugin"]
         checked = call("validate", spec, *changes)
         assert checked.exit_code == 0, checked.output
         dataset = load_spec(spec).data.dataset.type  # type: ignore[union-attr]
         if dataset.startswith("cifar"):
             return
-        arguments += ["--set", "train.epochs=1", "--set", "run.threads=1"]
+        if "--epochs" in arguments:
+            arguments[arguments.index("--epochs") + 1] = "1"
+        else:
+            arguments += ["--set", "train.epochs=1"]
+        arguments += ["--set", "run.threads=1"]
     if command == "bench":
         arguments += ["--seconds", "0.1"]
     result = call(command, *arguments)

@@ -12,7 +12,7 @@ from resnet_builder.cli.options import (
     debug_option,
     json_option,
     note_assumptions,
-    spec_options,
+    recipe_options,
 )
 from resnet_builder.errors import counted
 
@@ -40,7 +40,7 @@ _MANY = 1_000_000
     show_default=True,
     help="Length of the measurement.",
 )
-@spec_options
+@recipe_options
 @data_option
 @json_option
 @debug_option

@@ -80,16 +80,32 @@ def show_usage_error(error: click.ClickException) -> None:
 
 def _meant_option(name: str, context: click.Context) -> str | None:
     """Option that was probably meant: one of the command's, or a key of the spec."""
-    from resnet_builder.spec.keys import key_paths
+    from resnet_builder.spec.keys import FLAGS, key_paths
 
     params = context.command.get_params(context)
     options = {_plain(flag): flag for param in params for flag in param.opts}
     keys = {}
     if "set" in options:
-        keys = {key: f"--set {path}=..." for key, path in key_paths().items()}
-    meant = {**keys, **options}
+        flags = {FLAGS[flag]: options[flag] for flag in FLAGS.keys() & options.keys()}
+        keys = {key: flags.get(path, f"--set {path}=...") for key, path in key_paths().items()}
+    others = {
+        other: options[flag]
+        for flag, names in _OPTION_ALIASES.items()
+        for other in names
+        if flag in options
+    }
+    meant = {**keys, **others, **options}
     found = nearest(_plain(name), meant)
     return found and meant[found]
+
+
+# Names in other programs.
+_OPTION_ALIASES = {
+    "nproc": ("devices", "gpus", "n_gpus", "nproc_per_node", "num_gpus", "num_processes"),
+    "out": ("log_dir", "output", "output_dir", "save_dir", "work_dir"),
+    "plugin": ("import", "user_dir"),
+    "with": ("recipe",),
+}
 
 
 def _plain(option: str) -> str:

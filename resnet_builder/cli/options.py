@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.shell_completion import CompletionItem
@@ -13,6 +14,7 @@ from resnet_builder.cli.console import note
 from resnet_builder.cli.signals import Signals
 from resnet_builder.errors import MissingDataError, SpecError, UsageError, nearest
 from resnet_builder.spec.bundled import bundled_names, is_path, recipe_names
+from resnet_builder.spec.keys import FLAGS
 
 if TYPE_CHECKING:
     import torch
@@ -149,6 +151,36 @@ _override_option = click.option(
     metavar="KEY=VALUE",
     help="Set one value of the spec, as in model.stages.0.blocks=3.",
 )
+
+
+_FLAGS = {
+    "epochs": ("N", "Train for N epochs: all lengths of the recipe are scaled, and printed."),
+    "steps": ("N", "Train for N steps: all lengths of the recipe are scaled, and printed."),
+    "lr": ("RATE", "Learning rate."),
+    "batch_size": ("N", "Images per step, over all processes."),
+    "seed": ("N", "Seed of weights, order, augmentation and dropout."),
+    "device": ("NAME", "Device: cpu, cuda, cuda:N or mps."),
+}
+
+
+def recipe_options(command: F) -> F:
+    """Add :func:`spec_options` and the flags of single keys, which come with ``overrides``."""
+
+    @wraps(spec_options(command))
+    def with_flags(*args: Any, overrides: tuple[str, ...], **options: Any) -> Any:
+        values = {name: options.pop(name) for name in _FLAGS}
+        flags = (
+            f"--{name.replace('_', '-')} {value}"
+            for name, value in values.items()
+            if value is not None
+        )
+        return command(*args, overrides=(*overrides, *flags), **options)
+
+    decorated: Any = with_flags
+    for name, (metavar, what) in reversed(_FLAGS.items()):
+        option = f"--{name.replace('_', '-')}"
+        decorated = click.option(option, metavar=metavar, help=f"{what} [{FLAGS[name]}]")(decorated)
+    return cast(F, decorated)
 
 
 def spec_options(command: F) -> F:

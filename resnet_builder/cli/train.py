@@ -19,8 +19,8 @@ from resnet_builder.cli.options import (
     debug_option,
     json_option,
     pass_invocation,
+    recipe_options,
     skip_bad_option,
-    spec_options,
 )
 from resnet_builder.cli.signals import Interrupted
 from resnet_builder.errors import ProcessLostError, Stopped
@@ -39,7 +39,7 @@ _HERE = ""
         "resnet-build train resnet18_cifar --data my_images",
         "resnet-build train my_net.yaml --out runs/mine --resume",
         "resnet-build train --resume runs/resnet20-001",
-        "resnet-build train resnet56 --with one_cycle10 --set train.seed=1",
+        "resnet-build train resnet56 --with one_cycle10 --epochs 5 --seed 1",
     )
 )
 @click.argument("spec", required=False, type=SPEC, metavar="[SPEC]")
@@ -56,7 +56,7 @@ _HERE = ""
     metavar="[DIR]",
     help="Resume the run in DIR, or in --out. If there is none and SPEC is given, start it.",
 )
-@spec_options
+@recipe_options
 @data_option
 @data_dir_option
 @skip_bad_option

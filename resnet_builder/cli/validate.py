@@ -14,7 +14,7 @@ from resnet_builder.cli.options import (
     data_option,
     debug_option,
     json_option,
-    spec_options,
+    recipe_options,
 )
 from resnet_builder.errors import (
     MissingDataError,
@@ -79,7 +79,7 @@ class Validation:
     )
 )
 @click.argument("specs", nargs=-1, required=True, type=SPEC, metavar="SPEC...")
-@spec_options
+@recipe_options
 @data_option
 @data_dir_option
 @click.option(

@@ -1,5 +1,8 @@
 """Composition of a spec: files that it extends, fragments (``--with``) and overrides (``--set``).
 
+Overrides are also the flags that stand for a key (``--lr 0.1``), and those that scale the recipe
+(``--epochs 10``).
+
 All of this happens on plain nodes, before any validation.
 """
 
@@ -19,6 +22,8 @@ from resnet_builder.spec.bundled import (
     recipe_names,
 )
 from resnet_builder.spec.diagnostics import missing_space
+from resnet_builder.spec.keys import FLAGS
+from resnet_builder.spec.scaling import scale_recipe
 from resnet_builder.spec.schema import models_at, short_key
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.yaml_source import (
@@ -34,6 +39,7 @@ from resnet_builder.spec.yaml_source import (
     source_of,
 )
 
+COMMAND_LINE = "<command line>"
 WITH = "<command line>:--with"
 SET = "<command line>:--set"
 DATA = "<command line>:--data"
@@ -110,7 +116,8 @@ def compose(
 
     Args:
         document: The spec's own file or mapping.
-        overrides: ``path.to.key=value``, as ``--set``.
+        overrides: ``path.to.key=value``, as ``--set``; or a flag and its value, as ``--lr 0.1``.
+            The recipe is scaled first (``--epochs``, ``--steps``); other flags are laid on last.
         fragments: Fragments to lay over the spec: paths, or names of bundled specs or recipes.
         data: Images to use instead of the spec's dataset, as ``--data``.
 
@@ -126,17 +133,18 @@ def compose(
             root = composer.merged(root, composer.fragment(fragment))
         if data is not None:
             root = composer.merged(root, composer.dataset(data))
-        for argument in overrides:
+        for argument in sorted(overrides, key=_turn):
             root = composer.overridden(root, argument)
         composer.check_milestones(root)
     except SpecError as error:
         raise SpecError([*composer.problems, *error.errors]) from error
     root, claims, changed = _without_stale_claims(root, written)
-    notices = list(_dataset_notices(composer.datasets[:in_files], root, ()))
+    notices = [*composer.notices]
+    notices += list(_dataset_notices(composer.datasets[:in_files], root, ()))
     others = list(_dataset_notices(composer.datasets[in_files:], root, claims))
     if claims and not others:
         others.append(
-            f"not compared with {' and '.join(claims)}: --set or --with changes {changed}"
+            f"not compared with {' and '.join(claims)}: the command line changes {changed}"
         )
     return Composition(root, tuple(composer.sources), tuple(composer.problems), (*notices, *others))
 
@@ -184,6 +192,8 @@ class _Composer:
         self.main = main
         self.sources: list[Source] = []
         self.problems: list[Problem] = []
+        self.notices: list[str] = []
+        self._given: dict[str, str] = {}
         self._milestones: list[tuple[Node, str]] = []
         self.datasets: list[_OtherDataset] = []
 
@@ -240,8 +250,9 @@ class _Composer:
             if "unit" not in schedule and unit not in {"", written}:
                 place = train[unit].key_place or train[unit].place
                 message = (
-                    f"`train.{unit}` changes their unit from {written} to {unit}; "
-                    "give train.schedule.unit or new milestones"
+                    f"`train.{unit}` changes their unit from {written} to {unit}; give "
+                    f"`--{unit} {train[unit].value}` instead, which scales the whole recipe, "
+                    "or train.schedule.unit, or new milestones"
                 )
                 path = ("train", "schedule", "milestones")
                 self.problems.append(place.problem("out-of-range", message, path=path))
@@ -287,13 +298,46 @@ class _Composer:
         steps, document, appends = _parse_override(argument)
         self.sources.append(document.source)
         self.problems += document.problems
+        key = ".".join(step for step, _ in steps)
+        self._check_given_once(key, argument, document.source)
+        if argument.startswith(_LENGTHS):
+            scaled = scale_recipe(root, steps[-1][0], document.root)
+            self.problems += scaled.problems
+            self.notices += scaled.notices
+            return scaled.root
         try:
             value = document.root
             overlay = _overlay(root, steps, value, self.main, appends=appends)
         except SpecError as error:  # a list has no such item; the spec is checked all the same
             self.problems += error.errors
             return root
-        return self.merged(root, overlay)
+        root = self.merged(root, overlay)
+        if argument.startswith("--lr "):
+            self._tell_of_aux_lr(root, argument)
+        return root
+
+    def _check_given_once(self, key: str, argument: str, source: Source) -> None:
+        """Check that a flag and ``--set``, or two flags, do not give the same value.
+
+        Raises:
+            SpecError: They do.
+        """
+        place = "train" if key in {"train.steps", "train.epochs"} else key
+        before = self._given.get(place, "")
+        if before and (before.startswith("--") or argument.startswith("--")):
+            given = " and ".join(
+                f"`{one}`" if one.startswith("--") else f"`--set {one}`"
+                for one in (before, argument)
+            )
+            message = f"{given} give the same value; leave one of them out"
+            raise SpecError([source.place(0, 0).problem("exclusive", message)])
+        self._given[place] = argument
+
+    def _tell_of_aux_lr(self, root: Node, argument: str) -> None:
+        optimizer = _entries(_entries(_entries(root).get("train")).get("optimizer"))
+        if "type" in optimizer and optimizer["type"].value == "muon":
+            message = "this is the rate of Muon; train.optimizer.aux.lr, of all else, stays"
+            self.notices.append(f"{argument}: {message}")
 
 
 def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ()) -> Node:
@@ -398,8 +442,17 @@ _Steps = Sequence[tuple[str, Place]]
 """Keys and indices of an override's path, and their places in the argument."""
 
 
+_LENGTHS = ("--epochs ", "--steps ")
+"""Flags that scale the recipe."""
+
+
+def _turn(argument: str) -> int:
+    """Turn of an override: lengths first, which scale what files say; other flags last."""
+    return 0 if argument.startswith(_LENGTHS) else 2 if argument.startswith("--") else 1
+
+
 def _parse_override(argument: str) -> tuple[_Steps, Document, bool]:
-    """Path and value of ``path.to.key=value``, the value in YAML 1.2 flow style.
+    """Path and value of ``path.to.key=value``, the value in YAML 1.2 flow style; or of a flag.
 
     Returns:
         The path, the value, and whether it is appended to a list: ``path.to.key+=value``.
@@ -407,6 +460,8 @@ def _parse_override(argument: str) -> tuple[_Steps, Document, bool]:
     Raises:
         SpecError: It is not of this form.
     """
+    if argument.startswith("--"):
+        return _parse_flag(argument)
     source = source_of(argument, SET, has_lines=False)
 
     def refused(column: int, message: str, code: str = "yaml-syntax") -> SpecError:
@@ -430,6 +485,20 @@ def _parse_override(argument: str) -> tuple[_Steps, Document, bool]:
     if isinstance(document.root.value, dict | list) and text.lstrip()[0] not in "[{":
         raise refused(start, "write a mapping as {key: value}, a list as [a, b]")
     return steps, document, appends
+
+
+def _parse_flag(argument: str) -> tuple[_Steps, Document, bool]:
+    """Path and value of a flag that stands for a key, as ``--batch-size 64``."""
+    source = source_of(argument, COMMAND_LINE, has_lines=False)
+    flag, _, text = source.text.partition(" ")
+    key = FLAGS.get(flag.removeprefix("--").replace("-", "_"))
+    if key is None or not text.strip():
+        known = ", ".join(f"--{name.replace('_', '-')}" for name in FLAGS)
+        message = f"must be path.to.key=value, or one of these with a value: {known}"
+        raise SpecError([source.place(0, 0).problem("yaml-syntax", message)])
+    steps = [(step, source.place(0, 0)) for step in key.split(".")]
+    path = tuple(step for step, _ in steps)
+    return steps, parse_yaml(source, start=len(flag) + 1, path=path), False
 
 
 def _overlay(

@@ -2,8 +2,6 @@
 
 from functools import cache
 
-from resnet_builder.spec.introspect import places
-
 
 def key_paths() -> dict[str, str]:
     """Paths of the keys outside lists, by their names here and in other programs."""
@@ -14,9 +12,22 @@ def key_paths() -> dict[str, str]:
     return paths
 
 
+FLAGS = {
+    "epochs": "train.epochs",
+    "steps": "train.steps",
+    "lr": "train.optimizer.lr",
+    "batch_size": "train.batch_size",
+    "seed": "train.seed",
+    "device": "run.device",
+}
+"""Keys that commands take as flags of their own, as ``--batch-size``."""
+
+
 @cache
 def key_homes() -> dict[str, list[str]]:
     """Places where a key can stand, such as ``model.stages[].stride``, by key."""
+    from resnet_builder.spec.introspect import places  # pydantic takes long to import
+
     # Options of registered parts, which the schema does not know.
     found = {key: [f"model.block.{key}"] for key in ("groups", "width_per_group")}
     found |= {key: [f"train.loss.{key}"] for key in ("label_smoothing", "class_weights")}
@@ -62,6 +73,10 @@ KEY_ALIASES = {
     "aux": ("rest",),
     "schedule": ("lr_policy", "lr_schedule", "lr_scheduler", "scheduler"),
     "warmup": ("warmup_epochs", "warmup_iters", "warmup_steps"),
+    "every": ("decay_steps", "lr_step_size", "step_size"),
+    "first_cycle": ("first_decay_steps", "t_0", "t_initial"),
+    "cycle_multiplier": ("cycle_mul", "t_mul", "t_mult"),
+    "gamma": ("decay_rate", "lr_gamma"),
     "milestones": ("lr_steps", "step_milestones"),
     "loss": ("criterion", "objective"),
     "label_smoothing": ("smoothing",),
@@ -82,9 +97,11 @@ KEY_ALIASES = {
     "checkpoint_every": ("checkpoint_interval", "checkpoint_period", "save_every"),
     "keep_checkpoints": ("keep", "keep_last", "max_history", "save_top_k"),
     "early_stop": ("early_stopping",),
+    "device": ("accelerator", "cuda", "gpu", "gpu_id"),
     "precision": ("amp", "dtype", "mixed_precision"),
     "cpu_kernels": ("kernels",),
-    "threads": ("num_threads",),
+    "seed": ("manual_seed", "random_seed"),
+    "threads": ("cpu_threads", "n_threads", "num_threads", "num_workers", "workers"),
     "parameters": ("n_params", "num_parameters", "params"),
     "macs": ("flops", "gflops"),
     "test_top1": ("acc", "accuracy", "top1"),

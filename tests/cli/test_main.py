@@ -125,11 +125,17 @@ def test_bug_in_a_run_is_logged_there(folder: Path, monkeypatch: pytest.MonkeyPa
         ("evaluate --splt val", "--split"),
         ("train --hlep", "--help"),
         # What other programs have as a flag is a key of the spec.
-        ("train resnet20 --epochs 3", "--set train.epochs=..."),
-        ("bench --epoch 3", "--set train.epochs=..."),
-        ("train --lr 0.1", "--set train.optimizer.lr=..."),
-        ("train --learning-rate 0.1", "--set train.optimizer.lr=..."),
-        ("train --batch-size 3", "--set train.batch_size=..."),
+        ("summary resnet20 --epochs 3", "--set train.epochs=..."),
+        ("bench --epoch 3", "--epochs"),
+        ("train --num-epochs 3", "--epochs"),
+        ("train --learning-rate 0.1", "--lr"),
+        ("train --bs 3", "--batch-size"),
+        ("validate --gpu 0", "--device"),
+        ("train --gpus 2", "--nproc"),
+        ("train --weight-decay 0.1", "--set train.optimizer.weight_decay=..."),
+        ("train --wd 0.1", "--set train.optimizer.weight_decay=..."),
+        ("train --lr-schedule cosine", "--set train.schedule=..."),
+        ("train --workers 4", "--set run.threads=..."),
         ("summary --num-classes 3", "--set model.num_classes=..."),
         ("export --epochs 3", None),
         ("train --nope", None),
@@ -188,6 +194,7 @@ def test_flags_are_few() -> None:
         *("--spec", "--new-head", "--ema", "--allow-missing", "--allow-unexpected", "--help"),
         *("--from", "--width", "--groups", "--width-per-group", "--dataset", "--shortcut"),
         *("--block", "--sort", "--format", "--seconds", "--skip-bad"),
+        *("--epochs", "--steps", "--lr", "--batch-size", "--seed", "--device"),
     }
 
 

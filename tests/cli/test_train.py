@@ -52,7 +52,7 @@ def test_other_experiment_is_not_compared_with_the_published_one(
 ) -> None:
     result = call("train", write_tiny(folder), "--set", change)
     assert result.exit_code == 0
-    assert f"not compared with `published`: --set or --with changes {what}\n" in result.stderr
+    assert f"not compared with `published`: the command line changes {what}\n" in result.stderr
     assert "published" not in result.stdout
     assert "published" not in result_of(folder / "runs" / "tiny-001")
 
@@ -88,13 +88,15 @@ def test_finished_run_is_already_complete(finished_run: Path) -> None:
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
-def test_same_line_can_be_given_again_and_again(folder: Path) -> None:
-    line = ("train", write_tiny(folder), "--out", "run", "--resume", "--set", "train.epochs=1")
+@pytest.mark.parametrize("length", [("--set", "train.epochs=1"), ("--epochs", 1)])
+def test_same_line_can_be_given_again_and_again(length: tuple[object, ...], folder: Path) -> None:
+    line = ("train", write_tiny(folder), "--out", "run", "--resume", *length)
     first, second = call(*line), call(*line)
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "training from step 0 of 4" in first.stderr
-    notice = "not compared with `published`: --set or --with changes the recipe\n"
-    assert second.stderr == f"{notice}run is already complete\n"
+    notice = "not compared with `published`: the command line changes the recipe\n"
+    scaled = "--epochs 1: train.epochs: 3 -> 1\n" if "--epochs" in length else ""
+    assert second.stderr == f"{scaled}{notice}run is already complete\n"
     assert first.stdout == second.stdout
 
 

@@ -111,7 +111,7 @@ def test_changed_experiment_drops_what_is_said_of_it(
     found = draft(tmp_path, *arguments)
     assert [key for key in ("expect", "published") if getattr(found, key) is not None] == kept
     dropped = " and ".join(f"`{key}`" for key in ("expect", "published") if key not in kept)
-    notice = f"not compared with {dropped}: --set or --with changes {what}"
+    notice = f"not compared with {dropped}: the command line changes {what}"
     assert found.notices == ((notice,) if what else ())
 
 
@@ -363,8 +363,8 @@ def test_milestones_in_another_unit_than_the_length_are_refused(
 ) -> None:
     found = read_draft("resnet20", overrides=overrides).problems
     assert [one.message for one in found] == [
-        "`train.epochs` changes their unit from steps to epochs; "
-        "give train.schedule.unit or new milestones"
+        "`train.epochs` changes their unit from steps to epochs; give `--epochs 100` instead, "
+        "which scales the whole recipe, or train.schedule.unit, or new milestones"
     ][:is_refused]
 
 
