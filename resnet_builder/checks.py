@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.nn import functional
 
 from resnet_builder.blocks.interfaces import BLOCKS, STEMS
 from resnet_builder.data.interfaces import AUGMENTATIONS, DatasetInfo
@@ -181,21 +182,39 @@ def recipe_problems(
             )
 
 
-def loss_problems(
-    train: TrainSpec, positions: Positions, class_counts: Mapping[str, int], images: int
+def label_problems(
+    data: DataSpec,
+    train: TrainSpec,
+    positions: Positions,
+    class_counts: Mapping[str, int],
+    *,
+    images: int,
+    multi_label: bool,
 ) -> Iterator[Problem]:
-    """Check that a loss fits the classes, by computing it once.
+    """Check that the loss and the sampler fit the labels; the loss is computed once.
 
     Args:
+        data: Section ``data``.
         train: The recipe.
         positions: Positions of the spec's values.
         class_counts: Number of training images of each class, in the order of the logits.
         images: Number of training images.
+        multi_label: Whether an image may have several labels, or none.
     """
+    if multi_label and data.sampler == "balanced":
+        reason = "`balanced` needs images of one label each, and these may have several"
+        yield positions.problem("mismatch", ("data", "sampler"), reason)
     try:
         loss = build_loss(train, class_counts, images)
+        if multi_label and not loss.takes_several_labels:
+            reason = f"`{train.loss.type}` is for one label an image, and these may have several"
+            advice = "use `binary_cross_entropy` or `sigmoid_focal`"
+            yield positions.problem("mismatch", ("train", "loss"), f"{reason}; {advice}")
+            return
+        labels = torch.tensor([0, len(class_counts) - 1])
+        targets = functional.one_hot(labels, len(class_counts)).float() if multi_label else labels
         with loss_part(train).blamed():
-            loss(torch.zeros(2, len(class_counts)), torch.tensor([0, len(class_counts) - 1]))
+            loss(torch.zeros(2, len(class_counts)), targets)
     except PlacedPartError as error:
         yield part_problem(error, positions)
 
@@ -245,14 +264,14 @@ def _input_problems(
             yield positions.problem("mismatch", ("model", key), message)
 
 
-def known_loss_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
-    """Check the loss before the images of each class are counted, and maybe their names known.
+def known_label_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
+    """Check loss and sampler by what is known of the labels before any image is read.
 
     Args:
         draft: Spec.
         info: Description of the network's input images.
     """
-    if draft.train is None:
+    if draft.train is None or draft.data is None:
         return
     own = "auto" if draft.model is None else draft.model.num_classes
     num_classes = info.num_classes or (None if own == "auto" else own)
@@ -260,8 +279,15 @@ def known_loss_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
     if num_classes is None or (names_classes and info.classes is None):
         return
     classes = info.classes or tuple(map(str, range(num_classes)))
-    counts = dict.fromkeys(classes, 1)
-    yield from loss_problems(draft.train, draft.positions, counts, images=2 * num_classes)
+    counts = info.class_counts or (1,) * num_classes
+    yield from label_problems(
+        draft.data,
+        draft.train,
+        draft.positions,
+        dict(zip(classes, counts, strict=True)),
+        images=(info.training_images if info.class_counts else None) or 2 * num_classes,
+        multi_label=info.multi_label,
+    )
 
 
 def _augment_problems(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from resnet_builder.builder import build, check_source
 from resnet_builder.data.class_folders import shorten
@@ -36,7 +37,7 @@ from resnet_builder.errors import (
     counted,
 )
 from resnet_builder.model import ResNet, state_dict_mismatch
-from resnet_builder.prediction_table import Cell, probability_columns, write_table
+from resnet_builder.prediction_table import Cell, joined, probability_columns, write_table
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import refuse_existing
 from resnet_builder.runs.records import ClassScores
@@ -234,12 +235,15 @@ class SplitEvaluation:
         weights: Path of the weights.
         split: ``test``, ``val`` or ``train``.
         images: Number of images.
-        metrics: Loss, top-1 and top-5, by names like ``test.top1``.
+        metrics: Loss, top-1 and the like, by names as ``test.top1``.
         classes: Class names, by label.
         by_class: Precision, recall and F1 of each class, by its name.
         macro: Their means over the classes that any image has or is predicted as.
         weighted: Their means over the classes, by their numbers of images.
-        confusion: Number of images by label (row) and predicted class (column).
+        micro: Precision, recall and F1 of all decisions together, where images have several
+            labels.
+        confusion: Number of images by label (row) and predicted class (column), where each has one
+            label.
     """
 
     weights: Path
@@ -250,7 +254,8 @@ class SplitEvaluation:
     by_class: Mapping[str, ClassScores]
     macro: ClassScores
     weighted: ClassScores
-    confusion: tuple[tuple[int, ...], ...]
+    micro: ClassScores | None
+    confusion: tuple[tuple[int, ...], ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,12 +358,18 @@ def load_split(
 
 
 def _dataset_at(path: Path, trained: TrainedModel) -> Part:
-    """Dataset of a folder of images, or of a table; images have the channels of the weights."""
+    """Dataset of a folder of images, or of a table, read as that of the training if it is alike.
+
+    Images have the channels of the weights.
+    """
     takes_grey = any(isinstance(step, ToRgb) for step in trained.header.preprocess)
     channels = 1 if takes_grey else trained.spec.model.in_channels
     if channels not in {1, 3, 4}:
         raise UsageError(f"images have 1, 3 or 4 channels, the network takes {channels}")
-    return Part.model_validate({**dataset_at(path), "channels": channels})
+    given = dataset_at(path)
+    own = trained.spec.data.dataset if trained.spec.data else None
+    options = own.options if own and own.type == given["type"] else {}
+    return Part.model_validate({**options, **given, "channels": channels})
 
 
 def _one_of(splits: DataSplits, split: str) -> SplitImages:
@@ -449,7 +460,8 @@ def evaluate_split(
         should_stop: Polled at every batch.
 
     Raises:
-        DataError: The data have classes that the model was not trained on.
+        DataError: The data have classes that the model was not trained on, or several labels where
+            that has one.
         NonFiniteError: No image has finite logits.
         StorageError: The table cannot be written.
         Stopped: ``should_stop`` returned true.
@@ -462,6 +474,13 @@ def evaluate_split(
             f"{trained.path} needs images of mean {header.mean} and standard deviation "
             f"{header.std}, not {data.mean} and {data.std}: load them by load_split"
         )
+    several = data.images.labels.ndim == 2
+    if header.source is None and header.multi_label != several:
+        kinds = ("one label", "several labels")
+        raise DataError(
+            f"{trained.path} is for images of {kinds[header.multi_label]} each, and the data has "
+            f"images of {kinds[several]}"
+        )
     # Labels count the data's classes; the network's outputs are in the order of the weights'.
     classes = header.classes or data.classes
     outputs = torch.tensor([classes.index(name) for name in data.classes], device=device)
@@ -470,7 +489,7 @@ def evaluate_split(
     )
     found = evaluate(
         trained.network.to(device),
-        ((images, outputs[labels]) for images, labels in batches),
+        ((images, _by_output(labels, outputs, len(classes))) for images, labels in batches),
         cpu_kernels=trained.spec.run.cpu_kernels is not False,
         with_probabilities=table is not None,
         should_stop=should_stop,
@@ -484,7 +503,9 @@ def evaluate_split(
         image = "index" if names is None else "file"
         named = probability_columns(classes)
         columns = (image, "label", "prediction", "confidence", "correct", *named)
-        write_table(table, columns, _table_rows(found, classes, names))
+        rows = _table_rows(found, classes) if found.labels.ndim == 1 else _several(found, classes)
+        images = range(found.num_images) if names is None else names
+        write_table(table, columns, ((one, *row) for one, row in zip(images, rows, strict=True)))
     return SplitEvaluation(
         weights=trained.path,
         split=data.split,
@@ -494,24 +515,54 @@ def evaluate_split(
         by_class=dict(zip(classes, found.by_class, strict=True)),
         macro=found.macro,
         weighted=found.weighted,
-        confusion=tuple(map(tuple, found.confusion().tolist())),
+        micro=found.micro,
+        confusion=None if found.multi_label else tuple(map(tuple, found.confusion().tolist())),
     )
 
 
-def _table_rows(
-    metrics: Metrics, classes: Sequence[str], names: Sequence[str] | None
-) -> Iterator[tuple[Cell, ...]]:
-    """Rows of a table of predictions, in the order of the images."""
+def _by_output(labels: Tensor, outputs: Tensor, num_classes: int) -> Tensor:
+    """Labels of the data by the network's outputs.
+
+    Args:
+        labels: ``(B,)`` labels, or ``(B, L)`` zeros and ones of several labels.
+        outputs: ``(L,)`` output of each class of the data.
+        num_classes: Number of outputs.
+    """
+    if labels.ndim == 1:
+        return outputs[labels]
+    return labels.new_zeros(len(labels), num_classes).index_copy_(1, outputs, labels)
+
+
+def _table_rows(metrics: Metrics, classes: Sequence[str]) -> Iterator[tuple[Cell, ...]]:
+    """Rows of a table of predictions, in the order of the images, without their first cell."""
     assert metrics.probabilities is not None, "they were asked for"
     labels, predictions = metrics.labels.tolist(), metrics.predictions.tolist()
     for index, probabilities in enumerate(metrics.probabilities.tolist()):
         label, predicted = labels[index], predictions[index]
         known = predicted != NO_PREDICTION
         yield (
-            index if names is None else names[index],
             classes[label],
             classes[predicted] if known else None,
             probabilities[predicted] if known else None,
             label == predicted,
             *probabilities,
+        )
+
+
+def _several(metrics: Metrics, classes: Sequence[str]) -> Iterator[tuple[Cell, ...]]:
+    """Rows of a table where images have several labels.
+
+    The confidence is that of the least certain decision about a class.
+    """
+    assert metrics.probabilities is not None, "they are always there, with several labels"
+    decisions = zip(metrics.labels, metrics.predictions, metrics.probabilities, strict=True)
+    for label, predicted, probabilities in decisions:
+        known = bool((predicted != NO_PREDICTION).all())
+        certain = torch.where(predicted == 1, probabilities, 1 - probabilities).min().item()
+        yield (
+            joined(classes, label),
+            joined(classes, predicted) if known else None,
+            certain if known else None,
+            torch.equal(label, predicted.to(label.dtype)) and known,
+            *probabilities.tolist(),
         )

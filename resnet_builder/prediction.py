@@ -29,7 +29,7 @@ class ClassProbability:
 
     Attributes:
         name: Name of the class.
-        probability: Its softmax probability.
+        probability: Its softmax probability; its sigmoid, if an image may have several classes.
     """
 
     name: str
@@ -42,8 +42,11 @@ class ImagePrediction:
 
     Attributes:
         path: Path of the image.
-        predictions: Most probable classes, the most probable first.
+        predictions: Most probable classes, the most probable first; all above one half, if an image
+            may have several.
         probabilities: Probability of every class, in the order of the network's outputs.
+        confidence: Probability of the most probable class; if an image may have several classes,
+            that of the least certain decision about one.
         fitted: Whether the image was resized and cropped to the network's input size.
         greyed: Whether the image lost its colours, because the network takes grey images.
         error: Reason why there are no predictions.
@@ -52,6 +55,7 @@ class ImagePrediction:
     path: Path
     predictions: tuple[ClassProbability, ...] = ()
     probabilities: Annotated[InstanceOf[Tensor] | None, Field(exclude=True)] = None
+    confidence: Annotated[float | None, Field(exclude=True)] = None
     fitted: bool = False
     greyed: bool = False
     error: str | None = None
@@ -91,7 +95,7 @@ def predict(
     Args:
         trained: Model; its network is moved to the device.
         paths: Image files, and folders of them; what is an image is decided as in training.
-        top: Number of classes for each image.
+        top: Number of classes for each image, unless it may have several.
         device: Device to compute on.
         should_stop: Polled at every image.
         report: Told how many images are done.
@@ -120,8 +124,14 @@ def predict(
         if images:
             probabilities = classify(torch.stack(list(images.values())))
             for number, row in zip(images, probabilities, strict=True):
-                best = _most_probable(row, trained.classes, top)
-                found[number] = replace(found[number], predictions=best, probabilities=row)
+                several = trained.header.multi_label
+                best = _most_probable(
+                    row, trained.classes, int((row > 0.5).sum()) if several else top
+                )
+                certain = torch.maximum(row, 1 - row).min() if several else row.max()
+                found[number] = replace(
+                    found[number], predictions=best, probabilities=row, confidence=certain.item()
+                )
         report("predicting", len(found), len(files))
     return Predictions(trained.path, trained.classes, tuple(found), tuple(notices))
 
@@ -206,7 +216,8 @@ def _classifier(trained: TrainedModel, device: torch.device) -> Callable[[Tensor
     @full_precision()
     def classify(images: Tensor) -> Tensor:
         inputs = normalise(images.to(device), mean, std).contiguous(memory_format=layout)
-        probabilities = network(inputs).float().softmax(1)
+        logits = network(inputs).float()
+        probabilities = logits.sigmoid() if header.multi_label else logits.softmax(1)
         if not bool(probabilities.isfinite().all()):
             raise NonFiniteError(f"{trained.path}: its logits are not finite")
         return probabilities.cpu()

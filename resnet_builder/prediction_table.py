@@ -12,6 +12,9 @@ from resnet_builder.runs.files import refuse_existing, write_atomically
 
 Cell = str | bool | int | float | None
 
+SEPARATOR = ";"
+"""Text between several labels in a cell."""
+
 _DIGITS = 9
 """Significant digits of a probability: all that float32 has."""
 
@@ -33,6 +36,12 @@ def check_table_path(path: Path) -> None:
 def probability_columns(classes: Iterable[str]) -> tuple[str, ...]:
     """Names of the columns with the probability of each class."""
     return tuple(f"p_{name}" for name in classes)
+
+
+def joined(classes: Iterable[str], present: Iterable[object]) -> str:
+    """Names of the classes that an image has, where it may have several."""
+    pairs = zip(classes, present, strict=True)
+    return SEPARATOR.join(name for name, is_present in pairs if is_present)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

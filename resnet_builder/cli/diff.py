@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _MAX_LINE = 80
 _MAX_CELL = 28
-_ACCURACIES = ("val.top1", "val.top5", "test.top1", "test.top5")
+_ACCURACIES = ("val.top1", "val.top5", "val.map", "test.top1", "test.top5", "test.map")
 
 
 @click.command(

@@ -106,10 +106,14 @@ def _show(result: "SplitEvaluation") -> None:
     loss, top1, top5 = (metrics.get(f"{result.split}.{name}") for name in ("loss", "top1", "top5"))
     written = "not finite" if loss is None else f"{loss:.4f}"
     top = f"top-1 {percent(top1)}" + ("" if top5 is None else f", top-5 {percent(top5)}")
+    if (mean := metrics.get(f"{result.split}.map")) is not None:
+        top = f"mAP {percent(mean)}, all labels right {percent(top1)}"
     show(f"{result.split}, {counted(result.images, 'image')}: {top}, loss {written}", "")
     scores = [*result.by_class.items(), ("macro", result.macro), ("weighted", result.weighted)]
+    if result.micro is not None:
+        scores.append(("micro", result.micro))
     show(*table(("class", "images", "precision", "recall", "F1"), [_row(*one) for one in scores]))
-    if len(result.classes) > _MAX_CLASSES:
+    if result.confusion is None or len(result.classes) > _MAX_CLASSES:
         return
     labels = [str(number) for number in range(len(result.classes))]
     rows = [

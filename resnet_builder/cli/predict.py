@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Number of classes for each image.",
+    help="Number of classes for each image; where it may have several, all above 50 % are shown.",
 )
 @click.option(
     "-o",
@@ -84,13 +84,13 @@ def predict(
 
 
 def _write(result: "Predictions", out: Path) -> None:
-    from resnet_builder.prediction_table import Cell, probability_columns, write_table
+    from resnet_builder.prediction_table import SEPARATOR, Cell, probability_columns, write_table
 
     def row(one: "ImagePrediction") -> list[Cell]:
         if one.probabilities is None:  # it cannot be read
             return [str(one.path), *(None for _ in columns[1:])]
-        best = one.predictions[0]
-        return [str(one.path), best.name, best.probability, *one.probabilities.tolist()]
+        names = SEPARATOR.join(found.name for found in one.predictions)
+        return [str(one.path), names, one.confidence, *one.probabilities.tolist()]
 
     columns = ("file", "prediction", "confidence", *probability_columns(result.classes))
     write_table(out, columns, map(row, result.images))
@@ -98,9 +98,10 @@ def _write(result: "Predictions", out: Path) -> None:
 
 def _show(result: "Predictions", out: Path | None) -> None:
     rows = [
-        (str(one.path) if rank == 0 else "", found.name, percent(found.probability))
+        (str(one.path) if rank == 0 else "", name, probability)
         for one in result.images
-        for rank, found in enumerate(one.predictions)
+        if one.error is None
+        for rank, (name, probability) in enumerate(_classes(one))
     ]
     if out is not None:
         show(f"wrote {out}: {counted(len(result.images), 'image')}")
@@ -114,3 +115,9 @@ def _show(result: "Predictions", out: Path | None) -> None:
         note(
             f"{fitted} of {len(result.images)} images {were} resized and cropped to fit the network"
         )
+
+
+def _classes(one: "ImagePrediction") -> list[tuple[str, str]]:
+    """Classes of an image, which may have none where it may have several."""
+    named = [(found.name, percent(found.probability)) for found in one.predictions]
+    return named or [("none", "")]

@@ -99,6 +99,8 @@ class Lines(Callback):
         assert self._start is not None, "the training has started"
         epoch = f"{step / self._start.steps_per_epoch:.1f}".removesuffix(".0")
         found = f"{split} loss {metrics.loss:.4f}, top-1 {percent(metrics.top1)}"
+        if metrics.map is not None:
+            found = f"{split} loss {metrics.loss:.4f}, mAP {percent(metrics.map)}"
         if metrics.precision != "fp32":  # `evaluate` computes in fp32 and may find another number
             found += f" in {metrics.precision}"
         self.say(f"epoch {epoch}, step {step:,}: {found}{', the best so far' if is_best else ''}")

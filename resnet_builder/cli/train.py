@@ -252,7 +252,7 @@ def _resume_told(run: "RunDirectory", command: str) -> Iterator[None]:
 
 def _show(record: "ResultRecord") -> None:
     """Print the accuracy, the published one and the difference, and which weights were tested."""
-    ours = {"top-1": record.test_top1, "top-5": record.test_top5}
+    ours = {"mAP": record.test_map, "top-1": record.test_top1, "top-5": record.test_top5}
     published = record.published
     if published is None:
         found = ", ".join(f"{name} {percent(top)}" for name, top in ours.items() if top is not None)
@@ -270,7 +270,10 @@ def _show(record: "ResultRecord") -> None:
         show(*table(("", "ours", "published", "difference"), rows))
         show(f"published in {published.source}")
     chosen = "the last" if record.selected_on == "none" else "best on validation"
-    val = "" if record.val_top1 is None else f" (top-1 {percent(record.val_top1)})"
+    metric, value = (
+        ("top-1", record.val_top1) if record.val_map is None else ("mAP", record.val_map)
+    )
+    val = "" if value is None else f" ({metric} {percent(value)})"
     early = f", stopped early ({record.planned_steps:,} planned)" if record.early_stopped else ""
     show(f"weights of step {record.selected_step:,} of {record.steps:,}{early}: {chosen}{val}")
     digits = 1 if record.seconds < 10 else 0

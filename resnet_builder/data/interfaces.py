@@ -200,11 +200,13 @@ class Batch:
 
     Attributes:
         images: ``(B, C, H, W)``; uint8, or float32 and normalised.
-        targets: ``(B,)`` int64 labels, or ``(B, K)`` float32 probabilities once images are mixed.
+        targets: ``(B,)`` int64 labels, or ``(B, K)`` float32 probabilities once images are mixed,
+            or of zeros and ones where images have several labels.
         num_classes: Number of classes, K.
         fill: ``(C,)`` float32: mean of the training images, in the units of ``images``; the
             neutral colour of holes.
         black: ``(C,)`` float32: black, in the units of ``images``.
+        multi_label: Whether an image may have several labels, or none.
     """
 
     images: Tensor
@@ -212,6 +214,7 @@ class Batch:
     num_classes: int
     fill: Tensor
     black: Tensor
+    multi_label: bool = False
 
 
 class Augmentation(Protocol):

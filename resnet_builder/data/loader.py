@@ -127,13 +127,16 @@ class Pipeline:
 
         Args:
             images: ``(B, C, H, W)`` uint8.
-            labels: ``(B,)`` int64.
+            labels: ``(B,)`` int64, or ``(B, K)`` uint8 of several labels.
             samples: ``(B,)`` int64 draws of the images, on the CPU.
             epoch: Epoch, counted from 0.
             step: Step of the whole training, counted from 0.
         """
         mean = to_device(self._mean, images.device)
-        batch = Batch(images, labels, self._num_classes, mean * WHITE, torch.zeros_like(mean))
+        several = labels.ndim == 2
+        targets = labels.float() if several else labels
+        fill, black = mean * WHITE, torch.zeros_like(mean)
+        batch = Batch(images, targets, self._num_classes, fill, black, multi_label=several)
         for augmentation, name in self._named:
             if augmentation.works_on == "normalised":
                 batch = self._normalised(batch)

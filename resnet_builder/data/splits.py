@@ -23,7 +23,7 @@ from resnet_builder.data.interfaces import (
 from resnet_builder.data.location import default_data_dir, find_data, unused_place
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.statistics import channel_statistics, describe_constant
-from resnet_builder.data.validation import check_validation, set_validation_aside
+from resnet_builder.data.validation import check_validation, class_counts, set_validation_aside
 from resnet_builder.errors import DataError, Problem, SpecError, UsageError, counted
 from resnet_builder.experiment import Experiment
 from resnet_builder.spec.schema import DataSpec, ModelSpec, Normalize, Spec
@@ -60,11 +60,14 @@ class DataSplits:
     skipped: tuple[str, ...] = ()
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.train.labels.ndim == 2
+
+    @property
     def class_counts(self) -> dict[str, int]:
         """Number of training images of each class."""
-        labels = self.train.labels
-        several = labels.ndim == 2
-        counts = labels.sum(0) if several else labels.bincount(minlength=len(self.classes))
+        counts = class_counts(self.train.labels, len(self.classes))
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
 
@@ -170,7 +173,8 @@ def inspect_data(
         _check_more_than_one_class(data, info.num_classes, info.notices)
         if info.training_images is not None:
             own_validation = info.own_validation is True
-            check_validation(data, own_validation, info.training_images, info.num_classes)
+            num_classes = 1 if info.multi_label else info.num_classes
+            check_validation(data, own_validation, info.training_images, num_classes)
     return info
 
 

@@ -68,7 +68,8 @@ def set_validation_aside(
         counts = class_counts(loaded.train.labels, classes).tolist()
         amount = 0 if loaded.validation is not None else default_validation(counts, count)
         data = data.model_copy(update={"validation": amount})
-    check_validation(data, loaded.validation is not None, count, classes)
+    multi_label = loaded.train.labels.dim() == 2
+    check_validation(data, loaded.validation is not None, count, 1 if multi_label else classes)
     if data.validation == 0:
         return loaded.train, loaded.validation, ()
     aside = stratified(loaded.train.labels, data.set_aside(count), data.split_seed)
@@ -83,7 +84,8 @@ def check_validation(data: DataSpec, own_validation: bool, count: int, num_class
         data: Section ``data``.
         own_validation: Whether the data set has validation images.
         count: Number of training images.
-        num_classes: Number of classes.
+        num_classes: Number of classes that must be on both sides; 1, if an image may have several
+            labels: then chance alone chooses.
 
     Raises:
         DataError: There are too few images.
@@ -95,10 +97,11 @@ def check_validation(data: DataSpec, own_validation: bool, count: int, num_class
         message = f"{data.dataset.type} has validation images of its own; set it to 0"
         raise SpecError([Problem("exclusive", "data.validation", message, file="<data>")])
     amount = data.set_aside(count)
+    needed = "1" if num_classes == 1 else f"one for each of the {num_classes} classes"
     if not num_classes <= amount <= count - num_classes:
         raise DataError(
             f"data.validation: {amount:,} of {count:,} training images cannot be set aside; at "
-            f"least one for each of the {num_classes} classes must be, and as many must be left"
+            f"least {needed} must be, and as many must be left"
         )
 
 
@@ -109,7 +112,7 @@ def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
     numpy promises that ``RandomState`` never changes, so neither do published splits.
 
     Args:
-        labels: ``(N,)`` int64.
+        labels: ``(N,)`` int64. Of ``(N, K)``, several labels an image, chance alone chooses.
         amount: Number of images to choose.
         seed: Seed of the choice.
 
@@ -119,10 +122,12 @@ def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
     Raises:
         DataError: A class has a single image.
     """
+    draws = np.random.RandomState(hash_seed(seed, "split") & 0xFFFFFFFF)
+    if labels.dim() == 2:
+        return torch.from_numpy(np.sort(draws.permutation(len(labels))[:amount]))
     _, classes, counts = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
     if counts.min() < 2:
         raise DataError("data.validation: a class has 1 training image; at least 2 are needed")
-    draws = np.random.RandomState(hash_seed(seed, "split") & 0xFFFFFFFF)
     left = _proportional(counts, len(labels) - amount, draws)
     # The rest adds up to the amount, but its rounding may draw, and what follows depends on that.
     taken = _proportional(counts - left, amount, draws)

@@ -299,9 +299,11 @@ class MetricsRow(Record):
     val_loss: float | None = Field(None, alias="val.loss")
     val_top1: Fraction | None = Field(None, alias="val.top1")
     val_top5: Fraction | None = Field(None, alias="val.top5")
+    val_map: Fraction | None = Field(None, alias="val.map")
     test_loss: float | None = Field(None, alias="test.loss")
     test_top1: Fraction | None = Field(None, alias="test.top1")
     test_top5: Fraction | None = Field(None, alias="test.top5")
+    test_map: Fraction | None = Field(None, alias="test.map")
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +426,9 @@ class ResultRecord(Record):
         early_stopped: Whether early stopping ended the training before the last planned step.
         selected_on: Split that selected the best weights; ``none`` if they are the last.
         selected_step: Step of the selected weights.
+        val_map: Mean average precision, where images have several labels, as ``test_map``. Top-1 is
+            then the fraction of images whose labels are all predicted right.
+        test_micro: Precision, recall and F1 of all decisions together, with several labels.
         test_by_class: Precision, recall and F1 of each class on the test images.
         test_macro: Their means over the classes.
         test_weighted: Their means over the classes, by their numbers of images.
@@ -443,8 +448,11 @@ class ResultRecord(Record):
     selected_on: SelectedOn
     selected_step: Count
     val_top1: Fraction | None = Field(None, alias="val.top1")
+    val_map: Fraction | None = Field(None, alias="val.map")
     test_top1: Fraction | None = Field(None, alias="test.top1")
     test_top5: Fraction | None = Field(None, alias="test.top5")
+    test_map: Fraction | None = Field(None, alias="test.map")
+    test_micro: ClassScores | None = Field(None, alias="test.micro")
     test_macro: ClassScores | None = Field(None, alias="test.macro")
     test_weighted: ClassScores | None = Field(None, alias="test.weighted")
     test_by_class: dict[str, ClassScores] | None = Field(None, alias="test.by_class")

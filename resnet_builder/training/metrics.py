@@ -1,4 +1,7 @@
-"""Metrics of a network on a split: loss, top-1, top-5, scores of each class, confusion matrix."""
+"""Metrics of a network on a split: loss, top-1, top-5, scores of each class, confusion matrix.
+
+Where images have several labels, a class is predicted if its probability is above one half.
+"""
 
 import math
 from collections.abc import Sequence
@@ -25,15 +28,19 @@ class Metrics:
     """Metrics of a network on a split, in which every image counts once. Accuracies are fractions.
 
     Attributes:
-        loss: Mean cross entropy, without label smoothing.
-        top1: Fraction of the images whose likeliest class is the label.
+        loss: Mean cross entropy, without label smoothing; binary, with several labels.
+        top1: Fraction of the images whose likeliest class is the label; with several labels, of
+            those that have all classes predicted right (subset accuracy).
         top5: Fraction of the images whose label is among the five likeliest classes; ``None``
-            where there are no more than five.
-        predictions: ``(N,)`` int64, on the CPU: likeliest classes, or :data:`NO_PREDICTION`.
-        labels: ``(N,)`` int64, on the CPU.
+            where there are no more than five, or several labels.
+        predictions: ``(N,)`` int64, on the CPU: likeliest classes, or :data:`NO_PREDICTION`. With
+            several labels ``(N, K)`` int8: 1 for predicted classes, 0 for others.
+        labels: ``(N,)`` int64, or ``(N, K)`` uint8 of several labels, on the CPU.
         num_classes: Number of classes, K.
         precision: Precision in which they were computed.
-        probabilities: ``(N, K)`` float32, on the CPU: softmax of the logits, if it was asked for.
+        probabilities: ``(N, K)`` float32, on the CPU: softmax of the logits, if it was asked for;
+            with several labels, always and their sigmoid.
+        map: Mean average precision over the classes that any image has, with several labels.
     """
 
     loss: float
@@ -44,6 +51,17 @@ class Metrics:
     num_classes: int
     precision: Precision = "fp32"
     probabilities: Tensor | None = None
+    map: float | None = None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.labels.ndim == 2
+
+    @property
+    def score(self) -> float:
+        """Metric that selects the best weights: top-1; with several labels, ``map``."""
+        return self.top1 if self.map is None else self.map
 
     @property
     def num_images(self) -> int:
@@ -58,10 +76,7 @@ class Metrics:
     @property
     def by_class(self) -> tuple[ClassScores, ...]:
         """Precision, recall and F1 of each class; recall is its top-1 accuracy."""
-        confusion = self.confusion()
-        images = torch.bincount(self.labels, minlength=self.num_classes)
-        counts = (confusion.diagonal(), confusion.sum(axis=0), images)
-        return tuple(map(_class_scores, *(numbers.tolist() for numbers in counts)))
+        return tuple(_class_scores(*counts) for counts in self._class_counts())
 
     @property
     def macro(self) -> ClassScores:
@@ -76,9 +91,26 @@ class Metrics:
         """Means over the classes, each of which counts by its number of images."""
         return _mean([(one.images, one) for one in self.by_class])
 
+    @property
+    def micro(self) -> ClassScores | None:
+        """Scores of all decisions together, with several labels; otherwise all are the top-1."""
+        totals = map(sum, zip(*self._class_counts(), strict=True))
+        return _class_scores(*totals) if self.multi_label else None
+
+    def _class_counts(self) -> list[tuple[int, int, int]]:
+        """Numbers of images of each class: predicted rightly, predicted, and all that have it."""
+        if self.multi_label:
+            predicted, present = self.predictions == 1, self.labels == 1
+            counts = (one.sum(dim=0) for one in (predicted & present, predicted, present))
+        else:
+            confusion = torch.from_numpy(self.confusion())
+            images = torch.bincount(self.labels, minlength=self.num_classes)
+            counts = (one for one in (confusion.diagonal(), confusion.sum(dim=0), images))
+        return list(zip(*(numbers.tolist() for numbers in counts), strict=True))
+
     def named(self, split: str) -> dict[str, float]:
-        """Return loss, top-1 and top-5 by names like ``val.top1``, as far as they mean anything."""
-        named = {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+        """Return loss, top-1 and the like by names as ``val.top1``, if they mean anything."""
+        named = {"loss": self.loss, "top1": self.top1, "top5": self.top5, "map": self.map}
         return {
             f"{split}.{name}": value
             for name, value in named.items()
@@ -86,7 +118,7 @@ class Metrics:
         }
 
     def confusion(self) -> npt.NDArray[np.int64]:
-        """Count images by label (row) and predicted class (column).
+        """Count images of one label each by it (row) and by predicted class (column).
 
         Returns:
             ``(K, K)``. Images without a prediction are in no column.
@@ -120,11 +152,11 @@ def _mean(weighted: Sequence[tuple[int, ClassScores]]) -> ClassScores:
 
 
 class Scores(NamedTuple):
-    """Scores of the images of a batch, each ``(B,)``, on the device.
+    """Scores of the images of a batch, on the device: as in :class:`Metrics`, or ``(B,)``.
 
     Attributes:
         losses: Cross entropies.
-        predictions: Predicted classes, or :data:`NO_PREDICTION`.
+        predictions: Predicted classes, or :data:`NO_PREDICTION`, of the image or of each class.
         in_top5: Whether the label is among the five likeliest classes.
         labels: Labels.
         probabilities: ``(B, K)`` softmax of the logits; ``(B, 0)`` if nobody asked for it.
@@ -139,6 +171,8 @@ class Scores(NamedTuple):
 
 def score(logits: Tensor, labels: Tensor, *, with_probabilities: bool = False) -> Scores:
     """Score ``(B, K)`` float32 logits."""
+    if labels.ndim == 2:
+        return _score_several(logits, labels)
     # topk, not a count of higher logits: of equal logits only one may be the prediction.
     finite = logits.isfinite().all(dim=1)
     likeliest = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
@@ -151,6 +185,18 @@ def score(logits: Tensor, labels: Tensor, *, with_probabilities: bool = False) -
     )
 
 
+def _score_several(logits: Tensor, labels: Tensor) -> Scores:
+    finite = logits.isfinite().all(dim=1)
+    losses = functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
+    return Scores(
+        losses=losses.mean(dim=1),
+        predictions=(logits > 0).to(torch.int8).where(finite[:, None], NO_PREDICTION),
+        in_top5=torch.zeros_like(finite),
+        labels=labels,
+        probabilities=logits.sigmoid(),
+    )
+
+
 def compute_metrics(
     scores: Sequence[Scores], num_classes: int, precision: Precision = "fp32"
 ) -> Metrics:
@@ -158,13 +204,35 @@ def compute_metrics(
     losses, predictions, in_top5, labels, probabilities = (
         torch.cat(parts).cpu() for parts in zip(*scores, strict=True)
     )
+    several = labels.ndim == 2
+    correct = (predictions == labels).all(dim=1) if several else predictions == labels
+    has_top5 = num_classes > TOP_K and not several
     return Metrics(
         loss=losses.double().mean().item(),
-        top1=(predictions == labels).double().mean().item(),
-        top5=in_top5.double().mean().item() if num_classes > TOP_K else None,
+        top1=correct.double().mean().item(),
+        top5=in_top5.double().mean().item() if has_top5 else None,
         predictions=predictions,
         labels=labels,
         num_classes=num_classes,
         precision=precision,
         probabilities=probabilities if probabilities.numel() else None,
+        map=_mean_average_precision(probabilities, labels) if several else None,
     )
+
+
+def _mean_average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Mean of scikit-learn's ``average_precision_score`` over the classes that any image has."""
+    columns = zip(scores.nan_to_num(0).T, labels.T, strict=True)
+    found = [_average_precision(*column) for column in columns if column[1].any()]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Sum of the precisions at each threshold, by the rise of recall that it brings."""
+    scores, order = scores.sort(descending=True)
+    hits = labels[order].double().cumsum(dim=0)
+    is_last = torch.ones_like(scores, dtype=torch.bool)
+    is_last[:-1] = scores[1:] != scores[:-1]  # equal scores fall to one threshold
+    precision = hits[is_last] / (is_last.nonzero()[:, 0] + 1)
+    rises = hits[is_last].diff(prepend=hits.new_zeros(1))
+    return float((precision * rises).sum() / hits[-1])

@@ -32,9 +32,10 @@ class Result:
         """Sentence that says that early stopping ended the training, if it did."""
         if not self.record.early_stopped:
             return None
+        metric = "top-1" if self.record.val_map is None else "mAP"
         return (
             f"stopped early after step {self.record.steps:,} of {self.record.planned_steps:,}: "
-            "validation top-1 did not rise any more"
+            f"validation {metric} did not rise any more"
         )
 
 
@@ -57,6 +58,7 @@ def weights_header(
         preprocess=experiment.data.preprocess or (),
         images=data.fingerprint,
         metrics=metrics,
+        multi_label=data.multi_label,
         step=step,
     )
 
@@ -92,8 +94,11 @@ def result_record(
         selected_on="val" if has_best else "none",
         selected_step=state.best_step if has_best else state.step,
         val_top1=state.best.get("val.top1"),
+        val_map=state.best.get("val.map"),
         test_top1=test.top1 if test else None,
         test_top5=test.top5 if test else None,
+        test_map=test.map if test else None,
+        test_micro=test.micro if test else None,
         test_macro=test.macro if test else None,
         test_weighted=test.weighted if test else None,
         test_by_class=dict(zip(classes, test.by_class, strict=True)) if test else None,

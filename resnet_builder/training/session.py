@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from resnet_builder.builder import build
-from resnet_builder.checks import loss_problems, placed, recipe_problems
+from resnet_builder.checks import label_problems, placed, recipe_problems
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.errors import ResnetBuilderError, SpecError, UsageError
@@ -200,7 +200,14 @@ def _load(
     has_validation = data.validation is not None
     problems = [
         *recipe_problems(recipe, positions, images=images, has_validation=has_validation),
-        *loss_problems(recipe, positions, data.class_counts, images),
+        *label_problems(
+            experiment.data,
+            recipe,
+            positions,
+            data.class_counts,
+            images=images,
+            multi_label=data.multi_label,
+        ),
     ]
     if problems:
         raise SpecError(problems)

@@ -32,7 +32,7 @@ class TrainState(BaseModel):
         best_step: Step of the best weights; 0 if there are none yet.
         best: Validation metrics of the best weights.
         best_weights: State dict of the best weights, on the CPU; empty if there are none yet.
-        best_score: Top-1 accuracy that early stopping compares with; -1 before the first.
+        best_score: Metric that early stopping compares with; -1 before the first evaluation.
         evaluations_without_improvement: Evaluations since ``best_score`` was reached.
         seconds: Training time, over all processes that worked on the run.
     """
@@ -59,8 +59,9 @@ class TrainState(BaseModel):
     ) -> bool:
         """Compare the present weights with the best ones, and keep them if they are better.
 
-        The highest top-1 accuracy wins, the earlier one of equals. Weights whose validation loss
-        is not finite never win.
+        The highest top-1 accuracy wins, the earlier one of equals; where images have several
+        labels, the highest mean average precision. Weights whose validation loss is not finite
+        never win.
 
         Args:
             metrics: Validation metrics of the present weights.
@@ -71,14 +72,14 @@ class TrainState(BaseModel):
             Whether the present weights are now the best.
         """
         self.validation = metrics.named("val")
-        top1 = metrics.top1 if math.isfinite(metrics.loss) else -1.0
+        score = metrics.score if math.isfinite(metrics.loss) else -1.0
         min_delta = early_stop.min_delta if early_stop else 0.0
-        improvement = top1 - self.best_score
+        improvement = score - self.best_score
         if improvement > 0 and improvement >= min_delta:
-            self.best_score, self.evaluations_without_improvement = top1, 0
+            self.best_score, self.evaluations_without_improvement = score, 0
         else:
             self.evaluations_without_improvement += 1
-        is_best = top1 > self.best.get("val.top1", -1.0)
+        is_best = score > self.best.get("val.map", self.best.get("val.top1", -1.0))
         if is_best:
             self.best_step, self.best = self.step, self.validation
             self.best_weights = copy_weights(model)

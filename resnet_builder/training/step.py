@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -87,25 +88,25 @@ class TrainStep:
         set_lr(self.optimizer, lr)
         seed_step(self._recipe.seed, step, self._failed.device, rank=self._ctx.rank)
         self.optimizer.zero_grad()
-        loss, num_correct = self._backward(self._resize(batch.images, step), batch.targets)
+        loss, num_correct = self._backward(replace(batch, images=self._resize(batch.images, step)))
         norm = self._clip()
         self._failed.logical_or_(~(loss.isfinite() & norm.isfinite()))
         if self._runtime.fused or not self._failed.item():
             self.optimizer.step()
         return torch.stack((loss, num_correct, self._failed))
 
-    def _backward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Compute the gradient of a batch; return the mean loss and the correct predictions."""
         loss, num_correct = torch.zeros_like(self._failed), torch.zeros_like(self._failed)
         count = self._recipe.accumulate
-        parts = targets.chunk(count)
-        micro_batches = zip(images.chunk(count), parts, self._divisors(parts), strict=True)
+        parts = batch.targets.chunk(count)
+        micro_batches = zip(batch.images.chunk(count), parts, self._divisors(parts), strict=True)
         for number, (micro_images, micro_targets, divisor) in enumerate(micro_batches, start=1):
             # Gradients of several processes are summed once, with the last micro-batch.
             with nullcontext() if number == count else self._no_sync():
                 micro_loss, logits = self._backward_part(micro_images, micro_targets, divisor)
             loss += micro_loss
-            num_correct += _num_correct(logits, micro_targets)
+            num_correct += _num_correct(logits, micro_targets, multi_label=batch.multi_label)
         totals = torch.stack((loss / self._ctx.world_size, num_correct))
         self._ctx.all_reduce(totals)
         return totals[0], totals[1]
@@ -166,7 +167,9 @@ def _wrap(
     return (compile_network(network, device) if runtime.compile else network), no_sync
 
 
-def _num_correct(logits: Tensor, targets: Tensor) -> Tensor:
+def _num_correct(logits: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
     """Count correct predictions; the label of a mixed image is that of its larger part."""
+    if multi_label:
+        return ((logits > 0) == (targets > 0.5)).all(dim=1).sum()
     labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
     return (logits.argmax(dim=1) == labels).sum()

@@ -72,6 +72,7 @@ class WeightsHeader(BaseModel):
         preprocess: Preprocessing of an image before it is normalised.
         images: Digest of all images of the training's dataset.
         metrics: Metrics by ``<split>.<name>``; accuracies are fractions.
+        multi_label: Whether an image may have several of the classes, or none.
         step: Optimizer step that the weights are from.
         source: Origin of the weights, if another program made them.
         version: Version of the package that wrote the file.
@@ -87,6 +88,7 @@ class WeightsHeader(BaseModel):
     preprocess: tuple[PreprocessSpec, ...] = ()
     images: str | None = None
     metrics: Mapping[str, float] = {}
+    multi_label: bool = False
     step: Annotated[int, Field(ge=0)] | None = None
     source: Origin | None = None
     version: str = Field(default_factory=package_version)
