@@ -25,6 +25,7 @@ from resnet_builder.cpu import accelerate
 from resnet_builder.data.interfaces import AUGMENTATIONS, Batch
 from resnet_builder.data.loader import Pipeline, TrainLoader
 from resnet_builder.data.splits import load_data
+from resnet_builder.spec.dump import dump_value
 
 CPU = torch.device("cpu")
 
@@ -136,7 +137,7 @@ def train(network: nn.Module, spec: Spec, ingredients: frozenset[str]) -> None:
 def batches_of(spec: Spec) -> Iterator[Batch]:
     """Yield a spec's training batches, of synthetic images, without end."""
     model = spec.model
-    shape = f"num_classes: {model.num_classes}, image_size: {model.image_size or 32}"
+    shape = f"num_classes: {model.num_classes}, image_size: {dump_value(model.image_size or 32)}"
     dataset = f"data.dataset={{type: synthetic, train: {baselines.IMAGES}, test: 1, {shape}}}"
     spec = read_spec(spec.name, overrides=[dataset, "data.validation=0"])
     assert spec.data is not None

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from resnet_builder.spec.section import height_and_width
+
 Pixels = npt.NDArray[np.uint8]
 Transform = Callable[[Image.Image], Tensor]
 
@@ -41,10 +43,10 @@ class PilImages(Dataset[tuple[Tensor, int]]):
         return self._transform(image), self._labels[index]
 
 
-def random_images(size: int) -> PilImages:
+def random_images(size: int | tuple[int, int]) -> PilImages:
     """Return as many random images as CIFAR-10 has for training, augmented as it usually is."""
     generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (IMAGES, size, size, 3), dtype=np.uint8)
+    pixels = generator.integers(0, 256, (IMAGES, *height_and_width(size), 3), dtype=np.uint8)
     augment = transforms.Compose(
         [
             transforms.RandomCrop(size, padding=4),
@@ -56,12 +58,14 @@ def random_images(size: int) -> PilImages:
     return PilImages(pixels, generator.integers(0, 10, IMAGES).tolist(), augment)
 
 
-def train(network: nn.Module, *, size: int, batch_size: int, tuned: bool) -> NoReturn:
+def train(
+    network: nn.Module, *, size: int | tuple[int, int], batch_size: int, tuned: bool
+) -> NoReturn:
     """Train without end; a hook of the optimizer counts the steps.
 
     Args:
         network: Network to train.
-        size: Pixels of an image's side.
+        size: Height and width of an image, as `model.image_size`.
         batch_size: Images of a step.
         tuned: Whether to use channels-last memory, bf16 and a compiler.
     """

@@ -13,12 +13,12 @@ from resnet_builder.data.class_folders import find_images
 from resnet_builder.data.decode import decode_image, preprocess_image, to_grey
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.loader import normalise
-from resnet_builder.data.preprocess import Preprocessing
+from resnet_builder.data.preprocess import Preprocessing, default_preprocess
 from resnet_builder.device import full_precision
 from resnet_builder.errors import DataError, NonFiniteError, Stopped, UsageError
 from resnet_builder.inference import BATCH_SIZE, TrainedModel
 from resnet_builder.parts import data_parts
-from resnet_builder.spec.schema import CenterCrop, Resize, Spec, ToRgb
+from resnet_builder.spec.schema import Spec, ToRgb
 from resnet_builder.training.evaluation import prepare_for_inference
 from resnet_builder.weights.file import WeightsHeader
 
@@ -163,12 +163,7 @@ def _image_reader(
         raise UsageError(f"images have 1, 3 or 4 channels, the network takes {channels}")
     takes_grey = _channels_in_files(spec, header) == 1
     preprocess = Preprocessing(header.preprocess)
-    fit = Preprocessing(
-        (
-            Resize(type="resize", size=(height, width), fit="cover"),
-            CenterCrop(type="center_crop", size=(height, width)),
-        )
-    )
+    fit = Preprocessing(default_preprocess((height, width)))
     colours = 4 if channels == 4 else 3
 
     def read(path: Path, notices: list[str]) -> tuple[ImagePrediction, Tensor | None]:

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from resnet_builder.bench import steady_state
 from resnet_builder.builder import build, load_experiment, read_spec
+from resnet_builder.data.decode import decode_image
 from resnet_builder.errors import SpecError
 from resnet_builder.inference import TrainedModel, load_model
 from resnet_builder.spec.dump import dump_spec
@@ -123,6 +124,28 @@ def test_image_of_other_proportions_is_resized_to_cover_the_network_s_and_croppe
         image = torch.from_numpy(np.array(Image.open(folder / "other.png"))).permute(2, 0, 1)[:3]
         fitted = F.center_crop(F.resize(image[None], resized, antialias=True), [12, 20])
         probability(found, load_model(folder / "x.safetensors"), fitted)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_that_are_cropped_while_they_are_read_become_rgb(
+    channels: int, folder: Path
+) -> None:
+    """And predict decodes them as the training did."""
+    text = SPEC.replace("channels: 4}\n  pre", f"channels: {channels}}}\n  pre")
+    text = text.replace("bicubic}]", "bicubic}, to_rgb]")
+    text = text.replace(
+        "  augment:\n", "  augment:\n    - {type: random_resized_crop, size: [12, 20]}\n"
+    )
+    (folder / "wide.yaml").write_text(text)
+    result = call("train", "wide.yaml", "--data-dir", ".", "--out", "run")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(call("predict", "run", "images/test", "--json").stdout)
+    assert [one["greyed"] for one in found["images"]] == [channels == 1] * 8
+    pixels = decode_image(folder / found["images"][0]["path"], channels)
+    bicubic = v2.InterpolationMode.BICUBIC
+    pixels = F.resize(pixels[None], [12, 20], bicubic, antialias=True)
+    rgb = pixels.expand(-1, 3, -1, -1) if channels == 1 else pixels[:, :3]
+    probability(found, load_model(folder / "run"), rgb)
 
 
 WIDE: dict[str, Any] = {

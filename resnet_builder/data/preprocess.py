@@ -39,7 +39,7 @@ class Preprocessing:
 
 def _apply(step: Step, images: Tensor) -> Tensor:
     if isinstance(step, ToRgb):
-        return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else _without_alpha(images)
+        return to_rgb(images)
     # torchvision is imported on use: it takes longer than torch, and no spec needs it to be checked
     from torchvision.transforms.v2 import InterpolationMode, functional
 
@@ -72,8 +72,12 @@ def default_preprocess(image_size: int | tuple[int, int]) -> tuple[Step, ...]:
     return resize, CenterCrop(type="center_crop", size=image_size)
 
 
-def _without_alpha(images: Tensor) -> Tensor:
-    return images[:, :3] if images.shape[1] == 4 else images
+def to_rgb(images: Tensor) -> Tensor:
+    """Repeat the channel of grey images, ``(..., 1, H, W)``, and drop a fourth channel, alpha."""
+    channels = images.shape[-3]
+    if channels == 1:
+        return images.expand(*images.shape[:-3], 3, -1, -1)
+    return images[..., :3, :, :] if channels == 4 else images
 
 
 def covering_size(size: int | tuple[int, int], height: int, width: int) -> tuple[int, int]:

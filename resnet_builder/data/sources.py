@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from resnet_builder.data.decode import ImageReader, decode_image
 from resnet_builder.data.interfaces import Preprocess, SampleCrop, Stop, never
+from resnet_builder.data.preprocess import to_rgb
 from resnet_builder.data.transfer import to_device
 from resnet_builder.errors import (
     DataError,
@@ -171,7 +172,9 @@ def _read_image(
 ) -> Tensor:
     path = paths[index % len(paths)]
     if crop is not None:
-        return crop(decode_image(path, reader.channels), index)
+        # The crop takes the place of the preprocessing, but not of `to_rgb`.
+        image = crop(decode_image(path, reader.channels), index)
+        return to_rgb(image) if reader.shape[0] == 3 else image
     image = reader.read(path)
     reader.check_shape(image.shape, path)
     return image
