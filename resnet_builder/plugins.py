@@ -37,8 +37,11 @@ def import_plugins(
             plugin cannot be found or fails while it is imported.
     """
     here = Path.cwd()
-    asked = [_located(name, positions.base_dir(("plugins", i))) for i, name in enumerate(declared)]
     added = [_located(name, here) for name in named]
+    asked = [
+        _moved(_located(name, positions.base_dir(("plugins", number))), added)
+        for number, name in enumerate(declared)
+    ]
     environment = os.environ.get(CONSENT_VARIABLE, "").split(",")
     trusted = {*added, *(_located(name.strip(), here) for name in environment if name.strip())}
     refused = [
@@ -79,6 +82,18 @@ def _located(name: str, base: Path) -> str:
     """Return the real path of a file; leave the name of a module as it is."""
     is_path = name.endswith(".py") or "/" in name or os.sep in name
     return os.path.realpath(base / name) if is_path and "\0" not in name else name
+
+
+def _moved(plugin: str, named: Collection[str]) -> str:
+    """Return the named file of the same name for one that is not there any more.
+
+    A run and its weights hold the whole paths of their plugins, and may have been moved. What the
+    user names is what is imported, so that this gives consent to nothing else.
+    """
+    if not os.path.isabs(plugin) or os.path.exists(plugin):
+        return plugin
+    same = [one for one in named if os.path.basename(one) == os.path.basename(plugin)]
+    return same[0] if len(same) == 1 else plugin
 
 
 def _request(declared: str, plugin: str, here: Path) -> str:

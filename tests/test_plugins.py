@@ -13,6 +13,9 @@ import torch
 from resnet_builder.blocks import BLOCKS
 from resnet_builder.builder import build_from_spec, read_spec
 from resnet_builder.errors import SpecError
+from resnet_builder.plugins import import_plugins
+from resnet_builder.spec.diagnostics import Positions
+from resnet_builder.spec.yaml_source import document_of
 from resnet_builder.testing import check_block
 from tests.cli.experiments import call
 
@@ -240,3 +243,20 @@ def test_network_of_a_plugin_s_blocks_is_trained_and_used_by_consent_alone(spec:
     evaluated = call("evaluate", run, *flag)
     assert evaluated.exit_code == 0, evaluated.stderr
     assert evaluated.stdout.startswith("test, 20 images: top-1 ")
+
+
+def test_plugin_that_was_moved_is_named_where_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moved.py").write_text("LOADED = True")
+    positions = Positions(document_of({"plugins": ["/nowhere/moved.py"]}).root)
+    now = str(tmp_path / "moved.py")
+    assert import_plugins(("/nowhere/moved.py",), ["moved.py"], positions) == (now,)
+    with pytest.raises(SpecError, match=r"if you trust it, add --plugin /nowhere/moved\.py"):
+        import_plugins(("/nowhere/moved.py",), [], positions)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "moved.py").touch()
+    there = str(tmp_path / "old" / "moved.py")
+    with pytest.raises(SpecError, match=r"if you trust it, add --plugin old/moved\.py"):
+        import_plugins((there,), ["moved.py"], positions)
