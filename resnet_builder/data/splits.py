@@ -173,8 +173,10 @@ def inspect_data(
         _check_more_than_one_class(data, info.num_classes, info.notices)
         if info.training_images is not None:
             own_validation = info.own_validation is True
-            num_classes = 1 if info.multi_label else info.num_classes
-            check_validation(data, own_validation, info.training_images, num_classes)
+            num_classes, counts = info.num_classes, info.class_counts
+            if info.multi_label:
+                num_classes, counts = 1, None
+            check_validation(data, own_validation, info.training_images, num_classes, counts)
     return info
 
 

@@ -77,7 +77,13 @@ def set_validation_aside(
     return loaded.train.subset(kept), loaded.train.subset(aside), tuple(aside.tolist())
 
 
-def check_validation(data: DataSpec, own_validation: bool, count: int, num_classes: int) -> None:
+def check_validation(
+    data: DataSpec,
+    own_validation: bool,
+    count: int,
+    num_classes: int,
+    class_counts: Sequence[int] | None = None,
+) -> None:
     """Check that validation images can be set aside, if the spec asks for any.
 
     Args:
@@ -86,9 +92,10 @@ def check_validation(data: DataSpec, own_validation: bool, count: int, num_class
         count: Number of training images.
         num_classes: Number of classes that must be on both sides; 1, if an image may have several
             labels: then chance alone chooses.
+        class_counts: Training images of each class, if known and each image has one label.
 
     Raises:
-        DataError: There are too few images.
+        DataError: There are too few images, in all or of a class.
         SpecError: The data set has validation images, and the spec asks for others.
     """
     if data.validation in {0, "auto"}:
@@ -103,6 +110,9 @@ def check_validation(data: DataSpec, own_validation: bool, count: int, num_class
             f"data.validation: {amount:,} of {count:,} training images cannot be set aside; at "
             f"least {needed} must be, and as many must be left"
         )
+    if class_counts is not None:  # how many are chosen of a class depends on the numbers alone
+        labels = torch.arange(num_classes).repeat_interleave(torch.tensor(class_counts))
+        stratified(labels, amount, data.split_seed)
 
 
 def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
@@ -120,7 +130,7 @@ def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
         ``(amount,)`` int64 indices, ascending.
 
     Raises:
-        DataError: A class has a single image.
+        DataError: A class has a single image, or would have none left.
     """
     draws = np.random.RandomState(hash_seed(seed, "split") & 0xFFFFFFFF)
     if labels.dim() == 2:
@@ -129,6 +139,11 @@ def stratified(labels: Tensor, amount: int, seed: int) -> Tensor:
     if counts.min() < 2:
         raise DataError("data.validation: a class has 1 training image; at least 2 are needed")
     left = _proportional(counts, len(labels) - amount, draws)
+    if left.min() == 0:
+        raise DataError(
+            f"data.validation: with {amount:,} of {len(labels):,} training images set aside, none "
+            f"would be left of a class of {counts[left.argmin()]}; set fewer aside"
+        )
     # The rest adds up to the amount, but its rounding may draw, and what follows depends on that.
     taken = _proportional(counts - left, amount, draws)
     chosen = []

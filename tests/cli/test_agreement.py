@@ -27,6 +27,18 @@ def another_class(pets: Path) -> None:
     write_image(pets / "test" / "cat" / "0.png", 1)
 
 
+def single(pets: Path) -> None:
+    for number in range(1, 5):
+        (pets / "train" / "bee" / f"{number}.bmp").unlink()
+
+
+def rare(pets: Path) -> None:
+    for number in range(2, 5):
+        (pets / "train" / "bee" / f"{number}.bmp").unlink()
+    for number in range(5, 34):
+        write_image(pets / "train" / "ant" / f"{number}.bmp", 300 + number)
+
+
 def nothing(pets: Path) -> None:
     pass
 
@@ -39,6 +51,18 @@ def nothing(pets: Path) -> None:
         (one_class, ("model.num_classes=1",), 3, ["has one class; nothing can be learnt"]),
         (another_class, (), 3, ["error: {pets}/test has folders that train has not: cat"]),
         (nothing, ("data.validation=0.99",), 3, ["training images cannot be set aside"]),
+        (
+            single,
+            ("data.validation=2",),
+            3,
+            ["a class has 1 training image; at least 2 are needed"],
+        ),
+        (
+            rare,
+            ("data.validation=0.9",),
+            3,
+            ["with 32 of 36 training images set aside, none would be left of a class of 2"],
+        ),
         (
             nothing,
             ("model.num_classes=3",),
