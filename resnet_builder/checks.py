@@ -45,7 +45,7 @@ from resnet_builder.spec.recipe import (
 from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec, Normalize
 from resnet_builder.spec.section import height_and_width
 from resnet_builder.system import open_regular
-from resnet_builder.weights.pretrained import published_weights
+from resnet_builder.weights.presets import published_weights
 
 
 def part_problems(draft: Draft) -> Iterator[Problem]:

@@ -13,13 +13,14 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from resnet_builder.builder import build
@@ -31,6 +32,7 @@ from resnet_builder.errors import (
     UsageError,
 )
 from resnet_builder.inference import TrainedModel
+from resnet_builder.model import Normalize
 from resnet_builder.runs.files import (
     TEMPORARY,
     refuse_existing,
@@ -46,14 +48,20 @@ from resnet_builder.weights.file import save_weights
 Logits = Callable[[Tensor], Tensor]
 """Function from ``(N, C, H, W)`` to ``(N, num_classes)``, in fp32 on the CPU."""
 
-BATCH, INPUT, OUTPUT = "batch", "images", "logits"
-"""Names in ONNX files of the first dimension, the input and the output."""
+INPUT = "images"
+"""Name of the input in ONNX files; that of the output is ``logits`` or ``probabilities``."""
+
+DIMENSIONS = {"batch": 0, "height": 2, "width": 3}
+"""Dimensions of the input that may be free, by their names in ONNX files."""
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _ONNX_FATAL = 4  # highest of ONNX Runtime's severities; errors are raised as well
 
 _BATCH_SIZES = (1, 7)
 """Batch sizes of the comparison: one and several, neither as in tracing."""
+
+_SIDES = (0, 13, -10_000)
+"""Differences of free heights and widths from the network's own in the comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +74,11 @@ class ExportReport:
         format: Format of the file.
         bytes: Size of all files.
         image: Shape of one image, ``(C, H, W)``.
-        input: Description of the network's input.
+        input: Description of the file's input.
+        output: Description of its output.
         preprocess: Preprocessing of an image before it is normalised, as in specs.
-        mean: Mean of each channel, in units where white is 1; ``None`` where it is not known.
+        mean: Mean of each channel, in units where white is 1; ``None`` where it is not known, or
+            where the file normalises.
         std: Standard deviation of each channel, in the same units.
         difference: Largest difference of the file's logits from the network's, on random images,
             as a fraction of the largest logit.
@@ -80,30 +90,46 @@ class ExportReport:
     bytes: int
     image: tuple[int, int, int]
     input: str
+    output: str
     preprocess: tuple[PreprocessSpec, ...]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     difference: float
 
 
-def export(trained: TrainedModel, path: str | Path, *, format: str | None = None) -> ExportReport:
+def export(
+    trained: TrainedModel,
+    path: str | Path,
+    *,
+    format: str | None = None,
+    normalize: bool = False,
+    softmax: bool = False,
+    dynamic: Collection[str] = ("batch",),
+    opset: int | None = None,
+) -> ExportReport:
     """Write trained weights as a file that other programs run.
 
-    The file takes what the network takes: normalised images, in batches of any size. How they are
-    normalised stands in its metadata. It is loaded again before it gets its name, and has to give
-    the network's logits, computed on the CPU in fp32.
+    By default, the file takes what the network takes: normalised images, in batches of any size.
+    How they are normalised stands in its metadata. It is loaded again before it gets its name, and
+    has to give the network's logits, computed on the CPU in fp32.
 
     Args:
         trained: Model on any device; it is left as it is.
         path: Path of the file to make.
         format: Format of the file; by default what ``path`` ends with: ``.safetensors``, ``.pt2``
             or ``.onnx``.
+        normalize: Whether the file normalises: it then takes uint8 pixels from 0 to 255.
+        softmax: Whether the file gives probabilities instead of logits.
+        dynamic: Dimensions of the input that are free, of :data:`DIMENSIONS`; without ``batch``,
+            the file takes one image at a time.
+        opset: Version of ONNX's operators; by default torch's.
 
     Raises:
         ExportError: The network cannot be exported, or the file computes something else.
         NonFiniteError: The network's own logits are not finite.
         StorageError: The disk is full, read-only or failing.
-        UsageError: The file exists, its format is not known, or packages are missing.
+        UsageError: The file exists, its format is not known, an option has no effect on it, the
+            weights do not say how images are normalised, or packages are missing.
     """
     path = Path(path)
     name = format or path.suffix.removeprefix(".")
@@ -113,16 +139,25 @@ def export(trained: TrainedModel, path: str | Path, *, format: str | None = None
             "*.onnx, or add --format"
         )
     chosen = FORMATS[name]
+    _refuse_without_effect(
+        name, normalize=normalize, softmax=softmax, dynamic=set(dynamic), opset=opset
+    )
     refuse_existing(path)
-    trained = _in_fp32(trained)
-    expected = _expected_logits(trained)
+    program = _Program(
+        _in_fp32(trained),
+        normalizes=normalize,
+        softmax=softmax,
+        dynamic=tuple(one for one in DIMENSIONS if one in dynamic),
+        opset=opset,
+    )
+    expected = _expected_outputs(program)
     with (
         storage_errors("write", path),
         tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder,
     ):
         draft = Path(folder, path.name)
         with _export_errors(path, name):
-            chosen.write(draft, trained, _metadata(trained))
+            chosen.write(draft, program, _metadata(program))
             difference = _largest_difference(expected, chosen.load(draft, trained.spec))
         # Wrong files happen: with onnxscript 0.5.6, where a block's shortcut is a projection, two
         # convolutions get one bias (pytorch/pytorch#166797).
@@ -139,12 +174,133 @@ def export(trained: TrainedModel, path: str | Path, *, format: str | None = None
         format=name,
         bytes=sum(file.stat().st_size for file in files),
         image=trained.spec.model.image_shape,
-        input=_input_text(trained),
+        input=program.input_text,
+        output=program.output,
         preprocess=trained.header.preprocess,
-        mean=trained.header.mean,
-        std=trained.header.std,
+        mean=None if normalize else trained.header.mean,
+        std=None if normalize else trained.header.std,
         difference=difference,
     )
+
+
+def _refuse_without_effect(
+    name: str, *, normalize: bool, softmax: bool, dynamic: set[str], opset: int | None
+) -> None:
+    """Refuse what a format has no place for.
+
+    Raises:
+        UsageError: An option has no effect.
+    """
+    if unknown := sorted(dynamic - DIMENSIONS.keys()):
+        raise UsageError(
+            f"--dynamic: no dimension is named {', '.join(unknown)}; there are "
+            f"{', '.join(DIMENSIONS)}"
+        )
+    given = {
+        "--normalize": normalize,
+        "--softmax": softmax,
+        "--dynamic": dynamic != {"batch"},
+    }
+    without = (
+        [flag for flag, is_given in given.items() if is_given] if name == "safetensors" else []
+    )
+    if opset is not None and name != "onnx":
+        without.append("--opset")
+    if without:
+        raise UsageError(f"{', '.join(without)}: no effect on a file of the format {name}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Program:
+    """What a file computes.
+
+    Attributes:
+        trained: Model, in fp32 on the CPU.
+        normalizes: Whether it normalises.
+        softmax: Whether it gives probabilities.
+        dynamic: Free dimensions of the input.
+        opset: Version of ONNX's operators, if one was asked for.
+    """
+
+    trained: TrainedModel
+    normalizes: bool
+    softmax: bool
+    dynamic: tuple[str, ...]
+    opset: int | None
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, with layers before and behind it."""
+        header = self.trained.header
+        layers: dict[str, nn.Module] = {"network": self.trained.network}
+        if self.normalizes:
+            if header.mean is None or header.std is None:
+                raise UsageError(
+                    f"{self.trained.path} does not say how images are normalised, so the file "
+                    "cannot; import it again with --preprocess or --set data.normalize=..."
+                )
+            layers = {"normalize": Normalize(header.mean, header.std), **layers}
+        if self.softmax:
+            layers["softmax"] = nn.Softmax(dim=1)
+        return nn.Sequential(OrderedDict(layers)).eval() if len(layers) > 1 else layers["network"]
+
+    @property
+    def output(self) -> str:
+        """Name of the output."""
+        return "probabilities" if self.softmax else "logits"
+
+    @property
+    def input_text(self) -> str:
+        """Description of the input."""
+        channels, height, width = self.trained.spec.model.image_shape
+        sizes = {"batch": 1, "height": height, "width": width}
+        batch, *sides = (name if name in self.dynamic else str(n) for name, n in sizes.items())
+        shape = f"({batch}, {channels}, {', '.join(sides)})"
+        if self.has_free_sides:
+            shape += f" of {self.smallest_side} pixels or more"
+        if self.normalizes:
+            return f"uint8 {shape}: pixels from 0 to 255; the file normalises them"
+        if self.trained.header.mean is None:
+            return f"float32 {shape}, normalised as for training; its weights do not say how"
+        return f"float32 {shape}: pixels from 0 to 1, minus mean, divided by std"
+
+    @property
+    def has_free_sides(self) -> bool:
+        """Whether height or width is free."""
+        return "height" in self.dynamic or "width" in self.dynamic
+
+    @property
+    def smallest_side(self) -> int:
+        """Smallest free height or width; below it, the last stage would have a single pixel."""
+        return [*self.trained.network.strides.values()][-1] + 1
+
+    def images(self, batch: int, larger: int = 0) -> Tensor:
+        """Random images of a batch; free sides are larger than the network's own, or smaller."""
+        channels, height, width = self.trained.spec.model.image_shape
+        if "height" in self.dynamic:
+            height = max(height + larger, self.smallest_side)
+        if "width" in self.dynamic:
+            width = max(width + 2 * larger, self.smallest_side)
+        shape = (batch if "batch" in self.dynamic else 1, channels, height, width)
+        generator = torch.Generator().manual_seed(0)
+        if self.normalizes:
+            return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return torch.randn(shape, generator=generator)
+
+    def trace(self) -> ExportedProgram:
+        """Program of the network, for any size of the free dimensions."""
+        # Two images: a batch of one would be taken for a constant (pytorch/pytorch#157621).
+        free = {DIMENSIONS[name]: Dim(name) for name in self.dynamic}
+        program = torch.export.export(
+            self.network,
+            (self.images(2),),
+            dynamic_shapes=(free,),
+            # Otherwise sizes are refused for which torch cannot prove that a stage has two pixels.
+            prefer_deferred_runtime_asserts_over_guards=self.has_free_sides,
+        )
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # it names this machine's folders
+        return program
 
 
 def _in_fp32(trained: TrainedModel) -> TrainedModel:
@@ -214,46 +370,45 @@ def _publish(folder: Path, path: Path) -> tuple[Path, ...]:
 # Metadata of a file.
 
 
-def _metadata(trained: TrainedModel) -> dict[str, str]:
+def _metadata(program: _Program) -> dict[str, str]:
     """Text by name that says how a network is used; lists are JSON.
 
     An import may lack the classes and the statistics; these are left out.
     """
-    header = trained.header
+    header, model = program.trained.header, program.trained.spec.model
     values = {
         "classes": header.classes,
-        "mean": header.mean,
-        "std": header.std,
+        "mean": None if program.normalizes else header.mean,
+        "std": None if program.normalizes else header.std,
         "preprocess": [step.model_dump(mode="json") for step in header.preprocess],
-        "image_size": trained.spec.model.image_size,
+        "image_size": model.image_size,
     }
     return {
         **{name: json.dumps(value) for name, value in values.items() if value is not None},
-        "input": _input_text(trained),
+        "input": program.input_text,
+        "output": program.output,
         "spec": header.spec,
         "exported_by": f"resnet-builder {package_version()}",
     }
-
-
-def _input_text(trained: TrainedModel) -> str:
-    shape = ", ".join(map(str, trained.spec.model.image_shape))
-    if trained.header.mean is None:
-        return f"float32 (batch, {shape}), normalised as for training; its weights do not say how"
-    return f"float32 (batch, {shape}): pixels from 0 to 1, minus mean, divided by std"
 
 
 # Comparison with the network.
 
 
 @torch.no_grad()
-def _expected_logits(trained: TrainedModel) -> list[tuple[Tensor, Tensor]]:
-    """Batches of random images, each with the network's logits."""
-    generator = torch.Generator().manual_seed(0)
-    shape = trained.spec.model.image_shape
-    batches = [torch.randn(number, *shape, generator=generator) for number in _BATCH_SIZES]
-    expected = [(images, trained.network(images)) for images in batches]
-    if not all(logits.isfinite().all() for _, logits in expected):
-        raise NonFiniteError(f"{trained.path}: its logits of random images are not finite")
+def _expected_outputs(program: _Program) -> list[tuple[Tensor, Tensor]]:
+    """Batches of random images, each with the network's output."""
+    differences = _SIDES if program.has_free_sides else (0,)
+    batches = [program.images(batch, larger) for larger in differences for batch in _BATCH_SIZES]
+    network = program.network
+    try:
+        expected = [(images, network(images)) for images in batches]
+    except RuntimeError as error:
+        raise ExportError(
+            f"the network cannot compute images of other sizes, so these cannot be free: {error}"
+        ) from error
+    if not all(output.isfinite().all() for _, output in expected):
+        raise NonFiniteError(f"{program.trained.path}: its logits of random images are not finite")
     return expected
 
 
@@ -279,21 +434,22 @@ class Format:
     """File format of an export.
 
     Attributes:
-        write: Function that writes a model on the CPU, with metadata, to a new file.
+        write: Function that writes a program, with metadata, to a new file.
         load: Function that loads a file, given its spec, and returns what computes its logits.
         tolerance: Largest difference of the logits from the network's that is allowed, as a
             fraction of the largest.
     """
 
-    write: Callable[[Path, TrainedModel, Mapping[str, str]], None]
+    write: Callable[[Path, _Program, Mapping[str, str]], None]
     load: Callable[[Path, Spec], Logits]
     tolerance: float
 
 
-def _write_safetensors(path: Path, trained: TrainedModel, text: Mapping[str, str]) -> None:
+def _write_safetensors(path: Path, program: _Program, text: Mapping[str, str]) -> None:
     # Some programs look for "format" before they read a file.
-    weights = trained.network.state_dict()
-    save_weights(path, weights, trained.header, text={**text, "format": "pt"})
+    trained = program.trained
+    text = {**text, "format": "pt"}
+    save_weights(path, trained.network.state_dict(), trained.header, text=text)
 
 
 def _load_safetensors(path: Path, spec: Spec) -> Logits:
@@ -302,9 +458,9 @@ def _load_safetensors(path: Path, spec: Spec) -> Logits:
     return network.eval()
 
 
-def _write_pt2(path: Path, trained: TrainedModel, text: Mapping[str, str]) -> None:
+def _write_pt2(path: Path, program: _Program, text: Mapping[str, str]) -> None:
     archive = io.BytesIO()  # where a disk is full, torch ends the process
-    torch.export.save(_trace(trained), archive, extra_files=dict(text))
+    torch.export.save(program.trace(), archive, extra_files=dict(text))
     write_atomically(path, [archive.getbuffer()])
 
 
@@ -313,27 +469,31 @@ def _load_pt2(path: Path, spec: Spec) -> Logits:
         return torch.export.load(file).module()
 
 
-def _write_onnx(path: Path, trained: TrainedModel, text: Mapping[str, str]) -> None:
+def _write_onnx(path: Path, program: _Program, text: Mapping[str, str]) -> None:
     """Write an ONNX model; one of more than 1.5 GB has its weights in a second file beside it."""
     try:
         for package in _ONNX_PACKAGES:
             importlib.import_module(package)  # better missed before the work than after it
-        program = torch.onnx.export(
-            _trace(trained),
+        written = torch.onnx.export(
+            program.trace(),
             dynamo=True,
             verbose=False,
             input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: BATCH},),
+            output_names=[program.output],
+            dynamic_shapes=({DIMENSIONS[name]: name for name in program.dynamic},),
+            opset_version=program.opset,
         )
     except ImportError as error:
         raise UsageError(
             f"ONNX needs further packages, or newer ones ({error}): "
             "pip install --upgrade 'resnet-builder[export]'"
         ) from error
-    assert program is not None, "dynamo=True returns a program"
-    program.model.metadata_props.update(text)
-    program.save(path)
+    assert written is not None, "dynamo=True returns a program"
+    opset = written.model.opset_imports.get("")
+    if program.opset not in {None, opset}:  # torch keeps its own where it cannot convert
+        raise ValueError(f"torch cannot write opset {program.opset}, only {opset}")
+    written.model.metadata_props.update(text)
+    written.save(path)
 
 
 def _load_onnx(path: Path, spec: Spec) -> Logits:
@@ -342,17 +502,7 @@ def _load_onnx(path: Path, spec: Spec) -> Logits:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONNX_FATAL
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
-
-
-def _trace(trained: TrainedModel) -> ExportedProgram:
-    """Program of the network, for any number of images."""
-    # Two images: a batch of one would be taken for a constant (pytorch/pytorch#157621).
-    images = torch.zeros(2, *trained.spec.model.image_shape)
-    program = torch.export.export(trained.network, (images,), dynamic_shapes=({0: Dim(BATCH)},))
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it names this machine's folders
-    return program
+    return lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
 
 
 FORMATS: dict[str, Format] = {

@@ -1,11 +1,11 @@
-"""Inference with trained weights: load a model, import one, evaluate it on a split.
+"""Inference with trained weights: load a model, evaluate it on a split.
 
 Weights come from a run, from a file of this program, or by an import from another program's.
 """
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,24 +39,14 @@ from resnet_builder.errors import (
 from resnet_builder.model import ResNet, state_dict_mismatch
 from resnet_builder.prediction_table import Cell, joined, probability_columns, write_table
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.files import refuse_existing
 from resnet_builder.runs.records import ClassScores
 from resnet_builder.spec.compose import dataset_at
-from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import DataSpec, Normalize, Spec, ToRgb
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.metrics import NO_PREDICTION, Metrics
-from resnet_builder.weights.convert import LoadReport, load_weights
-from resnet_builder.weights.file import (
-    Origin,
-    WeightsHeader,
-    read_header,
-    read_weights,
-    save_weights,
-)
-from resnet_builder.weights.pretrained import network_differences
+from resnet_builder.weights.file import WeightsHeader, read_weights
 
 BATCH_SIZE = 128
 """Images of a batch, of an evaluation and of a prediction alike."""
@@ -136,92 +126,6 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
     network = build(found.spec, pretrained=False)
     network.load_state_dict(weights)
     return TrainedModel(file, network.eval(), found.spec, header)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportReport(LoadReport):
-    """Outcome of an import.
-
-    Attributes:
-        checkpoint: Path of the file that was read.
-        weights: Path of the file that was written.
-        notices: Notices for the user, one line each.
-    """
-
-    checkpoint: Path
-    weights: Path
-    notices: list[str]
-
-
-def import_weights(
-    checkpoint: Path,
-    spec: Spec,
-    out: Path,
-    *,
-    new_head: bool = False,
-    ema: bool = False,
-    allow_missing: bool = False,
-    allow_unexpected: bool = False,
-) -> ImportReport:
-    """Convert another program's checkpoint to a file of weights that :func:`load_model` loads.
-
-    Of a file of this program, the classes are kept with the head; statistics and preprocessing
-    are kept unless the spec has its own.
-
-    Args:
-        checkpoint: Path of the other program's file.
-        spec: Resolved spec, which describes the network and, as far as it is known, its data.
-        out: Path of the file to make.
-        new_head: As for :func:`load_weights`; the head is initialised with the spec's seed.
-        ema: As for :func:`load_weights`.
-        allow_missing: As for :func:`load_weights`.
-        allow_unexpected: As for :func:`load_weights`.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be read, or does not hold the network's weights.
-        NonFiniteError: A weight is not finite, or what the network computes.
-        SpecError: The network is not what the spec expects.
-        StorageError: A file cannot be read or written.
-        UsageError: The file to make exists, or there are no averaged weights, or no head.
-    """
-    refuse_existing(out)
-    # The checkpoint takes the place of the weights that the spec starts from.
-    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"weights": None})})
-    network = build(spec, seed=0 if spec.train is None else spec.train.seed)
-    report = load_weights(
-        network,
-        checkpoint,
-        new_head=new_head,
-        ema=ema,
-        allow_missing=allow_missing,
-        allow_unexpected=allow_unexpected,
-    )
-    with torch.inference_mode():
-        if not bool(network.eval()(torch.zeros(1, *spec.model.image_shape)).isfinite().all()):
-            raise NonFiniteError(
-                f"{checkpoint}: the network's logits are not finite; are its variances negative?"
-            )
-    data = spec.data
-    known = data.normalize if data and isinstance(data.normalize, Normalize) else None
-    own = read_header(checkpoint)  # a file of this program says what another's does not
-    if known is None and own is not None and own.mean is not None and own.std is not None:
-        known = Normalize(mean=own.mean, std=own.std)
-    header = WeightsHeader(
-        spec=dump_spec(spec),
-        classes=own.classes if own and not new_head else None,
-        mean=known and known.mean,
-        std=known and known.std,
-        preprocess=(data.preprocess if data else ()) or (own.preprocess if own else ()),
-        source=Origin(file=checkpoint.name, layout=report.layout),
-    )
-    save_weights(out, network.state_dict(), header)
-    notices = network_differences(checkpoint, own, spec) if own else []
-    if known is None:
-        notices.append(
-            "the spec does not say how images are normalised, so that predict will refuse; "
-            "--set data.normalize=... says it"
-        )
-    return ImportReport(**asdict(report), checkpoint=checkpoint, weights=out, notices=notices)
 
 
 # Evaluation.
@@ -483,7 +387,9 @@ def evaluate_split(
         )
     # Labels count the data's classes; the network's outputs are in the order of the weights'.
     classes = header.classes or data.classes
-    outputs = torch.tensor([classes.index(name) for name in data.classes], device=device)
+    outputs = torch.tensor(
+        [classes.index(name) for name in header.names_of(data.classes)], device=device
+    )
     batches = evaluation_batches(
         data.images, batch_size=BATCH_SIZE, mean=data.mean, std=data.std, device=device
     )

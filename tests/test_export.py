@@ -32,7 +32,10 @@ from tests.networks import cifar_spec, imagenet_spec, random_images, randomise
 CLASSES = tuple(f"class {number}" for number in range(10))
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 TOLERANCE = 1e-4
-METADATA = ("classes", "mean", "std", "preprocess", "image_size", "input", "spec", "exported_by")
+METADATA = (
+    *("classes", "mean", "std", "preprocess", "image_size"),
+    *("input", "output", "spec", "exported_by"),
+)
 
 SMALL: dict[str, Any] = {"widths": (8, 16), "image_size": 12}
 GROUPED = {"type": "bottleneck", "groups": 4, "width_per_group": 32}
@@ -167,6 +170,7 @@ def test_file_computes_the_networks_logits_and_says_how_it_is_used(
         "preprocess": "[]",
         "image_size": "12",
         "input": "float32 (batch, 3, 12, 12): pixels from 0 to 1, minus mean, divided by std",
+        "output": "logits",
         "spec": subject.header.spec,
         "exported_by": f"resnet-builder {resnet_builder.__version__}",
     }
@@ -195,6 +199,94 @@ def test_networks_of_all_parts_are_exported(format: str, spec: Spec, tmp_path: P
     assert_computes(path, subject)
 
 
+@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=pytest.mark.ci)])
+def test_file_takes_pixels_of_any_size_and_gives_probabilities(format: str, tmp_path: Path) -> None:
+    subject = trained(cifar_spec(1, widths=(4, 8), image_size=8))
+    path = tmp_path / f"net.{format}"
+    opset = 20 if format == "onnx" else None
+    report = export(
+        subject,
+        path,
+        normalize=True,
+        softmax=True,
+        dynamic=["height", "batch", "width"],
+        opset=opset,
+    )
+    assert (report.mean, report.std, report.output) == (None, None, "probabilities")
+    assert report.input == (
+        "uint8 (batch, 3, height, width) of 3 pixels or more: pixels from 0 to 255; the file "
+        "normalises them"
+    )
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    compute = logits_of(path, subject.spec)
+    for shape in ((1, 3, 8, 8), (5, 3, 3, 21), (2, 3, 40, 6)):
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
+        with torch.no_grad():
+            wanted = subject.network((pixels / 255 - mean) / std).softmax(1)
+        torch.testing.assert_close(compute(pixels), wanted, rtol=1e-4, atol=1e-5)
+    if format == "onnx":
+        model = onnx.load(path)
+        assert [one.version for one in model.opset_import if not one.domain] == [opset]
+        texts = {entry.key: entry.value for entry in model.metadata_props}
+        (taken,), (given,) = model.graph.input, model.graph.output
+        assert (taken.name, given.name) == ("images", "probabilities")
+        assert taken.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        sides = [side.dim_param or side.dim_value for side in taken.type.tensor_type.shape.dim]
+        assert sides == ["batch", 3, "height", "width"]
+        assert (texts["input"], texts["output"]) == (report.input, "probabilities")
+        assert not {"mean", "std"} & set(texts)
+
+
+@pytest.mark.ci
+def test_onnx_file_of_fixed_shape_takes_one_image(subject: TrainedModel, tmp_path: Path) -> None:
+    report = export(subject, tmp_path / "net.onnx", dynamic=[])
+    assert report.input.startswith("float32 (1, 3, 12, 12): ")
+    (taken,) = onnx.load(tmp_path / "net.onnx").graph.input
+    assert [side.dim_value for side in taken.type.tensor_type.shape.dim] == [1, 3, 12, 12]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", SEVERAL.values(), ids=SEVERAL)
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
+def test_networks_of_all_parts_take_images_of_any_size(
+    format: str, spec: Spec, tmp_path: Path
+) -> None:
+    export(trained(spec), tmp_path / f"net.{format}", dynamic=["batch", "height", "width"])
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "message"),
+    [
+        ("safetensors", {"normalize": True}, "--normalize: no effect on a file of the format safe"),
+        ("safetensors", {"softmax": True, "dynamic": []}, "--softmax, --dynamic: no effect on"),
+        ("pt2", {"opset": 18}, "--opset: no effect on a file of the format pt2"),
+        ("pt2", {"dynamic": ["depth"]}, "no dimension is named depth; there are batch, height, w"),
+    ],
+)
+def test_option_without_effect_is_refused(
+    format: str, options: Any, message: str, subject: TrainedModel, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        export(subject, tmp_path / f"net.{format}", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_cannot_normalise_if_the_weights_do_not_say_how(
+    subject: TrainedModel, tmp_path: Path
+) -> None:
+    origin = Origin(file="theirs.pth", layout="torchvision")
+    header = WeightsHeader(spec=subject.header.spec, source=origin)
+    with pytest.raises(UsageError, match="does not say how images are normalised"):
+        export(replace(subject, header=header), tmp_path / "net.pt2", normalize=True)
+
+
+@pytest.mark.ci
+def test_opset_that_torch_cannot_write_is_an_error(subject: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"the network cannot be exported to onnx: .*opset"):
+        export(subject, tmp_path / "net.onnx", opset=99)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_metadata_have_the_preprocessing_and_leave_unknown_statistics_out(
     subject: TrainedModel, tmp_path: Path
 ) -> None:
@@ -208,7 +300,8 @@ def test_metadata_have_the_preprocessing_and_leave_unknown_statistics_out(
     with safetensors.safe_open(tmp_path / "net.bin", "pt") as file:
         texts = file.metadata()
     assert not {"classes", "mean", "std"} & set(texts)
-    assert json.loads(texts["preprocess"]) == [{"type": "resize", "size": 12}]
+    (step,) = json.loads(texts["preprocess"])
+    assert (step["type"], step["size"], step["interpolation"]) == ("resize", 12, "bilinear")
 
 
 def test_weights_of_any_type_and_layout_are_exported_in_fp32(

@@ -23,7 +23,7 @@ IMPORT_ORDER = (
     {"builder", "cpu"},
     {"memory"},
     {"summary", "testing"},
-    {"training", "prediction_table"},
+    {"training", "importing", "prediction_table"},
     {"inference"},
     {"comparison", "export", "prediction"},
     {"api", "bench"},

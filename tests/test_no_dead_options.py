@@ -226,6 +226,7 @@ ALSO = {
 EXCEPTIONS = {
     "version": "there is only one",
     "plugins": "tests/test_plugins.py",
+    "model.weights.adapt_channels": "the file is refused without it; tests/weights/test_convert.py",
     "train.optimizer.aux.type": "there is only one",
     "train.evaluate_every.seconds": "refused: no run would repeat another",
     "train.sync_norm": "it takes several processes: tests/training/test_distributed.py",

@@ -18,6 +18,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     epilog=examples(
         "resnet-build export runs/resnet20-001 -o resnet20.onnx",
         "resnet-build export best.safetensors -o resnet20.pt2",
+        "resnet-build export best.safetensors -o app.onnx --normalize --softmax --opset 20",
     )
 )
 @click.argument("weights", type=EXISTING, metavar="RUN|WEIGHTS")
@@ -28,6 +29,22 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     type=click.Choice(["safetensors", "pt2", "onnx"]),
     help="Format of the file. [default: by its suffix]",
 )
+@click.option(
+    "--normalize",
+    is_flag=True,
+    help="Let the file normalise: it takes uint8 pixels from 0 to 255.",
+)
+@click.option("--softmax", is_flag=True, help="Let the file give probabilities, not logits.")
+@click.option(
+    "--dynamic",
+    default="batch",
+    metavar="DIMENSIONS",
+    show_default=True,
+    help="Free dimensions of the input: batch, height, width, divided by commas; or none.",
+)
+@click.option(
+    "--opset", type=click.IntRange(min=1), help="Version of ONNX's operators. [default: torch's]"
+)
 @plugin_option
 @json_option
 @debug_option
@@ -35,6 +52,10 @@ def export(
     weights: Path,
     out: Path,
     format_: str | None,
+    normalize: bool,
+    softmax: bool,
+    dynamic: str,
+    opset: int | None,
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -42,11 +63,12 @@ def export(
 
     safetensors holds the tensors by torchvision's names, pt2 the program for torch.export.load,
     onnx a model with input `images` and output `logits`. All are fp32; pt2 and onnx take batches
-    of any size.
+    of any size, and with --dynamic images of any size.
 
-    The network is exported as it is, so its input is normalised images: pixels from 0 to 1,
-    minus the mean, divided by the standard deviation. Both are in the file's metadata, with the
-    classes, the preprocessing and the spec.
+    By default the network is exported as it is, so its input is normalised images: pixels from 0
+    to 1, minus the mean, divided by the standard deviation. Both are in the file's metadata, with
+    the classes, the preprocessing and the spec. With --normalize, the input is pixels as they are
+    in image files.
 
     The file is loaded again and compared with the network on random images. If the logits differ,
     the command fails and writes nothing.
@@ -54,7 +76,15 @@ def export(
     from resnet_builder.export import export as export_file
     from resnet_builder.inference import load_model
 
-    report = export_file(load_model(weights, plugins=plugins), out, format=format_)
+    report = export_file(
+        load_model(weights, plugins=plugins),
+        out,
+        format=format_,
+        normalize=normalize,
+        softmax=softmax,
+        dynamic=[] if dynamic == "none" else [name.strip() for name in dynamic.split(",")],
+        opset=opset,
+    )
     if as_json:
         show_json(report)
     else:
@@ -66,10 +96,14 @@ def _show(report: "ExportReport") -> None:
 
     show(f"{' and '.join(map(str, report.files))}: {report.format}, {report.bytes:,} bytes")
     within = f", to {report.difference:.1e} of the largest" if report.difference else " exactly"
-    show(f"loaded again, it computes the network's logits{within}")
+    show(f"loaded again, it computes the network's {report.output}{within}")
     show(f"input: {report.input}")
+    if report.output != "logits":
+        show(f"output: {report.output}")
     if report.preprocess:
-        show(f"preprocess: {dump_value([step.model_dump() for step in report.preprocess])}")
+        show(
+            f"preprocess: {dump_value([step.model_dump(exclude_defaults=True) for step in report.preprocess])}"
+        )
     for name, values in (("mean", report.mean), ("std", report.std)):
         if values is not None:
             show(f"{name}: {', '.join(f'{value:.6g}' for value in values)}")

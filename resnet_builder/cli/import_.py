@@ -17,7 +17,7 @@ from resnet_builder.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from resnet_builder.inference import ImportReport
+    from resnet_builder.importing import ImportReport
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -27,6 +27,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     epilog=examples(
         "resnet-build import resnet20-12fca82f.th --spec resnet20 -o akamaster20.safetensors",
         "resnet-build import resnet50.pth --spec my_flowers.yaml --new-head -o start.safetensors",
+        "resnet-build import d.pth --spec resnet50d --preprocess timm:resnet50d -o d.safetensors",
     ),
 )
 @click.argument("checkpoint", type=EXISTING, metavar="CHECKPOINT")
@@ -44,6 +45,18 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--ema", is_flag=True, help="Take the averaged (EMA) weights instead of the trained ones."
 )
+@click.option(
+    "--adapt-channels",
+    is_flag=True,
+    help="Adapt the first convolution to images of another number of channels.",
+)
+@click.option(
+    "--preprocess",
+    metavar="PRESET",
+    help="Preprocessing that the weights were made for: "
+    "torchvision:ResNet50_Weights.IMAGENET1K_V2 or timm:resnet50d.ra2_in1k or the like, a "
+    "config.json of timm, or `spec`. [default: what is known of the file]",
+)
 @click.option("--allow-missing", is_flag=True, help="Initialise tensors that the checkpoint lacks.")
 @click.option(
     "--allow-unexpected", is_flag=True, help="Leave out tensors that the network has no place for."
@@ -57,6 +70,8 @@ def import_(
     out: Path,
     new_head: bool,
     ema: bool,
+    adapt_channels: bool,
+    preprocess: str | None,
     allow_missing: bool,
     allow_unexpected: bool,
     overrides: tuple[str, ...],
@@ -70,10 +85,11 @@ def import_(
     well-known CIFAR repositories. What a training script saved beside the weights is ignored.
     Every tensor needs a place in the spec's network.
 
-    A checkpoint does not say how images are normalised. If the spec does not either, add --set
-    data.normalize='{mean: [...], std: [...]}'; `predict` needs it.
+    The tensors do not say how images are prepared. timm's config.json beside the file says it, and
+    files that torchvision publishes are recognised; otherwise --preprocess says it, or the spec:
+    --set data.normalize='{mean: [...], std: [...]}'. `predict` needs it.
     """
-    from resnet_builder.inference import import_weights
+    from resnet_builder.importing import import_weights
 
     resolved = read_spec(spec, overrides=overrides, fragments=fragments, plugins=plugins)
     report = import_weights(
@@ -82,6 +98,8 @@ def import_(
         out,
         new_head=new_head,
         ema=ema,
+        adapt_channels=adapt_channels,
+        preprocess=preprocess,
         allow_missing=allow_missing,
         allow_unexpected=allow_unexpected,
     )
@@ -101,7 +119,25 @@ def _show(report: "ImportReport") -> None:
     wrapped = f", in {' '.join(report.wrappers)}" if report.wrappers else ""
     show(f"{report.checkpoint}: {report.layout}'s names{wrapped}", "")
     show(*table(("", "tensors", ""), _rows(report), left=3))
-    show("", f"wrote {report.weights}")
+    show("", *_preprocessing(report), f"wrote {report.weights}")
+
+
+def _preprocessing(report: "ImportReport") -> Iterator[str]:
+    """Yield lines on what the file says of images, if it is known from elsewhere than the spec."""
+    from resnet_builder.spec.dump import dump_value
+
+    if report.preset is None:
+        return
+    yield f"images are prepared as for {report.preset}:"
+    steps = [step.model_dump(exclude_defaults=True) for step in report.preprocess]
+    yield f"  preprocess: {dump_value(steps)}"
+    for name, values in (("mean", report.mean), ("std", report.std)):
+        if values is not None:
+            yield f"  {name}: {', '.join(f'{value:.6g}' for value in values)}"
+    yield f"  image: {' x '.join(map(str, report.image))}"
+    if report.num_named_classes:
+        yield f"  classes: the names of {report.num_named_classes:,} are known"
+    yield ""
 
 
 def _rows(report: "ImportReport") -> Iterator[tuple[str, str, str]]:
@@ -112,6 +148,7 @@ def _rows(report: "ImportReport") -> Iterator[tuple[str, str, str]]:
         ("matched", report.matched),
         ("renamed", renamed),
         ("reshaped", report.reshaped),
+        ("adapted", report.adapted),
         ("folded", folded),
         ("fresh", report.fresh),
         ("uncounted", report.uncounted),

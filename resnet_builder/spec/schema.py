@@ -101,6 +101,11 @@ class WeightsSpec(Section):
         False, description="Initialise the classifier anew, for other classes than the file's."
     )
     ema: bool = Field(False, description="Take the averaged weights of a file that has both.")
+    adapt_channels: bool = Field(
+        False,
+        description="Adapt the first convolution to images of another number of channels: sum its "
+        "weights for grey images, else repeat and scale them.",
+    )
 
     @property
     def published_name(self) -> str | None:

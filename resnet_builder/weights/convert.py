@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from resnet_builder.errors import CheckpointError, UsageError, counted
 from resnet_builder.model import norms_by_convolution
+from resnet_builder.weights.channels import adapt_weight
 from resnet_builder.weights.foreign import FileReport, read_foreign
 from resnet_builder.weights.key_maps import KeyMap, place_layers
 
@@ -47,6 +48,7 @@ class LoadReport(FileReport):
         renamed: Our names of tensors that have another name in the file, by that name.
         reshaped: Our names of tensors whose layer is linear on one side and a 1x1 convolution
             on the other.
+        adapted: Weights of the first convolution, adapted to images of other channels.
         folded: Running means that took in the bias of a convolution, by the bias's name.
         fresh: Tensors of the network's own head, which it kept.
         uncounted: ``num_batches_tracked`` that only one side has; no result depends on it.
@@ -58,6 +60,7 @@ class LoadReport(FileReport):
     matched: list[str] = field(default_factory=list)
     renamed: Renaming = field(default_factory=dict)
     reshaped: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
     folded: Renaming = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
     uncounted: list[str] = field(default_factory=list)
@@ -71,6 +74,7 @@ def load_weights(
     *,
     new_head: bool = False,
     ema: bool = False,
+    adapt_channels: bool = False,
     allow_missing: bool = False,
     allow_unexpected: bool = False,
 ) -> LoadReport:
@@ -84,6 +88,8 @@ def load_weights(
         path: Path of the file.
         new_head: Keep the network's own ``fc``, as for other classes than the file's.
         ema: Take the averaged weights instead of the trained ones beside them.
+        adapt_channels: Adapt the first convolution, if the file is for images of another number of
+            channels, by :func:`~resnet_builder.weights.channels.adapt_weight`.
         allow_missing: Let the network keep its own tensors where the file has none.
         allow_unexpected: Leave out tensors that the network has no place for.
 
@@ -100,7 +106,7 @@ def load_weights(
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise UsageError("the network is on meta, where there is no memory for weights")
     theirs, file = read_foreign(Path(path), ema=ema)
-    found = _match(theirs, model, file, new_head=new_head)
+    found = _match(theirs, model, file, new_head=new_head, adapt_channels=adapt_channels)
     if new_head and not found.report.fresh:
         raise UsageError(f"the network has no `{HEAD}`, so it cannot keep a new head")
     try:
@@ -136,7 +142,12 @@ class _Matching:
 
 
 def _match(
-    theirs: Mapping[str, Tensor], network: nn.Module, file: FileReport, *, new_head: bool
+    theirs: Mapping[str, Tensor],
+    network: nn.Module,
+    file: FileReport,
+    *,
+    new_head: bool,
+    adapt_channels: bool,
 ) -> _Matching:
     """Find the place of each of a file's tensors in a network, which is not changed."""
     ours = network.state_dict()
@@ -157,6 +168,11 @@ def _match(
             if not (_is_head(name) if name else _module(key, prefix) in left_out)
         }
     keys = {name: key for key, name in places.items()}
+    if adapt_channels and (name := _first_convolution(network)) in keys:
+        key = keys[name]
+        if _differ_in_channels(theirs[key], ours[name]):
+            theirs = {**theirs, key: adapt_weight(theirs[key], ours[name].shape[1])}
+            report.adapted.append(name)
     for name, tensor in ours.items():
         if name in keys:
             _pair(found, keys[name], theirs[keys[name]], name, tensor)
@@ -179,6 +195,20 @@ def _match(
     if biases:
         _fold(found, theirs, biases, network)
     return found
+
+
+def _first_convolution(network: nn.Module) -> str:
+    """Name of the weight that meets the images; empty if there is none, or it is grouped."""
+    named = ((name, one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d))
+    name, convolution = next(named, ("", None))
+    return f"{name}.weight" if convolution is not None and convolution.groups == 1 else ""
+
+
+def _differ_in_channels(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether two weights of a convolution differ in the number of input channels alone."""
+    if not theirs.dim() == ours.dim() == 4 or theirs.shape[1] == ours.shape[1]:
+        return False
+    return theirs.shape[:1] + theirs.shape[2:] == ours.shape[:1] + ours.shape[2:]
 
 
 def _is_head(name: str) -> bool:
@@ -303,7 +333,7 @@ def _refuse_differences(
         if more := len(here) + len(there) - len(shown):
             lines.append(f"and {more} more")
         lines[1:] = [f"  {line}" for line in lines[1:]]
-        raise CheckpointError(*lines, *_advice(found, theirs, ours))
+        raise CheckpointError(*lines, *_advice(found, theirs, ours, _first_convolution(network)))
     if found.unfoldable:
         raise CheckpointError(
             "no part has a biased convolution, and no batch norm follows that could take in the "
@@ -345,17 +375,22 @@ def _patterns(names: Iterable[str]) -> str:
 
 
 def _advice(
-    found: _Matching, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]
+    found: _Matching, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], first: str
 ) -> Iterator[str]:
-    """Yield a line on what to do about differences, if anything is likely."""
-    report = found.report
-    if not report.unexpected and all(map(_is_head, (*found.mismatched, *report.missing))):
-        yield (
-            "for other classes than the file's, take a new head: --new-head, new_head=True, or "
-            "`new_head: true` in `model.weights`"
-        )
-        return
-    if not found.mismatched:
+    """Yield a line for each kind of difference that something is likely to be done about."""
+    report, key = found.report, found.mismatched.get(first)
+    is_other_input = key is not None and _differ_in_channels(theirs[key], ours[first])
+    heads = [name for name in (*found.mismatched, *report.missing) if _is_head(name)]
+    explained = len(heads) + is_other_input
+    if not report.unexpected and explained == len(found.mismatched) + len(report.missing):
+        if key is not None and is_other_input:
+            yield _channel_advice(theirs[key].shape[1], ours[first].shape[1])
+        if heads:
+            yield (
+                "for other classes than the file's, take a new head: --new-head, new_head=True, or "
+                "`new_head: true` in `model.weights`"
+            )
+    elif not found.mismatched:
         flags = [
             flag
             for flag, names in (
@@ -368,21 +403,15 @@ def _advice(
             f"`resnet-build import` with {' and '.join(flags)} converts the file all the same; "
             "the network then computes something else than the file's did"
         )
-        return
-    first, key = next(iter(found.mismatched.items()))
-    wanted, given = ours[first].shape, theirs[key].shape
-    if (
-        not report.missing
-        and not report.unexpected
-        and len(wanted) == len(given) == 4
-        and wanted[::2] == given[::2]
-        and wanted[1] != given[1]
-    ):
-        grey = ", and add `to_rgb` to data.preprocess if the images are grey"
-        yield (
-            f"the file is for images of {counted(given[1], 'channel')}: set "
-            f"model.in_channels={given[1]}" + (grey if given[1] == 3 else "")
-        )
+
+
+def _channel_advice(given: int, wanted: int) -> str:
+    grey = " and add `to_rgb` to data.preprocess," if (given, wanted) == (3, 1) else ""
+    return (
+        f"the file is for images of {counted(given, 'channel')}: set "
+        f"model.in_channels={given}{grey or ','} or adapt the first convolution: --adapt-channels, "
+        "adapt_channels=True, or `adapt_channels: true` in `model.weights`"
+    )
 
 
 def _shape(tensor: Tensor) -> str:

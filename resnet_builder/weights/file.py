@@ -10,6 +10,7 @@ Checkpoints of a run are the same kind of file, with another header; see
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ _DIGEST = "sha256"
 _FORMAT = 1
 _SHOWN = 20
 """Class names that an error lists; the rest are counted."""
+
+_WORDNET_ID = re.compile(r"n\d{8}")
+"""Name of a class folder of ImageNet."""
 
 _KNOWN_TO_RUNS = ("classes", "mean", "std", "step")
 
@@ -104,6 +108,21 @@ class WeightsHeader(BaseModel):
                 raise PydanticCustomError("missing", "{key}: Field required", {"key": key})
         return self
 
+    def names_of(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names that the weights have for the classes of data.
+
+        They are the data's own, except in ImageNet: its folders are WordNet ids, in the order of
+        the logits of every network for its 1,000 classes.
+        """
+        is_imagenet = (
+            self.classes is not None
+            and len(classes) == len(self.classes) == 1000
+            and list(classes) == sorted(classes)
+            and all(map(_WORDNET_ID.fullmatch, classes))
+            and not any(map(_WORDNET_ID.fullmatch, self.classes))
+        )
+        return self.classes if is_imagenet and self.classes is not None else tuple(classes)
+
     def check_classes(self, path: Path, classes: Sequence[str], *, matched_by_name: bool) -> None:
         """Check that data have the classes that the weights were trained on, as far as known.
 
@@ -117,6 +136,7 @@ class WeightsHeader(BaseModel):
         """
         if self.classes is None:
             return
+        classes = self.names_of(classes)
         if set(classes) <= set(self.classes) if matched_by_name else self.classes == (*classes,):
             return
         among = {*self.classes, *classes}

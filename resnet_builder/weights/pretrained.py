@@ -18,6 +18,7 @@ from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.system import open_regular
 from resnet_builder.weights.convert import load_weights
 from resnet_builder.weights.file import WeightsHeader, read_header
+from resnet_builder.weights.presets import published_weights
 
 _SIMILAR = 0.05
 """Difference of means and standard deviations, where white is 1, that is not worth a notice."""
@@ -50,7 +51,13 @@ def load_pretrained(network: ResNet, weights: WeightsSpec) -> None:
     """
     path = _find(weights)
     try:
-        load_weights(network, path, new_head=weights.new_head, ema=weights.ema)
+        load_weights(
+            network,
+            path,
+            new_head=weights.new_head,
+            ema=weights.ema,
+            adapt_channels=weights.adapt_channels,
+        )
     except CheckpointError as error:
         raise CheckpointError(f"model.weights: {error.args[0]}", *error.args[1:]) from error
 
@@ -137,20 +144,6 @@ def pretrained_digest(weights: WeightsSpec) -> str:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             raise CheckpointError(f"model.weights: {path}: there is no such file") from None
-
-
-def published_weights() -> dict[str, str]:
-    """URLs of the weights of ResNets that torchvision publishes, by their names.
-
-    ``DEFAULT`` is left out, because it means other weights in another release.
-    """
-    from torchvision import models  # slow, and seldom needed
-
-    return {
-        f"{type(weights).__name__}.{weights.name}": weights.url
-        for name in models.list_models(module=models, include="*resne*")
-        for weights in models.get_model_weights(name)
-    }
 
 
 def _find(weights: WeightsSpec) -> Path:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from resnet_builder.weights.file import Origin, read_weights, save_weights
+from resnet_builder.errors import DataError
+from resnet_builder.weights.file import Origin, WeightsHeader, read_weights, save_weights
+from resnet_builder.weights.presets import imagenet_classes
 from tests.cli.experiments import call, write_checkpoint, write_tiny
 
 OUT = Path("ours.safetensors")
@@ -200,3 +202,74 @@ def test_own_file_keeps_its_classes_and_statistics(folder: Path, finished_run: P
     assert f"{own} was trained with model.activation=relu; here it is gelu\n" in result.stderr
     _, changed = read_weights(OUT)
     assert (changed.classes, changed.mean, changed.std) == (None, (0, 0, 0), (1, 1, 1))
+
+
+def test_file_of_unknown_preprocessing_says_so_and_how_it_is_given(
+    checkpoint: Path, finished_run: Path
+) -> None:
+    known = statistics(finished_run)
+    arguments = ("import", checkpoint, "--spec", "tiny.yaml", "-o", OUT, *known)
+    result = call(*arguments)
+    assert "the file does not say which preprocessing its weights were made for" in result.stderr
+    assert "--preprocess, with torchvision:ResNet50_Weights.IMAGENET1K_V2, timm:" in result.stderr
+    OUT.unlink()
+    assert "--preprocess" not in call(*arguments, "--preprocess", "spec").stderr
+
+
+def test_preset_replaces_what_the_spec_says_and_the_image_size(checkpoint: Path) -> None:
+    config = {"input_size": [3, 12, 10], "crop_mode": "squash", "crop_pct": 1.0}
+    Path("config.json").write_text(json.dumps({"pretrained_cfg": config}))
+    result = call("import", checkpoint, "--spec", "tiny.yaml", "-o", OUT, "--json")
+    assert result.exit_code == 0, result.stderr
+    beside = Path("config.json").absolute()
+    assert result.stderr == (
+        f"{beside} has model.image_size=[12, 10]; the spec's is not taken: 8\n"
+    )
+    report = json.loads(result.stdout)
+    assert (report["preset"], report["image"]) == (str(beside), [3, 12, 10])
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("one.png")
+    (found,) = json.loads(call("predict", OUT, "one.png", "--json").stdout)["images"]
+    assert not found["fitted"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_weights_for_colours_are_adapted_to_grey_images(
+    own: bool, checkpoint: Path, finished_run: Path
+) -> None:
+    """A network for grey images gives them the logits that it gave three equal channels."""
+    file = finished_run / "best.safetensors" if own else checkpoint
+    grey = ("--set", "model.in_channels=1", "--set", "data.dataset.channels=1", "--json")
+    arguments = ("import", file, "--spec", "tiny.yaml", "-o", OUT, *grey)
+    if not own:
+        Path("config.json").write_text(
+            json.dumps({"pretrained_cfg": {"input_size": [3, 8, 8], "crop_pct": 1.0}})
+        )
+    result = call(*arguments)
+    assert result.exit_code == 4
+    assert "or adapt the first convolution: --adapt-channels" in result.stderr
+    result = call(*arguments, "--adapt-channels")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["adapted"] == ["conv1.weight"]
+    weights, header = read_weights(OUT)
+    theirs, before = read_weights(finished_run / "best.safetensors")
+    assert torch.equal(weights["conv1.weight"], theirs["conv1.weight"].sum(1, keepdim=True))
+    colours = before.mean if own else (0.485, 0.456, 0.406)
+    assert colours is not None
+    shares = torch.tensor([0.299, 0.587, 0.114])
+    assert header.mean == pytest.approx((float((shares * torch.tensor(colours)).sum()),))
+    Image.new("RGB", (8, 8), (9, 99, 199)).save("one.png")
+    assert call("predict", OUT, "one.png").exit_code == 0
+
+
+def test_folders_of_imagenet_are_the_1000_classes_in_order() -> None:
+    header = WeightsHeader(
+        spec="", classes=imagenet_classes(), source=Origin(file="x", layout="torchvision")
+    )
+    folders = [f"n{number:08}" for number in range(1000)]
+    assert header.names_of(folders) == imagenet_classes()
+    header.check_classes(OUT, folders, matched_by_name=True)
+    for others in (folders[:999], [*folders[1:], folders[0]], ["cat", *folders[1:]]):
+        assert header.names_of(others) == tuple(others)
+        with pytest.raises(DataError, match="was trained on other classes"):
+            header.check_classes(OUT, others, matched_by_name=True)

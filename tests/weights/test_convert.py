@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from resnet_builder import build_from_spec, load_weights
 from resnet_builder.errors import CheckpointError, UsageError, counted
 from resnet_builder.spec.schema import Spec
+from resnet_builder.weights.channels import adapt_statistics
 from tests.networks import built, cifar_spec, imagenet_spec, random_images, randomise
 from tests.weights.others import read_network
 
@@ -274,8 +276,58 @@ def test_other_channels_are_refused_and_named(theirs: int, ours: int, path: Path
     lines = refusal(built(cifar_spec(1, in_channels=ours, **model)), path, given)
     assert lines[-1] == (
         f"the file is for images of {counted(theirs, 'channel')}: set model.in_channels={theirs}"
-        + (", and add `to_rgb` to data.preprocess if the images are grey" if theirs == 3 else "")
+        + (" and add `to_rgb` to data.preprocess," if theirs == 3 else ",")
+        + " or adapt the first convolution: --adapt-channels, adapt_channels=True, or "
+        "`adapt_channels: true` in `model.weights`"
     )
+
+
+def test_other_channels_and_other_classes_are_named_together(path: Path) -> None:
+    model: dict[str, Any] = {"widths": (4,), "stem": {"type": "conv3x3", "channels": 4}}
+    given = state(built(cifar_spec(1, classes=1000, **model)))
+    lines = refusal(built(cifar_spec(1, in_channels=1, **model)), path, given)
+    assert "to_rgb" in lines[-2]
+    assert "take a new head" in lines[-1]
+
+
+@pytest.mark.parametrize("stem", ["conv3x3", "conv1x1", "conv7x7_maxpool", "deep"])
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (3, 4), (3, 2), (1, 3), (4, 3)])
+def test_first_convolution_is_adapted_to_other_channels(
+    stem: str, before: int, after: int, path: Path
+) -> None:
+    model: dict[str, Any] = {"widths": (4,), "stem": {"type": stem, "channels": 4}}
+    theirs = randomised(cifar_spec(1, in_channels=before, **model)).eval()
+    ours = built(cifar_spec(1, in_channels=after, **model)).eval()
+    torch.save(state(theirs), path)
+    report = load_weights(ours, path, adapt_channels=True)
+    (name,) = report.adapted
+    assert name == ("conv1.0.weight" if stem == "deep" else "conv1.weight")
+    assert ours.state_dict()[name].shape[1] == after
+    if before == 3:
+        wanted = timm.models.adapt_input_conv(after, theirs.state_dict()[name])
+        torch.testing.assert_close(ours.state_dict()[name], wanted)
+    # Images whose channels are equal have the same logits as before.
+    grey = torch.randn(2, 1, 32, 32)
+    if after == 1 or after % before == 0:
+        with torch.no_grad():
+            logits, wanted = (
+                ours(grey.expand(-1, after, -1, -1)),
+                theirs(grey.expand(-1, before, -1, -1)),
+            )
+        torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
+    assert load_weights(theirs, path, adapt_channels=True).adapted == []
+
+
+@pytest.mark.parametrize("before", [1, 3, 4])
+def test_statistics_are_adapted_like_the_weights(before: int) -> None:
+    values = (0.2, 0.4, 0.6, 0.8)[:before]
+    equal = [pytest.approx((0.5,) * channels) for channels in (1, 2, 3, 4)]
+    assert [adapt_statistics((0.5,) * before, channels) for channels in (1, 2, 3, 4)] == equal
+    assert adapt_statistics(values, 5)[:before] == values
+    if before == 3:
+        assert adapt_statistics(values, 1) == pytest.approx(
+            (0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6,)
+        )
 
 
 def junk() -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ from resnet_builder.spec.load import load_spec, load_spec_text
 from resnet_builder.spec.schema import WeightsSpec
 from resnet_builder.weights import pretrained
 from resnet_builder.weights.file import read_weights
-from resnet_builder.weights.pretrained import pretrained_digest, published_weights
+from resnet_builder.weights.presets import published_weights
+from resnet_builder.weights.pretrained import pretrained_digest
 from tests.cli.experiments import call, write_tiny
 from tests.data.folders import write_pets, write_pets_spec
 
