@@ -70,6 +70,7 @@ class CheckedSpec:
         data_error: Reason why the data cannot be used, if they are there and nothing else is wrong;
             or :class:`MissingDataError`, if the spec was checked without them.
         assumed_classes: Number of classes that stands for the one that only the data tell.
+        notices: Notices for the user, one line each.
     """
 
     problems: tuple[Problem, ...]
@@ -79,6 +80,7 @@ class CheckedSpec:
     macs: int | None
     data_error: DataError | None
     assumed_classes: int | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -87,16 +89,6 @@ class CheckedSpec:
             return {}
         counts = {"parameters": count_parameters(self.network), "depth": self.network.depth}
         return counts if self.macs is None else {**counts, "macs": self.macs}
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """Notices of what was assumed, one line each."""
-        if self.assumed_classes is None:
-            return ()
-        return (
-            f"model.num_classes: only the data tell it, and they are not there; "
-            f"{self.assumed_classes} are assumed",
-        )
 
     def experiment(self) -> Experiment:
         """Return the experiment, whose data need not be there.
@@ -152,6 +144,7 @@ def check_source(
     problems = list(checks.part_problems(draft))
     wrong = {problem.path.partition(".")[0] for problem in problems}
     info, model, network, macs, assumed = None, None, None, None, None
+    notices: list[str] = []
     data_error: DataError | None = None
     if "data" not in wrong:
         try:
@@ -160,6 +153,7 @@ def check_source(
                 located = locate_data(draft.data, data_dir)
                 draft = replace(draft, data=apply_data_defaults(located, draft.model, info))
             problems += checks.data_problems(draft, info)
+            notices += checks.known_recipe_notices(draft, info)
             if "train" not in wrong:
                 problems += checks.known_label_problems(draft, info)
         except PlacedPartError as error:
@@ -174,6 +168,10 @@ def check_source(
     ):
         if draft.model.num_classes == "auto" and info.num_classes is None:
             assumed = ASSUMED_CLASSES
+            notices.append(
+                "model.num_classes: only the data tell it, and they are not there; "
+                f"{assumed} are assumed"
+            )
             info = replace(info, num_classes=assumed)
             if data_error is None:
                 problems.append(checks.missing_classes(draft))
@@ -205,7 +203,9 @@ def check_source(
         train = None if draft.spec.train is None else resolve_train(draft.spec.train)
         update = {"model": model, "data": data, "train": train, "plugins": imported}
         spec = draft.spec.model_copy(update=update)
-    return CheckedSpec(ordered, spec, network, draft.positions, macs, data_error, assumed)
+    return CheckedSpec(
+        ordered, spec, network, draft.positions, macs, data_error, assumed, tuple(notices)
+    )
 
 
 def _describe_data(

@@ -47,6 +47,13 @@ from resnet_builder.spec.section import height_and_width
 from resnet_builder.system import open_regular
 from resnet_builder.weights.presets import published_weights
 
+_FOR_FEW_IMAGES = "--with small_data, or --with finetune for pretrained weights"
+
+# A recipe for more images than there are: each is seen more often, or an epoch has fewer steps.
+_MOST_EPOCHS = 1_000
+_FEWEST_STEPS = 5
+_FEW = 64
+
 
 def part_problems(draft: Draft) -> Iterator[Problem]:
     """Check each part by itself: its name, and its options by its signature."""
@@ -122,6 +129,38 @@ def missing_classes(draft: Draft) -> Problem:
     return draft.positions.problem("missing-key", ("model", "num_classes"), message, at="key")
 
 
+def known_recipe_notices(draft: Draft, info: DatasetInfo) -> Iterator[str]:
+    """Yield notices of a recipe before the images are read, if their number is known.
+
+    Args:
+        draft: Spec.
+        info: Description of the network's input images.
+    """
+    images = info.training_images
+    if draft.train is not None and draft.data is not None and images is not None:
+        yield from recipe_notices(draft.train, images - draft.data.set_aside(images))
+
+
+def recipe_notices(train: TrainSpec, images: int | None) -> Iterator[str]:
+    """Yield a notice if a recipe was made for many more images than there are.
+
+    Args:
+        train: The recipe.
+        images: Number of training images, without those set aside for validation.
+    """
+    if images is None or images < train.batch_size:
+        return
+    steps_per_epoch = images // train.batch_size
+    total = train.in_steps(steps_per_epoch)
+    is_too_long = total > _MOST_EPOCHS * steps_per_epoch
+    if is_too_long or (steps_per_epoch < _FEWEST_STEPS and train.batch_size > _FEW):
+        yield (
+            f"{counted(images, 'image')} are few for this recipe: its {counted(total, 'step')} see "
+            f"each of them {total // steps_per_epoch:,} times, {counted(steps_per_epoch, 'step')} "
+            f"an epoch; for few images there is {_FOR_FEW_IMAGES}"
+        )
+
+
 def recipe_problems(
     train: TrainSpec, positions: Positions, *, images: int | None, has_validation: bool | None
 ) -> Iterator[Problem]:
@@ -150,7 +189,8 @@ def recipe_problems(
             "mismatch",
             ("train", "batch_size"),
             f"a batch of {counted(train.batch_size, 'image')} is larger than the training set of "
-            f"{counted(images, 'image')}; lower train.batch_size",
+            f"{counted(images, 'image')}; lower train.batch_size"
+            + (f", or add {_FOR_FEW_IMAGES}" if train.batch_size > _FEW else ""),
         )
         return
     steps_per_epoch = images // train.batch_size

@@ -68,9 +68,9 @@ def unused_place(data: DataSpec, data_dir: Path | None) -> Iterator[str]:
         data: Section ``data``, with the path of the files that are used.
         data_dir: Data folder that the user gave.
     """
-    used, *others = _places(data, data_dir) if data_dir is not None else [""]
-    for other in filter(os.path.exists, others):
-        if not os.path.samefile(used, other):
+    places = [] if data_dir is None else list(_places(data, data_dir))
+    for other in filter(os.path.exists, places[1:]):
+        if not (os.path.exists(used := places[0]) and os.path.samefile(used, other)):
             yield f"the images are those in {used}; for those in {other}, add --data {other}"
             return
 

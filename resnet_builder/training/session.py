@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from resnet_builder.builder import build
-from resnet_builder.checks import label_problems, placed, recipe_problems
+from resnet_builder.checks import label_problems, placed, recipe_notices, recipe_problems
 from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.data.splits import DataSplits, load_data
 from resnet_builder.errors import ResnetBuilderError, SpecError, UsageError
@@ -194,9 +194,9 @@ def _load(
             )
     except SpecError as error:
         raise SpecError(placed(error.errors, experiment.positions)) from error
-    for notice in data.notices:
-        warn(notice)
     images, recipe, positions = len(data.train), experiment.train, experiment.positions
+    for notice in (*data.notices, *recipe_notices(recipe, images)):
+        warn(notice)
     has_validation = data.validation is not None
     problems = [
         *recipe_problems(recipe, positions, images=images, has_validation=has_validation),

@@ -221,3 +221,27 @@ def test_number_of_classes_that_nothing_tells_is_missing(folder: Path) -> None:
     assert result.exit_code == 2
     message = "error[missing-key]: model.num_classes: is missing: there is no dataset that tells it"
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("train.steps=64000", "its 64,000 steps see each of them 16,000 times, 4 steps an epoch"),
+        ("train.steps=8", None),
+    ],
+)
+def test_recipe_for_more_images_says_which_one_to_use(
+    recipe: str, said: str | None, mine: Path
+) -> None:
+    result = call("validate", "net.yaml", "--data", "mine", "--set", recipe)
+    assert result.exit_code == 0
+    assert ("--with small_data" in result.stderr) == (said is not None)
+    assert (said or "") in result.stderr
+    large = call("train", "net.yaml", "--data", "mine", "--set", "train.batch_size=128")
+    assert "lower train.batch_size, or add --with small_data" in large.stderr
+
+
+def test_data_folder_is_nothing_to_a_dataset_without_a_path(folder: Path) -> None:
+    digits = ("--set", "data.dataset=digits", "--set", "train.steps=1")
+    (folder / "net.yaml").write_text(NET, encoding="utf-8")
+    assert call("train", "net.yaml", *digits, "--data-dir", folder).exit_code == 0
