@@ -6,6 +6,7 @@ Weights come from a run, from a file of this program, or by an import from anoth
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -185,7 +186,7 @@ class SplitImages:
 
 def load_split(
     trained: TrainedModel,
-    split: str,
+    split: str | None = None,
     *,
     data: Path | None = None,
     data_dir: Path | None = None,
@@ -199,7 +200,8 @@ def load_split(
 
     Args:
         trained: Model to load the images for.
-        split: ``test``, ``val`` or ``train``.
+        split: ``test``, ``val`` or ``train``; by default the test images, or the validation images
+            where the model's own dataset has no test images.
         data: Folder of images, or table of labels, in place of the dataset that the model was
             trained on. Images that are not divided into splits are test images.
         data_dir: Directory of the datasets.
@@ -213,6 +215,27 @@ def load_split(
         Stopped: ``should_stop`` returned true.
         UsageError: There is no such split, or the spec of the weights names no dataset.
     """
+    if split is None:
+        load = partial(
+            load_split,
+            trained,
+            data=data,
+            data_dir=data_dir,
+            skip_bad=skip_bad,
+            should_stop=should_stop,
+            report=report,
+        )
+        try:
+            return load("test")
+        except UsageError as error:
+            if data is not None:
+                raise
+            try:
+                images = load("val")
+            except UsageError:
+                raise error from None
+            notice = f"{error}; evaluating on the validation images"
+            return replace(images, notices=(notice, *images.notices))
     header, section = trained.header, trained.spec.data
     if data is not None:
         section = DataSpec(dataset=_dataset_at(data, trained), validation=0)
@@ -243,7 +266,9 @@ def load_split(
         report=report,
         skip_bad=skip_bad,
     )
-    found: LoadedSplit = load_alone(context, split, undivided=data is not None and split == "test")
+    # Images that are not divided are training images, but for those of another dataset.
+    whole = "train" if data is None else "test"
+    found: LoadedSplit = load_alone(context, split, undivided=split == whole)
     check_images(trained.spec.model, found.classes, {split: found.images})
     notices = [*unused_place(section, data_dir), *found.notices]
     notices += _missing_classes(trained, found.classes)
@@ -272,7 +297,9 @@ def _dataset_at(path: Path, trained: TrainedModel) -> Part:
         raise UsageError(f"images have 1, 3 or 4 channels, the network takes {channels}")
     given = dataset_at(path)
     own = trained.spec.data.dataset if trained.spec.data else None
-    options = own.options if own and own.type == given["type"] else {}
+    options = dict(own.options) if own and own.type == given["type"] else {}
+    if not (path.parent / str(options.get("root") or "")).is_dir():
+        del options["root"]  # it belongs to the other table
     return Part.model_validate({**options, **given, "channels": channels})
 
 

@@ -39,9 +39,7 @@ _MAX_CLASSES = 20
 @click.option(
     "--split",
     type=click.Choice(["test", "val", "train"]),
-    default="test",
-    show_default=True,
-    help="Images to evaluate on.",
+    help="Images to evaluate on. [default: test; val where the dataset has no test images]",
 )
 @data_option
 @data_dir_option
@@ -58,7 +56,7 @@ _MAX_CLASSES = 20
 @debug_option
 def evaluate(
     weights: Path,
-    split: str,
+    split: str | None,
     data: Path | None,
     data_dir: Path | None,
     skip_bad: bool,

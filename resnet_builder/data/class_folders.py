@@ -25,6 +25,7 @@ from resnet_builder.errors import (
     counted,
     latin,
 )
+from resnet_builder.spec.compose import TABLE_ENDINGS
 from resnet_builder.system import file_kind, open_regular
 
 SPLITS = {
@@ -53,6 +54,7 @@ CACHES = ("decoded", "verified")
 
 _SPLIT_NAMES = frozenset(name for names in SPLITS.values() for name in names)
 _WEIGHTS_ENDING = ".safetensors"
+_MAX_NAMED = 20
 
 _MAX_IN_NOTICE = 100
 
@@ -108,6 +110,8 @@ def find_classes(root: Path, stop: Stop) -> ClassFolders:
             splits[split] = {name: paths for name, paths in images.items() if paths}
     training = splits["train"]
     notices += [*look_alike(training), *_too_deep(training, folders["train"])]
+    if folders["train"] == "." and len(training) == 1:
+        notices += _tables_there(root, entries)
     told = (f"{root}: {notice}" for notice in notices)
     return ClassFolders(splits, (*passed_over.notices(), *told))
 
@@ -133,8 +137,10 @@ def find_split(root: Path, split: str, stop: Stop, *, undivided: bool) -> ClassF
             if folders or not _is_undivided(entries):
                 raise _missing_split(root, entries, split, folders=folders)
             if not undivided:
-                message = f"there are no {split} images: {root} is not divided into splits"
-                raise UsageError(f"{message}, and counts as training images, or as test images")
+                raise UsageError(
+                    f"there are no {split} images: {root} is not divided into splits; a training "
+                    "takes all of its images, and `evaluate --data` takes them as test images"
+                )
             folders = {split: "."}
         else:
             _pass_over_others(entries, folders, passed_over)
@@ -306,21 +312,35 @@ def _missing_split(
     if folders:
         return UsageError(f"there are no {split} images; there are {', '.join(folders)}")
     fault = "is not a folder" if split in entries else "does not exist"
-    others = _PassedOver(root)
-    _pass_over_others(entries, {}, others)
-    hints = [
-        f"; {root / name} has one: add `/{name}` to the path" for name in _holding_train(entries)
-    ]
-    if not hints and others.others:
-        found_there = (f"{name} ({what})" for name, what in others.others.items())
-        hints = [f"; there are {shorten(found_there)}"]
+    holding = _holding_train(entries)
+    files = [name for name, entry in entries.items() if _is_file(entry) and _is_text(name)]
+    others = [f"{name} ({_kind(entry)})" for name, entry in entries.items() if name not in files]
+    present = [*others[:_MAX_NAMED], *([_by_ending(files)] if files else [])]
+    hint = ""
+    if holding:
+        hint = f"; {root / holding[0]} has one: add `/{holding[0]}` to the path"
+    elif present:
+        hint = f"; there are {shorten(present, len(present))}"
+        hint += f" and {len(others) - _MAX_NAMED:,} more" if len(others) > _MAX_NAMED else ""
     kind = DataError if root.exists() else MissingDataError
+    notices: list[str] = []
+    if passed_over is not None:
+        passed_over.outside.clear()  # the hint has named them
+        notices += passed_over.notices()
+    notices += _tables_there(root, entries)
     return kind(
-        f"{root / split} {fault}; image_folder needs train/CLASS/... and "
-        "test/CLASS/..., or folders of classes alone, under data.dataset.path, which is relative "
-        "to --data-dir" + "".join(hints[:1]),
-        *(f"  {notice}" for notice in (passed_over.notices() if passed_over else ())),
+        f"{root / split} {fault}; image_folder needs train/CLASS/... and test/CLASS/..., or "
+        f"folders of classes alone{hint}",
+        *(f"  {notice}" for notice in notices),
     )
+
+
+def _tables_there(root: Path, names: Iterable[str]) -> Iterator[str]:
+    """Yield a hint of the first table of labels that lies beside images."""
+    for name in sorted(names):
+        if name.lower().endswith(TABLE_ENDINGS):
+            yield f"for labels from a table, give {root / name} in place of the folder"
+            return
 
 
 def _list_split(root: Path, folder: str, passed_over: _PassedOver, stop: Stop) -> Images:

@@ -146,8 +146,8 @@ class ImageTable:
         columns = self._find_columns(table, report)
         if columns.split is None and only is not None and not undivided:
             raise UsageError(
-                f"there are no {only} images: {table.path} has no column of splits, and counts as "
-                "training images, or as test images"
+                f"there are no {only} images: {table.path} has no column of splits; a training "
+                "takes all of its images, and `evaluate --data` takes them as test images"
             )
         rows = _read_rows(table, columns, only or "train", report)
         _check_present(table, rows, only, report)

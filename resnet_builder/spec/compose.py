@@ -67,7 +67,8 @@ _FOR_DATASET = (
     ("data", "normalize"),
 )
 
-_TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+"""Endings of tables of labels."""
 
 _MAX_FILES = 64
 _UNITS = {"steps", "epochs", "seconds"}
@@ -162,7 +163,7 @@ def absolute_path(path: str, place: Place) -> str:
 
 def dataset_at(path: str | Path) -> dict[str, str]:
     """Dataset that ``--data PATH`` stands for: a file is a table of labels, all else a folder."""
-    is_table = os.path.isfile(path) or os.path.splitext(path)[1].lower() in _TABLE_ENDINGS
+    is_table = os.path.isfile(path) or os.path.splitext(path)[1].lower() in TABLE_ENDINGS
     return {"type": "image_table" if is_table else "image_folder", "path": str(path)}
 
 

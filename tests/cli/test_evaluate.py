@@ -291,6 +291,24 @@ def test_split_of_other_images_that_is_not_there_is_2(pets: Path, folder: Path) 
     assert call("evaluate", pets, "--data", "gone").exit_code == 3
 
 
+def test_validation_images_take_the_place_of_test_images_that_are_not_there(folder: Path) -> None:
+    root = write_pets(folder, ("train",)) / "train"
+    spec = write_pets_spec(folder)
+    line = ("train", spec, "--data", root, "--data-dir", folder, "--set", "data.validation=2")
+    trained = call(*line, "--set", "model.num_classes=2", "--out", "run")
+    assert trained.exit_code == 0, trained.stderr
+    result = call("evaluate", "run", "--data-dir", folder, "--json")
+    assert result.exit_code == 0
+    assert "there are no test images: " in result.stderr
+    assert "evaluating on the validation images\n" in result.stderr
+    told = json.loads((folder / "run" / "result.json").read_text())
+    assert json.loads(result.stdout)["metrics"]["val.top1"] == told["val.top1"]
+    result = call("evaluate", "run", "--data-dir", folder, "--split", "test")
+    assert (result.exit_code, result.stdout) == (2, "")
+    result = call("evaluate", "run", "--data-dir", folder, "--split", "train", "--json")
+    assert json.loads(result.stdout)["images"] == 8
+
+
 @pytest.mark.parametrize("known", ["all", "no names", "no statistics"])
 def test_weights_without_some_facts_are_evaluated_on_other_images(
     known: str, own_result: dict[str, Any], pets: Path, folder: Path

@@ -52,6 +52,7 @@ def test_table_is_validated_trained_resumed_and_evaluated(folder: Path) -> None:
     result = call(
         "evaluate", "run", "--data", folder / "more" / "x.tsv", "--data-dir", folder, "--json"
     )
+    assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["images"] == 2
 
     # The labels decide the bits, too.

@@ -218,7 +218,7 @@ def test_folders_of_classes_alone_are_training_images(tmp_path: Path, pets: Path
         (("val/ant/0.png", "ant/0.png"), "there are ant (a folder), val (a folder)"),
         (("ant/train/0.png", "bee/train/0.png"), "ant has one: add `/ant` to the path"),
         (("Train/ant/0.png", "training/ant/0.png"), "there are Train (a folder), training"),
-        (("0.png", "1.png"), "there are 0.png (a file), 1.png (a file)"),
+        (("0.png", "1.png"), "there are 2 .png (such as 0.png)"),
         ((), "train does not exist; image_folder needs"),
     ],
 )
@@ -244,6 +244,22 @@ def test_folders_of_other_files_alone_are_named(tmp_path: Path) -> None:
     assert refused(tmp_path / "root").endswith(
         f"\n  {tmp_path}/root: passed over files that are not images: 1 .heic (ant/0.heic)"
     )
+
+
+def test_table_beside_images_without_classes_is_pointed_to(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write_image(root / "0.png", 1)
+    (root / "labels.CSV").write_text("")
+    hint = f"for labels from a table, give {root}/labels.CSV in place of the folder"
+    assert refused(root).splitlines() == [
+        f"{root}/train does not exist; image_folder needs train/CLASS/... and test/CLASS/..., or "
+        "folders of classes alone; there are 1 .csv (labels.CSV), 1 .png (0.png)",
+        f"  {hint}",
+    ]
+    write_image(root / "photos" / "0.png", 1)
+    assert listed(root).notices[-1] == f"{root}: {hint}"
+    write_image(root / "more" / "0.png", 1)
+    assert f"{root}: {hint}" not in listed(root).notices
 
 
 def test_classes_one_folder_below_are_told_with_the_path(tmp_path: Path) -> None:
