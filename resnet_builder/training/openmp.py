@@ -108,10 +108,11 @@ def _watch(end: threading.Event, warn: Warn) -> None:
             busy_looks, quiet_looks = busy_looks + 1, 0
             if sleeping is None:
                 sleeping = _start_idle_teams(num_teams)
-            if busy_looks == _LOOKS_TO_WARN:
+            # More threads than cores are no fault of other processes.
+            if busy_looks == _LOOKS_TO_WARN and by_others > BUSY_CORES:
                 warn(
-                    f"the machine is busy: other processes use {by_others:.1f} of {cores} cores, "
-                    "so training takes longer"
+                    f"the machine is busy: other processes, image workers included, use "
+                    f"{by_others:.1f} of {cores} cores, so training takes longer"
                 )
         elif missing < _QUIET:
             busy_looks, quiet_looks = 0, quiet_looks + 1

@@ -75,8 +75,23 @@ def test_a_long_busy_time_is_told_once(other_cores: Load) -> None:
         assert soon(lambda: bool(told))
         time.sleep(0.1)
     assert told == [
-        f"the machine is busy: other processes use 1.2 of {CORES} cores, so training takes longer"
+        "the machine is busy: other processes, image workers included, use 1.2 of "
+        f"{CORES} cores, so training takes longer"
     ]
+
+
+def test_more_threads_than_cores_alone_are_not_told(
+    other_cores: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: CORES + 1)
+    monkeypatch.setattr(openmp, "_start_idle_teams", lambda count: threading.Event())
+    told: list[str] = []
+    looks = itertools.count()
+    monkeypatch.setattr(openmp, "missing_cores", lambda others: [1.0, next(looks)][0])
+    with sleep_while_busy(told.append):
+        other_cores(0.0)
+        assert soon(lambda: next(looks) > 2 * openmp._LOOKS_TO_WARN)
+    assert told == []
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
