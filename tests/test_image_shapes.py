@@ -182,7 +182,12 @@ def test_shape_of_the_data_is_the_network_s() -> None:
             "model.image_size: must be [12, 20], the [height, width] of synthetic, not [20, 12]",
         ),
         (["model.image_size=12"], "must be [12, 20], the [height, width] of synthetic, not 12"),
-        (["model.image_size=[12]"], "model.image_size"),
+        (["model.image_size=[12]"], "model.image_size[1]: is missing"),
+        (["model.image_size=12x20"], "must be a whole number or a list of 2 numbers, not the text"),
+        (
+            ["data.augment=[gaussian_blur]"],
+            "no augmentation is named 'gaussian_blur': write `blur`",
+        ),
         (["model.image_size=[12, 0]"], "model.image_size[1]: 0 is out of range"),
         (
             ["data.preprocess=[{type: pad, size: [30, 19]}]"],

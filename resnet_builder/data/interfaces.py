@@ -268,7 +268,13 @@ class ReadTimeCrop(Protocol):
 
 
 DATASETS: Registry[Callable[..., Dataset]] = Registry("dataset")
-AUGMENTATIONS: Registry[Callable[..., Augmentation]] = Registry("augmentation")
+AUGMENTATIONS: Registry[Callable[..., Augmentation]] = Registry(
+    "augmentation",
+    hints={
+        "auto_augment": "its policies are for three datasets; write `trivial_augment`",
+        "gaussian_blur": "write `blur`",
+    },
+)
 
 
 def load_dataset(dataset: Part, context: LoadContext) -> LoadedDataset:

@@ -297,6 +297,11 @@ def _problem(one: _Located, positions: Positions, unknown_key_code: str) -> Prob
         return problem("out-of-range", f"must be {words}, not {quoted(one.given)}")
     if one.is_of_range:
         allowed = ranges(one.admitted)
+        if isinstance(one.given, list | tuple):
+            lengths = (
+                len(schema["prefixItems"]) for schema in one.admitted if "prefixItems" in schema
+            )
+            allowed = tuple(f"{length} items" for length in lengths) or allowed
         if isinstance(one.given, list | tuple | str):
             unit = "characters" if isinstance(one.given, str) else "items"
             amount = "few" if "short" in one.kind else "many"
@@ -385,7 +390,8 @@ def _mended(value: object, admitted: Sequence[Schema]) -> str | None:
         return str(int(value))
     if isinstance(value, int | float) and "string" in wanted:
         return f'"{shown(value)}"'
-    is_listable = "array" in wanted and value is not None and not isinstance(value, dict)
+    has_any_length = any("items" in schema for schema in admitted)
+    is_listable = has_any_length and value is not None and not isinstance(value, dict)
     return f"[{shown(value)}]" if is_listable else None
 
 

@@ -68,8 +68,15 @@ def kinds(admitted: Sequence[Schema]) -> str:
         elif is_part(schema):
             words.append("a name, or a mapping with `type`")
         elif "type" in schema and not (is_number and schema["type"] == "integer"):
-            words.append(_KINDS[schema["type"]])
+            words.append(_list_of(schema) or _KINDS[schema["type"]])
     return " or ".join(dict.fromkeys(words))
+
+
+def _list_of(schema: Schema) -> str:
+    """Name a list of so many numbers, as ``[height, width]``; nothing for other schemas."""
+    items = schema.get("prefixItems", ())
+    are_numbers = all(one.get("type") in {"integer", "number"} for one in items)
+    return f"a list of {len(items)} numbers" if items and are_numbers else ""
 
 
 def ranges(admitted: Sequence[Schema]) -> tuple[str, ...]:

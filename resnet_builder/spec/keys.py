@@ -62,6 +62,8 @@ KEY_ALIASES = {
     "groups": ("cardinality", "num_groups"),
     "width_per_group": ("base_width", "bottleneck_width"),
     "validation": ("val", "val_ratio", "val_size", "val_split", "valid_size"),
+    "interpolation": ("interpolation_mode", "resample"),
+    "crop_share": ("crop_pct", "crop_percent"),
     "augment": ("augmentation", "augmentations", "transform", "transforms"),
     "normalize": ("normalisation", "normalization"),
     "steps": ("iterations", "max_iter", "max_iters", "max_steps", "num_steps", "total_steps"),

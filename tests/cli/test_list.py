@@ -42,7 +42,7 @@ def test_parts_are_listed_with_options_ranges_and_defaults() -> None:
         "    dropout: a number, at least 0 and less than 1 (default 0)",
         "    position: `both` or `end` (default both)",
         "    size: a whole number, 1 to 4096 (required)",
-        "    betas: a list (default [0.9, 0.999])",
+        "    betas: a list of 2 numbers (default [0.9, 0.999])",
         "    unit: `steps` or `epochs` (default: not set)",
         "    nesterov: true or false (default false)",
     ):

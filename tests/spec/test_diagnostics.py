@@ -98,10 +98,19 @@ def wrong(**options: object) -> list[Problem]:
         (
             "size",
             "x",
-            ("wrong-type", "must be a whole number or a list, not the text 'x'", (), None),
+            (
+                "wrong-type",
+                "must be a whole number or a list of 2 numbers, not the text 'x'",
+                (),
+                None,
+            ),
         ),
-        ("size", 2.0, ("wrong-type", "must be a whole number or a list, not 2.0", (), "2")),
-        ("scale", [1, 2, 3], ("out-of-range", "3 items are too many", (), None)),
+        (
+            "size",
+            2.0,
+            ("wrong-type", "must be a whole number or a list of 2 numbers, not 2.0", (), "2"),
+        ),
+        ("scale", [1, 2, 3], ("out-of-range", "3 items are too many", ("2 items",), None)),
         ("names", ["a"] * 3, ("out-of-range", "3 items are too many", ("at most 2 items",), None)),
         ("names", "a", ("wrong-type", "must be a list, not the text 'a'", (), "[a]")),
         ("limit", 9, ("out-of-range", "9 is out of range", ("more than 0 and at most 8",), None)),
