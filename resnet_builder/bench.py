@@ -19,7 +19,7 @@ from time import perf_counter
 import torch
 
 from resnet_builder.builder import build
-from resnet_builder.data.interfaces import Report, Stop, never, silent
+from resnet_builder.data.interfaces import DatasetInfo, Report, Stop, never, silent
 from resnet_builder.data.splits import load_data
 from resnet_builder.device import describe, free_memory, pick_device
 from resnet_builder.errors import Stopped
@@ -417,8 +417,8 @@ class _Baseline:
         self._device = device
         self._network = build(experiment, seed=0, device=str(device), pretrained=False).train()
         freeze(self._network, recipe.freeze)
-        classes = {str(number): 1 for number in range(experiment.model.num_logits)}
-        self._loss = build_loss(_of_any_classes(recipe), classes, 2 * len(classes)).to(device)
+        labels = DatasetInfo(experiment.model.num_logits)
+        self._loss = build_loss(_of_any_classes(recipe), labels).to(device)
         self._optimizer = build_optimizer(
             self._network,
             recipe.optimizer,

@@ -154,8 +154,6 @@ def check_source(
                 draft = replace(draft, data=apply_data_defaults(located, draft.model, info))
             problems += checks.data_problems(draft, info)
             notices += checks.known_recipe_notices(draft, info)
-            if "train" not in wrong:
-                problems += checks.known_label_problems(draft, info)
         except PlacedPartError as error:
             problems.append(checks.part_problem(error, draft.positions))
         except SpecError as error:

@@ -5,7 +5,8 @@ the problems it finds; :func:`resnet_builder.builder.check_source` calls them in
 run of the network shows is found by :mod:`resnet_builder.dry_run`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -118,6 +119,10 @@ def data_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
             images=None if images is None else images - data.set_aside(images),
             has_validation=data.validation != 0 or info.own_validation,
         )
+        given = None if draft.model is None else draft.model.num_classes
+        if info.num_classes is None and isinstance(given, int):
+            info = replace(info, num_classes=given)
+        yield from label_problems(data, draft.train, positions, info)
     if data.split_seed != 0 and data.validation == 0:
         message = "has no effect without data.validation"
         yield positions.problem("no-effect", ("data", "split_seed"), message, at="key")
@@ -223,38 +228,35 @@ def recipe_problems(
 
 
 def label_problems(
-    data: DataSpec,
-    train: TrainSpec,
-    positions: Positions,
-    class_counts: Mapping[str, int],
-    *,
-    images: int,
-    multi_label: bool,
+    data: DataSpec, train: TrainSpec, positions: Positions, info: DatasetInfo
 ) -> Iterator[Problem]:
-    """Check that the loss and the sampler fit the labels; the loss is computed once.
+    """Check that loss and sampler fit the labels, as far as they are known.
 
     Args:
         data: Section ``data``.
         train: The recipe.
         positions: Positions of the spec's values.
-        class_counts: Number of training images of each class, in the order of the logits.
-        images: Number of training images.
-        multi_label: Whether an image may have several labels, or none.
+        info: Description of the training images.
     """
-    if multi_label and data.sampler == "balanced":
+    if info.multi_label and data.sampler == "balanced":
         reason = "`balanced` needs images of one label each, and these may have several"
         yield positions.problem("mismatch", ("data", "sampler"), reason)
+    names_classes = any(isinstance(value, dict) for value in train.loss.options.values())
+    if info.num_classes is None or (names_classes and info.classes is None):
+        return
     try:
-        loss = build_loss(train, class_counts, images)
-        if multi_label and not loss.takes_several_labels:
+        loss = build_loss(train, info)
+        if info.multi_label and not loss.takes_several_labels:
             reason = f"`{train.loss.type}` is for one label an image, and these may have several"
             advice = "use `binary_cross_entropy` or `sigmoid_focal`"
             yield positions.problem("mismatch", ("train", "loss"), f"{reason}; {advice}")
             return
-        labels = torch.tensor([0, len(class_counts) - 1])
-        targets = functional.one_hot(labels, len(class_counts)).float() if multi_label else labels
+        labels = torch.tensor([0, info.num_classes - 1])
+        one_hot = functional.one_hot(labels, info.num_classes).float()
         with loss_part(train).blamed():
-            loss(torch.zeros(2, len(class_counts)), targets)
+            loss(torch.zeros_like(one_hot), one_hot if info.multi_label else labels)
+    except (RegistryError, ValidationError):
+        return  # `part_problems` has them
     except PlacedPartError as error:
         yield part_problem(error, positions)
 
@@ -302,32 +304,6 @@ def _input_problems(
             elif key == "image_size":
                 message += "; or add `resize` or `center_crop` to data.preprocess"
             yield positions.problem("mismatch", ("model", key), message)
-
-
-def known_label_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:
-    """Check loss and sampler by what is known of the labels before any image is read.
-
-    Args:
-        draft: Spec.
-        info: Description of the network's input images.
-    """
-    if draft.train is None or draft.data is None:
-        return
-    own = "auto" if draft.model is None else draft.model.num_classes
-    num_classes = info.num_classes or (None if own == "auto" else own)
-    names_classes = any(isinstance(value, dict) for value in draft.train.loss.options.values())
-    if num_classes is None or (names_classes and info.classes is None):
-        return
-    classes = info.classes or tuple(map(str, range(num_classes)))
-    counts = info.class_counts or (1,) * num_classes
-    yield from label_problems(
-        draft.data,
-        draft.train,
-        draft.positions,
-        dict(zip(classes, counts, strict=True)),
-        images=(info.training_images if info.class_counts else None) or 2 * num_classes,
-        multi_label=info.multi_label,
-    )
 
 
 def _augment_problems(

@@ -1,6 +1,6 @@
 """Parts that a spec names: registry, place in the spec, options and defaults."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -206,18 +206,24 @@ def loss_part(train: TrainSpec) -> PlacedPart:
     return PlacedPart(LOSSES, train.loss, ("train", "loss"))
 
 
-def build_loss(train: TrainSpec, class_counts: Mapping[str, int], num_images: int) -> Loss:
+def build_loss(train: TrainSpec, info: DatasetInfo) -> Loss:
     """Make the loss of a recipe.
 
     Args:
         train: Section ``train``.
-        class_counts: Number of training images of each class, in the order of the logits.
-        num_images: Number of training images.
+        info: Description of the training images. Where their labels were not counted yet, each
+            class has one image, and as many images have none.
 
     Raises:
         PlacedPartError: The options do not fit the classes.
     """
-    loss: Loss = loss_part(train).make(class_counts=class_counts, num_images=num_images)
+    num_classes = info.num_classes or 0
+    classes = info.classes or tuple(map(str, range(num_classes)))
+    counts, images = info.class_counts, info.training_images
+    if counts is None or images is None:
+        counts, images = (1,) * num_classes, 2 * num_classes
+    named = dict(zip(classes, counts, strict=True))
+    loss: Loss = loss_part(train).make(class_counts=named, num_images=images)
     return loss
 
 

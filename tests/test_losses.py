@@ -12,11 +12,12 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from resnet_builder.builder import load_experiment
+from resnet_builder.data.interfaces import DatasetInfo
 from resnet_builder.errors import SpecError
 from resnet_builder.losses import LOSSES, Loss
 from resnet_builder.parts import build_loss
 from tests.test_no_dead_options import BASE
-from tests.training.recipes import CLASS_COUNTS, recipe
+from tests.training.recipes import CLASS_COUNTS, CLASS_INFO, recipe
 
 IMAGES = sum(CLASS_COUNTS.values())
 COUNTS = torch.tensor([*CLASS_COUNTS.values()])
@@ -31,7 +32,7 @@ SEVERAL = torch.randint(2, (32, 4), generator=torch.Generator().manual_seed(1)).
 
 
 def made(part: Any) -> Loss:
-    return build_loss(recipe(loss=part), CLASS_COUNTS, IMAGES)
+    return build_loss(recipe(loss=part), CLASS_INFO)
 
 
 def logits(scale: float = 3.0) -> Tensor:
@@ -138,7 +139,7 @@ def test_loss_and_its_gradient_are_those_of_the_libraries(case: str) -> None:
             ours.detach()[:, :2].requires_grad_(),
             theirs.detach()[:, :2].requires_grad_(),
         )
-        loss = build_loss(recipe(loss=part), {"no": 1, "yes": 1}, 2)
+        loss = build_loss(recipe(loss=part), DatasetInfo(2))
     else:
         loss = made(part)
     found, expected = loss(ours, targets), reference(theirs)

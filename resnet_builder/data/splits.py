@@ -60,15 +60,16 @@ class DataSplits:
     skipped: tuple[str, ...] = ()
 
     @property
-    def multi_label(self) -> bool:
-        """Whether an image may have several labels, or none."""
-        return self.train.labels.ndim == 2
-
-    @property
-    def class_counts(self) -> dict[str, int]:
-        """Number of training images of each class."""
-        counts = class_counts(self.train.labels, len(self.classes))
-        return dict(zip(self.classes, counts.tolist(), strict=True))
+    def info(self) -> DatasetInfo:
+        """Description of the training images."""
+        labels = self.train.labels
+        return DatasetInfo(
+            num_classes=len(self.classes),
+            training_images=len(labels),
+            classes=self.classes,
+            class_counts=tuple(class_counts(labels, len(self.classes)).tolist()),
+            multi_label=labels.dim() == 2,
+        )
 
 
 def load_data(

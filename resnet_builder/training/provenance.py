@@ -113,7 +113,7 @@ def check_unchanged(
         fingerprint=data.fingerprint,
         classes=data.classes,
         images={name: len(images) for name, images in splits.items() if images is not None},
-        class_counts=data.class_counts,
+        class_counts=dict(zip(data.classes, data.info.class_counts or (), strict=True)),
         validation=data.validation_indices,
         parts=dict(data.parts),
         skipped=data.skipped,

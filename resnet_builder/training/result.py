@@ -58,7 +58,7 @@ def weights_header(
         preprocess=experiment.data.preprocess or (),
         images=data.fingerprint,
         metrics=metrics,
-        multi_label=data.multi_label,
+        multi_label=data.info.multi_label,
         step=step,
     )
 

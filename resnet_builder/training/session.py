@@ -200,14 +200,7 @@ def _load(
     has_validation = data.validation is not None
     problems = [
         *recipe_problems(recipe, positions, images=images, has_validation=has_validation),
-        *label_problems(
-            experiment.data,
-            recipe,
-            positions,
-            data.class_counts,
-            images=images,
-            multi_label=data.multi_label,
-        ),
+        *label_problems(experiment.data, recipe, positions, data.info),
     ]
     if problems:
         raise SpecError(problems)

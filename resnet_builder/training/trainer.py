@@ -110,7 +110,7 @@ def fit(
         allow_inexact=allow_inexact,
     )
     env = resumption.env
-    loss = build_loss(recipe, data.class_counts, len(data.train))
+    loss = build_loss(recipe, data.info)
     train_step = _train_step(model, loss, experiment, env.runtime, plan, device, ctx)
     ema = None
     if recipe.ema is not None:

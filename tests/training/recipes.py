@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.data.interfaces import Batch
+from resnet_builder.data.interfaces import Batch, DatasetInfo
 from resnet_builder.losses import Loss
 from resnet_builder.parts import build_loss
 from resnet_builder.runs.records import EnvRecord, RuntimeConfig
@@ -29,11 +29,17 @@ def recipe(**changes: Any) -> TrainSpec:
 
 
 CLASS_COUNTS = {"ant": 50, "bee": 30, "cat": 15, "dog": 5}
+CLASS_INFO = DatasetInfo(
+    num_classes=4,
+    training_images=100,
+    classes=tuple(CLASS_COUNTS),
+    class_counts=tuple(CLASS_COUNTS.values()),
+)
 
 
 def loss_of(train: TrainSpec) -> Loss:
     """Make the loss of a recipe, for training images of four classes, not equally many."""
-    return build_loss(train, CLASS_COUNTS, sum(CLASS_COUNTS.values()))
+    return build_loss(train, CLASS_INFO)
 
 
 def small_net(*extra: nn.Module, norm: bool = True, seed: int = 0) -> nn.Sequential:
