@@ -3,7 +3,8 @@
     python benchmarks/tables.py [FILE ...]
 
 writes every table anew that stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` in these
-files, or in README and docs/reference/benchmarks.md. With ``--show`` the tables are printed.
+files, or in README, docs/reference/benchmarks.md and docs/how-to/own-images.md. With ``--show`` the
+tables are printed.
 """
 
 import argparse
@@ -18,7 +19,10 @@ from typing import Any
 from common import PROCESSORS, RESULTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "reference" / "benchmarks.md")
+PAGES = tuple(
+    ROOT / page
+    for page in ("README.md", "docs/reference/benchmarks.md", "docs/how-to/own-images.md")
+)
 
 Result = dict[str, Any]
 Row = tuple[str, ...]
@@ -150,6 +154,21 @@ def _evaluation(kind: str, name: str, result: Result) -> Row:
     over = ", ".join(f"{result['speed-up'][way]:.2f}" for way in ways)
     changed = ", ".join(f"{result['changed predictions'][way]}" for way in ways)
     return (kind, f"`{name}`", *rates, over, f"{changed} of {result['images']:,}")
+
+
+def own_images() -> str:
+    """Few images of two classes: our recipe beside torchvision's."""
+    header = ("processor", "network", "training images", "epochs", "recipe", "test top-1")
+    rows = (row for kind, _, one in measured("own_images") for row in _own_images(kind, one))
+    return table(header, rows, left=5)
+
+
+def _own_images(kind: str, result: Result) -> Iterator[Row]:
+    for name, figures in result["recipes"].items():
+        mean, deviation = (100 * figures[f"test_top1.{which}"] for which in ("mean", "std"))
+        accuracy = f"{mean:.1f} ± {deviation:.1f} %"
+        images, epochs = f"{result['images']['train']:,}", f"{result['epochs']}"
+        yield (kind, f"`{result['network']}`", images, epochs, name, accuracy)
 
 
 def convolutions() -> str:
@@ -319,6 +338,7 @@ TABLES: dict[str, Callable[[], str]] = {
         startup,
         builds,
         cost,
+        own_images,
     )
 }
 """What may stand in a file, by name."""
