@@ -519,9 +519,10 @@ def _check_classes(
     """
     where = root / folder
     if not images:
+        notices = (*passed_over.notices(), *_tables_there(root, os.listdir(root)))
         raise DataError(
             f"{where} has no folders; there must be one for each class",
-            *(f"  {notice}" for notice in passed_over.notices()),
+            *(f"  {notice}" for notice in notices),
         )
     if foreign := images.keys() - training.keys():
         names = {*images, *training}

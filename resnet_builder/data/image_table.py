@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -50,6 +50,7 @@ SPLIT_COLUMNS = ("split",)
 
 _SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 _NUMBERS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+_SEPARATORS = "|;, "
 _MAX_NAMED = 20
 
 _Name = Annotated[str, Field(min_length=1)]
@@ -340,7 +341,8 @@ def _find_files(
         elif found:
             either = shorten(found, 3)
             report.problems.append(
-                f"{row.place}: '{row.file}' is the name of {either}; write the path"
+                f"{row.place}: '{row.file}' is the name of {either}; write the path, or name their "
+                "folder by data.dataset.root"
             )
         else:
             report.problems.append(f"{row.place}: there is no image '{row.file}' in {root}")
@@ -484,9 +486,23 @@ def _check_classes(
         if missing:
             report.notices.append(f"{split} has no images of {shorten(missing)}")
     report.notices += look_alike(classes)
+    report.notices += _hint_of_separator(classes)
     training = [row for row in rows if row.split == "train"]
     if only is None and 2 < len(training) == len(classes):
         report.notices.append("no two training images have the same label: is its column right?")
+
+
+def _hint_of_separator(classes: Collection[str]) -> Iterator[str]:
+    """Yield a notice if labels look like several ones: they have fewer, and known, parts."""
+    for separator in _SEPARATORS:
+        joined = [name for name in classes if separator in name]
+        parts = {part.strip() for name in classes for part in name.split(separator)}
+        if joined and len(parts) < len(classes) and not parts.isdisjoint(classes):
+            yield (
+                f"labels like '{joined[0]}' are classes of their own; if they are several labels, "
+                f'set data.dataset.separator to "{separator}"'
+            )
+            return
 
 
 def _one_class_each(rows: list[_Row], classes: tuple[str, ...]) -> LabelledFiles:

@@ -256,7 +256,13 @@ def test_table_beside_images_without_classes_is_pointed_to(tmp_path: Path) -> No
         "folders of classes alone; there are 1 .csv (labels.CSV), 1 .png (0.png)",
         f"  {hint}",
     ]
-    write_image(root / "photos" / "0.png", 1)
+    write_image(root / "train" / "0.png", 1)
+    assert refused(root).splitlines()[0::2] == [
+        f"{root}/train has no folders; there must be one for each class",
+        f"  {root}: passed over 0.png (a file), labels.CSV (a file)",
+    ]
+    assert refused(root).endswith(f"\n  {hint}")
+    (root / "train").rename(root / "photos")
     assert listed(root).notices[-1] == f"{root}: {hint}"
     write_image(root / "more" / "0.png", 1)
     assert f"{root}: {hint}" not in listed(root).notices

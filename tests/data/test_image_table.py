@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.errors import DataError, MissingDataError, PartError, UsageError
 from resnet_builder.testing import check_dataset
 from tests.data.folders import write_image, write_pets
+from tests.fuzz.damage import damage_bytes
 
 ROWS = [
     *((f"images/{number}.png", "bee" if number % 2 else "ant", "train") for number in range(4)),
@@ -299,7 +302,8 @@ def test_every_row_that_cannot_be_used_is_named_by_its_line(root: Path) -> None:
         "  line 7: its split is 'holdout'; it must be train, val or test",
         "  line 8: its split is empty; it must be train, val or test",
         f"  line 3: there is no image 'images/\\x0a2.png' in {root}",
-        "  line 9: '0' is the name of images/0.png, more/0.jpg; write the path",
+        "  line 9: '0' is the name of images/0.png, more/0.jpg; write the path, or name their "
+        "folder by data.dataset.root",
         *(f"  line {line}: there is no image 'gone.png' in {root}" for line in range(12, 18)),
     ]
     assert refused(path).endswith("\n  and 8 more")
@@ -328,6 +332,20 @@ def test_labels_that_are_numbers_are_sorted_by_value(root: Path) -> None:
     assert told(loaded, path) == [
         "no two training images have the same label: is its column right?"
     ]
+
+
+@pytest.mark.parametrize(("separator", "is_told"), [("|", True), (" ", True), ("-", False)])
+def test_labels_that_look_like_several_are_told(separator: str, is_told: bool, root: Path) -> None:
+    both = f"ant{separator}bee"
+    path = write(root, "id,label", f"0,{both}", "1,ant", "2,bee", f"3,{both}", "4,ant", "5,bee")
+    notice = (
+        f"labels like '{both}' are classes of their own; if they are several labels, set "
+        f'data.dataset.separator to "{separator}"'
+    )
+    assert told(load(path), path) == [notice] * is_told
+    assert not told(load(path, separator=separator), path)
+    path = write(root, "id,label", *(f"{number},new york {number % 2}" for number in range(6)))
+    assert not told(load(path), path)
 
 
 def test_splits_are_compared_with_the_classes_of_train(root: Path) -> None:
@@ -433,3 +451,33 @@ def test_broken_images_are_named_by_their_files_and_skipped(root: Path) -> None:
     loaded = load(path, skip_bad=True)
     assert loaded.skipped == ("images/0.png",)
     assert loaded.train.labels.tolist() == [0, 1, 1]
+
+
+def test_damaged_tables_are_read_or_refused_with_a_message(root: Path) -> None:
+    table = write_rows(root)
+    contents = [table.read_bytes()]
+    contents.append(write_parquet(table, *zip(*ROWS, strict=True)).read_bytes())
+    draw, refusals, num_read = random.Random(0), list[str](), 0
+    for number in range(120):
+        table.write_bytes(damage_bytes(contents[number % 2], draw, contents))
+        try:
+            separator = draw.choice([None, ";"])
+            ImageTable(path=str(table), separator=separator).inspect(root, never)
+            num_read += 1
+        except DataError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 50 < len(refusals) + num_read
+    assert "".join(refusals).replace("\n", "").isprintable()
+
+
+def test_images_in_parquet_are_written_to_files_as_the_docs_say(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    images = [{"bytes": path.read_bytes(), "path": None} for path in sorted(root.rglob("*.png"))]
+    write_parquet(root / "train.parquet", images, [0, 1] * 3, names=("image", "label"))
+    page = Path(__file__).parents[2] / "docs" / "reference" / "data.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    exec(code, {})
+    loaded = ImageFolder(path="pets").load(LoadContext(root, Preprocessing()))
+    assert (loaded.classes, len(loaded.train)) == (("0", "1"), 6)
