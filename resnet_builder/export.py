@@ -119,7 +119,8 @@ def export(
         format: Format of the file; by default what ``path`` ends with: ``.safetensors``, ``.pt2``
             or ``.onnx``.
         normalize: Whether the file normalises: it then takes uint8 pixels from 0 to 255.
-        softmax: Whether the file gives probabilities instead of logits.
+        softmax: Whether the file gives probabilities instead of logits: by a softmax, or, where an
+            image may have several labels, by a sigmoid.
         dynamic: Dimensions of the input that are free, of :data:`DIMENSIONS`; without ``batch``,
             the file takes one image at a time.
         opset: Version of ONNX's operators; by default torch's.
@@ -241,7 +242,7 @@ class _Program:
                 )
             layers = {"normalize": Normalize(header.mean, header.std), **layers}
         if self.softmax:
-            layers["softmax"] = nn.Softmax(dim=1)
+            layers["softmax"] = nn.Sigmoid() if header.multi_label else nn.Softmax(dim=1)
         return nn.Sequential(OrderedDict(layers)).eval() if len(layers) > 1 else layers["network"]
 
     @property

@@ -42,9 +42,16 @@ from resnet_builder.prediction_table import Cell, joined, probability_columns, w
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import ClassScores
 from resnet_builder.spec.compose import dataset_at
+from resnet_builder.spec.load import load_spec_text
 from resnet_builder.spec.schema import DataSpec, Normalize, Spec, ToRgb
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.yaml_source import parse_plain
+from resnet_builder.training.checkpoint import (
+    checkpoint_path,
+    is_checkpoint,
+    load_checkpoint,
+    load_newest,
+)
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.metrics import NO_PREDICTION, Metrics
 from resnet_builder.weights.file import WeightsHeader, read_weights
@@ -62,12 +69,14 @@ class TrainedModel:
         network: Network on the CPU, in evaluation mode.
         spec: Resolved spec of the experiment.
         header: Statistics, preprocessing and metrics, as far as they are known.
+        notices: Notices for the user, one line each.
     """
 
     path: Path
     network: ResNet
     spec: Spec
     header: WeightsHeader
+    notices: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -78,8 +87,11 @@ class TrainedModel:
 def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
     """Load the best weights of a run, or the weights in a file.
 
+    A run that was stopped before it had best weights has those of its newest checkpoint. Of a
+    checkpoint, the moving average is taken, if it has one.
+
     Args:
-        path: Run directory, or file of weights.
+        path: Run directory, file of weights, or checkpoint.
         plugins: Plugins that may be imported.
 
     Raises:
@@ -88,20 +100,12 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
         StorageError: It cannot be read.
         UsageError: The run has no weights yet, or a newer release wrote them.
     """
-    file = path
+    file, notices = path, []
     if path.is_dir():
-        run = RunDirectory.open(path)
-        file = run.best
-        if not file.exists():
-            checkpoints = sorted(run.checkpoints.glob("step-*.safetensors"))
-            raise UsageError(
-                f"{path} has no weights yet: they are saved by an evaluation on validation images, "
-                "or at the end of the training",
-                *(f"its newest checkpoint, for resuming: {one}" for one in checkpoints[-1:]),
-                "to go on, with the --data-dir and --plugin that it was started with: "
-                f"resnet-build train --resume {shlex.quote(str(path))}",
-            )
-    weights, header = read_weights(file)
+        file = _weights_of_run(path)
+        if file.parent != path:
+            notices.append(f"{path} has no best weights yet; its newest checkpoint is used: {file}")
+    weights, header = _read_checkpoint(file) if is_checkpoint(file) else read_weights(file)
     values = parse_plain(header.spec, str(file))
     if not isinstance(values, dict):  # text would be taken for the name of a bundled spec
         raise CheckpointError(f"{file}: its header is damaged: the spec is no mapping")
@@ -126,7 +130,47 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
         raise CheckpointError(f"{file}: the weights are not of its spec: {difference}")
     network = build(found.spec, pretrained=False)
     network.load_state_dict(weights)
-    return TrainedModel(file, network.eval(), found.spec, header)
+    return TrainedModel(file, network.eval(), found.spec, header, tuple(notices))
+
+
+def _weights_of_run(path: Path) -> Path:
+    """File with the best weights of a run, or else its newest valid checkpoint."""
+    run = RunDirectory.open(path)
+    if run.best.exists():
+        return run.best
+    checkpoint = load_newest(run)
+    if checkpoint is None:
+        raise UsageError(
+            f"{path} has no weights yet: they are saved by checkpoints, by an evaluation on "
+            "validation images, and at the end of the training",
+            "to go on, with the --data-dir and --plugin that it was started with: "
+            f"resnet-build train --resume {shlex.quote(str(path))}",
+        )
+    return checkpoint_path(run, checkpoint.step)
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:
+    """Weights that an evaluation at a checkpoint takes, and what is known of them."""
+    checkpoint = load_checkpoint(path)
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}}
+    for name, tensor in checkpoint.tensors.items():
+        group, _, tensor_name = name.partition("/")
+        groups.setdefault(group, {})[tensor_name] = tensor
+    spec, data = checkpoint.provenance.spec, checkpoint.provenance.data
+    if data is None:
+        raise CheckpointError(f"{path}: its metadata are damaged: it has no data")
+    section = load_spec_text(spec, name=str(path)).data
+    header = WeightsHeader(
+        spec=spec,
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
+        preprocess=(section.preprocess or ()) if section else (),
+        images=data.fingerprint,
+        multi_label=data.multi_label,
+        step=checkpoint.step,
+    )
+    return groups["ema"] or groups["model"], header
 
 
 # Evaluation.

@@ -271,6 +271,18 @@ def test_option_without_effect_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_probabilities_of_several_labels_are_each_a_sigmoid(
+    subject: TrainedModel, tmp_path: Path
+) -> None:
+    several = subject.header.model_copy(update={"multi_label": True})
+    export(replace(subject, header=several), tmp_path / "net.pt2", softmax=True)
+    images = random_images(2, 3, 12, 12)
+    with torch.no_grad():
+        wanted = subject.network(images).sigmoid()
+        found = torch.export.load(tmp_path / "net.pt2").module()(images)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_file_cannot_normalise_if_the_weights_do_not_say_how(
     subject: TrainedModel, tmp_path: Path
 ) -> None:

@@ -13,9 +13,9 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.checkpoint import checkpoint_path
-from resnet_builder.weights.file import WeightsHeader, save_weights, write_tensors
+from resnet_builder.weights.file import WeightsHeader, save_weights
 from resnet_builder.weights.foreign import read_foreign
-from tests.cli.experiments import write_tiny
+from tests.cli.experiments import call, write_tiny
 
 
 def header(spec: Spec) -> WeightsHeader:
@@ -44,24 +44,45 @@ def test_network_is_the_one_that_was_saved(tmp_path: Path, spec: Spec) -> None:
     assert trained.header.step == 3
 
 
-def test_stopped_run_says_what_it_has_and_how_to_go_on(tmp_path: Path, spec: Spec) -> None:
+def test_run_without_weights_says_how_to_go_on(tmp_path: Path, spec: Spec) -> None:
     run = RunDirectory.create(tmp_path / "run")
     run.publish(dump_spec(spec))
-    run.checkpoints.mkdir()
-    for step in (8, 12):
-        write_tensors(checkpoint_path(run, step), {"model/a": torch.ones(1)}, {"checkpoint": "{}"})
     with pytest.raises(UsageError) as raised:
         load_model(run.path)
     assert str(raised.value).splitlines() == [
-        f"{run.path} has no weights yet: they are saved by an evaluation on validation images, or "
-        "at the end of the training",
-        f"its newest checkpoint, for resuming: {checkpoint_path(run, 12)}",
+        f"{run.path} has no weights yet: they are saved by checkpoints, by an evaluation on "
+        "validation images, and at the end of the training",
         "to go on, with the --data-dir and --plugin that it was started with: "
         f"resnet-build train --resume {run.path}",
     ]
-    for read in (load_model, read_foreign):
-        with pytest.raises(CheckpointError, match=r"only resumes its run.* best\.safetensors$"):
-            read(checkpoint_path(run, 12))
+
+
+@pytest.mark.parametrize("ema", ["null", "{decay: 0.5}"])
+def test_stopped_run_is_used_by_its_newest_checkpoint(ema: str, tmp_path: Path) -> None:
+    values = ("data.validation=0", "train.epochs=1", "train.checkpoint_every={steps: 2}")
+    flags = [word for value in (*values, f"train.ema={ema}") for word in ("--set", value)]
+    run = RunDirectory(tmp_path / "run")
+    assert call("train", write_tiny(tmp_path), "--out", run.path, *flags).exit_code == 0
+    finished = load_model(run.last)
+    for file in (run.best, run.last, run.result):
+        file.unlink()
+    newest = checkpoint_path(run, 5)
+    trained = load_model(run.path)
+    assert trained.path == newest
+    assert trained.notices == (
+        f"{run.path} has no best weights yet; its newest checkpoint is used: {newest}",
+    )
+    assert trained.header == finished.header.model_copy(update={"metrics": {}})
+    for name, tensor in finished.network.state_dict().items():
+        assert torch.equal(trained.network.state_dict()[name], tensor), name
+    assert load_model(newest).notices == ()
+    result = call("evaluate", run.path)
+    assert (result.exit_code, result.stderr) == (0, f"{trained.notices[0]}\n")
+    # A damaged checkpoint is passed over, as by a resume.
+    newest.write_bytes(newest.read_bytes()[:-9])
+    assert load_model(run.path).path == checkpoint_path(run, 4)
+    with pytest.raises(CheckpointError, match=r"only resumes its run.* best\.safetensors$"):
+        read_foreign(checkpoint_path(run, 4))
 
 
 def test_images_that_are_normalised_otherwise_are_refused(tmp_path: Path, spec: Spec) -> None:

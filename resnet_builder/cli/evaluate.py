@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import examples, percent, show, show_json, table
+from resnet_builder.cli.console import examples, note, percent, show, show_json, table
 from resnet_builder.cli.options import (
     EXISTING,
     data_dir_option,
@@ -80,6 +80,8 @@ def evaluate(
     if out is not None:
         check_table_path(out)
     trained = load_model(weights, plugins=plugins)
+    for notice in trained.notices:
+        note(notice)
     device = device_for(trained.spec)
     with display() as shown:
         images = load_split(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import examples, show, show_json
+from resnet_builder.cli.console import examples, note, show, show_json
 from resnet_builder.cli.options import EXISTING, debug_option, json_option, plugin_option
 
 if TYPE_CHECKING:
@@ -34,7 +34,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     is_flag=True,
     help="Let the file normalise: it takes uint8 pixels from 0 to 255.",
 )
-@click.option("--softmax", is_flag=True, help="Let the file give probabilities, not logits.")
+@click.option(
+    "--softmax",
+    is_flag=True,
+    help="Let the file give probabilities, not logits: of several labels, each by a sigmoid.",
+)
 @click.option(
     "--dynamic",
     default="batch",
@@ -76,8 +80,11 @@ def export(
     from resnet_builder.export import export as export_file
     from resnet_builder.inference import load_model
 
+    trained = load_model(weights, plugins=plugins)
+    for notice in trained.notices:
+        note(notice)
     report = export_file(
-        load_model(weights, plugins=plugins),
+        trained,
         out,
         format=format_,
         normalize=normalize,
@@ -100,10 +107,9 @@ def _show(report: "ExportReport") -> None:
     show(f"input: {report.input}")
     if report.output != "logits":
         show(f"output: {report.output}")
-    if report.preprocess:
-        show(
-            f"preprocess: {dump_value([step.model_dump(exclude_defaults=True) for step in report.preprocess])}"
-        )
+    steps = [step.model_dump(exclude_defaults=True) for step in report.preprocess]
+    if steps:
+        show(f"preprocess: {dump_value(steps)}")
     for name, values in (("mean", report.mean), ("std", report.std)):
         if values is not None:
             show(f"{name}: {', '.join(f'{value:.6g}' for value in values)}")

@@ -66,6 +66,8 @@ def predict(
     if out is not None:
         check_table_path(out)
     trained = load_model(weights, plugins=plugins)
+    for notice in trained.notices:
+        note(notice)
     device = device_for(trained.spec)
     with display() as shown:
         result = prediction.predict(trained, images, top=top, device=device, report=shown.report)

@@ -206,6 +206,9 @@ class DataRecord(Record):
         validation: Indices of the validation images among the dataset's training images.
         parts: Digests of parts of the data by name, which tell where the data changed.
         skipped: Names of images that were left out because they cannot be decoded.
+        mean: Mean of each channel, by which images are normalised.
+        std: Standard deviation of each channel.
+        multi_label: Whether an image may have several labels.
         pretrained_sha256: Digest of the file of pretrained weights, if there was one.
     """
 
@@ -217,6 +220,9 @@ class DataRecord(Record):
     validation: tuple[Count, ...]
     parts: dict[str, str] = {}
     skipped: tuple[str, ...] = ()
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    multi_label: bool = False
     pretrained_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 

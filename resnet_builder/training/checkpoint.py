@@ -314,6 +314,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return _parse(path, metadata).model_copy(update={"tensors": tensors})
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a file is a checkpoint; its contents are not verified.
+
+    Raises:
+        CheckpointError: It is missing, or no safetensors file.
+        StorageError: The disk is failing, or the file may not be read.
+    """
+    return _METADATA_KEY in read_metadata(path)
+
+
 def _parse(path: Path, metadata: Mapping[str, str]) -> Checkpoint:
     """Checkpoint in the metadata of a file, without its tensors."""
     if _METADATA_KEY not in metadata:

@@ -117,6 +117,9 @@ def check_unchanged(
         validation=data.validation_indices,
         parts=dict(data.parts),
         skipped=data.skipped,
+        mean=data.mean,
+        std=data.std,
+        multi_label=data.info.multi_label,
         pretrained_sha256=pretrained,
     )
     changes: list[Change] = []
@@ -282,7 +285,8 @@ def _check_data(
             f"was {before.pretrained_sha256} and is {after.pretrained_sha256}; bring the file "
             "back, or start another run"
         )
-    ignored: dict[str, object] = {"parts": {}, "skipped": ()}  # they only explain a change
+    # The first two only explain a change; the spec is compared for itself.
+    ignored: dict[str, object] = {"parts": {}, "skipped": (), "mean": (), "std": ()}
     if before.model_copy(update=ignored) == after.model_copy(update=ignored):
         return
     if before.fingerprint == after.fingerprint and is_split_free:

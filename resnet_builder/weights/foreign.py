@@ -49,12 +49,12 @@ _TRAINED = (
 )
 _AVERAGED = (
     *("state_dict_ema", "ema_state_dict", "model_ema", "ema_model"),
-    *("ema_state", "ema_net", "ema"),
+    *("ema_state", "ema_net", "ema", "params_ema", "shadow"),
 )
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "online_model.", "net.", "network.", "backbone.")
 
-_AVERAGE_COUNTERS = {"n_averaged", "steps"}
-"""Counters of updates, which torch's AveragedModel and mmengine's EMA keep beside the weights."""
+_AVERAGE_COUNTERS = {"n_averaged", "steps", "step", "initted"}
+"""Counters of updates, which torch's AveragedModel, mmengine and ema-pytorch keep."""
 
 _MAX_DEPTH = 8
 """Containers in containers, and prefixes before prefixes; a container may hold itself."""
@@ -412,11 +412,19 @@ def _unwrap(content: object, *, averaged: bool) -> tuple[dict[str, Tensor], File
         ignored += [str(other) for other in entries if other != name]
         entries = _entries(entries[name])
     tensors = _named_tensors(entries)
+    own, averages = _divided(tensors)
+    if own and averages:  # a network that holds its own average
+        has_other, is_average = True, averaged
+        tensors = averages if averaged else own
     if not tensors:
         names = ", ".join(f"'{name!s:.40}'" for name in list(first)[:_SHOWN]) or "none"
         more = f" and {len(first) - _SHOWN} more" if len(first) > _SHOWN else ""
         raise InvalidCheckpoint(f"it holds no weights; its entries are: {names}{more}")
     ignored += [str(name) for name in entries if name not in tensors]
+    if own and averages and averaged:
+        outer = f"{next(iter(tensors)).partition('.')[0]}."
+        tensors = {name.removeprefix(outer): value for name, value in tensors.items()}
+        wrappers.append(outer)
     while len(wrappers) < 2 * _MAX_DEPTH and (prefix := _common_prefix(tensors)):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
         wrappers.append(prefix)
@@ -463,6 +471,19 @@ def _named_tensors(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
     weights = {name: value for name, value in tensors.items() if name not in _AVERAGE_COUNTERS}
     is_average = weights and all(name.startswith("module.") for name in weights)
     return weights if is_average else tensors
+
+
+def _divided(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Trained and averaged tensors of a dict that holds both, by the first parts of their names."""
+    trained: dict[str, Tensor] = {}
+    average: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        first, dot, _ = name.partition(".")
+        if first in _AVERAGED and dot:
+            average[name] = tensor
+        elif name not in _AVERAGE_COUNTERS:
+            trained[name] = tensor
+    return trained, average
 
 
 def _common_prefix(names: Collection[str]) -> str | None:

@@ -9,6 +9,7 @@ import operator
 import os
 import pathlib
 import pickle
+import re
 import sys
 import tarfile
 import zipfile
@@ -443,6 +444,47 @@ CODEBASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"epoch": 1, "state_dict": state_dict(prefix="model."), "callbacks": {}},
         ("state_dict", "model."),
     ),
+    "lightning with objects": (
+        {
+            "epoch": 1,
+            "pytorch-lightning_version": "2.5.0",
+            "state_dict": state_dict(prefix="model.module."),
+            "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 1}}}},
+            "callbacks": {
+                "ModelCheckpoint{'monitor': 'val_acc'}": {
+                    "best_model_path": pathlib.Path("best.ckpt"),
+                    "best_model_score": torch.tensor(0.9),
+                    "best_k_models": {pathlib.Path("best.ckpt"): torch.tensor(0.9)},
+                },
+                "EarlyStopping": {"wait_count": 3, "best_score": torch.tensor(0.9)},
+            },
+            "optimizer_states": [OPTIMIZER],
+            "lr_schedulers": [SCHEDULER],
+            "hparams_name": "kwargs",
+            "hyper_parameters": {
+                "options": OPTIONS,
+                "optimizer": functools.partial(optim.SGD, lr=0.1),
+                "sizes": collections.OrderedDict(depth=20, width=16),
+                "kind": optim.SGD,
+                "flags": re.RegexFlag.I,
+            },
+        },
+        ("state_dict", "model.", "module."),
+    ),
+    "deepspeed": (
+        {
+            "module": state_dict(prefix="module.model."),
+            "buffer_names": ["bn1.running_mean"],
+            "optimizer": None,
+            "param_shapes": [collections.OrderedDict(weight=torch.Size([2, 3]))],
+            "shared_params": {},
+            "lr_scheduler": SCHEDULER,
+            "global_steps": 7,
+            "ds_config": {"zero_optimization": {"stage": 1}},
+            "ds_version": "0.16.4",
+        },
+        ("module", "module.", "model."),
+    ),
     "nested": (
         {"module": {"weights": {"params": {"model_state_dict": state_dict()}}}},
         ("module", "weights", "params", "model_state_dict"),
@@ -475,6 +517,33 @@ AVERAGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "inside": (
         {"checkpoint": 3, "model": {"net": state_dict(), "ema_net": state_dict(2.0, "module.")}},
         ("model", "ema_net", "module."),
+    ),
+    "ema-pytorch": (
+        {
+            **state_dict(1.0, "online_model."),
+            **state_dict(2.0, "ema_model."),
+            "initted": torch.tensor(True),
+            "step": torch.tensor(5),
+        },
+        ("ema_model.",),
+    ),
+    "timm's average in a Lightning module": (
+        {
+            "state_dict": {
+                **state_dict(1.0, "model."),
+                **state_dict(2.0, "model_ema.module."),
+            },
+            "hyper_parameters": OPTIONS,
+        },
+        ("state_dict", "model_ema.", "module."),
+    ),
+    "basicsr": (
+        {"params": state_dict(1.0), "params_ema": state_dict(2.0)},
+        ("params_ema",),
+    ),
+    "shadow": (
+        {"model": state_dict(1.0), "ema": {"decay": 0.9, "shadow": state_dict(2.0)}},
+        ("ema", "shadow"),
     ),
     # mmengine's EMAHook exchanges the values of the two when it saves.
     "mmengine": (
