@@ -313,7 +313,7 @@ def _missing_split(
         return UsageError(f"there are no {split} images; there are {', '.join(folders)}")
     fault = "is not a folder" if split in entries else "does not exist"
     holding = _holding_train(entries)
-    files = [name for name, entry in entries.items() if _is_file(entry) and _is_text(name)]
+    files = {name for name, entry in entries.items() if _is_file(entry) and _is_text(name)}
     others = [f"{name} ({_kind(entry)})" for name, entry in entries.items() if name not in files]
     present = [*others[:_MAX_NAMED], *([_by_ending(files)] if files else [])]
     hint = ""
@@ -366,21 +366,18 @@ def _list_split(root: Path, folder: str, passed_over: _PassedOver, stop: Stop) -
 
 def _pass_over_outputs(folder: str, passed_over: _PassedOver) -> bool:
     """Pass over runs that lie beside classes: they hold weights."""
-    inside = [name for name in passed_over.not_images if name.startswith(f"{folder}/")]
+    inside = {name for name in passed_over.not_images if name.startswith(f"{folder}/")}
     if not any(name.endswith(_WEIGHTS_ENDING) for name in inside):
         return False
-    for name in inside:
-        passed_over.not_images.remove(name)
+    passed_over.not_images[:] = [name for name in passed_over.not_images if name not in inside]
     passed_over.others[folder] = f"a folder with {_WEIGHTS_ENDING} files and no images"
     return True
 
 
 def _pass_over_unlabelled(root: Path, folder: str, passed_over: _PassedOver) -> bool:
     """Pass over a split whose images lie in no class's folder, if there are any."""
-    images = [entry.name for entry in _entries(root / folder) if _is_image(entry)]
-    for name in images:
-        with suppress(ValueError):  # a broken link has been passed over as such
-            passed_over.outside.remove(f"{folder}/{name}")
+    images = {f"{folder}/{entry.name}" for entry in _entries(root / folder) if _is_image(entry)}
+    passed_over.outside[:] = [name for name in passed_over.outside if name not in images]
     if images:
         passed_over.unlabelled[folder] = len(images)
     return bool(images)

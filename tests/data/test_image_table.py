@@ -237,6 +237,35 @@ def test_column_that_is_not_there_is_named_with_the_others(root: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"root": "other"},
+        {"file_column": "name"},
+        {"label_column": "colour"},
+        {"split_column": "fold"},
+        {"separator": ";"},
+        {"label_columns": ["big", "small"]},
+        {"channels": 1},
+        {"channels": 4},
+    ],
+    ids=str,
+)
+def test_every_option_changes_what_is_loaded(options: dict[str, Any], root: Path) -> None:
+    for number in range(6):
+        write_image(root / "other" / f"{number}.png", 50 + number)
+    lines = [
+        f"{n},{5 - n},{'cat' if n % 2 else 'dog'},{'red' if n > 3 else 'blue'},train,"
+        f"{'val' if n < 2 else 'train'},{n % 2},{int(n > 1)}"
+        for n in range(6)
+    ]
+    path = write(root, "id,name,label,colour,split,fold,big,small", *lines)
+    before, after = (load(path, **{"root": "images", **more}) for more in ({}, options))
+    assert after.fingerprint != before.fingerprint
+    assert (after.validation is None) == (options != {"split_column": "fold"})
+    assert next(after.train.read([torch.tensor([0])])).shape[1] == options.get("channels", 3)
+
+
 @pytest.mark.parametrize("other", ["label_column", "separator"])
 def test_options_that_exclude_each_other_are_refused(other: str) -> None:
     with pytest.raises(PartError, match="has no place beside `label_columns`") as caught:
