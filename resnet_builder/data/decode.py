@@ -260,6 +260,8 @@ def _decode(
             image = _to_8_bits(image)
             if channels != 4:
                 image.info.pop("transparency", None)
+            if image.mode == "LAB":
+                image = image.convert("RGB")  # Pillow converts it to nothing else
             mode = _MODES[channels]
             pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     if orientation is None and any("EXIF" in str(one.message) for one in caught):

@@ -319,7 +319,11 @@ def test_options_without_sense_are_refused(name: str, options: Any, message: str
             v2.RandomApply([v2.AugMix(7, 2, 4, 0.5, all_ops=False)], 1.0),
         ),
         ("random_resized_crop", {"size": 8}, v2.RandomResizedCrop(8)),
-        ("random_resized_crop", {"size": [8, 5]}, v2.RandomResizedCrop((8, 5))),
+        (
+            "random_resized_crop",
+            {"size": [8, 5], "interpolation": "bicubic"},
+            v2.RandomResizedCrop((8, 5), interpolation=v2.InterpolationMode.BICUBIC),
+        ),
         (
             "random_resized_crop",
             {"size": 8, "scale": (0.3, 0.5), "ratio": (0.5, 0.6)},

@@ -166,6 +166,8 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
 def test_grey_is_asked_for_by_the_number_of_channels(tmp_path: Path) -> None:
     for name in ("grey", "grey-and-alpha"):
         assert torch.equal(pixels_of(FILES[name][0], tmp_path, 1)[0], torch.from_numpy(GREY))
+    lab = saved(Image.new("LAB", (3, 2), (90, 0, 0)), "TIFF")
+    assert torch.equal(pixels_of(lab, tmp_path, 1), to_grey(pixels_of(lab, tmp_path)))
     found = pixels_of(FILES["rgb"][0], tmp_path, 1)[0].numpy()
     weighted = RGB.astype(float) @ np.array([0.299, 0.587, 0.114])
     assert np.abs(found - weighted).max() <= 1

@@ -169,6 +169,7 @@ class RandomResizedCrop:
         size: Height and width of the result: one number, or [height, width].
         scale: Smallest and largest share of the area.
         ratio: Smallest and largest width over height.
+        interpolation: Interpolation of pixels.
 
     Raises:
         PartError: A range is upside down.
@@ -183,10 +184,12 @@ class RandomResizedCrop:
         size: Side | Sides,
         scale: Shares = (0.08, 1.0),
         ratio: Proportions = (3 / 4, 4 / 3),
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     ) -> None:
         self.size = size
         self._scale = check_ascending("scale", scale)
         self._ratio = check_ascending("ratio", ratio)
+        self._interpolation = interpolation
 
     def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
         """Cut every image by draws of its own."""
@@ -202,7 +205,8 @@ class RandomResizedCrop:
         from torchvision.transforms import v2
 
         size = height_and_width(self.size)
-        return v2.RandomResizedCrop(size, scale=self._scale, ratio=self._ratio)
+        mode = v2.InterpolationMode(self._interpolation)
+        return v2.RandomResizedCrop(size, scale=self._scale, ratio=self._ratio, interpolation=mode)
 
 
 def _crop_sample(
@@ -252,7 +256,9 @@ class Rotation:
         from torchvision.transforms import v2
 
         rotate = v2.RandomRotation(
-            self._degrees, interpolation=self._interpolation, fill=_colour(batch, self._fill)
+            self._degrees,
+            interpolation=v2.InterpolationMode(self._interpolation),
+            fill=_colour(batch, self._fill),
         )
         transform = v2.RandomApply([rotate], self._p)
         return replace(batch, images=draws.map_seeded(transform, batch.images))
@@ -313,7 +319,7 @@ class Affine:
             translate=self._translate,
             scale=self._scale,
             shear=self._shear,
-            interpolation=self._interpolation,
+            interpolation=v2.InterpolationMode(self._interpolation),
             fill=_colour(batch, self._fill),
         )
         transform = v2.RandomApply([change], self._p)
@@ -354,7 +360,7 @@ class Perspective:
         transform = v2.RandomPerspective(
             self._distortion_scale,
             self._p,
-            interpolation=self._interpolation,
+            interpolation=v2.InterpolationMode(self._interpolation),
             fill=_colour(batch, self._fill),
         )
         return replace(batch, images=draws.map_seeded(transform, batch.images))
