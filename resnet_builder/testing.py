@@ -1,6 +1,7 @@
-"""Checks of the contracts of blocks, datasets and augmentations, for authors of parts."""
+"""Checks of the contracts of blocks, datasets, augmentations and losses, for authors of parts."""
 
 import copy
+import inspect
 import math
 import pickle
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from resnet_builder.blocks import SHORTCUTS
 from resnet_builder.blocks.interfaces import SHORTCUT_ATTRIBUTE, missing_attribute
@@ -18,9 +20,10 @@ from resnet_builder.data.interfaces import Augmentation, Batch, Dataset, LoadCon
 from resnet_builder.data.loader import Shard, normalise
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.random import StatelessGenerator
+from resnet_builder.losses import LOSSES, Loss
 from resnet_builder.model import on_residual_path
 
-__all__ = ["check_augmentation", "check_block", "check_dataset"]
+__all__ = ["check_augmentation", "check_block", "check_dataset", "check_loss"]
 
 _NUM_CLASSES = 4
 
@@ -209,3 +212,39 @@ def _augmentation_batch(channels: int, *, is_float: bool) -> Batch:
         fill, black = torch.zeros(channels), -mean / std
         return Batch(normalise(images, mean, std), targets, _NUM_CLASSES, fill, black)
     return Batch(images, targets, _NUM_CLASSES, mean * 255, torch.zeros(channels))
+
+
+def check_loss(loss: Callable[..., Loss], **options: object) -> None:
+    """Check that a loss keeps its contract, :class:`resnet_builder.losses.Loss`.
+
+    Args:
+        loss: Class of the loss.
+        options: Options of the loss.
+
+    Raises:
+        AssertionError: The loss breaks the contract; the message says how.
+    """
+    counts = {f"class {number}": number + 1 for number in range(_NUM_CLASSES)}
+    known = {"class_counts": counts, "num_images": sum(counts.values())}
+    wanted = LOSSES.contract & inspect.signature(loss).parameters.keys()
+    made = loss(**{name: known[name] for name in wanted}, **options)
+    labels = torch.tensor([0, 1, 2, 3, 3, 1])
+    one_hot = functional.one_hot(labels, _NUM_CLASSES).float()
+    targets = {"labels": labels, "mixed labels": 0.7 * one_hot + 0.3 * one_hot.roll(1, 0)}
+    if made.takes_several_labels:
+        targets["several labels"] = (one_hot + one_hot.roll(1, 0)).clamp_max(1)
+    for what, given in targets.items():
+        logits = torch.randn(6, _NUM_CLASSES, generator=torch.Generator().manual_seed(0))
+        logits.requires_grad_()
+        mean = made(logits, given)
+        assert mean.shape == (), f"{what}: the loss has the shape {tuple(mean.shape)}, not ()"
+        assert mean.isfinite(), f"{what}: the loss is {mean.item()}"
+        torch.autograd.backward(mean)
+        assert logits.grad is not None, f"{what}: no gradient reaches the logits"
+        assert logits.grad.isfinite().all(), f"{what}: the gradient is not finite"
+        parts = list(zip(logits.detach().split(2), given.split(2), strict=True))
+        sums = [made.total_weight(part) for _, part in parts]
+        weights = torch.stack([torch.ones(()) if one is None else one for one in sums])
+        means = torch.stack([made(*part) for part in parts])
+        whole = (weights * means).sum() / weights.sum()
+        assert torch.allclose(whole, mean), f"{what}: parts of a batch have another mean"

@@ -102,6 +102,7 @@ def write_checkpoints(folder: Path) -> None:
         ("docs/how-to/fine-tune.md", [], write_checkpoints),
         ("docs/how-to/resume.md", [], lambda folder: None),
         ("docs/how-to/add-a-block.md", ["scaled.py", "my_spec.yaml"], lambda folder: None),
+        ("docs/how-to/add-a-loss.md", ["brier.py", "my_spec.yaml"], lambda folder: None),
         (
             "docs/how-to/add-an-augmentation.md",
             ["solarize.py", "my_spec.yaml"],

@@ -16,6 +16,7 @@ from resnet_builder.data.interfaces import DatasetInfo
 from resnet_builder.errors import SpecError
 from resnet_builder.losses import LOSSES, Loss
 from resnet_builder.parts import build_loss
+from resnet_builder.testing import check_loss
 from tests.test_no_dead_options import BASE
 from tests.training.recipes import CLASS_COUNTS, CLASS_INFO, recipe
 
@@ -162,6 +163,29 @@ def test_gradients_are_finite_where_the_network_is_certain_and_exact_elsewhere(n
             torch.autograd.gradcheck(loss.double(), (few[0], few[1]))
 
 
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_registered_losses_keep_the_contract(name: str) -> None:
+    options = LOSSES.options(name).model_fields
+    weights = {key: (1.0, 2.0, 3.0, 4.0) for key in options if key.endswith("weights")}
+    check_loss(LOSSES.get(name))
+    check_loss(LOSSES.get(name), **weights)
+
+
+def test_losses_that_break_the_contract_are_told_how() -> None:
+    class Sum(Loss):
+        def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+            return functional.cross_entropy(logits, targets, reduction="sum")
+
+    class Each(Loss):
+        def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+            return functional.cross_entropy(logits, targets, reduction="none")
+
+    with pytest.raises(AssertionError, match="labels: parts of a batch have another mean"):
+        check_loss(Sum)
+    with pytest.raises(AssertionError, match=r"labels: the loss has the shape \(6,\), not \(\)"):
+        check_loss(Each)
+
+
 OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("cross_entropy", "label_smoothing"): 0.2,
     ("cross_entropy", "class_weights"): "balanced",
@@ -187,6 +211,10 @@ REFUSED: dict[str, tuple[str, str]] = {
     "{class_weights: [1, 2]}": ("train.loss.class_weights", "2 weights for 4 classes"),
     "{class_weights: blanced}": ("train.loss.class_weights", "balanced"),
     "{class_weights: [1, 2, 0, 1]}": ("train.loss.class_weights[2]", "more than 0"),
+    "{class_weights: {class_0: 2.0, class0: 3.0}}": (
+        "train.loss.class_weights",
+        "the data has no class 'class0'; did you mean 'class_0'",
+    ),
     "{type: focal, gamma: -1}": ("train.loss.gamma", "0 to 10"),
     "{type: focal, alpha: 0.5}": ("train.loss.alpha", "no such option"),
     "focl": ("train.loss", "did you mean: focal"),

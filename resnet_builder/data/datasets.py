@@ -253,7 +253,14 @@ class Digits:
     UCI repository, in the order of scikit-learn's ``load_digits``.
     """
 
-    info = DatasetInfo(10, channels=1, image_size=8, own_validation=False, training_images=1437)
+    info = DatasetInfo(
+        10,
+        channels=1,
+        image_size=8,
+        own_validation=False,
+        training_images=1437,
+        classes=tuple(str(digit) for digit in range(10)),
+    )
 
     def load(self, context: LoadContext) -> LoadedDataset:
         """Read the digits from the package's own file."""
@@ -269,7 +276,7 @@ class Digits:
             train=InMemoryImages(ready[train], labels[train]),
             validation=None,
             test=InMemoryImages(ready[test], labels[test]),
-            classes=tuple(str(digit) for digit in range(10)),
+            classes=self.info.classes or (),
             fingerprint=fingerprint(images, labels, test),
         )
 
@@ -304,7 +311,15 @@ class Synthetic:
         test: _Count = 128,
         seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     ) -> None:
-        self.info = DatasetInfo(num_classes, channels, image_size, False, training_images=train)
+        self._classes = tuple(f"class_{number}" for number in range(num_classes))
+        self.info = DatasetInfo(
+            num_classes,
+            channels,
+            image_size,
+            own_validation=False,
+            training_images=train,
+            classes=self._classes,
+        )
         self._counts = (train, test)
         self._seed = seed
         self._shape = (channels, *height_and_width(image_size))
@@ -324,7 +339,7 @@ class Synthetic:
             train=train,
             validation=None,
             test=test,
-            classes=tuple(f"class_{number}" for number in range(self._num_classes)),
+            classes=self._classes,
             fingerprint=fingerprint(*(tensor for split in drawn for tensor in split)),
         )
 
