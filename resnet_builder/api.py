@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
@@ -26,8 +25,6 @@ from resnet_builder.runs.records import MetricsLog, MetricsRow, ResultRecord
 from resnet_builder.spec.load import read_draft
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import Callback, CallbackList
-from resnet_builder.training.resume import newest_runtime
-from resnet_builder.training.runtime import resolve_threads, set_backend_flags
 from resnet_builder.training.session import Session, open_session
 from resnet_builder.training.trainer import fit
 
@@ -225,20 +222,17 @@ def train(
     experiment = load_experiment(
         draft, plugins=plugins, with_weights=not resume, with_data=not resume, data_dir=where
     )
-    before = newest_runtime(RunDirectory(directory)) if resume and directory is not None else None
-    with ExitStack() as stack:
-        stack.callback(set_backend_flags(threads=resolve_threads(experiment.run, before)))
-        opened = open_session(
-            experiment,
-            directory,
-            resume=resume,
-            allow_spec_change=allow_spec_change,
-            data_dir=where,
-            skip_bad=skip_bad,
-            warn=events.on_warning,
-            should_stop=should_stop,
-        )
-        session = stack.enter_context(opened)
+    opened = open_session(
+        experiment,
+        directory,
+        resume=resume,
+        allow_spec_change=allow_spec_change,
+        data_dir=where,
+        skip_bad=skip_bad,
+        warn=events.on_warning,
+        should_stop=should_stop,
+    )
+    with opened as session:
         if isinstance(session, Session):
             directory = session.run.path
             fit(

@@ -185,7 +185,7 @@ def check_source(
             macs, found = dry_run.forward_problems(network, model, draft)
             problems += found or dry_run.training_problems(network, model, draft, processes)
         counted = draft if assumed is None else replace(draft, expect=None)
-        problems += checks.network_problems(network, macs, counted)
+        problems += checks.network_problems(network, macs, counted, processes)
     problems += checks.fine_tuning_problems(draft)
     if with_weights:
         problems += checks.weights_problems(draft)

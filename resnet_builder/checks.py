@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from resnet_builder.blocks.interfaces import BLOCKS, STEMS
 from resnet_builder.data.interfaces import AUGMENTATIONS, DatasetInfo
+from resnet_builder.device import pick_device
 from resnet_builder.errors import Problem, RegistryError, SpecPath, counted, nearest
 from resnet_builder.model import ResNet, count_parameters
 from resnet_builder.parts import (
@@ -451,8 +452,17 @@ def _plain_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]
             )
 
 
-def network_problems(network: ResNet, macs: int | None, draft: Draft) -> Iterator[Problem]:
-    """Check what the recipe and ``expect`` say of a network that was built."""
+def network_problems(
+    network: ResNet, macs: int | None, draft: Draft, processes: int
+) -> Iterator[Problem]:
+    """Check what the recipe and ``expect`` say of a network that was built.
+
+    Args:
+        network: Network on the meta device.
+        macs: Multiply-adds for one image, if they were counted.
+        draft: Spec, with a recipe or without one.
+        processes: Number of processes that are to train.
+    """
     if draft.train is not None and draft.train.sync_norm:
         # torch's SyncBatchNorm replaces batch norms only, and computes on CUDA only.
         reason = None
@@ -460,6 +470,10 @@ def network_problems(network: ResNet, macs: int | None, draft: Draft) -> Iterato
             reason = "has no effect on a network without batch norms"
         elif draft.run is not None and not draft.run.device.startswith(("auto", "cuda")):
             reason = f"has no effect without CUDA, and `run.device` is '{draft.run.device}'"
+        elif draft.run is not None and draft.run.device == "auto" and processes > 1:
+            device = pick_device("auto").type
+            if device != "cuda":
+                reason = f"needs CUDA, and this machine trains on '{device}'; set it to false"
         if reason is not None:
             yield draft.positions.problem("no-effect", ("train", "sync_norm"), reason)
     if draft.expect is not None:

@@ -3,7 +3,6 @@
 Weights come from a run, from a file of this program, or by an import from another program's.
 """
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,13 +40,13 @@ from resnet_builder.model import ResNet, state_dict_mismatch
 from resnet_builder.prediction_table import Cell, joined, probability_columns, write_table
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import ClassScores
+from resnet_builder.runs.status import resume_command
 from resnet_builder.spec.compose import dataset_at
 from resnet_builder.spec.load import load_spec_text
 from resnet_builder.spec.schema import DataSpec, Normalize, Spec, ToRgb
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.training.checkpoint import (
-    checkpoint_path,
     is_checkpoint,
     load_checkpoint,
     load_newest,
@@ -144,9 +143,9 @@ def _weights_of_run(path: Path) -> Path:
             f"{path} has no weights yet: they are saved by checkpoints, by an evaluation on "
             "validation images, and at the end of the training",
             "to go on, with the --data-dir and --plugin that it was started with: "
-            f"resnet-build train --resume {shlex.quote(str(path))}",
+            f"{resume_command(path)}",
         )
-    return checkpoint_path(run, checkpoint.step)
+    return run.checkpoint(checkpoint.step)
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], WeightsHeader]:

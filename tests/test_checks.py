@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from resnet_builder.blocks import BLOCKS, SHORTCUTS
@@ -439,6 +440,19 @@ def test_synchronised_norms_need_cuda_and_batch_norms(
     overrides = ["train.sync_norm=true", change]
     found = check_source(write_tiny(tmp_path), overrides=overrides).problems
     assert [problem.message for problem in found] == [f"has no effect {reason}"] * bool(reason)
+
+
+@pytest.mark.parametrize(("processes", "is_refused"), [(1, False), (2, True)])
+def test_processes_synchronise_norms_on_cuda_only(
+    processes: int, is_refused: bool, tmp_path: Path
+) -> None:
+    """A spec may be for a machine with GPUs, but `train` would refuse it here."""
+    if torch.cuda.is_available():
+        pytest.skip("it is refused where there is no CUDA")
+    overrides = ["train.sync_norm=true", "run.device=auto"]
+    found = check_source(write_tiny(tmp_path), overrides=overrides, processes=processes).problems
+    message = "needs CUDA, and this machine trains on 'cpu'; set it to false"
+    assert [problem.message for problem in found] == [message] * is_refused
 
 
 @pytest.mark.parametrize(("name", "is_refused"), [("mixup", True), ("horizontal_flip", False)])

@@ -12,7 +12,6 @@ from resnet_builder.inference import SplitImages, evaluate_split, load_model, lo
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
-from resnet_builder.training.checkpoint import checkpoint_path
 from resnet_builder.weights.file import WeightsHeader, save_weights
 from resnet_builder.weights.foreign import read_foreign
 from tests.cli.experiments import call, write_tiny
@@ -66,7 +65,7 @@ def test_stopped_run_is_used_by_its_newest_checkpoint(ema: str, tmp_path: Path) 
     finished = load_model(run.last)
     for file in (run.best, run.last, run.result):
         file.unlink()
-    newest = checkpoint_path(run, 5)
+    newest = run.checkpoint(5)
     trained = load_model(run.path)
     assert trained.path == newest
     assert trained.notices == (
@@ -80,9 +79,9 @@ def test_stopped_run_is_used_by_its_newest_checkpoint(ema: str, tmp_path: Path) 
     assert (result.exit_code, result.stderr) == (0, f"{trained.notices[0]}\n")
     # A damaged checkpoint is passed over, as by a resume.
     newest.write_bytes(newest.read_bytes()[:-9])
-    assert load_model(run.path).path == checkpoint_path(run, 4)
+    assert load_model(run.path).path == run.checkpoint(4)
     with pytest.raises(CheckpointError, match=r"only resumes its run.* best\.safetensors$"):
-        read_foreign(checkpoint_path(run, 4))
+        read_foreign(run.checkpoint(4))
 
 
 def test_images_that_are_normalised_otherwise_are_refused(tmp_path: Path, spec: Spec) -> None:

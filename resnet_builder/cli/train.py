@@ -110,11 +110,9 @@ def train(
 
     from resnet_builder.builder import load_experiment
     from resnet_builder.cli.progress import AtStart, display
-    from resnet_builder.runs.directory import RunDirectory
+    from resnet_builder.runs.status import resume_command
     from resnet_builder.training import session
     from resnet_builder.training.distributed import process_loss_reported
-    from resnet_builder.training.resume import newest_runtime
-    from resnet_builder.training.runtime import resolve_threads, set_backend_flags
     from resnet_builder.training.trainer import fit
 
     with distributed_context(invocation, nproc) as ctx:
@@ -139,11 +137,6 @@ def train(
             process_loss_reported(),
             ExitStack() as stack,
         ):
-            before = None
-            if resume is not None and directory is not None:
-                before = ctx.run_on_main(partial(newest_runtime, RunDirectory(directory)))
-            threads = resolve_threads(experiment.run, before, ctx)
-            stack.callback(set_backend_flags(threads=threads))
             signals = invocation.signals
 
             def should_stop() -> bool:
@@ -167,7 +160,7 @@ def train(
                 shown.say(f"run directory: {found.run.path}")
                 is_one_machine = ctx.world_size == ctx.local_world_size
                 processes = ctx.world_size if is_one_machine else 1
-                again = _resume_command(found.run.path, data_dir, plugins, processes)
+                again = resume_command(found.run.path, data_dir, plugins, processes)
                 again += "" if is_one_machine else " (by torchrun, on each machine as before)"
                 # Before the first step there is nothing to finish: a signal ends all at once.
                 at_start = AtStart(lambda: stack.enter_context(signals.polled()))
@@ -222,17 +215,6 @@ def _source(spec: str | None, directory: Path | None) -> str | Path:
 
     assert directory is not None, "without a spec, a run is given"
     return RunDirectory.open(directory).spec
-
-
-def _resume_command(
-    run: Path, data_dir: Path | None, plugins: tuple[str, ...], processes: int
-) -> str:
-    """Command that resumes a run: what the run directory does not record is given again."""
-    words = ["resnet-build", "train", "--resume", str(run)]
-    words += [] if data_dir is None else ["--data-dir", str(data_dir)]
-    words += [word for plugin in plugins for word in ("--plugin", plugin)]
-    words += [] if processes == 1 else ["--nproc", str(processes)]
-    return shlex.join(words)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from resnet_builder.runs.files import (
     write_atomically,
 )
 
+_CHECKPOINT = re.compile(r"step-(\d{1,18})\.safetensors")
 _BEFORE_SPEC = {"checkpoints", lock.LOCK, lock.HOLDER, "env.json", "data.json", "train.log"}
 
 
@@ -171,9 +172,20 @@ class RunDirectory:
         """Whether the run has its result."""
         return self.result.is_file()
 
+    def checkpoint(self, step: int) -> Path:
+        """File of the checkpoint of a step."""
+        return self.checkpoints / f"step-{step:09d}.safetensors"
+
+    def checkpoint_files(self) -> dict[int, Path]:
+        """Files of the checkpoints, valid or not, by their steps in ascending order."""
+        with storage_errors("read", self.checkpoints):
+            files = list(self.checkpoints.iterdir()) if self.checkpoints.exists() else []
+        steps = ((checkpoint_step(path), path) for path in files)
+        return dict(sorted((step, path) for step, path in steps if step is not None))
+
     @property
     def has_checkpoints(self) -> bool:
-        """Whether the run has checkpoints, valid or not."""
+        """Whether the run has checkpoints, valid or not, or such as were set aside."""
         return any(self.checkpoints.glob("step-*.safetensors*"))
 
     @property
@@ -207,6 +219,12 @@ class RunDirectory:
             prepare_directory(self.path)
             prepare_directory(self.checkpoints)
             yield
+
+
+def checkpoint_step(path: Path) -> int | None:
+    """Return the step in the name of a checkpoint's file; ``None`` for other names."""
+    match = _CHECKPOINT.fullmatch(path.name)
+    return int(match[1]) if match else None
 
 
 def _refuse_existing(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Status of a run: whether it is finished, runs, was stopped or failed, and how far it came."""
 
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -92,6 +93,17 @@ def _finished(run: RunDirectory, result: ResultRecord) -> RunStatus:
     )
 
 
+def resume_command(
+    run: Path, data_dir: Path | None = None, plugins: Sequence[str] = (), processes: int = 1
+) -> str:
+    """Command that resumes a run: what the run directory does not record is given again."""
+    words = ["resnet-build", "train", "--resume", str(run)]
+    words += [] if data_dir is None else ["--data-dir", str(data_dir)]
+    words += [word for plugin in plugins for word in ("--plugin", plugin)]
+    words += [] if processes == 1 else ["--nproc", str(processes)]
+    return shlex.join(words)
+
+
 def _unfinished(run: RunDirectory) -> RunStatus:
     rows = MetricsLog(run).read() if run.metrics.exists() else []
     log = _tail(run.log)
@@ -106,11 +118,10 @@ def _unfinished(run: RunDirectory) -> RunStatus:
     elif last.startswith("stopped"):
         state = "stopped"
     steps = [row.step for row in rows[-1:]] if state == "running" else []
-    names = (path.stem.partition("-")[2] for path in run.checkpoints.glob("step-*.safetensors"))
     return RunStatus(
         run.path,
         state,
-        step=max([*steps, *(int(name) for name in names if name.isdecimal())], default=None),
+        step=max([*steps, *run.checkpoint_files()], default=None),
         total_steps=int(starts[-1][2]) if starts else None,
         seed=_seed(run.spec),
         seconds=next((row.seconds for row in reversed(rows) if row.seconds is not None), None),

@@ -6,8 +6,7 @@ name can be wrong. Functions that change the directory need the lock of the run.
 
 import contextlib
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -18,17 +17,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from resnet_builder.errors import CheckpointError, NonFiniteError, StorageError, UsageError
-from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.directory import RunDirectory, checkpoint_step
 from resnet_builder.runs.files import Warn, failpoint, ignore, storage_errors
-from resnet_builder.runs.records import Count, MetricsLog, Record
+from resnet_builder.runs.records import Change, Count, MetricsLog, Record
 from resnet_builder.training.callbacks import Callback
 from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from resnet_builder.training.ema import Ema
 from resnet_builder.training.optim import optimizer_state, restore_optimizer
-from resnet_builder.training.provenance import Provenance
+from resnet_builder.training.provenance import Provenance, record_provenance
 from resnet_builder.training.schedule import Plan
 from resnet_builder.training.state import TrainState, set_weights
-from resnet_builder.weights.file import read_metadata, read_tensors, write_tensors
+from resnet_builder.weights.file import check_finite, read_metadata, read_tensors, write_tensors
 
 CORRUPT = ".corrupt"
 """Suffix of a damaged checkpoint that was set aside."""
@@ -37,7 +36,6 @@ MIN_KEPT = 2
 """Checkpoints that are always kept: the newest may turn out to be damaged."""
 
 _METADATA_KEY = "checkpoint"
-_NAME = re.compile(r"step-(\d{1,18})\.safetensors")
 
 
 class Checkpoint(Record):
@@ -75,6 +73,7 @@ class CheckpointManager:
         optimizer: Its optimizer.
         ema: Moving average of its weights, if one is kept.
         provenance: Everything that decides the bits of the training.
+        changes: Changes since the run was last trained; the next checkpoint records them.
         plan: When checkpoints are due, and how many are kept.
         callbacks: Called when a checkpoint is saved, or cannot be saved.
         ctx: The processes that hold this state. Only the main process writes; the others wait.
@@ -88,6 +87,7 @@ class CheckpointManager:
         ema: Ema | None,
         *,
         provenance: Provenance,
+        changes: Sequence[Change] = (),
         plan: Plan,
         callbacks: Callback,
         ctx: DistributedContext = SINGLE_PROCESS,
@@ -97,13 +97,14 @@ class CheckpointManager:
         self._optimizer = optimizer
         self._ema = ema
         self._provenance = provenance
+        self._unrecorded = changes
+        self._start = 0
         self._plan = plan
         self._callbacks = callbacks
         self._ctx = ctx
         self._metrics = MetricsLog(run)
         # A state is saved twice at the same step if it was evaluated in between.
         self._saved: tuple[int, int] | None = None
-        self._is_current = False
         self._tried_at = self._saved_at = monotonic()
 
     def restore(self, checkpoint: Checkpoint | None) -> TrainState:
@@ -128,8 +129,7 @@ class CheckpointManager:
         if checkpoint.optimizer == type(self._optimizer).__name__:
             restore_optimizer(self._optimizer, self._model, groups["optim"])
         checkpoint.state.best_weights = groups["best"]
-        self._saved = _moment(checkpoint.state)
-        self._is_current = checkpoint.provenance == self._provenance
+        self._saved, self._start = _moment(checkpoint.state), checkpoint.step
         return checkpoint.state
 
     def is_due(self, state: TrainState) -> bool:
@@ -147,22 +147,26 @@ class CheckpointManager:
             NonFiniteError: A tensor holds a value that is not finite.
             StorageError: The disk is full, read-only or failing.
         """
-        if self.holds(state):
+        if self.holds(state) and not self._unrecorded:
             return
         self._tried_at = monotonic()
         error = self._ctx.run_on_main(partial(self._write, state))
         if error is not None:
             raise error
         self._saved, self._saved_at = _moment(state), self._tried_at
-        self._is_current = True
-        self._callbacks.on_checkpoint(state.step, checkpoint_path(self._run, state.step))
+        self._unrecorded = ()
+        self._callbacks.on_checkpoint(state.step, self._run.checkpoint(state.step))
 
     def save_if_possible(self, state: TrainState) -> None:
         """Save ``state``, or warn that the disk fails: the older checkpoints are still there.
 
+        Nothing is saved before a first step has shown that what was changed works.
+
         Raises:
             NonFiniteError: A tensor holds a value that is not finite.
         """
+        if self._unrecorded and state.step == self._start:
+            return
         try:
             self.save(state)
         except StorageError as error:
@@ -173,20 +177,24 @@ class CheckpointManager:
             )
 
     def holds(self, state: TrainState) -> bool:
-        """Tell whether the newest checkpoint holds ``state`` and its present provenance."""
-        return self._saved == _moment(state) and self._is_current
+        """Tell whether the newest checkpoint holds ``state``."""
+        return self._saved == _moment(state)
 
     @property
     def newest(self) -> str:
         """Clause of messages about the newest checkpoint."""
         if self._saved is None:
             return "no checkpoint was saved yet"
-        return f"the newest checkpoint is {checkpoint_path(self._run, self._saved[0])}"
+        return f"the newest checkpoint is {self._run.checkpoint(self._saved[0])}"
 
     def _write(self, state: TrainState) -> NonFiniteError | StorageError | None:
         """Write a checkpoint. An error is returned, so that all processes raise it alike."""
         try:
             checkpoint = self._capture(state, metrics_bytes=self._metrics.sync())
+            if self._unrecorded:  # first: a run that is killed in between needs no consent again
+                check_finite(self._run.checkpoint(state.step), checkpoint.tensors)
+                changes = self._unrecorded
+                record_provenance(self._run, self._provenance, changes, step=self._start)
             keep = self._plan.recipe.keep_checkpoints
             save_checkpoint(self._run, checkpoint, keep, warn=self._callbacks.on_warning)
         except NonFiniteError as error:
@@ -221,11 +229,6 @@ def _moment(state: TrainState) -> tuple[int, int]:
     return state.step, state.evaluated_step
 
 
-def checkpoint_path(run: RunDirectory, step: int) -> Path:
-    """Return the file of the checkpoint of a step."""
-    return run.checkpoints / f"step-{step:09d}.safetensors"
-
-
 def save_checkpoint(
     run: RunDirectory, checkpoint: Checkpoint, keep: int, *, warn: Warn = ignore
 ) -> None:
@@ -243,7 +246,7 @@ def save_checkpoint(
     """
     if keep < MIN_KEPT:
         raise ValueError(f"keep is {keep}, but at least {MIN_KEPT} checkpoints are kept")
-    path = checkpoint_path(run, checkpoint.state.step)
+    path = run.checkpoint(checkpoint.state.step)
     write_tensors(path, checkpoint.tensors, {_METADATA_KEY: checkpoint.to_json()})
     _rotate(run, keep, warn)
 
@@ -257,30 +260,27 @@ def load_newest(run: RunDirectory) -> Checkpoint | None:
         StorageError: The disk is failing, or a checkpoint may not be read.
     """
     reasons = []
-    for path in reversed(_checkpoints(run)):
+    for path in reversed(run.checkpoint_files().values()):
         try:
             return load_checkpoint(path)
         except CheckpointError as error:
             reasons.append(str(error))
-    reasons += [f"{path}: it was set aside before" for path in _set_aside_before(run)]
+    set_aside = sorted(run.checkpoints.glob(f"*{CORRUPT}"))
+    reasons += [f"{path}: it was set aside before" for path in set_aside]
     if reasons:
         raise CheckpointError(f"no checkpoint of {run.path} can be used:", *reasons)
     return None
 
 
-def newest_provenance(run: RunDirectory) -> Provenance:
-    """Return what a run recorded, to be compared before its data and checkpoints are read.
+def newest_metadata(run: RunDirectory) -> Checkpoint | None:
+    """Return the newest checkpoint whose metadata can be read, without its tensors.
 
-    It is that of the newest checkpoint that can be read, which is not verified here, or else that
-    of the files.
-
-    Raises:
-        StorageError: The disk is failing, or a file may not be read.
+    It is not verified: this is for comparisons before anything large is read.
     """
-    for path in reversed(_checkpoints(run)):
+    for path in reversed(run.checkpoint_files().values()):
         with contextlib.suppress(CheckpointError, StorageError, UsageError):
-            return _parse(path, read_metadata(path)).provenance
-    return Provenance.read(run)
+            return _parse(path, read_metadata(path))
+    return None
 
 
 def set_aside_damaged(run: RunDirectory, newest: int, warn: Warn) -> None:
@@ -291,8 +291,8 @@ def set_aside_damaged(run: RunDirectory, newest: int, warn: Warn) -> None:
         newest: Step of the newest valid checkpoint.
         warn: Told why each is damaged.
     """
-    for path in reversed(_checkpoints(run)):
-        if (_step(path) or 0) <= newest:
+    for step, path in reversed(run.checkpoint_files().items()):
+        if step <= newest:
             return
         try:
             load_checkpoint(path)
@@ -329,37 +329,17 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Checkpoint:
     if _METADATA_KEY not in metadata:
         raise CheckpointError(f"{path}: it is no checkpoint of a run")
     checkpoint = Checkpoint.from_json(metadata[_METADATA_KEY], str(path))
-    if checkpoint.state.step != _step(path):
+    if checkpoint.state.step != checkpoint_step(path):
         raise CheckpointError(
             f"{path}: it is of step {checkpoint.state.step}, not as its name says"
         )
     return checkpoint
 
 
-def _checkpoints(run: RunDirectory) -> list[Path]:
-    """Return the files with the name of a checkpoint, in the order of their steps."""
-    numbered = ((_step(path), path) for path in _files(run))
-    return [path for _, path in sorted((step, path) for step, path in numbered if step is not None)]
-
-
-def _set_aside_before(run: RunDirectory) -> list[Path]:
-    return sorted(path for path in _files(run) if path.suffix == CORRUPT)
-
-
-def _files(run: RunDirectory) -> list[Path]:
-    with storage_errors("read", run.checkpoints):
-        return list(run.checkpoints.iterdir()) if run.checkpoints.exists() else []
-
-
-def _step(path: Path) -> int | None:
-    match = _NAME.fullmatch(path.name)
-    return int(match[1]) if match else None
-
-
 def _rotate(run: RunDirectory, keep: int, warn: Warn) -> None:
     """Remove all checkpoints but the newest ``keep``."""
     try:
-        for path in _checkpoints(run)[:-keep]:
+        for path in list(run.checkpoint_files().values())[:-keep]:
             with storage_errors("remove", path), contextlib.suppress(FileNotFoundError):
                 path.unlink()
     except StorageError as error:

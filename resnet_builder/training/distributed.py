@@ -246,19 +246,6 @@ def process_loss_reported() -> Iterator[None]:
         ) from error
 
 
-def check_sync_norm(device: torch.device, ctx: DistributedContext) -> None:
-    """Check that batch norms can be synchronised, if there are several processes.
-
-    Raises:
-        UsageError: The device is not CUDA, the only one that ``SyncBatchNorm`` supports.
-    """
-    if ctx.world_size > 1 and device.type != "cuda":
-        raise UsageError(
-            f"train.sync_norm: synchronised batch norm needs CUDA, and this run trains on "
-            f"'{device.type}'; set it to false"
-        )
-
-
 def reported_code(store: Store) -> int | None:
     """Return the exit code of the process that printed why all processes end, if one did."""
     return int(store.get(_CODE)) if store.check([_CODE]) else None

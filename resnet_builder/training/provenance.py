@@ -106,7 +106,7 @@ def check_unchanged(
     else:
         weights = experiment.model.weights
         pretrained = None if weights is None else pretrained_digest(weights)
-    plugins = {name: _plugin_digest(name) for name in experiment.spec.plugins}
+    plugins = plugin_digests(experiment)
     splits = {"train": data.train, "val": data.validation, "test": data.test}
     env = env.model_copy(update={"plugins": plugins})
     images = DataRecord(
@@ -124,7 +124,8 @@ def check_unchanged(
     )
     changes: list[Change] = []
     if before is not None:
-        changes = check_spec_unchanged(run, before, experiment, allow_spec_change=allow_spec_change)
+        changes = spec_changes(run, before, experiment, plugins)
+        check_consent(run, changes, allow_spec_change=allow_spec_change)
         changes += check_environment_unchanged(run, before, env, allow_inexact=allow_inexact)
         if recorded is not None:
             is_split_free = any(change.kind == "split" for change in changes)
@@ -132,8 +133,8 @@ def check_unchanged(
     return Provenance(spec=dump_spec(experiment.spec), env=env, data=images), changes
 
 
-def check_spec_unchanged(
-    run: RunDirectory, before: Provenance, experiment: Experiment, *, allow_spec_change: bool
+def spec_changes(
+    run: RunDirectory, before: Provenance, experiment: Experiment, plugins: Mapping[str, str]
 ) -> list[Change]:
     """Compare a spec and its plugins with those of a run, before any data is read.
 
@@ -141,20 +142,25 @@ def check_spec_unchanged(
         run: The run directory, which is only read.
         before: Provenance of the run.
         experiment: The experiment now.
-        allow_spec_change: Whether the recipe, plugins and the place of the data may have changed.
+        plugins: Digests of its plugins.
 
     Returns:
-        All changes, which :func:`record_provenance` makes.
+        All changes, which may need consent.
 
     Raises:
         SpecError: The run's spec is not valid any more.
-        UsageError: A change is refused, or needs a flag that was not given.
+        UsageError: A change is refused whatever is allowed.
     """
     changes: list[Change] = []
     if dump_spec(experiment.spec) != before.spec:
         old = load_spec_text(before.spec, name=f"spec of {run.path}")
         changes = compare_specs(resolve(old), resolve(experiment.spec))
-    changes += _plugin_changes(before, experiment)
+    if before.env is not None:
+        shared = plugins.keys() & before.env.plugins.keys()  # others are changes of the spec
+        was, is_now = (
+            {name: one[name] for name in shared} for one in (before.env.plugins, plugins)
+        )
+        changes += _changes(was, is_now, "trajectory", prefix="contents of ")
     networks = [str(change) for change in changes if change.kind == "architecture"]
     if networks:
         advice = (
@@ -166,13 +172,20 @@ def check_spec_unchanged(
     if splits and run.has_checkpoints:
         advice = "start another run: the validation images chose this run's best weights"
         raise UsageError(*_message(f"{run.path} has other validation images", splits, advice))
+    return changes
+
+
+def check_consent(run: RunDirectory, changes: Sequence[Change], *, allow_spec_change: bool) -> None:
+    """Check that the user allows the changes that need that, now or before.
+
+    Raises:
+        UsageError: A change needs a flag that was not given.
+    """
     given = consents(run)
     refused = [str(c) for c in changes if c.needs_consent and not _is_consented(c, given)]
     if refused and not allow_spec_change:
         advice = "add --allow-spec-change to resume all the same, or start another run"
-        what = f"{run.path} was started with another recipe, other data or other plugins"
-        raise UsageError(*_message(what, refused, advice))
-    return changes
+        raise UsageError(*change_message(run, refused, advice))
 
 
 def check_environment_unchanged(
@@ -235,6 +248,12 @@ def record_provenance(
     if run.is_finished:
         with storage_errors("rename", run.result):
             os.replace(run.result, run.earlier_result(step))
+
+
+def change_message(run: RunDirectory, changes: Sequence[object], advice: str) -> tuple[str, ...]:
+    """Lines of an error about changes of the spec, with what to do."""
+    what = f"{run.path} was started with another recipe, other data or other plugins"
+    return _message(what, list(map(str, changes)), advice)
 
 
 def change_notices(changes: Sequence[Change]) -> list[str]:
@@ -308,13 +327,9 @@ def _read(kind: type[R], path: Path) -> R | None:
         return None
 
 
-def _plugin_changes(before: Provenance, experiment: Experiment) -> Iterator[Change]:
-    """Changes of the contents of plugins that both specs name."""
-    if before.env is not None:
-        shared = [name for name in experiment.spec.plugins if name in before.env.plugins]
-        old = {name: before.env.plugins[name] for name in shared}
-        new = {name: _plugin_digest(name) for name in shared}
-        yield from _changes(old, new, "trajectory", prefix="contents of ")
+def plugin_digests(experiment: Experiment) -> dict[str, str]:
+    """Return the SHA-256 digests of the code of an experiment's plugins, by their names."""
+    return {name: _plugin_digest(name) for name in experiment.spec.plugins}
 
 
 def _plugin_digest(plugin: str) -> str:

@@ -13,16 +13,20 @@ from resnet_builder.training.callbacks import Callback
 from resnet_builder.training.checkpoint import (
     Checkpoint,
     load_newest,
-    newest_provenance,
+    newest_metadata,
     set_aside_damaged,
 )
 from resnet_builder.training.distributed import DistributedContext
 from resnet_builder.training.provenance import (
     Provenance,
+    change_message,
     change_notices,
+    check_consent,
     check_unchanged,
+    plugin_digests,
     record_provenance,
     recorded_runtime,
+    spec_changes,
 )
 from resnet_builder.training.runtime import resolve_environment
 from resnet_builder.training.schedule import Plan
@@ -48,13 +52,47 @@ class Resumption:
     notices: Sequence[str]
 
 
-def newest_runtime(run: RunDirectory) -> RuntimeConfig | None:
-    """Return the runtime configuration that a resumed run repeats; ``None`` for a new run.
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Record of a run that is to be resumed, as far as it is needed before its data are read.
+
+    Attributes:
+        result: Result, if the run is complete and no change asks for more.
+        runtime: Runtime configuration, which is repeated.
+        skips_bad: Whether images were left out because they could not be decoded.
+    """
+
+    result: ResultRecord | None
+    runtime: RuntimeConfig | None
+    skips_bad: bool
+
+
+def inspect_run(run: RunDirectory, experiment: Experiment, *, allow_spec_change: bool) -> Recorded:
+    """Compare an experiment with a run, before data and tensors are read. Changes no file.
 
     Raises:
+        CheckpointError: The result is damaged.
+        SpecError: The run's spec is not valid any more.
         StorageError: The disk is failing, or a file may not be read.
+        UsageError: A change is refused, or needs a flag that was not given; or no steps are left.
     """
-    return recorded_runtime(run, newest_provenance(run)) if run.is_published else None
+    checkpoint = newest_metadata(run)
+    before = Provenance.read(run) if checkpoint is None else checkpoint.provenance
+    changes = spec_changes(run, before, experiment, plugin_digests(experiment))
+    result = finished_result(run)
+    if any(change.needs_consent for change in changes):
+        result = None
+        if checkpoint is not None and before.data is not None:
+            steps_per_epoch = before.data.images["train"] // experiment.train.batch_size
+            if steps_per_epoch:  # else the batch is refused once the data are read
+                plan = Plan(experiment.train, steps_per_epoch)
+                try:
+                    check_steps_left(run, plan, checkpoint.state)
+                except UsageError as error:  # no flag allows it
+                    raise UsageError(*change_message(run, changes, str(error))) from error
+    check_consent(run, changes, allow_spec_change=allow_spec_change)
+    skips_bad = bool(before.data and before.data.skipped)
+    return Recorded(result, recorded_runtime(run, before), skips_bad)
 
 
 def finished_result(run: RunDirectory) -> ResultRecord | None:
@@ -151,7 +189,8 @@ def record_resumption(
         StorageError: A file of the run cannot be written.
     """
     changes, checkpoint = resumption.changes, resumption.checkpoint
-    record_provenance(run, resumption.provenance, changes, step=state.step)
+    if not changes:  # else with the next checkpoint: they may fail before it
+        record_provenance(run, resumption.provenance, changes, step=state.step)
     notices = [*resumption.notices, *change_notices(changes)]
     for notice in [*notices, *_schedule_notices(changes, plan, state)]:
         events.on_warning(notice)

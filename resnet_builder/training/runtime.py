@@ -205,7 +205,7 @@ def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device
 
 
 def set_backend_flags(*, threads: int | None = None) -> Callable[[], None]:
-    """Set torch's global flags for training. Only the command line and benchmarks call this.
+    """Set torch's global flags for training. Only sessions and benchmarks call this.
 
     fp32 may be computed in TF32 where the hardware has it. cuDNN uses deterministic convolutions
     only, and does not time them to choose one: that would be another one on another day.

@@ -17,17 +17,16 @@ from resnet_builder.memory import check_disk, estimate_training, memory_warning
 from resnet_builder.model import ResNet
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import Warn, ignore
-from resnet_builder.runs.records import ResultRecord
+from resnet_builder.runs.records import ResultRecord, RuntimeConfig
 from resnet_builder.spec.dump import dump_spec
-from resnet_builder.training.checkpoint import newest_provenance
-from resnet_builder.training.distributed import (
-    SINGLE_PROCESS,
-    DistributedContext,
-    check_sync_norm,
+from resnet_builder.training.distributed import SINGLE_PROCESS, DistributedContext
+from resnet_builder.training.resume import inspect_run
+from resnet_builder.training.runtime import (
+    pick_precision,
+    resolve_device,
+    resolve_threads,
+    set_backend_flags,
 )
-from resnet_builder.training.provenance import check_spec_unchanged
-from resnet_builder.training.resume import finished_result
-from resnet_builder.training.runtime import pick_precision, resolve_device
 from resnet_builder.weights.pretrained import compare_with_pretrained
 
 RUNS = Path("runs")
@@ -98,28 +97,26 @@ def open_session(
     """
     load = partial(_load, experiment, data_dir, report, warn, should_stop, ctx)
     if not ctx.is_main_process:
-        yield _follow(experiment, load, ctx)
+        with ExitStack() as stack:
+            yield _follow(experiment, load, ctx, stack)
         return
-    with ExitStack() as lock:
-        run = None
+    with ExitStack() as stack:
+        run, runtime = None, None
         if resume and directory is not None and directory.exists():
             run = RunDirectory.open_or_create(directory)
-            lock.enter_context(run.locked(warn=warn))
+            stack.enter_context(run.locked(warn=warn))
         elif directory is not None and directory.exists():
             RunDirectory.create(directory)  # raises the error that says why it cannot be made
         if run is not None and run.is_published:
-            before = newest_provenance(run)
-            changes = check_spec_unchanged(
-                run, before, experiment, allow_spec_change=allow_spec_change
-            )
-            record = finished_result(run)
-            if record is not None and not any(change.needs_consent for change in changes):
-                ctx.broadcast_object(_Task(record))
-                yield record
+            recorded = inspect_run(run, experiment, allow_spec_change=allow_spec_change)
+            if recorded.result is not None:
+                ctx.broadcast_object(_Task(recorded.result))
+                yield recorded.result
                 return
-            skip_bad = skip_bad or bool(before.data and before.data.skipped)
+            skip_bad, runtime = skip_bad or recorded.skips_bad, recorded.runtime
         _check_resources(experiment, directory or RUNS, warn, ctx)
-        ctx.broadcast_object(_Task(skip_bad=skip_bad))
+        ctx.broadcast_object(_Task(skip_bad=skip_bad, runtime=runtime))
+        stack.callback(set_backend_flags(threads=resolve_threads(experiment.run, runtime, ctx)))
         data = load(skip_bad=skip_bad)
         # From its first checkpoint on, a run does not need the pretrained weights any more.
         pretrained = run is None or not run.has_checkpoints
@@ -132,8 +129,8 @@ def open_session(
                 run = RunDirectory.create_numbered(RUNS, experiment.name)
             else:
                 run = RunDirectory.create(directory)
-            lock.enter_context(run.locked())
-            lock.push(partial(_discard_unpublished, run))
+            stack.enter_context(run.locked())
+            stack.push(partial(_discard_unpublished, run))
         yield Session(ctx.broadcast_object(run), data, model)
 
 
@@ -152,19 +149,25 @@ class _Task:
     Attributes:
         record: Result of a run that is complete already.
         skip_bad: Whether images that cannot be decoded are left out.
+        runtime: Runtime configuration of the run that is resumed.
     """
 
     record: ResultRecord | None = None
     skip_bad: bool = False
+    runtime: RuntimeConfig | None = None
 
 
 def _follow(
-    experiment: Experiment, load: Callable[..., DataSplits], ctx: DistributedContext
+    experiment: Experiment,
+    load: Callable[..., DataSplits],
+    ctx: DistributedContext,
+    stack: ExitStack,
 ) -> Session | ResultRecord:
     """Open the session of a process that is not the main process."""
     task = ctx.broadcast_object(_Task())
     if task.record is not None:
         return task.record
+    stack.callback(set_backend_flags(threads=resolve_threads(experiment.run, task.runtime, ctx)))
     data = load(skip_bad=task.skip_bad)
     # The weights are those of the main process: DistributedDataParallel broadcasts them.
     model = build(experiment, seed=experiment.train.seed, pretrained=False)
@@ -182,10 +185,7 @@ def _load(
     skip_bad: bool,
 ) -> DataSplits:
     """Load the data, and check that the recipe fits them."""
-    # Errors come before any download.
-    device = resolve_device(experiment.run.device, ctx)
-    if experiment.train.sync_norm:
-        check_sync_norm(device, ctx)
+    resolve_device(experiment.run.device, ctx)  # its errors come before any download
     # On each machine one process is first: it downloads and scans for all.
     try:
         with ctx.main_process_first(should_stop):

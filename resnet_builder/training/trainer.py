@@ -121,6 +121,7 @@ def fit(
         train_step.optimizer,
         ema,
         provenance=resumption.provenance,
+        changes=resumption.changes,
         plan=plan,
         callbacks=events,
         ctx=ctx,

@@ -248,12 +248,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         StorageError: The disk is full, read-only or failing.
     """
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    for name, tensor in on_host.items():
+    check_finite(path, on_host)
+    write_atomically(path, _with_digest(safetensors.torch.save(on_host), metadata))
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Check the tensors that are to be written to a file.
+
+    Raises:
+        NonFiniteError: A tensor holds a value that is infinite or not a number.
+    """
+    for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise NonFiniteError(
                 f"{path} is not written: '{name}' holds a value that is not finite"
             )
-    write_atomically(path, _with_digest(safetensors.torch.save(on_host), metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

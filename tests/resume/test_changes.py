@@ -188,7 +188,7 @@ def test_records_beside_a_checkpoint_are_copies_that_are_written_again(
 def test_run_that_crashed_after_an_allowed_change_needs_no_flag_again(
     interrupted: Interrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The change is recorded, though no checkpoint knows of it yet."""
+    """The change is recorded just before a checkpoint, which may fail to be written."""
 
     def crash(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a fault of ours")
@@ -196,7 +196,7 @@ def test_run_that_crashed_after_an_allowed_change_needs_no_flag_again(
     run = interrupted.run
     changes = ("--set", "train.optimizer.lr=0.2", "--set", "run.threads=2")
     with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "__call__", crash)
+        patch.setattr("resnet_builder.training.checkpoint.save_checkpoint", crash)
         assert resume(run, *changes, "--allow-spec-change", "--allow-inexact").exit_code == 1
     recorded = {
         "train.optimizer.lr": (0.1, 0.2, "trajectory"),
@@ -210,6 +210,64 @@ def test_run_that_crashed_after_an_allowed_change_needs_no_flag_again(
     edited(run.spec, "lr: 0.2", "lr: 0.1")
     result = resume(run)
     assert result.exit_code == 2, "the finished run was trained with 0.2"
+
+
+@pytest.mark.parametrize("failure", ["memory", "rate"])
+@pytest.mark.parametrize("state", ["interrupted", "finished"])
+def test_change_that_fails_before_the_next_checkpoint_is_not_recorded(
+    failure: str,
+    state: str,
+    interrupted: Interrupted,
+    finished: RunDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run's own line goes on as if nothing had been tried."""
+
+    def run_out_of_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    run = interrupted.run if state == "interrupted" else finished
+    records = [run.spec, run.env, run.data, run.result, run.changes]
+    before = {path: path.read_bytes() for path in records if path.exists()}
+    checkpoints = sorted(run.checkpoints.iterdir())
+    changes = ["--set", "train.epochs=4", "--allow-spec-change"]
+    changes += ["--set", "train.optimizer.lr=1e39"] if failure == "rate" else []
+    with monkeypatch.context() as patch:
+        if failure == "memory":
+            patch.setattr(TrainStep, "__call__", run_out_of_memory)
+        result = resume(run, *changes)
+    assert result.exit_code == {"memory": 6, "rate": 5}[failure], result.stderr
+    assert {path: path.read_bytes() for path in records if path.exists()} == before
+    assert sorted(run.checkpoints.iterdir()) == checkpoints
+    result = resume(run)
+    assert result.exit_code == 0, result.stderr
+    if state == "interrupted":
+        assert_same_outcome(run.path, interrupted.expected)
+    else:
+        assert "is already complete" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "change", "message"),
+    [
+        ("interrupted", "train.epochs=1", "and this recipe ends after 7; give a longer recipe"),
+        ("finished", "train.epochs=1", "and this recipe ends after 7; give a longer recipe"),
+        ("finished", "train.optimizer.lr=0.2", "is already complete, after 14 steps; to train on"),
+    ],
+)
+def test_change_that_no_flag_allows_is_refused_as_such_at_once(
+    state: str,
+    change: str,
+    message: str,
+    interrupted: Interrupted,
+    finished: RunDirectory,
+) -> None:
+    run = interrupted.run if state == "interrupted" else finished
+    for flags in ((), ("--allow-spec-change",)):
+        result = resume(run, "--set", change, *flags)
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert "add --allow-spec-change" not in result.stderr
 
 
 PLUGIN = """

@@ -28,7 +28,6 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import POINTS, ignore
 from resnet_builder.training.checkpoint import (
     Checkpoint,
-    checkpoint_path,
     load_checkpoint,
     load_newest,
     save_checkpoint,
@@ -72,22 +71,22 @@ def newest_step(run: RunDirectory) -> int | None:
 def test_what_is_saved_is_loaded(run: RunDirectory) -> None:
     assert load_newest(run) is None
     save(run, 3)
-    first = checkpoint_path(run, 3).read_bytes()
+    first = run.checkpoint(3).read_bytes()
     found, saved = load_newest(run), checkpoint(3)
     assert found is not None
     assert found.model_dump() == saved.model_dump()
     assert found.tensors.keys() == {"model/fc.weight"}
     assert torch.equal(found.tensors["model/fc.weight"], torch.full((8, 4), 3.0))
     save(run, 3)
-    assert checkpoint_path(run, 3).read_bytes() == first
+    assert run.checkpoint(3).read_bytes() == first
 
 
 def test_steps_are_compared_as_numbers(run: RunDirectory) -> None:
     save(run, 9, 10, 1_000_000_000)
     assert names(run.checkpoints)[-1] == "step-1000000000.safetensors"
     assert newest_step(run) == 1_000_000_000
-    checkpoint_path(run, 1_000_000_000).unlink()
-    checkpoint_path(run, 9).rename(run.checkpoints / "step-9.safetensors")
+    run.checkpoint(1_000_000_000).unlink()
+    run.checkpoint(9).rename(run.checkpoints / "step-9.safetensors")
     assert newest_step(run) == 10
 
 
@@ -189,19 +188,19 @@ def damaged_copies(sound: bytes, other: bytes) -> Iterator[tuple[str, bytes]]:
 
 def test_damaged_newest_is_set_aside_and_the_one_before_used(run: RunDirectory) -> None:
     save(run, 2, 3)
-    other, sound = (checkpoint_path(run, step).read_bytes() for step in (2, 3))
+    other, sound = (run.checkpoint(step).read_bytes() for step in (2, 3))
     for name, damaged in damaged_copies(sound, other):
         shutil.rmtree(run.checkpoints)
         run.checkpoints.mkdir()
         save(run, 2)
-        checkpoint_path(run, 3).write_bytes(damaged)
+        run.checkpoint(3).write_bytes(damaged)
         told: list[str] = []
         assert newest_step(run) == 2, name
         set_aside_damaged(run, 2, told.append)
         left = ["step-000000002.safetensors", "step-000000003.safetensors.corrupt"]
         assert names(run.checkpoints) == left, name
         [warning] = told
-        assert warning.startswith(f"{checkpoint_path(run, 3)}: "), name
+        assert warning.startswith(f"{run.checkpoint(3)}: "), name
         assert warning.endswith("; going back to the checkpoint before it"), name
 
 
@@ -217,20 +216,20 @@ def test_file_that_cannot_be_removed_or_renamed_is_a_warning(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refuse)
         save_checkpoint(run, checkpoint(3), keep=2, warn=told.append)
-    checkpoint_path(run, 4).write_bytes(b"")
+    run.checkpoint(4).write_bytes(b"")
     monkeypatch.setattr(os, "replace", refuse)
     set_aside_damaged(run, 3, told.append)
     assert newest_step(run) == 3
     assert [told[0], told[-1]] == [
-        f"cannot remove {checkpoint_path(run, 1)}: {os.strerror(number)}",
-        f"cannot rename {checkpoint_path(run, 4)}: {os.strerror(number)}",
+        f"cannot remove {run.checkpoint(1)}: {os.strerror(number)}",
+        f"cannot rename {run.checkpoint(4)}: {os.strerror(number)}",
     ]
 
 
 def test_earlier_damaged_file_is_not_overwritten(run: RunDirectory) -> None:
     save(run, 2)
     for contents in (b"first", b"second"):
-        checkpoint_path(run, 3).write_bytes(contents)
+        run.checkpoint(3).write_bytes(contents)
         set_aside_damaged(run, 2, ignore)
     second, first = (run.checkpoints / name for name in names(run.checkpoints)[1:])
     assert (first.name, first.read_bytes()) == ("step-000000003.safetensors.corrupt", b"first")
@@ -241,9 +240,9 @@ def test_earlier_damaged_file_is_not_overwritten(run: RunDirectory) -> None:
 
 def test_checkpoint_that_was_set_aside_counts(run: RunDirectory) -> None:
     save(run, 1)
-    checkpoint_path(run, 2).write_bytes(b"")
+    run.checkpoint(2).write_bytes(b"")
     set_aside_damaged(run, 1, ignore)
-    checkpoint_path(run, 1).unlink()
+    run.checkpoint(1).unlink()
     with pytest.raises(CheckpointError, match=r"step-000000002\.safetensors\.corrupt: it was set"):
         load_newest(run)
 
@@ -251,7 +250,7 @@ def test_checkpoint_that_was_set_aside_counts(run: RunDirectory) -> None:
 def rewritten(run: RunDirectory, **changes: Any) -> Path:
     """Change the metadata of the checkpoint of step 5; its bytes hold together."""
     save(run, 5)
-    path = checkpoint_path(run, 5)
+    path = run.checkpoint(5)
     tensors, metadata = read_tensors(path)
     text = json.dumps({**json.loads(metadata["checkpoint"]), **changes})
     write_tensors(path, tensors, {"checkpoint": text})

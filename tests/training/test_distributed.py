@@ -23,7 +23,7 @@ from resnet_builder.experiment import Experiment
 from resnet_builder.losses import LOSSES, CrossEntropy
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord
-from resnet_builder.training import checkpoint, session
+from resnet_builder.training import checkpoint
 from resnet_builder.training.distributed import (
     SINGLE_PROCESS,
     DistributedContext,
@@ -188,7 +188,6 @@ def sync_on_cpu(norm: nn.SyncBatchNorm, x: Tensor) -> Tensor:
 
 def begin_synced(ctx: DistributedContext, run: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "check_sync_norm", lambda device, ctx: None)
         patch.setattr(nn.SyncBatchNorm, "forward", sync_on_cpu)
         # DDP refuses SyncBatchNorm on the CPU, too.
         patch.setattr(DistributedDataParallel, "_passing_sync_batchnorm_handle", lambda *_: None)
@@ -201,21 +200,6 @@ def test_synchronised_batch_norms_see_the_whole_batch(tmp_path: Path) -> None:
     begin_synced(SINGLE_PROCESS, tmp_path / "one")
     results(in_team(begin_synced, tmp_path, tmp_path / "two"))
     assert_equal_runs(tmp_path / "two", tmp_path / "one")
-
-
-def start_synced(ctx: DistributedContext, run: Path) -> None:
-    start_run(synced(), run, ctx=ctx)
-
-
-@pytest.mark.slow
-@forked
-def test_batch_norms_are_not_synchronised_on_the_cpu(tmp_path: Path) -> None:
-    errors = in_team(start_synced, tmp_path, tmp_path / "run")
-    assert {str(error) for error in errors} == {
-        "train.sync_norm: synchronised batch norm needs CUDA, and this run trains on 'cpu'; "
-        "set it to false"
-    }
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -32,7 +32,6 @@ from resnet_builder.training.provenance import (
     record_provenance,
     recorded_runtime,
 )
-from resnet_builder.training.resume import newest_runtime
 from resnet_builder.training.runtime import (
     compile_network,
     pick_precision,
@@ -437,12 +436,11 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 def test_threads_are_those_of_the_spec_or_of_the_run_or_torchs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = RunDirectory(tmp_path)
-    assert resolve_threads(RunSpec(), newest_runtime(run)) is None
+    assert resolve_threads(RunSpec(), None) is None
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    resolved(tmp_path)
-    assert resolve_threads(RunSpec(), newest_runtime(run)) == 7
-    assert resolve_threads(RunSpec(threads=3), newest_runtime(run)) == 3
+    before = resolved(tmp_path)[0].runtime
+    assert resolve_threads(RunSpec(), before) == 7
+    assert resolve_threads(RunSpec(threads=3), before) == 3
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
