@@ -174,6 +174,7 @@ def train(
     overrides: Sequence[str] = (),
     fragments: Sequence[str | Path] = (),
     plugins: Sequence[str] = (),
+    data: str | Path | None = None,
     data_dir: str | Path | None = None,
     skip_bad: bool = False,
     allow_spec_change: bool = False,
@@ -187,9 +188,10 @@ def train(
         spec: Path, name of a bundled spec, or mapping.
         out: Run directory; by default the next ``runs/NAME-NNN``.
         resume: Whether to resume the run in ``out``, if there is one. A finished run is returned.
-        overrides: ``path.to.key=value``, as ``--set``.
+        overrides: ``path.to.key=value``, as ``--set``; or a flag, as ``--epochs 10``.
         fragments: Fragments and recipes to lay over the spec, as ``--with``.
         plugins: Plugins that may be imported.
+        data: Folder of images, or table of labels, to train on instead, as ``--data``.
         data_dir: Folder of data sets.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
         allow_spec_change: Whether to resume with another recipe, other plugins or data elsewhere.
@@ -215,12 +217,18 @@ def train(
     if resume and directory is None:
         raise UsageError("resume needs `out`, the run directory")
     events = CallbackList(callbacks)
-    draft = read_draft(spec, overrides=overrides, fragments=fragments)
+    images = None if data is None else Path(data)
+    draft = read_draft(spec, overrides=overrides, fragments=fragments, data=images)
     for notice in draft.notices:
         events.on_warning(notice)
-    # A run with a checkpoint needs its pretrained weights no more, nor a finished one its data.
+    # A run with a checkpoint needs its pretrained weights no more, nor a finished one its data,
+    # unless only they tell what the spec is.
     experiment = load_experiment(
-        draft, plugins=plugins, with_weights=not resume, with_data=not resume, data_dir=where
+        draft,
+        plugins=plugins,
+        with_weights=not resume,
+        with_data=not resume or draft.asks_data,
+        data_dir=where,
     )
     opened = open_session(
         experiment,

@@ -115,6 +115,27 @@ def test_spec_may_be_a_mapping_and_callbacks_are_called(tmp_path: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
+def test_images_of_a_folder_take_the_place_of_the_specs_data(tmp_path: Path) -> None:
+    for name, shade in (("dark", 40), ("light", 200)):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for number in range(40):
+            pixels = torch.full((8, 8, 3), shade + number % 5, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    run = train(
+        write_tiny(tmp_path),
+        tmp_path / "run",
+        data=tmp_path / "images",
+        overrides=["--epochs 2", "model.image_size=8"],
+    )
+    assert run.classes == ("dark", "light")
+    assert run.result is not None
+    assert run.result.steps == 4
+    [found] = run.predict(tmp_path / "images" / "dark" / "0.png").images
+    assert found.predictions[0].name in run.classes
+    assert run.evaluate(data=tmp_path / "images").images == 80
+
+
 def test_mistakes_are_the_errors_of_the_commands(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists"):
         train(write_tiny(tmp_path), run.path)
