@@ -271,6 +271,7 @@ def test_option_without_effect_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ci
 def test_probabilities_of_several_labels_are_each_a_sigmoid(
     subject: TrainedModel, tmp_path: Path
 ) -> None:

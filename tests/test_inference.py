@@ -77,6 +77,8 @@ def test_stopped_run_is_used_by_its_newest_checkpoint(ema: str, tmp_path: Path) 
     assert load_model(newest).notices == ()
     result = call("evaluate", run.path)
     assert (result.exit_code, result.stderr) == (0, f"{trained.notices[0]}\n")
+    # The checkpoint has the spec of its network, as other files of weights have.
+    assert call("summary", newest).stdout == call("summary", tmp_path / "tiny.yaml").stdout
     # A damaged checkpoint is passed over, as by a resume.
     newest.write_bytes(newest.read_bytes()[:-9])
     assert load_model(run.path).path == run.checkpoint(4)

@@ -28,6 +28,7 @@ _HEADER = ("", "kind", "output", "parameters", "MACs", "field", "depth")
         "resnet-build summary my_net.yaml --depth",
         "resnet-build summary resnet56 --set model.shortcut=projection --json",
         "resnet-build summary runs/resnet20-001",
+        "resnet-build summary best.safetensors",
     )
 )
 @click.argument("spec", type=SPEC, metavar="SPEC")
@@ -48,7 +49,7 @@ def summary(
     """Show a network, stage by stage.
 
     The table has shapes, parameters, MACs (multiply-adds for one image), receptive field and depth.
-    Of a run directory, the state and the accuracies follow.
+    Of a run directory, the state and the accuracies follow. A file of weights has its spec inside.
     """
     from resnet_builder.memory import size_text
     from resnet_builder.summary import summarize

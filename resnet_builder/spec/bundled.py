@@ -10,6 +10,7 @@ from pathlib import Path
 from resnet_builder.errors import Problem, SpecError, nearest
 
 _ENDINGS = (".yaml", ".yml")
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".th", ".ckpt", ".bin")
 
 
 def bundled_names() -> tuple[str, ...]:
@@ -38,7 +39,7 @@ def find_spec(source: str) -> Path:
 
     Args:
         source: With a separator or a YAML ending a path, whether or not there is such a file;
-            anything else the name of a bundled spec, or a run directory.
+            anything else the name of a bundled spec, a run directory, or a file of weights.
 
     Raises:
         SpecError: No bundled spec is called that.
@@ -49,7 +50,8 @@ def find_spec(source: str) -> Path:
     # Of os.path, as a Path raises an error for a name that is too long.
     if os.path.isfile(spec_of_run := os.path.join(source, "spec.yaml")):
         return Path(spec_of_run)
-    if is_path(source):
+    is_weights = source.lower().endswith(_WEIGHTS) and os.path.isfile(source)
+    if is_path(source) or is_weights:
         return Path(source)
     suggestion = nearest(source, names)
     hint = "" if suggestion else "; see: resnet-build list specs"

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from resnet_builder.errors import Problem, SpecError, SpecPath, StorageError, dotted
+from resnet_builder.spec.embedded import embedded_spec
 from resnet_builder.system import open_regular
 
 MAX_BYTES = 256 * 1024
@@ -138,14 +139,15 @@ def plain(node: Node) -> Any:
 
 
 def read_yaml(path: Path, *, named_at: tuple[Place, SpecPath] | None = None) -> Document:
-    """Read a YAML file.
+    """Read a YAML file, or the spec in the header of a file of weights.
 
     Args:
         path: The file.
         named_at: Where another file names it, if one does; a missing file is reported there.
 
     Raises:
-        SpecError: There is no such file, it is no regular file, too large, or not YAML in UTF-8.
+        SpecError: There is no such file, it is no regular file, too large, not YAML in UTF-8, or
+            weights without a spec.
         StorageError: It cannot be read.
     """
 
@@ -157,7 +159,12 @@ def read_yaml(path: Path, *, named_at: tuple[Place, SpecPath] | None = None) -> 
 
     try:
         with open_regular(path) as file:
+            if (spec := embedded_spec(file)) is not None:
+                return parse_yaml(source_of(spec, str(path), path=path))
+            file.seek(0)
             data = file.read(MAX_BYTES + 1)
+    except ValueError as error:
+        raise refused("wrong-type", str(error)) from None
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
             raise refused("unknown-name", "there is no such file") from None

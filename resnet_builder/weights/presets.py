@@ -97,12 +97,19 @@ def find_preset(checkpoint: Path) -> Preset | None:
         CheckpointError: The ``config.json`` says something that no step does.
         StorageError: A file cannot be read.
     """
+    return preset_beside(checkpoint) or _recognised_preset(checkpoint)
+
+
+def preset_beside(checkpoint: Path) -> Preset | None:
+    """Preset in timm's ``config.json`` beside a file of weights, if there is one.
+
+    Raises:
+        CheckpointError: It says something that no step does.
+        StorageError: It cannot be read.
+    """
     beside = checkpoint.with_name(_CONFIG)
-    if beside.is_file():
-        config = _read_config(beside)
-        if config is not None:
-            return _timm_preset(str(beside), config)
-    return _recognised_preset(checkpoint)
+    config = _read_config(beside) if beside.is_file() else None
+    return None if config is None else _timm_preset(str(beside), config)
 
 
 def _recognised_preset(checkpoint: Path) -> Preset | None:

@@ -4,6 +4,8 @@ import hashlib
 import http.client
 import re
 import urllib.error
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch.hub
@@ -16,9 +18,15 @@ from resnet_builder.spec.dump import dump_value, plain_data
 from resnet_builder.spec.schema import Spec, WeightsSpec
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.system import open_regular
+from resnet_builder.weights.channels import adapt_statistics
 from resnet_builder.weights.convert import load_weights
 from resnet_builder.weights.file import WeightsHeader, read_header
-from resnet_builder.weights.presets import published_weights
+from resnet_builder.weights.presets import (
+    Preset,
+    preset_beside,
+    published_weights,
+    read_preset,
+)
 
 _SIMILAR = 0.05
 """Difference of means and standard deviations, where white is 1, that is not worth a notice."""
@@ -65,8 +73,8 @@ def load_pretrained(network: ResNet, weights: WeightsSpec) -> None:
 def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:
     """Compare the data of a training with those that its pretrained weights were trained on.
 
-    Other programs' files do not tell. Nothing but the classes has to be equal, and these only if
-    the head is kept.
+    Of other programs' weights, the normalisation may be known. Nothing but the classes has to be
+    equal, and these only if the head is kept.
 
     Args:
         spec: Resolved spec of the training.
@@ -81,27 +89,52 @@ def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:
         UsageError: A newer release wrote the file.
     """
     weights = spec.model.weights
-    if weights is None or weights.published_name is not None:
+    if weights is None:
         return []
     path = Path(weights.path)
-    header = read_header(path)
+    header = None if weights.published_name is not None else read_header(path)
     if header is None:
-        return []
+        preset = _known_preset(weights)
+        known = None if preset is None else (preset.normalize.mean, preset.normalize.std)
+        return [] if known is None else _statistics_differences(weights, *known, data)
     if not weights.new_head:
         header.check_classes(path, data.classes, matched_by_name=False)
     notices = network_differences(path, header, spec)
     preprocess = (spec.data.preprocess if spec.data else None) or ()
     if header.preprocess != preprocess:
-        notices.append(_difference(path, "data.preprocess", header.preprocess, preprocess))
+        before, now = (
+            [step.model_dump(exclude_defaults=True) for step in steps]
+            for steps in (header.preprocess, preprocess)
+        )
+        notices.append(_difference(path, "data.preprocess", before, now))
     if header.mean is not None and header.std is not None:
-        pairs = zip((*header.mean, *header.std), (*data.mean, *data.std), strict=False)
-        if any(abs(theirs - ours) > _SIMILAR for theirs, ours in pairs):
-            notices.append(
-                f"{path} was trained on images of another brightness or contrast; to normalise "
-                f"as then, set data.normalize={{mean: {[round(x, 4) for x in header.mean]}, "
-                f"std: {[round(x, 4) for x in header.std]}}}"
-            )
+        notices += _statistics_differences(weights, header.mean, header.std, data)
     return notices
+
+
+def _known_preset(weights: WeightsSpec) -> Preset | None:
+    """Preset of other programs' weights, as far as it is known without computing a digest."""
+    if weights.published_name is not None:
+        return read_preset(weights.path)
+    with suppress(CheckpointError):  # timm prepares images in a way that no step does
+        return preset_beside(Path(weights.path))
+    return None
+
+
+def _statistics_differences(
+    weights: WeightsSpec, mean: Sequence[float], std: Sequence[float], data: DataSplits
+) -> list[str]:
+    channels = len(data.mean)
+    if weights.adapt_channels and len(mean) != channels:
+        mean, std = adapt_statistics(mean, channels), adapt_statistics(std, channels)
+    pairs = zip((*mean, *std), (*data.mean, *data.std), strict=True)
+    if all(abs(theirs - ours) <= _SIMILAR for theirs, ours in pairs):
+        return []
+    return [
+        f"{weights.path} was trained on images of another brightness or contrast; to normalise as "
+        f"then, set data.normalize={{mean: {[round(x, 4) for x in mean]}, "
+        f"std: {[round(x, 4) for x in std]}}}"
+    ]
 
 
 def network_differences(path: Path, header: WeightsHeader, spec: Spec) -> list[str]:

@@ -1,10 +1,13 @@
 """The first half of checking: whole specs."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
+import safetensors.numpy
 
 from resnet_builder.errors import SpecError
 from resnet_builder.spec.load import load_spec, load_spec_text, read_draft
@@ -35,6 +38,48 @@ def test_loading_imports_no_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.stdout.strip(), result.stderr) == ("", "")
+
+
+def write_weights(path: Path, **metadata: str) -> Path:
+    safetensors.numpy.save_file({"a": numpy.zeros(2)}, path, metadata)
+    return path
+
+
+def test_file_of_weights_stands_for_the_spec_in_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_weights(tmp_path / "best.safetensors", resnet_builder=json.dumps({"spec": FULL}))
+    assert load_spec("best.safetensors") == load_spec_text(FULL)
+    assert load_spec("./best.safetensors") == load_spec_text(FULL)
+    assert load_spec({"extends": "./best.safetensors", "name": "x"}).model.num_classes == 10
+    assert load_spec("best.safetensors", overrides=["model.num_classes=7"]).model.num_classes == 7
+    state = json.dumps({"provenance": {"spec": FULL}})
+    assert load_spec(write_weights(tmp_path / "s.safetensors", checkpoint=state)).name == "full"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04 and so on", "it is a file of torch.save, which has no spec; name the spec"),
+        ({}, "it is a file of weights without a spec; name the spec of its network instead"),
+        ({"resnet_builder": "[]"}, "it is a file of weights without a spec"),
+        ({"resnet_builder": '{"spec": 3}'}, "it is a file of weights without a spec"),
+        ({"checkpoint": "{"}, "it is a file of weights without a spec"),
+        (bytes([9, 0, 0, 0, 0, 0, 0, 0]) + b"{}", "it is a file of weights without a spec"),
+    ],
+)
+def test_weights_without_a_spec_are_told_what_they_are(
+    content: bytes | dict[str, str], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        write_weights(path, **content)
+    with pytest.raises(SpecError, match=message) as raised:
+        load_spec(path)
+    assert str(path) in str(raised.value)
 
 
 def test_bad_section_hides_no_other(tmp_path: Path) -> None:

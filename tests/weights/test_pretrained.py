@@ -1,6 +1,7 @@
 """Networks that start from a file of weights."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -326,3 +327,22 @@ def test_other_networks_sizes_preprocessing_and_statistics_are_told(
         f"{name} was trained on images of another brightness or contrast; to normalise as then, "
         "set data.normalize={mean: [0.4835, 0.4953"
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalisation_of_other_programs_weights_is_told(channels: int, folder: Path) -> None:
+    """As far as timm's configuration beside them has it; for grey images it is adapted."""
+    write_pets(folder)
+    spec = write_pets_spec(folder)
+    grey = [] if channels == 3 else ["data.dataset.channels=1"]
+    overrides = ["model.weights={path: pets.pth, adapt_channels: true}", *grey]
+    torch.save(build(read_spec(spec), seed=0).state_dict(), folder / "pets.pth")
+    config = {"pretrained_cfg": {"input_size": [3, 9, 9], "mean": [0.1, 0.2, 0.3]}}
+    (folder / "config.json").write_text(json.dumps(config))
+    result = train_pets(folder, *overrides)
+    assert result.exit_code == 0, result.stderr
+    mean = "[0.1, 0.2, 0.3], " if channels == 3 else "[0.1815], "
+    assert (
+        f"warning: {folder / 'pets.pth'} was trained on images of another brightness or contrast; "
+        f"to normalise as then, set data.normalize={{mean: {mean}std: [0.2"
+    ) in result.stderr
