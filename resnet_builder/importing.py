@@ -153,6 +153,7 @@ def import_weights(
         mean=normalize and normalize.mean,
         std=normalize and normalize.std,
         preprocess=steps,
+        multi_label=own is not None and own.multi_label and classes is not None,
         source=Origin(file=checkpoint.name, layout=report.layout),
     )
     save_weights(out, network.state_dict(), header)

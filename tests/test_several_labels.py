@@ -19,6 +19,7 @@ from resnet_builder.data.sources import InMemoryImages, fingerprint
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, ResultRecord
 from resnet_builder.training.metrics import Metrics, compute_metrics, score
+from resnet_builder.weights.file import read_header
 from tests.cli.experiments import call
 from tests.crash.experiments import assert_same_outcome, outcome_of
 from tests.resume.runs import stopping_after
@@ -197,6 +198,12 @@ def test_evaluate_prints_and_writes_every_decision(run: RunDirectory, folder: Pa
     right = ((probabilities > 0.5) == labels).all(1)
     assert found["metrics"]["test.top1"] == right.mean()
     assert [row["correct"] for row in rows] == [str(bool(one)) for one in right]
+
+
+def test_imported_weights_still_give_several_labels(run: RunDirectory, folder: Path) -> None:
+    imported = call("import", run.best, "--spec", "tags.yaml", "-o", "imported.safetensors")
+    assert imported.exit_code == 0, imported.stderr
+    assert read_header(folder / "imported.safetensors").multi_label  # type: ignore[union-attr]
 
 
 def test_data_of_one_label_an_image_is_refused(run: RunDirectory, folder: Path) -> None:

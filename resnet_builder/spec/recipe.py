@@ -295,7 +295,10 @@ class EmaSpec(Section):
 
 
 class EarlyStopSpec(Section):
-    """Early stopping: training ends when validation top-1 has not risen for a while."""
+    """Early stopping: training ends when validation top-1 has not risen for a while.
+
+    Where images have several labels, it is the mean average precision.
+    """
 
     patience: Count = Field(description="Evaluations without a rise before training ends.")
     min_delta: Fraction = Field(0.0, description="Smallest rise that counts.")
