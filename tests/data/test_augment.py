@@ -1,5 +1,6 @@
 """Every augmentation equals torchvision's functional on the same parameters."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rotation": {"degrees": 30.0},
     "affine": {"shear": 20.0},
     "color_jitter": {"contrast": 0.5},
+}
+
+
+WILD: dict[str, dict[str, Any]] = {
+    "perspective": {"distortion_scale": 1.0, "p": 1.0},
+    "affine": {"scale": (0.01, 100.0), "shear": 180.0},
+    "color_jitter": {"brightness": 10.0, "hue": 0.5},
+    "rand_augment": {"num_ops": 14, "magnitude": 30},
 }
 
 
@@ -282,6 +291,18 @@ def test_augmentation_is_torchvision_s_functional_of_what_it_draws(
     same = (ours == images).flatten(1).all(1).sum()
     assert same < 16 if p < 0.8 else same < 8
     assert not torch.equal(augmented(name, images, epoch=1, **options), ours)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS.names())
+@pytest.mark.parametrize("shape", [(1, 1), (1, 8), (2, 2), (3, 40)])
+def test_small_and_narrow_images_are_augmented(name: str, shape: tuple[int, int]) -> None:
+    made: Any = AUGMENTATIONS.get(name)(**{**OPTIONS.get(name, {}), **WILD.get(name, {})})
+    images = noise(40, 3, *shape)
+    given = replace(batch(images), images=images if made.works_on == "pixels" else images / 255)
+    if min(shape) >= getattr(made, "min_side", 1):
+        found = made(given, draws(40)).images
+        assert found.shape[:2] == (40, 3)
+        assert bool(found.float().isfinite().all())
 
 
 def test_grayscale_is_that_of_torchvision() -> None:

@@ -330,6 +330,8 @@ class Affine:
 class Perspective:
     """View from a random side, torchvision's ``RandomPerspective``.
 
+    An image three of whose corners are drawn on one line stays as it is.
+
     Args:
         distortion_scale: Largest shift of a corner, as a share of half the height and width.
         p: Probability of a change.
@@ -363,7 +365,14 @@ class Perspective:
             interpolation=v2.InterpolationMode(self._interpolation),
             fill=_colour(batch, self._fill),
         )
-        return replace(batch, images=draws.map_seeded(transform, batch.images))
+
+        def change(image: Tensor) -> Tensor:
+            try:
+                return transform(image)
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not list it
+                return image  # three of its corners were drawn on one line
+
+        return replace(batch, images=draws.map_seeded(change, batch.images))
 
 
 def _colour(batch: Batch, fill: _Fill) -> list[float]:
