@@ -1,6 +1,5 @@
 """``resnet-build train``: train the network of a spec, or resume a run."""
 
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import examples, note, percent, points, show, show_json, table
+from resnet_builder.cli.console import examples, note, show_json
 from resnet_builder.cli.launcher import distributed_context, is_worker, nproc_option
 from resnet_builder.cli.options import (
     SPEC,
@@ -22,12 +21,12 @@ from resnet_builder.cli.options import (
     recipe_options,
     skip_bad_option,
 )
+from resnet_builder.cli.result import show_next, show_result
 from resnet_builder.cli.signals import Interrupted
 from resnet_builder.errors import ProcessLostError, Stopped
 
 if TYPE_CHECKING:
     from resnet_builder.runs.directory import RunDirectory
-    from resnet_builder.runs.records import ResultRecord
 
 _HERE = ""
 """Value of ``--resume`` without a directory, which means that of ``--out``."""
@@ -182,9 +181,9 @@ def train(
     if ctx.is_main_process and as_json:
         show_json(record)
     elif ctx.is_main_process:
-        _show(record)
+        show_result(record)
         if isinstance(found, session.Session):
-            _show_next(found.run.path, plugins)
+            show_next(found.run.path, plugins)
 
 
 def _directory(spec: str | None, out: Path | None, resume: str | None) -> Path | None:
@@ -230,41 +229,3 @@ def _resume_told(run: "RunDirectory", command: str) -> Iterator[None]:
         hint = f"to resume: {command}" if run.is_published else f"{run.path} is removed"
         note(f"stopped before the first step; {hint}")
         raise
-
-
-def _show(record: "ResultRecord") -> None:
-    """Print the accuracy, the published one and the difference, and which weights were tested."""
-    ours = {"mAP": record.test_map, "top-1": record.test_top1, "top-5": record.test_top5}
-    published = record.published
-    if published is None:
-        found = ", ".join(f"{name} {percent(top)}" for name, top in ours.items() if top is not None)
-        show(f"test {found}" if found else "no test images")
-    else:
-        theirs = {
-            "top-1": (published.test_top1, published.test_top1_difference),
-            "top-5": (published.test_top5, published.test_top5_difference),
-        }
-        rows = [
-            (f"test {name}", percent(ours[name]), percent(top), points(difference))
-            for name, (top, difference) in theirs.items()
-            if ours[name] is not None or top is not None
-        ]
-        show(*table(("", "ours", "published", "difference"), rows))
-        show(f"published in {published.source}")
-    chosen = "the last" if record.selected_on == "none" else "best on validation"
-    metric, value = (
-        ("top-1", record.val_top1) if record.val_map is None else ("mAP", record.val_map)
-    )
-    val = "" if value is None else f" ({metric} {percent(value)})"
-    early = f", stopped early ({record.planned_steps:,} planned)" if record.early_stopped else ""
-    show(f"weights of step {record.selected_step:,} of {record.steps:,}{early}: {chosen}{val}")
-    digits = 1 if record.seconds < 10 else 0
-    show(f"{record.seconds:,.{digits}f} s of training, {record.images_per_second:,.0f} images/s")
-
-
-def _show_next(run: Path, plugins: tuple[str, ...]) -> None:
-    """Print what can be done with a finished run."""
-    words = [str(run), *(word for plugin in plugins for word in ("--plugin", plugin))]
-    note("next:")
-    for command, *more in (("evaluate",), ("predict", "IMAGE..."), ("export", "-o", "FILE.onnx")):
-        note(f"  resnet-build {command} {shlex.join(words)}{''.join(f' {one}' for one in more)}")

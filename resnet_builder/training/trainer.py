@@ -37,15 +37,8 @@ from resnet_builder.training.meter import TrainMeter, evaluation_row
 from resnet_builder.training.metrics import Metrics
 from resnet_builder.training.openmp import sleep_while_busy
 from resnet_builder.training.result import Result, result_record, weights_header
-from resnet_builder.training.resume import (
-    check_steps_left,
-    prepare_resumption,
-    record_resumption,
-)
-from resnet_builder.training.runtime import (
-    compile_errors_explained,
-    resolve_device,
-)
+from resnet_builder.training.resume import check_steps_left, prepare_resumption, record_resumption
+from resnet_builder.training.runtime import compile_errors_explained, resolve_device
 from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.state import TrainState, copy_weights, set_weights
 from resnet_builder.training.step import TrainStep

@@ -1,0 +1,48 @@
+"""Result of a training, as ``train`` prints it: accuracies, and what can be done next."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnet_builder.cli.console import note, percent, points, show, table
+
+if TYPE_CHECKING:
+    from resnet_builder.runs.records import ResultRecord
+
+
+def show_result(record: "ResultRecord") -> None:
+    """Print the accuracy, the published one and the difference, and which weights were tested."""
+    ours = {"mAP": record.test_map, "top-1": record.test_top1, "top-5": record.test_top5}
+    published = record.published
+    if published is None:
+        found = ", ".join(f"{name} {percent(top)}" for name, top in ours.items() if top is not None)
+        show(f"test {found}" if found else "no test images")
+    else:
+        theirs = {
+            "top-1": (published.test_top1, published.test_top1_difference),
+            "top-5": (published.test_top5, published.test_top5_difference),
+        }
+        rows = [
+            (f"test {name}", percent(ours[name]), percent(top), points(difference))
+            for name, (top, difference) in theirs.items()
+            if ours[name] is not None or top is not None
+        ]
+        show(*table(("", "ours", "published", "difference"), rows))
+        show(f"published in {published.source}")
+    chosen = "the last" if record.selected_on == "none" else "best on validation"
+    metric, value = (
+        ("top-1", record.val_top1) if record.val_map is None else ("mAP", record.val_map)
+    )
+    val = "" if value is None else f" ({metric} {percent(value)})"
+    early = f", stopped early ({record.planned_steps:,} planned)" if record.early_stopped else ""
+    show(f"weights of step {record.selected_step:,} of {record.steps:,}{early}: {chosen}{val}")
+    digits = 1 if record.seconds < 10 else 0
+    show(f"{record.seconds:,.{digits}f} s of training, {record.images_per_second:,.0f} images/s")
+
+
+def show_next(run: Path, plugins: tuple[str, ...]) -> None:
+    """Print what can be done with a finished run."""
+    words = [str(run), *(word for plugin in plugins for word in ("--plugin", plugin))]
+    note("next:")
+    for command, *more in (("evaluate",), ("predict", "IMAGE..."), ("export", "-o", "FILE.onnx")):
+        note(f"  resnet-build {command} {shlex.join(words)}{''.join(f' {one}' for one in more)}")
