@@ -336,11 +336,12 @@ def _missing_split(
 
 
 def _tables_there(root: Path, names: Iterable[str]) -> Iterator[str]:
-    """Yield a hint of the first table of labels that lies beside images."""
-    for name in sorted(names):
-        if name.lower().endswith(TABLE_ENDINGS):
-            yield f"for labels from a table, give {root / name} in place of the folder"
-            return
+    """Yield a hint of tables that lie beside images and may hold their labels."""
+    tables = [root / name for name in sorted(names) if name.lower().endswith(TABLE_ENDINGS)]
+    if tables:
+        one = "one of " if len(tables) > 1 else ""
+        named = shorten(map(str, tables), _MAX_NAMED)
+        yield f"for labels from a table, give {one}{named} in place of the folder"
 
 
 def _list_split(root: Path, folder: str, passed_over: _PassedOver, stop: Stop) -> Images:
@@ -516,7 +517,8 @@ def _check_classes(
     """
     where = root / folder
     if not images:
-        notices = (*passed_over.notices(), *_tables_there(root, os.listdir(root)))
+        files = [*os.listdir(root), *passed_over.outside]
+        notices = (*passed_over.notices(), *_tables_there(root, files))
         raise DataError(
             f"{where} has no folders; there must be one for each class",
             *(f"  {notice}" for notice in notices),

@@ -86,7 +86,8 @@ class ImageTable:
         label_column: _Name | None = None,
         split_column: _Name | None = None,
         separator: Annotated[str, Field(min_length=1, max_length=8)] | None = None,
-        label_columns: Annotated[list[_Name], Field(min_length=2)] | None = None,
+        label_columns: Annotated[tuple[_Name, ...], Field(min_length=2, strict=False)]
+        | None = None,
         channels: Literal[1, 3, 4] = 3,
     ) -> None:
         for option, value in (("label_column", label_column), ("separator", separator)):
@@ -182,7 +183,7 @@ class ImageTable:
         if self._label_columns is not None:
             for name in self._label_columns:
                 _check_column(table, "label_columns", name)
-            return _Columns(file, split, tuple(self._label_columns), is_one_hot=True)
+            return _Columns(file, split, self._label_columns, is_one_hot=True)
         label = _find_column(table, "label_column", self._label_column, LABEL_COLUMNS, report)
         others = [name for name in table.columns if name and name not in {file, split}]
         if label is None and len(others) == 1:

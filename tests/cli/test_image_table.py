@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.experiments import call
 from tests.data.folders import write_image, write_pets, write_pets_spec
 
@@ -65,6 +67,48 @@ def test_table_is_validated_trained_resumed_and_evaluated(folder: Path) -> None:
     assert "  train/ant: its contents have changed\n" in result.stderr
     table.write_text(text)
     assert call("train", "--resume", "run", "--data-dir", folder).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "options", ["separator: '|'", "label_columns: [big, red]"], ids=["separator", "columns"]
+)
+def test_several_labels_are_trained_evaluated_and_compared_on_resume(
+    options: str, folder: Path
+) -> None:
+    spec = table_spec(folder)
+    table = folder / "labels.csv"
+    header, *rows = table.read_text().splitlines()
+    lines = [f"{header},big,red"]
+    for number, row in enumerate(rows):
+        file, _, split = row.split(",")
+        labels = [name for bit, name in enumerate(("big", "red")) if (number + 1) >> bit & 1]
+        ones = ",".join(str(int(name in labels)) for name in ("big", "red"))
+        lines.append(f"{file},{'|'.join(labels)},{split},{ones}")
+    write_table(table, *lines)
+    text = spec.read_text().replace("root: pets}", f"root: pets, {options}}}")
+    spec.write_text(text)
+    flags = ("--data-dir", folder)
+    for command in ("validate", "train"):
+        result = call(command, spec, *flags)
+        assert result.exit_code == 2
+        assert "`cross_entropy` is for one label an image" in result.stderr
+    spec.write_text(text.replace("train:\n", "train:\n  loss: binary_cross_entropy\n", 1))
+    assert call("validate", spec, *flags).exit_code == 0
+    result = call("train", spec, *flags, "--out", "run")
+    assert result.exit_code == 0, result.stderr
+    own, other = (
+        call("evaluate", "run", *more, *flags, "--json") for more in ((), ("--data", table))
+    )
+    assert own.exit_code == 0, own.stderr
+    assert own.stdout == other.stdout
+    assert json.loads(own.stdout)["classes"] == ["big", "red"]
+    (folder / "run" / "result.json").unlink()
+    for path in (folder / "run" / "checkpoints").iterdir():
+        path.unlink()
+    write_table(table, *(line.replace("big|red,train,1,1", "red,train,0,1") for line in lines))
+    result = call("train", "--resume", "run", *flags)
+    assert result.exit_code == 3
+    assert "  train: its contents have changed\n" in result.stderr
 
 
 def test_nothing_in_a_table_reaches_a_terminal_raw(folder: Path) -> None:

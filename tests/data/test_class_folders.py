@@ -262,6 +262,12 @@ def test_table_beside_images_without_classes_is_pointed_to(tmp_path: Path) -> No
         f"  {root}: passed over 0.png (a file), labels.CSV (a file)",
     ]
     assert refused(root).endswith(f"\n  {hint}")
+    (root / "train" / "more.tsv").write_text("")
+    assert refused(root).endswith(
+        f"\n  for labels from a table, give one of {root}/labels.CSV, {root}/train/more.tsv in "
+        "place of the folder"
+    )
+    (root / "train" / "more.tsv").unlink()
     (root / "train").rename(root / "photos")
     assert listed(root).notices[-1] == f"{root}: {hint}"
     write_image(root / "more" / "0.png", 1)

@@ -245,7 +245,7 @@ def test_column_that_is_not_there_is_named_with_the_others(root: Path) -> None:
         {"label_column": "colour"},
         {"split_column": "fold"},
         {"separator": ";"},
-        {"label_columns": ["big", "small"]},
+        {"label_columns": ("big", "small")},
         {"channels": 1},
         {"channels": 4},
     ],
@@ -269,7 +269,7 @@ def test_every_option_changes_what_is_loaded(options: dict[str, Any], root: Path
 @pytest.mark.parametrize("other", ["label_column", "separator"])
 def test_options_that_exclude_each_other_are_refused(other: str) -> None:
     with pytest.raises(PartError, match="has no place beside `label_columns`") as caught:
-        ImageTable(path="x", label_columns=["a", "b"], **{other: ";"})  # type: ignore[arg-type]
+        ImageTable(path="x", label_columns=("a", "b"), **{other: ";"})  # type: ignore[arg-type]
     assert (caught.value.code, caught.value.option) == ("exclusive", other)
 
 
@@ -432,7 +432,7 @@ def test_several_labels_are_a_row_of_ones_for_each_image(way: str, root: Path) -
     options: dict[str, Any] = {"separator": "|"}
     lines = ["file,labels", *(f"{n},{' | '.join(labels)}" for n, labels in enumerate(MULTI))]
     if way == "columns":
-        options = {"label_columns": list(names)}
+        options = {"label_columns": names}
         values = [[("True", "0.0")[name not in labels] for name in names] for labels in MULTI]
         lines = ["file,big,red,small", *(f"{n},{','.join(row)}" for n, row in enumerate(values))]
     path = write(root, *lines)
@@ -458,13 +458,13 @@ def test_several_labels_are_a_row_of_ones_for_each_image(way: str, root: Path) -
 
 def test_columns_of_labels_hold_nothing_but_0_and_1(root: Path) -> None:
     path = write(root, "file,a,b", "0,1,0", "1,2,", "2,yes,1")
-    assert refused(path, label_columns=["a", "b"]).splitlines()[1:] == [
+    assert refused(path, label_columns=("a", "b")).splitlines()[1:] == [
         "  line 3: `a` is '2'; it must be 0 or 1",
         "  line 3: `b` is ''; it must be 0 or 1",
         "  line 4: `a` is 'yes'; it must be 0 or 1",
     ]
     path = write(root, "file,a,b", "0,1,0", "1,1,0")
-    assert refused(path, label_columns=["a", "b"]).endswith(
+    assert refused(path, label_columns=("a", "b")).endswith(
         "no training image has the label b; leave it out of data.dataset.label_columns"
     )
 
