@@ -102,7 +102,8 @@ def train_reference(
     prepare = [v2.Resize(SIZE * 256 // 224, antialias=True), v2.CenterCrop(SIZE)]
     train = ImageFolder(images / "train", v2.Compose([*augment, *to_tensor]))
     test = ImageFolder(images / "test", v2.Compose([*prepare, *to_tensor]))
-    model = build_from_spec(network, seed=seed, overrides=[f"model.num_classes={classes}"])
+    changes = ["data=null", f"model.num_classes={classes}"]
+    model = build_from_spec(network, seed=seed, overrides=changes)
     assert isinstance(model, ResNet)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=30, gamma=0.1)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import accumulate
 from operator import mul
 from pathlib import Path
@@ -16,9 +15,6 @@ from resnet_builder import checks, dry_run
 from resnet_builder.blocks.init import init_weights
 from resnet_builder.blocks.interfaces import ShortcutFactory, Stem, missing_attribute
 from resnet_builder.blocks.shortcuts import changes_shape
-from resnet_builder.data.interfaces import DatasetInfo
-from resnet_builder.data.location import locate_data
-from resnet_builder.data.splits import inspect_data
 from resnet_builder.device import pick_device
 from resnet_builder.errors import (
     DataError,
@@ -34,8 +30,7 @@ from resnet_builder.parts import (
     STAGE_PARTS,
     PlacedPart,
     PlacedPartError,
-    apply_data_defaults,
-    input_info,
+    describe_data,
     is_preactivated,
     model_part,
     resolve,
@@ -148,10 +143,10 @@ def check_source(
     data_error: DataError | None = None
     if "data" not in wrong:
         try:
-            info, data_error = _describe_data(draft, data_dir, with_data=with_data)
-            if draft.data is not None:
-                located = locate_data(draft.data, data_dir)
-                draft = replace(draft, data=apply_data_defaults(located, draft.model, info))
+            data, info, data_error = describe_data(
+                draft.data, draft.model, data_dir, with_data=with_data
+            )
+            draft = replace(draft, data=data)
             problems += checks.data_problems(draft, info)
             notices += checks.known_recipe_notices(draft, info)
         except PlacedPartError as error:
@@ -193,7 +188,9 @@ def check_source(
     problems += draft.problems
     if problems and data_error is not None and not isinstance(data_error, MissingDataError):
         path = ("data", "dataset")
-        problems.append(draft.positions.problem("mismatch", path, str(data_error)))
+        message = "; ".join(line.strip() for line in data_error.args)
+        message = message.removeprefix("data.dataset: ")
+        problems.append(draft.positions.problem("mismatch", path, message))
     ordered = draft.positions.ordered(problems)
     spec = None
     if draft.spec is not None and model is not None and not ordered:
@@ -204,22 +201,6 @@ def check_source(
     return CheckedSpec(
         ordered, spec, network, draft.positions, macs, data_error, assumed, tuple(notices)
     )
-
-
-def _describe_data(
-    draft: Draft, data_dir: Path | None, *, with_data: bool
-) -> tuple[DatasetInfo, DataError | None]:
-    """Describe the input images; by the options of the dataset alone, if these tell enough."""
-    if draft.data is None:
-        return DatasetInfo(), None
-    info = input_info(draft.data)
-    asks_classes = draft.model is not None and draft.model.num_classes == "auto"
-    if not with_data and (info.num_classes is not None or not asks_classes):
-        return info, None
-    try:
-        return input_info(draft.data, partial(inspect_data, data_dir=data_dir)), None
-    except DataError as error:
-        return info, error
 
 
 def load_experiment(

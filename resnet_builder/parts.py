@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,8 +22,17 @@ from resnet_builder.blocks.interfaces import (
     STEMS,
 )
 from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, DatasetInfo
+from resnet_builder.data.location import locate_data
 from resnet_builder.data.preprocess import default_preprocess, shape_after
-from resnet_builder.errors import PartError, Problem, ResnetBuilderError, SpecError, SpecPath
+from resnet_builder.data.splits import inspect_data
+from resnet_builder.errors import (
+    DataError,
+    PartError,
+    Problem,
+    ResnetBuilderError,
+    SpecError,
+    SpecPath,
+)
 from resnet_builder.losses import LOSSES, Loss
 from resnet_builder.registry import Registry, outside_error
 from resnet_builder.spec.recipe import TrainSpec
@@ -281,6 +291,37 @@ def input_info(
         except PartError as error:
             raise PlacedPartError(error, ("data", "preprocess", number, "size")) from error
     return replace(info, channels=channels, image_size=None if size is None else simplified(size))
+
+
+def describe_data(
+    data: DataSpec | None, model: ModelSpec | None, data_dir: Path | None, *, with_data: bool
+) -> tuple[DataSpec | None, DatasetInfo, DataError | None]:
+    """Describe a network's input images; by the dataset's options alone, if these tell enough.
+
+    Args:
+        data: Section ``data``, if there is one.
+        model: Section ``model``, if it is sound.
+        data_dir: Data folder that the user gave.
+        with_data: Whether to look at the data where the options tell enough, too.
+
+    Returns:
+        Section ``data`` with the path of the files, and with what dataset and network decide;
+        description; and why the data cannot be looked at, if so.
+
+    Raises:
+        PlacedPartError: The dataset's options do not fit together.
+        SpecError: The dataset has validation images, and the spec asks for others.
+    """
+    if data is None:
+        return None, DatasetInfo(), None
+    info, error = input_info(data), None
+    asks_classes = model is not None and model.num_classes == "auto"
+    if with_data or (info.num_classes is None and asks_classes):
+        try:
+            info = input_info(data, partial(inspect_data, data_dir=data_dir))
+        except DataError as found:
+            error = found
+    return apply_data_defaults(locate_data(data, data_dir), model, info), info, error
 
 
 def resolve(spec: Spec) -> Spec:

@@ -21,6 +21,7 @@ from resnet_builder.data.interfaces import (
     LoadedSplit,
     Stop,
 )
+from resnet_builder.errors import DataError
 
 
 @DATASETS.register("image_folder")
@@ -81,6 +82,11 @@ class ImageFolder:
 
     def _list(self, data_dir: Path, stop: Stop) -> LabelledSplits:
         root = data_dir / self._path
+        if root.is_file():
+            raise DataError(
+                f"{root} is a file, and a folder with a folder of images for each class is needed; "
+                "`predict` takes single images"
+            )
         found = find_classes(root, stop)
         return _labelled(root, found, tuple(found.splits["train"]))
 

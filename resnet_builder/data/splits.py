@@ -23,7 +23,12 @@ from resnet_builder.data.interfaces import (
 from resnet_builder.data.location import default_data_dir, find_data, unused_place
 from resnet_builder.data.preprocess import Preprocessing
 from resnet_builder.data.statistics import channel_statistics, describe_constant
-from resnet_builder.data.validation import check_validation, class_counts, set_validation_aside
+from resnet_builder.data.validation import (
+    check_validation,
+    class_counts,
+    set_validation_aside,
+    single_image_notice,
+)
 from resnet_builder.errors import DataError, Problem, SpecError, UsageError, counted
 from resnet_builder.experiment import Experiment
 from resnet_builder.spec.schema import DataSpec, ModelSpec, Normalize, Spec
@@ -133,6 +138,7 @@ def load_data(
     notices = (
         *unused_place(data, data_dir),
         *loaded.notices,
+        *single_image_notice(loaded, data),
         *(describe_constant(channel, mean) for channel in constant),
         *_duplicates(train, hashes, validation, loaded.test),
     )

@@ -1,7 +1,7 @@
 """Validation images: how many training images are set aside, and which."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -75,6 +75,18 @@ def set_validation_aside(
     aside = stratified(loaded.train.labels, data.set_aside(count), data.split_seed)
     kept = torch.ones(count, dtype=torch.bool).index_fill(0, aside, value=False).nonzero()[:, 0]
     return loaded.train.subset(kept), loaded.train.subset(aside), tuple(aside.tolist())
+
+
+def single_image_notice(loaded: LoadedDataset, data: DataSpec) -> Iterator[str]:
+    """Yield a notice if no image is set aside because a class has only one."""
+    if data.validation != 0 or loaded.validation is not None or loaded.train.labels.dim() == 2:
+        return
+    counts = class_counts(loaded.train.labels, len(loaded.classes)).tolist()
+    if single := [name for name, count in zip(loaded.classes, counts, strict=True) if count == 1]:
+        yield (
+            f"there is 1 training image of {', '.join(single)}: by default no images are set aside "
+            "for validation then, and the weights tested are the last ones"
+        )
 
 
 def check_validation(

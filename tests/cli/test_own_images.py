@@ -10,6 +10,7 @@ import pytest
 
 from resnet_builder import load_spec
 from resnet_builder.builder import check_source
+from resnet_builder.data.validation import default_validation
 from resnet_builder.spec.load import read_draft
 from tests.cli.experiments import call
 from tests.data.folders import write_image
@@ -92,7 +93,9 @@ def test_one_line_trains_on_a_folder(mine: Path) -> None:
     assert "is already complete" in again.stderr
 
 
-@pytest.mark.parametrize("command", ["validate", "summary", "bench"])
+@pytest.mark.parametrize(
+    "command", ["validate", "summary", pytest.param("bench", marks=pytest.mark.ci)]
+)
 def test_other_commands_take_the_folder_too(command: str, mine: Path) -> None:
     more = ("--seconds", "0.01") if command == "bench" else ()
     result = call(command, "net.yaml", "--data", "mine", *more)
@@ -245,3 +248,49 @@ def test_data_folder_is_nothing_to_a_dataset_without_a_path(folder: Path) -> Non
     digits = ("--set", "data.dataset=digits", "--set", "train.steps=1")
     (folder / "net.yaml").write_text(NET, encoding="utf-8")
     assert call("train", "net.yaml", *digits, "--data-dir", folder).exit_code == 0
+
+
+def test_wrong_folders_are_told_apart_before_there_is_a_run(mine: Path) -> None:
+    """What a newcomer gives instead of the folder of the splits; each message says what to give."""
+    write_image(Path("photo.png"), 1)
+    shutil.copytree(mine, Path("deep/er/mine"))
+    shutil.copytree(mine / "train" / "ant", Path("one/train/ant"))
+    shutil.copytree(mine, "differ")
+    Path("differ/test/bee").rename("differ/test/wasp")
+    for path, said in {
+        "photo.png": "photo.png is a file, and a folder with a folder of images for each class is",
+        "one": "data.dataset: image_folder has one class; nothing can be learnt from it",
+        "deep": "add `/er/mine",
+        "differ": "has folders that train has not: wasp",
+    }.items():
+        trained, checked = (
+            call(command, "net.yaml", "--data", path) for command in ("train", "validate")
+        )
+        assert (trained.exit_code, checked.exit_code) == (3, 3), path
+        assert said in trained.stderr, trained.stderr
+        assert said in checked.stderr
+    assert not Path("runs").exists()
+
+
+def test_validation_share_has_each_class_or_there_is_none() -> None:
+    counts = {
+        (50, 50): 0.1,
+        (10, 10): 0.1,
+        (3, 3): 2,
+        (20, 100): 0.1,
+        (5, 60): 13,
+        (2, 1000): 0.1,
+        (1, 100): 0,
+        (2, 2): 2,
+        (3, 3, 4): 3,
+    }
+    assert {each: default_validation(each, sum(each)) for each in counts} == counts
+
+
+def test_class_of_one_image_leaves_no_validation_images(mine: Path) -> None:
+    for path in sorted((mine / "train" / "bee").iterdir())[1:]:
+        path.unlink()
+    result = call("train", "net.yaml", "--data", "mine", "--out", "run")
+    assert result.exit_code == 0, result.stderr
+    assert "there is 1 training image of bee: by default no images are set aside" in result.stderr
+    assert resolved(Path("run"))["validation"] == 0
