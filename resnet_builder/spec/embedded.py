@@ -21,11 +21,11 @@ def embedded_spec(file: BinaryIO) -> str | None:
         ValueError: It is a file of weights without a spec; the message says what it is.
     """
     head = file.read(_LENGTH + 1)
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        raise ValueError(f"it is a file of torch.save, which has no spec{_NO_SPEC}")
     length = int.from_bytes(head[:_LENGTH], "little")
-    # No YAML begins so: each of these bytes of a length is a control character.
-    if head[_LENGTH:] != b"{" or not 2 <= length <= _MAX_HEADER or head[4:_LENGTH] != bytes(4):
+    # The length comes first, as its header may begin like a pickle. No YAML has zeros in it.
+    if head[_LENGTH:] != b"{" or not 2 <= length <= _MAX_HEADER:
+        if head.startswith((b"PK\x03\x04", b"\x80")):
+            raise ValueError(f"it is a file of torch.save, which has no spec{_NO_SPEC}")
         return None
     try:
         metadata = json.loads(b"{" + file.read(length - 1)).get("__metadata__", {})

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from resnet_builder.errors import SpecError
+from resnet_builder.spec.embedded import embedded_spec
 from resnet_builder.spec.load import load_spec, load_spec_text, read_draft
 from resnet_builder.spec.recipe import Sgd
 from resnet_builder.spec.section import Part
@@ -52,6 +53,11 @@ def test_file_of_weights_stands_for_the_spec_in_its_header(
     write_weights(tmp_path / "best.safetensors", resnet_builder=json.dumps({"spec": FULL}))
     assert load_spec("best.safetensors") == load_spec_text(FULL)
     assert load_spec("./best.safetensors") == load_spec_text(FULL)
+    for number in range(0x100):  # the length of a header may begin like a pickle
+        text = json.dumps({"spec": FULL, "note": " " * number})
+        path = write_weights(tmp_path / "n.safetensors", resnet_builder=text)
+        with path.open("rb") as file:
+            assert embedded_spec(file) == FULL
     assert load_spec({"extends": "./best.safetensors", "name": "x"}).model.num_classes == 10
     assert load_spec("best.safetensors", overrides=["model.num_classes=7"]).model.num_classes == 7
     state = json.dumps({"provenance": {"spec": FULL}})
