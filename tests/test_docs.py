@@ -100,6 +100,7 @@ def write_checkpoints(folder: Path) -> None:
         ("docs/how-to/own-images.md", ["pets.yaml"], write_images),
         ("docs/how-to/rare-classes.md", ["rare.yaml"], lambda folder: None),
         ("docs/how-to/fine-tune.md", [], write_checkpoints),
+        ("docs/how-to/draw.md", [], lambda folder: None),
         ("docs/how-to/resume.md", [], lambda folder: None),
         ("docs/how-to/add-a-block.md", ["scaled.py", "my_spec.yaml"], lambda folder: None),
         ("docs/how-to/add-a-loss.md", ["brier.py", "my_spec.yaml"], lambda folder: None),

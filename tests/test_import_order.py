@@ -25,7 +25,7 @@ IMPORT_ORDER = (
     {"summary", "testing"},
     {"training", "importing", "prediction_table"},
     {"inference"},
-    {"comparison", "export", "prediction"},
+    {"comparison", "export", "prediction", "reports"},
     {"api", "bench"},
     {"cli"},
 )

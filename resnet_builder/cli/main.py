@@ -30,7 +30,7 @@ COMPLETE = "_RESNET_BUILD_COMPLETE"
 COMMANDS = {
     name: f"resnet_builder.cli.{name}"
     for name in (
-        *("bench", "diff", "evaluate", "export", "init", "list"),
+        *("bench", "diff", "draw", "evaluate", "export", "init", "list"),
         *("predict", "schema", "summary", "train", "validate"),
     )
 } | {"import": "resnet_builder.cli.import_"}
