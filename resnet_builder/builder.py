@@ -1,7 +1,6 @@
 """Builder: from a spec to a checked experiment, and to a network."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from resnet_builder import checks, dry_run
-from resnet_builder.blocks.init import init_weights
+from resnet_builder.blocks.init import init_weights, seeded
 from resnet_builder.blocks.interfaces import ShortcutFactory, Stem, missing_attribute
 from resnet_builder.blocks.shortcuts import changes_shape
 from resnet_builder.device import pick_device
@@ -175,7 +174,7 @@ def check_source(
         except PlacedPartError as error:
             problems.append(checks.part_problem(error, draft.positions))
     if network is not None and model is not None:
-        problems += checks.stride_problems(network, model, draft)
+        problems += checks.geometry_problems(network, model, draft)
         if with_forward:
             macs, found = dry_run.forward_problems(network, model, draft)
             problems += found or dry_run.training_problems(network, model, draft, processes)
@@ -373,7 +372,7 @@ def _build(
 ) -> ResNet:
     place = pick_device(device)
     # Weights are drawn on the CPU: a seed gives the same weights on every device.
-    with _seeded(seed):
+    with seeded(seed):
         # The constructors draw weights too, which are all drawn anew: their draws do not count.
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             network = _construct(model, output_stride)
@@ -396,14 +395,14 @@ def _construct(model: ModelSpec, output_stride: int | None = None) -> ResNet:
     with placed_stem.blamed():
         stem: Stem = placed_stem.make(model.in_channels, **factories)
         layers, channels, stride = dict(stem.layers), stem.out_channels, stem.stride
-    strides, dilation = {"stem": stride}, 1
+    strides, spacing = {"stem": stride}, 1  # spacing: product of the strides that are replaced
     for number, stage in enumerate(model.stages):
-        previous_dilation = dilation
+        previous_spacing = spacing
         if output_stride is not None and stride * stage.stride > output_stride:
-            dilation *= stage.stride  # in place of the stride
+            spacing *= stage.stride
         else:
             stride *= stage.stride
-        blocks = _build_stage(model, number, channels, factories, previous_dilation, dilation)
+        blocks = _build_stage(model, number, channels, factories, previous_spacing, spacing)
         layers[f"layer{number + 1}"] = blocks
         strides[f"layer{number + 1}"] = stride
         last_block: Any = blocks[-1]
@@ -430,15 +429,19 @@ def _build_stage(
     number: int,
     in_channels: int,
     factories: Mapping[str, Callable[..., Any]],
-    previous_dilation: int,
-    dilation: int,
+    previous_spacing: int,
+    spacing: int,
 ) -> nn.Sequential:
     """Make the blocks of a stage: only the first one strides and changes the width."""
     stage = model.stages[number]
     block, shortcut, attention = (stage_part(model, number, key) for key in STAGE_PARTS)
+    previous_dilation = previous_spacing * (model.stages[number - 1].dilation if number else 1)
+    dilation = spacing * stage.dilation
     if dilation != 1 and not block.accepts >= {"previous_dilation", "dilation"}:
-        raise PartError(f"block '{block.part.type}' takes no dilation, which `output_stride` needs")
-    is_dilated = dilation != previous_dilation  # in place of the stage's stride
+        missing = "it has no parameters `previous_dilation` and `dilation`"
+        cause = PartError(f"block '{block.part.type}' cannot be dilated: {missing}")
+        raise PlacedPartError(cause, ("model", "stages", number, "dilation"))
+    is_replaced = spacing != previous_spacing  # dilation in place of the stage's stride
     # A pre-activated block adds bare sums, so its shortcut has no norm.
     shortcut_norm = nn.Identity if is_preactivated(block.part) else factories["norm"]
     needed = ["out_channels", "zero_residual"] if model.zero_init_residual else ["out_channels"]
@@ -449,16 +452,16 @@ def _build_stage(
         made = block.make(
             in_channels,
             stage.channels,
-            stride=stage.stride if first and not is_dilated else 1,
-            # Layers before the replaced stride keep the old dilation.
+            stride=stage.stride if first and not is_replaced else 1,
+            # Layers up to the one that strides belong to the stage before.
             previous_dilation=previous_dilation if first else dilation,
             dilation=dilation,
             begins_stage=first,
             shortcut=_shortcut_factory(
                 shortcut,
                 norm=shortcut_norm,
-                replaced_stride=stage.stride if first and is_dilated else 1,
-                dilation=previous_dilation,
+                replaced_stride=stage.stride if first and is_replaced else 1,
+                dilation=previous_spacing,
             ),
             attention=attention.make,
             drop_path=_drop_path_rate(model, number, index),
@@ -503,15 +506,3 @@ def _zero_residuals(network: ResNet) -> None:
                 block.zero_residual()
             except PartError as error:
                 raise PlacedPartError(error, ("model", "zero_init_residual")) from error
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Context in which torch's CPU generator has a seed; its state is restored afterwards."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        # The generator looks at the low 32 bits of a seed only: fold the high ones in.
-        torch.default_generator.manual_seed((seed ^ (seed >> 32) * 0x9E3779B1) & 0xFFFFFFFF)
-        yield

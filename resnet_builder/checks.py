@@ -368,8 +368,21 @@ def model_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
     yield from _plain_problems(model, positions)
 
 
-def stride_problems(network: ResNet, model: ModelSpec, draft: Draft) -> Iterator[Problem]:
-    """Check that strides leave pixels, also where progressive resizing makes images smaller."""
+def geometry_problems(network: ResNet, model: ModelSpec, draft: Draft) -> Iterator[Problem]:
+    """Check that strides leave pixels, at each size of the recipe, and that no filter is idle."""
+    stem_is_filtered = "antialias" in STEMS.accepts(model.stem.type) and network.strides["stem"] > 1
+    strides = any(stage.stride > 1 for stage in model.stages)
+    if model.antialias.type != "none" and not stem_is_filtered and not strides:
+        yield draft.positions.problem("no-effect", ("model", "antialias"), "no block strides")
+    last = model.stages[-1]
+    dilations = {getattr(layer, "dilation", None) for layer in network.stages[-1].modules()}
+    if last.blocks == 1 and last.dilation != 1 and (last.dilation, last.dilation) not in dilations:
+        yield draft.positions.problem(
+            "no-effect",
+            ("model", "stages", len(model.stages) - 1, "dilation"),
+            "has no effect: the first 3x3 convolution of a stage keeps the dilation of the stage "
+            "before, and this stage has no other",
+        )
     side = min(model.image_shape[1:])
     smallest = max(network.strides.values())
     if smallest > side:
@@ -409,12 +422,6 @@ def placed(problems: Iterable[Problem], positions: Positions) -> list[Problem]:
 
 
 def _effect_problems(model: ModelSpec, positions: Positions) -> Iterator[Problem]:
-    if (
-        model.antialias.type != "none"
-        and "antialias" not in STEMS.accepts(model.stem.type)
-        and all(stage.stride == 1 for stage in model.stages)
-    ):
-        yield positions.problem("no-effect", ("model", "antialias"), "no block strides")
     # A value that has no effect is an error: whoever wrote it expects one.
     for number, stage in enumerate(model.stages):
         block = stage.block or model.block

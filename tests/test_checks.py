@@ -112,6 +112,33 @@ MESSAGES = [
         "\nallowed: channels, bare",
     ),
     (
+        ("conv3x3, channels: 16", "conv, channels: 16, kernel_size: 4, stride: 2"),
+        "4:49: error[out-of-range]: model.stem.kernel_size: a kernel of 4 must have a stride of 4, "
+        "for patches; kernels of other strides are odd",
+        "",
+    ),
+    (
+        ("type: conv3x3", "type: conv7x7"),
+        "4:16: error[unknown-name]: model.stem: no stem is named 'conv7x7': kernel, stride and "
+        "pooling are options of the stem `conv`",
+        "\nallowed: conv, conv1x1, conv3x3, conv7x7_maxpool, deep",
+    ),
+    (
+        (BLOCK, "block: {type: bottleneck, expansion: 17}"),
+        "5:40: error[out-of-range]: model.block.expansion: 17 is out of range",
+        "\nallowed: 1 to 16",
+    ),
+    (
+        (BLOCK, "block: {type: basic, expansion: 2}"),
+        "5:24: error[unknown-option]: model.block.expansion: there is no such option",
+        "\nallowed: dropout",
+    ),
+    (
+        ("stride: 2}", "dilation: 0}"),
+        "9:43: error[out-of-range]: model.stages[1].dilation: 0 is out of range",
+        "\nallowed: 1 to 64",
+    ),
+    (
         (DATA, "dataset: cifar100"),
         "3:16: error[mismatch]: model.num_classes: must be 100, the classes of cifar100, not 10",
         "",
@@ -210,6 +237,7 @@ def test_both_halves_report_together_in_file_order(tmp_path: Path) -> None:
         (DATA, f"{DATA}\n  normalize: {{mean: [0, 0], std: [1, 1]}}", "data.normalize", "shape"),
         (DATA, f"{DATA}\n  normalize: {{mean: [0], std: [1]}}", "data.normalize", "shape"),
         (", stride: 2}", "}\n  antialias: blur", "antialias", "no-effect"),
+        ("stride: 2}", "dilation: 2, block: bottleneck}", "stages[1].dilation", "no-effect"),
         (TRAIN, f"{TRAIN}\n  early_stop: {{patience: 3}}", "early_stop", "no-effect"),
         (TRAIN, f"{TRAIN}\n  evaluate_every: {{steps: 3}}", "evaluate_every", "no-effect"),
         (DATA, f"{DATA}\n  augment: [mixup, trivial_augment]", "augment[1]", "exclusive"),
@@ -256,6 +284,23 @@ def test_what_a_block_does_not_take_is_refused(tmp_path: Path) -> None:
     with BLOCKS.temporary("bare", Bare):
         found = problems(tmp_path, (BLOCK, "block: bare\n  norm: instance_norm"))
     assert "error[no-effect]: model.norm: block 'bare' in stages[0] takes no `norm`" in found[0]
+
+
+def test_a_block_that_cannot_be_dilated_is_named_at_the_dilation(tmp_path: Path) -> None:
+    with BLOCKS.temporary("bare", Bare):
+        [found] = problems(tmp_path, (BLOCK, "block: bare"), ("stride: 2}", "dilation: 2}"))
+    assert found.startswith(
+        "s.yaml:9:43: error[shape]: model.stages[1].dilation: block 'bare' cannot be dilated: it "
+        "has no parameters `previous_dilation` and `dilation`\n"
+    )
+
+
+def test_an_antialias_filter_of_a_stem_that_strides_has_an_effect(tmp_path: Path) -> None:
+    plain = (", stride: 2}", "}\n  antialias: blur")
+    stem = "conv, channels: 16, kernel_size: 3"
+    [found] = problems(tmp_path, plain, ("conv3x3, channels: 16", stem))
+    assert "error[no-effect]: model.antialias: no block strides" in found
+    assert problems(tmp_path, plain, ("conv3x3, channels: 16", f"{stem}, stride: 2")) == []
 
 
 def test_a_block_that_cannot_compute_is_a_message_not_a_torch_error(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ time, from its state dict and the papers, without any of the parts.
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -26,6 +27,16 @@ COMBINATIONS = list(
 )
 
 Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stem:
+    """A stem of one convolution, by default 3x3 of stride 1."""
+
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int = 1
+    pools: bool = False
 
 
 def network_of(block: str, shortcut: str, norm: str, attention: str) -> Any:
@@ -91,8 +102,14 @@ def convolutions(block: str) -> tuple[int, ...]:
 
 
 def compute_block(
-    x: Tensor, tensors: Tensors, name: str, stride: int, parts: tuple[str, str, str, str]
+    x: Tensor,
+    tensors: Tensors,
+    name: str,
+    stride: int,
+    parts: tuple[str, str, str, str],
+    dilations: tuple[int, ...] = (1, 1),
 ) -> Tensor:
+    """Compute a block; ``dilations`` are those of the first 3x3 convolution and of the second."""
     block, shortcut, norm, attention = parts
     sides = convolutions(block)
     strides = [stride if side == 3 else 1 for side in sides]
@@ -108,7 +125,8 @@ def compute_block(
             if number == 1 and not is_identity:
                 through = residual
         kernel = tensors[f"{name}.conv{number}.weight"]
-        residual = F.conv2d(residual, kernel, stride=step, padding=side // 2)
+        reach = dilations[side == 3 and number == 2 and sides[0] == 3] if side == 3 else 0
+        residual = F.conv2d(residual, kernel, stride=step, padding=reach, dilation=max(reach, 1))
         if not preactivated:
             residual = normalise(residual, tensors, f"{name}.bn{number}", norm)
             residual = residual.relu() if number < len(sides) else residual
@@ -120,26 +138,36 @@ def compute_block(
     return residual if preactivated else residual.relu()
 
 
-def compute(images: Tensor, tensors: Tensors, parts: tuple[str, str, str, str]) -> Tensor:
+def compute(
+    images: Tensor,
+    tensors: Tensors,
+    parts: tuple[str, str, str, str],
+    stem: Stem = Stem(),
+    dilations: tuple[int, int] = (1, 1),
+) -> Tensor:
     """Compute the logits from a state dict."""
     norm = parts[2]
-    x = F.conv2d(images, tensors["conv1.weight"], padding=1)
+    x = F.conv2d(images, tensors["conv1.weight"], stride=stem.stride, padding=stem.padding)
     if "bn1.weight" in tensors:
         x = normalise(x, tensors, "bn1", norm).relu()
+    if stem.pools:
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
     for stage, block in itertools.product((1, 2), (0, 1)):
         stride = 2 if (stage, block) == (2, 0) else 1
-        x = compute_block(x, tensors, f"layer{stage}.{block}", stride, parts)
+        own = dilations[stage - 1]
+        first = own if block == 1 else (1, *dilations)[stage - 1]
+        x = compute_block(x, tensors, f"layer{stage}.{block}", stride, parts, (first, own))
     if "norm.weight" in tensors:
         x = normalise(x, tensors, "norm", norm).relu()
     return F.linear(x.mean((2, 3)), *weight_and_bias(tensors, "fc"))
 
 
-def count(parts: tuple[str, str, str, str]) -> int:
+def count(parts: tuple[str, str, str, str], stem: Stem = Stem(), expansion: int = 4) -> int:
     """Add up the parameters, from the papers' figures."""
     block, shortcut, norm, attention = parts
     scaled = 0 if norm == "frozen_batch_norm" else 2
-    preactivated, expansion = block.startswith("preact"), 4 if "bottleneck" in block else 1
-    total = 27 * WIDTHS[0] + (0 if preactivated else scaled * WIDTHS[0])
+    preactivated, expansion = block.startswith("preact"), expansion if "bottleneck" in block else 1
+    total = 3 * stem.kernel_size**2 * WIDTHS[0] + (0 if preactivated else scaled * WIDTHS[0])
     before = WIDTHS[0]
     for width, number in itertools.product(WIDTHS, (0, 1)):
         out = width * expansion
@@ -173,5 +201,53 @@ def test_network_computes_what_its_parts_say_and_trains_all_of_them(
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     assert count_parameters(network) == count(parts)
     assert network.depth == 1 + 4 * len(convolutions(parts[0])) + 1
+    network.train()(images).square().sum().backward()
+    assert [key for key, weight in network.named_parameters() if weight.grad is None] == []
+
+
+@pytest.mark.parametrize("expansion", [1, 3])
+@pytest.mark.parametrize(
+    ("stem", "dilations"),
+    [
+        (Stem(5, 1, 2), (1, 1)),
+        (Stem(7, 2, 3), (2, 1)),
+        (Stem(3, 2, 1, pools=True), (3, 2)),
+        (Stem(4, 4, 0), (1, 3)),
+    ],
+)
+@pytest.mark.parametrize("block", BLOCKS.names())
+def test_network_of_another_geometry_computes_what_its_spec_says(
+    block: str, stem: Stem, dilations: tuple[int, int], expansion: int
+) -> None:
+    if "bottleneck" not in block and expansion != 1:
+        pytest.skip("only bottlenecks have an expansion")
+    parts = (block, "projection", "batch_norm", "se")
+    model: dict[str, Any] = {
+        "attention": {"type": "se", "reduction": 4},
+        "stem": {
+            "type": "conv",
+            "channels": WIDTHS[0],
+            "kernel_size": stem.kernel_size,
+            "stride": stem.stride,
+            "max_pool": stem.pools,
+            "bare": block.startswith("preact"),
+        },
+        "block": {"type": block, "expansion": expansion} if "bottleneck" in block else block,
+        "stages": [
+            {"channels": width, "blocks": 2, "stride": stride, "dilation": dilation}
+            for width, stride, dilation in zip(WIDTHS, (1, 2), dilations, strict=True)
+        ],
+    }
+    network = built(cifar_spec(shortcut="projection", image_size=30, **model), seed=0)
+    randomise(network)
+    images = random_images(2, 3, 30, 27)
+    with torch.no_grad():
+        found = network.eval()(images)
+        wanted = compute(images, network.state_dict(), parts, stem, dilations)
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    assert count_parameters(network) == count(parts, stem, expansion)
+    assert network.layer2[-1].out_channels == WIDTHS[1] * (
+        expansion if "bottleneck" in block else 1
+    )
     network.train()(images).square().sum().backward()
     assert [key for key, weight in network.named_parameters() if weight.grad is None] == []

@@ -102,6 +102,20 @@ def test_kuangliu_network_has_its_counts(depth: str) -> None:
         assert found[1] == 555_422_720
 
 
+def test_counts_of_another_geometry_are_those_made_by_hand() -> None:
+    stem = {"type": "conv", "channels": 8, "kernel_size": 5, "stride": 2}
+    stages = [{"channels": 8, "blocks": 2, "dilation": 3}]
+    block = {"type": "bottleneck", "expansion": 2}
+    spec = cifar_spec(stem=stem, block=block, stages=stages, shortcut="projection")
+    # Weights of the convolutions in order, and the scales and shifts of their norms.
+    first, second = (8 * 8, 8 * 8 * 9, 8 * 16, 8 * 16), (16 * 8, 8 * 8 * 9, 8 * 16)
+    convolutions = 3 * 8 * 25 + sum(first) + sum(second)
+    norms = 2 * (8 + 8 + 8 + 16 + 16 + 8 + 8 + 16)
+    assert convolutions + norms + 16 * 10 + 10 == 2_674
+    assert 16 * 16 * convolutions + 16 * 10 == 596_128
+    assert counts(spec) == (2_674, 596_128, 1 + 3 + 3 + 1)
+
+
 # Of the specs' papers, and by arithmetic where they round: what is changed, parameters, MACs.
 DESCENDANTS: list[tuple[str, dict[str, object], int, int | None]] = [
     ("preact110", {"shortcut": "pad"}, 1_727_962, 252_887_680),

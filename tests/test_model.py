@@ -174,6 +174,10 @@ def test_features_refuse_what_is_no_stage(names: Any, message: str) -> None:
         build_from_spec(small(), features=names)
 
 
+DILATED = [
+    {**stage, "dilation": dilation}
+    for stage, dilation in zip(SMALL["model"]["stages"], (1, 3, 1, 2), strict=True)
+]
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"block": "bottleneck"},
@@ -184,6 +188,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"shortcut": "pad"},
     {"shortcut": {"type": "pad", "position": "end", "subsample": "average"}},
     {"shortcut": "average_projection", "stem": "deep"},
+    {"block": "bottleneck", "shortcut": "average_projection", "stages": DILATED},
+    {"block": {"type": "preact_bottleneck", "stride_in": "conv1x1"}, "stages": DILATED},
 ]
 
 
@@ -212,6 +218,19 @@ def test_dilation_gives_the_same_outputs_and_new_ones_between(
 
 def close(found: Tensor, wanted: Tensor) -> None:
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck", "preact_basic", "preact_bottleneck"])
+def test_dilation_of_stages_is_what_an_output_stride_makes_of_their_strides(block: str) -> None:
+    stages = [
+        {**stage, "stride": stride, "dilation": dilation}
+        for stage, stride, dilation in zip(
+            SMALL["model"]["stages"], (1, 2, 1, 1), (1, 1, 2, 4), strict=True
+        )
+    ]
+    ours = build_from_spec(small(block=block, stages=stages, shortcut="projection_all"))
+    theirs = build_from_spec(small(block=block, shortcut="projection_all"), output_stride=8)
+    assert str(ours) == str(theirs)
 
 
 def test_dilation_changes_no_weight_and_no_logits_shape() -> None:

@@ -80,6 +80,7 @@ LEAVES: dict[str, list[str]] = {
     "model.stages.channels": ["model.stages.0.channels=6"],
     "model.stages.blocks": ["model.stages.0.blocks=1"],
     "model.stages.stride": ["model.stages.0.stride=2"],
+    "model.stages.dilation": ["model.stages.0.dilation=2"],
     "model.stages.block": ["model.stages.0.block=bottleneck"],
     "model.stages.shortcut": ["model.stages.0.shortcut=projection_all"],
     "model.stages.attention": ["model.stages.0.attention={type: se, reduction: 2}"],

@@ -49,6 +49,25 @@ def test_receptive_field_of_resnet50_is_the_sum_over_its_blocks(
     assert [row.receptive_field for row in summarize(spec).rows[:-1]] == fields
 
 
+@pytest.mark.parametrize(
+    ("block", "fields"),
+    # Stem 5, and the distance of neighbours is 2. Each 3x3 adds 2 x its dilation x the distance.
+    [
+        ("basic", [5, 5 + 2 * (2 + 6), 21 + 2 * (6 + 4) + 2 * (4 + 4)]),
+        ("bottleneck", [5, 5 + 2 * 2, 9 + 2 * 6 + 2 * 4]),
+    ],
+)
+def test_receptive_field_of_dilated_stages(block: str, fields: list[int]) -> None:
+    stages = [
+        {"channels": 8, "blocks": 1, "dilation": 3},
+        {"channels": 8, "blocks": 2, "dilation": 2},
+    ]
+    stem = {"type": "conv", "channels": 8, "kernel_size": 5, "stride": 2}
+    rows = summarize(cifar_spec(block=block, stem=stem, stages=stages, shortcut="projection")).rows
+    assert [row.receptive_field for row in rows[:-1]] == fields
+    assert [row.output[1:] for row in rows[:-1]] == [(16, 16)] * 3
+
+
 def test_a_stem_of_three_convolutions_counts_as_one_layer() -> None:
     found = summarize(load_spec("resnet26d"))
     assert sum(layer.depth for layer in found.layers) == found.depth == 26

@@ -105,6 +105,23 @@ def twins(library: str, name: str) -> tuple[Any, nn.Module]:
     return ours, theirs
 
 
+def test_dilation_in_place_of_strides_is_torchvision_s() -> None:
+    stages = [
+        {"channels": 64, "blocks": 3},
+        {"channels": 128, "blocks": 4, "stride": 2},
+        {"channels": 256, "blocks": 6, "dilation": 2},
+        {"channels": 512, "blocks": 3, "dilation": 4},
+    ]
+    ours = built(imagenet_spec(R50, "bottleneck", stages=stages))
+    replaced = [False, True, True]
+    theirs = torchvision.models.resnet50(replace_stride_with_dilation=replaced)
+    randomise(theirs)
+    ours.load_state_dict(theirs.state_dict())
+    images = random_images(1, 3, 64, 48)
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(images), theirs.eval()(images))
+
+
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_state_dict_has_the_keys_and_shapes_of_torchvision(name: str) -> None:
     blocks, block, _ = TORCHVISION[name]

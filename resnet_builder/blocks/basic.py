@@ -44,8 +44,6 @@ class BasicBlock(nn.Module):
         ``(N, in_channels, H, W)`` to ``(N, channels, ceil(H / stride), ceil(W / stride))``.
     """
 
-    expansion = 1
-
     def __init__(
         self,
         in_channels: int,
@@ -63,7 +61,7 @@ class BasicBlock(nn.Module):
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        self.out_channels = channels * self.expansion
+        self.out_channels = channels
         conv_stride, self.blur = split_stride(antialias, channels, stride)
         self.conv1 = conv3x3(in_channels, channels, stride=conv_stride, dilation=previous_dilation)
         self.bn1 = norm(channels)

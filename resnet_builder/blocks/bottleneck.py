@@ -25,6 +25,7 @@ from resnet_builder.blocks.layers import (
 from resnet_builder.errors import PartError
 
 Amount = Annotated[int, Field(ge=1, le=16_384)]
+Expansion = Annotated[int, Field(ge=1, le=16)]
 
 
 @BLOCKS.register("bottleneck")
@@ -36,7 +37,7 @@ class BottleneckBlock(nn.Module):
 
     Args:
         in_channels: Width of the input.
-        channels: Inner width; the output is four times as wide.
+        channels: Inner width; the output is ``expansion`` times as wide.
         stride: Stride of one convolution and of the shortcut.
         previous_dilation: Dilation of the 3x3 convolution if that is the one that strides.
         dilation: Dilation of the 3x3 convolution otherwise.
@@ -48,18 +49,18 @@ class BottleneckBlock(nn.Module):
         antialias: Maker of the filter that subsamples in place of the strided convolution.
         groups: Number of groups of the 3x3 convolution (ResNeXt's cardinality).
         width_per_group: Width of a group where ``channels`` is 64; scales with ``channels``.
+        expansion: Ratio of the output's width to ``channels``.
         stride_in: Convolution that strides: the 3x3 ("v1.5": torchvision, timm), or the first
             1x1 as in the paper.
         dropout: Probability that an element before the last convolution is zeroed.
 
     Shape:
-        ``(N, in_channels, H, W)`` to ``(N, 4 * channels, ceil(H / stride), ceil(W / stride))``.
+        ``(N, in_channels, H, W)`` to ``(N, expansion * channels, ceil(H / stride), ceil(W /
+        stride))``.
 
     Raises:
         PartError: ``channels * width_per_group`` is not a multiple of 64.
     """
-
-    expansion = 4
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class BottleneckBlock(nn.Module):
         antialias: AntialiasFactory = no_filter,
         groups: Amount = 1,
         width_per_group: Amount = 64,
+        expansion: Expansion = 4,
         stride_in: Literal["conv3x3", "conv1x1"] = "conv3x3",
         dropout: Probability = 0.0,
     ) -> None:
@@ -87,7 +89,7 @@ class BottleneckBlock(nn.Module):
         stride2, self.blur2 = split_stride(antialias, width, 1 if in_conv1 else stride)
         # Dilation spreads the convolutions after the stride that it replaces.
         dilation2 = dilation if in_conv1 else previous_dilation
-        self.out_channels = channels * self.expansion
+        self.out_channels = channels * expansion
         self.conv1 = conv1x1(in_channels, width, stride=stride1)
         self.bn1 = norm(width)
         self.conv2 = conv3x3(width, width, stride=stride2, dilation=dilation2, groups=groups)

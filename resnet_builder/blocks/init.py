@@ -1,6 +1,7 @@
 """Initialisation of a network's weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,3 +38,15 @@ def init_weights(
             # The class is asked: a registered attribute of that name would be a weight.
             elif (reset := getattr(module.__class__, "reset_parameters", None)) is not None:
                 reset(module)
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Context in which torch's CPU generator has a seed; its state is restored afterwards."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        # The generator looks at the low 32 bits of a seed only: fold the high ones in.
+        torch.default_generator.manual_seed((seed ^ (seed >> 32) * 0x9E3779B1) & 0xFFFFFFFF)
+        yield

@@ -123,8 +123,11 @@ _HINTS = {
 SHORTCUTS: Registry[Callable[..., nn.Module | None]] = Registry(
     "shortcut", contract=("norm", "replaced_stride", "dilation"), hints=_HINTS
 )
+_ANY_STEM = "kernel, stride and pooling are options of the stem `conv`"
 STEMS: Registry[Callable[..., Stem]] = Registry(
-    "stem", contract=("norm", "activation", "antialias")
+    "stem",
+    contract=("norm", "activation", "antialias"),
+    hints=dict.fromkeys(("conv5x5", "conv7x7", "conv3x3_maxpool", "patchify"), _ANY_STEM),
 )
 HEADS: Registry[Callable[..., Head]] = Registry("head", contract=("norm", "activation"))
 NORMS: Registry[Callable[..., nn.Module]] = Registry("norm")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from resnet_builder.blocks.bottleneck import Amount, inner_width
+from resnet_builder.blocks.bottleneck import Amount, Expansion, inner_width
 from resnet_builder.blocks.interfaces import (
     BLOCKS,
     ActivationFactory,
@@ -64,7 +64,6 @@ class PreactBasicBlock(nn.Module):
         ``(N, in_channels, H, W)`` to ``(N, channels, ceil(H / stride), ceil(W / stride))``.
     """
 
-    expansion = 1
     preactivated = True
 
     def __init__(
@@ -87,7 +86,7 @@ class PreactBasicBlock(nn.Module):
         last_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.out_channels = channels * self.expansion
+        self.out_channels = channels
         self.bn1 = norm(in_channels)
         self.conv1 = conv3x3(in_channels, channels, stride=stride, dilation=previous_dilation)
         self.bn2 = norm(channels)
@@ -125,7 +124,7 @@ class PreactBottleneckBlock(nn.Module):
 
     Args:
         in_channels: Width of the input.
-        channels: Inner width; the output is four times as wide.
+        channels: Inner width; the output is ``expansion`` times as wide.
         stride: Stride of one convolution and of the shortcut.
         previous_dilation: Dilation of the 3x3 convolution if that is the one that strides.
         dilation: Dilation of the 3x3 convolution otherwise.
@@ -137,6 +136,7 @@ class PreactBottleneckBlock(nn.Module):
         drop_path: Probability that an image's residual is dropped in training.
         groups: Number of groups of the 3x3 convolution.
         width_per_group: Width of a group where ``channels`` is 64; scales with ``channels``.
+        expansion: Ratio of the output's width to ``channels``.
         stride_in: Convolution that strides.
         dropout: Probability that an element before the last convolution is zeroed.
         shared: Blocks whose shortcut begins after the first norm and activation: ``change``,
@@ -145,13 +145,13 @@ class PreactBottleneckBlock(nn.Module):
         last_norm: Whether a norm ends the residual path.
 
     Shape:
-        ``(N, in_channels, H, W)`` to ``(N, 4 * channels, ceil(H / stride), ceil(W / stride))``.
+        ``(N, in_channels, H, W)`` to ``(N, expansion * channels, ceil(H / stride), ceil(W /
+        stride))``.
 
     Raises:
         PartError: ``channels * width_per_group`` is not a multiple of 64.
     """
 
-    expansion = 4
     preactivated = True
 
     def __init__(
@@ -170,6 +170,7 @@ class PreactBottleneckBlock(nn.Module):
         drop_path: float = 0.0,
         groups: Amount = 1,
         width_per_group: Amount = 64,
+        expansion: Expansion = 4,
         stride_in: Literal["conv3x3", "conv1x1"] = "conv3x3",
         dropout: Probability = 0.0,
         shared: Shared = "change",
@@ -181,7 +182,7 @@ class PreactBottleneckBlock(nn.Module):
         in_conv1 = stride_in == "conv1x1"
         stride1, stride2 = (stride, 1) if in_conv1 else (1, stride)
         dilation2 = dilation if in_conv1 else previous_dilation
-        self.out_channels = channels * self.expansion
+        self.out_channels = channels * expansion
         self.bn1 = norm(in_channels)
         self.conv1 = conv1x1(in_channels, width, stride=stride1)
         self.bn2 = norm(width)

@@ -13,9 +13,69 @@ from resnet_builder.blocks.interfaces import (
     NormFactory,
     Stem,
 )
-from resnet_builder.blocks.layers import conv1x1, conv3x3
+from resnet_builder.blocks.layers import conv3x3
+from resnet_builder.errors import PartError
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
+
+
+@STEMS.register("conv")
+def conv_stem(
+    in_channels: int,
+    *,
+    channels: Width,
+    kernel_size: Annotated[int, Field(ge=1, le=31)],
+    stride: Annotated[int, Field(ge=1, le=8)] = 1,
+    max_pool: bool = False,
+    bare: bool = False,
+    norm: NormFactory,
+    activation: ActivationFactory,
+    antialias: AntialiasFactory = no_filter,
+) -> Stem:
+    """Convolution of any kernel and stride, with strided max pooling or without.
+
+    An odd kernel is padded, so that only the stride changes the size. An even kernel is as large
+    as the stride: it divides the image into patches, and a rest at the edge is left out.
+
+    Args:
+        in_channels: Channels of an image.
+        channels: Width of the convolution.
+        kernel_size: Side of the kernel: odd, or the stride.
+        stride: Stride of the convolution.
+        max_pool: Whether 3x3 max pooling of stride 2 follows.
+        bare: Whether norm and activation are left out, for pre-activated blocks (He et al.
+            2016).
+        norm: Maker of a normalisation layer.
+        activation: Maker of an activation.
+        antialias: Maker of the filter that subsamples after the max pooling; without pooling, in
+            place of the convolution.
+
+    Raises:
+        PartError: The kernel is even, and not the stride.
+    """
+    if kernel_size % 2 == 0 and kernel_size != stride:
+        raise PartError(
+            f"a kernel of {kernel_size} must have a stride of {kernel_size}, for patches; kernels "
+            "of other strides are odd",
+            code="out-of-range",
+            option="kernel_size",
+        )
+    # One filter is enough: Zhang 2019 and timm leave the convolution before a pooling as it is.
+    conv_stride, blur = split_stride(no_filter if max_pool else antialias, channels, stride)
+    conv = nn.Conv2d(
+        in_channels,
+        channels,
+        kernel_size,
+        stride=conv_stride,
+        padding=kernel_size // 2 if kernel_size % 2 else 0,
+        bias=False,
+    )
+    layers = _stem_layers(conv, channels, norm, activation, bare=bare)
+    if max_pool:
+        layers["maxpool"] = _max_pool(channels, antialias)
+    elif conv_stride != stride:
+        layers["blur"] = blur
+    return Stem(layers, out_channels=channels, stride=stride * 2 if max_pool else stride)
 
 
 @STEMS.register("conv3x3")
@@ -37,8 +97,9 @@ def conv3x3_stem(
         norm: Maker of a normalisation layer.
         activation: Maker of an activation.
     """
-    layers = _stem_layers(conv3x3(in_channels, channels), channels, norm, activation, bare=bare)
-    return Stem(layers, out_channels=channels, stride=1)
+    return conv_stem(
+        in_channels, channels=channels, kernel_size=3, bare=bare, norm=norm, activation=activation
+    )
 
 
 @STEMS.register("conv1x1")
@@ -53,8 +114,9 @@ def conv1x1_stem(
         norm: Maker of a normalisation layer.
         activation: Maker of an activation.
     """
-    layers = _stem_layers(conv1x1(in_channels, channels), channels, norm, activation)
-    return Stem(layers, out_channels=channels, stride=1)
+    return conv_stem(
+        in_channels, channels=channels, kernel_size=1, norm=norm, activation=activation
+    )
 
 
 @STEMS.register("conv7x7_maxpool")
@@ -78,10 +140,17 @@ def conv7x7_maxpool_stem(
         activation: Maker of an activation.
         antialias: Maker of the filter that subsamples after the max pooling.
     """
-    conv = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
-    layers = _stem_layers(conv, channels, norm, activation, bare=bare)
-    layers["maxpool"] = _max_pool(channels, antialias)
-    return Stem(layers, out_channels=channels, stride=4)
+    return conv_stem(
+        in_channels,
+        channels=channels,
+        kernel_size=7,
+        stride=2,
+        max_pool=True,
+        bare=bare,
+        norm=norm,
+        activation=activation,
+        antialias=antialias,
+    )
 
 
 @STEMS.register("deep")

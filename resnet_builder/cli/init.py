@@ -104,7 +104,12 @@ def _write_new_spec(family: str, given: Mapping[str, Any], out: str | None) -> N
         return
     write_new(file, text)
     parameters, depth, macs = checked.counts.values()
-    theirs = "" if depth == wish.depth else f" ({wish.depth} as the paper counts)"
+    # Only the paper of wide networks counts so.
+    other_count = (
+        f" ({wish.depth} in the paper, which counts the convolutions of shortcuts and not the "
+        "classifier)"
+    )
+    theirs = "" if depth == wish.depth else other_count
     show(f"wrote {file}: {parameters:,} parameters, depth {depth}{theirs}, {macs:,} MACs")
 
 

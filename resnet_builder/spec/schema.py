@@ -43,6 +43,10 @@ class StageSpec(Section):
     channels: Width = Field(description="Inner width of the blocks, before their expansion.")
     blocks: Annotated[int, Field(ge=1, le=1_000)] = Field(description="Number of blocks.")
     stride: Annotated[int, Field(ge=1, le=8)] = Field(1, description="Stride of the first block.")
+    dilation: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="Dilation of the 3x3 convolutions; the first one has that of the stage before.",
+    )
     block: AnyPart | None = Field(None, description="Block of this stage instead of the model's.")
     shortcut: AnyPart | None = Field(
         None, description="Shortcut of this stage instead of the model's."

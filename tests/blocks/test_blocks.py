@@ -33,6 +33,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("bottleneck", {"stride_in": "conv1x1"}),
     ("bottleneck", {"groups": 4, "width_per_group": 16, "dropout": 0.3}),
     ("bottleneck", {"dilation": 2, "drop_path": 0.2}),
+    ("bottleneck", {"expansion": 1}),
     ("bottleneck", {"attention": efficient_channel_attention, "antialias": blur}),
     ("bottleneck", {"stride_in": "conv1x1", "activation": silu, "antialias": blur}),
     ("preact_basic", {}),
@@ -42,7 +43,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("preact_bottleneck", {}),
     ("preact_bottleneck", {"stride_in": "conv1x1", "shared": "never", "dilation": 2}),
     ("preact_bottleneck", {"groups": 4, "width_per_group": 16, "last_norm": True}),
-    ("preact_bottleneck", {"begins_stage": True, "shared": "first", "dropout": 0.3}),
+    ("preact_bottleneck", {"begins_stage": True, "shared": "first", "expansion": 3}),
 ]
 
 
@@ -58,7 +59,7 @@ def test_every_registered_block_is_among_the_variants() -> None:
 def identity_block(name: str, activation: Any) -> tuple[nn.Module, int]:
     """Make a block of width 4, and return it with the width of its input."""
     block = BLOCKS.get(name)
-    channels = 4 * getattr(block, "expansion", 1)
+    channels = 16 if "bottleneck" in name else 4
     made = block(channels, 4, stride=1, shortcut=lambda *_: nn.Identity(), activation=activation)
     return made, channels
 

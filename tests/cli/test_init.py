@@ -69,7 +69,8 @@ def test_spec_is_called_like_its_file(folder: Path) -> None:
     arguments = ("--depth", 28, "--width", 10, "--shortcut", "projection_all")
     result = call("init", "wrn", *arguments, "-o", "my_net.yaml")
     assert result.exit_code == 0
-    assert ", depth 26 (28 as the paper counts), " in result.stdout
+    counts = "(28 in the paper, which counts the convolutions of shortcuts and not the classifier)"
+    assert f", depth 26 {counts}, " in result.stdout
     text = (folder / "my_net.yaml").read_text(encoding="utf-8")
     assert "# Train: resnet-build train my_net.yaml\n" in text
     assert "--depth 28 --width 10 --shortcut projection_all\n" in text
