@@ -42,7 +42,7 @@ class Loss(nn.Module):
 
 LOSSES: Registry[Callable[..., Loss]] = Registry("loss", contract=("class_counts", "num_images"))
 
-Weight = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=1e-6, le=1e6)]
 ClassWeights = (
     Literal["balanced"]
     | Annotated[tuple[Weight, ...], Field(min_length=1)]

@@ -210,7 +210,7 @@ def test_every_option_of_every_loss_changes_it() -> None:
 REFUSED: dict[str, tuple[str, str]] = {
     "{class_weights: [1, 2]}": ("train.loss.class_weights", "2 weights for 4 classes"),
     "{class_weights: blanced}": ("train.loss.class_weights", "balanced"),
-    "{class_weights: [1, 2, 0, 1]}": ("train.loss.class_weights[2]", "more than 0"),
+    "{class_weights: [1, 2, 0, 1]}": ("train.loss.class_weights[2]", "1e-06 to 1000000"),
     "{class_weights: {class_0: 2.0, class0: 3.0}}": (
         "train.loss.class_weights",
         "the data has no class 'class0'; did you mean 'class_0'",

@@ -99,6 +99,8 @@ def evaluate(
         show_json(result)
     else:
         _show(result)
+    if out is not None:
+        note(f"wrote {out}: {counted(result.images, 'image')}")
 
 
 def _show(result: "SplitEvaluation") -> None:
