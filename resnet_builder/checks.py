@@ -280,10 +280,8 @@ def _first_falls(
             step = warmup_steps + cycle.in_steps(steps_per_epoch)
             yield ("first_cycle",), step, f"the first restart, at step {step:,},"
         case PlateauSchedule(patience=patience):
-            # The first evaluation sets the mark; `patience` more are borne; the next one counts.
-            interval = train.evaluate_every.in_steps(steps_per_epoch)
-            step = (warmup_steps // interval + patience + 2) * interval
-            yield ("patience",), step, f"the earliest fall, at step {step:,},"
+            step = warmup_steps + patience * train.evaluate_every.in_steps(steps_per_epoch)
+            yield ("patience",), step, f"the end of the patience, at step {step:,},"
 
 
 def _input_problems(

@@ -353,8 +353,8 @@ IN_EPOCHS = "train.schedule={type: multistep, milestones: [2, 4], unit: epochs}"
         ),
         (
             ("train.schedule=plateau",),
-            "train.schedule.patience: the earliest fall, at step 48, is beyond the training's 12 "
-            "steps (an epoch of 128 images has 4 steps); lower it or train longer",
+            "train.schedule.patience: the end of the patience, at step 40, is beyond the training's "
+            "12 steps (an epoch of 128 images has 4 steps); lower it or train longer",
         ),
         (
             ("train.schedule={type: plateau, patience: 0}", "data.validation=0"),
@@ -371,7 +371,8 @@ IN_EPOCHS = "train.schedule={type: multistep, milestones: [2, 4], unit: epochs}"
         (
             ("train.batch_size=129",),
             "train.batch_size: a batch of 129 images is larger than the training set of 128 "
-            "images; lower train.batch_size",
+            "images; lower train.batch_size, or add --with small_data, or --with finetune for "
+            "pretrained weights",
         ),
     ],
 )

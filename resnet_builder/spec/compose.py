@@ -341,8 +341,10 @@ class _Composer:
     def _tell_of_aux_lr(self, root: Node, argument: str) -> None:
         optimizer = _entries(_entries(_entries(root).get("train")).get("optimizer"))
         if "type" in optimizer and optimizer["type"].value == "muon":
-            message = "this is the rate of Muon; train.optimizer.aux.lr, of all else, stays"
-            self.notices.append(f"{argument}: {message}")
+            self.notices.append(
+                f"{argument}: sets the rate of Muon; train.optimizer.aux.lr, the rate of all other "
+                "weights, stays as it is"
+            )
 
 
 def merge(below: Node | None, above: Node, *, main: Source, path: SpecPath = ()) -> Node:

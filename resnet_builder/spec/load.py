@@ -87,7 +87,7 @@ def load_spec(
 
     Args:
         source: A path, a bundled spec's name, or a mapping.
-        overrides: ``path.to.key=value``, as ``--set``.
+        overrides: ``path.to.key=value``, as ``--set``; or a flag, as ``--epochs 10``.
         fragments: Fragments to lay over the spec, as ``--with``.
 
     Raises:
@@ -122,7 +122,7 @@ def read_draft(
 
     Args:
         source: A path, a bundled spec's name, or a mapping.
-        overrides: ``path.to.key=value``, as ``--set``.
+        overrides: ``path.to.key=value``, as ``--set``; or a flag, as ``--epochs 10``.
         fragments: Fragments to lay over the spec, as ``--with``.
         data: Images to use instead of the spec's dataset, as ``--data``.
 

@@ -131,7 +131,7 @@ class _Scaler:
         """Scale a number of evaluations down; the schedule could not change in time otherwise."""
         node = self._at(path)
         old = None if node is None else _number(node)
-        if isinstance(old, int) and (new := max(1, round(old * self._ratio))) < old:
+        if isinstance(old, int) and (new := round(old * self._ratio)) < old:
             self._tell(path, str(old), str(new))
             self.put(path, self._node(new))
 

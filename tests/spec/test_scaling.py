@@ -102,7 +102,7 @@ def test_bundled_recipe_keeps_its_proportions_and_says_so(
             {"first_cycle": {"epochs": 40}},
         ),
         ({"schedule": "plateau"}, 50, {"patience": 5, "cooldown": 0}),
-        ({"schedule": {"type": "plateau", "cooldown": 4}}, 10, {"patience": 1, "cooldown": 1}),
+        ({"schedule": {"type": "plateau", "cooldown": 4}}, 3, {"patience": 0, "cooldown": 0}),
         ({"schedule": {"type": "plateau", "patience": 3}}, 200, {"patience": 3}),
         (
             {"schedule": {"type": "multistep", "milestones": [50], "unit": "epochs"}},
@@ -219,5 +219,6 @@ def test_length_in_two_units_needs_the_number_of_images(tmp_path: Path) -> None:
 def test_rate_of_muon_leaves_that_of_the_other_weights() -> None:
     found = read_draft("resnet20", fragments=["fast"], overrides=["--lr 0.02"])
     assert found.notices[0] == (
-        "--lr 0.02: this is the rate of Muon; train.optimizer.aux.lr, of all else, stays"
+        "--lr 0.02: sets the rate of Muon; train.optimizer.aux.lr, the rate of all other weights, "
+        "stays as it is"
     )
