@@ -338,6 +338,7 @@ def test_weights_without_some_facts_are_evaluated_on_other_images(
         assert "does not name its 2 classes, and the data has 1: bee" in result.stderr
 
 
+@pytest.mark.ci
 def test_grey_network_reads_other_images_as_grey(folder: Path) -> None:
     root = write_pets(folder)
     spec = write_pets_spec(folder)

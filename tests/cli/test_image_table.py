@@ -70,7 +70,11 @@ def test_table_is_validated_trained_resumed_and_evaluated(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", ["separator: '|'", "label_columns: [big, red]"], ids=["separator", "columns"]
+    "options",
+    [
+        pytest.param("separator: '|'", id="separator"),
+        pytest.param("label_columns: [big, red]", id="columns", marks=pytest.mark.ci),
+    ],
 )
 def test_several_labels_are_trained_evaluated_and_compared_on_resume(
     options: str, folder: Path
