@@ -209,7 +209,7 @@ class _Trace(TorchDispatchMode):
 
     def _enter(self, attribute: str, inputs: tuple[Any, ...]) -> None:
         self._nested += 1
-        if attribute == SHORTCUT_ATTRIBUTE and self._block is not None:
+        if attribute == SHORTCUT_ATTRIBUTE and self._block is not None and inputs:
             self._block.begin_shortcut(inputs[0])
 
     def _leave(self, name: str, attribute: str, module: nn.Module, output: Any) -> None:

@@ -21,7 +21,8 @@ _STYLE = """
 .resnet-drawing .arc { stroke-width: 1.6; }
 .resnet-drawing .dotted { stroke-dasharray: 2 4; stroke-width: 2; stroke-linecap: round; }
 .resnet-drawing .head { fill: var(--line); }
-@media (prefers-color-scheme: dark) {
+@media print { .resnet-drawing:root { width: 100%; height: 100%; } }
+@media screen and (prefers-color-scheme: dark) {
 .resnet-drawing { --page: #0d1117; --ink: #f0f3f6; --faint: #a9b4c0; --line: #b1bac4; }
 .resnet-drawing .panel { fill: hsl(var(--hue) 35% 13%); }
 .resnet-drawing .box { fill: hsl(var(--hue) 45% 26%); stroke: hsl(var(--hue) 45% 58%); }

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,17 +25,14 @@ PICTURE = Path(__file__).parents[2] / "docs" / "images" / "resnet32.svg"
 SVG = "{http://www.w3.org/2000/svg}"
 
 QUICK = {"plain20", "resnet20", "resnet26d"}
+CI = {"ecaresnet50d", "kj20", "resnet50", "resnetv2_50", "resnext29_8x64d", "seresnet50", "wrn16_8"}
 
 
-def names() -> Iterator[object]:
-    """Yield the bundled specs; the others of the families in CI, and the deepest once."""
-    for name in bundled_names():
-        if name in QUICK:
-            yield name
-        elif any(size in name for size in ("18", "50", "164", "seresnet110", "16")):
-            yield pytest.param(name, marks=pytest.mark.ci)
-        else:
-            yield pytest.param(name, marks=pytest.mark.slow)
+def names() -> list[object]:
+    """Return the bundled specs: a few by default, one of each family in CI, the others slow."""
+    marked = {name: [] if name in QUICK else [pytest.mark.slow] for name in bundled_names()}
+    marked |= {name: [pytest.mark.ci] for name in CI}
+    return [pytest.param(name, marks=marks) for name, marks in marked.items()]
 
 
 def parse(svg: str) -> ElementTree.Element:
@@ -72,7 +68,7 @@ def expected_arcs(spec: Spec) -> dict[str, bool]:
     }
 
 
-@pytest.mark.parametrize("name", list(names()))
+@pytest.mark.parametrize("name", names())
 def test_drawing_is_the_network(name: str) -> None:
     spec = load_spec(name)
     found = summarize(spec)
@@ -98,12 +94,13 @@ def test_drawing_is_the_network(name: str) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("full", [False, True])
-def test_resnet152_fits_a_page(full: bool) -> None:
-    root = parse(draw_svg(summarize(load_spec("resnet152")), full=full))
-    width, height = float(root.attrib["width"]), float(root.attrib["height"])
-    assert height / width <= ASPECT
-    assert width <= 1100  # letters of 12 pixels have at least 6.5 points on A4
+def test_resnet152_fits_a_page() -> None:
+    found = summarize(load_spec("resnet152"))
+    for full in (False, True):
+        root = parse(draw_svg(found, full=full))
+        width, height = float(root.attrib["width"]), float(root.attrib["height"])
+        assert height / width <= ASPECT
+        assert width <= 1100  # letters of 12 pixels have at least 6.5 points on A4
 
 
 @pytest.fixture(scope="module")
