@@ -1,5 +1,6 @@
 """Import of other programs' checkpoints: weights, and the preprocessing they were made for."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -184,19 +185,24 @@ def _adapted_statistics(normalize: Normalize, channels: int) -> Normalize:
 
 def _differences(preset: Preset, spec: Spec) -> list[str]:
     """Notices of what a spec says otherwise than a preset does."""
-    now: dict[str, object] = {}
-    before: dict[str, object] = {"model.image_size": spec.model.image_size}
-    now["model.image_size"] = simplified(preset.image_size)
+    pairs: dict[str, tuple[object, object]] = {
+        "model.image_size": (simplified(preset.image_size), spec.model.image_size)
+    }
     if spec.data is not None and spec.data.preprocess:
-        before["data.preprocess"], now["data.preprocess"] = spec.data.preprocess, preset.preprocess
+        pairs["data.preprocess"] = (_given(preset.preprocess), _given(spec.data.preprocess))
     if spec.data is not None and isinstance(spec.data.normalize, Normalize):
-        before["data.normalize"], now["data.normalize"] = spec.data.normalize, preset.normalize
+        pairs["data.normalize"] = (preset.normalize, spec.data.normalize)
     return [
-        f"{preset.source} has {key}={dump_value(now[key])}; the spec's is not taken: "
-        f"{dump_value(before[key])}"
-        for key in before
-        if before[key] != now[key]
+        f"{preset.source} has {key}={dump_value(made_for)}; the spec's is not taken: "
+        f"{dump_value(own)}"
+        for key, (made_for, own) in pairs.items()
+        if made_for != own
     ]
+
+
+def _given(steps: Sequence[PreprocessSpec]) -> list[dict[str, object]]:
+    """Steps as plain data, without the options that are the default."""
+    return [step.model_dump(exclude_defaults=True) for step in steps]
 
 
 def _with_preset(spec: Spec, preset: Preset) -> Spec:
