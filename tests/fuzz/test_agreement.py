@@ -26,16 +26,23 @@ def draw_spec(choose: random.Random) -> tuple[dict[str, Any], int]:
     attention = choose.choice(ATTENTIONS.names())
     block = choose.choice(BLOCKS.names())
     stages = [
-        {"channels": 4, "blocks": choose.choice((1, 3)), "stride": choose.choice((1, 2, 2, 4))}
+        {
+            "channels": 4,
+            "blocks": choose.choice((1, 3)),
+            "stride": choose.choice((1, 2, 2, 4)),
+            "dilation": choose.choice((1, 1, 1, 2, 9)),
+        }
         for _ in range(choose.randint(1, 4))
     ]
+    stem = {"type": choose.choice(("conv3x3", "conv7x7_maxpool", "deep", "conv")), "channels": 4}
+    if stem["type"] == "conv":
+        kernel_size, stride = choose.choice(((5, 1), (5, 2), (2, 2), (4, 4)))
+        max_pool = choose.random() < 0.5
+        stem |= {"kernel_size": kernel_size, "stride": stride, "max_pool": max_pool}
     sizes = choose.choice(((), (), (4,), (8, 12), (1, 8)))
     model = {
         "num_classes": 3,
-        "stem": {
-            "type": choose.choice(("conv3x3", "conv3x3", "conv7x7_maxpool", "deep")),
-            "channels": 4,
-        },
+        "stem": stem,
         "block": block,
         "shortcut": choose.choice(SHORTCUTS.names()),
         "norm": {"type": norm, "groups": choose.choice((2, 4))} if norm == "group_norm" else norm,
@@ -84,7 +91,7 @@ def can_be_trained(spec: dict[str, Any], processes: int, folder: Path) -> bool:
 @pytest.mark.ci
 def test_validate_refuses_what_cannot_be_trained_and_nothing_else(tmp_path: Path) -> None:
     outcomes = []
-    for number, (spec, processes) in enumerate(drawn_specs(seed=24, count=COUNT)):
+    for number, (spec, processes) in enumerate(drawn_specs(seed=27, count=COUNT)):
         problems = check_source(spec, with_forward=True, processes=processes).problems
         trained = can_be_trained(spec, processes, tmp_path / str(number))
         assert trained == (not problems), (spec, processes, [str(one) for one in problems])
@@ -98,7 +105,7 @@ def test_two_processes_agree_with_validate(is_sound: bool, tmp_path: Path) -> No
     def sound(spec: dict[str, Any]) -> bool:
         return not check_source(spec, with_forward=True, processes=2).problems
 
-    drawn = (spec for spec, processes in drawn_specs(seed=22, count=20) if processes == 2)
+    drawn = (spec for spec, processes in drawn_specs(seed=27, count=20) if processes == 2)
     spec = next(one for one in drawn if sound(one) == is_sound)
     path, out = tmp_path / "drawn.yaml", tmp_path / "run"
     path.write_text(dump_spec(read_spec(spec)))
