@@ -4,6 +4,7 @@ import atexit
 import gc
 import logging
 import os
+import select
 import sys
 import tempfile
 import traceback
@@ -212,6 +213,10 @@ def _is_output_closed() -> bool:
         _flush()
     except BrokenPipeError:
         return True
+    with suppress(OSError, ValueError, AttributeError):  # Windows has no poll
+        ends = select.poll()
+        ends.register(sys.stdout.fileno(), 0)
+        return bool(ends.poll(0))  # an error: there is no reader, and nothing is left to flush
     return False
 
 

@@ -195,6 +195,7 @@ def test_flags_are_few() -> None:
         *("--from", "--width", "--groups", "--width-per-group", "--dataset", "--shortcut"),
         *("--block", "--sort", "--format", "--seconds", "--skip-bad", "--full"),
         *("--epochs", "--steps", "--lr", "--batch-size", "--seed", "--device"),
+        *("--adapt-channels", "--preprocess", "--normalize", "--softmax", "--opset", "--dynamic"),
     }
 
 
