@@ -108,7 +108,7 @@ def test_other_commands_take_the_folder_too(command: str, mine: Path) -> None:
 def test_spec_says_it_in_two_lines_and_is_found_from_anywhere(
     mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run, too, finds its data from any working directory."""
+    """A run, too, finds its data from any working directory, and ends with the same bits."""
     spec = mine.parent / "pets.yaml"
     spec.write_text("extends: ./net.yaml\ndata: {dataset: {type: image_folder, path: mine}}\n")
     (mine.parent / "elsewhere").mkdir()
@@ -117,11 +117,14 @@ def test_spec_says_it_in_two_lines_and_is_found_from_anywhere(
     assert result.exit_code == 0, result.stderr
     notice = f"{spec} names the dataset image_folder in place of cifar10; left out: {LEFT_OUT}"
     assert result.stderr.startswith(f"{notice}\n")
+    before = Path("run/last.safetensors").read_bytes()
     Path("run/result.json").unlink()
     for checkpoint in Path("run/checkpoints").iterdir():
         checkpoint.unlink()
     monkeypatch.chdir("/")
-    assert call("train", "--resume", mine.parent / "elsewhere" / "run").exit_code == 0
+    run = mine.parent / "elsewhere" / "run"
+    assert call("train", "--resume", run).exit_code == 0
+    assert (run / "last.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -163,6 +166,25 @@ def test_fragment_insists_on_what_it_says_itself(mine: Path) -> None:
     checked = check_source(draft, with_data=True)
     assert [str(one.path) for one in checked.problems] == ["model.num_classes"]
     assert "must be 2, the classes of image_folder, not 3" in checked.problems[0].message
+
+
+def test_path_counts_from_the_file_that_names_it(mine: Path) -> None:
+    """Of files that extend each other; on the command line and in Python, from where one works."""
+    inner = mine.parent / "inner"
+    inner.mkdir()
+    text = "data: {dataset: {type: image_folder, path: ../mine}}\n"
+    (inner / "base.yaml").write_text(f"extends: ../net.yaml\n{text}")
+    (mine.parent / "top.yaml").write_text("extends: inner/base.yaml\n")
+    again = {"extends": str(inner / "base.yaml"), "name": "x"}
+    for draft in (
+        read_draft("top.yaml"),
+        read_draft(again),
+        read_draft(again, overrides=["data.dataset.path=mine"]),
+        read_draft({**again, "data": {"dataset": {"path": "mine"}}}),
+        read_draft("net.yaml", data="mine"),
+    ):
+        assert draft.data is not None
+        assert draft.data.dataset.options["path"] == str(mine)
 
 
 @pytest.mark.parametrize(
