@@ -129,11 +129,12 @@ def _given(
     path: SpecPath, options: Mapping[str, Any], model: type[BaseModel], name: str | None
 ) -> Any:
     """Leave out of a section's or a part's options those at their defaults."""
-    given = {
-        key: _brief((*path, key), option)
-        for key, option in options.items()
-        if option != model.model_fields[key].default
-    }
+    given = {}
+    for key, option in options.items():
+        default = model.model_fields[key].default
+        # A part in a resolved spec has all its options, and as a default it has none.
+        if option != default and _brief((*path, key), option) != _brief((*path, key), default):
+            given[key] = _brief((*path, key), option)
     if name is None:
         return given
     return {"type": name, **given} if given else name

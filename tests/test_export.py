@@ -199,7 +199,8 @@ def test_networks_of_all_parts_are_exported(format: str, spec: Spec, tmp_path: P
     assert_computes(path, subject)
 
 
-@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
 def test_file_takes_pixels_of_any_size_and_gives_probabilities(format: str, tmp_path: Path) -> None:
     subject = trained(cifar_spec(1, widths=(4, 8), image_size=8))
     path = tmp_path / f"net.{format}"

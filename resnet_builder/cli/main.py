@@ -4,7 +4,6 @@ import atexit
 import gc
 import logging
 import os
-import select
 import sys
 import tempfile
 import traceback
@@ -94,7 +93,7 @@ class Program(CommandGroup):
         except (KeyboardInterrupt, click.Abort):
             return INTERRUPTED
         except BaseException as error:  # a plugin may raise SystemExit, which is no success
-            if isinstance(error, BrokenPipeError) and _is_output_closed():
+            if _is_output_closed(error):
                 _drop_output()  # as in `resnet-build list specs | head`
                 return 0
             code = _exit_code(error, invocation)
@@ -207,17 +206,11 @@ def _flush() -> None:
             stream.flush()
 
 
-def _is_output_closed() -> bool:
-    """Whether nobody reads the output; another pipe may have broken, in a plugin for example."""
-    try:
-        _flush()
-    except BrokenPipeError:
-        return True
-    with suppress(OSError, ValueError, AttributeError):  # Windows has no poll
-        ends = select.poll()
-        ends.register(sys.stdout.fileno(), 0)
-        return bool(ends.poll(0))  # an error: there is no reader, and nothing is left to flush
-    return False
+def _is_output_closed(error: BaseException) -> bool:
+    """Whether an error says that nobody reads the output; a plugin's pipe may have broken instead."""
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    is_of_output = frames[-1] in {click.echo.__code__, _flush.__code__}
+    return isinstance(error, BrokenPipeError) and is_of_output
 
 
 def _drop_output() -> None:

@@ -65,7 +65,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 @pytest.mark.parametrize(
     ("name", "every"),
     [
-        ("plateau", 7),
+        pytest.param("plateau", 7, marks=pytest.mark.ci),
         pytest.param("one_cycle", 6, marks=pytest.mark.ci),
         pytest.param("plain", 2, marks=pytest.mark.ci),
         pytest.param("everything", 2, marks=pytest.mark.ci),

@@ -144,7 +144,7 @@ def assert_equal_runs(run: Path, expected: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param(MIXED, id="mixed"),
+        pytest.param(MIXED, id="mixed", marks=pytest.mark.ci),
         pytest.param(WEIGHTED, id="weighted", marks=pytest.mark.ci),
         pytest.param(CHECKPOINTED, id="checkpointed", marks=pytest.mark.slow),
     ],

@@ -333,6 +333,7 @@ def write_five_digits(folder: Path) -> None:
             Image.fromarray(picture).save(split / f"{number}.png")
 
 
+@pytest.mark.ci
 def test_body_of_ten_digits_learns_five_with_its_frozen_layers_untouched(folder: Path) -> None:
     (folder / "body.yaml").write_text(BODY, encoding="utf-8")
     (folder / "five.yaml").write_text(FIVE, encoding="utf-8")
