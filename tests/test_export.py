@@ -294,7 +294,7 @@ def test_file_cannot_normalise_if_the_weights_do_not_say_how(
         export(replace(subject, header=header), tmp_path / "net.pt2", normalize=True)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_opset_that_torch_cannot_write_is_an_error(subject: TrainedModel, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"the network cannot be exported to onnx: .*opset"):
         export(subject, tmp_path / "net.onnx", opset=99)
