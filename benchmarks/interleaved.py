@@ -123,7 +123,8 @@ def train_command(spec: "Spec", name: str, settings: Sequence[str] = ()) -> list
     assert spec.train is not None
     model = spec.model
     size = model.image_size or 32
-    shape = f"num_classes: {model.num_classes}, image_size: {size if isinstance(size, int) else [*size]}"
+    size = size if isinstance(size, int) else list(size)
+    shape = f"num_classes: {model.num_classes}, image_size: {size}"
     changes = [
         f"data.dataset={{type: synthetic, train: {IMAGES}, test: 1, {shape}}}",
         "data.validation=0",

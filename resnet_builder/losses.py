@@ -48,7 +48,7 @@ ClassWeights = (
     | Annotated[tuple[Weight, ...], Field(min_length=1)]
     | Annotated[dict[str, Weight], Field(min_length=1)]
 )
-"""Weight of each class: a list in the order of the classes, a mapping (1 for others), or balanced."""
+"""Weight of each class: a list in their order, a mapping (1 for others), or balanced."""
 
 
 @LOSSES.register("cross_entropy")

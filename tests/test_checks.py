@@ -353,8 +353,8 @@ IN_EPOCHS = "train.schedule={type: multistep, milestones: [2, 4], unit: epochs}"
         ),
         (
             ("train.schedule=plateau",),
-            "train.schedule.patience: the end of the patience, at step 40, is beyond the training's "
-            "12 steps (an epoch of 128 images has 4 steps); lower it or train longer",
+            "train.schedule.patience: the end of the patience, at step 40, is beyond the "
+            "training's 12 steps (an epoch of 128 images has 4 steps); lower it or train longer",
         ),
         (
             ("train.schedule={type: plateau, patience: 0}", "data.validation=0"),

@@ -131,18 +131,13 @@ def subject() -> TrainedModel:
     return trained(MIXED)
 
 
-@pytest.fixture(scope="module")
-def exported(subject: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Export a network in every format; tests only read the files."""
-    folder = tmp_path_factory.mktemp("exported")
-    return {name: export(subject, folder / f"net.{name}").files[0] for name in FORMATS}
-
-
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "format", ["safetensors", "pt2", pytest.param("onnx", marks=pytest.mark.ci)]
+)
 def test_file_computes_the_networks_logits_and_says_how_it_is_used(
-    format: str, exported: dict[str, Path], subject: TrainedModel
+    format: str, subject: TrainedModel, tmp_path: Path
 ) -> None:
-    path = exported[format]
+    [path] = export(subject, tmp_path / f"net.{format}").files
     assert_computes(path, subject)
     content = path.read_bytes()
     if format == "onnx":
@@ -319,7 +314,7 @@ def test_metadata_have_the_preprocessing_and_leave_unknown_statistics_out(
 
 
 def test_weights_of_any_type_and_layout_are_exported_in_fp32(
-    subject: TrainedModel, exported: dict[str, Path], tmp_path: Path
+    subject: TrainedModel, tmp_path: Path
 ) -> None:
     """The network stays as it is, and torch's random numbers too."""
     network: Any = build(subject.spec)
@@ -328,7 +323,8 @@ def test_weights_of_any_type_and_layout_are_exported_in_fp32(
     before = torch.get_rng_state()
     report = export(replace(subject, network=network), tmp_path / "net.safetensors")
     assert report.difference == 0
-    assert (tmp_path / "net.safetensors").read_bytes() == exported["safetensors"].read_bytes()
+    export(subject, tmp_path / "plain.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
     assert network.training
     assert network.conv1.weight.dtype == torch.float64
     assert torch.equal(torch.get_rng_state(), before)

@@ -305,7 +305,17 @@ def test_every_leaf_is_here_once() -> None:
     assert known == set(LEAVES) | set(EXCEPTIONS)
 
 
-@pytest.mark.parametrize("leaf", LEAVES)
+# Schedules and optimizers are compared with torch's, value by value, by tests that take less time.
+EQUAL_TO_TORCH = ("train.schedule.", "train.optimizer.")
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        pytest.param(leaf, marks=[pytest.mark.ci] if leaf.startswith(EQUAL_TO_TORCH) else [])
+        for leaf in LEAVES
+    ],
+)
 def test_another_value_changes_something(
     leaf: str,
     tmp_path: Path,

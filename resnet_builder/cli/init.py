@@ -128,8 +128,8 @@ def _dataset_info(wish: Any) -> dict[str, Any]:
         fields = DATASETS.options(wish.dataset).model_fields.items()
         if needed := [name for name, field in fields if field.is_required()]:
             raise UsageError(
-                f"--dataset {wish.dataset} needs {', '.join(needed)}: give --dataset image_folder or "
-                f"cifar10, and change `dataset` in the new file"
+                f"--dataset {wish.dataset} needs {', '.join(needed)}: give --dataset image_folder "
+                "or cifar10, and change `dataset` in the new file"
             )
         info = DATASETS.get(wish.dataset)().info
     except RegistryError as error:

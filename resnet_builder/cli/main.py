@@ -207,7 +207,7 @@ def _flush() -> None:
 
 
 def _is_output_closed(error: BaseException) -> bool:
-    """Whether an error says that nobody reads the output; a plugin's pipe may have broken instead."""
+    """Whether an error says that nobody reads the output; a plugin's pipe may have broken, too."""
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     is_of_output = frames[-1] in {click.echo.__code__, _flush.__code__}
     return isinstance(error, BrokenPipeError) and is_of_output

@@ -77,8 +77,9 @@ def decode_image(path: str | Path, channels: int, warn: Warn | None = None) -> T
 
     The image is turned upright by its EXIF orientation; of an animation the first frame is taken;
     transparency is dropped, which leaves the colours below it, unless there are four channels; of
-    16 bits a channel the upper 8 are kept; CMYK is converted without a colour profile. Pillow's limit on the number of pixels
-    holds. Damaged metadata cost no pixels: the image is turned only if its orientation can be read.
+    16 bits a channel the upper 8 are kept; CMYK is converted without a colour profile. Pillow's
+    limit on the number of pixels holds. Damaged metadata cost no pixels: the image is turned only
+    if its orientation can be read.
 
     Args:
         path: Image file.

@@ -7,7 +7,8 @@ from resnet_builder.errors import columns, printable
 # Scoped to its class, so that a page may hold the drawing inline.
 _STYLE = """
 .resnet-drawing { --page: #fff; --ink: #1f2328; --faint: #59636e; --line: #444c56; }
-.resnet-drawing text { font: 12px Helvetica, Arial, "Liberation Sans", sans-serif; fill: var(--ink); }
+.resnet-drawing text { fill: var(--ink); }
+.resnet-drawing text { font: 12px Helvetica, Arial, "Liberation Sans", sans-serif; }
 .resnet-drawing .title { font-size: 20px; font-weight: bold; }
 .resnet-drawing .bold { font-weight: bold; }
 .resnet-drawing .times { font-size: 20px; font-weight: bold; }

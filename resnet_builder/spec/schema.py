@@ -223,7 +223,8 @@ class Resize(Section):
     fit: Literal["auto", "stretch", "cover", "contain"] = Field(
         "auto",
         description="`stretch` gives exactly the size; `cover` and `contain` keep the proportions, "
-        "and give at least, or at most, the size. `auto` is `cover` for one number, else `stretch`.",
+        "and give at least, or at most, the size. `auto` is `cover` for one number, and "
+        "`stretch` for two.",
     )
     crop_share: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,

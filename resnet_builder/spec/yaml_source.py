@@ -1,8 +1,8 @@
 """YAML sources: text within limits, YAML 1.2 scalars, and source positions.
 
 PyYAML scans and parses the text. Its composer, resolver and constructor are left out, because they
-know tags and the scalars of YAML 1.1, and a spec has none of these. So no tag runs code. Aliases are
-expanded here, and what they stand for counts towards the limits each time.
+know tags and the scalars of YAML 1.1, and a spec has none of these. So no tag runs code. Aliases
+are expanded here, and what they stand for counts towards the limits each time.
 
 An error after which reading can go on is noted, so that one report holds all problems.
 """
@@ -252,8 +252,8 @@ def parse_plain(text: str, name: str = "<text>") -> Any:
 
 
 _NO_ALIAS = (
-    "`&` begins an anchor and `*` an alias, whose names are letters, digits, `-` and `_`; quote text "
-    "that begins with `&` or `*`"
+    "`&` begins an anchor and `*` an alias, whose names are letters, digits, `-` and `_`; quote "
+    "text that begins with `&` or `*`"
 )
 _NO_TAGS = "tags are not supported; quote text that begins with `!`"
 _HALF_PAIR = "half of a surrogate pair is not a character"
@@ -366,7 +366,7 @@ class _Reader:
             entries.setdefault(key, Node(node.value, node.place, self._place(event)))
 
     def _merge(self, merged: dict[str, Node], event: Any, at: SpecPath) -> None:
-        """Add the entries of a merge key (https://yaml.org/type/merge.html): a mapping, or a list."""
+        """Add the entries of a merge key, https://yaml.org/type/merge.html."""
         num_problems = len(self.problems)
         node = self._node(self._next(), at)
         for one in node.value if isinstance(node.value, list) else [node]:

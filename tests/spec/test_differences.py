@@ -25,7 +25,7 @@ TOLD = [
     ("model.stages.1.block=basic", [("model.stages[1].block", None, "basic")]),
     (
         "model.stages=[{channels: 16, blocks: 1}]",
-        [("model.stages[1]", {"channels": 32, "blocks": 2, "stride": 2}, None)],
+        [("model.stages[1]", {"channels": 32, "blocks": 2, "stride": 2, "dilation": 1}, None)],
     ),
     (
         "data.augment=[horizontal_flip, random_crop]",

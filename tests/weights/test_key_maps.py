@@ -49,9 +49,19 @@ LARGE = {
 }
 """Networks that take seconds, and whose names a smaller one has as well."""
 
+MEDIUM = {
+    *("hysts-imagenet-resnet_preact18", "hysts-resnet-bottleneck29", "kuangliu-preactresnet18"),
+    *("hysts-resnet_preact-basic20-pff", "hysts-resnet_preact-bottleneck29", "kuangliu-senet18"),
+    *("kuangliu-resnet18", "kuangliu-resnext29_2x64d", "mmpretrain-resnet18_cifar"),
+    *("pycls-resnet56", "timm-resnet18", "timm-resnetv2_50", "torchvision-resnet50"),
+    *("weiaicunzai-preactresnet18", "weiaicunzai-resnet18", "weiaicunzai-seresnet18"),
+}
+"""Networks that together take as long as all tests of this folder."""
+
 
 def parameters(names: Iterable[str]) -> list[Any]:
     marks = {name: [pytest.mark.slow] for name in LARGE}
+    marks |= {name: [pytest.mark.ci] for name in MEDIUM}
     return [pytest.param(name, marks=marks.get(name, [])) for name in sorted(names)]
 
 
