@@ -17,13 +17,13 @@ from resnet_builder.training.runtime import set_backend_flags
 
 RESULTS = Path(__file__).parent / "results"
 
-PROCESSORS = {"AMX": "amx", "AVX512-BF16": "avx512_bf16", "neither": "avx512"}
+PROCESSORS = {"AMX": "amx", "AVX512-BF16": "avx512_bf16", "AVX512": "avx512"}
 """Folders of results that depend on the processor, by the instructions that multiply bf16."""
 
 
 def own_results() -> Path:
     """Return the folder of results of this kind of processor, made if it is missing."""
-    folder = RESULTS / PROCESSORS[bf16_extension() or "neither"]
+    folder = RESULTS / PROCESSORS[bf16_extension() or "AVX512"]
     folder.mkdir(exist_ok=True)
     return folder
 

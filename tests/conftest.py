@@ -14,9 +14,12 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Compute on one thread: networks this small spend longer on sharing work than on it."""
+    """Compute on one thread: networks this small spend longer on sharing work than on it.
+
+    Before each test, as one may leave more threads, which spin while other workers compute.
+    """
     torch.set_num_threads(1)
 
 

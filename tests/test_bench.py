@@ -68,7 +68,9 @@ def test_figures_fit_together_and_pretrained_weights_are_not_read(
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="nobody counts cores")
-@pytest.mark.parametrize("by_others", [0.0, 3.0, None])
+@pytest.mark.parametrize(
+    "by_others", [3.0, *(pytest.param(one, marks=pytest.mark.ci) for one in (0.0, None))]
+)
 def test_figures_of_a_busy_machine_are_no_facts(
     by_others: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -305,14 +305,14 @@ def test_every_leaf_is_here_once() -> None:
     assert known == set(LEAVES) | set(EXCEPTIONS)
 
 
-# Schedules and optimizers are compared with torch's, value by value, by tests that take less time.
-EQUAL_TO_TORCH = ("train.schedule.", "train.optimizer.")
+# Their values are compared with torch's or their files', one by one, by tests that take less time.
+LEFT_TO_CI = ("train.schedule.", "train.optimizer.", "train.early_stop.", "model.weights.")
 
 
 @pytest.mark.parametrize(
     "leaf",
     [
-        pytest.param(leaf, marks=[pytest.mark.ci] if leaf.startswith(EQUAL_TO_TORCH) else [])
+        pytest.param(leaf, marks=[pytest.mark.ci] if leaf.startswith(LEFT_TO_CI) else [])
         for leaf in LEAVES
     ],
 )

@@ -47,7 +47,17 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
+QUICK = {0, 4, 5, 7, 12, 15, 16, 19}
+"""Numbers of variants that between them have every layer of a block; the others are left to CI."""
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(*one, marks=[] if number in QUICK else pytest.mark.ci)
+        for number, one in enumerate(VARIANTS)
+    ],
+)
 def test_registered_block_keeps_the_contract(name: str, options: dict[str, Any]) -> None:
     check_block(BLOCKS.get(name), **options)
 

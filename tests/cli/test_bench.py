@@ -64,6 +64,7 @@ def test_figures_of_a_busy_machine_are_marked(
     assert "recipe: 12 steps; how long they take is not known, as the machine is busy" in lines
 
 
+@pytest.mark.ci
 def test_nothing_is_left_behind(measured: list[object], folder: Path) -> None:
     precision = torch.get_float32_matmul_precision()
     call(*measured, "--json")
@@ -71,6 +72,7 @@ def test_nothing_is_left_behind(measured: list[object], folder: Path) -> None:
     assert torch.get_float32_matmul_precision() == precision
 
 
+@pytest.mark.ci
 def test_smaller_steps_are_measured_where_the_recipe_s_take_too_long(
     measured: list[object],
 ) -> None:
@@ -82,6 +84,7 @@ def test_smaller_steps_are_measured_where_the_recipe_s_take_too_long(
     assert found["recipe"]["seconds"] == pytest.approx(seconds)
 
 
+@pytest.mark.ci
 def test_recipe_of_images_that_nobody_has_counted_has_no_length(measured: list[object]) -> None:
     dataset = "data.dataset={type: image_folder, path: nowhere}"
     sizes = ("--set", "model.image_size=8", "--set", "data.validation=0")

@@ -28,6 +28,10 @@ test top-1 N 50.00 % N
 published in nobody
 weights of step N of 12: best on validation (top-1 N)
 N s of training, N images/s
+next:
+ resnet-build evaluate run
+ resnet-build predict run IMAGE...
+ resnet-build export run -o FILE.onnx
 """
 
 COMMANDS = (

@@ -99,7 +99,7 @@ main(sys.argv[1:])
         pytest.param(
             {f"model.stages.{stage}.blocks": 1000 for stage in range(3)},
             ("3000 blocks in all are more than 2000",),
-            marks=pytest.mark.ci,
+            marks=pytest.mark.slow,
         ),
     ],
 )

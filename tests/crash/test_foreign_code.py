@@ -141,7 +141,13 @@ def test_compiled_code_of_another_user_does_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("home", ["unknown", pytest.param("another user's", marks=NEEDS_ROOT)])
+@pytest.mark.parametrize(
+    "home",
+    [
+        pytest.param("unknown", marks=pytest.mark.slow),
+        pytest.param("another user's", marks=NEEDS_ROOT),
+    ],
+)
 def test_user_without_a_home_trains_with_a_notice(home: str, tmp_path: Path) -> None:
     (tmp_path / "homeless.py").write_text(HOMELESS)
     own = tmp_path / "home"

@@ -67,8 +67,8 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     [
         pytest.param("plateau", 7, marks=pytest.mark.ci),
         pytest.param("one_cycle", 6, marks=pytest.mark.ci),
-        pytest.param("plain", 2, marks=pytest.mark.ci),
-        pytest.param("everything", 2, marks=pytest.mark.ci),
+        pytest.param("plain", 3, marks=pytest.mark.ci),
+        pytest.param("everything", 3, marks=pytest.mark.ci),
         pytest.param("streamed", 8, marks=pytest.mark.ci),
         pytest.param("muon", 4, marks=pytest.mark.ci),
         pytest.param("rare", 9, marks=pytest.mark.ci),

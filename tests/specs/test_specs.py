@@ -39,7 +39,13 @@ def test_header_says_source_command_and_result(name: str) -> None:
         assert any(percent in published for percent in percents)
 
 
-@pytest.mark.parametrize("name", NAMES)
+DEEP = {"preact1001", "resnet1202", "resnet152", "resnet152_cifar", "resnext101_32x8d"}
+DEEP |= {"preact164", "resnet101_cifar", "resnet101d", "wide_resnet101_2", "seresnet110"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.ci] if one in DEEP else []) for one in NAMES]
+)
 def test_spec_counts_to_what_it_expects_and_can_be_trained_and_written_out(name: str) -> None:
     checked = check_source(name, with_forward=True)
     assert checked.problems == ()
