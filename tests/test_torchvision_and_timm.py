@@ -67,7 +67,7 @@ QUICK = {
     *(("timm", name) for name in ("resnet18d", "resnetv2_50")),
 }
 EVERY = [("torchvision", name) for name in TORCHVISION] + [("timm", name) for name in TIMM]
-CI = {("timm", name) for name in ("ecaresnet50d", "resnetblur50")}
+CI = {("timm", "ecaresnet50d")}
 BY_COST = [
     *(pytest.param(*one) for one in EVERY if one in QUICK),
     *(pytest.param(*one, marks=pytest.mark.ci) for one in EVERY if one in CI),

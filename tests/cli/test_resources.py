@@ -94,7 +94,7 @@ main(sys.argv[1:])
         pytest.param(
             {"model.stages.1.channels": 2**62, "train.batch_size": 10**9},
             ("is out of range", "allowed: 1 to 16384", "allowed: 1 to 1048576"),
-            marks=pytest.mark.ci,
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             {f"model.stages.{stage}.blocks": 1000 for stage in range(3)},

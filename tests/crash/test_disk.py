@@ -58,6 +58,7 @@ def test_end_that_cannot_be_written_is_7_and_can_be_resumed(name: str, trial: Tr
     trial.assert_ends_as_without_faults()
 
 
+@pytest.mark.slow
 def test_files_that_must_not_grow(trial: Trial) -> None:
     """``RLIMIT_FSIZE``: small files can be written, checkpoints cannot."""
     end = trial.train(faults=[("limit_file_size", 4096)])

@@ -101,7 +101,7 @@ def test_processes_import_nothing_from_the_current_folder(
     assert (end.returncode, ran(planted)) == (0, []), end.stderr
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_program_runs_nothing_from_the_current_folder(tmp_path: Path) -> None:
     """An empty entry of PATH, as in ``PATH=:/bin``, is the current folder."""
     spec = write_experiment(tmp_path, "plain", epochs=1)

@@ -392,7 +392,7 @@ def test_dataset_that_is_not_as_it_says_breaks_the_contract(wrong: str, tmp_path
         check_dataset(Lying, tmp_path)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_registering_does_not_import_torchvision() -> None:
     """It takes longer than everything else; no spec needs it to be checked."""
     code = "import sys, resnet_builder.data; print('torchvision' in sys.modules)"

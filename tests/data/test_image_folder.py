@@ -177,7 +177,7 @@ def test_killed_scan_leaves_no_cache(folder: Path, monkeypatch: pytest.MonkeyPat
     assert not (decoded / ".partial").exists()
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.timeout(100)
 @pytest.mark.usefixtures("streamed")
 def test_worker_processes_give_the_same_bits_and_plain_messages(

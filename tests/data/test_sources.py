@@ -99,13 +99,18 @@ class Dying:
         return index
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
-        ("killed", ResourceError, "or one after it, was killed, as happens when memory"),
-        ("lost", DataError, "or one after it, was lost: DataLoader worker"),
-        ("hung", Stopped, "stopped while images were read"),
+        pytest.param(
+            *("killed", ResourceError, "or one after it, was killed, as happens when memory"),
+            marks=pytest.mark.ci,
+        ),
+        pytest.param(
+            *("lost", DataError, "or one after it, was lost: DataLoader worker"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("hung", Stopped, "stopped while images were read", marks=pytest.mark.slow),
     ],
 )
 def test_worker_that_dies_or_hangs_ends_the_reading(

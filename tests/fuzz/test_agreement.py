@@ -16,7 +16,7 @@ from resnet_builder.spec.dump import dump_spec
 from resnet_builder.training.trainer import fit
 from tests.cli.experiments import call
 
-SIDE, STEPS, COUNT = 16, 3, 60
+SIDE, STEPS = 16, 3
 
 
 def draw_spec(choose: random.Random) -> tuple[dict[str, Any], int]:
@@ -88,19 +88,23 @@ def can_be_trained(spec: dict[str, Any], processes: int, folder: Path) -> bool:
     return True
 
 
-@pytest.mark.ci
-def test_validate_refuses_what_cannot_be_trained_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "count", [pytest.param(30, marks=pytest.mark.ci), pytest.param(60, marks=pytest.mark.slow)]
+)
+def test_validate_refuses_what_cannot_be_trained_and_nothing_else(
+    count: int, tmp_path: Path
+) -> None:
     outcomes = []
-    for number, (spec, processes) in enumerate(drawn_specs(seed=27, count=COUNT)):
+    for number, (spec, processes) in enumerate(drawn_specs(seed=27, count=count)):
         problems = check_source(spec, with_forward=True, processes=processes).problems
         trained = can_be_trained(spec, processes, tmp_path / str(number))
         assert trained == (not problems), (spec, processes, [str(one) for one in problems])
         outcomes.append(trained)
-    assert COUNT / 12 < outcomes.count(False) < COUNT / 2
+    assert count / 12 < outcomes.count(False) < count / 2
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("is_sound", [True, False])
+@pytest.mark.parametrize("is_sound", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_two_processes_agree_with_validate(is_sound: bool, tmp_path: Path) -> None:
     def sound(spec: dict[str, Any]) -> bool:
         return not check_source(spec, with_forward=True, processes=2).problems

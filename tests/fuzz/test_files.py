@@ -56,7 +56,7 @@ def sound_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 EFFORTS = [
     (0, 100),
-    pytest.param(100, 1_000, marks=pytest.mark.ci),
+    pytest.param(100, 500, marks=pytest.mark.ci),
     pytest.param(1000, 10_000, marks=pytest.mark.slow),
 ]
 
@@ -81,7 +81,7 @@ def test_damaged_file_is_read_or_refused(
     ("seed", "count"),
     [
         (0, 4),
-        pytest.param(100, 40, marks=pytest.mark.ci),
+        pytest.param(100, 12, marks=pytest.mark.ci),
         pytest.param(1000, 400, marks=pytest.mark.slow),
     ],
 )

@@ -66,12 +66,12 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     ("name", "every"),
     [
         pytest.param("plateau", 7, marks=pytest.mark.ci),
-        pytest.param("one_cycle", 6, marks=pytest.mark.ci),
-        pytest.param("plain", 3, marks=pytest.mark.ci),
+        pytest.param("one_cycle", 6, marks=pytest.mark.slow),
+        pytest.param("plain", 3, marks=pytest.mark.slow),
         pytest.param("everything", 3, marks=pytest.mark.ci),
         pytest.param("streamed", 8, marks=pytest.mark.ci),
         pytest.param("muon", 4, marks=pytest.mark.ci),
-        pytest.param("rare", 9, marks=pytest.mark.ci),
+        pytest.param("rare", 9, marks=pytest.mark.slow),
         *(pytest.param(name, 1, marks=pytest.mark.slow) for name in NAMES),
     ],
 )

@@ -225,9 +225,8 @@ def test_run_resumed_with_as_many_processes_comes_to_the_same_bits(tmp_path: Pat
 
 
 @forked
-@pytest.mark.parametrize(
-    "first", [pytest.param(1, marks=pytest.mark.ci), pytest.param(2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [1, 2])
 def test_run_goes_on_with_another_number_of_processes_and_says_so(
     first: int, tmp_path: Path
 ) -> None:

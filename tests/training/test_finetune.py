@@ -253,7 +253,7 @@ def test_buffers_are_put_back_where_computing_again_fails() -> None:
     assert all(buffer is own[name] for name, buffer in model.named_buffers())
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_compiled_network_checkpoints_too() -> None:
     """It counts no batch twice in its statistics either."""
     found = []

@@ -188,7 +188,10 @@ def cases() -> Iterator[Any]:
                 if (schedule, variant) == ("one_cycle", "warm-up"):
                     continue  # one-cycle has a warm-up of its own
                 is_default = place == (index + number) % len(OPTIMIZERS)
-                marks = [] if is_default else [pytest.mark.ci]
+                is_like_adamw = optimizer == "adam"
+                marks = (
+                    [] if is_default else [pytest.mark.slow if is_like_adamw else pytest.mark.ci]
+                )
                 yield pytest.param(optimizer, schedule, variant, marks=marks)
 
 
