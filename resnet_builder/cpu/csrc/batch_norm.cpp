@@ -83,7 +83,7 @@ int64_t place(int64_t channel) {
 constexpr int64_t PARTS = 64;         // each is summed by one thread
 constexpr int64_t BLOCK_ROWS = 64;    // so few that they stay in the fastest cache
 constexpr int64_t WIDE = 2 * WIDTH;   // channels that keep the processor's pipelines filled
-constexpr int64_t SMALL = 64 * 1024;  // numbers that are not worth sharing among threads
+constexpr int64_t SMALL = 32 * 1024;  // numbers that are not worth sharing among threads
 
 // Few channels are too narrow to compute with, so several pixels are taken for one wide row.
 struct Matrix {
