@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # another checkout's package may be the one to import
 
 HERE = Path(__file__).parent
 WARM_UP_STEPS = 12
+SETTLE_SECONDS = 1.5
+"""Start of a turn that is not timed: until then, the contender of the turn before seems to be a
+busy machine, where threads of training sleep instead of spinning."""
 IMAGES = 50_000
 
 
@@ -152,7 +155,9 @@ class _Turns:
         self._answers = answers
         self._steps = 0
         self._is_warm = False
-        self._started = self._end = 0.0
+        self._is_settled = False
+        self._seconds = 0.0
+        self._started = 0.0
 
     def __call__(self, *_: object) -> None:
         now = time.perf_counter()
@@ -160,15 +165,19 @@ class _Turns:
             self._is_warm = self._steps >= WARM_UP_STEPS
             if self._is_warm:
                 self._wait("warm")
-        elif now >= self._end:
+        elif not self._is_settled:
+            self._is_settled = now >= self._started + SETTLE_SECONDS
+            if self._is_settled:
+                self._steps, self._started = 0, now
+        elif now >= self._started + self._seconds:
             self._wait(f"{self._steps * self._batch_size / (now - self._started):.2f}")
         self._steps += 1
 
     def _wait(self, answer: str) -> None:
         print(answer, file=self._answers, flush=True)
-        seconds = float(sys.stdin.readline())
+        self._seconds = float(sys.stdin.readline())
+        self._is_settled = False
         self._steps, self._started = 0, time.perf_counter()
-        self._end = self._started + seconds
 
 
 def answer_evaluations(spec: str, images: int) -> None:
