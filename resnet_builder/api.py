@@ -42,8 +42,8 @@ class Run:
     def __init__(
         self, path: str | Path, *, plugins: Sequence[str] = (), normalize: bool = False
     ) -> None:
-        self.path = RunDirectory.open(Path(path)).path
-        self._directory = RunDirectory(self.path)
+        self._directory = RunDirectory.open(Path(path))
+        self.path = self._directory.path
         self._plugins = tuple(plugins)
         self._normalize = normalize
 

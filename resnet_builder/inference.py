@@ -258,27 +258,40 @@ def load_split(
         Stopped: ``should_stop`` returned true.
         UsageError: There is no such split, or the spec of the weights names no dataset.
     """
-    if split is None:
-        load = partial(
-            load_split,
-            trained,
-            data=data,
-            data_dir=data_dir,
-            skip_bad=skip_bad,
-            should_stop=should_stop,
-            report=report,
-        )
+    load = partial(
+        _load_split,
+        trained,
+        data=data,
+        data_dir=data_dir,
+        skip_bad=skip_bad,
+        should_stop=should_stop,
+        report=report,
+    )
+    if split is not None:
+        return load(split)
+    try:
+        return load("test")
+    except UsageError as error:
+        if data is not None:
+            raise
         try:
-            return load("test")
-        except UsageError as error:
-            if data is not None:
-                raise
-            try:
-                images = load("val")
-            except UsageError:
-                raise error from None
-            notice = f"{error}; evaluating on the validation images"
-            return replace(images, notices=(notice, *images.notices))
+            images = load("val")
+        except UsageError:
+            raise error from None
+        notice = f"{error}; evaluating on the validation images"
+        return replace(images, notices=(notice, *images.notices))
+
+
+def _load_split(
+    trained: TrainedModel,
+    split: str,
+    *,
+    data: Path | None,
+    data_dir: Path | None,
+    skip_bad: bool,
+    should_stop: Stop,
+    report: Report,
+) -> SplitImages:
     header, section = trained.header, trained.spec.data
     if data is not None:
         section = DataSpec(dataset=_dataset_at(data, trained), validation=0)

@@ -51,8 +51,28 @@ ClassWeights = (
 """Weight of each class: a list in their order, a mapping (1 for others), or balanced."""
 
 
+class _ClassWeighted(Loss):
+    """Base of losses that weight each class; weights of labels add up as torch adds them.
+
+    Args:
+        class_weights: Weight of each class, if they differ.
+        class_counts: Number of training images of each class.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, class_weights: ClassWeights | None, class_counts: Mapping[str, int]) -> None:
+        super().__init__()
+        self.register_buffer("weight", _class_weights(class_weights, class_counts))
+
+    def total_weight(self, targets: Tensor) -> Tensor | None:
+        """Sum of the weights of labels; mixed ones count the same."""
+        weight = self.weight
+        return weight[targets].sum() if weight is not None and targets.ndim == 1 else None
+
+
 @LOSSES.register("cross_entropy")
-class CrossEntropy(Loss):
+class CrossEntropy(_ClassWeighted):
     """Cross entropy, of smoothed labels if asked for (Szegedy et al. 2016).
 
     It is ``torch.nn.functional.cross_entropy``. With weights, the mean of labels is divided by the
@@ -65,8 +85,6 @@ class CrossEntropy(Loss):
         class_counts: Number of training images of each class.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -74,9 +92,8 @@ class CrossEntropy(Loss):
         class_weights: ClassWeights | None = None,
         class_counts: Mapping[str, int],
     ) -> None:
-        super().__init__()
+        super().__init__(class_weights, class_counts)
         self._label_smoothing = label_smoothing
-        self.register_buffer("weight", _class_weights(class_weights, class_counts))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the mean loss."""
@@ -84,13 +101,9 @@ class CrossEntropy(Loss):
             logits, targets, self.weight, label_smoothing=self._label_smoothing
         )
 
-    def total_weight(self, targets: Tensor) -> Tensor | None:
-        """Sum of the weights of labels; mixed ones count the same."""
-        return _total_weight(self.weight, targets)
-
 
 @LOSSES.register("focal")
-class FocalLoss(Loss):
+class FocalLoss(_ClassWeighted):
     """Focal loss of the softmax: cross entropy times ``(1 - p) ** gamma`` (Lin et al. 2017).
 
     https://arxiv.org/abs/1708.02002, equation 5, with ``p`` the probability of the label. Easy
@@ -102,8 +115,6 @@ class FocalLoss(Loss):
         class_counts: Number of training images of each class.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -111,9 +122,8 @@ class FocalLoss(Loss):
         class_weights: ClassWeights | None = None,
         class_counts: Mapping[str, int],
     ) -> None:
-        super().__init__()
+        super().__init__(class_weights, class_counts)
         self._gamma = gamma
-        self.register_buffer("weight", _class_weights(class_weights, class_counts))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the mean loss."""
@@ -125,10 +135,6 @@ class FocalLoss(Loss):
             return functional.nll_loss(hardness * log_p, targets, self.weight)
         weighted = targets if self.weight is None else targets * self.weight
         return -(weighted * hardness * log_p).sum(dim=1).mean()
-
-    def total_weight(self, targets: Tensor) -> Tensor | None:
-        """Sum of the weights of labels; mixed ones count the same."""
-        return _total_weight(self.weight, targets)
 
 
 @LOSSES.register("binary_cross_entropy")
@@ -267,10 +273,6 @@ def _check_every_class_present(counts: Mapping[str, int], option: str) -> None:
             code="mismatch",
             option=option,
         )
-
-
-def _total_weight(weight: Tensor | None, targets: Tensor) -> Tensor | None:
-    return weight[targets].sum() if weight is not None and targets.ndim == 1 else None
 
 
 def _binary(targets: Tensor, logits: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from resnet_builder.cli.options import (
     json_option,
     plugin_option,
 )
+from resnet_builder.cli.result import progress
 
 if TYPE_CHECKING:
     from resnet_builder.runs.status import RunStatus
@@ -283,13 +283,10 @@ def _best_first(*values: float | None) -> tuple[float, ...]:
 
 
 def _run_row(one: "RunStatus") -> tuple[str, ...]:
-    total = "" if one.total_steps is None else f" of {one.total_steps:,}"
     return (
         str(one.path),
         one.state,
-        "" if one.step is None else f"{one.step:,}{total}",
-        "" if one.seed is None else str(one.seed),
-        "" if one.seconds is None else str(timedelta(seconds=round(one.seconds))),
+        *progress(one),
         percent(one.val_top1),
         percent(one.test_top1),
         points(one.test_top1_difference),

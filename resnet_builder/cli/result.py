@@ -1,6 +1,7 @@
-"""Result of a training, as ``train`` prints it: accuracies, and what can be done next."""
+"""Result of a training, as ``train`` prints it, and the progress of runs for other commands."""
 
 import shlex
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from resnet_builder.cli.console import note, percent, points, show, table
 
 if TYPE_CHECKING:
     from resnet_builder.runs.records import ResultRecord
+    from resnet_builder.runs.status import RunStatus
 
 
 def show_result(record: "ResultRecord") -> None:
@@ -46,3 +48,12 @@ def show_next(run: Path, plugins: tuple[str, ...]) -> None:
     note("next:")
     for command, *more in (("evaluate",), ("predict", "IMAGE..."), ("export", "-o", "FILE.onnx")):
         note(f"  resnet-build {command} {shlex.join(words)}{''.join(f' {one}' for one in more)}")
+
+
+def progress(run: "RunStatus") -> tuple[str, str, str]:
+    """Steps done of how many, seed, and training time; empty where they are not known."""
+    total = "" if run.total_steps is None else f" of {run.total_steps:,}"
+    steps = "" if run.step is None else f"{run.step:,}{total}"
+    seed = "" if run.seed is None else str(run.seed)
+    time = "" if run.seconds is None else str(timedelta(seconds=round(run.seconds)))
+    return steps, seed, time

@@ -1,6 +1,5 @@
 """``resnet-build summary``: a network, stage by stage, and the state of a run."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from resnet_builder.cli.options import (
     read_spec,
     spec_options,
 )
+from resnet_builder.cli.result import progress
 
 if TYPE_CHECKING:
     from resnet_builder.summary import Row, Summary
@@ -82,12 +82,12 @@ def _show_run(path: Path) -> None:
     from resnet_builder.runs.status import run_status
 
     run = run_status(RunDirectory(path))
-    total = "" if run.total_steps is None else f" of {run.total_steps:,}"
+    steps, seed, time = progress(run)
     facts = {
         "state": run.state if run.error is None else f"{run.state}: {run.error}",
-        "steps": "" if run.step is None else f"{run.step:,}{total}",
-        "seed": "" if run.seed is None else str(run.seed),
-        "training time": "" if run.seconds is None else str(timedelta(seconds=round(run.seconds))),
+        "steps": steps,
+        "seed": seed,
+        "training time": time,
         "best validation top-1": percent(run.val_top1),
         "test top-1": percent(run.test_top1),
         "device": "" if run.result is None else f"{run.result.device}, {run.result.precision}",

@@ -25,7 +25,7 @@ from resnet_builder.errors import (
     counted,
     latin,
 )
-from resnet_builder.spec.compose import TABLE_ENDINGS
+from resnet_builder.spec.compose import IMAGE_ENDINGS, TABLE_ENDINGS
 from resnet_builder.system import file_kind, open_regular
 
 SPLITS = {
@@ -35,12 +35,6 @@ SPLITS = {
 }
 """Names of each split's folder, in any case; the first is preferred to the others."""
 
-_IMAGE_ENDINGS = frozenset(
-    (
-        *(".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
-        *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-    )
-)
 # JPEG, PNG, GIF, WebP, TIFF and BigTIFF, BMP with the size of its second header, PPM and its kin
 _IMAGE_START = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]"
@@ -426,7 +420,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     if not (leads_nowhere or _is_file(entry)):
         return False
     # macOS writes hidden files with the endings of those that they describe.
-    if ending in _IMAGE_ENDINGS and not entry.name.startswith("."):
+    if ending in IMAGE_ENDINGS and not entry.name.startswith("."):
         return True
     try:
         with open_regular(entry.path) as file:

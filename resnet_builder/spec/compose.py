@@ -70,7 +70,13 @@ _FOR_DATASET = (
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 """Endings of tables of labels."""
 
-_IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_ENDINGS = frozenset(
+    (
+        *(".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
+        *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    )
+)
+"""Endings of files that are images; others are, too, if their first bytes say so."""
 
 _MAX_FILES = 64
 _UNITS = {"steps", "epochs", "seconds"}
@@ -166,7 +172,7 @@ def absolute_path(path: str, place: Place) -> str:
 def dataset_at(path: str | Path) -> dict[str, str]:
     """Dataset that ``--data PATH`` stands for: a file is a table of labels, all else a folder."""
     ending = os.path.splitext(path)[1].lower()
-    is_file = os.path.isfile(path) and ending not in _IMAGE_ENDINGS
+    is_file = os.path.isfile(path) and ending not in IMAGE_ENDINGS
     is_table = is_file or (ending in TABLE_ENDINGS and not os.path.isdir(path))
     return {"type": "image_table" if is_table else "image_folder", "path": str(path)}
 

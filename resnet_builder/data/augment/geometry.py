@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -95,44 +95,42 @@ def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
     return torch.minimum(positions, period - positions) if size > 1 else positions
 
 
+class _Flip:
+    """Random mirroring along an axis of ``(B, C, H, W)`` images."""
+
+    works_on: Literal["any"] = "any"
+    mixes_with = 0
+    axis: ClassVar[int]
+
+    def __init__(self, *, p: Probability = 0.5) -> None:
+        self._p = p
+
+    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
+        """Mirror the images whose number is below the probability."""
+        flipped = draws.per_sample(1)[:, 0] < self._p
+        return replace(batch, images=flip_batch(batch.images, flipped, self.axis))
+
+
 @AUGMENTATIONS.register("horizontal_flip")
-class HorizontalFlip:
+class HorizontalFlip(_Flip):
     """Random mirroring left to right.
 
     Args:
         p: Probability of mirroring.
     """
 
-    works_on: Literal["any"] = "any"
-    mixes_with = 0
-
-    def __init__(self, *, p: Probability = 0.5) -> None:
-        self._p = p
-
-    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
-        """Mirror the images whose number is below the probability."""
-        flipped = draws.per_sample(1)[:, 0] < self._p
-        return replace(batch, images=flip_batch(batch.images, flipped))
+    axis = -1
 
 
 @AUGMENTATIONS.register("vertical_flip")
-class VerticalFlip:
+class VerticalFlip(_Flip):
     """Random mirroring top to bottom.
 
     Args:
         p: Probability of mirroring.
     """
 
-    works_on: Literal["any"] = "any"
-    mixes_with = 0
-
-    def __init__(self, *, p: Probability = 0.5) -> None:
-        self._p = p
-
-    def __call__(self, batch: Batch, draws: StatelessGenerator) -> Batch:
-        """Mirror the images whose number is below the probability."""
-        flipped = draws.per_sample(1)[:, 0] < self._p
-        return replace(batch, images=flip_batch(batch.images, flipped, axis=-2))
+    axis = -2
 
 
 @AUGMENTATIONS.register("alternating_flip")
