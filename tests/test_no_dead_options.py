@@ -306,7 +306,7 @@ def test_every_leaf_is_here_once() -> None:
 
 
 # Their values are compared with torch's or their files', one by one, by tests that take less time.
-LEFT_TO_CI = ("train.schedule.", "train.optimizer.", "train.early_stop.", "model.weights.")
+LEFT_TO_CI = ("data.", "train.schedule.", "train.optimizer.", "train.early_stop.", "model.weights.")
 
 
 @pytest.mark.parametrize(

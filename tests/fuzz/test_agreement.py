@@ -89,7 +89,7 @@ def can_be_trained(spec: dict[str, Any], processes: int, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(30, marks=pytest.mark.ci), pytest.param(60, marks=pytest.mark.slow)]
+    "count", [pytest.param(12, marks=pytest.mark.ci), pytest.param(60, marks=pytest.mark.slow)]
 )
 def test_validate_refuses_what_cannot_be_trained_and_nothing_else(
     count: int, tmp_path: Path

@@ -1,6 +1,6 @@
 """Resume matrix: a key of the spec changed on an interrupted and on a finished run.
 
-``REGENERATE_GOLDEN=1 pytest -m ci tests/resume/test_matrix.py -n 0`` writes the table in
+``REGENERATE_GOLDEN=1 pytest -m "ci or slow" tests/resume/test_matrix.py -n 0`` writes the table in
 docs/reliability.md again: read the difference.
 """
 
@@ -57,6 +57,20 @@ KEYS = (
     "run.device=cuda",
     "published={test_top1: 0.5, source: nobody}",
 )
+LEFT_TO_CI = {
+    "name=other",
+    "model.activation=gelu",
+    "data.validation=10",
+    "train.epochs=4",
+    "train.epochs=1",
+    "train.optimizer.lr=0.2",
+    "train.seed=1",
+    "train.evaluate_every={steps: 2}",
+    "train.checkpoint_every={steps: 2}",
+    "run.precision=bf16",
+    "run.threads=2",
+    "published={test_top1: 0.5, source: nobody}",
+}
 
 
 @dataclass(frozen=True)
@@ -77,8 +91,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(folder / "interrupted", folder / "finished")
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("change", KEYS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(key, marks=pytest.mark.ci if key in LEFT_TO_CI else pytest.mark.slow)
+        for key in KEYS
+    ],
+)
 def test_change_is_harmless_refused_or_allowed_by_a_flag(
     change: str, runs: Runs, tmp_path: Path
 ) -> None:

@@ -187,11 +187,8 @@ def cases() -> Iterator[Any]:
             for place, optimizer in enumerate(OPTIMIZERS):
                 if (schedule, variant) == ("one_cycle", "warm-up"):
                     continue  # one-cycle has a warm-up of its own
-                is_default = place == (index + number) % len(OPTIMIZERS)
-                is_like_adamw = optimizer == "adam"
-                marks = (
-                    [] if is_default else [pytest.mark.slow if is_like_adamw else pytest.mark.ci]
-                )
+                turn = (place - index - number) % len(OPTIMIZERS)
+                marks = [] if turn == 0 else [pytest.mark.ci if turn == 1 else pytest.mark.slow]
                 yield pytest.param(optimizer, schedule, variant, marks=marks)
 
 
