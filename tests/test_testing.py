@@ -76,7 +76,10 @@ def test_check_block_accepts_a_sound_block() -> None:
     [
         (ForgetsStride, "images give|size of tensor"),
         (ForgetsItsWidth, "images give"),
-        (ForgetsToTellItsWidth, "has no attribute 'out_channels'; see docs/how-to/add-a-block.md"),
+        (
+            ForgetsToTellItsWidth,
+            "has no attribute 'out_channels'; see docs/tutorials/add-a-block.md",
+        ),
         (ForgetsAParameter, "no gradient reaches"),
         (LooksAtValues, "cannot compute on the meta device"),
         (ForgetsToZero, "leaves a residual"),

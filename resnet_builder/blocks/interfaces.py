@@ -69,7 +69,7 @@ class Block(Protocol):
 
 def missing_attribute(block: object, name: str, *attributes: str) -> str | None:
     """Message about the first of these attributes that a block lacks, if it lacks one."""
-    where = "see docs/how-to/add-a-block.md"
+    where = "see docs/tutorials/add-a-block.md"
     for attribute in attributes:
         if not hasattr(block, attribute):
             return f"block '{name}' has no attribute '{attribute}'; {where}"

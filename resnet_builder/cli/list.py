@@ -96,6 +96,7 @@ class Option:
 
     Attributes:
         name: Name of the option.
+        what: Its description.
         kind: Kind of its values, in words.
         allowed: Range of its values, or its choices.
         required: Whether it must be given.
@@ -103,6 +104,7 @@ class Option:
     """
 
     name: str
+    what: str
     kind: str
     allowed: tuple[str, ...]
     required: bool
@@ -116,7 +118,7 @@ class PartInfo:
     Attributes:
         set: Set that it is one of: ``block``, ``shortcut``, ``optimizer``.
         name: Name of the part.
-        what: First line of its description.
+        what: First paragraph of its description.
         options: Its options.
     """
 
@@ -143,7 +145,7 @@ def parts(plugins: tuple[str, ...], as_json: bool) -> None:
 
     import_named_plugins(plugins)
     sets: dict[str, list[PartInfo]] = {}
-    for part in (*_registered_parts(), *_closed_parts()):
+    for part in find_parts():
         sets.setdefault(part.set, []).append(part)
     if as_json:
         show_json(PartList(tuple(part for members in sets.values() for part in members)))
@@ -157,20 +159,32 @@ def parts(plugins: tuple[str, ...], as_json: bool) -> None:
     show(*lines)
 
 
+def find_parts() -> Iterator[PartInfo]:
+    """Every part that a spec can name, of plugins that were imported, too."""
+    yield from _registered_parts()
+    yield from _closed_parts()
+
+
 def _registered_parts() -> Iterator[PartInfo]:
     from resnet_builder.parts import REGISTRIES
-    from resnet_builder.spec.introspect import json_schema_of
+    from resnet_builder.spec.introspect import documented, json_schema_of
 
     for registry in REGISTRIES.values():
         for name in registry.names():
             schema = json_schema_of(registry.options(name))
-            what = registry.get(name).__doc__ or ""
-            yield PartInfo(registry.kind, name, _first_line(what), tuple(_options(schema)))
+            what, said = documented(registry.get(name))
+            yield PartInfo(registry.kind, name, what, tuple(_options(schema, said)))
 
 
 def _closed_parts() -> Iterator[PartInfo]:
     """Parts of the closed sets, which the schema of a spec names."""
-    from resnet_builder.spec.introspect import choices, is_part, json_schema_of, places
+    from resnet_builder.spec.introspect import (
+        choices,
+        first_paragraph,
+        is_part,
+        json_schema_of,
+        places,
+    )
     from resnet_builder.spec.schema import Spec
 
     definitions = json_schema_of(Spec)["$defs"]
@@ -181,12 +195,13 @@ def _closed_parts() -> Iterator[PartInfo]:
             if not is_part(schema) or title == "Part" or (key, title) in seen:
                 continue
             seen.add((key, title))
-            options = tuple(_options({**schema, "$defs": definitions}))
+            options = tuple(_options({**schema, "$defs": definitions}, {}))
             for name in choices(schema["properties"]["type"]):
-                yield PartInfo(key, str(name), _first_line(schema["description"]), options)
+                yield PartInfo(key, str(name), first_paragraph(schema["description"]), options)
 
 
-def _options(schema: Mapping[str, Any]) -> Iterator[Option]:
+def _options(schema: Mapping[str, Any], said: Mapping[str, str]) -> Iterator[Option]:
+    """Options of a part, from its JSON Schema and its docstring's descriptions of them."""
     from resnet_builder.spec.introspect import alternatives, kinds, ranges
 
     for name, option in schema.get("properties", {}).items():
@@ -195,6 +210,7 @@ def _options(schema: Mapping[str, Any]) -> Iterator[Option]:
         admitted = alternatives(option, schema.get("$defs", {}))
         yield Option(
             name=name,
+            what=option.get("description") or said.get(name, ""),
             kind=kinds(admitted),
             allowed=ranges(admitted),
             required=name in schema.get("required", ()),
@@ -206,25 +222,24 @@ def _option_line(option: Option) -> str:
     """Line of an option, in the words of YAML."""
     is_choice = option.kind == " or ".join(f"`{choice}`" for choice in option.allowed)
     limits = [option.kind] if is_choice else [option.kind, *option.allowed]
-    default = "default: not set" if option.default is None else f"default {_yaml(option.default)}"
+    default = (
+        "default: not set" if option.default is None else f"default {yaml_text(option.default)}"
+    )
     default = "required" if option.required else default
     return f"{option.name}: {', '.join(limits)} ({default})"
 
 
-def _yaml(value: object) -> str:
+def yaml_text(value: object) -> str:
+    """Value in the words of YAML, on one line."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{', '.join(map(_yaml, value))}]"
+        return f"[{', '.join(map(yaml_text, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_yaml(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {yaml_text(item)}' for key, item in value.items())}}}"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0].replace("``", "`")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
-"""Introspection of the schema: kinds and ranges of values in words, and the places of all keys.
+"""Introspection of the schema: kinds and ranges of values in words, descriptions, places of keys.
 
 It reads the JSON Schema that pydantic makes of the models.
 """
 
+import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -137,3 +139,20 @@ def _items(admitted: tuple[Schema, ...], definitions: Mapping[str, Schema]) -> t
     """Schemas of values, with those of a list's items beside the list's own."""
     inside = (alternatives(one["items"], definitions) for one in admitted if "items" in one)
     return (*admitted, *(found for items in inside for found in items))
+
+
+def documented(part: Any) -> tuple[str, dict[str, str]]:
+    """First paragraph of a part's docstring, and its descriptions of arguments."""
+    text = inspect.cleandoc(part.__doc__ or "")
+    section = re.search(r"^Args:\n((?: .*\n?|\n)*)", text, re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", re.M)
+    return first_paragraph(text), {name: _one_line(said) for name, said in entries}
+
+
+def first_paragraph(text: str) -> str:
+    """First paragraph of a description, as one line of Markdown."""
+    return _one_line(text.partition("\n\n")[0])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("``", "`").split())

@@ -5,9 +5,7 @@ takes away what is below; a part's place admits its name alone, or a mapping, wh
 changes options of the part below.
 """
 
-import inspect
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +15,8 @@ from resnet_builder.spec.introspect import (
     Schema,
     alternatives,
     choices,
+    documented,
+    first_paragraph,
     is_part,
     json_schema_of,
 )
@@ -70,7 +70,7 @@ class _Writer:
             found = list(self._choices(key, value, is_whole=is_whole or key in OWN))
             found += [] if key in required else [_NULL]
             properties[key] = _described(_any_of(found), value, value.get("description", ""))
-        mapping = _mapping(_first_paragraph(schema.get("description", "")), properties)
+        mapping = _mapping(first_paragraph(schema.get("description", "")), properties)
         return {**mapping, "required": required} if required else mapping
 
     def _choices(self, key: str, schema: Schema, *, is_whole: bool) -> Iterator[Schema]:
@@ -135,27 +135,11 @@ class _Writer:
                 for name in registry.names():
                     schema = json_schema_of(registry.options(name))
                     self._known.update(schema.get("$defs", {}))
-                    yield name, schema, *_documented(registry.get(name))
+                    yield name, schema, *documented(registry.get(name))
             else:
-                what = _first_paragraph(one["description"])
+                what = first_paragraph(one["description"])
                 for choice in choices(one["properties"]["type"]):
                     yield str(choice), one, what, {}
-
-
-def _documented(part: Any) -> tuple[str, dict[str, str]]:
-    """First paragraph of a docstring, and its descriptions of arguments."""
-    text = inspect.cleandoc(part.__doc__ or "")
-    section = re.search(r"^Args:\n((?: .*\n?|\n)*)", text, re.MULTILINE)
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", re.M)
-    return _first_paragraph(text), {name: _one_line(said) for name, said in entries}
-
-
-def _first_paragraph(text: str) -> str:
-    return _one_line(text.partition("\n\n")[0])
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("``", "`").split())
 
 
 def _mapping(what: str, properties: dict[str, Schema]) -> Schema:

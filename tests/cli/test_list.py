@@ -56,6 +56,7 @@ def test_parts_are_listed_with_options_ranges_and_defaults() -> None:
     [pad] = [part for part in parts if (part["set"], part["name"]) == ("shortcut", "pad")]
     assert pad["options"][0] == {
         "name": "position",
+        "what": "Place of the zeros: on both sides of the channels, or at the end (as in Torch7).",
         "kind": "`both` or `end`",
         "allowed": ["both", "end"],
         "required": False,

@@ -1,0 +1,78 @@
+"""The site of docs/: links, navigation, and the reference pages that are made from the code.
+
+``python docs/generate.py``, or ``REGENERATE_GOLDEN=1 pytest tests/test_site.py``, writes them.
+"""
+
+import os
+import re
+import runpy
+import unicodedata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files and headings exist, for GitHub and for the site; addresses of hosts are well-formed."""
+    for link in links(page):
+        place, _, anchor = link.partition("#")
+        if "://" in place:
+            assert re.fullmatch(r"https?", urlsplit(place).scheme), link
+            assert re.fullmatch(r"[\w-]+(\.[\w-]+)+", urlsplit(place).netloc), link
+            continue
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), link
+        assert DOCS in target.parents or DOCS not in page.parents, f"{link}: not part of the site"
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def links(page: Path) -> list[str]:
+    """Targets of the links and images of a page, without those in code."""
+    text = re.sub(r"^```.*?^```|`[^`\n]+`", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    found = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"", text)
+    return [markdown or html for markdown, html in found]
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page that GitHub and the site agree on."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = [re.sub(r"[`*]", "", one).strip() for one in re.findall(r"^#+ (.*)$", text, re.M)]
+    return {of_github(one) for one in headings} & {of_site(one) for one in headings}
+
+
+def of_github(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def of_site(heading: str) -> str:
+    """Anchor of a heading as Python-Markdown makes it."""
+    plain = unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())
+
+
+def test_navigation_and_index_have_every_page() -> None:
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    index, *sections = config["nav"]
+    named = [page for section in sections for pages in section.values() for page in pages]
+    assert [index, *sorted(named)] == [
+        "index.md",
+        *sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page.stem != "index"),
+    ]
+    assert [*dict.fromkeys(links(DOCS / "index.md"))] == named
+
+
+@pytest.mark.parametrize("page", ["keys.md", "parts.md", "commands.md"])
+def test_reference_is_that_of_the_code(page: str) -> None:
+    text = runpy.run_path(str(DOCS / "generate.py"))[f"{Path(page).stem}_page"]()
+    file = DOCS / "reference" / page
+    if os.environ.get("REGENERATE_GOLDEN"):
+        file.write_text(text, encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == text, "python docs/generate.py writes it again"
