@@ -6,12 +6,13 @@ can begin at any step, and any number of processes sees the same images.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from resnet_builder.data.interfaces import (
+    AUGMENTATIONS,
     Augmentation,
     Batch,
     ImageSource,
@@ -19,9 +20,16 @@ from resnet_builder.data.interfaces import (
     SampleCrop,
 )
 from resnet_builder.data.random import StatelessGenerator, balanced_draws, permutation
+from resnet_builder.data.sources import InMemoryImages
 from resnet_builder.data.transfer import prefetch, to_device
+from resnet_builder.device import fits
 from resnet_builder.errors import DataError, counted
 from resnet_builder.registry import wrong_result
+from resnet_builder.spec.recipe import TrainSpec
+from resnet_builder.spec.schema import DataSpec
+
+if TYPE_CHECKING:
+    from resnet_builder.data.splits import DataSplits
 
 WHITE = 255.0
 
@@ -220,12 +228,38 @@ class TrainLoader:
             yield from self._epoch(epoch, first)
             epoch, first = epoch + 1, 0
 
+    def preview(self, count: int) -> tuple[Tensor, Tensor, Batch]:
+        """Return the first images of the first batch; no more are read than these need.
+
+        Args:
+            count: Number of images; all of the batch, if that is less.
+
+        Returns:
+            ``(count,)`` draws of the images, ``(count, C, H, W)`` uint8 images as they are without
+            augmentation, and the batch cut down to these images.
+        """
+        others, size, images = self._pipeline.mixes_with, self._batch_size, len(self._source)
+        count = min(count, size)
+        needed = size if others is None else min(size, count + others)
+        samples = self._order(0)[:needed]
+        shown = samples[:count] % images
+        [plain] = self._source.read([shown])
+        [pixels] = self._source.read([samples], self._pipeline.crop(0))
+        batch = self._pipeline(
+            pixels, self._source.labels[samples % images], samples, epoch=0, step=0
+        )
+        cut = replace(batch, images=batch.images[:count], targets=batch.targets[:count])
+        return samples[:count], plain, cut
+
+    def _order(self, epoch: int) -> Tensor:
+        """Draws of an epoch, in their order."""
+        if self._sampler == "balanced":
+            return balanced_draws(self._seed, epoch, self._source.labels)
+        return permutation(self._seed, epoch, len(self._source))
+
     def _epoch(self, epoch: int, first: int) -> Iterator[Batch]:
         size, images = self._batch_size, len(self._source)
-        if self._sampler == "balanced":
-            order = balanced_draws(self._seed, epoch, self._source.labels)
-        else:
-            order = permutation(self._seed, epoch, images)
+        order = self._order(epoch)
         whole = order[first * size : self.steps_per_epoch * size].split(size)
         indices = [samples[self._positions] for samples in whole]
         # The whole epoch is asked for at once, so that files are read ahead across steps.
@@ -241,6 +275,41 @@ class TrainLoader:
                 own = to_device(self._own, batch.images.device)
                 batch = replace(batch, images=batch.images[own], targets=batch.targets[own])
             yield batch
+
+
+def train_loader(
+    data: DataSpec,
+    recipe: TrainSpec,
+    splits: "DataSplits",
+    *,
+    device: torch.device,
+    shard: Shard = WHOLE_BATCH,
+) -> TrainLoader:
+    """Return the loader of a spec's training batches.
+
+    Args:
+        data: Section ``data``: augmentations and sampler.
+        recipe: Section ``train``: seed and batch size.
+        splits: Images.
+        device: Device on which the batches are wanted.
+        shard: Part of every batch that is wanted.
+
+    Raises:
+        DataError: There are fewer training images than a batch has.
+    """
+    augmentations = [AUGMENTATIONS.get(part.type)(**part.options) for part in data.augment]
+    images, classes = splits.train, len(splits.classes)
+    if isinstance(images, InMemoryImages) and fits(images.images.nbytes, device):
+        images = images.to(device)  # no batch has to be copied to the device during training
+    return TrainLoader(
+        images,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        sampler=data.sampler,
+        pipeline=Pipeline(augmentations, splits.mean, splits.std, classes, recipe.seed),
+        device=device,
+        shard=shard,
+    )
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

@@ -153,6 +153,11 @@ class RunDirectory:
         """Result of the run; a run that has one is finished."""
         return self.path / "result.json"
 
+    @property
+    def predictions(self) -> Path:
+        """Predictions of the best weights, of each test image."""
+        return self.path / "predictions.npz"
+
     def earlier_result(self, step: int) -> Path:
         """File of the result that a finished run had before it trained on from ``step``."""
         return self.path / f"result-step-{step:09d}.json"

@@ -23,6 +23,21 @@ NO_PREDICTION = -1
 """Predicted class of an image whose logits are not all finite: it equals no label."""
 
 
+class TopClasses(NamedTuple):
+    """Likeliest classes of N images, on the CPU.
+
+    Attributes:
+        classes: ``(N, k)`` int64, the likeliest first; :data:`NO_PREDICTION` where the logits of an
+            image are not all finite. k is 5, or K if that is less.
+        probabilities: ``(N, k)`` float32: their softmax; NaN where the logits are not all finite.
+        of_label: ``(N,)`` float32: softmax of the label; NaN likewise.
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+    of_label: Tensor
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Metrics:
     """Metrics of a network on a split, in which every image counts once. Accuracies are fractions.
@@ -41,6 +56,7 @@ class Metrics:
         probabilities: ``(N, K)`` float32, on the CPU: softmax of the logits, if it was asked for;
             with several labels, always and their sigmoid.
         map: Mean average precision over the classes that any image has, with several labels.
+        top: Likeliest classes and their probabilities; ``None`` with several labels.
     """
 
     loss: float
@@ -52,6 +68,7 @@ class Metrics:
     precision: Precision = "fp32"
     probabilities: Tensor | None = None
     map: float | None = None
+    top: TopClasses | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -160,6 +177,10 @@ class Scores(NamedTuple):
         in_top5: Whether the label is among the five likeliest classes.
         labels: Labels.
         probabilities: ``(B, K)`` softmax of the logits; ``(B, 0)`` if nobody asked for it.
+        top_classes: ``(B, k)`` as in :class:`TopClasses`; ``(B, 0)`` with several labels, and the
+            last two likewise.
+        top_probabilities: ``(B, k)`` their probabilities.
+        of_label: ``(B, 1)`` probability of the label.
     """
 
     losses: Tensor
@@ -167,6 +188,9 @@ class Scores(NamedTuple):
     in_top5: Tensor
     labels: Tensor
     probabilities: Tensor
+    top_classes: Tensor
+    top_probabilities: Tensor
+    of_label: Tensor
 
 
 def score(logits: Tensor, labels: Tensor, *, with_probabilities: bool = False) -> Scores:
@@ -176,12 +200,16 @@ def score(logits: Tensor, labels: Tensor, *, with_probabilities: bool = False) -
     # topk, not a count of higher logits: of equal logits only one may be the prediction.
     finite = logits.isfinite().all(dim=1)
     likeliest = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
+    softmax = logits.softmax(dim=1)
     return Scores(
         losses=functional.cross_entropy(logits, labels, reduction="none"),
         predictions=likeliest[:, 0].where(finite, NO_PREDICTION),
         in_top5=(likeliest == labels[:, None]).any(dim=1) & finite,
         labels=labels,
-        probabilities=logits.softmax(dim=1) if with_probabilities else logits[:, :0],
+        probabilities=softmax if with_probabilities else logits[:, :0],
+        top_classes=likeliest.where(finite[:, None], NO_PREDICTION),
+        top_probabilities=softmax.gather(1, likeliest).where(finite[:, None], torch.nan),
+        of_label=softmax.gather(1, labels[:, None]).where(finite[:, None], torch.nan),
     )
 
 
@@ -194,6 +222,9 @@ def _score_several(logits: Tensor, labels: Tensor) -> Scores:
         in_top5=torch.zeros_like(finite),
         labels=labels,
         probabilities=logits.sigmoid(),
+        top_classes=labels[:, :0],
+        top_probabilities=logits[:, :0],
+        of_label=logits[:, :0],
     )
 
 
@@ -201,12 +232,12 @@ def compute_metrics(
     scores: Sequence[Scores], num_classes: int, precision: Precision = "fp32"
 ) -> Metrics:
     """Copy the scores of at least one batch to the CPU, and average them."""
-    losses, predictions, in_top5, labels, probabilities = (
-        torch.cat(parts).cpu() for parts in zip(*scores, strict=True)
-    )
+    found = Scores(*(torch.cat(parts).cpu() for parts in zip(*scores, strict=True)))
+    losses, predictions, in_top5, labels, probabilities = found[:5]
     several = labels.ndim == 2
     correct = (predictions == labels).all(dim=1) if several else predictions == labels
     has_top5 = num_classes > TOP_K and not several
+    top = TopClasses(found.top_classes, found.top_probabilities, found.of_label.flatten())
     return Metrics(
         loss=losses.double().mean().item(),
         top1=correct.double().mean().item(),
@@ -217,6 +248,7 @@ def compute_metrics(
         precision=precision,
         probabilities=probabilities if probabilities.numel() else None,
         map=_mean_average_precision(probabilities, labels) if several else None,
+        top=None if several else top,
     )
 
 

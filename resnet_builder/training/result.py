@@ -1,12 +1,16 @@
-"""Result of a run: the contents of ``result.json``, and the header of its weights."""
+"""Result of a run: ``result.json``, ``predictions.npz``, and the header of its weights."""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.experiment import Experiment
 from resnet_builder.model import count_macs, count_parameters
+from resnet_builder.runs.predictions import RunPredictions, below_common_folder
 from resnet_builder.runs.records import Comparison, EnvRecord, ResultRecord
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import PublishedSpec
@@ -61,6 +65,39 @@ def weights_header(
         multi_label=data.info.multi_label,
         step=step,
     )
+
+
+def save_predictions(
+    path: Path, data: DataSplits, step: int, *, validation: Metrics | None, test: Metrics | None
+) -> None:
+    """Write ``predictions.npz``: predictions for the test images, or else the validation images.
+
+    Images of several labels have none.
+
+    Args:
+        path: The file.
+        data: The images.
+        step: Step of the weights.
+        validation: Their metrics on the validation images, if there are any.
+        test: Their metrics on the test images, if there are any.
+
+    Raises:
+        StorageError: The disk is full, read-only or failing.
+    """
+    found, images = (validation, data.validation) if test is None else (test, data.test)
+    if found is None or found.top is None:
+        return
+    names = getattr(images, "names", None)
+    RunPredictions(
+        split="val" if test is None else "test",
+        step=step,
+        classes=data.classes,
+        labels=found.labels.numpy().astype(np.int32),
+        top_classes=found.top.classes.numpy().astype(np.int32),
+        top_probabilities=found.top.probabilities.numpy(),
+        label_probabilities=found.top.of_label.numpy(),
+        files=() if names is None else below_common_folder(names),
+    ).write(path)
 
 
 def result_record(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 from torch import Tensor, nn
 
 from resnet_builder.errors import UsageError
@@ -32,6 +32,8 @@ class TrainState(BaseModel):
         best_step: Step of the best weights; 0 if there are none yet.
         best: Validation metrics of the best weights.
         best_weights: State dict of the best weights, on the CPU; empty if there are none yet.
+        best_metrics: Validation metrics of the best weights with each prediction, if they were
+            evaluated since the training started or was resumed.
         best_score: Metric that early stopping compares with; -1 before the first evaluation.
         evaluations_without_improvement: Evaluations since ``best_score`` was reached.
         seconds: Training time, over all processes that worked on the run.
@@ -50,6 +52,7 @@ class TrainState(BaseModel):
     best_step: Count = 0
     best: dict[str, float] = {}
     best_weights: dict[str, Tensor] = Field(default={}, exclude=True, repr=False)
+    best_metrics: InstanceOf[Metrics] | None = Field(default=None, exclude=True, repr=False)
     best_score: float = -1.0
     evaluations_without_improvement: Count = 0
     seconds: float = 0.0
@@ -81,7 +84,7 @@ class TrainState(BaseModel):
             self.evaluations_without_improvement += 1
         is_best = score > self.best.get("val.map", self.best.get("val.top1", -1.0))
         if is_best:
-            self.best_step, self.best = self.step, self.validation
+            self.best_step, self.best, self.best_metrics = self.step, self.validation, metrics
             self.best_weights = copy_weights(model)
         return is_best
 

@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.data.interfaces import AUGMENTATIONS, Batch, ImageSource, Stop, never
-from resnet_builder.data.loader import Pipeline, TrainLoader
-from resnet_builder.data.sources import InMemoryImages
+from resnet_builder.data.interfaces import Batch, ImageSource, Stop, never
+from resnet_builder.data.loader import train_loader
 from resnet_builder.data.splits import DataSplits
-from resnet_builder.device import MEMORY_FORMATS, Precision, fits
+from resnet_builder.device import MEMORY_FORMATS, Precision
 from resnet_builder.errors import DataError, NonFiniteError, ResourceError, Stopped
 from resnet_builder.experiment import Experiment
 from resnet_builder.losses import Loss
@@ -36,7 +35,12 @@ from resnet_builder.training.finetune import frozen_tensors, has_unused_paramete
 from resnet_builder.training.meter import TrainMeter, evaluation_row
 from resnet_builder.training.metrics import Metrics
 from resnet_builder.training.openmp import sleep_while_busy
-from resnet_builder.training.result import Result, result_record, weights_header
+from resnet_builder.training.result import (
+    Result,
+    result_record,
+    save_predictions,
+    weights_header,
+)
 from resnet_builder.training.resume import check_steps_left, prepare_resumption, record_resumption
 from resnet_builder.training.runtime import compile_errors_explained, resolve_device
 from resnet_builder.training.schedule import Plan, private_generators
@@ -92,7 +96,7 @@ def fit(
 
     # Set up, in the order in which one thing needs the other. The run directory is only read.
     device = resolve_device(experiment.run.device, ctx)
-    loader = _train_loader(experiment, data, device, ctx)
+    loader = train_loader(experiment.data, recipe, data, device=device, shard=ctx.shard)
     plan = Plan(recipe, loader.steps_per_epoch, ctx.world_size)
     resumption = prepare_resumption(
         run,
@@ -306,14 +310,19 @@ def finalize(training: Training, state: TrainState) -> Result:
         events.on_evaluate(step, split, metrics, is_best=False)
         return metrics
 
-    needs_fp32 = training.precision != "fp32" or not state.best
-    if training.data.validation is not None and needs_fp32:
-        state.best = evaluate_selected("val", training.data.validation).named("val")
-    test = None
+    validation, test = state.best_metrics, None
+    if training.data.validation is not None:
+        if training.precision != "fp32" or not state.best:
+            validation = evaluate_selected("val", training.data.validation)
+            state.best = validation.named("val")
+        elif training.data.test is None and validation is None:  # resumed behind the best weights
+            validation = training.evaluate(model, training.data.validation, "fp32")
     if training.data.test is not None:
         test = evaluate_selected("test", training.data.test)
     metrics = {**state.best, **(test.named("test") if test else {})}
     training.save_weights(run.best, weights, step, metrics)
+    if training.ctx.is_main_process:
+        save_predictions(run.predictions, training.data, step, validation=validation, test=test)
 
     def write_record() -> ResultRecord:
         record = result_record(
@@ -368,23 +377,4 @@ def _train_step(
     )
     return TrainStep(
         model, loss.to(device), recipe, runtime, resize=plan.resize, ctx=ctx, has_unused=has_unused
-    )
-
-
-def _train_loader(
-    experiment: Experiment, data: DataSplits, device: torch.device, ctx: DistributedContext
-) -> TrainLoader:
-    seed, augment = experiment.train.seed, experiment.data.augment
-    augmentations = [AUGMENTATIONS.get(part.type)(**part.options) for part in augment]
-    images = data.train
-    if isinstance(images, InMemoryImages) and fits(images.images.nbytes, device):
-        images = images.to(device)  # no batch has to be copied to the device during training
-    return TrainLoader(
-        images,
-        batch_size=experiment.train.batch_size,
-        seed=seed,
-        sampler=experiment.data.sampler,
-        pipeline=Pipeline(augmentations, data.mean, data.std, len(data.classes), seed),
-        device=device,
-        shard=ctx.shard,
     )

@@ -109,6 +109,19 @@ def test_batch_is_the_same_however_it_is_reached(chain: str) -> None:
             assert torch.equal(one.targets, other.targets)
 
 
+@pytest.mark.parametrize("count", [3, 50])
+@pytest.mark.parametrize("sampler", ["uniform", "balanced"])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_preview_has_the_first_images_of_the_training(chain: str, sampler: str, count: int) -> None:
+    images = source()
+    [expected] = first(1, made(chain), sampler=sampler)
+    samples, plain, batch = loader(made(chain), images=images, sampler=sampler).preview(count)
+    count = min(count, 12)
+    assert torch.equal(batch.images, expected.images[:count])
+    assert torch.equal(batch.targets, expected.targets[:count])
+    assert torch.equal(plain, images.images[samples % len(images)])
+
+
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
 def test_any_augmentation_resumes_to_the_same_bits_in_any_number_of_processes(name: str) -> None:
     chain = [AUGMENTATIONS.get(name)(**OPTIONS.get(name, {}))]

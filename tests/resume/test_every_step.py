@@ -51,7 +51,8 @@ class Experiment:
         found = RunDirectory(self.folder / run)
         newest = max(found.checkpoints.iterdir())
         named = (found.spec, found.data, found.env, found.metrics, found.result)
-        return {path.name: path.read_bytes() for path in (newest, found.best, found.last, *named)}
+        made = (found.best, found.last, found.predictions)
+        return {path.name: path.read_bytes() for path in (newest, *made, *named)}
 
 
 @pytest.fixture(scope="module")

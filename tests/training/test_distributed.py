@@ -5,6 +5,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from resnet_builder.errors import (
 from resnet_builder.experiment import Experiment
 from resnet_builder.losses import LOSSES, CrossEntropy
 from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.predictions import RunPredictions
 from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord
 from resnet_builder.training import checkpoint
 from resnet_builder.training.distributed import (
@@ -130,7 +132,7 @@ def losses(run: Path) -> list[float]:
 
 
 def assert_equal_runs(run: Path, expected: Path) -> None:
-    """Compare losses and checkpoints, which differ by rounding."""
+    """Compare losses, checkpoints and predictions, which differ by rounding."""
     assert losses(run) == pytest.approx(losses(expected), rel=1e-4)
     ours, theirs = (checkpoint.load_newest(RunDirectory(path)) for path in (run, expected))
     assert ours is not None
@@ -138,6 +140,9 @@ def assert_equal_runs(run: Path, expected: Path) -> None:
     assert ours.tensors.keys() == theirs.tensors.keys()
     for name, tensor in ours.tensors.items():
         torch.testing.assert_close(tensor, theirs.tensors[name], rtol=1e-2, atol=1e-4, msg=name)
+    one, other = (RunPredictions.read(RunDirectory(path).predictions) for path in (run, expected))
+    assert one.labels.tolist() == other.labels.tolist()
+    assert np.allclose(one.label_probabilities, other.label_probabilities, rtol=1e-2)
 
 
 @forked
