@@ -1,5 +1,6 @@
 """SVG images: texts, boxes and lines, readable on light and dark pages."""
 
+from collections.abc import Iterable
 from html import escape
 
 from resnet_builder.errors import columns, printable
@@ -51,7 +52,7 @@ class Canvas:
         """Write a text at its baseline, squeezed if it needs more than ``room``."""
         shown = printable(text)
         squeezed = f' textLength="{room}" lengthAdjust="spacingAndGlyphs"'
-        fits = not room or _width(shown, 11 if "small" in style else 12) <= room
+        fits = not room or text_width(shown, 11 if "small" in style else 12) <= room
         self.elements.append(
             f'<text x="{x:g}" y="{y:g}" class="{style}" text-anchor="{anchor}"'
             f"{'' if fits else squeezed}>{escape(shown)}</text>"
@@ -80,25 +81,43 @@ class Canvas:
         self.elements.append(f'<path d="{d}" class="{style}"{head}{_data(data)}/>')
 
     def svg(self, title: str, description: str, width: float, height: float) -> str:
-        """Return the image, with a title and a description for those who cannot see it."""
-        return "\n".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" class="resnet-drawing" role="img" '
-                f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}">',
-                f"<title>{escape(printable(title))}</title>",
-                f"<desc>{escape(printable(description))}</desc>",
-                f"<style>{_STYLE}</style>",
-                '<defs><marker id="resnet-drawing-arrow" viewBox="0 0 8 8" refX="7" refY="4" '
-                'markerUnits="userSpaceOnUse" markerWidth="8" markerHeight="8" orient="auto">'
-                '<path d="M0 0 8 4 0 8z" class="head"/></marker></defs>',
-                f'<rect width="{width:g}" height="{height:g}" class="page"/>',
-                *self.elements,
-                "</svg>\n",
-            ]
-        )
+        """Return the drawing, with a title and a description for those who cannot see it."""
+        elements = [
+            f"<style>{_STYLE}</style>",
+            '<defs><marker id="resnet-drawing-arrow" viewBox="0 0 8 8" refX="7" refY="4" '
+            'markerUnits="userSpaceOnUse" markerWidth="8" markerHeight="8" orient="auto">'
+            '<path d="M0 0 8 4 0 8z" class="head"/></marker></defs>',
+            f'<rect width="{width:g}" height="{height:g}" class="page"/>',
+            *self.elements,
+        ]
+        return image("resnet-drawing", elements, title, description, width, height)
 
 
-def _width(text: str, size: int) -> float:
+def image(
+    kind: str, elements: Iterable[str], title: str, description: str, width: float, height: float
+) -> str:
+    """Return an image of this class, with a title and a description for those who cannot see it."""
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" role="img" '
+            f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}">',
+            f"<title>{escape(printable(title))}</title>",
+            f"<desc>{escape(printable(description))}</desc>",
+            *elements,
+            "</svg>\n",
+        ]
+    )
+
+
+def shortened(text: str, room: float, size: int) -> str:
+    """Return a text, cut to the pixels that there are."""
+    shown = printable(text)
+    while text_width(shown, size) > room and len(shown) > 1:
+        shown = shown.removesuffix("…")[:-1] + "…"
+    return shown
+
+
+def text_width(text: str, size: int) -> float:
     """Width of a text in Helvetica, in pixels; about, for other scripts."""
     widths = (
         0.28
