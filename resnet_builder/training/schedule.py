@@ -139,6 +139,11 @@ class Plan:
                 known = (m for at, m in history.items() if self.warmup_steps < at <= step)
                 return _plateau_lr(schedule, peak, known)
 
+    def image_size(self, step: int, size: int) -> int:
+        """Return the shorter side of the images of a step, whose own is ``size``."""
+        progress = step / self.total_steps
+        return next((size for end, size in self._sizes if progress < end), size)
+
     def resize(self, images: Tensor, step: int) -> Tensor:
         """Resize the images of a step (progressive resizing); large ones come last.
 
@@ -147,9 +152,8 @@ class Plan:
         Shape:
             ``(B, C, H, W)`` float32 to ``(B, C, H', W')`` in the same proportions, or unchanged.
         """
-        progress = step / self.total_steps
         height, width = images.shape[-2:]
-        size = next((size for end, size in self._sizes if progress < end), min(height, width))
+        size = self.image_size(step, min(height, width))
         if size == min(height, width):
             return images
         size_in_proportion = covering_size(size, height, width)

@@ -194,6 +194,7 @@ def test_flags_are_few() -> None:
         *("--spec", "--new-head", "--ema", "--allow-missing", "--allow-unexpected", "--help"),
         *("--from", "--width", "--groups", "--width-per-group", "--dataset", "--shortcut"),
         *("--block", "--sort", "--format", "--seconds", "--skip-bad", "--full"),
+        *("--schedule", "--metric", "--x", "--label", "--ylim"),
         *("--epochs", "--steps", "--lr", "--batch-size", "--seed", "--device"),
         *("--adapt-channels", "--preprocess", "--normalize", "--softmax", "--opset", "--dynamic"),
     }
