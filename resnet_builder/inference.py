@@ -234,6 +234,7 @@ def load_split(
     data: Path | None = None,
     data_dir: Path | None = None,
     skip_bad: bool = False,
+    download: bool = True,
     should_stop: Stop = never,
     report: Report = silent,
 ) -> SplitImages:
@@ -249,6 +250,7 @@ def load_split(
             trained on. Images that are not divided into splits are test images.
         data_dir: Directory of the datasets.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
+        download: Whether a published dataset is downloaded if it is missing.
         should_stop: Polled in every loop.
         report: Told of downloads and scans.
 
@@ -264,6 +266,7 @@ def load_split(
         data=data,
         data_dir=data_dir,
         skip_bad=skip_bad,
+        download=download,
         should_stop=should_stop,
         report=report,
     )
@@ -289,6 +292,7 @@ def _load_split(
     data: Path | None,
     data_dir: Path | None,
     skip_bad: bool,
+    download: bool,
     should_stop: Stop,
     report: Report,
 ) -> SplitImages:
@@ -303,7 +307,12 @@ def _load_split(
     is_set_aside = section.validation != 0 and split != "test"
     if load_alone is None or is_set_aside or (header.mean is None and data is None):
         splits = load_own_splits(
-            trained, data_dir=data_dir, skip_bad=skip_bad, should_stop=should_stop, report=report
+            trained,
+            data_dir=data_dir,
+            skip_bad=skip_bad,
+            download=download,
+            should_stop=should_stop,
+            report=report,
         )
         images = _one_of(splits, split)
         is_chosen = split == "val" and len(splits.validation_indices) > 0
@@ -321,6 +330,7 @@ def _load_split(
         stop=should_stop,
         report=report,
         skip_bad=skip_bad,
+        download=download,
     )
     # Images that are not divided are training images, but for those of another dataset.
     whole = "train" if data is None else "test"
@@ -386,6 +396,7 @@ def load_own_splits(
     *,
     data_dir: Path | None = None,
     skip_bad: bool = False,
+    download: bool = True,
     should_stop: Stop = never,
     report: Report = silent,
 ) -> DataSplits:
@@ -397,6 +408,7 @@ def load_own_splits(
         trained: Model to load the data for.
         data_dir: Directory of the datasets.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
+        download: Whether a published dataset is downloaded if it is missing.
         should_stop: Polled in every loop.
         report: Told of downloads and scans.
 
@@ -417,6 +429,7 @@ def load_own_splits(
         own_spec,
         data_dir=data_dir,
         skip_bad=skip_bad,
+        download=download,
         check_classes=header.classes is None,
         stop=should_stop,
         report=report,

@@ -16,6 +16,7 @@ from torch import Tensor
 from resnet_builder.data import DATASETS
 from resnet_builder.data.interfaces import DatasetInfo, LoadContext, LoadedDataset
 from resnet_builder.data.sources import InMemoryImages, fingerprint
+from resnet_builder.reports.diagnostics import read_diagnostics
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, ResultRecord
 from resnet_builder.training.metrics import Metrics, compute_metrics, score
@@ -179,6 +180,19 @@ def test_run_that_was_stopped_ends_in_the_same_bits(folder: Path, run: RunDirect
         assert call("train", "tags.yaml", "--out", "stopped").exit_code == 130
     assert call("train", "--resume", "stopped").exit_code == 0
     assert_same_outcome(folder / "stopped", outcome_of(run.path))
+
+
+def test_report_has_the_recall_of_each_class_and_the_first_batch(run: RunDirectory) -> None:
+    found = {one.name: one for one in read_diagnostics(run.path)}
+    scores = ResultRecord.read(run.result).test_by_class
+    assert scores is not None
+    for one in found["classes"].numbers.classes:
+        assert (one.images, one.accuracy) == (scores[one.name].images, scores[one.name].recall)
+    assert not run.predictions.exists()
+    told = "Images of several labels have no predictions.npz."
+    assert [found[name].missing for name in ("confusion", "coverage", "mistakes")] == [told] * 3
+    labels = [image.label.split(", ") for image in found["batch"].numbers.images]
+    assert {name for each in labels for name in each} <= {*TAGS, ""}
 
 
 def test_evaluate_prints_and_writes_every_decision(run: RunDirectory, folder: Path) -> None:

@@ -33,7 +33,7 @@ from resnet_builder.data.sources import (
     fingerprint,
     preprocess_images,
 )
-from resnet_builder.errors import DataError, Stopped, StorageError
+from resnet_builder.errors import DataError, MissingDataError, Stopped, StorageError
 from resnet_builder.spec.section import height_and_width
 from resnet_builder.system import open_regular
 
@@ -141,6 +141,8 @@ def _open_or_download(name: str, context: LoadContext) -> tuple[Any, Any]:
         except RuntimeError:  # it is not there, or its files are not the published ones
             if hasattr(kind, "tgz_md5") and (found := _open_elsewhere(kind, context)) is not None:
                 return found
+            if not context.download:
+                raise MissingDataError(f"there is no {name} in {folder}") from None
             with (
                 _made_for_download(folder, unpacked),
                 _only_process(folder / _LOCK, name, context),

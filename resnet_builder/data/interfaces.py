@@ -115,6 +115,7 @@ class LoadContext:
         crops_while_reading: Whether training begins with a :class:`ReadTimeCrop`, which needs the
             full images, not the preprocessed ones.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
+        download: Whether a data set that can be downloaded is, if it is missing.
     """
 
     data_dir: Path
@@ -123,6 +124,7 @@ class LoadContext:
     report: Report = silent
     crops_while_reading: bool = False
     skip_bad: bool = False
+    download: bool = True
 
 
 @dataclass(frozen=True, slots=True)

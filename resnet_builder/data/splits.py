@@ -82,6 +82,7 @@ def load_data(
     *,
     data_dir: Path | None = None,
     skip_bad: bool = False,
+    download: bool = True,
     check_classes: bool = True,
     stop: Stop = never,
     report: Report = silent,
@@ -93,6 +94,7 @@ def load_data(
         data_dir: Folder of data sets; by default ``$RESNET_BUILDER_DATA``, else the user's cache
             folder.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
+        download: Whether a published data set is downloaded if it is missing.
         check_classes: Whether there must be as many classes as the network has.
         stop: Polled in every loop.
         report: Progress of downloads and scans.
@@ -114,6 +116,7 @@ def load_data(
         report=report,
         crops_while_reading=_crops_while_reading(data),
         skip_bad=skip_bad,
+        download=download,
     )
     loaded = load_dataset(data.dataset, context)
     if check_classes:
