@@ -20,6 +20,7 @@ from resnet_builder.inference import (
 )
 from resnet_builder.model import Normalize
 from resnet_builder.prediction import Predictions, predict
+from resnet_builder.reports.page import report_callbacks
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, MetricsRow, ResultRecord
 from resnet_builder.spec.load import read_draft
@@ -243,12 +244,13 @@ def train(
     with opened as session:
         if isinstance(session, Session):
             directory = session.run.path
+            report = report_callbacks(experiment, session.run.path, plugins, events.on_warning)
             fit(
                 session.model,
                 session.data,
                 experiment,
                 session.run,
-                callbacks=callbacks,
+                callbacks=[*callbacks, *report],
                 should_stop=should_stop,
                 allow_spec_change=allow_spec_change,
                 allow_inexact=allow_inexact,

@@ -6,7 +6,6 @@ machine is noisy for both.
 
 import ctypes
 import gc
-import re
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ import torch
 from resnet_builder.builder import build
 from resnet_builder.data.interfaces import DatasetInfo, Report, Stop, never, silent
 from resnet_builder.data.splits import load_data
-from resnet_builder.device import describe, free_memory, pick_device
+from resnet_builder.device import describe, free_memory, peak_memory, pick_device
 from resnet_builder.errors import Stopped
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import estimate_training
@@ -386,22 +385,12 @@ class PeakMeter:
         else:
             with suppress(OSError):  # no Linux, or not allowed to
                 Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM; see proc(5)
-        self._before = self._peak()
+        self._before = peak_memory(self._device)
 
     def read(self) -> Memory | None:
         """Return the peak until now; ``None`` where nobody counts it."""
-        peak = self._peak()
+        peak = peak_memory(self._device)
         return None if peak is None or self._before is None else Memory(peak, self._before)
-
-    def _peak(self) -> int | None:
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        if self._device.type == "cpu":
-            with suppress(OSError):
-                status = Path("/proc/self/status").read_text(encoding="ascii")
-                if found := re.search(r"VmHWM:\s+(\d+) kB", status):
-                    return int(found[1]) * 1024
-        return None
 
 
 # ---- baseline and batch-size search --------------------------------------------------------------

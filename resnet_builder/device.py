@@ -74,6 +74,16 @@ def free_memory(device: torch.device) -> int | None:
     return system.free_memory()
 
 
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes that this process held on a device; on the CPU, all of its memory.
+
+    ``None`` where nobody counts it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return system.peak_memory() if device.type == "cpu" else None
+
+
 def describe(device: torch.device) -> str:
     """Name of the hardware."""
     if device.type == "cuda":

@@ -122,6 +122,12 @@ def free_memory() -> int | None:
     return min(left, default=None)
 
 
+def peak_memory() -> int | None:
+    """Return the most bytes of memory that this process held; ``None`` where nobody counts it."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB", _read(PROC / "self" / "status"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
 def cpu_seconds() -> tuple[float, float] | None:
     """Return the CPU time of all processes and of this one, on the cores of this process.
 

@@ -94,6 +94,7 @@ def write_checkpoints(folder: Path) -> None:
         ("docs/how-to/rare-classes.md", ["rare.yaml"], lambda folder: None),
         ("docs/how-to/fine-tune.md", [], write_checkpoints),
         ("docs/how-to/draw.md", [], lambda folder: None),
+        ("docs/how-to/report.md", [], lambda folder: None),
         ("docs/how-to/plot.md", [], lambda folder: None),
         ("docs/how-to/resume.md", [], lambda folder: None),
         ("docs/tutorials/add-a-block.md", ["scaled.py", "my_spec.yaml"], lambda folder: None),

@@ -236,6 +236,7 @@ EXCEPTIONS = {
     "run.compile": "a minute each; tests/training/test_runtime.py",
     "run.cpu_kernels": "less time; tests/training/test_runtime.py",
     "run.threads": "the command line sets them; tests/training/test_runtime.py",
+    "run.report": "a page; tests/reports/test_report.py",
     "expect.parameters": "a wrong one is refused: tests/test_checks.py",
     "expect.depth": "a wrong one is refused: tests/test_checks.py",
     "expect.macs": "a wrong one is refused: tests/test_checks.py",
@@ -285,8 +286,12 @@ def outcome(folder: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     run.publish(dump_spec(spec))
     network = build(experiment, seed=experiment.train.seed)
     result = fit(network, load_data(spec), experiment, run)
-    seen = re.sub(r'"(seconds|images_per_second)": ?[-+.e0-9]+', "", run.metrics.read_text())
-    record = result.record.model_dump(exclude={"seconds", "images_per_second", "spec_sha256"})
+    seen = re.sub(
+        r'"(seconds|images_per_second|data_share)": ?[-+.e0-9]+', "", run.metrics.read_text()
+    )
+    record = result.record.model_dump(
+        exclude={"seconds", "images_per_second", "peak_memory", "spec_sha256"}
+    )
     return {
         "weights": hashlib.sha256(
             b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())

@@ -27,7 +27,12 @@ def show(*lines: str) -> None:
 
 
 def show_json(result: object) -> None:
-    """Print a result for programs: one JSON document, without fields that are ``None``.
+    """Print a result for programs: one JSON document (:func:`json_text`)."""
+    click.echo(json_text(result))
+
+
+def json_text(result: object) -> str:
+    """Result for programs: one JSON document, without fields that are ``None``.
 
     Args:
         result: Dataclass or pydantic model; its fields are the keys. NaN and infinity become null.
@@ -40,7 +45,7 @@ def show_json(result: object) -> None:
     )
     finite = json.loads(json.dumps(found), parse_constant=lambda _: None)
     text = json.dumps({"schema": 1, **finite}, indent=2)  # in ASCII
-    click.echo(_rows_on_lines(text.replace("\x7f", "\\u007f")))
+    return _rows_on_lines(text.replace("\x7f", "\\u007f"))
 
 
 def _rows_on_lines(text: str) -> str:

@@ -70,6 +70,7 @@ _HERE = ""
     is_flag=True,
     help="Resume even if the device, a version or a setting of the run differs, and so the bits.",
 )
+@click.option("--no-report", is_flag=True, help="Write no report.html. [run.report=false]")
 @nproc_option
 @json_option
 @debug_option
@@ -87,6 +88,7 @@ def train(
     skip_bad: bool,
     allow_spec_change: bool,
     allow_inexact: bool,
+    no_report: bool,
     nproc: int | None,
     as_json: bool,
 ) -> None:
@@ -102,6 +104,7 @@ def train(
     from resnet_builder.spec.load import read_draft
 
     directory = _directory(spec, out, resume)
+    overrides += ("run.report=false",) if no_report else ()
     # Errors that need no torch come first: importing it takes seconds. Of several processes, one
     # reports an error, which it can do only once they are connected.
     read = partial(read_draft, overrides=overrides, fragments=fragments, data=data)
@@ -109,6 +112,7 @@ def train(
 
     from resnet_builder.builder import load_experiment
     from resnet_builder.cli.progress import AtStart, display
+    from resnet_builder.reports.page import report_callbacks
     from resnet_builder.runs.status import resume_command
     from resnet_builder.training import session
     from resnet_builder.training.distributed import process_loss_reported
@@ -163,13 +167,14 @@ def train(
                 again += "" if is_one_machine else " (by torchrun, on each machine as before)"
                 # Before the first step there is nothing to finish: a signal ends all at once.
                 at_start = AtStart(lambda: stack.enter_context(signals.polled()))
+                report = report_callbacks(experiment, found.run.path, plugins, shown.on_warning)
                 with _resume_told(found.run, again), process_loss_reported():
                     record = fit(
                         found.model,
                         found.data,
                         experiment,
                         found.run,
-                        callbacks=[at_start, shown],
+                        callbacks=[at_start, shown, *report],
                         should_stop=should_stop,
                         allow_spec_change=allow_spec_change,
                         allow_inexact=allow_inexact,

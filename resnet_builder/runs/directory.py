@@ -154,6 +154,11 @@ class RunDirectory:
         return self.path / "result.json"
 
     @property
+    def report(self) -> Path:
+        """Report of the run, one HTML page."""
+        return self.path / "report.html"
+
+    @property
     def predictions(self) -> Path:
         """Predictions of the best weights, of each test image."""
         return self.path / "predictions.npz"

@@ -8,6 +8,7 @@ above its own.
 
 import importlib.metadata
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -271,10 +272,35 @@ def compare_specs(before: Spec, after: Spec) -> list[Change]:
     ]
 
 
+def is_cosmetic(path: str) -> bool:
+    """Whether the value at a place of the spec changes no bit of a result."""
+    return any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in COSMETIC)
+
+
+def read_changes(run: RunDirectory) -> list[Change]:
+    """Return the lines of ``changes.jsonl``; one that a killed process left half-written is not.
+
+    Raises:
+        StorageError: The file cannot be read.
+        UsageError: A newer release wrote it.
+    """
+    changes = []
+    with storage_errors("read", run.changes):
+        try:
+            with open_regular(run.changes) as file:
+                lines = file.read().split(b"\n")
+        except FileNotFoundError:
+            return []
+    for line in lines:
+        with suppress(CheckpointError):
+            changes.append(Change.from_json(line, str(run.changes)))
+    return changes
+
+
 def _kind(path: str) -> Kind:
     if path.startswith(SPLIT):
         return "split"
-    if any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in COSMETIC):
+    if is_cosmetic(path):
         return "cosmetic"
     return "trajectory" if path.startswith(("train", "data", "plugins")) else "architecture"
 
@@ -288,6 +314,8 @@ class MetricsRow(Record):
         epoch: Number of passes over the training images done.
         lr: Learning rate of the last step.
         images_per_second: Throughput since the report before.
+        data_share: Fraction of the time of these steps in which the process read, augmented or
+            waited for batches.
         seconds: Training time so far, over all of the run's sessions.
         precision: Precision of an evaluation.
     """
@@ -298,6 +326,7 @@ class MetricsRow(Record):
     epoch: Count
     lr: float | None = None
     images_per_second: Duration | None = None
+    data_share: Fraction | None = None
     seconds: Duration | None = None
     precision: Literal["fp32", "bf16"] | None = None
     train_loss: float | None = Field(None, alias="train.loss")
@@ -441,6 +470,8 @@ class ResultRecord(Record):
         macs: Multiply-adds for one image.
         seconds: Training time, over all of the run's sessions.
         images_per_second: Training images over that time.
+        peak_memory: Most bytes that the last process held: on CUDA tensors on the device, otherwise
+            all of its memory. Absent where nobody counts it.
         device: Name of the hardware, and its number.
         published: Result that the spec's source reports, and the difference.
     """
@@ -466,6 +497,7 @@ class ResultRecord(Record):
     macs: Count
     seconds: Duration
     images_per_second: Duration
+    peak_memory: Count | None = None
     device: str
     precision: Literal["fp32", "bf16"]
     versions: dict[str, str]

@@ -25,6 +25,25 @@ _TAIL_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of ``train.log``.
+
+    Attributes:
+        time: Time, in UTC.
+        text: Text behind the time.
+    """
+
+    time: str
+    text: str
+
+    @property
+    def start(self) -> int | None:
+        """Step from which a process trained on; ``None`` of other lines."""
+        found = _STARTED.match(self.text)
+        return int(found[1]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
 class RunStatus:
     """Status of a run, as far as its files tell it.
 
@@ -104,9 +123,27 @@ def resume_command(
     return shlex.join(words)
 
 
+def read_log(log: Path, size: int) -> list[LogLine]:
+    """Return the last lines of a ``train.log``; none, if it cannot be read.
+
+    Args:
+        log: The file.
+        size: Bytes at its end that are read.
+    """
+    try:
+        with open_regular(log) as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - size))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except (OSError, ResnetBuilderError):
+        return []
+    parts = (line.partition(" ") for line in lines)
+    return [LogLine(time, text) for time, _, text in parts]
+
+
 def _unfinished(run: RunDirectory) -> RunStatus:
     rows = MetricsLog(run).read() if run.metrics.exists() else []
-    log = _tail(run.log)
+    log = [line.text for line in read_log(run.log, _TAIL_BYTES)]
     starts = [found for line in log if (found := _STARTED.match(line))]
     last = log[-1] if log else ""
     state: State = "killed"
@@ -128,18 +165,6 @@ def _unfinished(run: RunDirectory) -> RunStatus:
         val_top1=max((row.val_top1 for row in rows if row.val_top1 is not None), default=None),
         error=error,
     )
-
-
-def _tail(log: Path) -> list[str]:
-    """Last lines of ``train.log`` without their times."""
-    try:
-        with open_regular(log) as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except (OSError, ResnetBuilderError):
-        return []
-    return [line.partition(" ")[2] for line in lines]
 
 
 def _seed(spec: Path) -> int | None:

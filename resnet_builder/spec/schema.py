@@ -368,6 +368,9 @@ class RunSpec(Section):
     threads: Auto | Annotated[int, Field(ge=1, le=1_024)] = Field(
         "auto", description="CPU threads; `auto` is one for each core."
     )
+    report: bool = Field(
+        True, description="Whether a training ends with `report.html` in the run directory."
+    )
 
 
 class ExpectSpec(Section):

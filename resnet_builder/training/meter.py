@@ -1,6 +1,7 @@
 """Training meter: metrics of the steps, collected on the device and reported to the callbacks."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Literal
@@ -8,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from resnet_builder.errors import NonFiniteError
+from resnet_builder.data.interfaces import Batch
+from resnet_builder.errors import NonFiniteError, Stopped
 from resnet_builder.runs.records import MetricsLog, MetricsRow
 from resnet_builder.training.callbacks import Callback, Progress, storage_warnings
 from resnet_builder.training.checkpoint import CheckpointManager
@@ -58,6 +60,10 @@ class RunningMean:
         """Training speed."""
         return self.steps * self.batch_size / max(self._seconds, 1e-9)
 
+    def share(self, seconds: float) -> float:
+        """Return the fraction of the time of these steps that some seconds are."""
+        return min(1.0, seconds / max(self._seconds, 1e-9))
+
 
 class TrainMeter:
     """Metrics of the training steps: collected on the device, read and reported once a second.
@@ -91,12 +97,23 @@ class TrainMeter:
         self._rows: list[Tensor] = []  # of the steps since the last read, on the device
         self._since_report = RunningMean(plan.batch_size)
         self._since_evaluation = RunningMean(plan.batch_size)
+        self._data_seconds = 0.0  # since the last evaluation
         self._lap_start = self._reported_at = monotonic()
 
     @property
     def is_due(self) -> bool:
         """Whether a second has passed since the last read."""
         return monotonic() - self._lap_start >= REPORT_SECONDS
+
+    def next_batch(self, batches: Iterator[Batch]) -> Batch | None:
+        """Return the next batch; ``None`` if the user asked for a stop while it was waited for."""
+        started = monotonic()
+        try:
+            return next(batches)
+        except Stopped:
+            return None
+        finally:
+            self._data_seconds += monotonic() - started
 
     def add(self, row: Tensor) -> None:
         """Add what a :class:`~resnet_builder.training.step.TrainStep` returned."""
@@ -167,6 +184,7 @@ class TrainMeter:
             epoch=epoch,
             lr=self._plan.lr(state.step - 1, state.history),
             images_per_second=self._since_evaluation.images_per_second,
+            data_share=self._since_evaluation.share(self._data_seconds),
             seconds=state.seconds,
             train_loss=state.loss_sum / steps,
             train_top1=state.num_correct / (state.images - state.evaluated_images),
@@ -183,6 +201,7 @@ class TrainMeter:
         state.evaluated_step, state.evaluated_images = state.step, state.images
         state.loss_sum, state.num_correct = 0.0, 0.0
         self._since_evaluation = RunningMean(self._plan.batch_size)
+        self._data_seconds = 0.0
 
     def _write(self, row: MetricsRow) -> None:
         """Write a row; training goes on if that fails."""

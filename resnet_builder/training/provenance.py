@@ -26,6 +26,7 @@ from resnet_builder.runs.records import (
     Record,
     RuntimeConfig,
     compare_specs,
+    read_changes,
 )
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec_text
@@ -269,20 +270,7 @@ def consents(run: RunDirectory) -> dict[str, Any]:
 
     A run that was killed before its next checkpoint needs no consent for them again.
     """
-    found = {}
-    with storage_errors("read", run.changes):
-        try:
-            with open_regular(run.changes) as file:
-                lines = file.read().split(b"\n")
-        except FileNotFoundError:
-            return {}
-    for line in lines:
-        try:
-            change = Change.from_json(line, str(run.changes))
-        except CheckpointError:  # half-written by a process that was killed
-            continue
-        found[change.path] = change.after
-    return found
+    return {change.path: change.after for change in read_changes(run)}
 
 
 def recorded_runtime(run: RunDirectory, before: Provenance) -> RuntimeConfig | None:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from resnet_builder.data.splits import DataSplits
+from resnet_builder.device import peak_memory
 from resnet_builder.experiment import Experiment
 from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.runs.predictions import RunPredictions, below_common_folder
@@ -143,6 +145,7 @@ def result_record(
         macs=count_macs(experiment.network, experiment.input_shape),
         seconds=state.seconds,
         images_per_second=state.images / max(state.seconds, 1e-9),
+        peak_memory=peak_memory(torch.device(env.runtime.device)),
         device=env.device,
         precision=env.runtime.precision,
         versions=env.versions,

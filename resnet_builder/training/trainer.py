@@ -1,6 +1,6 @@
 """Trainer: the training loop, from a network and data to a finished run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from resnet_builder.data.interfaces import Batch, ImageSource, Stop, never
+from resnet_builder.data.interfaces import ImageSource, Stop, never
 from resnet_builder.data.loader import train_loader
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import MEMORY_FORMATS, Precision
@@ -166,7 +166,7 @@ def fit(
                     break
 
                 # Report, save and stop; in a distributed run, all processes at the same step.
-                batch = _next_unless_stopped(batches)
+                batch = meter.next_batch(batches)
                 reads, saves, stops = ctx.any_reduce(
                     meter.is_due, checkpoints.is_due(state), batch is None or should_stop()
                 )
@@ -340,14 +340,6 @@ def finalize(training: Training, state: TrainState) -> Result:
     result = Result(record, test)
     events.on_train_end(result)
     return result
-
-
-def _next_unless_stopped(batches: Iterator[Batch]) -> Batch | None:
-    """Return the next batch, or ``None`` if the user asked for a stop while it was waited for."""
-    try:
-        return next(batches)
-    except Stopped:
-        return None
 
 
 def _with_log_file(

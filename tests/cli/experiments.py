@@ -24,7 +24,7 @@ train:
   epochs: 3
   batch_size: 32
   optimizer: {type: sgd, lr: 0.1}
-run: {device: cpu, precision: fp32}
+run: {device: cpu, precision: fp32, report: false}
 published: {test_top1: 0.5, source: nobody}
 """
 

@@ -193,7 +193,7 @@ def test_flags_are_few() -> None:
         *("--depth", "--split", "--top", "--allow-spec-change", "--allow-inexact", "--nproc"),
         *("--spec", "--new-head", "--ema", "--allow-missing", "--allow-unexpected", "--help"),
         *("--from", "--width", "--groups", "--width-per-group", "--dataset", "--shortcut"),
-        *("--block", "--sort", "--format", "--seconds", "--skip-bad", "--full"),
+        *("--block", "--sort", "--format", "--seconds", "--skip-bad", "--full", "--no-report"),
         *("--schedule", "--metric", "--x", "--label", "--ylim"),
         *("--epochs", "--steps", "--lr", "--batch-size", "--seed", "--device"),
         *("--adapt-channels", "--preprocess", "--normalize", "--softmax", "--opset", "--dynamic"),

@@ -166,7 +166,7 @@ def outcome_of(path: Path) -> dict[str, Any]:
     Only times may: of ``result.json``, of the rows of metrics and of the last checkpoint.
     """
     run = RunDirectory(path)
-    times = {"seconds", "images_per_second"}
+    times = {"seconds", "images_per_second", "data_share", "peak_memory"}
     newest = max(run.checkpoints.glob("step-*.safetensors"))
     tensors, _ = read_tensors(newest)
     return {

@@ -14,7 +14,7 @@ from resnet_builder.data.interfaces import never
 from resnet_builder.errors import Stopped
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord
-from resnet_builder.training import meter
+from resnet_builder.training import meter, result
 from resnet_builder.weights.file import read_tensors
 from tests.crash.experiments import write_experiment
 from tests.training.runs import after, resume_run
@@ -27,6 +27,7 @@ def _time_stands_still() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meter, "monotonic", lambda: 0.0)
         patch.setattr(meter.RunningMean, "images_per_second", 0.0)
+        patch.setattr(result, "peak_memory", lambda device: None)
         yield
 
 

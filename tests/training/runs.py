@@ -160,4 +160,4 @@ def outcome(path: Path) -> dict[str, Any]:
     }
 
 
-TIMES = {"seconds", "images_per_second"}
+TIMES = {"seconds", "images_per_second", "data_share", "peak_memory"}

@@ -1,0 +1,121 @@
+"""``resnet-build report``: the results of runs as a page, or as numbers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from resnet_builder.cli.console import examples, json_text, note, show, show_json
+from resnet_builder.cli.options import EXISTING, debug_option, plugin_option, write_new
+from resnet_builder.errors import UsageError
+
+if TYPE_CHECKING:
+    from resnet_builder.runs.directory import RunDirectory
+
+_FORMATS = {".html": "html", ".md": "md", ".csv": "csv", ".json": "json"}
+_PAGE = "report.html"
+
+
+@click.command(
+    epilog=examples(
+        "resnet-build report runs/resnet20-001",
+        "resnet-build report runs/resnet20-* -o resnet20.html",
+        "resnet-build report runs/resnet20-* --format md",
+    )
+)
+@click.argument("runs", type=EXISTING, metavar="RUN...", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write to this file.  [default: a page is written to report.html, in RUN if there is "
+    "one; the other formats are printed]",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "md", "csv", "json"]),
+    help="Format: a page, or its numbers.  [default: by the ending of FILE, else html]",
+)
+@plugin_option
+@debug_option
+def report(
+    runs: tuple[Path, ...], out: Path | None, form: str | None, plugins: tuple[str, ...]
+) -> None:
+    """Show the results of runs as one page, or as numbers.
+
+    The page has the accuracy beside the published one, curves, the spec and its differences, the
+    network, cost and environment. It is one file that needs no network. Runs of equal specs with
+    other seeds are shown by their mean and standard deviation.
+
+    RUN is a run directory, or a folder of them. Runs need not be finished. The page of a RUN is
+    written again; no other file is overwritten.
+    """
+    directories = [one for run in runs for one in _runs_in(run)]
+    form = form or _form_of(out)
+    # A folder of runs has its page, as a run has.
+    own = runs[0] / _PAGE if len(runs) == 1 else Path(_PAGE)
+    if form == "html" and out is None:
+        out = own
+    is_own = out is not None and len(runs) == 1 and out.absolute() == own.absolute()
+    if out is not None and not is_own:
+        from resnet_builder.runs.files import refuse_existing
+
+        refuse_existing(out)  # before torch is imported
+
+    from resnet_builder.reports.report import read_report
+
+    found = read_report([one.path for one in directories], plugins=plugins)
+    for run in found.runs:
+        for problem in run.problems:
+            note(f"{run.path}: {problem}")
+    if form == "json" and out is None:
+        show_json(found)
+        return
+    if form == "html":
+        from resnet_builder.reports.page import render_html
+
+        text = render_html(found)
+    elif form == "json":
+        text = json_text(found)
+    else:
+        from resnet_builder.reports.tables import render_csv, render_markdown
+
+        text = render_markdown(found) if form == "md" else render_csv(found)
+    if out is None:
+        show(*text.removesuffix("\n").split("\n"))
+        return
+    if is_own:
+        from resnet_builder.runs.files import write_atomically
+
+        write_atomically(out, [text.encode()])
+    else:
+        write_new(out, text)
+    show(f"wrote {out}")
+
+
+def _runs_in(path: Path) -> "list[RunDirectory]":
+    """Run directory, or those in a folder of runs, by name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    from resnet_builder.runs.directory import RunDirectory
+
+    inside = sorted(spec.parent for spec in path.glob("*/spec.yaml"))
+    if (path / "spec.yaml").is_file() or not inside:
+        return [RunDirectory.open(path)]
+    return [RunDirectory(run) for run in inside]
+
+
+def _form_of(out: Path | None) -> str:
+    """Format of a file, by the ending of its name.
+
+    Raises:
+        UsageError: The ending is another one.
+    """
+    ending = ".html" if out is None else out.suffix.lower()
+    if ending not in _FORMATS:
+        raise UsageError(f"{out}: name a file that ends in {', '.join(_FORMATS)}; or give --format")
+    return _FORMATS[ending]
