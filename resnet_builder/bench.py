@@ -256,7 +256,9 @@ def steady_state(experiment: Experiment, *, batch_size: int, accumulate: int) ->
         }
     )
     model = experiment.model.model_copy(update={"weights": None})  # a step's cost is the same
-    spec = experiment.spec.model_copy(update={"model": model, "data": data, "train": train})
+    run = experiment.run.model_copy(update={"log": ()})
+    update = {"model": model, "data": data, "train": train, "run": run}
+    spec = experiment.spec.model_copy(update=update)
     return replace(experiment, spec=spec)
 
 

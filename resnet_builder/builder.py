@@ -35,6 +35,7 @@ from resnet_builder.parts import (
     resolve,
     resolve_data,
     resolve_model,
+    resolve_run,
     resolve_train,
     stage_part,
 )
@@ -42,6 +43,7 @@ from resnet_builder.plugins import import_plugins
 from resnet_builder.spec.diagnostics import Positions
 from resnet_builder.spec.load import Draft, read_draft
 from resnet_builder.spec.schema import ModelSpec, Spec
+from resnet_builder.trackers import check_packages
 from resnet_builder.weights.pretrained import load_pretrained
 
 ASSUMED_CLASSES = 10
@@ -195,7 +197,8 @@ def check_source(
     if draft.spec is not None and model is not None and not ordered:
         data = None if draft.data is None else resolve_data(draft.data)
         train = None if draft.spec.train is None else resolve_train(draft.spec.train)
-        update = {"model": model, "data": data, "train": train, "plugins": imported}
+        run = resolve_run(draft.spec.run)
+        update = {"model": model, "data": data, "train": train, "run": run, "plugins": imported}
         spec = draft.spec.model_copy(update=update)
     return CheckedSpec(
         ordered, spec, network, draft.positions, macs, data_error, assumed, tuple(notices)
@@ -221,7 +224,7 @@ def load_experiment(
         DataError: The data is missing or unusable; otherwise the spec is sound.
         SpecError: Everything that is wrong with the spec.
         StorageError: A file cannot be read.
-        UsageError: The spec has no ``data`` or no ``train``.
+        UsageError: The spec has no ``data`` or no ``train``, or a tracker's package is missing.
     """
     checked = check_source(
         source,
@@ -234,6 +237,7 @@ def load_experiment(
         processes=processes,
     )
     experiment = checked.experiment()
+    check_packages(experiment.run.log)
     if checked.data_error is not None:
         raise checked.data_error
     return experiment

@@ -30,6 +30,7 @@ from resnet_builder.parts import (
     loss_part,
     model_parts,
     placed_part,
+    tracker_parts,
     training_shape,
 )
 from resnet_builder.runs.files import storage_errors
@@ -63,6 +64,7 @@ def part_problems(draft: Draft) -> Iterator[Problem]:
         model_parts(draft.model) if draft.model is not None else (),
         data_parts(draft.data) if draft.data is not None else (),
         (loss_part(draft.train),) if draft.train is not None else (),
+        tracker_parts(draft.run) if draft.run is not None else (),
         (placed_part(path, part) for path, part in draft.parts),
     )
     for placed in parts:

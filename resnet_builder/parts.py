@@ -36,8 +36,9 @@ from resnet_builder.errors import (
 from resnet_builder.losses import LOSSES, Loss
 from resnet_builder.registry import Registry, outside_error
 from resnet_builder.spec.recipe import TrainSpec
-from resnet_builder.spec.schema import DataSpec, ModelSpec, Spec, StageSpec
+from resnet_builder.spec.schema import DataSpec, ModelSpec, RunSpec, Spec, StageSpec
 from resnet_builder.spec.section import Part, height_and_width, simplified
+from resnet_builder.trackers import TRACKERS
 
 MODEL_PARTS: dict[str, Registry[Any]] = {
     "stem": STEMS,
@@ -56,6 +57,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "dataset": DATASETS,
     "augment": AUGMENTATIONS,
     "loss": LOSSES,
+    "log": TRACKERS,
 }
 """Registry of each key of a spec that names a registered part."""
 
@@ -216,6 +218,12 @@ def loss_part(train: TrainSpec) -> PlacedPart:
     return PlacedPart(LOSSES, train.loss, ("train", "loss"))
 
 
+def tracker_parts(run: RunSpec) -> Iterator[PlacedPart]:
+    """Yield the trackers of a run."""
+    for number, part in enumerate(run.log):
+        yield PlacedPart(TRACKERS, part, ("run", "log", number))
+
+
 def build_loss(train: TrainSpec, info: DatasetInfo) -> Loss:
     """Make the loss of a recipe.
 
@@ -338,6 +346,7 @@ def resolve(spec: Spec) -> Spec:
         "model": resolve_model(spec.model, info),
         "data": None if data is None else resolve_data(data),
         "train": None if spec.train is None else resolve_train(spec.train),
+        "run": resolve_run(spec.run),
     }
     return spec.model_copy(update=update)
 
@@ -402,3 +411,8 @@ def resolve_data(data: DataSpec) -> DataSpec:
 def resolve_train(train: TrainSpec) -> TrainSpec:
     """Write out the options of the loss."""
     return train.model_copy(update={"loss": loss_part(train).resolved()})
+
+
+def resolve_run(run: RunSpec) -> RunSpec:
+    """Write out the options of the trackers."""
+    return run.model_copy(update={"log": tuple(part.resolved() for part in tracker_parts(run))})

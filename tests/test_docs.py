@@ -98,6 +98,7 @@ def write_checkpoints(folder: Path) -> None:
         ("docs/how-to/plot.md", [], lambda folder: None),
         ("docs/how-to/resume.md", [], lambda folder: None),
         ("docs/tutorials/add-a-block.md", ["scaled.py", "my_spec.yaml"], lambda folder: None),
+        ("docs/how-to/track.md", ["steps.py"], lambda folder: None),
         ("docs/how-to/add-a-loss.md", ["brier.py", "my_spec.yaml"], lambda folder: None),
         (
             "docs/how-to/add-an-augmentation.md",

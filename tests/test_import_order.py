@@ -18,6 +18,7 @@ IMPORT_ORDER = (
     {"model"},
     {"experiment"},
     {"data", "runs"},
+    {"trackers"},
     {"plugins", "weights", "parts"},
     {"checks", "dry_run"},
     {"builder", "cpu"},

@@ -235,6 +235,7 @@ EXCEPTIONS = {
     "run.device": "tests have one device; tests/test_device.py",
     "run.compile": "a minute each; tests/training/test_runtime.py",
     "run.cpu_kernels": "less time; tests/training/test_runtime.py",
+    "run.log": "files of other programs: tests/training/test_tracking.py",
     "run.threads": "the command line sets them; tests/training/test_runtime.py",
     "run.report": "a page; tests/reports/test_report.py",
     "expect.parameters": "a wrong one is refused: tests/test_checks.py",

@@ -1,7 +1,7 @@
 """Options that several commands share, and what they stand for: a spec, a device."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -161,23 +161,32 @@ _FLAGS = {
     "seed": ("N", "Seed of weights, order, augmentation and dropout."),
     "device": ("NAME", "Device: cpu, cuda, cuda:N or mps."),
 }
+_LOG = {"log": ("NAME,...", "Log metrics to csv, tensorboard, wandb or mlflow, too.")}
 
 
 def recipe_options(command: F) -> F:
     """Add :func:`spec_options` and the flags of single keys, which come with ``overrides``."""
+    return _flag_options(command, _FLAGS)
 
+
+def training_options(command: F) -> F:
+    """Add :func:`recipe_options`, and ``--log``."""
+    return _flag_options(command, {**_FLAGS, **_LOG})
+
+
+def _flag_options(command: F, flags: Mapping[str, tuple[str, str]]) -> F:
     @wraps(spec_options(command))
     def with_flags(*args: Any, overrides: tuple[str, ...], **options: Any) -> Any:
-        values = {name: options.pop(name) for name in _FLAGS}
-        flags = (
+        values = {name: options.pop(name) for name in flags}
+        given = (
             f"--{name.replace('_', '-')} {value}"
             for name, value in values.items()
             if value is not None
         )
-        return command(*args, overrides=(*overrides, *flags), **options)
+        return command(*args, overrides=(*overrides, *given), **options)
 
     decorated: Any = with_flags
-    for name, (metavar, what) in reversed(_FLAGS.items()):
+    for name, (metavar, what) in reversed(list(flags.items())):
         option = f"--{name.replace('_', '-')}"
         decorated = click.option(option, metavar=metavar, help=f"{what} [{FLAGS[name]}]")(decorated)
     return cast(F, decorated)

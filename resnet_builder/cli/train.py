@@ -18,8 +18,8 @@ from resnet_builder.cli.options import (
     debug_option,
     json_option,
     pass_invocation,
-    recipe_options,
     skip_bad_option,
+    training_options,
 )
 from resnet_builder.cli.result import show_next, show_result
 from resnet_builder.cli.signals import Interrupted
@@ -55,7 +55,7 @@ _HERE = ""
     metavar="[DIR]",
     help="Resume the run in DIR, or in --out. If there is none and SPEC is given, start it.",
 )
-@recipe_options
+@training_options
 @data_option
 @data_dir_option
 @skip_bad_option

@@ -14,7 +14,7 @@ from resnet_builder.cli.options import (
     data_option,
     debug_option,
     json_option,
-    recipe_options,
+    training_options,
 )
 from resnet_builder.errors import (
     MissingDataError,
@@ -79,7 +79,7 @@ class Validation:
     )
 )
 @click.argument("specs", nargs=-1, required=True, type=SPEC, metavar="SPEC...")
-@recipe_options
+@training_options
 @data_option
 @data_dir_option
 @click.option(
@@ -150,10 +150,12 @@ def _check(
         DataError: Its data is there, but cannot be used.
         SpecError: Everything that is wrong with it.
         StorageError: A file cannot be read.
+        UsageError: A tracker's package is missing.
     """
     # Torch is imported only now, so that what is no YAML is refused at once.
     from resnet_builder.builder import build, check_source
     from resnet_builder.spec.dump import dump_value
+    from resnet_builder.trackers import check_packages
 
     checked = check_source(
         draft,
@@ -174,6 +176,7 @@ def _check(
         check.expect = f"expect: {dump_value(checked.counts)}"
     if checked.spec is None or checked.network is None:
         raise SpecError(checked.problems)
+    check_packages(checked.spec.run.log)
     check.notices = (*draft.notices, *checked.notices)
     if isinstance(checked.data_error, MissingDataError):
         first, *more = (line.strip() for line in checked.data_error.args)

@@ -502,6 +502,8 @@ def _parse_override(argument: str) -> tuple[_Steps, Document, bool]:
 
 def _parse_flag(argument: str) -> tuple[_Steps, Document, bool]:
     """Path and value of a flag that stands for a key, as ``--batch-size 64``."""
+    if argument.startswith("--log ") and "[" not in argument:  # names, with commas between
+        argument = f"--log [{argument.removeprefix('--log ')}]"
     source = source_of(argument, COMMAND_LINE, has_lines=False)
     flag, _, text = source.text.partition(" ")
     key = FLAGS.get(flag.removeprefix("--").replace("-", "_"))

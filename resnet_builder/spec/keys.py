@@ -19,6 +19,7 @@ FLAGS = {
     "batch_size": "train.batch_size",
     "seed": "train.seed",
     "device": "run.device",
+    "log": "run.log",
 }
 """Keys that commands take as flags of their own, as ``--batch-size``."""
 

@@ -1,9 +1,9 @@
 """Schema of a spec: frozen pydantic models of its sections; ``train`` is in ``recipe``.
 
 Open sets (blocks, shortcuts, stems, heads, norms, activations, attentions, datasets,
-augmentations, losses) are :class:`Part` here, a name and options that the builder checks against
-the registries. Closed sets (initialisation, preprocessing, optimizer, schedule) are unions tagged
-by ``type``.
+augmentations, losses, trackers) are :class:`Part` here, a name and options that the builder checks
+against the registries. Closed sets (initialisation, preprocessing, optimizer, schedule) are unions
+tagged by ``type``.
 """
 
 import re
@@ -367,6 +367,9 @@ class RunSpec(Section):
     )
     threads: Auto | Annotated[int, Field(ge=1, le=1_024)] = Field(
         "auto", description="CPU threads; `auto` is one for each core."
+    )
+    log: Annotated[tuple[AnyPart, ...], Field(max_length=8, strict=False)] = Field(
+        (), description="Trackers that metrics are logged to, beside `metrics.jsonl`."
     )
     report: bool = Field(
         True, description="Whether a training ends with `report.html` in the run directory."

@@ -21,8 +21,6 @@ from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import EnvRecord, MetricsLog, ResultRecord, RuntimeConfig
 from resnet_builder.training.callbacks import (
     Callback,
-    CallbackList,
-    LogFile,
     TrainStart,
     exceptions_told,
     storage_warnings,
@@ -46,6 +44,7 @@ from resnet_builder.training.runtime import compile_errors_explained, resolve_de
 from resnet_builder.training.schedule import Plan, private_generators
 from resnet_builder.training.state import TrainState, copy_weights, set_weights
 from resnet_builder.training.step import TrainStep
+from resnet_builder.training.tracking import run_callbacks
 from resnet_builder.weights.file import save_weights
 
 
@@ -92,7 +91,7 @@ def fit(
         UsageError: The recipe does not fit the data, or the run cannot be resumed to the same bits.
     """
     recipe = experiment.train
-    events = _with_log_file(callbacks, run, ctx)
+    events = run_callbacks(callbacks, experiment, run, ctx)
 
     # Set up, in the order in which one thing needs the other. The run directory is only read.
     device = resolve_device(experiment.run.device, ctx)
@@ -340,14 +339,6 @@ def finalize(training: Training, state: TrainState) -> Result:
     result = Result(record, test)
     events.on_train_end(result)
     return result
-
-
-def _with_log_file(
-    callbacks: Sequence[Callback], run: RunDirectory, ctx: DistributedContext
-) -> CallbackList:
-    if not ctx.is_main_process:
-        return CallbackList([])
-    return CallbackList([LogFile(run.log, CallbackList(callbacks).on_warning), *callbacks])
 
 
 def _train_step(

@@ -195,7 +195,7 @@ def test_flags_are_few() -> None:
         *("--from", "--width", "--groups", "--width-per-group", "--dataset", "--shortcut"),
         *("--block", "--sort", "--format", "--seconds", "--skip-bad", "--full", "--no-report"),
         *("--schedule", "--metric", "--x", "--label", "--ylim"),
-        *("--epochs", "--steps", "--lr", "--batch-size", "--seed", "--device"),
+        *("--epochs", "--steps", "--lr", "--batch-size", "--seed", "--device", "--log"),
         *("--adapt-channels", "--preprocess", "--normalize", "--softmax", "--opset", "--dynamic"),
     }
 
