@@ -234,7 +234,7 @@ def load_split(
     data: Path | None = None,
     data_dir: Path | None = None,
     skip_bad: bool = False,
-    download: bool = True,
+    left_out: tuple[str, ...] | None = None,
     should_stop: Stop = never,
     report: Report = silent,
 ) -> SplitImages:
@@ -250,7 +250,7 @@ def load_split(
             trained on. Images that are not divided into splits are test images.
         data_dir: Directory of the datasets.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
-        download: Whether a published dataset is downloaded if it is missing.
+        left_out: As for :func:`load_data`.
         should_stop: Polled in every loop.
         report: Told of downloads and scans.
 
@@ -266,7 +266,7 @@ def load_split(
         data=data,
         data_dir=data_dir,
         skip_bad=skip_bad,
-        download=download,
+        left_out=left_out,
         should_stop=should_stop,
         report=report,
     )
@@ -292,7 +292,7 @@ def _load_split(
     data: Path | None,
     data_dir: Path | None,
     skip_bad: bool,
-    download: bool,
+    left_out: tuple[str, ...] | None,
     should_stop: Stop,
     report: Report,
 ) -> SplitImages:
@@ -310,7 +310,7 @@ def _load_split(
             trained,
             data_dir=data_dir,
             skip_bad=skip_bad,
-            download=download,
+            left_out=left_out,
             should_stop=should_stop,
             report=report,
         )
@@ -330,7 +330,8 @@ def _load_split(
         stop=should_stop,
         report=report,
         skip_bad=skip_bad,
-        download=download,
+        verify=left_out is None,
+        left_out=left_out or (),
     )
     # Images that are not divided are training images, but for those of another dataset.
     whole = "train" if data is None else "test"
@@ -396,7 +397,7 @@ def load_own_splits(
     *,
     data_dir: Path | None = None,
     skip_bad: bool = False,
-    download: bool = True,
+    left_out: tuple[str, ...] | None = None,
     should_stop: Stop = never,
     report: Report = silent,
 ) -> DataSplits:
@@ -408,7 +409,7 @@ def load_own_splits(
         trained: Model to load the data for.
         data_dir: Directory of the datasets.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
-        download: Whether a published dataset is downloaded if it is missing.
+        left_out: As for :func:`load_data`.
         should_stop: Polled in every loop.
         report: Told of downloads and scans.
 
@@ -429,7 +430,7 @@ def load_own_splits(
         own_spec,
         data_dir=data_dir,
         skip_bad=skip_bad,
-        download=download,
+        left_out=left_out,
         check_classes=header.classes is None,
         stop=should_stop,
         report=report,

@@ -141,7 +141,7 @@ def _open_or_download(name: str, context: LoadContext) -> tuple[Any, Any]:
         except RuntimeError:  # it is not there, or its files are not the published ones
             if hasattr(kind, "tgz_md5") and (found := _open_elsewhere(kind, context)) is not None:
                 return found
-            if not context.download:
+            if not context.verify:
                 raise MissingDataError(f"there is no {name} in {folder}") from None
             with (
                 _made_for_download(folder, unpacked),

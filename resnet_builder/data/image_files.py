@@ -157,6 +157,13 @@ def _scan_and_load(
     count = sum(len(files.names) for files in splits.values())
     in_memory = count * first.numel() <= MAX_BYTES_IN_MEMORY and not needs_full_images
 
+    if not context.verify:
+        unread = {
+            split: _unread(root, files, reader, context, in_memory=in_memory)
+            for split, files in splits.items()
+        }
+        return unread, {}, [], context.left_out
+
     groups = [files.names for files in splits.values()]
     scans, cache_problem = scan_images(root, groups, reader, context, decode=in_memory)
     broken = {name: reason for scan in scans for name, reason in scan.broken.items()}
@@ -170,7 +177,7 @@ def _scan_and_load(
         if scan.broken:
             files, rows = _usable(split, files, rows, listed.classes, scan.broken)
         parts |= _digests(split, rows, files.labels, listed.classes)
-        paths = [str(root / name) for name in files.names]
+        paths = _paths(root, files.names)
         if in_memory:
             sources[split] = InMemoryImages(rows, files.labels, paths)
         else:
@@ -179,6 +186,38 @@ def _scan_and_load(
     damaged = {name: problem for scan in scans for name, problem in scan.damaged.items()}
     notices += _notices(root, broken, damaged)
     return sources, parts, notices, tuple(sorted(broken))
+
+
+def _unread(
+    root: Path,
+    files: LabelledFiles,
+    reader: ImageReader,
+    context: LoadContext,
+    *,
+    in_memory: bool,
+) -> ImageSource:
+    """Return a split of which a few images are read, as those of the whole split would be."""
+    names, labels = files.names, files.labels
+    if context.left_out:
+        left_out = set(context.left_out)
+        kept = [place for place, name in enumerate(names) if name not in left_out]
+        names, labels = [names[place] for place in kept], labels[kept]
+    digests = torch.empty(len(names), 0, dtype=torch.uint8)
+    return ImageFiles(
+        _paths(root, names),
+        labels,
+        digests,
+        reader,
+        context.stop,
+        crops_full=not in_memory,
+        ahead=False,
+    )
+
+
+def _paths(root: Path, names: Sequence[str]) -> list[str]:
+    """Paths of files; pathlib would take as long for a million names as to look at the files."""
+    start = os.path.join(root, "")
+    return [start + name.replace("/", os.sep) for name in names]
 
 
 def _digests(
@@ -356,7 +395,7 @@ def _scan(
     decode: bool,
 ) -> list[Scan]:
     names = [name for group in groups for name in group]
-    paths = [str(root / name) for name in names]
+    paths = _paths(root, names)
     row_shape = reader.shape if decode else (_DIGEST_BYTES + 2 * _SIZE.itemsize,)
     rows = np.zeros((len(names), *row_shape), dtype=np.uint8)
     broken: dict[str, str] = {}

@@ -115,7 +115,10 @@ class LoadContext:
         crops_while_reading: Whether training begins with a :class:`ReadTimeCrop`, which needs the
             full images, not the preprocessed ones.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
-        download: Whether a data set that can be downloaded is, if it is missing.
+        verify: Whether every image is decoded or verified, and a missing data set downloaded.
+            Otherwise a few images are read again, as they are asked for, and there may be no
+            fingerprint.
+        left_out: Names of images that were left out before, where they are not verified.
     """
 
     data_dir: Path
@@ -124,7 +127,8 @@ class LoadContext:
     report: Report = silent
     crops_while_reading: bool = False
     skip_bad: bool = False
-    download: bool = True
+    verify: bool = True
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,8 @@ class ImageFiles:
         digests: ``(N, ...)`` uint8, a row for each file: its digest, which tells it from others.
         reader: Decoding and preprocessing.
         stop: Polled while worker processes are waited for.
+        crops_full: Whether a random crop sees the full image, not the preprocessed one.
+        ahead: Whether worker processes decode ahead; for a few images, to start them takes longer.
 
     Attributes:
         labels: ``(N,)`` int64, or ``(N, K)`` uint8; on the CPU.
@@ -132,6 +134,9 @@ class ImageFiles:
         digests: Tensor,
         reader: ImageReader,
         stop: Stop = never,
+        *,
+        crops_full: bool = True,
+        ahead: bool = True,
     ) -> None:
         assert len(paths) == len(labels) == len(digests)
         self.names = self._paths = tuple(paths)
@@ -139,6 +144,7 @@ class ImageFiles:
         self._digests = digests
         self._reader = reader
         self._stop = stop
+        self._how = {"crops_full": crops_full, "ahead": ahead}
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -146,9 +152,8 @@ class ImageFiles:
     def subset(self, indices: Tensor) -> "ImageFiles":
         """Return a source of these images alone, in this order."""
         paths = [self._paths[index] for index in indices.tolist()]
-        return ImageFiles(
-            paths, self.labels[indices], self._digests[indices], self._reader, self._stop
-        )
+        labels, digests = self.labels[indices], self._digests[indices]
+        return ImageFiles(paths, labels, digests, self._reader, self._stop, **self._how)
 
     def hashes(self) -> list[int]:
         """Return a number for each image, equal for equal files, within this process."""
@@ -163,21 +168,29 @@ class ImageFiles:
             ResourceError: A worker process was killed, probably for lack of memory.
             Stopped: ``stop`` became true.
         """
-        read = partial(_read_image, self._paths, self._reader, crop)
+        read = partial(_read_image, self._paths, self._reader, crop, self._how["crops_full"])
+        if not self._how["ahead"]:
+            for indices in batches:
+                yield torch.stack([read(index) for index in indices.tolist()])
+            return
         yield from read_ahead(self._paths, read, batches, torch.stack, stop=self._stop)
 
 
 def _read_image(
-    paths: Sequence[str], reader: ImageReader, crop: SampleCrop | None, index: int
+    paths: Sequence[str],
+    reader: ImageReader,
+    crop: SampleCrop | None,
+    crops_full: bool,
+    index: int,
 ) -> Tensor:
     path = paths[index % len(paths)]
-    if crop is not None:
+    if crop is not None and crops_full:
         # The crop takes the place of the preprocessing, but not of `to_rgb`.
         image = crop(decode_image(path, reader.channels), index)
         return to_rgb(image) if reader.shape[0] == 3 else image
     image = reader.read(path)
     reader.check_shape(image.shape, path)
-    return image
+    return image if crop is None else crop(image, index)
 
 
 def preprocess_images(images: Tensor, preprocess: Preprocess) -> Tensor:

@@ -82,7 +82,7 @@ def load_data(
     *,
     data_dir: Path | None = None,
     skip_bad: bool = False,
-    download: bool = True,
+    left_out: tuple[str, ...] | None = None,
     check_classes: bool = True,
     stop: Stop = never,
     report: Report = silent,
@@ -94,7 +94,8 @@ def load_data(
         data_dir: Folder of data sets; by default ``$RESNET_BUILDER_DATA``, else the user's cache
             folder.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
-        download: Whether a published data set is downloaded if it is missing.
+        left_out: Names of images that were left out before, to read only a few again: nothing is
+            downloaded or verified then, and there may be no fingerprint.
         check_classes: Whether there must be as many classes as the network has.
         stop: Polled in every loop.
         report: Progress of downloads and scans.
@@ -116,7 +117,8 @@ def load_data(
         report=report,
         crops_while_reading=_crops_while_reading(data),
         skip_bad=skip_bad,
-        download=download,
+        verify=left_out is None,
+        left_out=left_out or (),
     )
     loaded = load_dataset(data.dataset, context)
     if check_classes:
@@ -128,7 +130,7 @@ def load_data(
     splits = {"training": loaded.train, "validation": loaded.validation, "test": loaded.test}
     check_images(model, loaded.classes, splits)
     train, validation, indices = set_validation_aside(loaded, data)
-    hashes = train.hashes()
+    hashes = train.hashes() if context.verify else []
     if check_classes:
         _check_learnable(train, hashes)
     constant: list[int] = []
@@ -143,7 +145,7 @@ def load_data(
         *loaded.notices,
         *single_image_notice(loaded, data),
         *(describe_constant(channel, mean) for channel in constant),
-        *_duplicates(train, hashes, validation, loaded.test),
+        *(_duplicates(train, hashes, validation, loaded.test) if context.verify else ()),
     )
     return DataSplits(
         train=train,

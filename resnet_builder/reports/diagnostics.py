@@ -1,9 +1,12 @@
 """Diagnostics of a run for its report: predictions and images, as pieces of HTML with numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.errors import CheckpointError, ResnetBuilderError, UsageError
@@ -38,7 +41,7 @@ from resnet_builder.reports.gallery import (
 )
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.predictions import RunPredictions
-from resnet_builder.runs.records import ResultRecord
+from resnet_builder.runs.records import DataRecord, ResultRecord
 
 GALLERY_IMAGES = 12
 """Most images of a gallery."""
@@ -48,6 +51,7 @@ BATCH_IMAGES = 12
 
 _MAX_MACS = 120_000_000_000  # of the images of both galleries together: a second or two
 _LEAST_IMAGES = 4
+_MACS_OF_ONE_THREAD = 10_000_000_000  # below, to share the work among threads takes longer than it
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +164,9 @@ def _images(
         told = _sentence(error)
         return [replace(one, missing=told) for one in (mistakes, uncertain, batch)]
     splits: DataSplits | None = None
+    left_out = _left_out(run)
     try:
-        splits = load_own_splits(trained, data_dir=data_dir, skip_bad=True, download=False)
+        splits = load_own_splits(trained, data_dir=data_dir, left_out=left_out)
         found = first_batch(trained.spec, splits, BATCH_IMAGES)
         numbers = batch_images(trained.spec, found)
         batch = replace(batch, html=draw_batch(found), numbers=numbers)
@@ -169,13 +174,15 @@ def _images(
         batch = replace(batch, missing=_sentence(error))
     if predictions is None:
         return [mistakes, uncertain, batch]
-    count = _gallery_images(run)
+    macs = _macs_of_image(run)
+    # Few of a large network, so that the report does not take long.
+    count = max(_LEAST_IMAGES, min(GALLERY_IMAGES, _MAX_MACS // max(1, 2 * macs)))
     chosen = [
         (mistakes, most_confident_mistakes(predictions, count)),
         (uncertain, least_certain(predictions, count)),
     ]
     try:
-        galleries = _galleries(trained, splits, predictions, chosen, data_dir)
+        galleries = _galleries(trained, splits, predictions, chosen, data_dir, left_out, macs)
     except Exception as error:
         # Their numbers come from predictions.npz alone.
         told = _sentence(error)
@@ -189,6 +196,8 @@ def _galleries(
     predictions: RunPredictions,
     chosen: Sequence[tuple[Fragment, Gallery]],
     data_dir: Path | None,
+    left_out: tuple[str, ...],
+    macs: int,
 ) -> list[Fragment]:
     if trained.header.step != predictions.step:
         raise CheckpointError(
@@ -196,9 +205,7 @@ def _galleries(
             f"{predictions.step}: the run has been trained on"
         )
     if splits is None:  # the training images may be gone, and the test images there
-        data = load_split(
-            trained, predictions.split, data_dir=data_dir, skip_bad=True, download=False
-        )
+        data = load_split(trained, predictions.split, data_dir=data_dir, left_out=left_out)
     else:
         source = splits.test if predictions.split == "test" else splits.validation
         if source is None:
@@ -207,7 +214,8 @@ def _galleries(
             predictions.split, source, splits.classes, splits.mean, splits.std, splits.notices
         )
     indices = sorted({image.index for _, gallery in chosen for image in gallery.images})
-    pictures = read_pictures(trained.network, data, predictions, indices)
+    with _threads_for(len(indices) * macs):
+        pictures = read_pictures(trained.network, data, predictions, indices)
     empty = '<p class="note">There are no such images.</p>'
     return [
         replace(one, html=draw_gallery(found, pictures) if found.images else empty, numbers=found)
@@ -215,13 +223,32 @@ def _galleries(
     ]
 
 
-def _gallery_images(run: RunDirectory) -> int:
-    """Images of a gallery: few of a large network, so that the report does not take long."""
+def _left_out(run: RunDirectory) -> tuple[str, ...]:
+    """Names of images that were left out of the training because they cannot be decoded."""
     try:
-        macs = ResultRecord.read(run.result).macs
+        return DataRecord.read(run.data).skipped
     except ResnetBuilderError:
-        return _LEAST_IMAGES
-    return max(_LEAST_IMAGES, min(GALLERY_IMAGES, _MAX_MACS // max(1, 2 * macs)))
+        return ()
+
+
+def _macs_of_image(run: RunDirectory) -> int:
+    """MACs for one image; many, if they are not known."""
+    try:
+        return ResultRecord.read(run.result).macs
+    except ResnetBuilderError:
+        return _MAX_MACS
+
+
+@contextmanager
+def _threads_for(macs: int) -> Iterator[None]:
+    """Context in which a small network is computed in one thread."""
+    before = torch.get_num_threads()
+    if macs < _MACS_OF_ONE_THREAD:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _sentence(error: Exception) -> str:

@@ -13,7 +13,7 @@ def text(value: str) -> str:
 
 def note(sentence: str) -> str:
     """Write a sentence below a chart or a table; it is escaped."""
-    return f'<p class="note">{text(sentence)}</p>'
+    return f'<p class="note caption">{text(sentence)}</p>'
 
 
 def percent(value: float | None, digits: int = 2) -> str:

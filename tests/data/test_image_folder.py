@@ -235,6 +235,33 @@ def test_first_augmentation_crops_full_images_by_draws_of_the_sample(folder: Pat
 
 
 @pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("size", [4, 9])
+def test_images_that_are_read_again_without_a_scan_are_the_same(
+    size: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crops see full images where these are larger, in memory or not; a broken one is left out."""
+    (folder / "train" / "bee" / "1.png").write_bytes(b"")
+    steps = (Resize(type="resize", size=size), CenterCrop(type="center_crop", size=size))
+    how: Any = {"steps": steps, "crops_while_reading": True}
+    whole = load(folder, skip_bad=True, **how)
+    monkeypatch.setattr(image_files, "scan_images", None)
+    again = load(folder, verify=False, left_out=whole.skipped, **how)
+    assert torch.equal(again.train.labels, whole.train.labels)
+    assert torch.equal(everything(again.train), everything(whole.train))
+    assert again.test is not None
+    assert len(again.test) == 6
+    assert list(getattr(again.train, "names", ())) == list(getattr(whole.train, "names", ()))
+
+    def loader(data: LoadedDataset) -> TrainLoader:
+        pipeline = Pipeline([RandomResizedCrop(size=5)], (0.0,) * 3, (1.0,) * 3, 3, seed=0)
+        device = torch.device("cpu")
+        return TrainLoader(data.train, batch_size=8, seed=0, pipeline=pipeline, device=device)
+
+    _, _, found = loader(again).preview(5)
+    assert torch.equal(found.images, next(loader(whole).batches()).images[:5])
+
+
+@pytest.mark.usefixtures("either_way")
 def test_images_of_several_sizes_need_preprocessing(folder: Path) -> None:
     write_image(folder / "train" / "cat" / "3.png", seed=1, size=(9, 7))
     message = r"cat/3\.png is 9x7 \(height x width\), others are 6x5; add `resize`"

@@ -280,7 +280,7 @@ def test_missing_data_set_is_not_downloaded(
     from torchvision import datasets
 
     monkeypatch.setattr(datasets.CIFAR10, "download", None)
-    context = LoadContext(tmp_path / "data", Preprocessing(), download=False)
+    context = LoadContext(tmp_path / "data", Preprocessing(), verify=False)
     with pytest.raises(MissingDataError, match=r"there is no CIFAR10 in .*data"):
         load_dataset(Part(type="cifar10"), context)
     assert not (tmp_path / "data").exists()
