@@ -28,6 +28,7 @@ from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import Callback, CallbackList
 from resnet_builder.training.session import Session, open_session
 from resnet_builder.training.trainer import fit
+from resnet_builder.weights.hub import find_folder
 
 
 class Run:
@@ -43,7 +44,7 @@ class Run:
     def __init__(
         self, path: str | Path, *, plugins: Sequence[str] = (), normalize: bool = False
     ) -> None:
-        self._directory = RunDirectory.open(Path(path))
+        self._directory = RunDirectory.open(find_folder(path))
         self.path = self._directory.path
         self._plugins = tuple(plugins)
         self._normalize = normalize
@@ -157,7 +158,8 @@ def load_run(path: str | Path, *, plugins: Sequence[str] = (), normalize: bool =
     """Open a run: its spec, history, result, network.
 
     Args:
-        path: Run directory, finished or not.
+        path: Run directory, finished or not; a folder that ``publish`` wrote, or
+            ``hf-hub:USER/NAME[@REVISION]`` of one.
         plugins: Plugins that may be imported.
         normalize: Whether ``model`` takes pixels, and normalises them itself.
 

@@ -8,7 +8,6 @@ run of the network shows is found by :mod:`resnet_builder.dry_run`.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import torch
 from pydantic import ValidationError
@@ -48,6 +47,7 @@ from resnet_builder.spec.recipe import (
 from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec, Normalize
 from resnet_builder.spec.section import height_and_width
 from resnet_builder.system import open_regular
+from resnet_builder.weights.hub import find_weights
 from resnet_builder.weights.presets import published_weights
 
 _FOR_FEW_IMAGES = "--with small_data, or --with finetune for pretrained weights"
@@ -578,6 +578,8 @@ def weights_problems(draft: Draft) -> Iterator[Problem]:
     if draft.model is None or draft.model.weights is None:
         return
     weights, path = draft.model.weights, ("model", "weights")
+    if weights.is_on_hub:
+        return  # as with torchvision's, a check downloads nothing
     if weights.published_name is not None:
         published = published_weights()
         if weights.published_name not in published:
@@ -591,7 +593,7 @@ def weights_problems(draft: Draft) -> Iterator[Problem]:
             )
         return
     # The file is opened, not read: whether it fits is known only once there is a network to fit.
-    file = Path(weights.path)
+    file = find_weights(weights.path)
     code, message, suggestion = None, "", None
     with storage_errors("read", file):
         if not file.exists():

@@ -84,7 +84,7 @@ def compare(*sources: str, plugins: Sequence[str] = ()) -> Diff:
     """
     subjects, specs = zip(*(_subject(source, plugins) for source in sources), strict=True)
     differences = tuple(
-        Difference(dotted(one.path), tuple(_brief(one.path, value) for value in one.values))
+        Difference(dotted(one.path), tuple(brief(one.path, value) for value in one.values))
         for one in spec_differences(*specs)
     )
     return Diff(subjects, differences)
@@ -112,10 +112,15 @@ def _subject(source: str, plugins: Sequence[str]) -> tuple[Subject, Spec]:
     return Subject(source, kind, spec.name, *counts, metrics=dict(metrics)), spec
 
 
-def _brief(path: SpecPath, value: Any) -> Any:
-    """Plain data of a value, as somebody would write it: without what is at its default."""
+def brief(path: SpecPath, value: Any) -> Any:
+    """Plain data of a value, as somebody would write it: without what is at its default.
+
+    Args:
+        path: Place of the value in the spec.
+        value: Section, part or plain value.
+    """
     if isinstance(value, tuple):
-        return [_brief(path, item) for item in value]
+        return [brief(path, item) for item in value]
     if isinstance(value, Part):
         key = next(step for step in reversed(path) if isinstance(step, str))
         return _given(path, value.options, REGISTRIES[key].options(value.type), value.type)
@@ -133,8 +138,8 @@ def _given(
     for key, option in options.items():
         default = model.model_fields[key].default
         # A part in a resolved spec has all its options, and as a default it has none.
-        if option != default and _brief((*path, key), option) != _brief((*path, key), default):
-            given[key] = _brief((*path, key), option)
+        if option != default and brief((*path, key), option) != brief((*path, key), default):
+            given[key] = brief((*path, key), option)
     if name is None:
         return given
     return {"type": name, **given} if given else name

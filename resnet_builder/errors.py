@@ -7,7 +7,8 @@ ResnetBuilderError            1
 ├── RegistryError             2  a part that is unknown or registered twice
 ├── PartError                 2  options or shapes that do not go together
 ├── DataError                 3  a dataset that is broken or unusable
-│   └── MissingDataError      3  a dataset that is not there
+│   ├── MissingDataError      3  a dataset that is not there
+│   └── HubError              3  a Hub that cannot be reached, or that refuses
 ├── CheckpointError           4  no checkpoint that can be trusted
 ├── NonFiniteError            5  a loss or gradient that is infinite or not a number
 ├── ResourceError             6  more memory needed than there is
@@ -185,6 +186,10 @@ class DataError(ResnetBuilderError):
 
 class MissingDataError(DataError):
     """A dataset that is not there at all; a spec can be checked without it."""
+
+
+class HubError(DataError):
+    """A Hub that cannot be reached, or that refuses to give or to take a repository."""
 
 
 class CheckpointError(ResnetBuilderError):

@@ -9,12 +9,14 @@ import torch
 from resnet_builder.builder import build
 from resnet_builder.errors import NonFiniteError
 from resnet_builder.runs.files import refuse_existing
+from resnet_builder.spec.bundled import is_hub_name
 from resnet_builder.spec.dump import dump_spec, dump_value
 from resnet_builder.spec.schema import Normalize, PreprocessSpec, Spec, ToRgb
 from resnet_builder.spec.section import simplified
 from resnet_builder.weights.channels import adapt_statistics
 from resnet_builder.weights.convert import LoadReport, load_weights
 from resnet_builder.weights.file import Origin, WeightsHeader, read_header, save_weights
+from resnet_builder.weights.hub import find_weights, pinned_name
 from resnet_builder.weights.presets import Preset, find_preset, read_preset
 from resnet_builder.weights.pretrained import network_differences
 
@@ -75,7 +77,8 @@ def import_weights(
     are kept with the head; statistics and preprocessing are kept unless the spec has its own.
 
     Args:
-        checkpoint: Path of the other program's file.
+        checkpoint: Path of the other program's file, a folder that ``publish`` wrote, or
+            ``hf-hub:USER/NAME[@REVISION]``.
         spec: Resolved spec, which describes the network and, as far as it is known, its data.
         out: Path of the file to make.
         preprocess: Preset, as for :func:`~resnet_builder.weights.presets.read_preset`, or
@@ -96,6 +99,7 @@ def import_weights(
             preset.
     """
     refuse_existing(out)
+    named, checkpoint = checkpoint, find_weights(checkpoint)
     own = read_header(checkpoint)  # a file of this program says what another's does not
     if preprocess is not None:
         preset = None if preprocess == SPEC else read_preset(preprocess)
@@ -155,12 +159,12 @@ def import_weights(
         std=normalize and normalize.std,
         preprocess=steps,
         multi_label=own is not None and own.multi_label and classes is not None,
-        source=Origin(file=checkpoint.name, layout=report.layout),
+        source=Origin(file=_origin(named, checkpoint), layout=report.layout),
     )
     save_weights(out, network.state_dict(), header)
     return ImportReport(
         **asdict(report),
-        checkpoint=checkpoint,
+        checkpoint=named,
         weights=out,
         preset=None if preset is None else preset.source,
         preprocess=steps,
@@ -170,6 +174,12 @@ def import_weights(
         num_named_classes=len(classes or ()),
         notices=notices,
     )
+
+
+def _origin(named: Path, checkpoint: Path) -> str:
+    """Name of the file, or of its repository and commit on the Hub."""
+    pinned = pinned_name(named, checkpoint)
+    return pinned if pinned != str(named) or is_hub_name(pinned) else checkpoint.name
 
 
 def _adapted(preset: Preset, channels: int) -> Preset:

@@ -53,7 +53,9 @@ from resnet_builder.training.checkpoint import (
 )
 from resnet_builder.training.evaluation import evaluate
 from resnet_builder.training.metrics import NO_PREDICTION, Metrics
+from resnet_builder.weights.convert import in_own_names
 from resnet_builder.weights.file import WeightsHeader, read_weights
+from resnet_builder.weights.hub import find_weights
 
 BATCH_SIZE = 128
 """Images of a batch, of an evaluation and of a prediction alike."""
@@ -90,7 +92,8 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
     checkpoint, the moving average is taken, if it has one.
 
     Args:
-        path: Run directory, file of weights, or checkpoint.
+        path: Run directory, folder that ``publish`` wrote, file of weights, or checkpoint; or
+            ``hf-hub:USER/NAME[@REVISION]``.
         plugins: Plugins that may be imported.
 
     Raises:
@@ -99,8 +102,8 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
         StorageError: It cannot be read.
         UsageError: The run has no weights yet, or a newer release wrote them.
     """
-    file, notices = path, []
-    if path.is_dir():
+    file, notices = find_weights(path), []
+    if file.is_dir():
         file = _weights_of_run(path)
         if file.parent != path:
             notices.append(f"{path} has no best weights yet; its newest checkpoint is used: {file}")
@@ -124,6 +127,7 @@ def load_model(path: Path, *, plugins: Sequence[str] = ()) -> TrainedModel:
                 f"{file}: its header is damaged: `{name}` has {count}, and its spec needs {wanted}"
             )
     # The network on meta is compared: one that is not the weights' might take all memory.
+    weights = in_own_names(weights, found.network)
     difference = state_dict_mismatch(found.network.state_dict(), weights)
     if difference is not None:
         raise CheckpointError(f"{file}: the weights are not of its spec: {difference}")

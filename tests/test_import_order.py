@@ -27,7 +27,7 @@ IMPORT_ORDER = (
     {"training", "importing", "prediction_table"},
     {"inference"},
     {"comparison", "export", "prediction", "reports"},
-    {"api", "bench"},
+    {"api", "bench", "publishing"},
     {"cli"},
 )
 """Lowest first; packages of one line do not import each other."""

@@ -7,7 +7,7 @@ import click
 
 from resnet_builder.cli.console import examples, note, percent, show, show_json, table
 from resnet_builder.cli.options import (
-    EXISTING,
+    WEIGHTS,
     data_dir_option,
     data_option,
     debug_option,
@@ -35,7 +35,7 @@ _MAX_CLASSES = 20
         "resnet-build evaluate runs/pets-001 --data more_pets",
     )
 )
-@click.argument("weights", type=EXISTING, metavar="RUN|WEIGHTS")
+@click.argument("weights", type=WEIGHTS, metavar="RUN|WEIGHTS")
 @click.option(
     "--split",
     type=click.Choice(["test", "val", "train"]),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from resnet_builder.cli.console import examples, note, show, show_json
-from resnet_builder.cli.options import EXISTING, debug_option, json_option, plugin_option
+from resnet_builder.cli.options import WEIGHTS, debug_option, json_option, plugin_option
 
 if TYPE_CHECKING:
     from resnet_builder.export import ExportReport
@@ -21,7 +21,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
         "resnet-build export best.safetensors -o app.onnx --normalize --softmax --opset 20",
     )
 )
-@click.argument("weights", type=EXISTING, metavar="RUN|WEIGHTS")
+@click.argument("weights", type=WEIGHTS, metavar="RUN|WEIGHTS")
 @click.option("-o", "--out", type=_FILE, required=True, metavar="FILE", help="File to write.")
 @click.option(
     "format_",

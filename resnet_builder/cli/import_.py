@@ -8,8 +8,8 @@ import click
 
 from resnet_builder.cli.console import examples, note, show, show_json, table
 from resnet_builder.cli.options import (
-    EXISTING,
     SPEC,
+    WEIGHTS,
     debug_option,
     json_option,
     read_spec,
@@ -30,7 +30,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
         "resnet-build import d.pth --spec resnet50d --preprocess timm:resnet50d -o d.safetensors",
     ),
 )
-@click.argument("checkpoint", type=EXISTING, metavar="CHECKPOINT")
+@click.argument("checkpoint", type=WEIGHTS, metavar="CHECKPOINT")
 @click.option(
     "--spec", type=SPEC, required=True, metavar="SPEC", help="Spec of the checkpoint's network."
 )

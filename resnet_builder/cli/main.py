@@ -31,7 +31,7 @@ COMMANDS = {
     name: f"resnet_builder.cli.{name}"
     for name in (
         *("bench", "diff", "draw", "evaluate", "export", "init", "list"),
-        *("plot", "predict", "report", "schema", "summary", "train", "validate"),
+        *("plot", "predict", "publish", "report", "schema", "summary", "train", "validate"),
     )
 } | {"import": "resnet_builder.cli.import_"}
 """Modules of the commands. Each is imported when its command is called, or for ``--help``."""

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from resnet_builder.cli.console import note
 from resnet_builder.cli.signals import Signals
 from resnet_builder.errors import MissingDataError, SpecError, UsageError, nearest
-from resnet_builder.spec.bundled import bundled_names, is_path, recipe_names
+from resnet_builder.spec.bundled import bundled_names, is_hub_name, is_path, recipe_names
 from resnet_builder.spec.keys import FLAGS
 
 if TYPE_CHECKING:
@@ -97,6 +97,17 @@ class SpecSource(click.types.StringParamType):
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, path_type=Path)
+
+
+class _TrainedWeights(click.Path):
+    """Type of an argument that is a run, a file or folder of weights, or a name on the Hub."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check that a path exists; a name on the Hub is looked up later."""
+        return Path(value) if is_hub_name(str(value)) else super().convert(value, param, ctx)
+
+
+WEIGHTS = _TrainedWeights(exists=True, path_type=Path)
 SPEC = SpecSource(bundled_names)
 
 

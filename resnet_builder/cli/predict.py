@@ -8,6 +8,7 @@ import click
 from resnet_builder.cli.console import examples, note, percent, show, show_json, table
 from resnet_builder.cli.options import (
     EXISTING,
+    WEIGHTS,
     debug_option,
     device_for,
     json_option,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         "resnet-build predict best.safetensors photos/ -o photos.csv",
     )
 )
-@click.argument("weights", type=EXISTING, metavar="RUN|WEIGHTS")
+@click.argument("weights", type=WEIGHTS, metavar="RUN|WEIGHTS")
 @click.argument("images", nargs=-1, required=True, type=EXISTING, metavar="IMAGE...")
 @click.option(
     "--top",

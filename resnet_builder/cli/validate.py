@@ -184,7 +184,8 @@ def _check(
     elif checked.data_error is not None:
         raise checked.data_error
     weights = checked.spec.model.weights
-    if is_counted and weights is not None and weights.published_name is None:
+    is_file = weights is not None and weights.published_name is None and not weights.is_on_hub
+    if is_counted and is_file:
         build(checked.spec)  # raises if the weights are not the network's; nothing is downloaded
     check.name = checked.spec.name
     check.parameters, check.depth, check.macs = checked.counts.values()

@@ -211,6 +211,7 @@ class DataRecord(Record):
         std: Standard deviation of each channel.
         multi_label: Whether an image may have several labels.
         pretrained_sha256: Digest of the file of pretrained weights, if there was one.
+        pretrained_commit: Commit of their repository on the Hugging Face Hub, if they are there.
     """
 
     schema_number: Literal[1] = Field(1, alias="schema")
@@ -225,6 +226,7 @@ class DataRecord(Record):
     std: tuple[float, ...]
     multi_label: bool = False
     pretrained_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    pretrained_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
 
 
 class Change(Record):

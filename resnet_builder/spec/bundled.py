@@ -13,6 +13,11 @@ _ENDINGS = (".yaml", ".yml")
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".th", ".ckpt", ".bin")
 
 
+def is_hub_name(source: str) -> bool:
+    """Tell whether a source is the name of a repository of the Hugging Face Hub."""
+    return source.startswith("hf-hub:")
+
+
 def bundled_names() -> tuple[str, ...]:
     """Names of the bundled specs, ``resnet20`` before ``resnet110``."""
     return _names_in(_specs_folder())

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from resnet_builder.errors import SpecPath
+from resnet_builder.spec.bundled import is_hub_name
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.section import (
     DEVICE_PATTERN,
@@ -92,14 +93,16 @@ InitSpec = Annotated[
 
 
 _TORCHVISION = "torchvision:"
+_HUB_NAME = re.compile(r"hf-hub:[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 
 class WeightsSpec(Section):
     """Pretrained weights."""
 
     path: Annotated[str, Field(pattern=PATH_PATTERN)] = Field(
-        description="File, relative to the one that names it; or torchvision's published "
-        "weights, as `torchvision:ResNet50_Weights.IMAGENET1K_V2`."
+        description="File, relative to the one that names it, or a folder that `publish` wrote; "
+        "torchvision's published weights, as `torchvision:ResNet50_Weights.IMAGENET1K_V2`; or a "
+        "repository of the Hugging Face Hub, as `hf-hub:USER/NAME` or `hf-hub:USER/NAME@REVISION`."
     )
     new_head: bool = Field(
         False, description="Initialise the classifier anew, for other classes than the file's."
@@ -117,6 +120,19 @@ class WeightsSpec(Section):
         is_published = self.path.startswith(_TORCHVISION)
         return self.path.removeprefix(_TORCHVISION) if is_published else None
 
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether these weights are in a repository of the Hugging Face Hub."""
+        return is_hub_name(self.path)
+
+    @model_validator(mode="after")
+    def _is_named_right(self) -> Self:
+        if self.is_on_hub and not _HUB_NAME.fullmatch(self.path):
+            raise problem(
+                "wrong-type", "must be `hf-hub:USER/NAME` or `hf-hub:USER/NAME@REVISION`", at="path"
+            )
+        return self
+
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
         if self.ema and self.published_name is not None:
@@ -125,9 +141,10 @@ class WeightsSpec(Section):
 
 
 def is_file_name(path: str) -> bool:
-    """Tell whether a path is that of a file, not torchvision's name of weights, and no URL."""
+    """Tell whether a path is that of a file: no URL, and no name of torchvision's or the Hub's."""
     is_path = re.fullmatch(PATH_PATTERN, path) is not None
-    return is_path and not path.startswith(_TORCHVISION) and "://" not in path
+    is_name = path.startswith(_TORCHVISION) or is_hub_name(path)
+    return is_path and not is_name and "://" not in path
 
 
 def _path_rule(value: object) -> object:

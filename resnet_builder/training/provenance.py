@@ -31,7 +31,7 @@ from resnet_builder.runs.records import (
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.load import load_spec_text
 from resnet_builder.system import open_regular
-from resnet_builder.weights.pretrained import pretrained_digest
+from resnet_builder.weights.pretrained import pretrained_commit, pretrained_digest
 
 R = TypeVar("R", bound=Record)
 
@@ -103,10 +103,12 @@ def check_unchanged(
     """
     recorded = before.data if before else None
     if run.has_checkpoints and recorded is not None:
-        pretrained = recorded.pretrained_sha256  # from its first checkpoint on, no run needs them
+        # From its first checkpoint on, no run needs them.
+        pretrained, commit = recorded.pretrained_sha256, recorded.pretrained_commit
     else:
         weights = experiment.model.weights
         pretrained = None if weights is None else pretrained_digest(weights)
+        commit = None if weights is None else pretrained_commit(weights)
     plugins = plugin_digests(experiment)
     splits = {"train": data.train, "val": data.validation, "test": data.test}
     env = env.model_copy(update={"plugins": plugins})
@@ -122,6 +124,7 @@ def check_unchanged(
         std=data.std,
         multi_label=data.info.multi_label,
         pretrained_sha256=pretrained,
+        pretrained_commit=commit,
     )
     changes: list[Change] = []
     if before is not None:
@@ -292,8 +295,10 @@ def _check_data(
             f"was {before.pretrained_sha256} and is {after.pretrained_sha256}; bring the file "
             "back, or start another run"
         )
-    # The first two only explain a change; the spec is compared for itself.
+    # The first two only explain a change; the spec is compared for itself. Another commit may have
+    # the same weights.
     ignored: dict[str, object] = {"parts": {}, "skipped": (), "mean": (), "std": ()}
+    ignored["pretrained_commit"] = None
     if before.model_copy(update=ignored) == after.model_copy(update=ignored):
         return
     if before.fingerprint == after.fingerprint and is_split_free:

@@ -120,6 +120,28 @@ def load_weights(
     return found.report
 
 
+def in_own_names(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Weights of a network by our names, where ``publish`` wrote them by those of timm.
+
+    Args:
+        weights: State dict, by our names or by timm's.
+        network: Network that they are for; it may be on meta, and is not changed.
+
+    Returns:
+        The same tensors by our names; what has no place keeps its name.
+    """
+    if weights.keys() == network.state_dict().keys():
+        return dict(weights)
+    _, _, layers = place_layers(_layers(weights), _layers(network.state_dict()))
+    ours = network.state_dict()
+    found = {}
+    for key, place in _places(weights, layers).items():
+        name, tensor = place or key, weights[key]
+        is_linear = name in ours and ours[name].dim() == 2 and tensor.shape[2:] == (1, 1)
+        found[name] = tensor.flatten(1) if is_linear else tensor
+    return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Matching:
     """New tensors of a network from a file, and what stands against them.

@@ -56,6 +56,15 @@ class KeyMap:
                 return next((one for one in candidates if one in network), None)
         return layer if layer in network else None
 
+    def original(self, layer: str) -> str:
+        """Their name of one of our layers, for maps in which every name of ours stands once."""
+        for theirs, ours in self.layers.items():
+            if isinstance(ours, str) and (found := _pattern(ours).fullmatch(layer)):
+                first = {"stage": self.first_stage - 1, "block": self.first_block}
+                numbers = {key: int(n) + first.get(key, 0) for key, n in found.groupdict().items()}
+                return theirs.format(**numbers)
+        return layer
+
     def _renumbered(self, numbers: Mapping[str, str]) -> dict[str, int]:
         first = {"stage": self.first_stage - 1, "block": self.first_block}
         return {key: int(number) - first.get(key, 0) for key, number in numbers.items()}

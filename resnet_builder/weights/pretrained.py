@@ -1,4 +1,4 @@
-"""Pretrained weights: a file, or weights that torchvision publishes, that a network starts from."""
+"""Pretrained weights that a network starts from: a file, torchvision's, or those of the Hub."""
 
 import hashlib
 import http.client
@@ -21,6 +21,7 @@ from resnet_builder.system import open_regular
 from resnet_builder.weights.channels import adapt_statistics
 from resnet_builder.weights.convert import load_weights
 from resnet_builder.weights.file import WeightsHeader, read_header
+from resnet_builder.weights.hub import find_weights, hub_commit, pinned_name
 from resnet_builder.weights.presets import (
     Preset,
     preset_beside,
@@ -53,7 +54,7 @@ def load_pretrained(network: ResNet, weights: WeightsSpec) -> None:
 
     Raises:
         CheckpointError: The file is missing or damaged, or its weights are not the network's.
-        DataError: torchvision's weights cannot be downloaded.
+        DataError: Weights of torchvision or of the Hub cannot be downloaded.
         StorageError: The file cannot be read, or not be stored.
         UsageError: torchvision has no weights of that name.
     """
@@ -91,15 +92,18 @@ def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:
     weights = spec.model.weights
     if weights is None:
         return []
-    path = Path(weights.path)
+    path = _find(weights)
     header = None if weights.published_name is not None else read_header(path)
+    notices: list[str] = []
+    if weights.is_on_hub and (pinned := pinned_name(weights.path, path)) != weights.path:
+        notices.append(f"{weights.path} is {pinned} now; that name always means the same weights")
     if header is None:
-        preset = _known_preset(weights)
+        preset = _known_preset(weights, path)
         known = None if preset is None else (preset.normalize.mean, preset.normalize.std)
-        return [] if known is None else _statistics_differences(weights, *known, data)
+        return notices + ([] if known is None else _statistics_differences(weights, *known, data))
     if not weights.new_head:
         header.check_classes(path, data.classes, matched_by_name=False)
-    notices = network_differences(path, header, spec)
+    notices += network_differences(path, header, spec)
     preprocess = (spec.data.preprocess if spec.data else None) or ()
     if header.preprocess != preprocess:
         before, now = (
@@ -112,12 +116,12 @@ def compare_with_pretrained(spec: Spec, data: DataSplits) -> list[str]:
     return notices
 
 
-def _known_preset(weights: WeightsSpec) -> Preset | None:
+def _known_preset(weights: WeightsSpec, path: Path) -> Preset | None:
     """Preset of other programs' weights, as far as it is known without computing a digest."""
     if weights.published_name is not None:
         return read_preset(weights.path)
     with suppress(CheckpointError):  # timm prepares images in a way that no step does
-        return preset_beside(Path(weights.path))
+        return preset_beside(path)
     return None
 
 
@@ -166,7 +170,7 @@ def pretrained_digest(weights: WeightsSpec) -> str:
 
     Raises:
         CheckpointError: The file is missing.
-        DataError: torchvision's weights cannot be downloaded.
+        DataError: Weights of torchvision or of the Hub cannot be downloaded.
         StorageError: The file cannot be read, or not be stored.
         UsageError: torchvision has no weights of that name.
     """
@@ -179,11 +183,16 @@ def pretrained_digest(weights: WeightsSpec) -> str:
             raise CheckpointError(f"model.weights: {path}: there is no such file") from None
 
 
+def pretrained_commit(weights: WeightsSpec) -> str | None:
+    """Commit of the Hub's repository that pretrained weights are of; ``None`` for other files."""
+    return hub_commit(_find(weights)) if weights.is_on_hub else None
+
+
 def _find(weights: WeightsSpec) -> Path:
-    """Path of the file, which is downloaded first if it is torchvision's and not there yet."""
+    """Path of the file, which is downloaded first if it is published and not there yet."""
     name = weights.published_name
     if name is None:
-        return Path(weights.path)
+        return find_weights(weights.path)
     published = published_weights()
     if name not in published:
         raise UsageError(f"model.weights: torchvision has no weights of a ResNet named '{name}'")

@@ -46,6 +46,7 @@ def arguments(folder: Path, finished_run: Path, other_run: Path) -> dict[str, li
             write_checkpoint(folder / "theirs.pth", finished_run),
             *("--spec", write_tiny(folder, name="theirs.yaml"), "-o", "ours.safetensors"),
         ],
+        "publish": ["publish", finished_run, "--to", "net"],
         "export": ["export", finished_run, "-o", "exported.safetensors"],
         "list-specs": ["list", "specs"],
         "list-recipes": ["list", "recipes"],

@@ -1,0 +1,126 @@
+"""``resnet-build publish``: a run as a folder with a model card, and on the Hugging Face Hub."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from resnet_builder.cli.console import examples, note, show, show_json
+from resnet_builder.cli.options import FOLDER, debug_option, json_option, plugin_option
+from resnet_builder.errors import UsageError
+
+if TYPE_CHECKING:
+    from resnet_builder.publishing.folder import PublishReport
+
+
+@click.command(
+    epilog=examples(
+        "resnet-build publish runs/resnet20_digits-001 --to digits",
+        "resnet-build publish runs/pets-001 --to pets --license cc-by-4.0",
+        "resnet-build publish runs/pets-001 --to pets --push USER/pets --private",
+    )
+)
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--to", "folder", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
+@click.option("--name", metavar="NAME", help="Name of the network. [default: the spec's]")
+@click.option(
+    "--license",
+    "license_",
+    metavar="ID",
+    help="Licence of the weights, by the Hub's name: mit, apache-2.0, cc-by-4.0. [default: none]",
+)
+@click.option(
+    "--dataset",
+    metavar="USER/NAME",
+    help="The dataset on the Hub. [default: that of cifar10, cifar100 and fashion_mnist]",
+)
+@click.option(
+    "--report/--no-report",
+    "with_report",
+    default=True,
+    help="Publish the run's report.html too, which may show images.  [default: --report]",
+)
+@click.option(
+    "--unfinished",
+    is_flag=True,
+    help="Publish a run that is not finished: its best weights so far.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the files of an earlier publish; others stay."
+)
+@click.option(
+    "--push",
+    metavar="USER/NAME",
+    help="Upload the folder to this repository of the Hugging Face Hub.",
+)
+@click.option(
+    "--private/--public",
+    "private",
+    default=None,
+    help="Make a new repository private or public.  [default: the Hub's, which is public]",
+)
+@plugin_option
+@json_option
+@debug_option
+def publish(
+    run: Path,
+    folder: Path,
+    name: str | None,
+    license_: str | None,
+    dataset: str | None,
+    with_report: bool,
+    unfinished: bool,
+    overwrite: bool,
+    push: str | None,
+    private: bool | None,
+    plugins: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Publish a run as a folder: weights, spec, model card, result and report.
+
+    Other commands take the folder like a run: predict, evaluate, export, summary; `model.weights`
+    and `import` take it, too. If timm has the network, timm loads the folder. No path of this
+    machine is in it.
+
+    With --push, the folder is uploaded to the Hugging Face Hub. Log in before, by `hf auth login`,
+    or set HF_TOKEN.
+    """
+    if private is not None and push is None:
+        raise UsageError("--private and --public need --push")
+    if push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", push, re.ASCII):
+        raise UsageError(f"--push {push}: name a repository as USER/NAME")
+    from resnet_builder.publishing import folder as publishing
+    from resnet_builder.publishing.upload import push as upload
+
+    report = publishing.publish(
+        run,
+        folder,
+        name=name,
+        license=license_,
+        dataset=dataset,
+        repository=push,
+        overwrite=overwrite,
+        unfinished=unfinished,
+        with_report=with_report,
+        plugins=plugins,
+    )
+    for notice in report.notices:
+        note(notice)
+    if push is not None:
+        note(f"pushing {report.bytes:,} bytes to hf-hub:{push}")
+        url = upload(folder, push, report.files, private=private)
+        report = replace(report, url=url)
+    if as_json:
+        show_json(report)
+    else:
+        _show(report)
+
+
+def _show(report: "PublishReport") -> None:
+    show(f"wrote {report.folder}: {', '.join(report.files)}; {report.bytes:,} bytes")
+    if report.timm is not None:
+        show(f"timm loads it: timm.create_model('local-dir:{report.folder}', pretrained=True)")
+    if report.url is not None:
+        show(f"pushed it to {report.url}")

@@ -1,0 +1,1 @@
+"""Publishing: a folder with a model card, and its upload to the Hugging Face Hub."""
