@@ -39,11 +39,14 @@ def blocks(language: str, text: str = README) -> list[str]:
 @pytest.mark.parametrize("block", blocks("console"))
 def test_readme_command_prints_what_is_shown(block: str) -> None:
     command, _, wanted = block.partition("\n")
+    assert printed(command) == wanted
+
+
+def printed(command: str) -> str:
+    """Return what a command of a page prints, without spaces at the ends of lines."""
     program, *arguments = shlex.split(command.removeprefix("$ "))
     assert program == "resnet-build"
-    result = call(*arguments)
-    shown = result.stdout + result.stderr
-    assert [line.rstrip() for line in shown.splitlines()] == wanted.splitlines()
+    return "".join(f"{line.rstrip()}\n" for line in call(*arguments).output.splitlines())
 
 
 def test_readme_spec_is_the_bundled_resnet32(tmp_path: Path) -> None:
@@ -81,7 +84,31 @@ def write_checkpoints(folder: Path) -> None:
         for name, tensor in build_from_spec("resnet20").state_dict().items()
     }
     torch.save({"state_dict": akamaster, "best_prec1": 91.7}, folder / "resnet20.th")
-    torch.save(build_from_spec("resnet50").state_dict(), folder / "resnet50.pth")
+    for name in ("resnet18", "resnet50"):
+        torch.save(build_from_spec(name).state_dict(), folder / f"{name}.pth")
+
+
+def train_digits(folder: Path) -> None:
+    """Train the run of export.md, for one step."""
+    result = call("train", "resnet20_digits", "--steps", 1, "--out", folder / "runs" / "digits")
+    assert result.exit_code == 0, result.output
+
+
+def write_parquet(folder: Path) -> None:
+    """Write a table as the Hub's datasets have it, with one image."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    image = (ROOT / "examples" / "digit.png").read_bytes()
+    rows = [{"image": {"bytes": image}, "label": 3}]
+    table = sys.modules["pyarrow"].Table.from_pylist(rows)
+    parquet.write_table(table, folder / "train.parquet")
+
+
+EXTRAS = {
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "plot": ("matplotlib",),
+    "dev": ("timm",),
+}
+"""Packages that README's first command does not install; a page that names the extra has them."""
 
 
 @pytest.mark.ci
@@ -89,7 +116,9 @@ def write_checkpoints(folder: Path) -> None:
     ("page", "files", "prepare"),
     [
         ("README.md", ["resnet32.yaml"], lambda folder: None),
+        ("docs/index.md", [], lambda folder: None),
         ("docs/tutorials/first-network.md", ["tiny.yaml"], lambda folder: None),
+        ("docs/tutorials/why-residual.md", ["small20.yaml", "small56.yaml"], lambda folder: None),
         ("docs/how-to/own-images.md", ["pets.yaml"], write_images),
         ("docs/how-to/rare-classes.md", ["rare.yaml"], lambda folder: None),
         ("docs/how-to/fine-tune.md", [], write_checkpoints),
@@ -106,6 +135,10 @@ def write_checkpoints(folder: Path) -> None:
             ["solarize.py", "my_spec.yaml"],
             lambda folder: None,
         ),
+        ("docs/reference/spec.md", [], lambda folder: None),
+        ("docs/reference/data.md", [], write_parquet),
+        ("docs/reference/export.md", [], train_digits),
+        ("docs/reference/checkpoints.md", [], write_checkpoints),
     ],
 )
 def test_page_runs_as_written_in_a_fresh_folder(
@@ -115,28 +148,33 @@ def test_page_runs_as_written_in_a_fresh_folder(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without the packages that README's first command does not install, unless it is of them.
+    """Without the packages that README's first command does not install.
 
     ``files`` are what the page tells to save, in its order.
     """
     told = (ROOT / page).read_text(encoding="utf-8")
-    packages = ["onnx", "onnxscript", "onnxruntime", "timm"]
-    for package in [*packages, *([] if "resnet-builder[plot]" in told else ["matplotlib"])]:
-        monkeypatch.setitem(sys.modules, package, None)
+    for extra, packages in EXTRAS.items():
+        for package in packages:
+            if f"resnet-builder[{extra}]" not in told:
+                monkeypatch.setitem(sys.modules, package, None)
     parts = {registry: dict(registry._parts) for registry in REGISTRIES.values()}
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     prepare(tmp_path)
-    text = (ROOT / page).read_text(encoding="utf-8")
     names: dict[str, object] = {}
-    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", told, re.DOTALL | re.MULTILINE):
         for registry, registered in parts.items():  # each block is a process of its own
             monkeypatch.setattr(registry, "_parts", dict(registered))
+        for module in [name for name in sys.modules if name.startswith("resnet_builder_plugin_")]:
+            monkeypatch.delitem(sys.modules, module)
         if files and {"yaml": ".yaml", "python": ".py"}.get(language) == Path(files[0]).suffix:
             Path(files.pop(0)).write_text(block, encoding="utf-8")
         elif language == "python":
             exec(block, names)
+        elif language == "console" and page != "README.md":
+            command, _, wanted = block.partition("\n")  # a part of the output suffices
+            assert wanted in printed(command)
         elif language == "sh":
             for line in block.replace("\\\n", "").splitlines():
                 run(line.rpartition("&& ")[2])
@@ -146,8 +184,20 @@ def test_page_runs_as_written_in_a_fresh_folder(
         assert model.fc(features(torch.ones(1, 3, 32, 32))).shape == (1, 10)  # type: ignore[attr-defined, operator]
 
 
+@pytest.mark.ci
+def test_notebook_runs(tmp_path: Path) -> None:
+    """In a kernel of its own, with two steps for each training."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(ROOT / "docs/tutorials/why-residual.ipynb", as_version=4)
+    [recipe] = [cell for cell in notebook.cells if '"train": {"epochs": EPOCHS}' in cell.source]
+    recipe.source = recipe.source.replace('"epochs": EPOCHS', '"epochs": None, "steps": 2')
+    nbclient.execute(notebook, cwd=str(tmp_path), timeout=100)  # an error in a cell is raised
+    drawn = [cell for cell in notebook.cells if "image/svg+xml" in str(cell.get("outputs"))]
+    assert len(drawn) == 2
+
+
 def run(line: str) -> None:
-    """Run a command of a page: one epoch of a training; only a check where data are downloaded."""
+    """Run a command of a page: two steps of a training; only a check where data are downloaded."""
     program, *arguments = shlex.split(line, comments=True)
     if program != "resnet-build":
         return
@@ -158,20 +208,18 @@ def run(line: str) -> None:
         return  # a run that took a download
     if command == "train":
         spec, flags = arguments[0], arguments[1:]
-        changes = [f"--set={value}" for flag, value in pairwise(flags) if flag == "--set"]
-        changes += [f"--with={value}" for flag, value in pairwise(flags) if flag == "--with"]
-        changes += [f"{flag}={value}" for flag, value in pairwise(flags) if flag[2:] in FLAGS]
-        changes += [f"--data={value}" for flag, value in pairwise(flags) if flag == "--data"]
-        changes += [f"--plugin={value}" for flag, value in pairwise(flags) if flag == "--plugin"]
-        checked = call("validate", spec, *changes)
-        assert checked.exit_code == 0, checked.output
         dataset = load_spec(spec).data.dataset.type  # type: ignore[union-attr]
         if dataset.startswith("cifar") and "--data" not in arguments:
+            known = {"--set", "--with", "--plugin", *(f"--{name}" for name in FLAGS)}
+            changes = [f"{flag}={value}" for flag, value in pairwise(flags) if flag in known]
+            checked = call("validate", spec, *changes)
+            assert checked.exit_code == 0, checked.output
             return
         if "--epochs" in arguments:
-            arguments[arguments.index("--epochs") + 1] = "1"
+            at = arguments.index("--epochs")
+            arguments[at : at + 2] = ["--steps", "2"]
         elif not any("train.epochs=" in argument for argument in arguments):
-            arguments += ["--epochs", "1"]  # warm-up and milestones shrink with it
+            arguments += ["--steps", "2"]  # warm-up and milestones shrink with it
         arguments += ["--set", "run.threads=1"]
     if command == "bench":
         arguments += ["--seconds", "0.1"]
