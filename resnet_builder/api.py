@@ -149,9 +149,19 @@ class Run:
             DataError: There are no images.
             UsageError: The weights do not say how images are normalised.
         """
-        given = [images] if isinstance(images, str | Path) else images
-        paths = [Path(one) for one in given]
-        return predict(self.trained, paths, top=top, device=pick_device(device))
+        return predict(self.trained, _paths(images), top=top, device=pick_device(device))
+
+
+def _paths(images: object) -> list[Path]:
+    """Return one path, or several, as a list."""
+    given = [images] if not isinstance(images, Iterable) or isinstance(images, str) else [*images]
+    paths = [Path(one) for one in given if isinstance(one, str | Path)]
+    if len(paths) < len(given):
+        raise UsageError(
+            "predict takes paths of images and of folders; for pixels there is the network: "
+            "load_run(path, normalize=True).model"
+        )
+    return paths
 
 
 def load_run(path: str | Path, *, plugins: Sequence[str] = (), normalize: bool = False) -> Run:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from resnet_builder.builder import build, check_source
-from resnet_builder.data.class_folders import shorten
+from resnet_builder.data.class_folders import SPLITS, shorten
 from resnet_builder.data.interfaces import (
     DATASETS,
     ImageSource,
@@ -275,6 +275,8 @@ def load_split(
         report=report,
     )
     if split is not None:
+        if split not in SPLITS:
+            raise UsageError(f"no split is named '{split}'; there are {', '.join(SPLITS)}")
         return load(split)
     try:
         return load("test")
@@ -285,7 +287,8 @@ def load_split(
             images = load("val")
         except UsageError:
             raise error from None
-        notice = f"{error}; evaluating on the validation images"
+        reason = str(error).partition("; ")[0]  # not what else could be evaluated
+        notice = f"{reason}; evaluating on the validation images"
         return replace(images, notices=(notice, *images.notices))
 
 

@@ -40,7 +40,14 @@ class Loss(nn.Module):
         return None
 
 
-LOSSES: Registry[Callable[..., Loss]] = Registry("loss", contract=("class_counts", "num_images"))
+LOSSES: Registry[Callable[..., Loss]] = Registry(
+    "loss",
+    contract=("class_counts", "num_images"),
+    hints={
+        **dict.fromkeys(("bce", "bce_with_logits"), "its name here is `binary_cross_entropy`"),
+        **dict.fromkeys(("ce", "nll", "softmax"), "its name here is `cross_entropy`"),
+    },
+)
 
 Weight = Annotated[float, Field(ge=1e-6, le=1e6)]
 ClassWeights = (

@@ -145,6 +145,15 @@ def test_mistakes_are_the_errors_of_the_commands(run: Run, tmp_path: Path) -> No
         train(write_tiny(tmp_path), resume=True)
     with pytest.raises(UsageError, match="no run"):
         load_run(tmp_path)
+    with pytest.raises(UsageError, match=r"overrides takes a list: \['--epochs 2'\]"):
+        train(write_tiny(tmp_path), tmp_path / "new", overrides="--epochs 2")
+    with pytest.raises(SpecError, match=r"in Python there is `fragments=\[...\]`"):
+        train(write_tiny(tmp_path), tmp_path / "new", overrides=["--with small_data"])
+    with pytest.raises(UsageError, match="no split is named 'tset'; there are train, val, test"):
+        run.evaluate("tset")
+    for pixels in (3, Image.new("L", (8, 8)), [torch.zeros(1, 8, 8)]):
+        with pytest.raises(UsageError, match="predict takes paths of images"):
+            run.predict(pixels)  # type: ignore[arg-type]
     assert not (tmp_path / "new").exists()
     (tmp_path / "damaged").mkdir()
     for file in run.path.iterdir():

@@ -5,7 +5,9 @@ come from files of others, so every line is escaped.
 """
 
 import json
+import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -78,6 +80,10 @@ def show_usage_error(error: click.ClickException) -> None:
             meant = _meant_option(error.option_name, context)
             lines = [f"error: no such option '{error.option_name}'"]
             lines += [f"did you mean: {meant}"] if meant else []
+        elif given := _EXTRA_ARGUMENT.search(lines[0]):
+            # What is left over is often a folder of images.
+            is_data = "data" in _flags(context) and os.path.exists(given[1])
+            lines += [f"did you mean: --data {shlex.quote(given[1])}"] if is_data else []
         help_line = f"Try '{context.command_path} --help' for help."
         lines = [*context.get_usage().split("\n"), help_line, "", *lines]
     note(*lines)
@@ -87,8 +93,7 @@ def _meant_option(name: str, context: click.Context) -> str | None:
     """Option that was probably meant: one of the command's, or a key of the spec."""
     from resnet_builder.spec.keys import FLAGS, key_paths
 
-    params = context.command.get_params(context)
-    options = {_plain(flag): flag for param in params for flag in param.opts}
+    options = _flags(context)
     keys = {}
     if "set" in options:
         flags = {FLAGS[flag]: options[flag] for flag in FLAGS.keys() & options.keys()}
@@ -104,8 +109,17 @@ def _meant_option(name: str, context: click.Context) -> str | None:
     return found and meant[found]
 
 
+def _flags(context: click.Context) -> dict[str, str]:
+    """Options of a command by their plain names."""
+    params = context.command.get_params(context)
+    return {_plain(flag): flag for param in params for flag in param.opts}
+
+
+_EXTRA_ARGUMENT = re.compile(r"unexpected extra argument \((.+)\)$")
+
 # Names in other programs.
 _OPTION_ALIASES = {
+    "data": ("data_path", "data_root", "dataset", "image_folder", "images", "train_dir"),
     "nproc": ("devices", "gpus", "n_gpus", "nproc_per_node", "num_gpus", "num_processes"),
     "out": ("log_dir", "output", "output_dir", "save_dir", "work_dir"),
     "plugin": ("import", "user_dir"),

@@ -284,12 +284,19 @@ def runs(folder: Path, sort: str, as_json: bool) -> None:
 
 
 _RANKS: Mapping[str, Callable[["RunStatus"], Any]] = {
-    "test": lambda one: _best_first(one.test_top1, one.val_top1),
-    "validation": lambda one: _best_first(one.val_top1),
+    "test": lambda one: _best_first(
+        _first(one.test_map, one.test_top1), _first(one.val_map, one.val_top1)
+    ),
+    "validation": lambda one: _best_first(_first(one.val_map, one.val_top1)),
     "name": lambda one: one.path,
     "steps": lambda one: _best_first(one.step),
     "time": lambda one: _best_first(one.seconds),
 }
+
+
+def _first(of_several_labels: float | None, top1: float | None) -> float | None:
+    """Metric that the best weights of a run were chosen by."""
+    return top1 if of_several_labels is None else of_several_labels
 
 
 def _best_first(*values: float | None) -> tuple[float, ...]:
@@ -297,12 +304,16 @@ def _best_first(*values: float | None) -> tuple[float, ...]:
     return tuple(float("inf") if value is None else -value for value in values)
 
 
+def _accuracy(of_several_labels: float | None, top1: float | None) -> str:
+    return percent(top1) if of_several_labels is None else f"mAP {percent(of_several_labels)}"
+
+
 def _run_row(one: "RunStatus") -> tuple[str, ...]:
     return (
         str(one.path),
         one.state,
         *progress(one),
-        percent(one.val_top1),
-        percent(one.test_top1),
+        _accuracy(one.val_map, one.val_top1),
+        _accuracy(one.test_map, one.test_top1),
         points(one.test_top1_difference),
     )

@@ -69,10 +69,31 @@ class CommandGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            if meant := nearest(args[0], self.list_commands(ctx)):
-                message = f"no such command '{args[0]}'; did you mean: {meant}"
-                raise click.UsageError(message, ctx) from error
-            raise
+            names = self.list_commands(ctx)
+            alias = _COMMAND_ALIASES.get(args[0], "")
+            is_here = alias.partition(" ")[0] in names
+            meant = alias if is_here else nearest(args[0], names)
+            hint = f"did you mean: {meant}" if meant else f"there are {', '.join(names)}"
+            message = f"no such command '{args[0]}'; {hint}"
+            raise click.UsageError(message, ctx) from error
+
+
+# Names in other programs.
+_COMMAND_ALIASES = {
+    **dict.fromkeys(("eval", "test", "val"), "evaluate"),
+    **dict.fromkeys(("classify", "infer", "inference"), "predict"),
+    **dict.fromkeys(("fit", "finetune", "resume"), "train"),
+    **dict.fromkeys(("check", "lint"), "validate"),
+    **dict.fromkeys(("info", "show"), "summary"),
+    **dict.fromkeys(("compare",), "diff"),
+    **dict.fromkeys(("convert",), "import"),
+    **dict.fromkeys(("create", "new"), "init"),
+    **dict.fromkeys(("models", "networks"), "list specs"),
+    **dict.fromkeys(("ps", "runs"), "list runs"),
+    **dict.fromkeys(("benchmark",), "bench"),
+    **dict.fromkeys(("visualize",), "draw"),
+    "ls": "list",
+}
 
 
 class SpecSource(click.types.StringParamType):

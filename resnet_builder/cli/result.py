@@ -2,6 +2,7 @@
 
 import shlex
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,8 @@ def show_next(run: Path, plugins: tuple[str, ...]) -> None:
     """Print what can be done with a finished run."""
     words = [str(run), *(word for plugin in plugins for word in ("--plugin", plugin))]
     note("next:")
-    for command, *more in (("evaluate",), ("predict", "IMAGE..."), ("export", "-o", "FILE.onnx")):
+    file = "FILE.onnx" if find_spec("onnxscript") else "FILE.pt2"  # which needs no extra
+    for command, *more in (("evaluate",), ("predict", "IMAGE..."), ("export", "-o", file)):
         note(f"  resnet-build {command} {shlex.join(words)}{''.join(f' {one}' for one in more)}")
 
 

@@ -206,7 +206,7 @@ def _directory(spec: str | None, out: Path | None, resume: str | None) -> Path |
     if resume is not None and directory is None:
         raise click.UsageError("--resume needs a directory: --resume DIR, or --out DIR --resume")
     if spec is None and resume is None:
-        raise click.UsageError("give a SPEC to train, or --resume DIR")
+        raise click.UsageError("give a SPEC to train, such as resnet20, or --resume DIR")
     return directory
 
 

@@ -190,7 +190,7 @@ class ImageTable:
             [label] = others
             report.notices.append(f"labels are read from column `{label}`, the only other one")
         if label is None:
-            raise _no_column(table, "label_column", LABEL_COLUMNS)
+            raise _no_column(table, "label_column", LABEL_COLUMNS, _hint_of_one_hot(table, others))
         return _Columns(file, split, (label,), is_one_hot=False)
 
 
@@ -206,9 +206,16 @@ class _Columns:
 
 @dataclass(slots=True)
 class _Report:
-    """What is wrong with rows, all of which is reported at once, and notices of the table."""
+    """What is wrong with rows, all of which is reported at once, and notices of the table.
+
+    Attributes:
+        problems: Problems, a line each.
+        hints: Advice that is told with the problems.
+        notices: Notices for the user.
+    """
 
     problems: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
     def raise_problems(self, path: Path) -> None:
@@ -220,6 +227,7 @@ class _Report:
                 f"{path}: {count} cannot be used; repair or remove them",
                 *(f"  {problem}" for problem in self.problems[:_MAX_NAMED]),
                 *([f"  and {more:,} more"] if more > 0 else []),
+                *(f"  {hint}" for hint in self.hints),
             )
 
 
@@ -278,12 +286,26 @@ def _check_column(table: Table, option: str, name: str) -> None:
         )
 
 
-def _no_column(table: Table, option: str, usual: Sequence[str]) -> DataError:
+def _no_column(table: Table, option: str, usual: Sequence[str], *hints: str) -> DataError:
     return DataError(
         f"{table.path}: no column is called {', '.join(usual[:-1])} or {usual[-1]}; there are "
         f"{_present(table)}; name it by data.dataset.{option} (the first line of the file must "
-        "name the columns)"
+        "name the columns)",
+        *(f"  {hint}" for hint in hints if hint),
     )
+
+
+def _hint_of_one_hot(table: Table, columns: Sequence[str]) -> str:
+    """Hint of columns of 0 and 1, which may be one for each class; empty without them."""
+    names = [
+        name
+        for name in dict.fromkeys(columns)
+        if {cell.casefold() for cell in table.column(name)} <= _NUMBERS.keys()
+    ]
+    if not table.rows or len(names) < 2:
+        return ""
+    listed = ", ".join(names)
+    return f"if each class has a column of 0 and 1, set data.dataset.label_columns to [{listed}]"
 
 
 def _present(table: Table) -> str:
@@ -423,6 +445,7 @@ def _refuse_unlabelled(rows: list[_Row], only: str | None, report: _Report) -> l
         report.notices.append(f"passed over test: its {images} have no labels; predict takes them")
         rows = [row for row in rows if row.split != "test"]
     report.problems += [f"{row.place}: its label is empty" for row in rows if not row.labels]
+    report.hints += _hint_of_separator({label for row in rows for label in row.labels})
     return rows
 
 
@@ -496,7 +519,7 @@ def _check_classes(
 def _hint_of_separator(classes: Collection[str]) -> Iterator[str]:
     """Yield a notice if labels look like several ones: they have fewer, and known, parts."""
     for separator in _SEPARATORS:
-        joined = [name for name in classes if separator in name]
+        joined = sorted(name for name in classes if separator in name)
         parts = {part.strip() for name in classes for part in name.split(separator)}
         if joined and len(parts) < len(classes) and not parts.isdisjoint(classes):
             yield (

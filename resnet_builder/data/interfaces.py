@@ -273,7 +273,11 @@ class ReadTimeCrop(Protocol):
         """Return the crop of single images in one epoch; worker processes receive it."""
 
 
-DATASETS: Registry[Callable[..., Dataset]] = Registry("dataset")
+_OWN = "images of your own are {type: image_folder, path: FOLDER}, or {type: image_table}"
+DATASETS: Registry[Callable[..., Dataset]] = Registry(
+    "dataset",
+    hints=dict.fromkeys(("csv", "custom", "folder", "imagefolder", "images"), _OWN),
+)
 AUGMENTATIONS: Registry[Callable[..., Augmentation]] = Registry(
     "augmentation",
     hints={

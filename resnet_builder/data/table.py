@@ -13,10 +13,10 @@ from resnet_builder.system import open_regular
 
 _PARQUET_START = b"PAR1"
 _OTHER_STARTS = {
-    b"\xff\xfe": "it is UTF-16",
-    b"\xfe\xff": "it is UTF-16",
-    b"PK": "it is a spreadsheet or a zip archive",
-    b"\x1f\x8b": "it is compressed",
+    b"\xff\xfe": "it is UTF-16; save it as CSV in UTF-8",
+    b"\xfe\xff": "it is UTF-16; save it as CSV in UTF-8",
+    b"PK": "it is a spreadsheet or a zip archive; save it as CSV in UTF-8, or unpack it",
+    b"\x1f\x8b": "it is compressed; unpack it",
 }
 _DELIMITERS = ",;\t"
 _MAX_NAMED = 20
@@ -73,7 +73,7 @@ def read_table(path: Path) -> Table:
 def _decode(path: Path, content: bytes) -> str:
     for start, what in _OTHER_STARTS.items():
         if content.startswith(start):
-            raise DataError(f"{path}: {what}; save it as CSV in UTF-8")
+            raise DataError(f"{path}: {what}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -116,6 +116,8 @@ def _check_fields(
             row.pop()
         if len(row) != len(columns):
             wrong.append(f"line {line:,} has {counted(len(row), 'field')}")
+    if wrong and len(columns) == 1:
+        raise DataError(f"{path} is no table of labels: its first line names one column")
     if wrong:
         shown = ", ".join(wrong[:_MAX_NAMED])
         more = f" and {len(wrong) - _MAX_NAMED:,} more lines" if len(wrong) > _MAX_NAMED else ""

@@ -57,6 +57,7 @@ class RunStatus:
         seed: Seed of the recipe.
         seconds: Training time so far.
         val_top1: Best top-1 accuracy on the validation images.
+        val_map: Best mean average precision on them, where images have several labels.
         result: Result of a finished run.
         error: Reason of a failure, or why the run cannot be read.
     """
@@ -68,6 +69,7 @@ class RunStatus:
     seed: int | None = None
     seconds: float | None = None
     val_top1: float | None = None
+    val_map: float | None = None
     result: ResultRecord | None = None
     error: str | None = None
 
@@ -75,6 +77,11 @@ class RunStatus:
     def test_top1(self) -> float | None:
         """Top-1 accuracy on the test images."""
         return None if self.result is None else self.result.test_top1
+
+    @property
+    def test_map(self) -> float | None:
+        """Mean average precision on the test images, where images have several labels."""
+        return None if self.result is None else self.result.test_map
 
     @property
     def test_top1_difference(self) -> float | None:
@@ -108,6 +115,7 @@ def _finished(run: RunDirectory, result: ResultRecord) -> RunStatus:
         seed=result.seed,
         seconds=result.seconds,
         val_top1=result.val_top1,
+        val_map=result.val_map,
         result=result,
     )
 
@@ -163,6 +171,7 @@ def _unfinished(run: RunDirectory) -> RunStatus:
         seed=_seed(run.spec),
         seconds=next((row.seconds for row in reversed(rows) if row.seconds is not None), None),
         val_top1=max((row.val_top1 for row in rows if row.val_top1 is not None), default=None),
+        val_map=max((row.val_map for row in rows if row.val_map is not None), default=None),
         error=error,
     )
 

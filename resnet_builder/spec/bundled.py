@@ -62,6 +62,8 @@ def find_spec(source: str) -> Path:
     hint = "" if suggestion else "; see: resnet-build list specs"
     if os.path.lexists(source):
         suggestion, hint = None, f"; for the file of that name write ./{source}"
+    if os.path.isdir(source):
+        hint = f"; to train on the images in a folder: resnet-build train resnet20 --data {source}"
     if source == "-":
         suggestion, hint = None, "; a spec is not read from standard input, but from a file"
     problem = Problem(

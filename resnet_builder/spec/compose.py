@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnet_builder.errors import Problem, SpecError, SpecPath, counted, nearest
+from resnet_builder.errors import Problem, SpecError, SpecPath, UsageError, counted, nearest
 from resnet_builder.spec.bundled import (
     bundled_file,
     bundled_names,
@@ -80,6 +80,7 @@ IMAGE_ENDINGS = frozenset(
 
 _MAX_FILES = 64
 _UNITS = {"steps", "epochs", "seconds"}
+_ARGUMENTS = {"--data": "data=", "--with": "fragments=[...]"}
 
 SpecSource = str | Path | Mapping[str, object]
 """A path, a bundled spec's name, or a mapping."""
@@ -133,7 +134,11 @@ def compose(
     Raises:
         SpecError: Another file, a fragment or an override cannot be read.
         StorageError: A file cannot be read.
+        UsageError: Overrides or fragments are a text, not a list of them.
     """
+    for name, given in (("overrides", overrides), ("fragments", fragments)):
+        if isinstance(given, str | Path):
+            raise UsageError(f"{name} takes a list: [{str(given)!r}]")
     composer = _Composer(document.source)
     try:
         root = written = composer.with_bases(document)
@@ -510,6 +515,8 @@ def _parse_flag(argument: str) -> tuple[_Steps, Document, bool]:
     if key is None or not text.strip():
         known = ", ".join(f"--{name.replace('_', '-')}" for name in FLAGS)
         message = f"must be path.to.key=value, or one of these with a value: {known}"
+        if flag in _ARGUMENTS:
+            message = f"{flag} is no override; in Python there is `{_ARGUMENTS[flag]}`"
         raise SpecError([source.place(0, 0).problem("yaml-syntax", message)])
     steps = [(step, source.place(0, 0)) for step in key.split(".")]
     path = tuple(step for step, _ in steps)

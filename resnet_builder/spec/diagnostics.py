@@ -91,6 +91,12 @@ class Positions:
         before = part.replaces.value if part.replaces is not None else None
         return before.get(str(path[-1])) if isinstance(before, dict) else None
 
+    def part_name(self, path: SpecPath) -> str | None:
+        """Name of the part at a path, if it is written."""
+        found = plain(self._nearest(path)[0])
+        name = found.get("type") if isinstance(found, dict) else found
+        return name if isinstance(name, str) else None
+
     def ordered(self, problems: Iterable[Problem]) -> tuple[Problem, ...]:
         """Problems in the order of their places: the spec's first, then other sources'."""
 
@@ -264,7 +270,7 @@ def _problem(one: _Located, positions: Positions, unknown_key_code: str) -> Prob
         message = f"there is no such {unknown_key_code.removeprefix('unknown-')}"
         return problem(
             unknown_key_code,
-            message if one.siblings else f"{message}; this part has none",
+            message if one.siblings else f"{message}; {_optionless(one.path, positions)}",
             at="key",
             allowed=one.siblings,
             suggestion=_meant_key(one, is_option=unknown_key_code == "unknown-option"),
@@ -316,6 +322,14 @@ def _problem(one: _Located, positions: Positions, unknown_key_code: str) -> Prob
         return problem("wrong-type", message, suggestion=_mended(one.given, one.admitted))
     # A validator of a part's own; its message is all that is known.
     return problem("out-of-range", one.message, at="value")
+
+
+def _optionless(option: SpecPath, positions: Positions) -> str:
+    """Say that a part has no options; of a dataset, that images of one's own need another one."""
+    part = positions.part_name(option[:-1])
+    message = f"`{part}` has none" if part else "this part has none"
+    is_own = option == ("data", "dataset", "path")
+    return f"{message}; a folder of images needs `type: image_folder`" if is_own else message
 
 
 def _meant_key(one: _Located, *, is_option: bool) -> str | None:

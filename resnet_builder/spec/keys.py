@@ -31,6 +31,7 @@ def key_homes() -> dict[str, list[str]]:
 
     # Options of registered parts, which the schema does not know.
     found = {key: [f"model.block.{key}"] for key in ("groups", "width_per_group")}
+    found |= {key: [f"data.dataset.{key}"] for key in ("path", "label_columns", "separator")}
     found |= {key: [f"train.loss.{key}"] for key in ("label_smoothing", "class_weights")}
     for home, key, _ in places():
         found.setdefault(key, []).append(home)

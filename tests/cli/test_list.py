@@ -9,6 +9,7 @@ import pytest
 
 from resnet_builder.blocks import BLOCKS
 from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.status import RunStatus
 from resnet_builder.spec.bundled import bundled_names, recipe_names
 from tests.cli.experiments import call, write_tiny
 from tests.resume.runs import stopping_after
@@ -137,6 +138,27 @@ def test_misspelt_list_gets_a_suggestion(word: str) -> None:
     result = call("list", word)
     assert result.exit_code == 2
     assert f"no such command '{word}'; did you mean: specs" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("eval", "evaluate"), ("compare", "diff"), ("runs", "list runs"), ("xyzzy", None)],
+)
+def test_command_of_another_program_gets_a_suggestion(word: str, meant: str | None) -> None:
+    result = call(word, "x")
+    assert result.exit_code == 2
+    hint = "there are bench, diff, draw" if meant is None else f"did you mean: {meant}\n"
+    assert f"no such command '{word}'; {hint}" in result.stderr
+
+
+def test_mean_average_precision_is_listed_where_it_selects_the_weights() -> None:
+    from resnet_builder.cli.list import _RANKS, _run_row
+
+    several = RunStatus(Path("b"), "finished", val_top1=0.2, val_map=0.7)
+    one = RunStatus(Path("a"), "finished", val_top1=0.6)
+    assert _run_row(several)[5:7] == ("mAP 70.00 %", "")
+    assert _run_row(one)[5:7] == ("60.00 %", "")
+    assert sorted([one, several], key=_RANKS["validation"]) == [several, one]
 
 
 def test_no_runs_are_said_to_be_none(folder: Path) -> None:

@@ -60,7 +60,9 @@ def test_other_experiment_is_not_compared_with_the_published_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give a SPEC to train, or --resume DIR"),
+        ([], "give a SPEC to train, such as resnet20, or --resume DIR"),
+        (["resnet20", "."], "Got unexpected extra argument (.)\ndid you mean: --data ."),
+        (["resnet20", "--dataset", "."], "did you mean: --data"),
         (["resnet20", "--resume"], "--resume needs a directory"),
         (["--out", "x", "--resume", "y"], "--out names one directory, --resume another ('y')"),
     ],

@@ -103,8 +103,12 @@ def test_training_that_does_not_fit_into_memory_is_warned_of() -> None:
         ("model.block=''", "no block is named ''"),
         ("model.block=os.system", "no block is named 'os.system'"),
         (f"model.block={'x' * 4000}", f"no block is named '{'x' * 64}…'"),
-        ("data.dataset={type: digits, size: 8}", "there is no such option; this part has none"),
-        ("model.shortcut={type: none, size: 8}", "there is no such option; this part has none"),
+        ("data.dataset=folder", "images of your own are {type: image_folder, path: FOLDER}"),
+        ("train.loss=bce", "no loss is named 'bce': its name here is `binary_cross_entropy`"),
+        ("data.dataset={type: digits, path: x}", "a folder of images needs `type: image_folder`"),
+        ("data.path=x", "did you mean: data.dataset.path"),
+        ("data.dataset={type: digits, size: 8}", "there is no such option; `digits` has none"),
+        ("model.shortcut={type: none, size: 8}", "there is no such option; `none` has none"),
     ],
 )
 def test_part_that_is_none_or_has_no_options_is_told_so(

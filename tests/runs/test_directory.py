@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -86,6 +87,8 @@ def test_spec_makes_a_directory_a_run_and_its_result_finishes_it(tmp_path: Path)
     run.publish("name: ä\n")
     assert run.spec.read_text(encoding="utf-8") == "name: ä\n"
     assert RunDirectory.open(path) == RunDirectory.open_or_create(path) == run
+    with pytest.raises(UsageError, match=f"no spec.yaml; a run in it is {re.escape(str(path))}"):
+        RunDirectory.open(path.parent)
     assert not run.is_finished
     run.result.write_text("{}")
     assert run.is_finished
