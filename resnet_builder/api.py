@@ -256,7 +256,7 @@ def train(
     with opened as session:
         if isinstance(session, Session):
             directory = session.run.path
-            report = report_callbacks(experiment, session.run.path, plugins, events.on_warning)
+            report = report_callbacks(experiment, directory, plugins, where, events.on_warning)
             fit(
                 session.model,
                 session.data,

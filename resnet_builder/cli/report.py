@@ -1,16 +1,18 @@
 """``resnet-build report``: the results of runs as a page, or as numbers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from resnet_builder.cli.console import examples, json_text, note, show, show_json
-from resnet_builder.cli.options import EXISTING, debug_option, plugin_option, write_new
+from resnet_builder.cli.options import (
+    EXISTING,
+    data_dir_option,
+    debug_option,
+    plugin_option,
+    write_new,
+)
 from resnet_builder.errors import UsageError
-
-if TYPE_CHECKING:
-    from resnet_builder.runs.directory import RunDirectory
 
 _FORMATS = {".html": "html", ".md": "md", ".csv": "csv", ".json": "json"}
 _PAGE = "report.html"
@@ -39,9 +41,14 @@ _PAGE = "report.html"
     help="Format: a page, or its numbers.  [default: by the ending of FILE, else html]",
 )
 @plugin_option
+@data_dir_option
 @debug_option
 def report(
-    runs: tuple[Path, ...], out: Path | None, form: str | None, plugins: tuple[str, ...]
+    runs: tuple[Path, ...],
+    out: Path | None,
+    form: str | None,
+    plugins: tuple[str, ...],
+    data_dir: Path | None,
 ) -> None:
     """Show the results of runs as one page, or as numbers.
 
@@ -52,7 +59,9 @@ def report(
     RUN is a run directory, or a folder of them. Runs need not be finished. The page of a RUN is
     written again; no other file is overwritten.
     """
-    directories = [one for run in runs for one in _runs_in(run)]
+    from resnet_builder.reports.run_curves import find_run_directories
+
+    directories = find_run_directories(runs)
     form = form or _form_of(out)
     # A folder of runs has its page, as a run has.
     own = runs[0] / _PAGE if len(runs) == 1 else Path(_PAGE)
@@ -66,7 +75,7 @@ def report(
 
     from resnet_builder.reports.report import read_report
 
-    found = read_report([one.path for one in directories], plugins=plugins)
+    found = read_report(directories, plugins=plugins, data_dir=data_dir)
     for run in found.runs:
         for problem in run.problems:
             note(f"{run.path}: {problem}")
@@ -93,20 +102,6 @@ def report(
     else:
         write_new(out, text)
     show(f"wrote {out}")
-
-
-def _runs_in(path: Path) -> "list[RunDirectory]":
-    """Run directory, or those in a folder of runs, by name.
-
-    Raises:
-        UsageError: There is none.
-    """
-    from resnet_builder.runs.directory import RunDirectory
-
-    inside = sorted(spec.parent for spec in path.glob("*/spec.yaml"))
-    if (path / "spec.yaml").is_file() or not inside:
-        return [RunDirectory.open(path)]
-    return [RunDirectory(run) for run in inside]
 
 
 def _form_of(out: Path | None) -> str:

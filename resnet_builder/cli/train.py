@@ -167,7 +167,9 @@ def train(
                 again += "" if is_one_machine else " (by torchrun, on each machine as before)"
                 # Before the first step there is nothing to finish: a signal ends all at once.
                 at_start = AtStart(lambda: stack.enter_context(signals.polled()))
-                report = report_callbacks(experiment, found.run.path, plugins, shown.on_warning)
+                report = report_callbacks(
+                    experiment, found.run.path, plugins, data_dir, shown.on_warning
+                )
                 with _resume_told(found.run, again), process_loss_reported():
                     record = fit(
                         found.model,

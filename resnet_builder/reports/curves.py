@@ -17,6 +17,7 @@ Groups = Sequence[tuple[Sequence[int], str]]
 
 _EARLY = 0.2  # fraction of the epochs whose accuracies may lie below the axis, of several runs
 _EPOCHS = Axis("epoch")
+_WIDTH, _HEIGHT = 440, 260  # legible on a phone, and two side by side elsewhere
 
 
 def curves(runs: Sequence[RunReport], groups: Groups) -> list[str]:
@@ -88,7 +89,11 @@ def accuracy_against_time(runs: Sequence[RunReport], groups: Groups) -> list[str
         return []
     title = f"validation {'mAP' if score == 'map' else 'top-1'} against training time"
     time = Axis("training time", unit=unit)
-    return [line_chart(lines, title=title, x=time, y=_late(runs, f"val_{score}"))]
+    return [
+        line_chart(
+            lines, title=title, x=time, y=_late(runs, f"val_{score}"), width=_WIDTH, height=_HEIGHT
+        )
+    ]
 
 
 def _accuracies(score: str) -> list[str]:
@@ -126,7 +131,7 @@ def _chart(
     if not lines:
         return None
     marks = _marks(runs[0], fields[-1], scale) if len(runs) == 1 else ()
-    return line_chart(lines, title=title, x=x, y=y, marks=marks)
+    return line_chart(lines, title=title, x=x, y=y, marks=marks, width=_WIDTH, height=_HEIGHT)
 
 
 def _series(
@@ -136,10 +141,12 @@ def _series(
     value_of: Callable[[MetricsRow], float | None] = lambda row: getattr(row, field)  # noqa: E731
     found: dict[float, list[float]] = {}
     for history in histories:
+        done: set[int] = set()
         for point in history:
             value = value_of(point.row)
             # The selected weights are evaluated once more at the end: that is no point of a curve.
-            if value is not None and point.row.event in {"train", "validation"}:
+            if value is not None and point.row.step not in done:
+                done.add(point.row.step)
                 found.setdefault(point.epoch, []).append(scale * value)
     if not found:
         return None

@@ -39,23 +39,27 @@ _MAX_PROBLEMS = 5
 _ABSENT = "\N{EN DASH}"
 
 
-def write_report(runs: Sequence[Path], out: Path, *, plugins: Sequence[str] = ()) -> None:
+def write_report(
+    runs: Sequence[Path], out: Path, *, plugins: Sequence[str] = (), data_dir: Path | None = None
+) -> None:
     """Write the page of one run or several, in place of an older page.
 
     Args:
         runs: Run directories, finished or not.
         out: The file.
         plugins: Plugins that may be imported.
+        data_dir: Folder of datasets, for the images that the page of one run shows.
 
     Raises:
         StorageError: The file cannot be written.
         UsageError: A directory is no run.
     """
-    write_atomically(out, [render_html(read_report(runs, plugins=plugins)).encode()])
+    report = read_report(runs, plugins=plugins, data_dir=data_dir)
+    write_atomically(out, [render_html(report).encode()])
 
 
 def report_callbacks(
-    experiment: Experiment, run: Path, plugins: Sequence[str], warn: Warn
+    experiment: Experiment, run: Path, plugins: Sequence[str], data_dir: Path | None, warn: Warn
 ) -> list[Callback]:
     """Return the callback that writes ``report.html`` at the end of a training, if it is wanted.
 
@@ -63,21 +67,26 @@ def report_callbacks(
         experiment: The experiment, whose ``run.report`` says so.
         run: Run directory.
         plugins: Plugins that may be imported.
+        data_dir: Folder of datasets.
         warn: Called if the page cannot be written.
     """
-    return [_WriteReport(run, plugins, warn)] if experiment.run.report else []
+    return [_WriteReport(run, plugins, data_dir, warn)] if experiment.run.report else []
 
 
 class _WriteReport(Callback):
-    def __init__(self, run: Path, plugins: Sequence[str], warn: Warn) -> None:
+    def __init__(
+        self, run: Path, plugins: Sequence[str], data_dir: Path | None, warn: Warn
+    ) -> None:
         self._run = run
         self._plugins = plugins
+        self._data_dir = data_dir
         self._warn = warn
 
     def on_train_end(self, result: Result) -> None:
         """Write the page. The run is finished by now: whatever goes wrong is a warning."""
         try:
-            write_report([self._run], RunDirectory(self._run).report, plugins=self._plugins)
+            out = RunDirectory(self._run).report
+            write_report([self._run], out, plugins=self._plugins, data_dir=self._data_dir)
         except Exception as error:
             reason = printable(str(error).partition("\n")[0]) or type(error).__name__
             self._warn(f"the report was not written: {reason}")
@@ -205,6 +214,7 @@ def _sections_of_run(run: RunReport) -> list[_Section]:
         _Section("curves", "Curves", _curves_of_run(run)),
         _Section("spec", "Spec", _spec(run)),
         _Section("network", "Network", _network(run)),
+        _Section("predictions", "Predictions", "", tuple(_predictions(run))),
         _Section("cost", "Cost", _cost(run)),
         _Section("record", "Environment and record", "", tuple(_record(run))),
     ]
@@ -212,7 +222,7 @@ def _sections_of_run(run: RunReport) -> list[_Section]:
 
 def _kicker(run: RunReport) -> str:
     dataset = "" if run.spec is None or run.spec.data is None else run.spec.data.dataset.type
-    return ", ".join(filter(None, [run.state, dataset]))
+    return ", ".join(filter(None, [run.state, f"trained on {dataset}" if dataset else ""]))
 
 
 def _headline(run: RunReport) -> str:
@@ -347,6 +357,22 @@ def _network(run: RunReport) -> str:
     return _safe(f'<div class="drawing">{draw_svg(run.network)}</div>')
 
 
+def _predictions(run: RunReport) -> Iterator[_Section]:
+    """Fragments with something to show; why the others are missing is said once for each reason."""
+    missing: dict[str, list[str]] = {}
+    for one in run.fragments:
+        if one.html:
+            yield _Section(one.name, one.title, _safe(one.html))
+        elif one.missing:
+            missing.setdefault(one.missing, []).append(one.title)
+    for reason, titles in missing.items():
+        yield _Section(
+            "",
+            titles[0] if len(titles) == 1 else "Not shown",
+            _macro("note", reason if len(titles) == 1 else f"{', '.join(titles)}: {reason}"),
+        )
+
+
 def _cost(run: RunReport) -> str:
     cost, memory = run.cost, "expected by the estimate of memory, from spec.yaml and env.json"
     known = "result.json" if run.result else "counted from spec.yaml"
@@ -413,11 +439,11 @@ def _environment_of(run: RunReport) -> str:
             if value is not None and name != "device"
         ),
         *env.versions.items(),
-        *env.flags.items(),
+        *((name.replace("_", " "), value) for name, value in env.flags.items()),
         *env.variables.items(),
         *((f"plugin {name}", digest[:16]) for name, digest in env.plugins.items()),
     ]
-    return _macro("facts", facts)
+    return _macro("facts", facts, compact=True)
 
 
 def _data_of(run: RunReport) -> str:
@@ -430,14 +456,14 @@ def _data_of(run: RunReport) -> str:
     names = ", ".join(data.classes[:12]) + (", ..." if len(data.classes) > 12 else "")
     facts = [
         *images,
-        ("classes", f"{len(data.classes):,}: {names}"),
+        ("classes", f"{names} ({len(data.classes):,})"),
         ("labels of an image", "several" if data.multi_label else "one"),
         ("left out", f"{len(data.skipped):,} that cannot be decoded" if data.skipped else ""),
         ("mean", ", ".join(f"{value:.4f}" for value in data.mean)),
         ("standard deviation", ", ".join(f"{value:.4f}" for value in data.std)),
         ("fingerprint", data.fingerprint),
     ]
-    return _macro("facts", facts)
+    return _macro("facts", facts, compact=True)
 
 
 # ---- several runs --------------------------------------------------------------------------------

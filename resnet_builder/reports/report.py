@@ -8,7 +8,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from resnet_builder.experiment import Experiment
 from resnet_builder.memory import estimate_training
 from resnet_builder.parts import resolve
 from resnet_builder.plugins import import_plugins
+from resnet_builder.reports.diagnostics import Fragment, read_diagnostics
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import (
     Change,
@@ -165,6 +166,8 @@ class RunReport:
         data: Contents of ``data.json``.
         trail: Starts, stops, warnings, failures and changes, in order.
         problems: Files that cannot be used, one line each.
+        predictions: Accuracies of the classes, confusion, calibration and the like, by name; only
+            of a report of one run.
     """
 
     path: str
@@ -187,9 +190,11 @@ class RunReport:
     data: DataRecord | None
     trail: tuple[Event, ...]
     problems: tuple[str, ...]
+    predictions: dict[str, Any] = field(default_factory=dict)
     text: Annotated[str, Field(exclude=True)] = field(default="", repr=False)
     spec: Annotated[Spec | None, Field(exclude=True)] = field(default=None, repr=False)
     network: Annotated[Summary | None, Field(exclude=True)] = field(default=None, repr=False)
+    fragments: Annotated[tuple[Fragment, ...], Field(exclude=True)] = field(default=(), repr=False)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -269,7 +274,9 @@ class Report:
         return next((key for key in order if key in found), None)
 
 
-def read_report(runs: Sequence[Path], *, plugins: Sequence[str] = ()) -> Report:
+def read_report(
+    runs: Sequence[Path], *, plugins: Sequence[str] = (), data_dir: Path | None = None
+) -> Report:
     """Read the report of one run or several from their directories.
 
     A file that is missing, damaged or of a plugin without consent leaves out what it would tell,
@@ -278,6 +285,7 @@ def read_report(runs: Sequence[Path], *, plugins: Sequence[str] = ()) -> Report:
     Args:
         runs: Run directories, finished or not.
         plugins: Plugins that may be imported.
+        data_dir: Folder of datasets, for the images that the page of one run shows.
 
     Raises:
         UsageError: A directory is no run, or there is none.
@@ -287,6 +295,10 @@ def read_report(runs: Sequence[Path], *, plugins: Sequence[str] = ()) -> Report:
     directories = [RunDirectory.open(path) for path in runs]
     built: dict[str, tuple[Experiment, Summary]] = {}
     found = tuple(_read_run(run, plugins, built) for run in directories)
+    if len(found) == 1:
+        pieces = read_diagnostics(directories[0].path, plugins=plugins, data_dir=data_dir)
+        numbers = {one.name: one.numbers for one in pieces if one.numbers is not None}
+        found = (replace(found[0], predictions=numbers, fragments=tuple(pieces)),)
     groups = _groups(found)
     specs = [found[members[0]].spec for members in groups]
     known = [spec for spec in specs if spec is not None]

@@ -195,6 +195,8 @@ def test_flags_are_few() -> None:
         *("--from", "--width", "--groups", "--width-per-group", "--dataset", "--shortcut"),
         *("--block", "--sort", "--format", "--seconds", "--skip-bad", "--full", "--no-report"),
         *("--schedule", "--metric", "--x", "--label", "--ylim"),
+        *("--license", "--name", "--overwrite", "--private", "--push", "--report"),
+        *("--to", "--unfinished"),
         *("--epochs", "--steps", "--lr", "--batch-size", "--seed", "--device", "--log"),
         *("--adapt-channels", "--preprocess", "--normalize", "--softmax", "--opset", "--dynamic"),
     }

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -343,3 +345,49 @@ def test_what_is_no_run_or_would_be_overwritten_is_refused(runs: Path, tmp_path:
         write_report([], tmp_path / "page.html")
     assert call("report", runs / "seed-0").exit_code == 0  # its own page is written again
     assert os.path.getsize(runs / "seed-0" / "report.html") < 200_000
+
+
+def test_page_of_one_run_shows_its_predictions_and_json_their_numbers(runs: Path) -> None:
+    shown = Page((runs / "seed-1" / "report.html").read_text(encoding="utf-8"))
+    assert {"classes", "confusion", "calibration", "mistakes", "batch"} <= set(shown.ids)
+    printed = json.loads(call("report", runs / "seed-1", "--format", "json").stdout)
+    (run,) = printed["runs"]
+    accuracies = [one["accuracy"] for one in run["predictions"]["classes"]["classes"]]
+    by_class = run["result"]["test.by_class"].values()
+    assert accuracies == [one["recall"] for one in by_class]
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_browser_opens_the_pages_without_a_request_or_a_message(runs: Path, tmp_path: Path) -> None:
+    write_report([runs / "seed-0", runs / "seed-1"], tmp_path / "both.html")
+    log = tmp_path / "net.json"
+    for file in (runs / "seed-0" / "report.html", tmp_path / "both.html"):
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+        line = ["chromium", *flags, f"--log-net-log={log}", f"--user-data-dir={tmp_path}/profile"]
+        done = subprocess.run(
+            [*line, "--dump-dom", f"file://{file}"], capture_output=True, text=True, check=True
+        )
+        assert "CONSOLE" not in done.stderr
+        assert done.stdout.count("<section") >= 6
+        asked = re.findall(r'"url":"\w+://([^/"]*)', log.read_text(encoding="utf-8"))
+        own = (".google.com", ".googleapis.com", ".gvt1.com")  # of Chromium itself
+        assert not [host for host in asked if not host.endswith(own)]
+
+
+@pytest.mark.slow
+def test_report_of_thirty_runs_takes_seconds_and_megabytes_at_most(
+    runs: Path, tmp_path: Path
+) -> None:
+    paths = []
+    for number in range(30):
+        run = tmp_path / f"run-{number}"
+        shutil.copytree(runs / f"seed-{number % 2}", run)
+        spec = (run / "spec.yaml").read_text()
+        (run / "spec.yaml").write_text(spec.replace("lr: 0.1", f"lr: {1 + number // 3}"))
+        paths.append(run)
+    started = time.monotonic()
+    write_report(paths, tmp_path / "all.html")
+    assert time.monotonic() - started < 20
+    assert (tmp_path / "all.html").stat().st_size < 5_000_000
+    assert len(read_report(paths).groups) == 10
