@@ -189,12 +189,13 @@ def draw_coverage(found: Coverage) -> str:
         x=Axis("most confident images", limits=(0, 100), unit="%"),
         y=Axis("accuracy", unit="%"),
     )
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for wanted in _SHOWN_COVERAGES:
         point = next((one for one in found.points if one.coverage >= wanted), None)
         if point is not None:
             threshold = "" if point.threshold is None else f"{point.threshold:.3f}"
-            rows.append((percent(point.coverage, 1), percent(point.accuracy), threshold))
+            row = (percent(point.coverage, 1), percent(point.accuracy), threshold)
+            rows += [row] if row not in rows else []
     heads = ("images covered", "accuracy", "least confidence")
     area = "" if found.area is None else f" Area under the risk-coverage curve: {found.area:.4f}."
     told = note(

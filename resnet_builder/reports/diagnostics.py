@@ -49,7 +49,7 @@ GALLERY_IMAGES = 12
 BATCH_IMAGES = 12
 """Images of the first batch that are shown."""
 
-_MAX_MACS = 120_000_000_000  # of the images of both galleries together: a second or two
+_MAX_MACS = 50_000_000_000  # of the images of both galleries together: a second or two
 _LEAST_IMAGES = 4
 _MACS_OF_ONE_THREAD = 10_000_000_000  # below, to share the work among threads takes longer than it
 
