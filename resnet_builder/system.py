@@ -6,9 +6,11 @@ import logging
 import os
 import re
 import shutil
+import signal
 import stat
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,8 +25,13 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PARENT = "RESNET_BUILDER_PARENT"
+"""Environment variable with the id of the process that started this one, and waits for it."""
+
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
+
+_PARENT_SECONDS = 0.5
 
 # Neither a FIFO nor a terminal lets the opening wait, or takes this process over. Windows lacks
 # these flags, but would change line ends without O_BINARY.
@@ -296,3 +303,25 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="ascii")
     except (OSError, ValueError):
         return ""
+
+
+def end_with_parent() -> bool:
+    """Stop as by SIGTERM once the process that :data:`PARENT` names has ended.
+
+    The kernel tells nobody that a parent was killed. A run that trained on alone would be locked
+    for the command line that is to continue it.
+
+    Returns:
+        Whether the variable names a process.
+    """
+    parent = os.environ.pop(PARENT, "")
+    if not parent.isdigit():
+        return False
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(_PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return True

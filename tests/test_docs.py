@@ -23,6 +23,7 @@ from resnet_builder import SpecError, build_from_spec, errors, load_spec
 from resnet_builder.parts import REGISTRIES
 from resnet_builder.spec.keys import FLAGS
 from tests.cli.experiments import call
+from tests.launch.stand_in import train_in_process
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -127,6 +128,11 @@ EXTRAS = {
         ("docs/how-to/report.md", [], lambda folder: None),
         ("docs/how-to/plot.md", [], lambda folder: None),
         ("docs/how-to/resume.md", [], lambda folder: None),
+        (
+            "docs/how-to/seeds-and-sweeps.md",
+            ["shortcuts.yaml", "depths.yaml", "rates.yaml"],
+            lambda folder: None,
+        ),
         ("docs/tutorials/add-a-block.md", ["scaled.py", "my_spec.yaml"], lambda folder: None),
         ("docs/how-to/track.md", ["steps.py"], lambda folder: None),
         ("docs/how-to/add-a-loss.md", ["brier.py", "my_spec.yaml"], lambda folder: None),
@@ -160,6 +166,7 @@ def test_page_runs_as_written_in_a_fresh_folder(
     parts = {registry: dict(registry._parts) for registry in REGISTRIES.values()}
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    train_in_process(monkeypatch)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     prepare(tmp_path)
     names: dict[str, object] = {}
@@ -221,6 +228,10 @@ def run(line: str) -> None:
         elif not any("train.epochs=" in argument for argument in arguments):
             arguments += ["--steps", "2"]  # warm-up and milestones shrink with it
         arguments += ["--set", "run.threads=1"]
+        if "--seeds" in arguments:
+            arguments[arguments.index("--seeds") + 1] = "0"
+    if command == "sweep" and "--dry-run" not in arguments:
+        arguments.append("--dry-run")
     if command == "bench":
         arguments += ["--seconds", "0.1"]
     result = call(command, *arguments)

@@ -76,6 +76,7 @@ def _write_new_spec(family: str, given: Mapping[str, Any], out: str | None) -> N
         UsageError: There is no such network, or there is such a file.
     """
     from resnet_builder.builder import check_source
+    from resnet_builder.data.datasets import image_sizes
     from resnet_builder.errors import SpecError
     from resnet_builder.spec.dump import dump_value
     from resnet_builder.spec.families import Wish, new_spec
@@ -88,7 +89,7 @@ def _write_new_spec(family: str, given: Mapping[str, Any], out: str | None) -> N
     flags = (f"--{key.replace('_', '-')} {value}" for key, value in given.items())
     text = new_spec(
         wish,
-        **_dataset_info(wish),
+        **image_sizes(wish.dataset),
         name=file.stem if is_name(file.stem) else wish.name,
         header=[
             f"Train: {command}",
@@ -111,32 +112,6 @@ def _write_new_spec(family: str, given: Mapping[str, Any], out: str | None) -> N
     )
     theirs = "" if depth == wish.depth else other_count
     show(f"wrote {file}: {parameters:,} parameters, depth {depth}{theirs}, {macs:,} MACs")
-
-
-def _dataset_info(wish: Any) -> dict[str, Any]:
-    """Classes of a wish's dataset, and pixels a side of its images.
-
-    Raises:
-        UsageError: There is no such dataset, or it has options that must be given.
-    """
-    from resnet_builder.data.interfaces import DATASETS
-    from resnet_builder.errors import RegistryError
-
-    if wish.is_large:
-        return {"num_classes": 1000}
-    try:
-        fields = DATASETS.options(wish.dataset).model_fields.items()
-        if needed := [name for name, field in fields if field.is_required()]:
-            raise UsageError(
-                f"--dataset {wish.dataset} needs {', '.join(needed)}: give --dataset image_folder "
-                "or cifar10, and change `dataset` in the new file"
-            )
-        info = DATASETS.get(wish.dataset)().info
-    except RegistryError as error:
-        meant = error.suggestion
-        names = f"did you mean: {meant}" if meant else f"one of {', '.join(error.allowed)}"
-        raise UsageError(f"{error}; {names}") from error
-    return {"num_classes": info.num_classes, "image_size": info.image_size}
 
 
 def _copy(name: str, out: str | None) -> None:

@@ -1,5 +1,6 @@
 """``resnet-build list``: bundled specs and recipes, parts, and runs."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from resnet_builder.cli.console import (
     examples,
     note,
     percent,
-    points,
     show,
     show_json,
     table,
@@ -23,7 +23,8 @@ from resnet_builder.cli.options import (
     json_option,
     plugin_option,
 )
-from resnet_builder.cli.result import progress
+from resnet_builder.cli.result import run_row
+from resnet_builder.errors import ResnetBuilderError
 
 if TYPE_CHECKING:
     from resnet_builder.runs.status import RunStatus
@@ -243,10 +244,26 @@ def yaml_text(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupInfo:
+    """Group of runs in a folder, as ``train --seeds`` and ``sweep`` make them.
+
+    Attributes:
+        path: Directory of the group.
+        states: Number of its runs in each state.
+        settings: Results of each setting, the best first.
+    """
+
+    path: Path
+    states: dict[str, int]
+    settings: "tuple[Any, ...]"
+
+
+@dataclass(frozen=True, slots=True)
 class RunList:
-    """The runs in a folder, each a :class:`~resnet_builder.runs.status.RunStatus`."""
+    """The runs in a folder, each a :class:`~resnet_builder.runs.status.RunStatus`, and groups."""
 
     runs: "tuple[Any, ...]"
+    groups: tuple[GroupInfo, ...] = ()
 
 
 _ORDERS = ("test", "validation", "name", "steps", "time")
@@ -266,20 +283,28 @@ _ORDERS = ("test", "validation", "name", "steps", "time")
 def runs(folder: Path, sort: str, as_json: bool) -> None:
     """List the runs in a folder, by default runs/: state, steps, seed, time, accuracy.
 
-    The run with the best accuracy on the test images comes first.
+    The run with the best accuracy on the test images comes first. The runs of --seeds, or of a
+    sweep, are listed where DIR is their directory; in the folder above, they are one line.
     """
+    from resnet_builder.runs.group import group_runs, is_group
     from resnet_builder.runs.status import find_runs
 
-    found = sorted(find_runs(folder), key=_RANKS[sort])
+    statuses = group_runs(folder) if is_group(folder) else find_runs(folder)
+    found = sorted(statuses, key=_RANKS[sort])
+    groups = [] if is_group(folder) else [*_groups(folder)]
     if as_json:
-        show_json(RunList(tuple(found)))
-    elif found:
+        show_json(RunList(tuple(found), tuple(groups)))
+        return
+    if found:
         header = ("run", "state", "step", "seed", "time", "validation", "test", "difference")
-        show(*table(header, [_run_row(one) for one in found], left=2))
+        show(*table(header, [run_row(one, str(one.path)) for one in found], left=2))
         for one in found:
             if one.error is not None:
                 note(f"{one.path}: {one.error}")
-    else:
+    if groups:
+        columns = ("group", "runs", "best validation", "its test", "n")
+        show(*([""] if found else []), *table(columns, [*map(_group_row, groups)], left=2))
+    if not found and not groups:
         show(f"no runs in {folder}")
 
 
@@ -304,16 +329,25 @@ def _best_first(*values: float | None) -> tuple[float, ...]:
     return tuple(float("inf") if value is None else -value for value in values)
 
 
-def _accuracy(of_several_labels: float | None, top1: float | None) -> str:
-    return percent(top1) if of_several_labels is None else f"mAP {percent(of_several_labels)}"
+def _groups(folder: Path) -> Iterator[GroupInfo]:
+    from resnet_builder.runs.group import find_groups, group_runs, read_group, summarize_group
+
+    for path in find_groups(folder):
+        try:
+            record = read_group(path)
+        except ResnetBuilderError as error:
+            note(f"{path}: {error}")
+            continue
+        runs = group_runs(path, record)
+        states = dict(Counter(one.state for one in runs))
+        yield GroupInfo(
+            path, {str(one): n for one, n in states.items()}, tuple(summarize_group(record, runs))
+        )
 
 
-def _run_row(one: "RunStatus") -> tuple[str, ...]:
-    return (
-        str(one.path),
-        one.state,
-        *progress(one),
-        _accuracy(one.val_map, one.val_top1),
-        _accuracy(one.test_map, one.test_top1),
-        points(one.test_top1_difference),
-    )
+def _group_row(group: GroupInfo) -> tuple[str, ...]:
+    states = ", ".join(f"{count} {state}" for state, count in group.states.items())
+    if not group.settings:
+        return (str(group.path), states, "", "", "")
+    best = group.settings[0]
+    return (str(group.path), states, percent(best.val_mean), percent(best.test_mean), str(best.n))

@@ -22,7 +22,7 @@ from resnet_builder.cli.options import CommandGroup, Invocation
 from resnet_builder.cli.signals import INTERRUPTED, TERMINATED, Interrupted, Signals
 from resnet_builder.errors import ResnetBuilderError, Stopped, StorageError, UsageError, printable
 from resnet_builder.runs.files import storage_errors, write_atomically
-from resnet_builder.system import is_out_of_memory, safe_path
+from resnet_builder.system import end_with_parent, is_out_of_memory, safe_path
 
 PROGRAM = "resnet-build"
 COMPLETE = "_RESNET_BUILD_COMPLETE"
@@ -31,12 +31,16 @@ COMMANDS = {
     name: f"resnet_builder.cli.{name}"
     for name in (
         *("bench", "diff", "draw", "evaluate", "export", "init", "list"),
-        *("plot", "predict", "publish", "report", "schema", "summary", "train", "validate"),
+        *("plot", "predict", "publish", "report", "schema", "summary", "sweep", "train"),
+        "validate",
     )
 } | {"import": "resnet_builder.cli.import_"}
 """Modules of the commands. Each is imported when its command is called, or for ``--help``."""
 
 BUG, MEMORY, STORAGE = 1, 6, 7
+
+_REPEAT_SECONDS = 5.0
+"""Time in which a run of a group takes a second signal for the first one, passed on."""
 
 _GC_THRESHOLD = 100_000
 """New objects before a garbage collection: those that importing torch makes stay anyway."""
@@ -71,6 +75,7 @@ class Program(CommandGroup):
         gc.set_threshold(_GC_THRESHOLD)
         atexit.register(gc.freeze)  # spares the last collection, at exit
         with Signals() as signals, safe_path(), _log_as_warnings():
+            signals.repeat_seconds = _REPEAT_SECONDS if end_with_parent() else 0.0
             invocation = Invocation(signals, sys.argv[1:] if args is None else args)
             code = self._run(invocation)
         sys.exit(code)

@@ -37,7 +37,7 @@ def display(*, is_shown: bool = True) -> Iterator["Lines"]:
     if not is_shown or not is_terminal or os.environ.get("TERM") == "dumb":
         yield Lines(note if is_shown else ignore)
         return
-    console = Console(file=cast(TextIO, _Tolerant(sys.stderr)))
+    console = Console(file=cast(TextIO, Tolerant(sys.stderr)))
     with Live(console=console, auto_refresh=False, transient=True) as live:
         yield Screen(live)
 
@@ -217,18 +217,20 @@ class Screen(Lines):
         )
 
 
-class _Tolerant:
+class Tolerant:
     """Stream that lets training go on when nobody reads it any more."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write text, if anybody reads it."""
         with suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
+        """Flush the stream."""
         with suppress(OSError, ValueError):
             self._stream.flush()
 

@@ -59,3 +59,19 @@ def progress(run: "RunStatus") -> tuple[str, str, str]:
     seed = "" if run.seed is None else str(run.seed)
     time = "" if run.seconds is None else str(timedelta(seconds=round(run.seconds)))
     return steps, seed, time
+
+
+def run_row(one: "RunStatus", name: str) -> tuple[str, ...]:
+    """Row of a run in a table: name, state, progress and accuracies."""
+    return (
+        name,
+        one.state,
+        *progress(one),
+        _accuracy(one.val_map, one.val_top1),
+        _accuracy(one.test_map, one.test_top1),
+        points(one.test_top1_difference),
+    )
+
+
+def _accuracy(of_several_labels: float | None, top1: float | None) -> str:
+    return percent(top1) if of_several_labels is None else f"mAP {percent(of_several_labels)}"

@@ -24,6 +24,7 @@ _FIRST_LINES = "\n".join(
     + examples(
         f"resnet-build schema -o {FILE}",
         f"resnet-build schema --plugin my_blocks.py -o {FILE}",
+        "resnet-build schema --sweep -o sweep.schema.json",
     )
 )
 @click.option(
@@ -33,24 +34,31 @@ _FIRST_LINES = "\n".join(
     metavar="FILE",
     help="Write to this file instead of printing.",
 )
+@click.option("--sweep", is_flag=True, help="Print the schema of sweep files instead.")
 @plugin_option
 @debug_option
-def schema(out: Path | None, plugins: tuple[str, ...]) -> None:
-    """Print the JSON Schema of specs, for editors.
+def schema(out: Path | None, sweep: bool, plugins: tuple[str, ...]) -> None:
+    """Print the JSON Schema of specs, or of sweep files, for editors.
 
     An editor completes and checks a spec by the schema that the spec's first line names.
     """
-    from resnet_builder.parts import REGISTRIES
-    from resnet_builder.plugins import import_named_plugins
-    from resnet_builder.spec.json_schema import json_schema_text
+    if sweep:
+        from resnet_builder.launch.sweep_file import sweep_json_schema_text
 
-    import_named_plugins(plugins)
-    text = json_schema_text(REGISTRIES)
+        text = sweep_json_schema_text()
+    else:
+        from resnet_builder.parts import REGISTRIES
+        from resnet_builder.plugins import import_named_plugins
+        from resnet_builder.spec.json_schema import json_schema_text
+
+        import_named_plugins(plugins)
+        text = json_schema_text(REGISTRIES)
     if out is None:
         show(*text.removesuffix("\n").split("\n"))
         return
     write_new(out, text)
+    kind = "sweep" if sweep else "spec"
     note(
-        f"wrote {out}: a spec beside it begins with `# yaml-language-server: $schema={out.name}`, "
-        f"or, for the JetBrains editors, with `# $schema: {out.name}`"
+        f"wrote {out}: a {kind} beside it begins with `# yaml-language-server: $schema={out.name}`"
+        f", or, for the JetBrains editors, with `# $schema: {out.name}`"
     )

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -40,11 +41,15 @@ class Signals:
         is_polled: Whether signals only set ``exit_code``, and further ones do nothing. One of
             several processes may be sent the same signal twice: by the terminal and by its
             launcher.
+        repeat_seconds: Time in which a second signal is taken for the first one again, as when a
+            scheduler signals all processes of a job, and one of them passes it on.
     """
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
         self.is_polled = False
+        self.repeat_seconds = 0.0
+        self._came_at = 0.0
         self._polls = False
         self._before: dict[int, Any] = {}
 
@@ -112,8 +117,10 @@ class Signals:
         code = _CODES[signal.Signals(number).name]
         is_first = self.exit_code is None
         if is_first:
-            self.exit_code = code
+            self.exit_code, self._came_at = code, time.monotonic()
         if self.is_polled:
+            return
+        if not is_first and time.monotonic() - self._came_at < self.repeat_seconds:
             return
         if not is_first:
             _end_at_once(code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from resnet_builder.cli.console import examples, note, show_json
+from resnet_builder.cli.group import seeds_options
 from resnet_builder.cli.launcher import distributed_context, is_worker, nproc_option
 from resnet_builder.cli.options import (
     SPEC,
@@ -38,7 +39,7 @@ _HERE = ""
         "resnet-build train resnet18_cifar --data my_images",
         "resnet-build train my_net.yaml --out runs/mine --resume",
         "resnet-build train --resume runs/resnet20-001",
-        "resnet-build train resnet56 --with one_cycle10 --epochs 5 --seed 1",
+        "resnet-build train resnet56 --with one_cycle10 --epochs 5 --seeds 0-4",
     )
 )
 @click.argument("spec", required=False, type=SPEC, metavar="[SPEC]")
@@ -72,6 +73,7 @@ _HERE = ""
 )
 @click.option("--no-report", is_flag=True, help="Write no report.html. [run.report=false]")
 @nproc_option
+@seeds_options
 @json_option
 @debug_option
 @pass_invocation

@@ -3,7 +3,7 @@
 import gc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,7 @@ from resnet_builder.errors import (
     ResnetBuilderError,
     SpecError,
     UsageError,
+    counted,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class SpecCheck:
         problems: Problems, in file order.
         notices: Notices for the user.
         error: Reason why the spec cannot be read at all.
+        runs: Number of runs of a sweep, or of trials of a search; ``None`` of a spec.
         expect: Line to paste into the spec, if its ``expect`` lacks a count or has a wrong one.
     """
 
@@ -61,6 +63,7 @@ class SpecCheck:
     problems: tuple[Problem, ...] = ()
     notices: tuple[str, ...] = ()
     error: str | None = None
+    runs: int | None = None
     expect: str | None = None
 
 
@@ -103,7 +106,7 @@ def validate(
     nproc: int,
     as_json: bool,
 ) -> None:
-    """Check specs in full, without training them.
+    """Check specs in full, without training them; and sweep files, with all their trials.
 
     Values, parts, shapes and expected counts are checked, and all problems of all specs are
     reported. A training step is tried, without memory for it. If the data are there, their classes
@@ -111,6 +114,8 @@ def validate(
     machine's memory. For a spec without counts, or with wrong ones, the right `expect` line is
     printed. Nothing is downloaded.
     """
+    from resnet_builder.launch.sweep_file import is_sweep
+    from resnet_builder.spec.bundled import is_path
     from resnet_builder.spec.load import read_draft
 
     # Nothing here outlives the command, so looking for garbage would only cost time: torch makes
@@ -120,8 +125,12 @@ def validate(
     for source in specs:
         check = SpecCheck(source)
         try:
-            draft = read_draft(source, overrides=overrides, fragments=fragments, data=data)
-            _check(check, draft, plugins, data_dir, nproc)
+            if is_path(source) and is_sweep(Path(source)):
+                laid = {"overrides": overrides, "fragments": fragments, "data": data}
+                check.runs = _check_sweep(Path(source), laid, plugins, data_dir, nproc)
+            else:
+                draft = read_draft(source, overrides=overrides, fragments=fragments, data=data)
+                _check(check, draft, plugins, data_dir, nproc)
         except SpecError as error:
             check.problems = error.errors
             codes.append(error.exit_code)
@@ -192,6 +201,29 @@ def _check(
     _estimate_memory(check, checked.spec, checked.network, nproc)
 
 
+def _check_sweep(
+    path: Path,
+    laid: dict[str, Any],
+    plugins: tuple[str, ...],
+    data_dir: Path | None,
+    nproc: int,
+) -> int:
+    """Check a sweep file and the spec of each trial; return the number of runs.
+
+    Raises:
+        DataError: Its data is there, but cannot be used.
+        SpecError: Everything that is wrong with it.
+        StorageError: A file cannot be read.
+    """
+    from resnet_builder.launch.check import check_trials
+    from resnet_builder.launch.plan import plan_sweep
+    from resnet_builder.launch.sweep_file import read_sweep
+
+    plan = plan_sweep(read_sweep(path), **laid)
+    check_trials(plan, plugins=plugins, data_dir=data_dir, processes=nproc, needs_data=False)
+    return plan.num_runs
+
+
 def _estimate_memory(check: SpecCheck, spec: "Spec", network: "ResNet", nproc: int) -> None:
     """Estimate the memory of training; a device that is not here has room enough."""
     if spec.data is None or spec.train is None:
@@ -228,6 +260,8 @@ def _show(check: SpecCheck) -> None:
             f"{check.source}: {check.parameters:,} parameters, depth {check.depth}, "
             f"{check.macs:,} MACs"
         )
+    if check.runs is not None:
+        show(f"{check.source}: a sweep of {counted(check.runs, 'run')}")
     if check.memory_bytes is not None:
         from resnet_builder.memory import size_text
 

@@ -33,7 +33,15 @@ from resnet_builder.data.sources import (
     fingerprint,
     preprocess_images,
 )
-from resnet_builder.errors import DataError, MissingDataError, Stopped, StorageError
+from resnet_builder.errors import (
+    DataError,
+    MissingDataError,
+    RegistryError,
+    Stopped,
+    StorageError,
+    UsageError,
+)
+from resnet_builder.spec.families import LARGE_IMAGES
 from resnet_builder.spec.section import height_and_width
 from resnet_builder.system import open_regular
 
@@ -118,6 +126,29 @@ class FashionMnist(_OfTorchvision):
 
     name = "FashionMNIST"  # in FashionMNIST/raw
     info = DatasetInfo(10, channels=1, image_size=28, own_validation=False, training_images=60_000)
+
+
+def image_sizes(dataset: str) -> dict[str, Any]:
+    """Number of classes of a dataset, and pixels a side of its images, for a new spec.
+
+    Raises:
+        UsageError: There is no such dataset, or it has options that must be given.
+    """
+    if dataset == LARGE_IMAGES:
+        return {"num_classes": 1000}
+    try:
+        fields = DATASETS.options(dataset).model_fields.items()
+        if needed := [name for name, field in fields if field.is_required()]:
+            raise UsageError(
+                f"--dataset {dataset} needs {', '.join(needed)}: give --dataset image_folder "
+                "or cifar10, and change `dataset` in the new file"
+            )
+        info = DATASETS.get(dataset)().info
+    except RegistryError as error:
+        meant = error.suggestion
+        names = f"did you mean: {meant}" if meant else f"one of {', '.join(error.allowed)}"
+        raise UsageError(f"{error}; {names}") from error
+    return {"num_classes": info.num_classes, "image_size": info.image_size}
 
 
 def _open_or_download(name: str, context: LoadContext) -> tuple[Any, Any]:

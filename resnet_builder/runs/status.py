@@ -17,7 +17,15 @@ FAILED = "failed"
 """Word that a line of ``train.log`` begins with, behind the time, if training failed."""
 
 State = Literal[
-    "finished", "finished early", "running", "stopped", "failed", "killed", "unreadable"
+    "finished",
+    "finished early",
+    "running",
+    "stopped",
+    "failed",
+    "killed",
+    "unreadable",
+    "waiting",
+    "pruned",
 ]
 
 _STARTED = re.compile(r"from step (\d+) of (\d+) ")
@@ -50,8 +58,8 @@ class RunStatus:
     Attributes:
         path: Run directory.
         state: ``finished``; ``finished early`` by early stopping; ``running``; ``stopped`` by a
-            signal; ``failed`` by an error; ``killed``, that is, ended without a word; or
-            ``unreadable``.
+            signal; ``failed`` by an error; ``killed``, that is, ended without a word;
+            ``unreadable``; or, of the runs of a group, ``waiting`` or ``pruned``.
         step: Steps done; those of the newest checkpoint, if the run has ended without a result.
         total_steps: Steps of the recipe.
         seed: Seed of the recipe.

@@ -294,7 +294,7 @@ class _Composer:
         return above if below is None else self.merged(below, above)
 
     def _base(self, name: Node, path: SpecPath, chain: tuple[str, ...]) -> Node:
-        file = _located(name, path)
+        file = named_file(name, path)
         if len(self.sources) == _MAX_FILES:
             raise _refused(name.place, path, f"more than {_MAX_FILES} files")
         document = read_yaml(file, named_at=(name.place, path))
@@ -306,7 +306,7 @@ class _Composer:
         """Read a fragment to lay over the spec."""
         place = Source(WITH, str(fragment), has_lines=False).place(0, 0)
         named = Node(str(fragment), place)
-        file = fragment if isinstance(fragment, Path) else _located(named, ())
+        file = fragment if isinstance(fragment, Path) else named_file(named, ())
         return _without_own(self.with_bases(read_yaml(file, named_at=(place, ()))))
 
     def overridden(self, root: Node, argument: str) -> Node:
@@ -590,8 +590,12 @@ def _extended_names(extends: Node | None) -> list[tuple[Node, SpecPath]]:
     return named
 
 
-def _located(node: Node, path: SpecPath) -> Path:
-    """File of a name; a relative path counts from the file that names it."""
+def named_file(node: Node, path: SpecPath) -> Path:
+    """File of a spec's or a recipe's name; a relative path counts from the file that names it.
+
+    Raises:
+        SpecError: There is no such bundled spec or recipe.
+    """
     name, file = str(node.value), node.place.source.path
     if is_path(name):
         return Path(name) if file is None else file.parent / name

@@ -1,6 +1,7 @@
 """YAML text of specs and of their values."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -19,6 +20,11 @@ def dump_spec(spec: Spec) -> str:
     included.
     """
     return _dump(plain_data(spec), flow=None, width=_WIDTH)
+
+
+def dump_values(values: Mapping[str, Any]) -> str:
+    """YAML text of composed values, as a draft has them; reading it gives an equal draft."""
+    return _dump(dict(values), flow=None, width=_WIDTH)
 
 
 def dump_value(value: Any) -> str:

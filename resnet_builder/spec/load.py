@@ -46,6 +46,7 @@ class Draft:
         expect: Expected counts of the network.
         published: Published result.
         spec: The whole spec, if it has no problems.
+        values: Composed values as written: paths absolute, and no defaults.
         parts: Parts that the sections with problems name, and their paths.
         positions: Positions of the values.
         problems: All problems, in file order.
@@ -61,6 +62,7 @@ class Draft:
     expect: ExpectSpec | None
     published: PublishedSpec | None
     spec: Spec | None
+    values: dict[str, Any]
     parts: tuple[tuple[SpecPath, Part], ...]
     positions: Positions
     problems: tuple[Problem, ...]
@@ -168,6 +170,7 @@ def _draft(
     return Draft(
         **sections,
         spec=spec,
+        values=values,
         parts=tuple(parts_in({key: values[key] for key in wrong & values.keys()})),
         positions=positions,
         problems=problems,

@@ -152,12 +152,13 @@ def test_command_of_another_program_gets_a_suggestion(word: str, meant: str | No
 
 
 def test_mean_average_precision_is_listed_where_it_selects_the_weights() -> None:
-    from resnet_builder.cli.list import _RANKS, _run_row
+    from resnet_builder.cli.list import _RANKS
+    from resnet_builder.cli.result import run_row
 
     several = RunStatus(Path("b"), "finished", val_top1=0.2, val_map=0.7)
     one = RunStatus(Path("a"), "finished", val_top1=0.6)
-    assert _run_row(several)[5:7] == ("mAP 70.00 %", "")
-    assert _run_row(one)[5:7] == ("60.00 %", "")
+    assert run_row(several, "b")[5:7] == ("mAP 70.00 %", "")
+    assert run_row(one, "a")[5:7] == ("60.00 %", "")
     assert sorted([one, several], key=_RANKS["validation"]) == [several, one]
 
 

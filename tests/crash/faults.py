@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from resnet_builder import errors
 from resnet_builder.runs import files
@@ -182,3 +182,43 @@ def _before_call(target: str, turn: int, act: Callable[[], None]) -> None:
         return real(*arguments, **rest)
 
     setattr(place, last, replacement)
+
+
+def forking_workers() -> None:
+    """Train the runs of a group in forks of this process, which has imported all they need."""
+    from resnet_builder.launch import workers
+
+    workers.start_process = _ForkedWorker
+
+
+class _ForkedWorker:
+    def __init__(
+        self, arguments: Sequence[str], environment: dict[str, str], output: IO[bytes]
+    ) -> None:
+        from tests.crash import server
+
+        self._code: int | None = None
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.setsid()
+            server.heed_signals()
+            os.environ.update(environment)
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            sys.argv = ["resnet-build", "train", *arguments]
+            server.finish(sys.argv[1:])
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            found, status = os.waitpid(self._pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if found else None
+        return self._code
+
+    def terminate(self) -> None:
+        if self._code is None:
+            os.kill(self._pid, signal.SIGTERM)
+
+    def wait(self) -> int:
+        while (code := self.poll()) is None:
+            time.sleep(0.005)
+        return code

@@ -1,0 +1,97 @@
+"""``resnet-build sweep``: train a spec in every setting of some keys, or search for the best."""
+
+from pathlib import Path
+
+import click
+
+from resnet_builder.cli.console import examples
+from resnet_builder.cli.group import jobs_option, show_plan, train_group
+from resnet_builder.cli.launcher import nproc_option
+from resnet_builder.cli.options import (
+    data_dir_option,
+    data_option,
+    debug_option,
+    json_option,
+    recipe_options,
+    skip_bad_option,
+)
+
+
+@click.command(
+    epilog=examples(
+        "resnet-build sweep shortcuts.yaml --dry-run",
+        "resnet-build sweep shortcuts.yaml",
+        "resnet-build sweep rates.yaml --jobs 2 --out runs/rates",
+        "resnet-build list runs runs/shortcuts",
+    )
+)
+@click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="SWEEP.yaml"
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory of all runs. [default: runs/ and the name of the file]",
+)
+@click.option("--dry-run", is_flag=True, help="Check and list the trials, and train none.")
+@jobs_option
+@recipe_options
+@data_option
+@data_dir_option
+@skip_bad_option
+@nproc_option
+@json_option
+@debug_option
+def sweep(
+    file: Path,
+    out: Path | None,
+    dry_run: bool,
+    jobs: int | None,
+    overrides: tuple[str, ...],
+    fragments: tuple[str, ...],
+    plugins: tuple[str, ...],
+    data: Path | None,
+    data_dir: Path | None,
+    skip_bad: bool,
+    nproc: int | None,
+    as_json: bool,
+) -> None:
+    """Train a spec in every setting of some keys, or search for the best setting.
+
+    A sweep file has a base spec, axes over its keys, and seeds. Every trial is checked before the
+    first one is trained, and each is an ordinary run, in one directory.
+
+    The same line continues a sweep after any end: finished runs are kept, others resumed. New
+    values of an axis, and new seeds, add runs. Settings are ranked by their accuracy on the
+    validation images.
+    """
+    from resnet_builder.launch.sweep_file import read_sweep
+
+    # What is no sweep is refused before torch is imported.
+    found = read_sweep(file)
+
+    from resnet_builder.launch.plan import plan_sweep
+
+    plan = plan_sweep(found, overrides=overrides, fragments=fragments, data=data)
+    path = out or Path("runs") / found.name
+    if dry_run:
+        from resnet_builder.launch.check import check_trials
+        from resnet_builder.launch.group import check_group
+
+        check_group(path, plan)
+        checks = check_trials(
+            plan, plugins=plugins, data_dir=data_dir, processes=nproc or 1, needs_data=False
+        )
+        show_plan(plan, checks, path)
+        return
+    train_group(
+        plan,
+        path,
+        jobs=jobs or 1,
+        plugins=plugins,
+        data_dir=data_dir,
+        skip_bad=skip_bad,
+        nproc=nproc,
+        as_json=as_json,
+    )

@@ -1,0 +1,137 @@
+"""Search by Optuna: trials that go on after a kill, pruning, and settings that come twice."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from resnet_builder.launch.group import Group, open_group
+from resnet_builder.launch.plan import Plan, Trial, plan_sweep
+from resnet_builder.launch.search import JOURNAL, Search
+from resnet_builder.launch.sweep_file import read_sweep
+from resnet_builder.runs.files import ignore
+from resnet_builder.runs.records import ResultRecord
+from resnet_builder.runs.status import RunStatus
+from tests.cli.experiments import write_tiny
+
+pytest.importorskip("optuna")
+
+AXES = {
+    "train.optimizer.lr": {"low": 0.001, "high": 1.0, "log": True},
+    "model.stages.0.blocks": {"low": 1, "high": 9, "step": 2},
+    "model.shortcut": ["pad", {"type": "projection"}],
+}
+
+
+def search_plan(folder: Path, **changes: Any) -> Plan:
+    write_tiny(folder)
+    values = {"spec": "tiny.yaml", "axes": AXES, "method": "tpe", "trials": 16, **changes}
+    (folder / "search.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return plan_sweep(read_sweep(folder / "search.yaml"))
+
+
+def finished(trial: Trial, accuracy: float) -> RunStatus:
+    known = {"val.top1": accuracy, "spec_sha256": "0" * 64, "selected_on": "val"}
+    counts = ("seed", "steps", "planned_steps", "selected_step", "parameters", "macs")
+    times = {"seconds": 1, "images_per_second": 1, "early_stopped": False}
+    what = {"device": "cpu", "precision": "fp32", "versions": {}}
+    record = ResultRecord.model_validate({**known, **dict.fromkeys(counts, 1), **times, **what})
+    return RunStatus(Path(trial.name), "finished", result=record)
+
+
+def accuracy_of(trial: Trial) -> float:
+    """Accuracy that a training would come to."""
+    rate = trial.settings["train.optimizer.lr"]
+    return float(1 / (1 + abs(rate - 0.1)))
+
+
+@pytest.mark.parametrize("method", ["tpe", pytest.param("random", marks=pytest.mark.ci)])
+def test_killed_search_chooses_what_one_without_a_break_chooses(
+    method: str, tmp_path: Path
+) -> None:
+    plan = search_plan(tmp_path, method=method)
+    with open_group(tmp_path / "whole", plan, ignore) as group:
+        whole = Search(plan, group, ignore)
+        wanted = []
+        while trial := whole.next():
+            wanted.append((trial.name, trial.overrides))
+            whole.finished(trial, finished(trial, accuracy_of(trial)))
+    assert len(wanted) == len({name for name, _ in wanted}) == 16
+
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for turn in range(40):
+        with open_group(tmp_path / "killed", plan, ignore) as group:
+            search = Search(plan, group, ignore)
+            for _ in range(1 + turn % 2):
+                trial = search.next()
+                if trial is None:
+                    break
+                found.append((trial.name, trial.overrides))
+                if turn % 3:  # else it is killed while the trial is trained
+                    search.finished(trial, finished(trial, accuracy_of(trial)))
+                else:
+                    break
+            with (group.path / JOURNAL).open("ab") as journal:
+                journal.write(b'{"op_code": 4, "half')
+    assert list(dict.fromkeys(found)) == wanted
+    assert [one.name for one in group.record.runs] == [name for name, _ in wanted]
+
+
+def test_poor_trial_is_pruned_and_stays_so(tmp_path: Path) -> None:
+    plan = search_plan(tmp_path, pruning="median")
+    with open_group(tmp_path / "group", plan, ignore) as group:
+        search = Search(plan, group, ignore)
+        for number in range(5):
+            trial = search.next()
+            assert trial is not None
+            assert not search.prunes(trial, [0.5, 0.6 + number / 100])
+            search.finished(trial, finished(trial, 0.7))
+        poor = search.next()
+        assert poor is not None
+        assert not search.prunes(poor, [0.5])
+        assert search.prunes(poor, [0.5, 0.3])
+        again = Search(plan, group, ignore)
+        assert group.record.runs[5].ended == "pruned"
+        trial = again.next()
+        assert trial is not None
+        assert trial.name not in {one.name for one in group.record.runs[:6]}
+
+
+def test_setting_that_comes_again_is_not_trained_again(tmp_path: Path) -> None:
+    plan = search_plan(tmp_path, axes={"model.shortcut": ["pad", "projection"]}, trials=12)
+    told: list[str] = []
+    with open_group(tmp_path / "group", plan, ignore) as group:
+        search = Search(plan, group, told.append)
+        trained = 0
+        while trial := search.next():
+            search.finished(trial, finished(trial, 0.5))
+            trained += 1
+        assert trained == len(group.record.runs) == 2
+        assert len(told) == 10
+        assert Search(plan, group, ignore).next() is None
+
+
+def test_only_a_training_that_diverged_is_not_tried_again(tmp_path: Path) -> None:
+    plan = search_plan(tmp_path, trials=2)
+    with open_group(tmp_path / "group", plan, ignore) as group:
+        search = Search(plan, group, ignore)
+        names = []
+        for code in (5, 7):
+            trial = search.next()
+            assert trial is not None
+            search.failed(trial, code)
+            names.append(trial.name)
+        again = Search(plan, group, ignore)
+        trial = again.next()
+        assert trial is not None
+        assert trial.name == names[1]
+        assert again.next() is None
+
+
+def test_group_keeps_what_its_spec_was(tmp_path: Path) -> None:
+    plan = search_plan(tmp_path)
+    with open_group(tmp_path / "group", plan, ignore) as group:
+        assert isinstance(group, Group)
+        text = (group.path / "specs" / "tiny.yaml").read_text(encoding="utf-8")
+    assert text == plan.trials[0].base.text
