@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from resnet_builder.builder import load_experiment, read_spec
-from resnet_builder.data.interfaces import Stop, never
+from resnet_builder.data.interfaces import Report, Stop, never, silent
 from resnet_builder.device import pick_device
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import ResnetBuilderError, UsageError
 from resnet_builder.inference import (
     SplitEvaluation,
     TrainedModel,
@@ -20,6 +20,7 @@ from resnet_builder.inference import (
 )
 from resnet_builder.model import Normalize
 from resnet_builder.prediction import Predictions, predict
+from resnet_builder.reports.notebook import NotebookProgress, in_notebook, run_html
 from resnet_builder.reports.page import report_callbacks
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, MetricsRow, ResultRecord
@@ -51,6 +52,13 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str | None:
+        """HTML for notebooks: state, result and curves; ``None``, if a file is damaged."""
+        try:
+            return run_html(self.path)
+        except ResnetBuilderError:
+            return None
 
     @cached_property
     def spec(self) -> Spec:
@@ -192,10 +200,13 @@ def train(
     skip_bad: bool = False,
     allow_spec_change: bool = False,
     allow_inexact: bool = False,
+    progress: bool = True,
     callbacks: Sequence[Callback] = (),
     should_stop: Stop = never,
 ) -> Run:
     """Train a network and test it, as ``resnet-build train`` does in one process.
+
+    In a notebook the cell shows the progress. Elsewhere nothing is shown.
 
     Args:
         spec: Path, name of a bundled spec, or mapping.
@@ -209,7 +220,8 @@ def train(
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
         allow_spec_change: Whether to resume with another recipe, other plugins or data elsewhere.
         allow_inexact: Whether to resume on a machine that cannot give the same bits.
-        callbacks: Called on each event; without one, nothing is shown.
+        progress: Whether a notebook shows the progress.
+        callbacks: Called on each event.
         should_stop: Polled at every step; once it is true, a checkpoint is saved.
 
     Returns:
@@ -229,6 +241,10 @@ def train(
     where = None if data_dir is None else Path(data_dir)
     if resume and directory is None:
         raise UsageError("resume needs `out`, the run directory")
+    report: Report = silent
+    if progress and in_notebook():
+        shown = NotebookProgress()
+        callbacks, report = [shown, *callbacks], shown.report
     events = CallbackList(callbacks)
     images = None if data is None else Path(data)
     draft = read_draft(spec, overrides=overrides, fragments=fragments, data=images)
@@ -250,19 +266,20 @@ def train(
         allow_spec_change=allow_spec_change,
         data_dir=where,
         skip_bad=skip_bad,
+        report=report,
         warn=events.on_warning,
         should_stop=should_stop,
     )
     with opened as session:
         if isinstance(session, Session):
             directory = session.run.path
-            report = report_callbacks(experiment, directory, plugins, where, events.on_warning)
+            page = report_callbacks(experiment, directory, plugins, where, events.on_warning)
             fit(
                 session.model,
                 session.data,
                 experiment,
                 session.run,
-                callbacks=[*callbacks, *report],
+                callbacks=[*callbacks, *page],
                 should_stop=should_stop,
                 allow_spec_change=allow_spec_change,
                 allow_inexact=allow_inexact,

@@ -158,9 +158,8 @@ class TensorBoard(Tracker):
         from torch.utils.tensorboard import SummaryWriter
 
         self._run = run
-        self._writer: Any = SummaryWriter(
-            str(run.directory / "tensorboard"), purge_step=run.step + 1 if run.step else None
-        )
+        folder = str(run.directory / "tensorboard")
+        self._writer: Any = SummaryWriter(folder, purge_step=run.step + 1)
 
     def log(self, split: Split, step: int, metrics: Mapping[str, float]) -> None:
         """Write scalars; slashes in their names make groups."""
@@ -261,6 +260,8 @@ class WeightsAndBiases(_AppendOnly):
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
+        if mode == "online" and not wandb.login(prompt=False):  # a training asks no questions
+            raise ConnectionError("there is no API key; run `wandb login`")
         self._position = self._read(run.directory / "wandb.json") or _Position(id=_new_id())
         self._run: Any = wandb.init(
             project=self._project,
