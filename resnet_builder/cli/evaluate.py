@@ -66,7 +66,8 @@ def evaluate(
 ) -> None:
     """Evaluate trained weights on a split.
 
-    Give a run, whose best weights are taken, or a file of weights. The output has loss, top-1,
+    Give a run, whose best weights are taken, a file of weights, a folder that `publish` wrote, or
+    hf-hub:USER/NAME, such a folder on the Hugging Face Hub. The output has loss, top-1,
     top-5, precision, recall and F1 of each class, and the confusion matrix.
 
     The images are those of the weights' own dataset, or those of --data, which needs nothing but

@@ -27,6 +27,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     epilog=examples(
         "resnet-build import resnet20-12fca82f.th --spec resnet20 -o akamaster20.safetensors",
         "resnet-build import resnet50.pth --spec my_flowers.yaml --new-head -o start.safetensors",
+        "resnet-build import hf-hub:timm/resnet50.a1_in1k --spec resnet50 -o r50.safetensors",
         "resnet-build import d.pth --spec resnet50d --preprocess timm:resnet50d -o d.safetensors",
     ),
 )
@@ -83,7 +84,8 @@ def import_(
 
     The checkpoint may have the tensor names of torchvision, timm, mmpretrain, pycls or the
     well-known CIFAR repositories. What a training script saved beside the weights is ignored.
-    Every tensor needs a place in the spec's network.
+    Every tensor needs a place in the spec's network. hf-hub:USER/NAME[@REVISION] names a repository
+    of the Hugging Face Hub.
 
     The tensors do not say how images are prepared. timm's config.json beside the file says it, and
     files that torchvision publishes are recognised; otherwise --preprocess says it, or the spec:

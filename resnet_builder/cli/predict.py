@@ -56,8 +56,9 @@ def predict(
 ) -> None:
     """Predict the classes of images, with their probabilities.
 
-    An IMAGE is a file, or a folder of them. An image of another size than the network was trained
-    for is resized and cropped.
+    Give a run, a file of weights, a folder that `publish` wrote, or hf-hub:USER/NAME, such a folder
+    on the Hugging Face Hub. An IMAGE is a file, or a folder of them. An image of another size than
+    the network was trained for is resized and cropped.
     """
     from resnet_builder import prediction
     from resnet_builder.cli.progress import display

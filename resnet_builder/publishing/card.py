@@ -40,6 +40,9 @@ CITATION = """\
 """
 """BibTeX of this program and of the paper that its networks come from, as in CITATION.cff."""
 
+DRAWING = "network.svg"
+"""File with the drawing that the card shows."""
+
 _MOST_CLASSES = 100
 """Class names that a card lists."""
 
@@ -326,8 +329,8 @@ def _use(found: Publication) -> Iterator[str]:
     )
     yield (
         "```sh\n"
-        f"resnet-build train spec.yaml --data my_images --set model.weights.path={weights} "
-        f"--set model.weights.new_head=true{plugins}\n"
+        "resnet-build train spec.yaml --data my_images \\\n"
+        f"  --set model.weights.path={weights} --set model.weights.new_head=true{plugins}\n"
         "```"
     )
     if found.timm is not None:
@@ -410,30 +413,18 @@ def _training(found: Publication) -> Iterator[str]:
         rows.append(("time", f"{result.seconds:,.0f} s, {result.images_per_second:,.0f} images/s"))
         versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
         rows.append(("versions", _text(versions)))
-    yield _table(("", ""), rows)
+    yield _table(("recipe", "value"), rows)
 
 
 def _network(found: Publication) -> Iterator[str]:
-    summary = found.summary
-    rows = [
-        (
-            row.name,
-            row.kind,
-            " x ".join(map(str, row.output)),
-            f"{row.parameters:,}",
-            f"{row.macs:,}",
-        )
-        for row in summary.rows
-    ]
-    total = ("total", "", "", f"{summary.parameters:,}", f"{summary.macs:,}")
-    head = ("", "layers or blocks", "output", "parameters", "multiply-adds")
-    yield _table(head, [*rows, total], left=3)
-    yield f"Depth {summary.depth_arithmetic}. Multiply-adds are those for one image."
+    yield f"![{_text(found.name)}, drawn]({DRAWING})"
+    yield f"Depth {found.summary.depth_arithmetic}. MACs are multiply-adds for one image."
     classes = found.header.classes
     if classes is None:
         return
     listed = ", ".join(
-        f"{number} {_code(name)}" for number, name in enumerate(classes[:_MOST_CLASSES])
+        _code(name) if name == str(number) else f"{number} {_code(name)}"
+        for number, name in enumerate(classes[:_MOST_CLASSES])
     )
     more = len(classes) - _MOST_CLASSES
     rest = (
@@ -447,8 +438,8 @@ def _limits(found: Publication) -> Iterator[str]:
     header = found.header
     is_grey = channels == 1 or any(isinstance(step, ToRgb) for step in header.preprocess)
     limits = [
-        "Its figures are those of images like the ones it was trained on. On other images, take "
-        "some of your own with their classes, and evaluate first.",
+        "The figures hold for images like those of the training. For other images, evaluate it "
+        "first on some of your own.",
         "A probability of the softmax is no measure of certainty: it may be high for a mistake.",
         f"Details that vanish at {height} x {width} pixels cannot be told apart.",
     ]

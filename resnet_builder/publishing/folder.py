@@ -19,12 +19,14 @@ import yaml
 from resnet_builder.errors import CheckpointError, StorageError, UsageError
 from resnet_builder.inference import TrainedModel, load_model
 from resnet_builder.publishing.card import (
+    DRAWING,
     HUB_DATASETS,
     Publication,
     evaluation_entries,
     model_card,
 )
 from resnet_builder.publishing.timm_config import timm_architecture, timm_config, timm_tensors
+from resnet_builder.reports.drawing import draw_svg
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import TEMPORARY, storage_errors, sync_directory, write_atomically
 from resnet_builder.runs.records import DataRecord, EnvRecord, Record, ResultRecord
@@ -43,7 +45,7 @@ R = TypeVar("R", bound=Record)
 SPEC, RESULT, REPORT = "spec.yaml", "result.json", "report.html"
 EVALUATION = ".eval_results/resnet-builder.yaml"
 
-OWN_FILES = (CARD, WEIGHTS, SPEC, RESULT, REPORT, CONFIG, EVALUATION)
+OWN_FILES = (CARD, WEIGHTS, SPEC, RESULT, REPORT, CONFIG, EVALUATION, DRAWING)
 """Files that `publish` writes, and those alone it replaces; and plugins of the network."""
 
 
@@ -293,6 +295,7 @@ def _with_files(
     files = {
         WEIGHTS: "weights; the header has the spec, the classes and the preprocessing",
         SPEC: "the whole experiment: network, data, recipe",
+        DRAWING: "drawing of the network",
     }
     if found.result is not None:
         files[RESULT] = "figures, each class's precision and recall, time, versions"
@@ -308,7 +311,11 @@ def _with_files(
 
 def _contents(found: Publication, report: bytes | None, spec: Spec) -> dict[str, bytes]:
     """Contents of all files but the weights, by name."""
-    contents = {CARD: model_card(found).encode(), SPEC: found.header.spec.encode()}
+    contents = {
+        CARD: model_card(found).encode(),
+        SPEC: found.header.spec.encode(),
+        DRAWING: draw_svg(found.summary).encode(),
+    }
     if found.result is not None:
         contents[RESULT] = found.result.to_json(indent=2).encode() + b"\n"
     if report is not None:

@@ -286,7 +286,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path}: it is not a valid safetensors file: {error}") from error
     digest = metadata.pop(_DIGEST, None)
     if digest is None:
-        raise CheckpointError(f"{path}: it has no digest: resnet-builder did not write it")
+        raise CheckpointError(
+            f"{path}: it has no digest: resnet-builder did not write it; another program's weights "
+            f"are converted by: resnet-build import {shlex.quote(str(path))} --spec SPEC "
+            "-o FILE.safetensors"
+        )
     blank = content[:start].replace(digest.encode(), _BLANK.encode(), 1)
     if _digest(blank, memoryview(content)[start:]) != digest:
         raise CheckpointError(f"{path}: it does not match its SHA-256 digest: it is damaged")

@@ -1,4 +1,4 @@
-"""Presets: preprocessing that published weights were made for, as torchvision and timm state it."""
+"""Presets: preprocessing that published weights were made for, as other libraries state it."""
 
 import hashlib
 import importlib
@@ -21,7 +21,10 @@ from resnet_builder.system import open_regular
 _TORCHVISION, _TIMM = "torchvision:", "timm:"
 
 _CONFIG = "config.json"
-"""Name of the file that timm saves beside weights."""
+"""Name of the file that timm and transformers save beside weights."""
+
+_PROCESSOR = "preprocessor_config.json"
+"""Name of the file in which transformers says how images are prepared."""
 
 _MAX_BYTES = 2**22  # of a configuration with the names of 20,000 classes
 
@@ -91,25 +94,27 @@ def read_preset(name: str) -> Preset:
 
 
 def find_preset(checkpoint: Path) -> Preset | None:
-    """Find the preset of a file of weights: from timm's ``config.json`` beside it, or its digest.
+    """Find the preset of a file of weights: from the configuration beside it, or its digest.
 
     Raises:
-        CheckpointError: The ``config.json`` says something that no step does.
+        CheckpointError: The configuration says something that no step does.
         StorageError: A file cannot be read.
     """
     return preset_beside(checkpoint) or _recognised_preset(checkpoint)
 
 
 def preset_beside(checkpoint: Path) -> Preset | None:
-    """Preset in timm's ``config.json`` beside a file of weights, if there is one.
+    """Preset in the configuration that timm or transformers saved beside weights, if there is one.
 
     Raises:
         CheckpointError: It says something that no step does.
         StorageError: It cannot be read.
     """
-    beside = checkpoint.with_name(_CONFIG)
+    beside, processor = (checkpoint.with_name(name) for name in (_CONFIG, _PROCESSOR))
     config = _read_config(beside) if beside.is_file() else None
-    return None if config is None else _timm_preset(str(beside), config)
+    if config is not None:
+        return _timm_preset(str(beside), config)
+    return _transformers_preset(processor, beside) if processor.is_file() else None
 
 
 def _recognised_preset(checkpoint: Path) -> Preset | None:
@@ -203,17 +208,23 @@ def _installed_timm_config(name: str) -> Mapping[str, Any]:
 
 def _read_config(path: Path) -> Mapping[str, Any] | None:
     """``pretrained_cfg`` in a file with the class names beside it; ``None`` if it has none."""
+    values = _read_json(path)
+    config = values.get("pretrained_cfg")
+    if not isinstance(config, dict):
+        return None
+    names = {key: values[key] for key in ("label_names", "num_classes") if key in values}
+    return {**config, **names}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Mapping in a file of JSON; an empty one if it holds anything else."""
     with storage_errors("read", path), open_regular(path) as file:
         content = file.read(_MAX_BYTES)
     try:
         values = json.loads(content)
     except (ValueError, RecursionError):
-        return None
-    config = values.get("pretrained_cfg") if isinstance(values, dict) else None
-    if not isinstance(config, dict):
-        return None
-    names = {key: values[key] for key in ("label_names", "num_classes") if key in values}
-    return {**config, **names}
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _timm_preset(source: str, values: Mapping[str, Any]) -> Preset:
@@ -251,6 +262,62 @@ def _timm_preset(source: str, values: Mapping[str, Any]) -> Preset:
     if classes is None and config.num_classes == 1000 and "in1k" in (config.tag or ""):
         classes = imagenet_classes()
     return Preset(source, steps, normalize, (height, width), classes)
+
+
+# transformers.
+
+
+_RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+"""Interpolations by the numbers that PIL has for them."""
+
+_ALWAYS_STRETCHED = 384
+"""Size from which the processor of transformers' ResNets crops nothing."""
+
+
+class _TransformersConfig(BaseModel):
+    """``preprocessor_config.json`` of transformers' ResNets, which use ConvNeXt's processor."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_processor_type: str | None = None
+    feature_extractor_type: str | None = None
+    size: int | dict[str, int] = 224
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    resample: Literal[0, 2, 3] = 2
+    image_mean: ChannelMeans = (0.485, 0.456, 0.406)
+    image_std: ChannelDeviations = (0.229, 0.224, 0.225)
+
+
+def _transformers_preset(processor: Path, config: Path) -> Preset | None:
+    """Preset of weights that transformers saved; ``None`` if another processor prepares images.
+
+    Raises:
+        CheckpointError: A value is not valid.
+        StorageError: A file cannot be read.
+    """
+    given = {key: value for key, value in _read_json(processor).items() if value is not None}
+    labels = _read_json(config).get("id2label") if config.is_file() else None
+    kind = str(given.get("image_processor_type") or given.get("feature_extractor_type"))
+    if not kind.startswith("ConvNext"):
+        return None
+    try:
+        found = _TransformersConfig.model_validate(given)
+        size = found.size if isinstance(found.size, int) else found.size["shortest_edge"]
+        resize = {"type": "resize", "size": size, "interpolation": _RESAMPLING[found.resample]}
+        if size < _ALWAYS_STRETCHED:
+            crop = {"type": "center_crop", "size": size}
+            steps = _steps({**resize, "crop_share": found.crop_pct or 0.875}, crop)
+        else:
+            steps = _steps({**resize, "size": [size, size]})
+        normalize = Normalize(mean=found.image_mean, std=found.image_std)
+        classes = TypeAdapter(tuple[str, ...]).validate_python(_in_order(labels or {}))
+    except (ValidationError, KeyError) as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else f"no {error}"
+        raise CheckpointError(
+            f"{processor}: its preprocessing cannot be taken over: {problem}; "
+            "--preprocess spec takes the spec's"
+        ) from error
+    return Preset(str(processor), steps, normalize, (size, size), classes or None)
 
 
 def _steps(*steps: Mapping[str, Any]) -> tuple[PreprocessSpec, ...]:

@@ -209,3 +209,44 @@ def test_predict_prepares_images_as_the_library_that_the_weights_are_from(
     wanted = logits.log_softmax(1)[0]
     difference = (found.probabilities.log() - wanted).abs().max() / wanted.std()
     assert difference < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("processor", "steps"),
+    [
+        (
+            {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "resample": 3},
+            [
+                {"type": "resize", "size": 224, "interpolation": "bicubic", "crop_share": 0.875},
+                {"type": "center_crop", "size": 224},
+            ],
+        ),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}},
+            [{"type": "resize", "size": (384, 384)}],
+        ),
+        ({"image_processor_type": "ViTImageProcessor", "size": 224}, None),
+    ],
+)
+def test_preset_of_transformers_is_its_processor(
+    processor: dict[str, Any], steps: list[dict[str, Any]] | None, tmp_path: Path
+) -> None:
+    values = {**processor, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values), encoding="utf-8")
+    labels = {"architectures": ["ResNetForImageClassification"], "id2label": {"1": "b", "0": "a"}}
+    (tmp_path / "config.json").write_text(json.dumps(labels), encoding="utf-8")
+    found = presets.preset_beside(tmp_path / "model.safetensors")
+    if steps is None:
+        assert found is None
+        return
+    assert found is not None
+    assert [step.model_dump(exclude_defaults=True) for step in found.preprocess] == steps
+    assert found.normalize.mean == (0.5, 0.4, 0.3)
+    assert found.classes == ("a", "b")
+
+
+def test_configuration_of_transformers_that_is_wrong_is_told(tmp_path: Path) -> None:
+    values = {"image_processor_type": "ConvNextImageProcessor", "size": {"height": 3}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"its preprocessing cannot be taken over: no 'short"):
+        presets.preset_beside(tmp_path / "model.safetensors")
