@@ -227,7 +227,7 @@ data:
   dataset: {{type: image_folder, path: images, channels: {channels}}}
   validation: 0
 train: {{steps: 2, batch_size: 8, optimizer: {{type: sgd, lr: 0.01}}}}
-run: {{device: cpu, precision: fp32}}
+run: {{device: cpu, precision: fp32, report: false}}
 """
 
 

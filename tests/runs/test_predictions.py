@@ -46,7 +46,7 @@ def test_predictions_are_the_softmax_of_the_selected_weights(tmp_path: Path) -> 
     assert found.files == ()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.ci)])
 def test_without_test_images_the_validation_images_are_predicted(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,10 +140,10 @@ def test_images_of_several_labels_have_no_predictions_file(tmp_path: Path) -> No
 
 def test_file_is_small_enough_for_imagenet(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    logits = 5 * torch.randn(5_000, 1000, generator=generator)
-    labels = torch.arange(5_000) % 1000
+    logits = 5 * torch.randn(2_000, 1000, generator=generator)
+    labels = torch.arange(2_000) % 1000
     saved(tmp_path / "predictions.npz", logits, labels)
-    assert (tmp_path / "predictions.npz").stat().st_size < 60 * 5_000
+    assert (tmp_path / "predictions.npz").stat().st_size < 60 * 2_000
 
 
 def written(path: Path, **changes: Any) -> None:
