@@ -1,6 +1,6 @@
-"""``resnet-build plot``: figures for papers, of runs and of schedules."""
+"""``resnet-build plot``: figures for papers, of runs, of a schedule, of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,7 @@ class _Width(click.ParamType[float]):
         "resnet-build plot runs/plain20-001 runs/resnet20-001 -o curves.pdf",
         "resnet-build plot runs/resnet20-seeds --x epochs --ylim 0 20 -o curves.svg",
         "resnet-build plot resnet110 --schedule -o schedule.pdf",
+        "resnet-build plot my_net.yaml --batch -o batch.png",
     )
 )
 @click.argument("sources", nargs=-1, required=True, type=SPEC, metavar="RUN...|SPEC...")
@@ -62,6 +63,7 @@ class _Width(click.ParamType[float]):
     help="Write to this file: .svg, .pdf or .png.",
 )
 @click.option("--schedule", is_flag=True, help="Plot the learning rate of specs, by epochs.")
+@click.option("--batch", is_flag=True, help="Plot the first images, before and after augmentation.")
 @click.option(
     "--metric",
     type=click.Choice(["error", "accuracy", "loss", "lr"]),
@@ -99,6 +101,7 @@ def plot(
     sources: tuple[str, ...],
     out: Path,
     schedule: bool,
+    batch: bool,
     metric: "Metric | None",
     place: "Place | None",
     labels: tuple[str, ...],
@@ -110,17 +113,21 @@ def plot(
     data: Path | None,
     data_dir: Path | None,
 ) -> None:
-    """Plot runs or schedules for a paper.
+    """Plot runs, schedules or a batch for a paper.
 
     Of runs, the training curve is dashed, and that of the validation images solid. Runs whose specs
     differ only in their seeds are one curve, the mean, with a band of one standard deviation. A
     folder of runs stands for all runs in it. Existing files are not overwritten.
     """
+    if schedule and batch:
+        raise click.UsageError("--schedule and --batch are two figures: plot one after the other")
     of_specs = (overrides, fragments, plugins, data, data_dir)
-    if not schedule and any(of_specs):
-        raise click.UsageError("options that change a spec go with --schedule")
-    if schedule and (metric or place or ylim):
+    if not (schedule or batch) and any(of_specs):
+        raise click.UsageError("options that change a spec go with --schedule or --batch")
+    if (schedule or batch) and (metric or place or ylim):
         raise click.UsageError("--metric, --x and --ylim are for figures of runs")
+    if batch and (labels or len(sources) > 1):
+        raise click.UsageError("--batch shows one spec, and no curve that --label could name")
     form = out.suffix.lower().removeprefix(".")
     if form not in {"svg", "pdf", "png"}:
         raise UsageError(f"{out}: name a file that ends in .svg, .pdf or .png")
@@ -128,13 +135,16 @@ def plot(
     from resnet_builder.runs.files import refuse_existing, write_atomically
 
     refuse_existing(out)
-    if not schedule:
+    if not (schedule or batch):
         content, told = _plot_runs(sources, metric, place, labels, ylim, width, form)
     else:
         checked = [
             _check(source, overrides, fragments, plugins, data, data_dir) for source in sources
         ]
-        content, told = _plot_schedules(checked, data_dir, labels, width, form)
+        if batch:
+            content, told = _plot_batch(checked[0], data_dir, width, form)
+        else:
+            content, told = _plot_schedules(checked, data_dir, labels, width, form)
     write_atomically(out, [content])
     show(f"wrote {out}: {told}")
 
@@ -155,7 +165,8 @@ def _plot_runs(
     for folder in folders:
         if not is_path(folder) and not Path(folder).exists():
             raise UsageError(
-                f"{folder} is no run: there is no such directory; a spec is plotted with --schedule"
+                f"{folder} is no run: there is no such directory; a spec is plotted with "
+                "--schedule or --batch"
             )
     runs = find_run_directories([Path(folder) for folder in folders])
     groups = read_groups(runs, metric=metric or "error", place=place or "steps")
@@ -221,6 +232,26 @@ def _training_images(spec: "Spec", data_dir: Path | None) -> int:
     if images < spec.train.batch_size:
         raise UsageError(f"{spec.name}: {images} training images are less than a batch")
     return images
+
+
+def _plot_batch(spec: "Spec", data_dir: Path | None, width: float, form: str) -> tuple[bytes, str]:
+    """Return the figure of the first images, and what it shows in words."""
+    from resnet_builder.data.splits import load_data
+    from resnet_builder.reports.batch import first_batch
+    from resnet_builder.reports.figures import batch_columns, figure_of_batch
+
+    found = first_batch(spec, load_data(spec, data_dir=data_dir), 2 * batch_columns(width))
+    captions = [_caption(targets) for targets in found.targets]
+    content = figure_of_batch(found.before, found.after, captions, width=width, form=form)
+    return content, f"{counted(len(captions), 'image')}, before and after augmentation"
+
+
+def _caption(targets: Mapping[str, float]) -> list[str]:
+    """Classes that the network is to predict for an image, the most probable first."""
+    shown = [name for name, share in targets.items() if share >= 0.005][:3]
+    if len(shown) == 1 or all(targets[name] == 1 for name in shown):
+        return shown
+    return [f"{name} {targets[name]:.0%}" for name in shown]
 
 
 def _check(

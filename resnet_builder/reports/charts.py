@@ -217,17 +217,18 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x: Axis = _UNNAMED, width: int
         right = scale(max(0.0, scale.low))
         if bar.value is not None and scale.holds(bar.value):
             begin, end = right, scale(bar.value)
-            shape = f'circle cx="{end:.1f}" cy="{middle:g}" r="4.5"'
+            hint, right = f"{bar.name}: {text}", max(right, end)
             if from_zero:
                 shape = (
                     f'rect x="{min(begin, end):.1f}" y="{middle - pitch / 3:.1f}" rx="2" '
-                    f'width="{abs(end - begin):.1f}" height="{pitch * 2 / 3:.1f}" '
-                    'fill-opacity="0.75"'
+                    f'width="{abs(end - begin):.1f}" height="{pitch * 2 / 3:.1f}"'
                 )
-            _hint(canvas, f'{shape} class="fill" {_color(1)}', f"{bar.name}: {text}")
-            right = max(right, end)
+                _hint(canvas, f'{shape} class="fill" fill-opacity="0.75" {_color(1)}', hint)
             box = _interval(canvas, scale, bar.low, bar.high, middle, up=False)
             right = max(right, box[2]) if box else right
+            if not from_zero:
+                circle = f'circle cx="{end:.1f}" cy="{middle:g}" r="4.5"'
+                _hint(canvas, f'{circle} class="fill" {_color(1)}', hint)
         canvas.text(right + 8, middle + 4, text)
     description = "; ".join(f"{bar.name}: {text}" for bar, text in zip(bars, told, strict=True))
     return _image(canvas, title, description or "no data", width, bottom + 28)

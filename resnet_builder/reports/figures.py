@@ -1,4 +1,4 @@
-"""Figures for papers, by matplotlib: curves of runs and schedules.
+"""Figures for papers, by matplotlib: curves of runs, schedules, and an augmented batch.
 
 The same input gives the same bytes, whatever settings of matplotlib the user has.
 """
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_builder.errors import UsageError, printable
 from resnet_builder.reports.run_curves import Metric, Place, RunGroup
@@ -159,6 +160,55 @@ def figure_of_schedules(
         if len(plans) > 1:
             _add_legend(above, [name for name, _ in plans], [])
     return file.getvalue()
+
+
+def figure_of_batch(
+    before: NDArray[np.uint8],
+    after: NDArray[np.uint8],
+    captions: Sequence[Sequence[str]],
+    *,
+    width: float = 3.25,
+    form: str = "png",
+) -> bytes:
+    """Draw images before and after augmentation, one above the other.
+
+    Args:
+        before: ``(n, H, W, 3)`` images of the dataset.
+        after: ``(n, H', W', 3)`` images that the network sees.
+        captions: Lines below each pair.
+        width: Width in inches.
+        form: ``svg``, ``pdf`` or ``png``.
+
+    Raises:
+        UsageError: matplotlib is missing.
+    """
+    columns = min(batch_columns(width), len(captions))
+    rows = -(-len(captions) // columns)
+    side, gap = width / columns, 0.03  # inches
+    line = 0.06 + 0.11 * max(map(len, captions))
+    height = rows * (2 * side + line)
+    with _figure(width, height, form) as (figure, file):
+        for number, caption in enumerate(captions):
+            row, column = divmod(number, columns)
+            left, top = column * side, height - row * (2 * side + line)
+            for place, image in enumerate((before[number], after[number]), start=1):
+                box = (left + gap, top - place * side + gap, side - 2 * gap, side - 2 * gap)
+                axes = figure.add_axes(
+                    (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+                )
+                axes.set_axis_off()
+                axes.imshow(image, interpolation="nearest")
+            room = max(4, int(side * 22))
+            lines = [one if len(one) <= room else f"{one[: room - 1]}…" for one in caption]
+            x, y = (left + side / 2) / width, (top - 2 * side) / height
+            text = "\n".join(map(printable, lines))
+            figure.text(x, y, text, ha="center", va="top", fontsize=6.5)
+    return file.getvalue()
+
+
+def batch_columns(width: float) -> int:
+    """Return how many images of a batch stand beside each other in a width of so many inches."""
+    return max(2, min(16, round(width / 0.8)))
 
 
 @contextmanager

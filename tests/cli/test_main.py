@@ -194,9 +194,9 @@ def test_flags_are_few() -> None:
         *("--spec", "--new-head", "--ema", "--allow-missing", "--allow-unexpected", "--help"),
         *("--from", "--width", "--groups", "--width-per-group", "--dataset", "--shortcut"),
         *("--block", "--sort", "--format", "--seconds", "--skip-bad", "--full", "--no-report"),
-        *("--schedule", "--metric", "--x", "--label", "--ylim"),
+        *("--schedule", "--batch", "--metric", "--x", "--label", "--ylim"),
         *("--license", "--name", "--overwrite", "--private", "--push", "--report"),
-        *("--to", "--unfinished"),
+        *("--to", "--unfinished", "--seeds", "--sweep", "--jobs", "--dry-run"),
         *("--epochs", "--steps", "--lr", "--batch-size", "--seed", "--device", "--log"),
         *("--adapt-channels", "--preprocess", "--normalize", "--softmax", "--opset", "--dynamic"),
     }

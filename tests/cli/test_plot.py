@@ -7,11 +7,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from resnet_builder.reports.run_curves import read_groups
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, MetricsLog, MetricsRow
-from tests.cli.experiments import TINY, call
+from tests.cli.experiments import TINY, call, write_tiny
 
 
 def write_run(
@@ -107,6 +108,15 @@ def test_schedule_is_plotted_before_training(folder: Path) -> None:
     assert float(width.removesuffix("pt")) == pytest.approx(6.875 * 72)
 
 
+def test_batch_is_plotted_before_and_after_augmentation(folder: Path) -> None:
+    write_tiny(folder)
+    result = call("plot", "tiny.yaml", "--batch", "--width", "2", "-o", "batch.png")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "wrote batch.png: 4 images, before and after augmentation\n"
+    with Image.open("batch.png") as image:
+        assert image.width == 600
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -118,7 +128,9 @@ def test_schedule_is_plotted_before_training(folder: Path) -> None:
         (["run", "-o", "x.pdf", "--width", "wide"], "'wide' is no width: single, double, or"),
         (["run", "-o", "x.pdf", "--lr", "1"], "options that change a spec go with --schedule"),
         (["resnet20", "-o", "x.pdf", "--schedule", "--x", "steps"], "are for figures of runs"),
-        (["resnet20", "-o", "x.pdf"], "a spec is plotted with --schedule"),
+        (["resnet20", "-o", "x.pdf", "--schedule", "--batch"], "are two figures"),
+        (["tiny", "-o", "x.pdf", "--batch", "--label", "a"], "no curve that --label could name"),
+        (["resnet20", "-o", "x.pdf"], "a spec is plotted with --schedule or --batch"),
         (
             ["resnet20", "-o", "x.pdf", "--schedule", "--set", "train.schedule={type: plateau}"],
             "the `plateau` schedule depends on the evaluations",
