@@ -1,19 +1,27 @@
 """Pictures of README and docs that a training gives; ``python docs/pictures.py`` makes them again.
 
-The runs stay in ``build/pictures``, so a second call trains nothing.
+The runs stay in ``build/pictures``, so a second call trains nothing. The photograph of a report
+needs Chromium.
 """
 
+import contextlib
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from resnet_builder import train
 from resnet_builder.reports.charts import Axis, Series, line_chart, standalone
+from resnet_builder.reports.page import write_report
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).resolve().parent
 WORK = DOCS.parent / "build" / "pictures"
+PICTURES = DOCS / "images"
 SEEDS = range(5)
+WIDTH, HEIGHT = 1040, 1005
 NETWORKS = (
     ("plain, 56 layers", "small56.yaml", "none"),
     ("plain, 20 layers", "small20.yaml", "none"),
@@ -50,8 +58,31 @@ def draw_plain_and_residual() -> None:
         height=320,
     )
     text = standalone(chart)
-    (DOCS / "images" / "plain_and_residual.svg").write_text(text, encoding="utf-8")
+    (PICTURES / "plain_and_residual.svg").write_text(text, encoding="utf-8")
+
+
+def photograph_report() -> None:
+    """Photograph the top of a report, as a browser shows it in light and in dark."""
+    run = Path("runs", "digits")
+    with contextlib.chdir(WORK):  # the page names its run as the current folder sees it
+        train("resnet20_digits", run, resume=True)
+        write_report([run], WORK / "report.html")
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or "chrome"
+    for theme, number in (("light", 1), ("dark", 0)):
+        picture = WORK / f"{theme}.png"
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        flags += [
+            f"--blink-settings=preferredColorScheme={number}",
+            "--force-device-scale-factor=2",
+        ]
+        flags += [f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={picture}"]
+        page = (WORK / "report.html").as_uri()
+        subprocess.run([browser, *flags, page], check=True, capture_output=True)
+        with Image.open(picture) as image:
+            small = image.convert("RGB").resize((WIDTH * 3 // 2, HEIGHT * 3 // 2), Image.LANCZOS)
+            small.save(PICTURES / f"report_{theme}.webp", quality=80, method=6)
 
 
 if __name__ == "__main__":
     draw_plain_and_residual()
+    photograph_report()

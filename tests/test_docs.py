@@ -90,7 +90,7 @@ def write_checkpoints(folder: Path) -> None:
 
 
 def train_digits(folder: Path) -> None:
-    """Train the run of export.md, for one step."""
+    """Train the run of runs.md and export.md, for one step."""
     result = call("train", "resnet20_digits", "--steps", 1, "--out", folder / "runs" / "digits")
     assert result.exit_code == 0, result.output
 
@@ -143,6 +143,7 @@ EXTRAS = {
         ),
         ("docs/reference/spec.md", [], lambda folder: None),
         ("docs/reference/data.md", [], write_parquet),
+        ("docs/reference/runs.md", [], train_digits),
         ("docs/reference/export.md", [], train_digits),
         ("docs/reference/checkpoints.md", [], write_checkpoints),
     ],

@@ -3,6 +3,7 @@
 ``python docs/generate.py``, or ``REGENERATE_GOLDEN=1 pytest tests/test_site.py``, writes them.
 """
 
+import inspect
 import os
 import re
 import runpy
@@ -12,6 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+
+from resnet_builder.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -77,3 +80,25 @@ def test_reference_is_that_of_the_code(page: str) -> None:
     if os.environ.get("REGENERATE_GOLDEN"):
         file.write_text(text, encoding="utf-8")
     assert file.read_text(encoding="utf-8") == text, "python docs/generate.py writes it again"
+
+
+def test_page_of_run_directories_names_every_file() -> None:
+    run = RunDirectory(Path("run"))
+    values = [
+        getattr(run, name)
+        for name, found in inspect.getmembers(RunDirectory)
+        if isinstance(found, property) and found.fget.__annotations__["return"] is Path
+    ]
+    text = (DOCS / "reference" / "runs.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([^`]+?)/?` \|", text, re.MULTILINE)
+    assert {value.name for value in values} <= set(named)
+
+
+def test_speed_ups_of_readme_are_those_of_the_benchmarks() -> None:
+    benchmarks = (DOCS / "reference" / "benchmarks.md").read_text(encoding="utf-8")
+    [table] = re.findall(r"<!-- table: training -->\n(.*?)<!-- end -->", benchmarks, re.DOTALL)
+    pairs = re.findall(r"\| ([\d.]+), ([\d.]+) \|$", table, re.MULTILINE)
+    stock, tuned = ([float(one) for one in column] for column in zip(*pairs, strict=True))
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for column, words in ((stock, "the usual script"), (tuned, "one with channels-last memory")):
+        assert f"{min(column):.1f} to {max(column):.1f} times as fast as {words}" in readme
