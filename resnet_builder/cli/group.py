@@ -313,23 +313,59 @@ def _show_next(
     note(f"  {shlex.join(['resnet-build', 'evaluate', str(group.path / run), *more])}")
 
 
-def show_plan(plan: "Plan", checks: Sequence["TrialCheck"], path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """Run of a plan, or of a search one at the ends of its axes.
+
+    Attributes:
+        name: Name of its directory.
+        state: State of the run there, or ``new``.
+        parameters: Learnt parameters.
+        macs: Multiply-adds for one image.
+        length: Length of the training.
+        overrides: What is laid over the base spec.
+    """
+
+    name: str
+    state: str
+    parameters: int
+    macs: int
+    length: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRuns:
+    """Plan of a group: number of its runs, and the runs that are known."""
+
+    num_runs: int
+    runs: tuple[PlannedRun, ...]
+
+
+def show_plan(plan: "Plan", checks: Sequence["TrialCheck"], path: Path, *, as_json: bool) -> None:
     """Print the trials of a plan, and what they take, without training them."""
     from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.runs.status import run_status
 
     by_setting = {repr((one.trial.base.name, one.trial.settings)): one for one in checks}
-    rows, costs, seconds = [], [], {}
+    planned, costs, seconds = [], [], {}
     for trial in plan.trials:
         check = by_setting[repr((trial.base.name, trial.settings))]
         status = run_status(RunDirectory(path / trial.name))
         state = status.state if (path / trial.name).exists() else "new"
-        rows.append((trial.name, state, f"{check.parameters:,}", f"{check.macs:,}", check.length))
+        counts = check.parameters, check.macs
+        planned.append(PlannedRun(trial.name, state, *counts, check.length, trial.overrides))
         if check.cost is not None:
             costs.append(check.cost)
             if status.result is not None:
                 seconds[check.cost] = status.result.seconds
+    if as_json:
+        show_json(PlannedRuns(plan.num_runs, tuple(planned)))
+        return
     header = ("run", "state", "parameters", "MACs", "length")
+    rows = [
+        (one.name, one.state, f"{one.parameters:,}", f"{one.macs:,}", one.length) for one in planned
+    ]
     if plan.method == "grid":
         show(*table(header, rows, left=2))
         line = counted(len(rows), "run")

@@ -87,14 +87,30 @@ class GroupScreen(GroupLines):
     def __init__(self, total: int, live: Live) -> None:
         super().__init__(total, lambda text: live.console.print(Text(printable(text))))
         self._live = live
+        self._start = monotonic()
+        self._begun: set[str] = set()
+        self._trained = 0
 
     def begins(self, trial: Trial) -> None:
         """Show nothing: it has a line of its own."""
+        self._begun.add(trial.name)
+
+    def ends(self, trial: Trial, state: str, status: RunStatus, error: str | None) -> None:
+        """Show its state, and its result or its error."""
+        super().ends(trial, state, status, error)
+        self._trained += trial.name in self._begun  # finished ones are passed over in no time
 
     def shows(self, running: Sequence[RunStatus]) -> None:
         """Draw a line for each run."""
-        lines = [*map(_line, running), f"{self.done} of {self.total} done"]
+        lines = [*map(_line, running), f"{self.done} of {self.total} done{self._time_left()}"]
         self._live.update(Text("\n".join(map(printable, lines))), refresh=True)
+
+    def _time_left(self) -> str:
+        """Time left, if the other runs take as long as those that ended."""
+        if not self._trained:
+            return ""
+        seconds = (monotonic() - self._start) / self._trained * (self.total - self.done)
+        return f", about {timedelta(seconds=round(seconds))} left"
 
 
 def _line(one: RunStatus) -> str:

@@ -83,7 +83,7 @@ def sweep(
         checks = check_trials(
             plan, plugins=plugins, data_dir=data_dir, processes=nproc or 1, needs_data=False
         )
-        show_plan(plan, checks, path)
+        show_plan(plan, checks, path, as_json=as_json)
         return
     train_group(
         plan,

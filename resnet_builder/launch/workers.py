@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -242,7 +243,8 @@ def _ended(
         shown.ends(worker.trial, "stopped", status, None)
         return 0
     error = error_of(text, code)
-    group.mark(worker.trial, "failed", error.partition("\n")[0])
+    with suppress(StorageError):  # on a full disk, the run's own error is what counts
+        group.mark(worker.trial, "failed", error.partition("\n")[0])
     queue.failed(worker.trial, code)
     shown.ends(worker.trial, "failed", status, error)
     return code if code > 0 else ProcessLostError.exit_code

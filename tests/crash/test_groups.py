@@ -112,6 +112,23 @@ def test_signal_stops_all_runs_and_the_line_continues_them(
     assert "train.epochs: 200" in refused.stderr
 
 
+@pytest.mark.ci
+def test_no_run_begins_behind_one_whose_disk_is_full(server: Server, tmp_path: Path) -> None:
+    spec = write_experiment(tmp_path, "early", epochs=1)
+    line = ("train", spec, "--seeds", "0-2", "--out", "group")
+    full = ("failing", "replace", "ENOSPC", "seed=1/result.json", 1, 99)
+    end = server.call(*line, folder=tmp_path, faults=(*FORKING, full))
+    assert end.code == 7
+    assert "seed=1/result.json: No space left on device" in end.stderr
+    states = [run.state for run in group_runs(tmp_path / "group")]
+    assert states == ["finished", "failed", "waiting"]
+    full = ("failing", "replace", "ENOSPC", "/group.json", 1, 99)
+    end = server.call(*line, folder=tmp_path, faults=(*FORKING, full))
+    assert end.code == 7
+    assert end.stderr.endswith("group.json: No space left on device\n")
+    assert server.call(*line, folder=tmp_path, faults=FORKING).code == 0
+
+
 @pytest.mark.slow
 def test_workers_end_with_a_killed_command(tmp_path: Path) -> None:
     spec = write_experiment(tmp_path, "plain", epochs=20_000)
@@ -120,4 +137,5 @@ def test_workers_end_with_a_killed_command(tmp_path: Path) -> None:
     wait_until(lambda: any((run / "checkpoints").glob("*.safetensors")))
     assert len(family(group)) == 1, "the worker has a session of its own"
     kill(group)
+    assert group.wait().code == -signal.SIGKILL
     wait_until(lambda: group_runs(tmp_path / "group")[0].state == "stopped", seconds=20)

@@ -129,6 +129,43 @@ def test_only_a_training_that_diverged_is_not_tried_again(tmp_path: Path) -> Non
         assert again.next() is None
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampler_seed": 1},
+        {"method": "random"},
+        {"axes": {**AXES, "train.optimizer.lr": {"low": 0.001, "high": 1.0}}},
+        {"axes": {**AXES, "model.stages.0.blocks": {"low": 1, "high": 9}}},
+    ],
+)
+def test_option_of_a_search_changes_what_it_chooses(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    chosen = []
+    for name, options in (("usual", {}), ("other", changes)):
+        plan = search_plan(tmp_path, **{"trials": 12, **options})
+        with open_group(tmp_path / name, plan, ignore) as group:
+            search = Search(plan, group, ignore)
+            overrides = []
+            while trial := search.next():
+                overrides.append(trial.overrides)
+                search.finished(trial, finished(trial, accuracy_of(trial)))
+        chosen.append(overrides)
+    assert chosen[0] != chosen[1]
+
+
+def test_lower_and_upper_ends_of_ranges_are_kept(tmp_path: Path) -> None:
+    plan = search_plan(tmp_path, method="random", trials=30)
+    with open_group(tmp_path / "group", plan, ignore) as group:
+        search = Search(plan, group, ignore)
+        settings = [trial.settings for _ in range(30) if (trial := search.next())]
+    assert {one["model.stages.0.blocks"] for one in settings} == {1, 3, 5, 7, 9}
+    assert all(0.001 <= one["train.optimizer.lr"] <= 1 for one in settings)
+    shortcuts = [one["model.shortcut"] for one in settings]
+    assert "pad" in shortcuts
+    assert {"type": "projection"} in shortcuts
+
+
 def test_group_keeps_what_its_spec_was(tmp_path: Path) -> None:
     plan = search_plan(tmp_path)
     with open_group(tmp_path / "group", plan, ignore) as group:

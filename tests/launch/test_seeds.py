@@ -5,11 +5,18 @@ import os
 import signal
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 
+from resnet_builder.cli.group_progress import GroupLines, GroupScreen
+from resnet_builder.launch.plan import plan_seeds
 from resnet_builder.launch.sweep_file import parse_seeds
+from resnet_builder.runs.status import RunStatus
 from tests.cli.experiments import call, write_tiny
 from tests.launch.stand_in import train_in_process
 
@@ -123,3 +130,28 @@ def test_no_run_begins_on_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPa
     result = call("train", "tiny.yaml", "--seeds", "0-4")
     assert result.exit_code == 7
     assert len(started) == 1
+
+
+def test_terminal_shows_a_line_for_each_run_and_the_time_left() -> None:
+    console = Console(width=100, record=True, file=StringIO(), force_terminal=True)
+    trial = plan_seeds("resnet20", [0, 1]).trials[0]
+    with Live(console=console, auto_refresh=False) as live:
+        screen = GroupScreen(2, live)
+        screen.begins(trial)
+        running = RunStatus(Path("seed=0"), "running", step=5, total_steps=20, val_top1=0.5)
+        screen.shows([running])
+        screen.ends(trial, "finished", replace(running, seconds=4.0), None)
+        screen.shows([])
+    text = console.export_text()
+    assert "seed=0: step 5 of 20, validation 50.00 %\n0 of 2 done" in text
+    assert "[1/2] seed=0: finished: validation 50.00 %, 0:00:04\n" in text
+    assert "1 of 2 done, about 0:00:00 left" in text
+
+
+def test_log_shows_errors_in_full() -> None:
+    said: list[str] = []
+    lines = GroupLines(1, said.append)
+    lines.ends(
+        plan_seeds("resnet20", [0]).trials[0], "failed", RunStatus(Path("x"), "failed"), "a\nb"
+    )
+    assert said == ["[1/1] seed=0: failed: a", "    b"]

@@ -170,6 +170,8 @@ def test_sweep_ends_with_a_table_goes_on_and_takes_new_values(
 
     started = train_in_process(monkeypatch)
     write_sweep(folder, **SHORTCUTS)
+    found = json.loads(call("sweep", "sweep.yaml", "--dry-run", "--json").stdout)
+    assert [one["state"] for one in found["runs"]].count("finished") == 3
     listed = call("sweep", "sweep.yaml", "--dry-run").stdout
     assert "1 epoch\n" in listed
     assert listed.count("finished") == 3
