@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from math import floor
 
+from resnet_builder.reports import charts
 from resnet_builder.reports.charts import Mark, Series, line_chart
-from resnet_builder.reports.report import Point, RunReport
+from resnet_builder.reports.report import METRICS, Point, Report, RunReport
 from resnet_builder.reports.scale import Axis
 from resnet_builder.runs.records import MetricsRow
 
@@ -70,8 +71,7 @@ def accuracy_against_time(runs: Sequence[RunReport], groups: Groups) -> list[str
     """
     score = "map" if any(run.is_multi_label for run in runs) else "top1"
     lines = []
-    longest = max((run.seconds or 0 for run in runs), default=0)
-    unit, size = ("h", 3600) if longest > 7200 else ("min", 60) if longest > 120 else ("s", 1)
+    size, unit = _time_unit(max((run.seconds or 0 for run in runs), default=0))
     for number, (members, name) in enumerate(groups):
         for run_number in members:
             seconds: float | None = None
@@ -98,6 +98,38 @@ def accuracy_against_time(runs: Sequence[RunReport], groups: Groups) -> list[str
 
 def _accuracies(score: str) -> list[str]:
     return ["train_top1", "val_top1"] if score == "top1" else ["val_map"]
+
+
+def accuracy_by_time(report: Report, metric: str) -> list[str]:
+    """Draw the accuracy of each group over its training time, with standard deviations, as SVG.
+
+    Args:
+        report: The report, of several groups.
+        metric: Key of the accuracy.
+    """
+    size, unit = _time_unit(max((run.seconds or 0 for run in report.runs), default=0))
+    points = []
+    for number, group in enumerate(report.groups):
+        score, seconds = group.metrics.get(metric), group.metrics.get("seconds")
+        if score is None or seconds is None:
+            continue
+        y, y_std = 100 * score.mean, 100 * (score.std or 0)
+        x, x_std = seconds.mean / size, (seconds.std or 0) / size
+        color = number % 12 + 1
+        spread = (x - x_std, x + x_std, y - y_std, y + y_std)
+        points.append(charts.Point(group.name, x, y, *spread, color=color))
+    if len(points) < 2:
+        return []
+    time, title = Axis("training time", unit=unit), f"{METRICS[metric]} by training time"
+    drawn = charts.scatter_chart(
+        points, title=title, x=time, y=Axis(unit="%"), width=_WIDTH, height=_HEIGHT
+    )
+    return [drawn]
+
+
+def _time_unit(longest: float) -> tuple[int, str]:
+    """Seconds of the unit of time that suits a duration, and its name."""
+    return (3600, "h") if longest > 7200 else (60, "min") if longest > 120 else (1, "s")
 
 
 def _late(runs: Sequence[RunReport], field: str) -> Axis:

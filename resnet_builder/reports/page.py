@@ -17,7 +17,7 @@ from resnet_builder.experiment import Experiment
 from resnet_builder.memory import size_text
 from resnet_builder.parts import resolve
 from resnet_builder.reports import charts
-from resnet_builder.reports.curves import accuracy_against_time, curves
+from resnet_builder.reports.curves import accuracy_against_time, accuracy_by_time, curves
 from resnet_builder.reports.drawing import draw_svg
 from resnet_builder.reports.report import METRICS, Group, Report, RunReport, Setting, read_report
 from resnet_builder.runs.directory import RunDirectory
@@ -106,7 +106,7 @@ def render_html(report: Report) -> str:
             style=_safe((_TEMPLATES / "report.css").read_text(encoding="utf-8") + charts.STYLE),
             title=title,
             kicker=_kicker(single) if single else counted(len(report.runs), "run"),
-            subtitle=single.path if single else _common_folder(report.runs),
+            subtitle=_short_path(single.path) if single else _common_folder(report.runs),
             source="the run directory" if single else "the run directories",
             sections=[one for one in sections if one.html or one.parts],
         )
@@ -483,7 +483,12 @@ def _sections_of_runs(report: Report) -> list[_Section]:
 
 def _common_folder(runs: Sequence[RunReport]) -> str:
     folders = {str(Path(run.path).parent) for run in runs}
-    return folders.pop() if len(folders) == 1 else ""
+    return _short_path(folders.pop()) if len(folders) == 1 else ""
+
+
+def _short_path(path: str) -> str:
+    """Relative path as it was given; of another one its end, as pages are published."""
+    return str(Path(*Path(path).parts[-2:])) if Path(path).is_absolute() else path
 
 
 def _headline_of_runs(report: Report) -> str:
@@ -582,6 +587,8 @@ def _curves_of_runs(report: Report) -> str:
     is_one = len(report.groups) == 1
     groups = [(group.runs, "" if is_one else group.name) for group in report.groups]
     drawn = [*curves(report.runs, groups), *accuracy_against_time(report.runs, groups)]
+    if report.main_metric is not None:
+        drawn += accuracy_by_time(report, report.main_metric)
     if not drawn:
         return _macro("note", "There are no curves before the first evaluation.")
     caption = ""
@@ -633,7 +640,9 @@ def _runs(report: Report) -> str:
             )
         )
     header = ("run", "state", "seed", *(METRICS[key] for key in keys), "steps", "time")
-    return _macro("table", header, rows, left=2)
+    commands = [(run.command, False) for run in report.runs]
+    told = "The commands that repeat these runs"
+    return _joined(_macro("table", header, rows, left=2), _macro("listing", commands, told))
 
 
 def _network_of_runs(report: Report) -> str:
