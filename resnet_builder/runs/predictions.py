@@ -2,8 +2,6 @@
 
 import io
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnet_builder.errors import CheckpointError
+from resnet_builder.errors import CheckpointError, ResnetBuilderError
+from resnet_builder.registry import described
 from resnet_builder.runs.files import storage_errors, write_atomically
 from resnet_builder.runs.records import refuse_newer
 from resnet_builder.system import open_regular
@@ -22,8 +21,6 @@ SCHEMA = 1
 
 NOT_FINITE = -1
 """Class in place of those that logits which are not all finite would tell."""
-
-_DAMAGE = (EOFError, KeyError, MemoryError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,8 +122,10 @@ class RunPredictions:
                     files=tuple(map(str, arrays["files"])) if "files" in arrays else (),
                 )
             found._check()
-        except _DAMAGE as error:
-            raise CheckpointError(f"{path} is damaged: {error or type(error).__name__}") from error
+        except ResnetBuilderError:
+            raise
+        except Exception as error:  # zipfile and numpy raise whatever they stumble over
+            raise CheckpointError(f"{path} is damaged: {described(error)}") from error
         return found
 
     def _check(self) -> None:
@@ -151,6 +150,8 @@ class RunPredictions:
         ):
             if array.size and not (least <= array.min() and array.max() < len(self.classes)):
                 raise ValueError(f"{name} are not all of the {len(self.classes)} classes")
+        if self.split not in {"test", "val"}:
+            raise ValueError(f"it is of the split {self.split!r}")
         if len(self.files) not in {0, images}:
             raise ValueError(f"it has {len(self.files)} files for {images} images")
 

@@ -12,6 +12,7 @@ import pytest
 
 from resnet_builder.inference import load_model
 from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.predictions import RunPredictions
 from resnet_builder.runs.records import DataRecord, EnvRecord, MetricsLog, ResultRecord
 from resnet_builder.training.checkpoint import load_checkpoint
 from resnet_builder.weights.file import read_weights
@@ -38,6 +39,7 @@ TARGETS = {
     "env": Target("env.json", damaged_record, EnvRecord.read),
     "data": Target("data.json", damaged_record, DataRecord.read),
     "result": Target("result.json", damaged_record, ResultRecord.read),
+    "predictions": Target("predictions.npz", change, RunPredictions.read),
     "metrics": Target(
         "metrics.jsonl", damaged_record, lambda path: MetricsLog(RunDirectory(path.parent)).read()
     ),

@@ -176,6 +176,7 @@ def written(path: Path, **changes: Any) -> None:
         {"step": "many"},
         {"files": ["a.png"]},
         {"classes": []},
+        {"split": "train"},
     ],
     ids=str,
 )
