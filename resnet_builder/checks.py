@@ -183,6 +183,7 @@ def recipe_problems(
     if has_validation is False:
         for key, is_asked in (
             ("early_stop", train.early_stop is not None),
+            ("monitor", train.monitor is not None),
             ("evaluate_every", train.evaluate_every != Interval(epochs=1)),
             ("schedule", isinstance(train.schedule, PlateauSchedule)),
         ):

@@ -199,6 +199,7 @@ LEAVES: dict[str, list[str]] = {
     "train.checkpoint_every.epochs": ["train.checkpoint_every={epochs: 1}"],
     "train.checkpoint_every.seconds": ["train.checkpoint_every={seconds: 1e-6}"],
     "train.keep_checkpoints": ["train.checkpoint_every={steps: 1}", "train.keep_checkpoints=3"],
+    "train.monitor": ["train.epochs=6", "train.monitor=val.loss"],
     "train.early_stop.patience": [
         "train.epochs=6",
         "train.early_stop={patience: 1, min_delta: 1.0}",

@@ -18,6 +18,7 @@ from rich.text import Text
 from resnet_builder.cli.console import note, percent
 from resnet_builder.errors import counted, printable
 from resnet_builder.runs.files import ignore
+from resnet_builder.runs.records import METRIC_WORDS
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
 from resnet_builder.training.metrics import Metrics
 from resnet_builder.training.result import Result
@@ -101,6 +102,8 @@ class Lines(Callback):
         found = f"{split} loss {metrics.loss:.4f}, top-1 {percent(metrics.top1)}"
         if metrics.map is not None:
             found = f"{split} loss {metrics.loss:.4f}, mAP {percent(metrics.map)}"
+        if metrics.monitored.startswith("macro_"):
+            found += f", {METRIC_WORDS[metrics.monitored]} {percent(metrics.score)}"
         if metrics.precision != "fp32":  # `evaluate` computes in fp32 and may find another number
             found += f" in {metrics.precision}"
         self.say(f"epoch {epoch}, step {step:,}: {found}{', the best so far' if is_best else ''}")

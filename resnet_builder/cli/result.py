@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def show_result(record: "ResultRecord") -> None:
     """Print the accuracy, the published one and the difference, and which weights were tested."""
+    from resnet_builder.runs.records import METRIC_WORDS
+
     ours = {"mAP": record.test_map, "top-1": record.test_top1, "top-5": record.test_top5}
     published = record.published
     if published is None:
@@ -33,10 +35,11 @@ def show_result(record: "ResultRecord") -> None:
         show(*table(("", "ours", "published", "difference"), rows))
         show(f"published in {published.source}")
     chosen = "the last" if record.selected_on == "none" else "best on validation"
-    metric, value = (
-        ("top-1", record.val_top1) if record.val_map is None else ("mAP", record.val_map)
-    )
-    val = "" if value is None else f" ({metric} {percent(value)})"
+    metric, value = record.monitored, record.monitored_value
+    val = ""
+    if metric is not None and value is not None:
+        text = f"{value:.4f}" if metric == "loss" else percent(value)
+        val = f" ({METRIC_WORDS[metric]} {text})"
     early = f", stopped early ({record.planned_steps:,} planned)" if record.early_stopped else ""
     show(f"weights of step {record.selected_step:,} of {record.steps:,}{early}: {chosen}{val}")
     digits = 1 if record.seconds < 10 else 0

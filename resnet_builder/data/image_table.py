@@ -50,6 +50,9 @@ SPLIT_COLUMNS = ("split",)
 
 _SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 _NUMBERS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+_MAY_BE_SPLITS = re.compile(
+    r"^(is_?)?(train|val|valid|test|fold|set|subset|partition)(ing|ation)?$"
+)
 _SEPARATORS = "|;, "
 _MAX_NAMED = 20
 
@@ -70,7 +73,7 @@ class ImageTable:
         file_column: Column of the files; by default one with a usual name, as ``file`` or ``id``.
         label_column: Column of the labels; by default one with a usual name, as ``label``.
         split_column: Column of the splits, which are train, val and test; by default ``split``,
-            if it is there.
+            or a column that holds nothing else.
         separator: Text between the labels of an image, which may have several or none.
         label_columns: Columns of the classes, with 1 for an image of the class and 0 for others;
             an image may have several labels or none.
@@ -94,6 +97,9 @@ class ImageTable:
             if label_columns is not None and value is not None:
                 message = f"`{option}` has no place beside `label_columns`, one for each class"
                 raise PartError(message, code="exclusive", option=option)
+        if repeated := [name for name, n in Counter(label_columns or ()).items() if n > 1]:
+            message = f"`{repeated[0]}` is there twice"
+            raise PartError(message, code="exclusive", option="label_columns")
         self._path = path
         self._root = root
         self._file_column = file_column
@@ -180,11 +186,15 @@ class ImageTable:
         split = _find_column(table, "split_column", self._split_column, SPLIT_COLUMNS, report)
         if file is None:
             raise _no_column(table, "file_column", FILE_COLUMNS)
+        label = None
+        if self._label_columns is None:
+            label = _find_column(table, "label_column", self._label_column, LABEL_COLUMNS, report)
+        if split is None:
+            split = _column_of_splits(table, {file, label, *(self._label_columns or ())}, report)
         if self._label_columns is not None:
             for name in self._label_columns:
                 _check_column(table, "label_columns", name)
             return _Columns(file, split, self._label_columns, is_one_hot=True)
-        label = _find_column(table, "label_column", self._label_column, LABEL_COLUMNS, report)
         others = [name for name in table.columns if name and name not in {file, split}]
         if label is None and len(others) == 1:
             [label] = others
@@ -271,6 +281,23 @@ def _find_column(
         )
     _check_column(table, option, found[0])
     return found[0]
+
+
+def _column_of_splits(table: Table, others: Collection[str | None], report: _Report) -> str | None:
+    """Return a column that holds nothing but names of splits, ``train`` among them."""
+    for name in dict.fromkeys(table.columns):
+        if name and name not in others and table.columns.count(name) == 1:
+            cells = {_SPLIT_OF.get(cell.casefold()) for cell in table.column(name)}
+            if None not in cells and len(cells) > 1 and "train" in cells:
+                report.notices.append(f"column `{name}` is read as that of the splits")
+                return name
+    unread = [name for name in table.columns if _MAY_BE_SPLITS.fullmatch(name.casefold())]
+    if unread := [name for name in unread if name not in others]:
+        report.notices.append(
+            f"column `{unread[0]}` is not read, and all images are training images: a column "
+            "`split` may hold train, val and test"
+        )
+    return None
 
 
 def _check_column(table: Table, option: str, name: str) -> None:
@@ -426,6 +453,9 @@ def _split_labels(
             )
         else:
             [cell] = row.cells
+            if separator is not None and cell.startswith("[") and cell.endswith("]"):
+                problem = f"{row.place}: its label is {cell}; write the labels without brackets"
+                report.problems.append(problem)
             found = [cell] if separator is None else map(str.strip, cell.split(separator))
             row.labels = tuple(dict.fromkeys(label for label in found if label))
 

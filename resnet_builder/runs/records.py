@@ -307,6 +307,16 @@ def _kind(path: str) -> Kind:
     return "trajectory" if path.startswith(("train", "data", "plugins")) else "architecture"
 
 
+METRIC_WORDS = {
+    "loss": "loss",
+    "top1": "top-1",
+    "map": "mAP",
+    "macro_recall": "macro recall",
+    "macro_f1": "macro F1",
+}
+"""Words for the metrics that may select the best weights."""
+
+
 class MetricsRow(Record):
     """A line of ``metrics.jsonl``: a report while training, or an evaluation.
 
@@ -337,10 +347,14 @@ class MetricsRow(Record):
     val_top1: Fraction | None = Field(None, alias="val.top1")
     val_top5: Fraction | None = Field(None, alias="val.top5")
     val_map: Fraction | None = Field(None, alias="val.map")
+    val_macro_recall: Fraction | None = Field(None, alias="val.macro_recall")
+    val_macro_f1: Fraction | None = Field(None, alias="val.macro_f1")
     test_loss: float | None = Field(None, alias="test.loss")
     test_top1: Fraction | None = Field(None, alias="test.top1")
     test_top5: Fraction | None = Field(None, alias="test.top5")
     test_map: Fraction | None = Field(None, alias="test.map")
+    test_macro_recall: Fraction | None = Field(None, alias="test.macro_recall")
+    test_macro_f1: Fraction | None = Field(None, alias="test.macro_f1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,6 +477,8 @@ class ResultRecord(Record):
         early_stopped: Whether early stopping ended the training before the last planned step.
         selected_on: Split that selected the best weights; ``none`` if they are the last.
         selected_step: Step of the selected weights.
+        monitored: Metric that selected them, as ``top1`` or ``macro_recall``.
+        monitored_value: Its value.
         val_map: Mean average precision, where images have several labels, as ``test_map``. Top-1 is
             then the fraction of images whose labels are all predicted right.
         test_micro: Precision, recall and F1 of all decisions together, with several labels.
@@ -486,6 +502,8 @@ class ResultRecord(Record):
     early_stopped: bool
     selected_on: SelectedOn
     selected_step: Count
+    monitored: str | None = None
+    monitored_value: float | None = None
     val_top1: Fraction | None = Field(None, alias="val.top1")
     val_map: Fraction | None = Field(None, alias="val.map")
     test_top1: Fraction | None = Field(None, alias="test.top1")

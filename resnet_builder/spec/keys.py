@@ -100,6 +100,7 @@ KEY_ALIASES = {
     "evaluate_every": ("eval_every", "eval_interval", "eval_period", "val_every"),
     "checkpoint_every": ("checkpoint_interval", "checkpoint_period", "save_every"),
     "keep_checkpoints": ("keep", "keep_last", "max_history", "save_top_k"),
+    "monitor": ("best_metric", "eval_metric", "metric", "metric_for_best_model", "save_best"),
     "early_stop": ("early_stopping",),
     "device": ("accelerator", "cuda", "gpu", "gpu_id"),
     "precision": ("amp", "dtype", "mixed_precision"),

@@ -295,10 +295,7 @@ class EmaSpec(Section):
 
 
 class EarlyStopSpec(Section):
-    """Early stopping: training ends when validation top-1 has not risen for a while.
-
-    Where images have several labels, it is the mean average precision.
-    """
+    """Early stopping: training ends when the metric ``train.monitor`` has not risen for a while."""
 
     patience: Count = Field(description="Evaluations without a rise before training ends.")
     min_delta: Fraction = Field(0.0, description="Smallest rise that counts.")
@@ -362,6 +359,11 @@ class TrainSpec(Duration):
     )
     keep_checkpoints: Annotated[int, Field(ge=2, le=1_000)] = Field(
         2, description="Number of the newest checkpoints that are kept."
+    )
+    monitor: Literal["val.top1", "val.loss", "val.macro_recall", "val.macro_f1"] | None = Field(
+        None,
+        description="Metric of the validation images that selects the best weights, and that early "
+        "stopping compares; by default top-1, or mAP where images have several labels.",
     )
     early_stop: EarlyStopSpec | None = Field(None, description="Early stopping.")
 

@@ -57,6 +57,7 @@ class Metrics:
             with several labels, always and their sigmoid.
         map: Mean average precision over the classes that any image has, with several labels.
         top: Likeliest classes and their probabilities; ``None`` with several labels.
+        monitor: Metric that selects the best weights, as ``macro_recall``, if the recipe names one.
     """
 
     loss: float
@@ -69,6 +70,7 @@ class Metrics:
     probabilities: Tensor | None = None
     map: float | None = None
     top: TopClasses | None = None
+    monitor: str | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -76,9 +78,16 @@ class Metrics:
         return self.labels.ndim == 2
 
     @property
+    def monitored(self) -> str:
+        """Name of the metric that selects the best weights: by default top-1, or ``map``."""
+        return self.monitor or ("top1" if self.map is None else "map")
+
+    @property
     def score(self) -> float:
-        """Metric that selects the best weights: top-1; with several labels, ``map``."""
-        return self.top1 if self.map is None else self.map
+        """Value of the metric that selects the best weights; the higher, the better."""
+        value = self._values()[self.monitored]
+        assert value is not None, "a metric is monitored where it means something"
+        return -value if self.monitored == "loss" else value
 
     @property
     def num_images(self) -> int:
@@ -127,12 +136,18 @@ class Metrics:
 
     def named(self, split: str) -> dict[str, float]:
         """Return loss, top-1 and the like by names as ``val.top1``, if they mean anything."""
-        named = {"loss": self.loss, "top1": self.top1, "top5": self.top5, "map": self.map}
         return {
             f"{split}.{name}": value
-            for name, value in named.items()
+            for name, value in self._values().items()
             if value is not None and math.isfinite(value)
         }
+
+    def _values(self) -> dict[str, float | None]:
+        """Values of the metrics that are recorded, by their names."""
+        values = {"loss": self.loss, "top1": self.top1, "top5": self.top5, "map": self.map}
+        if self.monitor in {"macro_recall", "macro_f1"}:
+            values[self.monitor] = getattr(self.macro, self.monitor.removeprefix("macro_"))
+        return values
 
     def confusion(self) -> npt.NDArray[np.int64]:
         """Count images of one label each by it (row) and by predicted class (column).

@@ -13,7 +13,7 @@ from resnet_builder.device import peak_memory
 from resnet_builder.experiment import Experiment
 from resnet_builder.model import count_macs, count_parameters
 from resnet_builder.runs.predictions import RunPredictions, below_common_folder
-from resnet_builder.runs.records import Comparison, EnvRecord, ResultRecord
+from resnet_builder.runs.records import METRIC_WORDS, Comparison, EnvRecord, ResultRecord
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import PublishedSpec
 from resnet_builder.training.metrics import Metrics
@@ -38,10 +38,11 @@ class Result:
         """Sentence that says that early stopping ended the training, if it did."""
         if not self.record.early_stopped:
             return None
-        metric = "top-1" if self.record.val_map is None else "mAP"
+        monitored = self.record.monitored or "top1"
+        change = "fall" if monitored == "loss" else "rise"
         return (
             f"stopped early after step {self.record.steps:,} of {self.record.planned_steps:,}: "
-            f"validation {metric} did not rise any more"
+            f"validation {METRIC_WORDS[monitored]} did not {change} any more"
         )
 
 
@@ -132,6 +133,8 @@ def result_record(
         early_stopped=state.step < planned_steps,
         selected_on="val" if has_best else "none",
         selected_step=state.best_step if has_best else state.step,
+        monitored=state.monitored or None,
+        monitored_value=state.best.get(f"val.{state.monitored}"),
         val_top1=state.best.get("val.top1"),
         val_map=state.best.get("val.map"),
         test_top1=test.top1 if test else None,

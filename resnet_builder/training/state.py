@@ -34,7 +34,9 @@ class TrainState(BaseModel):
         best_weights: State dict of the best weights, on the CPU; empty if there are none yet.
         best_metrics: Validation metrics of the best weights with each prediction, if they were
             evaluated since the training started or was resumed.
-        best_score: Metric that early stopping compares with; -1 before the first evaluation.
+        monitored: Name of the metric that selects the best weights.
+        best_score: Value that early stopping compares with, the higher, the better; ``None`` before
+            the first evaluation.
         evaluations_without_improvement: Evaluations since ``best_score`` was reached.
         seconds: Training time, over all processes that worked on the run.
     """
@@ -53,7 +55,8 @@ class TrainState(BaseModel):
     best: dict[str, float] = {}
     best_weights: dict[str, Tensor] = Field(default={}, exclude=True, repr=False)
     best_metrics: InstanceOf[Metrics] | None = Field(default=None, exclude=True, repr=False)
-    best_score: float = -1.0
+    monitored: str = ""
+    best_score: float | None = None
     evaluations_without_improvement: Count = 0
     seconds: float = 0.0
 
@@ -62,9 +65,8 @@ class TrainState(BaseModel):
     ) -> bool:
         """Compare the present weights with the best ones, and keep them if they are better.
 
-        The highest top-1 accuracy wins, the earlier one of equals; where images have several
-        labels, the highest mean average precision. Weights whose validation loss is not finite
-        never win.
+        The highest score of the metrics wins, the earlier one of equals. Weights whose validation
+        loss is not finite never win.
 
         Args:
             metrics: Validation metrics of the present weights.
@@ -75,14 +77,18 @@ class TrainState(BaseModel):
             Whether the present weights are now the best.
         """
         self.validation = metrics.named("val")
-        score = metrics.score if math.isfinite(metrics.loss) else -1.0
+        score = metrics.score if math.isfinite(metrics.loss) else -math.inf
+        if metrics.monitored != self.monitored:  # a resumed run may have another recipe
+            self.monitored, self.best_score = metrics.monitored, None
         min_delta = early_stop.min_delta if early_stop else 0.0
-        improvement = score - self.best_score
+        improvement = score - (-math.inf if self.best_score is None else self.best_score)
         if improvement > 0 and improvement >= min_delta:
             self.best_score, self.evaluations_without_improvement = score, 0
         else:
             self.evaluations_without_improvement += 1
-        is_best = score > self.best.get("val.map", self.best.get("val.top1", -1.0))
+        sign = -1 if metrics.monitored == "loss" else 1
+        best = self.best.get(f"val.{metrics.monitored}")
+        is_best = score > (-math.inf if best is None else sign * best)
         if is_best:
             self.best_step, self.best, self.best_metrics = self.step, self.validation, metrics
             self.best_weights = copy_weights(model)

@@ -1,7 +1,7 @@
 """Trainer: the training loop, from a network and data to a finished run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -235,7 +235,7 @@ class Training:
 
     def evaluate(self, model: nn.Module, images: ImageSource, precision: Precision) -> Metrics:
         """Evaluate a network on a split."""
-        return evaluate_images(
+        metrics = evaluate_images(
             model,
             images,
             self.data,
@@ -245,6 +245,8 @@ class Training:
             should_stop=self.should_stop,
             ctx=self.ctx,
         )
+        monitor = self.experiment.train.monitor
+        return replace(metrics, monitor=monitor and monitor.removeprefix("val."))
 
     def save_weights(
         self, path: Path, weights: Mapping[str, Tensor], step: int, metrics: Mapping[str, float]

@@ -156,6 +156,29 @@ def test_parquet_without_pyarrow_says_how_to_get_it(
     )
 
 
+@pytest.mark.parametrize("name", ["set", "part", "Phase"])
+def test_column_of_nothing_but_splits_is_read(name: str, root: Path) -> None:
+    path = write(root, f"file,label,{name}", "0,ant,train", "1,bee,Training", "2,ant,test")
+    found = load(path)
+    assert found.test is not None
+    assert (len(found.train), len(found.test)) == (2, 1)
+    assert f"column `{name}` is read as that of the splits" in told(found, path)
+
+
+def test_column_that_may_mean_splits_is_told(root: Path) -> None:
+    path = write(root, "file,label,is_test", "0,ant,0", "1,bee,0", "2,ant,1")
+    assert any("column `is_test` is not read, and all" in one for one in told(load(path), path))
+
+
+def test_labels_in_brackets_and_repeated_columns_are_refused(root: Path) -> None:
+    path = write(root, "file,label", "0,\"['ant', 'bee']\"", "1,ant")
+    assert "line 2: its label is ['ant', 'bee']; write the labels without brackets" in refused(
+        path, separator=","
+    )
+    with pytest.raises(PartError, match="`ant` is there twice"):
+        ImageTable(path="x.csv", label_columns=("ant", "bee", "ant"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
