@@ -169,11 +169,12 @@ def line_chart(
         bottom=height - 42,
     )
     _draw_uprights(canvas, uprights, places, values)
-    left, top = places.start - 4, values.end - 4
-    size = (places.end - places.start + 8, values.start - values.end + 8)
+    left, width_ = places.start - 4, places.end - places.start + 8
+    above, below = (0 if limit is not None else 4 for limit in reversed(y.limits))
+    top, height_ = values.end - above, values.start - values.end + above + below
     canvas.elements.append(
-        f'<svg x="{left:g}" y="{top:g}" width="{size[0]:g}" height="{size[1]:g}" '
-        f'viewBox="{left:g} {top:g} {size[0]:g} {size[1]:g}">'  # cuts off what limits leave out
+        f'<svg x="{left:g}" y="{top:g}" width="{width_:g}" height="{height_:g}" '
+        f'viewBox="{left:g} {top:g} {width_:g} {height_:g}">'  # cuts off what limits leave out
     )
     hits = max(8, 300 // max(1, len(series)))
     ends = {id(one): _draw_line(canvas, one, color, places, values, hits) for one, color in colored}

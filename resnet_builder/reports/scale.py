@@ -65,11 +65,11 @@ class Scale:
         return abs(value) <= _GREATEST and (value > 1 / _GREATEST or not self.axis.log)
 
     def ticks(self, room: float = 60) -> list[float]:
-        """Return round values, about ``room`` pixels from one to the next."""
+        """Return round values, about ``room`` pixels from one to the next, or more."""
         count = max(2, floor(abs(self.end - self.start) / room))
         span = self._decades
         if span < 1:
-            step = max(self.least_step, round_step((self.high - self.low) / count))
+            step = max(self.least_step, round_step((self.high - self.low) / count * 0.65))
             first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
             return [number * step for number in range(first, last + 1)]
         every = max(1, ceil(span / count))
