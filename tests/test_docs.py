@@ -128,6 +128,7 @@ EXTRAS = {
         ("docs/how-to/report.md", [], lambda folder: None),
         ("docs/how-to/plot.md", [], lambda folder: None),
         ("docs/how-to/resume.md", [], lambda folder: None),
+        ("docs/how-to/several-processes.md", [], lambda folder: None),
         (
             "docs/how-to/seeds-and-sweeps.md",
             ["shortcuts.yaml", "depths.yaml", "rates.yaml"],

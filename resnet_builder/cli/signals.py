@@ -12,8 +12,14 @@ from typing import Any, Self
 
 INTERRUPTED, TERMINATED = 130, 143
 
-# A terminal that hangs up asks for the same as a scheduler that sends SIGTERM.
-_CODES = {"SIGINT": INTERRUPTED, "SIGTERM": TERMINATED, "SIGHUP": TERMINATED}
+# A terminal that hangs up asks for the same as a scheduler that sends SIGTERM, or SIGUSR1, which is
+# Slurm's usual warning before the time limit and would end a process without a handler.
+_CODES = {
+    "SIGINT": INTERRUPTED,
+    "SIGTERM": TERMINATED,
+    "SIGHUP": TERMINATED,
+    "SIGUSR1": TERMINATED,
+}
 
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -56,7 +62,7 @@ class Signals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for name in _CODES:
-                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                number = getattr(signal, name, None)  # Windows lacks two
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
         return self

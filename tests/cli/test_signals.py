@@ -9,8 +9,8 @@ import pytest
 
 from resnet_builder.cli.signals import Interrupted, Signals
 
-NAMES = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 143}
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 143, "SIGUSR1": 143}
+NAMES = [name for name in CODES if hasattr(signal, name)]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent by os.kill")
 
