@@ -13,8 +13,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
+from resnet_builder.parts import REGISTRIES
 from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.spec.json_schema import json_schema
+from resnet_builder.spec.yaml_source import parse_plain
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -80,6 +84,22 @@ def test_reference_is_that_of_the_code(page: str) -> None:
     if os.environ.get("REGENERATE_GOLDEN"):
         file.write_text(text, encoding="utf-8")
     assert file.read_text(encoding="utf-8") == text, "python docs/generate.py writes it again"
+
+
+@pytest.mark.parametrize("page", ["spec.md", "data.md"])
+def test_parts_of_specs_in_the_reference_fit_the_schema(page: str) -> None:
+    schema = json_schema(REGISTRIES)
+    homes = {
+        key: name for name in ("model", "data") for key in schema["properties"][name]["properties"]
+    }
+    text = (DOCS / "reference" / page).read_text(encoding="utf-8")
+    found = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert found
+    for block in found:
+        values = parse_plain(block, page)
+        first = next(iter(values))
+        spec = {homes[first]: values} if first in homes else values
+        Draft202012Validator(schema).validate(spec)
 
 
 def test_page_of_run_directories_names_every_file() -> None:
