@@ -19,6 +19,7 @@ MAX_IN_MATRIX = 100
 
 _MAX_IN_ORDER = 20  # above, classes that are confused stand together
 _MAX_PAIRS = 20
+_PAIRS_BESIDE_MATRIX = 10
 _MAX_BARS = 40
 _SHOWN_AT_ENDS = 15
 _Z = 1.959963984540054  # of the normal distribution, for an interval of 95 %
@@ -261,9 +262,8 @@ def draw_confusion(found: Confusion) -> str:
         if found.order != tuple(range(len(found.classes))):
             parts.append(note("Classes that are confused stand together."))
     if found.pairs:
-        rows = [
-            (one.label, one.predicted, f"{one.images:,}", percent(one.share)) for one in found.pairs
-        ]
+        shown = found.pairs[: None if found.counts is None else _PAIRS_BESIDE_MATRIX]
+        rows = [(one.label, one.predicted, f"{one.images:,}", percent(one.share)) for one in shown]
         heads = ("true class", "predicted class", "images", "of the class")
         listed = table(heads, rows, numbers=2)
         if found.counts is None:
