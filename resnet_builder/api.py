@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -30,6 +31,9 @@ from resnet_builder.training.callbacks import Callback, CallbackList
 from resnet_builder.training.session import Session, open_session
 from resnet_builder.training.trainer import fit
 from resnet_builder.weights.hub import find_folder
+
+if TYPE_CHECKING:
+    from resnet_builder.publishing.folder import PublishReport
 
 
 class Run:
@@ -158,6 +162,52 @@ class Run:
             UsageError: The weights do not say how images are normalised.
         """
         return predict(self.trained, _paths(images), top=top, device=pick_device(device))
+
+    def publish(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        license: str | None = None,
+        dataset: str | None = None,
+        overwrite: bool = False,
+        unfinished: bool = False,
+        with_report: bool = True,
+        push: str | None = None,
+        private: bool | None = None,
+    ) -> "PublishReport":
+        """Publish the run as a folder with a model card, as ``resnet-build publish`` does.
+
+        Args:
+            folder: Folder to make.
+            name: Name of the published network; by default the spec's.
+            license: Licence of the weights, by the Hub's name: ``mit``, ``cc-by-4.0``.
+            dataset: Name of the dataset on the Hub, if the spec's dataset does not tell it.
+            overwrite: Whether files that an earlier call wrote are replaced; others stay.
+            unfinished: Whether a run that is not finished is published, with its best weights.
+            with_report: Whether ``report.html`` is published too, which may show images.
+            push: Repository of the Hugging Face Hub, ``USER/NAME``, to upload the folder to.
+            private: Whether a new repository is private; ``None`` leaves it to the Hub.
+
+        Raises:
+            HubError: The Hub cannot be reached, or refuses.
+            UsageError: The run is not finished, or the folder is in use.
+        """
+        from resnet_builder.publishing.folder import publish  # seldom needed, and slow to import
+
+        return publish(
+            self.path,
+            Path(folder),
+            name=name,
+            license=license,
+            dataset=dataset,
+            overwrite=overwrite,
+            unfinished=unfinished,
+            with_report=with_report,
+            push=push,
+            private=private,
+            plugins=self._plugins,
+        )
 
 
 def _paths(images: object) -> list[Path]:

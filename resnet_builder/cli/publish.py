@@ -1,7 +1,5 @@
 """``resnet-build publish``: a run as a folder with a model card, and on the Hugging Face Hub."""
 
-import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +7,6 @@ import click
 
 from resnet_builder.cli.console import examples, note, show, show_json
 from resnet_builder.cli.options import FOLDER, debug_option, json_option, plugin_option
-from resnet_builder.errors import UsageError
 
 if TYPE_CHECKING:
     from resnet_builder.publishing.folder import PublishReport
@@ -87,31 +84,23 @@ def publish(
     With --push, the folder is uploaded to the Hugging Face Hub. Log in before, by `hf auth login`,
     or set HF_TOKEN.
     """
-    if private is not None and push is None:
-        raise UsageError("--private and --public need --push")
-    if push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", push, re.ASCII):
-        raise UsageError(f"--push {push}: name a repository as USER/NAME")
-    from resnet_builder.publishing import folder as publishing
-    from resnet_builder.publishing.upload import push as upload
+    from resnet_builder.publishing.folder import publish as publish_run
 
-    report = publishing.publish(
+    report = publish_run(
         run,
         folder,
         name=name,
         license=license_,
         dataset=dataset,
-        repository=push,
         overwrite=overwrite,
         unfinished=unfinished,
         with_report=with_report,
+        push=push,
+        private=private,
         plugins=plugins,
     )
     for notice in report.notices:
         note(notice)
-    if push is not None:
-        note(f"pushing {report.bytes:,} bytes to hf-hub:{push}")
-        url = upload(folder, push, report.files, private=private)
-        report = replace(report, url=url)
     if as_json:
         show_json(report)
     else:

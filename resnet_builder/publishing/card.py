@@ -8,9 +8,15 @@ from typing import Any
 
 from resnet_builder.comparison import brief
 from resnet_builder.errors import counted, printable
-from resnet_builder.runs.records import DataRecord, EnvRecord, ResultRecord, package_version
+from resnet_builder.runs.records import (
+    METRIC_WORDS,
+    DataRecord,
+    EnvRecord,
+    ResultRecord,
+    package_version,
+)
 from resnet_builder.spec.dump import dump_value
-from resnet_builder.spec.schema import Spec, ToRgb
+from resnet_builder.spec.schema import Spec, ToRgb, is_file_name
 from resnet_builder.summary import Summary
 from resnet_builder.weights.file import WeightsHeader
 from resnet_builder.weights.hub import library
@@ -255,6 +261,10 @@ def _results(found: Publication) -> Iterator[str]:
         ("validation mAP", "val", result.val_map, None, None),
         ("validation top-1", "val", result.val_top1, None, None),
     ]
+    if result.monitored in {"macro_recall", "macro_f1"} and result.test_macro is not None:
+        word, key = METRIC_WORDS[result.monitored], result.monitored.removeprefix("macro_")
+        rows.append((f"test {word}", "test", getattr(result.test_macro, key), None, None))
+        rows.append((f"validation {word}", "val", result.monitored_value, None, None))
     head = ["figure", "images", "this network"]
     cells = [
         [name, f"{counts.get(split, 0):,}", _percent(ours), _percent(theirs), _points(difference)]
@@ -276,7 +286,7 @@ def _how_chosen(found: Publication, result: ResultRecord) -> Iterator[str]:
     counts = {} if found.data is None else found.data.images
     step = f"The weights are those of step {result.selected_step:,} of {result.steps:,}"
     if result.selected_on == "val":
-        metric = "top-1 accuracy" if result.val_map is None else "mAP"
+        metric = METRIC_WORDS[result.monitored or ("top1" if result.val_map is None else "map")]
         images = counted(counts.get("val", 0), "validation image")
         yield f"{step}: those with the best {metric} on {images}, on which nothing was trained."
     else:
@@ -303,8 +313,7 @@ def _use(found: Publication) -> Iterator[str]:
     place, plugins = found.place, "".join(f" --plugin {name}" for name in found.plugins)
     where = "in this folder" if found.repository is None else "from anywhere"
     weights = "model.safetensors" if found.repository is None else found.place
-    is_own = found.spec.data is None or "path" in found.spec.data.dataset.options
-    data = " --data my_images" if is_own else ""
+    data = " --data my_images" if _has_own_images(found) else ""
     yield f"With resnet-builder {package_version()}, {where}:"
     yield (
         "```sh\n"
@@ -348,6 +357,10 @@ def _use(found: Publication) -> Iterator[str]:
     yield from _preprocessing(found)
 
 
+def _has_own_images(found: Publication) -> bool:
+    return found.spec.data is None or "path" in found.spec.data.dataset.options
+
+
 def _preprocessing(found: Publication) -> Iterator[str]:
     header = found.header
     _, height, width = found.spec.model.image_shape
@@ -374,7 +387,14 @@ def _is_known_to_timm(found: Publication) -> bool:
 
 def _training(found: Publication) -> Iterator[str]:
     train, data, result = found.spec.train, found.spec.data, found.result
-    yield "The whole experiment is `spec.yaml`; `resnet-build train spec.yaml` trains it again."
+    weights = found.spec.model.weights
+    if _has_own_images(found):
+        again = "Its images are not published"
+    else:
+        again = "`resnet-build train spec.yaml` trains it again"
+    if weights is not None and is_file_name(weights.path):
+        again += "; it starts from weights that are not published"
+    yield f"The whole experiment is `spec.yaml`. {again}."
     rows: list[tuple[str, str]] = []
     if data is not None:
         rows.append(("data", _code(dump_value(brief(("data", "dataset"), data.dataset)))))
@@ -392,9 +412,9 @@ def _training(found: Publication) -> Iterator[str]:
             rows.append(("augmentation", _code(dump_value(augment))))
         if data.sampler != "uniform":
             rows.append(("sampler", _code(data.sampler)))
-    if found.spec.model.weights is not None:
+    if weights is not None:
         digest = "" if found.data is None else f", SHA-256 {found.data.pretrained_sha256}"
-        rows.append(("starts from", f"{_code(found.spec.model.weights.path)}{digest}"))
+        rows.append(("starts from", f"{_code(weights.path)}{digest}"))
     if train is not None:
         length = f"{train.steps:,} steps" if train.epochs is None else f"{train.epochs:,} epochs"
         done = "" if result is None else f", {result.steps:,} steps"

@@ -26,12 +26,12 @@ from resnet_builder.publishing.card import (
     model_card,
 )
 from resnet_builder.publishing.timm_config import timm_architecture, timm_config, timm_tensors
+from resnet_builder.publishing.upload import push as upload
 from resnet_builder.reports.drawing import draw_svg
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import TEMPORARY, storage_errors, sync_directory, write_atomically
 from resnet_builder.runs.records import DataRecord, EnvRecord, Record, ResultRecord
 from resnet_builder.runs.status import resume_command, run_status
-from resnet_builder.spec.bundled import is_hub_name
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part, Section
@@ -85,10 +85,11 @@ def publish(
     name: str | None = None,
     license: str | None = None,
     dataset: str | None = None,
-    repository: str | None = None,
     overwrite: bool = False,
     unfinished: bool = False,
     with_report: bool = True,
+    push: str | None = None,
+    private: bool | None = None,
     plugins: Sequence[str] = (),
 ) -> PublishReport:
     """Write a run's best weights, with all that is needed to use them, to a folder.
@@ -102,20 +103,27 @@ def publish(
         license: Licence of the weights, by the Hub's name: ``mit``, ``cc-by-4.0``.
         dataset: Name of the dataset on the Hub; by default that of the dataset of the spec, if it
             is there.
-        repository: Repository on the Hub that the folder is for, which the card names.
         overwrite: Whether files that an earlier call wrote are replaced; others stay.
         unfinished: Whether a run that is not finished is published, with its best weights so far.
         with_report: Whether the run's ``report.html`` is published, which may show images.
+        push: Repository of the Hub, ``USER/NAME``, that the folder is uploaded to, and that its
+            card names.
+        private: Whether a new repository is private, as for :func:`~.upload.push`.
         plugins: Plugins that may be imported.
 
     Raises:
         CheckpointError: The weights are damaged.
+        HubError: The Hub cannot be reached, or refuses; the folder is written then.
         SpecError: The spec cannot be used here; a plugin without consent, for example.
         StorageError: A file cannot be read or written.
-        UsageError: The run is not finished, or has no weights; the folder is in use; or
-            huggingface_hub is not installed.
+        UsageError: The run is not finished, or has no weights; the folder is in use; the name of
+            the repository is none; or huggingface_hub is not installed.
     """
     library()  # better missed before the work than after it
+    if push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", push, re.ASCII):
+        raise UsageError(f"{push} is no repository: name it as USER/NAME")
+    if private is not None and push is None:
+        raise UsageError("only a repository to push to is private or public")
     directory = RunDirectory.open(run)
     check_folder(folder, overwrite=overwrite)
     if not directory.is_finished and not unfinished:
@@ -125,7 +133,7 @@ def publish(
         )
     trained = load_model(run, plugins=plugins)
     notices = list(trained.notices)
-    found = _publication(directory, trained, name, license, dataset, repository)
+    found = _publication(directory, trained, name, license, dataset, push)
     report = _report(directory, trained.spec, notices) if with_report else None
     found = _with_files(found, report, _plugin_files(trained.spec))
     with _staged(folder) as staged:
@@ -141,6 +149,10 @@ def publish(
         files = tuple(sorted([*contents, WEIGHTS]))
         size = sum((staged / file).stat().st_size for file in files)
         _move(staged, folder, files)
+    url = None
+    if push is not None:
+        outdated = [file for file in OWN_FILES if file not in files]
+        url = upload(folder, push, files=files, outdated=outdated, private=private)
     return PublishReport(
         run=run,
         folder=folder,
@@ -150,7 +162,7 @@ def publish(
         step=found.header.step,
         finished=found.result is not None,
         timm=found.timm,
-        url=None,
+        url=url,
         notices=tuple(notices),
     )
 
@@ -239,11 +251,13 @@ def _without_paths(value: Any) -> Any:
         return type(value)(_without_paths(item) for item in value)
     if isinstance(value, dict):
         return {key: _without_paths(item) for key, item in value.items()}
+    if isinstance(value, str) and "://" in value:
+        return re.sub(r"//[^/@]*@", "//", value)  # a URL without the name and password of a user
     return os.path.basename(value) if _is_private(value) else value
 
 
 def _is_private(value: object) -> bool:
-    return isinstance(value, str) and not is_hub_name(value) and os.path.isabs(value)
+    return isinstance(value, str) and os.path.isabs(value)
 
 
 def _private_paths(value: Any) -> set[str]:

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_builder.errors import HubError
-from resnet_builder.publishing.folder import OWN_FILES
 from resnet_builder.weights.hub import CARD, HubName, hub_errors, library, without_bars
 
 
 def push(
-    folder: Path, repository: str, files: Sequence[str], *, private: bool | None = None
+    folder: Path,
+    repository: str,
+    *,
+    files: Sequence[str],
+    outdated: Sequence[str] = (),
+    private: bool | None = None,
 ) -> str:
     """Upload a published folder to a repository, in one commit; it is made if it does not exist.
 
@@ -18,7 +22,8 @@ def push(
     Args:
         folder: The folder.
         repository: ``USER/NAME``.
-        files: Files of the folder to upload. Others that an earlier upload left are deleted.
+        files: Files of the folder to upload.
+        outdated: Files that are deleted, if an earlier upload left them.
         private: Whether a new repository is private; ``None`` leaves it to the Hub: it is public,
             unless an organisation decides otherwise.
 
@@ -49,7 +54,7 @@ def push(
             repo_id=address.repo_id,
             folder_path=folder,
             allow_patterns=list(files),
-            delete_patterns=[file for file in OWN_FILES if file not in files],
+            delete_patterns=list(outdated),
             commit_message=f"Publish {folder.absolute().name}",
         )
     return str(address)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import markdown_it
 import pytest
 import torch
 import yaml
@@ -16,6 +17,7 @@ from resnet_builder import build_from_spec, load_run
 from resnet_builder.inference import load_model
 from resnet_builder.publishing import card
 from resnet_builder.runs.records import ResultRecord
+from resnet_builder.summary import summarize
 from resnet_builder.weights.file import read_weights
 from tests.cli.experiments import call, write_tiny
 from tests.data.folders import write_image, write_pets
@@ -120,7 +122,7 @@ def run_card(text: str) -> int:
     """Run the commands and the code of a card, in the current folder; return their number."""
     write_image(Path("image.png"), 0)
     for number in range(80):
-        write_image(Path(f"my_images/train/{('ant', 'bee')[number % 2]}/{number}.png"), number)
+        write_image(Path(f"my_images/{('ant', 'bee')[number % 2]}/{number}.png"), number)
     count = 0
     for language, block in re.findall(r"```(sh|python)\n(.*?)```", text, re.DOTALL):
         if language == "python":
@@ -143,6 +145,54 @@ def test_lines_of_the_card_run_in_the_folder(
     net = publish(run)
     monkeypatch.chdir(net)
     assert run_card(Path("README.md").read_text()) == 4
+
+
+@pytest.mark.slow
+def test_lines_of_the_card_of_own_images_run_in_the_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = publish(write_own_run(folder), "--plugin", "secret-place/my_augmentation.py")
+    text = (net / "README.md").read_text()
+    assert "Its images are not published; it starts from weights that are not published." in text
+    monkeypatch.chdir(net)
+    assert run_card(text) == 4
+
+
+def test_names_from_data_cannot_change_the_card(run: Path, folder: Path) -> None:
+    hostile = ("a|b", "`c`", "<script>alert(1)</script>", "d\n# Title\n![x](http://y/z)")
+    found = publication(run, classes=hostile, source="[click](http://y) <b>")
+    text = ModelCard(card.model_card(found)).text
+    page = markdown_it.MarkdownIt("commonmark").enable("table").render(text)
+    assert "<script>" not in page
+    assert "http://y/z" not in re.sub(r"<code>.*?</code>", "", page)
+    assert "<b>" not in page
+    assert 'href="http://y"' not in page
+    assert re.findall("<h1>(.*?)</h1>", page) == ["tiny"]
+    assert "<code>a\\|b</code>" in page or "<code>a|b</code>" in page
+
+
+def publication(run: Path, *, classes: tuple[str, ...], source: str) -> card.Publication:
+    """Facts of a run, with names that its data and its spec might have."""
+    opened = load_run(run)
+    assert opened.result is not None
+    assert opened.result.published is not None
+    published = opened.result.published.model_copy(update={"source": source})
+    return card.Publication(
+        name="tiny",
+        spec=opened.spec,
+        header=opened.trained.header.model_copy(update={"classes": classes}),
+        summary=summarize(opened.spec),
+        result=opened.result.model_copy(update={"published": published}),
+        data=None,
+        env=None,
+        total_steps=None,
+        license=None,
+        dataset=None,
+        repository=None,
+        timm=None,
+        files={},
+        plugins=(),
+    )
 
 
 # What a folder may not tell.

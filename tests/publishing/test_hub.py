@@ -10,13 +10,13 @@ from huggingface_hub import constants
 
 from resnet_builder import build_from_spec, load_run
 from resnet_builder.inference import load_model
-from resnet_builder.publishing import folder as publishing
 from resnet_builder.runs.records import DataRecord
 from resnet_builder.weights import hub as downloads
 from resnet_builder.weights.file import read_header
 from tests.cli.experiments import call, write_tiny
 from tests.data.folders import write_image
 from tests.hub_server import Hub, Repository
+from tests.publishing.test_folder import run_card
 
 # The Hub's library uploads in a way that its HTTP library is going to change.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -44,6 +44,7 @@ def test_pushed_repository_has_the_folder_s_files(run: Path, folder: Path, hub: 
         assert repository.files[file] == (folder / "net" / file).read_bytes()
     assert b'load_run("hf-hub:me/net"' in repository.files["README.md"]
     assert "POST /api/validate-yaml" in hub.requests
+    assert hub.requests.count("POST /api/models/me/net/commit/main") == 1
 
     # Another time: what the first one left is deleted, others' files stay.
     old = {**repository.files, "report.html": b"old", "notes.txt": b"mine"}
@@ -126,9 +127,9 @@ def test_hub_that_cannot_be_reached_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--push", "net"), "--push net: name a repository as USER/NAME"),
-        (("--push", "me/net@main"), "--push me/net@main: name a repository as USER/NAME"),
-        (("--private",), "--private and --public need --push"),
+        (("--push", "net"), "net is no repository: name it as USER/NAME"),
+        (("--push", "me/net@main"), "me/net@main is no repository: name it as USER/NAME"),
+        (("--private",), "only a repository to push to is private or public"),
     ],
 )
 def test_names_of_no_repository_are_refused(
@@ -140,13 +141,25 @@ def test_names_of_no_repository_are_refused(
     assert not Path("net").exists()
 
 
+@pytest.mark.slow
+def test_lines_of_the_card_run_from_the_repository(
+    run: Path, folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = load_run(run).publish("net", push="me/net", license="mit")
+    assert report.url == f"{hub.url}/me/net"
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    shutil.copy(folder / "net/spec.yaml", ".")
+    assert run_card(hub.repositories["me/net"].files["README.md"].decode()) == 4
+
+
 # Reading.
 
 
 @pytest.fixture
 def published(run: Path, folder: Path, hub: Hub) -> str:
     """Commit of ``me/net``, which was published."""
-    publishing.publish(run, folder / "net", repository="me/net", with_report=False)
+    load_run(run).publish(folder / "net", with_report=False)
     return hub.publish("me/net", folder / "net")
 
 

@@ -1,12 +1,14 @@
 """timm loads what is published, under its own names, and computes the same logits."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.data.config import resolve_model_data_config
 
 from resnet_builder.builder import build, build_on_meta, read_spec
@@ -115,7 +117,9 @@ SLOW = ("resnet50", "resnet50d", "seresnet50", "ecaresnet50d", "resnetv2_50", "w
         *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
     ],
 )
-def test_timm_computes_the_same_logits(name: str, folder: Path, hub: Hub) -> None:
+def test_timm_computes_the_same_logits(
+    name: str, folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = write_run(name)
     result = call("publish", run, "--to", "net", "--unfinished")
     assert "timm loads it: timm.create_model('local-dir:net', pretrained=True)" in result.stdout
@@ -148,6 +152,14 @@ def test_timm_computes_the_same_logits(name: str, folder: Path, hub: Hub) -> Non
     card = (folder / "net" / "README.md").read_text()
     assert f"timm loads it too, as its `{name}`" in card
     assert "library_name: timm" in card
+    monkeypatch.chdir("net")
+    [block] = re.findall(r"```python\n(import timm\n.*?)```", card, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    pixels = Image.new("RGB", (90, 70))
+    with torch.no_grad():
+        assert names["model"](names["transform"](pixels)[None]).shape == (1, 5)
+    monkeypatch.chdir(folder)
     imported = call("import", "net", "--spec", "run/spec.yaml", "-o", "imported.safetensors")
     assert imported.exit_code == 0, imported.output
     with torch.no_grad():
