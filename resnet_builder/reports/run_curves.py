@@ -1,5 +1,6 @@
 """Curves of runs for figures: a metric by steps, epochs or seconds, seeds of one spec together."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from resnet_builder.errors import CheckpointError, SpecError, StorageError, UsageError
 from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.group import is_group
 from resnet_builder.runs.records import COSMETIC, DataRecord, MetricsLog, MetricsRow
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.system import open_regular
@@ -19,6 +21,9 @@ Place = Literal["steps", "epochs", "seconds"]
 Split = Literal["train", "validation", "test"]
 
 _Values = NDArray[np.float64]
+
+_SEED = re.compile(r"(?<=.)[,_-]?seed[=_-]?\d+$")
+"""End of the name of a run directory, as ``sweep`` gives it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +48,7 @@ class RunGroup:
     """Runs of one spec, which differ in their seeds.
 
     Attributes:
-        name: Name of the spec; of the run directory, if another spec has that name.
+        name: Name of the spec; if another one has that name, of the run directory without its seed.
         runs: Run directories.
         curves: Curves of the training, then of the validation or test images.
     """
@@ -54,7 +59,7 @@ class RunGroup:
 
 
 def find_run_directories(folders: Sequence[Path]) -> list[Path]:
-    """Return run directories: those given, and all of a folder that holds some.
+    """Return run directories: those given, and all of a folder that holds runs or groups of runs.
 
     Raises:
         UsageError: A folder is no run and holds none.
@@ -62,6 +67,9 @@ def find_run_directories(folders: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for folder in folders:
         inside = sorted(spec.parent for spec in folder.glob("*/spec.yaml"))
+        inside += sorted(
+            spec.parent for spec in folder.glob("*/*/spec.yaml") if is_group(spec.parents[1])
+        )
         is_run = (folder / "spec.yaml").exists() or not inside
         found += [RunDirectory.open(folder).path] if is_run else inside
     return list(dict.fromkeys(found))
@@ -90,7 +98,7 @@ def read_groups(runs: Sequence[Path], *, metric: Metric, place: Place) -> list[R
     groups = []
     for key, paths in members.items():
         is_alone = list(names.values()).count(names[key]) == 1
-        name = names[key] if is_alone else paths[0].resolve().name
+        name = names[key] if is_alone else _SEED.sub("", paths[0].resolve().name)
         rows = [list(_points(path, metric, place)) for path in paths]
         curves = [
             curve for split in ("train", "validation", "test") for curve in _curve(rows, split)

@@ -66,7 +66,7 @@ class Scale:
 
     def ticks(self, room: float = 60) -> list[float]:
         """Return round values, about ``room`` pixels from one to the next, or more."""
-        count = max(2, floor(abs(self.end - self.start) / room))
+        count = max(2.0, abs(self.end - self.start) / room)
         span = self._decades
         if span < 1:
             step = max(self.least_step, round_step((self.high - self.low) / count * 0.65))

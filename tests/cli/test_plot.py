@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from resnet_builder.reports.run_curves import read_groups
+from resnet_builder.reports.run_curves import find_run_directories, read_groups
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, MetricsLog, MetricsRow
 from tests.cli.experiments import TINY, call, write_tiny
@@ -87,14 +87,22 @@ def test_seeds_are_one_curve_with_mean_and_standard_deviation(tmp_path: Path) ->
 
 def test_runs_of_one_name_are_told_apart_and_test_images_are_a_point(tmp_path: Path) -> None:
     run = write_run(tmp_path / "first", [0.5, 0.6], validates=False)
-    other = write_run(tmp_path / "second", [0.5])
+    other = write_run(tmp_path / "shortcut=pad,seed=0", [0.5])
     spec = RunDirectory(other).spec
     spec.write_text(spec.read_text().replace("batch_size: 32", "batch_size: 16"))
     first, second = read_groups([run, other], metric="error", place="steps")
-    assert (first.name, second.name) == ("first", "second")
+    assert (first.name, second.name) == ("first", "shortcut=pad")
     train, test = first.curves
     assert (train.split, test.split) == ("train", "test")
     assert (test.x.tolist(), test.mean.tolist()) == ([8], [75])
+
+
+def test_folder_stands_for_its_runs_and_for_those_of_its_groups(folder: Path) -> None:
+    runs = [write_run(Path("runs", name), [0.5]) for name in ("a", "group/seed=0", "no_group/b")]
+    Path("runs/group/group.json").touch()
+    assert find_run_directories([Path("runs"), runs[0]]) == runs[:2]
+    assert find_run_directories([Path("runs/group")]) == runs[1:2]
+    assert find_run_directories(runs) == runs
 
 
 def test_schedule_is_plotted_before_training(folder: Path) -> None:
