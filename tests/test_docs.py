@@ -193,6 +193,14 @@ def test_page_runs_as_written_in_a_fresh_folder(
         assert model.fc(features(torch.ones(1, 3, 32, 32))).shape == (1, 10)  # type: ignore[attr-defined, operator]
 
 
+def test_every_page_with_commands_is_run() -> None:
+    [mark] = [one for one in test_page_runs_as_written_in_a_fresh_folder.pytestmark if one.args]  # type: ignore[attr-defined]
+    run = {parameters[0] for parameters in mark.args[1]}
+    for page in (ROOT / "docs").rglob("*.md"):
+        commands = re.search(r"^```(sh|console|python)$", page.read_text(encoding="utf-8"), re.M)
+        assert not commands or page.name == "commands.md" or str(page.relative_to(ROOT)) in run
+
+
 @pytest.mark.ci
 def test_notebook_runs(tmp_path: Path) -> None:
     """In a kernel of its own, with two steps for each training."""

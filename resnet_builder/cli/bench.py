@@ -38,6 +38,7 @@ _MANY = 1_000_000
     type=click.FloatRange(min=0, min_open=True),
     default=30,
     show_default=True,
+    metavar="SECONDS",
     help="Length of the measurement.",
 )
 @recipe_options

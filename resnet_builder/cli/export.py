@@ -47,7 +47,10 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Free dimensions of the input: batch, height, width, divided by commas; or none.",
 )
 @click.option(
-    "--opset", type=click.IntRange(min=1), help="Version of ONNX's operators. [default: torch's]"
+    "--opset",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Version of ONNX's operators. [default: torch's]",
 )
 @plugin_option
 @json_option

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
+    metavar="N",
     help="Number of classes for each image; where it may have several, all above 50 % are shown.",
 )
 @click.option(
