@@ -4,14 +4,13 @@ Runs of one spec are one line, the mean over the seeds, with a band of one stand
 """
 
 import statistics
-from collections.abc import Callable, Sequence
-from math import floor
+from collections.abc import Sequence
+from math import floor, isfinite, nan
 
 from resnet_builder.reports import charts
 from resnet_builder.reports.charts import Mark, Series, line_chart
 from resnet_builder.reports.report import METRICS, Point, Report, RunReport
 from resnet_builder.reports.scale import Axis
-from resnet_builder.runs.records import MetricsRow
 
 Groups = Sequence[tuple[Sequence[int], str]]
 """Numbers of the runs of each group, and its name."""
@@ -170,20 +169,22 @@ def _series(
     histories: Sequence[Sequence[Point]], field: str, scale: float, name: str, color: int
 ) -> Series | None:
     """Line of the mean over runs at each epoch that any of them reports, with its band."""
-    value_of: Callable[[MetricsRow], float | None] = lambda row: getattr(row, field)  # noqa: E731
     found: dict[float, list[float]] = {}
     for history in histories:
         done: set[int] = set()
         for point in history:
-            value = value_of(point.row)
+            value: float | None = getattr(point.row, field)
             # The selected weights are evaluated once more at the end: that is no point of a curve.
-            if value is not None and point.row.step not in done:
-                done.add(point.row.step)
-                found.setdefault(point.epoch, []).append(scale * value)
+            if value is None or point.row.step in done:
+                continue
+            done.add(point.row.step)
+            found.setdefault(point.epoch, [])
+            if isfinite(value):  # a loss may not be
+                found[point.epoch].append(scale * value)
     if not found:
         return None
     x = sorted(found)
-    means = [statistics.fmean(found[epoch]) for epoch in x]
+    means = [statistics.fmean(found[at]) if found[at] else nan for at in x]
     if len(histories) == 1:
         return Series(name, x, means, color=color)
     spreads = [statistics.stdev(found[at]) if len(found[at]) > 1 else 0.0 for at in x]

@@ -17,11 +17,12 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 
 from resnet_builder.builder import build_on_meta
-from resnet_builder.errors import ResnetBuilderError, UsageError, dotted
+from resnet_builder.errors import CheckpointError, ResnetBuilderError, UsageError, dotted
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import estimate_training
 from resnet_builder.parts import resolve
 from resnet_builder.plugins import import_plugins
+from resnet_builder.registry import described
 from resnet_builder.reports.diagnostics import Fragment, read_diagnostics
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import (
@@ -378,13 +379,19 @@ def _build(
 ) -> tuple[Experiment, Summary]:
     """Build the network of a resolved spec on meta, once for all seeds.
 
-    The spec is that of a run, which was checked when the run began.
+    The spec is that of a run, which was checked when the run began; its file or the code of a
+    plugin may have changed since.
     """
     import_plugins(spec.plugins, plugins, Positions(document_of({}).root))
     key = dump_spec(_without_seed(spec))
     if key not in built:
-        resolved = resolve(spec)
-        built[key] = Experiment(resolved, build_on_meta(resolved.model)), summarize(resolved)
+        try:
+            resolved = resolve(spec)
+            built[key] = Experiment(resolved, build_on_meta(resolved.model)), summarize(resolved)
+        except ResnetBuilderError:
+            raise
+        except Exception as error:
+            raise CheckpointError(f"spec.yaml cannot be built: {described(error)}") from error
     return built[key]
 
 
@@ -529,7 +536,7 @@ def _repeats(origin: str, overrides: Sequence[str], spec: Spec) -> bool:
     """Whether a bundled spec with some values set is the spec, as far as bits depend on it."""
     try:
         again = resolve(load_spec(origin, overrides=overrides))
-    except ResnetBuilderError:
+    except (ResnetBuilderError, ValueError):  # the spec was edited
         return False
     return all(is_cosmetic(dotted(one.path)) for one in spec_differences(again, spec))
 

@@ -232,6 +232,29 @@ def test_stopped_failed_and_empty_runs_have_a_page(copy: Path) -> None:
     assert "killed" in shown.text
 
 
+def test_spec_that_cannot_be_built_any_more_is_told(copy: Path) -> None:
+    text = (copy / "spec.yaml").read_text()
+    (copy / "spec.yaml").write_text(text.replace("channels: 3, image", "channels: 0, image"))
+    report = read_report([copy])
+    assert "spec.yaml" in report.runs[0].problems[0]
+    assert "is not drawn" in Page(render_html(report)).text
+
+
+def test_infinite_losses_interrupt_the_curves(runs: Path, copy: Path) -> None:
+    metrics = copy / "metrics.jsonl"
+    metrics.write_text(re.sub(r'"val.loss":[\d.]+', '"val.loss":1e999', metrics.read_text()))
+    for paths in ([copy], [copy, copy], [copy, runs / "seed-1"]):
+        assert "validation loss" in Page(render_html(read_report(paths))).text or len(paths) == 1
+
+
+def test_run_that_is_trained_now_is_running(copy: Path) -> None:
+    (copy / "result.json").unlink()
+    with RunDirectory(copy).locked():
+        report = read_report([copy])
+    assert report.runs[0].state == "running"
+    assert "--resume" not in Page(render_html(report)).text
+
+
 def test_marks_and_trail_tell_of_resumes_and_changes(copy: Path) -> None:
     with (copy / "train.log").open("a") as log:
         log.write("2999-01-01T00:00:00+00:00 from step 8 of 12 on CPU: device cpu\n")
