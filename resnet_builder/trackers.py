@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from resnet_builder.errors import UsageError
 from resnet_builder.registry import Registry
 from resnet_builder.runs.files import append_line, write_atomically
+from resnet_builder.runs.group import is_group
 from resnet_builder.spec.section import Part
 
 Scalar = str | int | float | bool
@@ -45,6 +46,18 @@ class TrackedRun:
     directory: Path
     step: int
     hyperparameters: Mapping[str, Scalar]
+
+    @property
+    def group(self) -> str | None:
+        """Name of the seeds or of the sweep that the run belongs to."""
+        folder = self.directory.resolve().parent
+        return folder.name if is_group(folder) else None
+
+    @property
+    def name(self) -> str:
+        """Name of the run: that of its directory, with its group's before it."""
+        name = self.directory.resolve().name
+        return name if self.group is None else f"{self.group}/{name}"
 
 
 class Tracker:
@@ -187,7 +200,7 @@ class _Position(BaseModel):
 
     Attributes:
         id: Identifier of the run in the store.
-        uri: Store.
+        uri: Address of the store, or of the run in it.
         steps: Last step that was logged, by split.
         points: Number of points that were logged.
     """
@@ -235,8 +248,8 @@ class WeightsAndBiases(_AppendOnly):
 
     Args:
         project: Project; by default WANDB_PROJECT, else `resnet-builder`.
-        name: Name of the run; by default that of the run directory.
-        group: Group of runs, for several seeds.
+        name: Name of the run; by default that of its directory.
+        group: Group of runs; by default the directory of several seeds, or of a sweep.
         weights: Whether the selected weights are logged as an artifact.
     """
 
@@ -265,8 +278,8 @@ class WeightsAndBiases(_AppendOnly):
         self._position = self._read(run.directory / "wandb.json") or _Position(id=_new_id())
         self._run: Any = wandb.init(
             project=self._project,
-            name=self._name or run.directory.name,
-            group=self._group,
+            name=self._name or run.name,
+            group=self._group or run.group,
             id=self._position.id,
             resume="allow",
             config=dict(run.hyperparameters),
@@ -276,6 +289,8 @@ class WeightsAndBiases(_AppendOnly):
             reinit="create_new",  # a run of the caller's own stays as it is
             settings=wandb.Settings(silent=True, console="off"),
         )
+        if mode == "online":
+            self._position.uri = self._run.url or ""
         self._run.define_metric("*", step_metric="step")
         self._write()
 
@@ -310,7 +325,7 @@ class Mlflow(_AppendOnly):
 
     Args:
         experiment: Experiment; by default MLFLOW_EXPERIMENT_NAME, else `resnet-builder`.
-        name: Name of the run; by default that of the run directory.
+        name: Name of the run; by default that of its directory.
         weights: Whether the selected weights are logged as an artifact.
     """
 
@@ -339,7 +354,7 @@ class Mlflow(_AppendOnly):
         if found is None:
             made = self._client.create_run(
                 self._experiment_id(),
-                run_name=self._name or run.directory.name,
+                run_name=self._name or run.name,
                 tags={"resnet_builder.run": str(run.directory.resolve())},
             )
             found = _Position(id=made.info.run_id, uri=uri)

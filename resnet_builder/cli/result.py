@@ -53,6 +53,13 @@ def show_next(run: Path, plugins: tuple[str, ...]) -> None:
     file = "FILE.onnx" if find_spec("onnxscript") else "FILE.pt2"  # which needs no extra
     for command, *more in (("evaluate",), ("predict", "IMAGE..."), ("export", "-o", file)):
         note(f"  resnet-build {command} {shlex.join(words)}{''.join(f' {one}' for one in more)}")
+    quoted = shlex.quote(str(run))
+    if (run / "tensorboard").is_dir():
+        note(f"  tensorboard --logdir {quoted}")
+    if any(run.glob("wandb/offline-run-*")):
+        note(f"  wandb sync {quoted}/wandb/offline-run-*")
+    if (run / "mlflow.json").is_file():
+        note("  mlflow ui")
 
 
 def progress(run: "RunStatus") -> tuple[str, str, str]:

@@ -12,8 +12,8 @@ from resnet_builder.cli.options import (
     data_option,
     debug_option,
     json_option,
-    recipe_options,
     skip_bad_option,
+    training_options,
 )
 
 
@@ -36,7 +36,7 @@ from resnet_builder.cli.options import (
 )
 @click.option("--dry-run", is_flag=True, help="Check and list the trials, and train none.")
 @jobs_option
-@recipe_options
+@training_options
 @data_option
 @data_dir_option
 @skip_bad_option

@@ -23,6 +23,9 @@ from resnet_builder.training.result import Result
 CLOSE_SECONDS = 30.0
 """Time that a tracker is given at the end of a training to write, or send, its last points."""
 
+STOP_SECONDS = 5.0
+"""The same where training was stopped or failed: a scheduler ends the process soon."""
+
 _QUEUE = 10_000
 
 
@@ -118,9 +121,10 @@ class Tracking(Callback):
             return
         self._put(lambda tracker: tracker.close(outcome))
         self._put(None)
-        self._thread.join(CLOSE_SECONDS)
+        seconds = CLOSE_SECONDS if outcome == "finished" else STOP_SECONDS
+        self._thread.join(seconds)
         if self._thread.is_alive():
-            self._fail(f"it did not end within {CLOSE_SECONDS:.0f} s")
+            self._fail(f"it did not end within {seconds:.0f} s")
         self._tell()
 
     def _put(self, task: "_Task | None") -> None:

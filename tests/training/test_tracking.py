@@ -83,6 +83,9 @@ def test_tracker_is_given_what_the_run_records(
     (label, (_, tracked), *points, finish, close) = memory.calls
     assert label == ("label", "x")
     assert (tracked.directory, tracked.step) == (tmp_path / "run", 0)
+    assert (tracked.name, tracked.group) == ("run", None)
+    (tmp_path / "group.json").write_text("{}")
+    assert (tracked.name, tracked.group) == (f"{tmp_path.name}/run", tmp_path.name)
     values = tracked.hyperparameters
     assert values["train.optimizer.lr"] == 0.05
     assert values["model.stages.0.channels"] == 8
@@ -131,15 +134,20 @@ def test_tracker_that_fails_warns_once_and_changes_nothing(
 def test_training_does_not_wait_for_a_tracker(
     tmp_path: Path, memory: type[Memory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.05)
+    for limit in ("CLOSE_SECONDS", "STOP_SECONDS"):
+        monkeypatch.setattr(tracking, limit, 0.05)
     release = threading.Event()
     monkeypatch.setattr(memory, "start", lambda self, run: release.wait(20))
     recorder = Recorder()
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", logging("memory"), callbacks=[recorder], should_stop=after(3))
     result = train(tmp_path / "run", logging("memory"), callbacks=[recorder])
     release.set()
     assert result.record.steps == 12
-    [warning] = recorder.warnings
-    assert warning.startswith("tracker memory: it did not end within")
+    assert [one.partition(" within")[0] for one in recorder.warnings] == [
+        "tracker memory: it did not end",
+        "tracker memory: it did not end",
+    ]
 
 
 def test_stopped_training_closes_its_trackers(tmp_path: Path, memory: type[Memory]) -> None:
@@ -281,6 +289,7 @@ def test_points_of_a_killed_and_resumed_run_are_there_once(
     if name in {"wandb", "mlflow"}:
         pytest.importorskip(name)
         monkeypatch.setattr(tracking, "CLOSE_SECONDS", 100.0)
+        monkeypatch.setattr(tracking, "STOP_SECONDS", 100.0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
