@@ -1,9 +1,10 @@
 """Python API of a whole experiment: train it, open its run, evaluate it, predict with it."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -25,6 +26,7 @@ from resnet_builder.reports.notebook import NotebookProgress, in_notebook, run_h
 from resnet_builder.reports.page import report_callbacks
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import MetricsLog, MetricsRow, ResultRecord
+from resnet_builder.spec.compose import SpecSource
 from resnet_builder.spec.load import read_draft
 from resnet_builder.spec.schema import Spec
 from resnet_builder.training.callbacks import Callback, CallbackList
@@ -34,6 +36,8 @@ from resnet_builder.weights.hub import find_folder
 
 if TYPE_CHECKING:
     from resnet_builder.publishing.folder import PublishReport
+
+_TRAINING = RLock()
 
 
 class Run:
@@ -159,8 +163,10 @@ class Run:
 
         Raises:
             DataError: There are no images.
-            UsageError: The weights do not say how images are normalised.
+            UsageError: The weights do not say how images are normalised; or ``top`` is below 1.
         """
+        if top < 1:
+            raise UsageError(f"top is the number of classes for each image, not {top}")
         return predict(self.trained, _paths(images), top=top, device=pick_device(device))
 
     def publish(
@@ -238,7 +244,7 @@ def load_run(path: str | Path, *, plugins: Sequence[str] = (), normalize: bool =
 
 
 def train(
-    spec: str | Path | Mapping[str, object],
+    spec: SpecSource,
     out: str | Path | None = None,
     *,
     resume: bool = False,
@@ -256,10 +262,12 @@ def train(
 ) -> Run:
     """Train a network and test it, as ``resnet-build train`` does in one process.
 
+    Of several threads, one trains at a time: torch's random numbers are the process's.
+
     In a notebook the cell shows the progress. Elsewhere nothing is shown.
 
     Args:
-        spec: Path, name of a bundled spec, or mapping.
+        spec: Path, name of a bundled spec, mapping, or the ``spec`` of a run.
         out: Run directory; by default the next ``runs/NAME-NNN``.
         resume: Whether to resume the run in ``out``, if there is one. A finished run is returned.
         overrides: ``path.to.key=value``, as ``--set``; or a flag, as ``--epochs 10``.
@@ -287,6 +295,10 @@ def train(
         Stopped: ``should_stop`` became true. ``resume=True`` goes on from there.
         UsageError: The run directory exists, or the run cannot be resumed to the same bits.
     """
+    if wrong := [one for one in callbacks if not isinstance(one, Callback)]:
+        raise UsageError(f"callbacks are objects of `Callback`, not {type(wrong[0]).__name__}")
+    if isinstance(plugins, str):
+        raise UsageError(f"plugins takes a list: [{plugins!r}]")
     directory = None if out is None else Path(out)
     where = None if data_dir is None else Path(data_dir)
     if resume and directory is None:
@@ -300,39 +312,40 @@ def train(
     draft = read_draft(spec, overrides=overrides, fragments=fragments, data=images)
     for notice in draft.notices:
         events.on_warning(notice)
-    # A run with a checkpoint needs its pretrained weights no more, nor a finished one its data,
-    # unless only they tell what the spec is.
-    experiment = load_experiment(
-        draft,
-        plugins=plugins,
-        with_weights=not resume,
-        with_data=not resume or draft.asks_data,
-        data_dir=where,
-    )
-    opened = open_session(
-        experiment,
-        directory,
-        resume=resume,
-        allow_spec_change=allow_spec_change,
-        data_dir=where,
-        skip_bad=skip_bad,
-        report=report,
-        warn=events.on_warning,
-        should_stop=should_stop,
-    )
-    with opened as session:
-        if isinstance(session, Session):
-            directory = session.run.path
-            page = report_callbacks(experiment, directory, plugins, where, events.on_warning)
-            fit(
-                session.model,
-                session.data,
-                experiment,
-                session.run,
-                callbacks=[*callbacks, *page],
-                should_stop=should_stop,
-                allow_spec_change=allow_spec_change,
-                allow_inexact=allow_inexact,
-            )
+    with _TRAINING:
+        # A run with a checkpoint needs its pretrained weights no more, nor a finished one its data,
+        # unless only they tell what the spec is.
+        experiment = load_experiment(
+            draft,
+            plugins=plugins,
+            with_weights=not resume,
+            with_data=not resume or draft.asks_data,
+            data_dir=where,
+        )
+        opened = open_session(
+            experiment,
+            directory,
+            resume=resume,
+            allow_spec_change=allow_spec_change,
+            data_dir=where,
+            skip_bad=skip_bad,
+            report=report,
+            warn=events.on_warning,
+            should_stop=should_stop,
+        )
+        with opened as session:
+            if isinstance(session, Session):
+                directory = session.run.path
+                page = report_callbacks(experiment, directory, plugins, where, events.on_warning)
+                fit(
+                    session.model,
+                    session.data,
+                    experiment,
+                    session.run,
+                    callbacks=[*callbacks, *page],
+                    should_stop=should_stop,
+                    allow_spec_change=allow_spec_change,
+                    allow_inexact=allow_inexact,
+                )
     assert directory is not None, "a session has a run, and a result is of the directory given"
     return load_run(directory, plugins=plugins)

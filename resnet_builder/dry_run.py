@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -118,12 +119,15 @@ def _traced(network: nn.Module) -> Iterator[list[_Call]]:
     """Context with the stack of the layers being computed; an error leaves it as it is."""
     names = {module: name for name, module in network.named_modules()}
     calls: list[_Call] = []
+    thread = get_ident()  # the hooks see every network, also one that another thread trains
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        calls.append(_Call(module, names.get(module, ""), tuple(inputs[0].shape)))
+        if get_ident() == thread:
+            calls.append(_Call(module, names.get(module, ""), tuple(inputs[0].shape)))
 
     def leave(_module: nn.Module, _inputs: object, _output: object) -> None:
-        calls.pop()
+        if get_ident() == thread:
+            calls.pop()
 
     with register_module_forward_pre_hook(enter), register_module_forward_hook(leave):
         yield calls

@@ -86,6 +86,8 @@ class Normalize(nn.Module):
         """Normalise images."""
         if images.dtype == torch.uint8:
             images = images / 255
+        elif not images.is_floating_point():
+            raise TypeError(f"pixels are floating-point from 0 to 1, or uint8, not {images.dtype}")
         return (images - self.mean) / self.std
 
 

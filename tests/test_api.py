@@ -1,6 +1,7 @@
 """Python API: a whole experiment, with what the commands do."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ SHORT = ["train.epochs=2"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("api")
+    torch.set_num_threads(1)  # as in each test: another number gives other bits
     return train(write_tiny(folder), folder / "run", overrides=SHORT)
 
 
@@ -115,6 +117,17 @@ def test_spec_may_be_a_mapping_and_callbacks_are_called(tmp_path: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
+def test_threads_train_one_after_another_to_the_same_bytes(run: Run, tmp_path: Path) -> None:
+    def train_in(number: int) -> bytes:
+        torch.set_num_threads(1)
+        again = train(run.spec, tmp_path / str(number))
+        return (again.path / "last.safetensors").read_bytes()
+
+    with ThreadPoolExecutor(3) as pool:
+        weights = [*pool.map(train_in, range(3))]
+    assert weights == [(run.path / "last.safetensors").read_bytes()] * 3
+
+
 def test_images_of_a_folder_take_the_place_of_the_specs_data(tmp_path: Path) -> None:
     for name, shade in (("dark", 40), ("light", 200)):
         folder = tmp_path / "images" / name
@@ -147,6 +160,18 @@ def test_mistakes_are_the_errors_of_the_commands(run: Run, tmp_path: Path) -> No
         load_run(tmp_path)
     with pytest.raises(UsageError, match=r"overrides takes a list: \['--epochs 2'\]"):
         train(write_tiny(tmp_path), tmp_path / "new", overrides="--epochs 2")
+    with pytest.raises(UsageError, match=r"overrides takes a list: \['key=value', ...\]"):
+        train(write_tiny(tmp_path), tmp_path / "new", overrides={"train.epochs": 2})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"plugins takes a list: \['blocks.py'\]"):
+        train(write_tiny(tmp_path), tmp_path / "new", plugins="blocks.py")
+    with pytest.raises(UsageError, match="callbacks are objects of `Callback`, not builtin_funct"):
+        train(write_tiny(tmp_path), tmp_path / "new", callbacks=[print])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="a spec is a path, a name or a mapping, not int"):
+        train(3, tmp_path / "new")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="top is the number of classes for each image, not 0"):
+        run.predict("image.png", top=0)
+    with pytest.raises(TypeError, match=r"or uint8, not torch\.int64"):
+        load_run(run.path, normalize=True).model(torch.zeros(1, 3, 8, 8, dtype=torch.int64))
     with pytest.raises(SpecError, match=r"in Python there is `fragments=\[...\]`"):
         train(write_tiny(tmp_path), tmp_path / "new", overrides=["--with small_data"])
     with pytest.raises(UsageError, match="no split is named 'tset'; there are train, val, test"):

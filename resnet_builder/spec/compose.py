@@ -22,9 +22,10 @@ from resnet_builder.spec.bundled import (
     recipe_names,
 )
 from resnet_builder.spec.diagnostics import missing_space
+from resnet_builder.spec.dump import plain_data
 from resnet_builder.spec.keys import FLAGS
 from resnet_builder.spec.scaling import scale_recipe
-from resnet_builder.spec.schema import models_at, short_key
+from resnet_builder.spec.schema import Spec, models_at, short_key
 from resnet_builder.spec.section import Part
 from resnet_builder.spec.yaml_source import (
     MAX_DEPTH,
@@ -82,8 +83,8 @@ _MAX_FILES = 64
 _UNITS = {"steps", "epochs", "seconds"}
 _ARGUMENTS = {"--data": "data=", "--with": "fragments=[...]"}
 
-SpecSource = str | Path | Mapping[str, object]
-"""A path, a bundled spec's name, or a mapping."""
+SpecSource = str | Path | Mapping[str, object] | Spec
+"""A path, a bundled spec's name, a mapping, or a resolved spec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +105,19 @@ class Composition:
 
 
 def read_document(source: SpecSource) -> Document:
-    """Read a spec's own file, or take its mapping.
+    """Read a spec's own file, or take its mapping or its resolved values.
 
     Raises:
         SpecError: It cannot be read.
         StorageError: The file cannot be read.
+        UsageError: It is neither.
     """
+    if isinstance(source, Spec):
+        return document_of(plain_data(source))
     if isinstance(source, Mapping):
         return document_of(source)
+    if not isinstance(source, str | Path):
+        raise UsageError(f"a spec is a path, a name or a mapping, not {type(source).__name__}")
     return read_yaml(source if isinstance(source, Path) else find_spec(source))
 
 
@@ -137,8 +143,9 @@ def compose(
         UsageError: Overrides or fragments are a text, not a list of them.
     """
     for name, given in (("overrides", overrides), ("fragments", fragments)):
-        if isinstance(given, str | Path):
-            raise UsageError(f"{name} takes a list: [{str(given)!r}]")
+        if isinstance(given, str | Path | Mapping):
+            shown = repr(str(given)) if isinstance(given, str | Path) else "'key=value', ..."
+            raise UsageError(f"{name} takes a list: [{shown}]")
     composer = _Composer(document.source)
     try:
         root = written = composer.with_bases(document)
