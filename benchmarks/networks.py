@@ -26,7 +26,7 @@ from typing import Any
 from common import RESULTS, describe_machine
 
 from resnet_builder.api import load_run, train
-from resnet_builder.errors import Stopped
+from resnet_builder.errors import ResnetBuilderError, Stopped
 from resnet_builder.reports.charts import Bar, Series, bar_chart, line_chart, standalone
 from resnet_builder.reports.scale import Axis
 from resnet_builder.runs.directory import RunDirectory
@@ -179,6 +179,8 @@ def train_all(
                 )
             except Stopped as error:
                 sys.exit(f"{error}; the same command goes on from here")
+            except ResnetBuilderError as error:
+                sys.exit(f"{network.name}, seed {seed}: {error}")
             write_json(sum_up(runs, lengths, seeds), out)
 
 

@@ -16,7 +16,7 @@ from resnet_builder.cli.options import (
     note_assumptions,
     recipe_options,
 )
-from resnet_builder.errors import SpecError, UsageError, counted
+from resnet_builder.errors import MissingDataError, SpecError, UsageError, counted
 from resnet_builder.spec.bundled import is_path
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _WIDTHS = {"single": 3.25, "double": 6.875}
 """Widths of one and of both columns of a paper, in inches."""
+
+_ASSUMED_STEPS = 1_000  # of an epoch, where the data are not there
 
 
 class _Width(click.ParamType[float]):
@@ -206,7 +208,7 @@ def _plot_schedules(
         list(zip(names, plans, strict=True)), sizes=sizes, width=width, form=form
     )
     told = (
-        f"{name}, {counted(plan.total_steps, 'step')}"
+        f"{name}, {plan.epoch(plan.total_steps):.4g} epochs"
         for name, plan in zip(names, plans, strict=True)
     )
     return content, "; ".join(told)
@@ -216,18 +218,25 @@ def _training_images(spec: "Spec", data_dir: Path | None) -> int:
     """Return the number of training images, without those for validation.
 
     Raises:
-        UsageError: It is not known without the data, or less than a batch.
+        MissingDataError: Only the data tell it, and the recipe is in steps.
+        UsageError: There is no data, or less than a batch of it.
     """
     from resnet_builder.data.splits import inspect_data
     from resnet_builder.parts import input_info
 
     if spec.data is None:
         raise UsageError(f"{spec.name}: a schedule needs `data`, which say how long an epoch is")
+    assert spec.train is not None, "its caller has checked it"
     count = input_info(spec.data).training_images
     if count is None:
-        count = inspect_data(spec.data, data_dir).training_images
+        try:
+            count = inspect_data(spec.data, data_dir).training_images
+        except MissingDataError:
+            if spec.train.unit != "epochs":
+                raise
+            # By epochs, the curve is the same for any number of steps, if it is large.
+            return _ASSUMED_STEPS * spec.train.batch_size
     assert count is not None, "the data were looked at"
-    assert spec.train is not None, "its caller has checked it"
     images = count - spec.data.set_aside(count)
     if images < spec.train.batch_size:
         raise UsageError(f"{spec.name}: {images} training images are less than a batch")

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-"""Colours of Okabe and Ito 2008, which colour-blind readers can tell apart."""
+_COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"),
+    *("#882255", "#44AA99", "#999933", "#332288"),
+)
+"""Colours that colour-blind readers can tell apart: Okabe and Ito 2008, then of Paul Tol's."""
 
 _STYLE: Any = {
     "font.family": ["STIXGeneral", "DejaVu Sans"],  # both come with matplotlib
@@ -48,6 +51,8 @@ _STYLE: Any = {
     "svg.fonttype": "path",  # an SVG cannot hold a font that every program reads
     "svg.hashsalt": "resnet-builder",
 }
+
+_MOST_INSIDE = 4  # names in a legend that stands between the curves
 
 _METRICS: dict[Metric, str] = {
     "error": "error (%)",
@@ -83,7 +88,8 @@ def figure_of_runs(
     Raises:
         UsageError: matplotlib is missing.
     """
-    with _figure(width, 1.3 + 0.3 * width, form) as (figure, file):
+    height = 1.3 + 0.3 * width + _legend_height(len(groups), width)
+    with _figure(width, height, form) as (figure, file):
         axes = figure.add_subplot()
         unit, divisor = _time_unit(groups) if place == "seconds" else (place, 1)
         for number, group in enumerate(groups):
@@ -98,6 +104,7 @@ def figure_of_runs(
                     linewidth=0.8 if dashed else None,
                     marker="o" if len(x) == 1 else "",
                     markersize=3.5,
+                    clip_on=len(x) > 1,
                 )
                 if curve.std.any():
                     low, high = curve.mean - curve.std, curve.mean + curve.std
@@ -111,7 +118,9 @@ def figure_of_runs(
         elif metric in {"error", "loss"}:
             axes.set_ylim(bottom=0)
         splits = dict.fromkeys(curve.split for group in groups for curve in group.curves)
-        _add_legend(axes, [group.name for group in groups], [] if metric == "lr" else [*splits])
+        _add_legend(
+            axes, [group.name for group in groups], [] if metric == "lr" else [*splits], width
+        )
     return file.getvalue()
 
 
@@ -141,7 +150,8 @@ def figure_of_schedules(
             )
     changing = [any(plan.recipe.progressive_resizing) for _, plan in plans]
     rows = 1 + any(changing)
-    with _figure(width, 0.3 * width + 0.9 * rows, form) as (figure, file):
+    height = 0.3 * width + 0.9 * rows + _legend_height(len(plans), width)
+    with _figure(width, height, form) as (figure, file):
         above, *below = np.atleast_1d(
             figure.subplots(rows, sharex=True, height_ratios=[2, 1][:rows])
         )
@@ -158,7 +168,7 @@ def figure_of_schedules(
         for axes in below:
             _finish_axes(axes, "epochs", "image size")
         if len(plans) > 1:
-            _add_legend(above, [name for name, _ in plans], [])
+            _add_legend(above, [name for name, _ in plans], [], width)
     return file.getvalue()
 
 
@@ -256,7 +266,7 @@ def _scale_rates(axes: "Axes") -> None:
         axes.set_ylim(bottom=0)
 
 
-def _add_legend(axes: "Axes", names: Sequence[str], splits: Sequence[str]) -> None:
+def _add_legend(axes: "Axes", names: Sequence[str], splits: Sequence[str], width: float) -> None:
     """Name the colours, and the forms of the lines if there are several."""
     from matplotlib.lines import Line2D
 
@@ -278,7 +288,21 @@ def _add_legend(axes: "Axes", names: Sequence[str], splits: Sequence[str]) -> No
             )
             for split in splits
         ]
-    axes.legend(handles=handles, loc="best")
+    figure = axes.get_figure()
+    if len(names) > _MOST_INSIDE and figure is not None:
+        columns = _legend_columns(width)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    else:
+        axes.legend(handles=handles, loc="best")
+
+
+def _legend_columns(width: float) -> int:
+    return max(1, int(width / 1.5))
+
+
+def _legend_height(names: int, width: float) -> float:
+    """Return the inches of a legend below the axes; that of few names stands in them."""
+    return 0.15 * -(-(names + 2) // _legend_columns(width)) if names > _MOST_INSIDE else 0
 
 
 def _time_unit(groups: Sequence[RunGroup]) -> tuple[str, int]:

@@ -111,7 +111,9 @@ def test_schedule_is_plotted_before_training(folder: Path) -> None:
         *("--label", "deep", "--label", "fast", "-o", "s.svg", "--width", "double"),
     )
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == "wrote s.svg: deep, 3,120 steps; fast, 3,120 steps\n"
+    assert result.stdout == "wrote s.svg: deep, 8 epochs; fast, 8 epochs\n"
+    imagenet = call("plot", "resnet50", "--schedule", "-o", "resnet50.svg")
+    assert imagenet.stdout == "wrote resnet50.svg: resnet50, 90 epochs\n", imagenet.stderr
     width = ElementTree.parse("s.svg").getroot().get("width", "")
     assert float(width.removesuffix("pt")) == pytest.approx(6.875 * 72)
 
