@@ -7,7 +7,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -284,17 +284,41 @@ def _report(run: RunDirectory, spec: Spec, notices: list[str]) -> bytes | None:
     with storage_errors("read", path), open_regular(path) as file:
         text = file.read().decode("utf-8", "replace")
     here = {str(run.path.absolute()), os.path.realpath(run.path)}
-    for private in sorted(_private_paths(spec) | here, key=len, reverse=True):
-        for written in {private, html.escape(private), json.dumps(private)[1:-1]}:
-            text = text.replace(written, os.path.basename(private))
-    shown = re.sub(r"data:[^\"')\s]+", "", text)  # images may contain any letters
-    traces = {str(Path.home()), str(Path.cwd()), str(run.path.absolute().parent), platform.node()}
-    left = [one for one in traces if len(one) > 4 and re.search(rf"{re.escape(one)}\b", shown)]
-    if left:
-        notices.append(f"{path} names {' and '.join(sorted(left))}, so it is not published")
+    # Encoded images may contain any letters.
+    pieces = re.split(r"(data:[^\"')\s]+)", text)
+    pieces[::2] = [_shortened(piece, _private_paths(spec) | here) for piece in pieces[::2]]
+    text, shown = "".join(pieces), "".join(pieces[::2])
+    if left := _trace(shown):
+        notices.append(
+            f"{path} names {left}, so it is not published; write it again: "
+            f"resnet-build report {run.path}"
+        )
         return None
     notices.append(f"{REPORT} is published too; it may show images: --no-report leaves it out")
     return text.encode()
+
+
+def _shortened(text: str, private: Collection[str]) -> str:
+    """Text in which each path, and each end of it that has folders, is its last part alone."""
+    ends: dict[str, str] = {}
+    for path in private:
+        parts = Path(path).parts
+        for count in range(2, len(parts) + 1):
+            end = str(Path(*parts[-count:]))
+            ends |= dict.fromkeys((end, html.escape(end), json.dumps(end)[1:-1]), parts[-1])
+    any_end = "|".join(map(re.escape, sorted(ends, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w/])(?:{any_end})(?![\w])", lambda found: ends[found[0]], text)
+
+
+def _trace(text: str) -> str | None:
+    """First path of this machine in a text, or its name; ``None`` if there is neither."""
+    names = [str(Path.home()), platform.node()]
+    found = next(
+        (one for one in names if len(one) > 4 and re.search(rf"{re.escape(one)}\b", text)), None
+    )
+    roots = "|".join(re.escape(name) for name in os.listdir(os.sep))
+    path = re.search(rf"(?<![\w<.:/])/(?:{roots})/[\w.~-]+", text)
+    return path[0] if path else found
 
 
 def _plugin_files(spec: Spec) -> dict[str, Path]:

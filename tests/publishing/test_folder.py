@@ -250,15 +250,16 @@ def test_no_path_of_this_machine_is_published(folder: Path) -> None:
 
 
 @pytest.mark.ci
-def test_report_that_names_the_home_folder_is_left_out(
+def test_report_that_names_a_folder_or_the_machine_is_left_out(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(run, "run")
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/somebody"))
-    (Path("run") / "report.html").write_text("<p>/home/somebody/x</p>", encoding="utf-8")
-    result = call("publish", "run", "--to", "net")
-    assert "names /home/somebody, so it is not published" in result.stderr
-    assert names(Path("net")) == FILES
+    monkeypatch.setattr("platform.node", lambda: "my-laptop")
+    for number, place in enumerate(("/home/somebody", "my-laptop")):
+        (Path("run") / "report.html").write_text(f"<p>{place}</p>", encoding="utf-8")
+        result = call("publish", "run", "--to", f"net{number}")
+        assert f"names {place}, so it is not published" in result.stderr
+        assert names(Path(f"net{number}")) == FILES
     (Path("run") / "report.html").write_text("<p>fine</p>", encoding="utf-8")
     result = call("publish", "run", "--to", "two", "--no-report")
     assert (names(Path("two")), result.stderr) == (FILES, "")
