@@ -53,7 +53,7 @@ train:
   batch_size: 4
   optimizer: {type: sgd, lr: 0.1}
   progressive_resizing: [{size: 6, fraction: 0.5}]
-run: {device: cpu, precision: bf16}
+run: {device: cpu, precision: bf16, report: false}
 """
 
 

@@ -56,7 +56,7 @@ train:
   steps: 3
   batch_size: 16
   optimizer: {type: sgd, lr: 0.1}
-run: {device: cpu, precision: fp32}
+run: {device: cpu, precision: fp32, report: false}
 """
 
 SPEC = """\

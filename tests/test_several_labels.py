@@ -45,7 +45,7 @@ train:
   optimizer: {type: sgd, lr: 0.3}
   loss: binary_cross_entropy
   evaluate_every: {steps: 8}
-run: {device: cpu, precision: fp32, threads: 1}
+run: {device: cpu, precision: fp32, threads: 1, report: false}
 """
 
 

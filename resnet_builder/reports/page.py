@@ -280,9 +280,16 @@ def _ordered(metrics: dict[str, float]) -> list[str]:
 
 
 def _metric_facts(run: RunReport, shown: str | None) -> Iterator[tuple[str, "Markup"]]:
+    """Accuracies beside the one of the headline, with the published top-5."""
+    result = run.result
+    if result is None:
+        return
     for key in _ordered(run.metrics):
-        if key != shown and run.result is not None:
+        if key != shown:
             yield METRICS[key], _data(run.metrics[key], "percent", f"result.json: {key}")
+    if result.published is not None:
+        top5 = result.published.test_top5
+        yield "published top-5", _data(top5, "percent", "result.json: published.test.top5")
 
 
 def _beside(run: RunReport, key: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ data:
   dataset: {type: image_folder, path: images}
   preprocess: [{type: resize, size: 8}, {type: center_crop, size: 8}]
 train: {epochs: 1, batch_size: 4, optimizer: {type: sgd, lr: 0.1}}
-run: {device: cpu, precision: fp32}
+run: {device: cpu, precision: fp32, report: false}
 published: {test_top1: 0.5, source: "EVIL"}
 """
 

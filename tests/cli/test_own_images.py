@@ -34,7 +34,7 @@ train:
   steps: 3
   batch_size: 4
   optimizer: {type: sgd, lr: 0.1}
-run: {device: cpu, precision: fp32}
+run: {device: cpu, precision: fp32, report: false}
 expect: {depth: 4}
 published: {test_top1: 0.5, source: nobody}
 """

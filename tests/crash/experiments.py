@@ -130,7 +130,10 @@ def describe(name: str, **train: Any) -> dict[str, Any]:
             **changes.get("train", {}),
             **train,
         },
-        "run": {"device": "cpu", "precision": "fp32", "threads": 1, **changes.get("run", {})},
+        "run": {
+            **{"device": "cpu", "precision": "fp32", "threads": 1, "report": False},
+            **changes.get("run", {}),
+        },
     }
 
 

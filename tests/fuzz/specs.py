@@ -54,7 +54,7 @@ train:
   checkpoint_every: {steps: 100}
   keep_checkpoints: 3
   early_stop: {patience: 3, min_delta: 0.001}
-run: {device: cpu, precision: fp32, compile: false, threads: 1}
+run: {device: cpu, precision: fp32, compile: false, threads: 1, report: false}
 expect: {depth: 12}
 published: {test_top1: 0.9, test_top5: 0.99, source: someone}
 """

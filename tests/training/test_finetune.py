@@ -294,7 +294,7 @@ train:
   batch_size: 64
   optimizer: {type: sgd, lr: 0.1, weight_decay: 1e-3}
   schedule: one_cycle
-run: {device: cpu, precision: fp32}
+run: {device: cpu, precision: fp32, report: false}
 """
 FIVE = """\
 extends: body.yaml
