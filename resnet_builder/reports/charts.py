@@ -159,7 +159,7 @@ def line_chart(
     room = min(150.0, max((_text_width(one.name, 12) for one, _ in named), default=0.0))
     is_beside = len(named) * _LINE <= height - 90
     uprights = [mark for mark in marks if mark.y is None]
-    canvas = _titled(title, y.label)
+    canvas = _titled(title, y.label, width)
     places, values = _axes(
         canvas,
         (x, [*(one.x for one in series), [mark.x for mark in marks]]),
@@ -182,24 +182,16 @@ def line_chart(
     _draw_rings(canvas, marks, places, values)
     if is_beside:
         _label_ends(canvas, [(*one, ends[id(one[0])]) for one in named], places, values, room)
-    per_row = max(1, floor((width - 14) / (room + 40)))
-    for number, (one, color) in enumerate([] if is_beside else named):
-        if number % per_row == 0:
-            height += _LINE + 8 * (number == 0)
-        left = 14 + number % per_row * (room + 40)
-        dashes = " dashes" * one.dashed
-        canvas.elements.append(
-            f'<path d="M{left:g} {height - 4}h18" class="series{dashes}" {color}/>'
-        )
-        _write(canvas, left + 24, height, one.name, room)
+    else:
+        height = _draw_legend(canvas, named, width, height, room)
     names = ", ".join(one.name for one, _ in named)
     description = f"{y.label or 'values'} by {x.label or 'place'}: {names or 'no names'}"
-    return _image(canvas, title, description, width, height + (0 if is_beside else 8))
+    return _image(canvas, title, description, width, height)
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, x: Axis = _UNNAMED, width: int = 520) -> str:
     """Draw horizontal bars with intervals; dots, if the axis does not begin at 0."""
-    canvas, pitch = _titled(title, x.label), 22 if len(bars) <= 40 else 16
+    canvas, pitch = _titled(title, x.label, width), 22 if len(bars) <= 40 else 16
     from_zero = x.limits[0] in {None, 0}
     told = [_value_and_note(bar, x) for bar in bars]
     room = max((_text_width(text, 12) for text in told), default=0.0)
@@ -258,7 +250,7 @@ def heat_map(
     side = max(4.0, min(40.0, free / max(1, len(names))))
     left, top, every = room + 20, 46.0, ceil(11 / side)
     right, bottom = left + side * len(names), top + side * len(names)
-    canvas = _titled(title, f"rows: {rows}; columns: {columns}")
+    canvas = _titled(title, f"rows: {rows}; columns: {columns}", max(320, right + 14))
     shares = table / np.maximum(1, table.sum(axis=1, keepdims=True))
     worst = max(float((shares - np.diag(np.diag(shares))).max(initial=0)), 1e-9)
     canvas.path(f"M{left:g} {top:g}H{right:g}V{bottom:g}H{left:g}z", "grid")
@@ -288,7 +280,7 @@ def heat_map(
 
 def reliability_diagram(bins: Sequence[Bin], *, title: str, width: int = 400) -> str:
     """Draw accuracy by confidence, its gap to the diagonal, and the share of images in each bin."""
-    canvas = _titled(title, "accuracy; above it, the share of images")
+    canvas = _titled(title, "accuracy; above it, the share of images", width)
     images, most = sum(one.count for one in bins), max((one.count for one in bins), default=0)
     x, y = (Axis(label, limits=(0, 1)) for label in ("confidence", "accuracy"))
     scored = [one.accuracy for one in bins if one.count]
@@ -329,7 +321,7 @@ def scatter_chart(
     height: int = 330,
 ) -> str:
     """Draw points with error bars; a name stands beside its point where there is room."""
-    canvas = _titled(title, y.label)
+    canvas = _titled(title, y.label, width)
     given = [
         [[end for end in ends if end is not None] for ends in one]
         for one in (
@@ -378,16 +370,16 @@ def _text_width(text: str, size: int) -> float:
     return 1.15 * svg.text_width(text, size)  # the page's font is not known
 
 
-def _titled(title: str, subtitle: str) -> Canvas:
+def _titled(title: str, subtitle: str, width: float) -> Canvas:
     canvas = Canvas()
-    _write(canvas, 14, 18, title, 490, "title")
+    _write(canvas, 14, 18, title, width - 28, "title")
     canvas.text(14, 35, subtitle, "faint")
     return canvas
 
 
 def _image(canvas: Canvas, title: str, description: str, width: float, height: float) -> str:
-    style = f'resnet-chart" style="max-width: {1.25 * width:g}px'
-    return image(style, canvas.elements, title, description, width, height)
+    most = 1.25 * width
+    return image("resnet-chart", canvas.elements, title, description, width, height, max_width=most)
 
 
 def _color(number: int) -> str:
@@ -410,7 +402,8 @@ def _write(
     anchor: str = "start",
 ) -> None:
     """Write a name, cut to the room, with the whole of it as a tooltip."""
-    shown = shortened(name, room, 14 if "title" in style else 12)
+    size = {"title": 14, "small": 11}.get(style, 12)
+    shown = shortened(name, room, size)
     element = f'text x="{x:.1f}" y="{y:.1f}" class="{style}" text-anchor="{anchor}"'
     hint = "" if shown == printable(name) else f"<title>{escape(printable(name))}</title>"
     canvas.elements.append(f"<{element}>{hint}{escape(shown)}</text>")
@@ -559,6 +552,20 @@ def _label_ends(
             far = f"M{begin + 4:.1f} {y:.1f}H{places.end + 4:.1f}"
             canvas.elements.append(f'<path d="{far}" class="leads" {color}/>')
         _write(canvas, x, height + 4, one.name, room)
+
+
+def _draw_legend(
+    canvas: Canvas, named: Sequence[tuple[Series, str]], width: int, height: int, room: float
+) -> int:
+    """Write names below the axes, in columns; return the height of the chart with them."""
+    columns = max(1, floor((width - 14) / (room + 40)))
+    for number, (one, color) in enumerate(named):
+        row, column = divmod(number, columns)
+        x, y = 14 + column * (room + 40), height + 24 + row * _LINE
+        dashes = " dashes" * one.dashed
+        canvas.elements.append(f'<path d="M{x:g} {y - 4}h18" class="series{dashes}" {color}/>')
+        _write(canvas, x + 24, y, one.name, room)
+    return height + 16 + ceil(len(named) / columns) * _LINE
 
 
 def _interval(

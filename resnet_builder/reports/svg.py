@@ -94,12 +94,30 @@ class Canvas:
 
 
 def image(
-    kind: str, elements: Iterable[str], title: str, description: str, width: float, height: float
+    kind: str,
+    elements: Iterable[str],
+    title: str,
+    description: str,
+    width: float,
+    height: float,
+    *,
+    max_width: float | None = None,
 ) -> str:
-    """Return an image of this class, with a title and a description for those who cannot see it."""
+    """Return an image of this class, with a title and a description for those who cannot see it.
+
+    Args:
+        kind: Class of the image.
+        elements: Its elements.
+        title: Title.
+        description: Description in a sentence.
+        width: Width in pixels.
+        height: Height in pixels.
+        max_width: Width up to which a page may enlarge it.
+    """
+    style = "" if max_width is None else f' style="max-width: {max_width:g}px"'
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" role="img" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}"{style} role="img" '
             f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}">',
             f"<title>{escape(printable(title))}</title>",
             f"<desc>{escape(printable(description))}</desc>",
