@@ -184,7 +184,8 @@ class TensorBoard(Tracker):
         """Write the hyperparameters with the result: one row of the table under HPARAMS."""
         from torch.utils.tensorboard.summary import hparams
 
-        numbers = {f"result/{name}": value for name, value in result.items()}
+        # Only accuracies, whose names have dots: each is a chart of one point, too.
+        numbers = {f"result/{name}": value for name, value in result.items() if "." in name}
         for summary in hparams(dict(self._run.hyperparameters), numbers):
             self._writer.file_writer.add_summary(summary)
         for name, value in numbers.items():
