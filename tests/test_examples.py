@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.experiments import call
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 SPEC = """\
@@ -34,3 +36,9 @@ def test_minimal_example_is_a_page_and_learns(tmp_path: Path) -> None:
     accuracies = re.findall(r"^epoch \d: loss .*, test accuracy (.*)%$", run.stdout, re.MULTILINE)
     assert len(accuracies) == 3
     assert float(accuracies[-1]) > 85
+
+
+@pytest.mark.ci
+def test_sweep_example_is_valid() -> None:
+    result = call("validate", EXAMPLES / "shortcuts.yaml")
+    assert result.stdout.endswith("shortcuts.yaml: a sweep of 9 runs\n"), result.stderr

@@ -168,7 +168,10 @@ def train_group(
         *more,
     ]
     options = Options(
-        tuple(words), share_of_threads(jobs, nproc or 1) if is_free else None, nproc or 1
+        tuple(words),
+        share_of_threads(jobs, nproc or 1) if is_free else None,
+        nproc or 1,
+        trains_on=allow_spec_change,
     )
     invocation = cast(Invocation, click.get_current_context().find_object(Invocation))
     with open_group(path, plan, _warn, allow_changes=allow_spec_change) as group:

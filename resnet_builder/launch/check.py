@@ -10,6 +10,7 @@ from resnet_builder.launch.plan import Plan, Trial
 from resnet_builder.parts import describe_data
 from resnet_builder.spec.compose import COMMAND_LINE, SET
 from resnet_builder.spec.dump import dump_spec
+from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import Spec
 
 
@@ -77,13 +78,17 @@ def check_trials(
     problems: dict[Problem, list[str]] = {}
     data_error: DataError | None = None
     same: dict[str, str] = {}
+    macs: dict[str, int] = {}
     settings = list(_one_of_each_setting(plan.trials))
     for trial in settings:
         try:
+            draft = trial.draft()
+            # The network runs on meta once for all settings that compute the same in it.
+            computed = repr((draft.model, draft.data, _computation(draft.train)))
             checked = check_source(
-                trial.draft(),
+                draft,
                 plugins=plugins,
-                with_forward=True,
+                with_forward=computed not in macs,
                 with_weights=True,
                 with_data=True,
                 data_dir=data_dir,
@@ -108,7 +113,8 @@ def check_trials(
         if (first := same.setdefault(plain, trial.name)) != trial.name:
             message = f"'{first}' and '{trial.name}' are the same experiment: leave one of them out"
             problems.setdefault(_problem(plan, ("axes",), "exclusive", message), [])
-        found.append(TrialCheck(trial, spec, checked.counts["parameters"], checked.macs or 0))
+        count = macs.setdefault(computed, checked.macs or 0)
+        found.append(TrialCheck(trial, spec, checked.counts["parameters"], count))
     if problems:
         told = [_told_of(one, names, plan, len(settings)) for one, names in problems.items()]
         raise SpecError(told if plan.sweep is None else plan.sweep.positions.ordered(told))
@@ -125,6 +131,12 @@ def _one_of_each_setting(trials: Iterable[Trial]) -> Iterator[Trial]:
         if key not in seen:
             seen.add(key)
             yield trial
+
+
+def _computation(train: TrainSpec | None) -> TrainSpec | None:
+    """Recipe without what only decides the numbers that a training step computes with."""
+    numbers = dict.fromkeys(("optimizer", "schedule", "epochs", "steps", "seed"))
+    return None if train is None else train.model_copy(update=numbers)
 
 
 def has_validation(spec: Spec, data_dir: Path | None) -> bool:

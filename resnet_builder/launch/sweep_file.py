@@ -1,6 +1,7 @@
 """Sweep file: a base spec, axes over its keys, seeds, and how settings are chosen."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from resnet_builder.spec.families import FAMILIES
 from resnet_builder.spec.introspect import json_schema_of
 from resnet_builder.spec.json_schema import DIALECT
 from resnet_builder.spec.keys import FLAGS
+from resnet_builder.spec.schema import is_file_name
 from resnet_builder.spec.section import Count, Section, Seed, problem
 from resnet_builder.spec.yaml_source import Document, Node, plain, read_yaml
 
@@ -174,11 +176,13 @@ class Axis:
 
     Attributes:
         name: Name in the sweep file.
+        folder: Folder of the sweep file, from which paths count.
         values: Values of a list, as plain data; empty for a range.
         range: Range, if it is one.
     """
 
     name: str
+    folder: Path
     values: tuple[Any, ...] = ()
     range: RangeSpec | None = None
 
@@ -191,8 +195,22 @@ class Axis:
 
     def override(self, value: Any) -> str:
         """Override that lays a value over the spec."""
-        text = dump_value(value)
+        text = dump_value(self._with_path(value))
         return f"--{self.name} {text}" if self.name in FLAGS else f"{self.name}={text}"
+
+    def _with_path(self, value: Any) -> Any:
+        """Value with its path counted from the folder, if it has one."""
+        key = self.name.removesuffix(".path")
+        if key not in {"model.weights", "data.dataset"}:
+            return value
+        if isinstance(value, dict) and "path" in value:
+            return {**value, "path": self._from_folder(value["path"])}
+        is_path = self.name != "data.dataset"  # there, text is the name of a dataset
+        return self._from_folder(value) if is_path else value
+
+    def _from_folder(self, path: Any) -> Any:
+        is_path = isinstance(path, str) and is_file_name(path)
+        return os.path.realpath(self.folder / path) if is_path else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +244,10 @@ def is_sweep(path: Path) -> bool:
     except ResnetBuilderError:
         return False
     keys = set(root.value) if isinstance(root.value, dict) else set()
-    return bool(keys & {"axes", "seeds", "trials"}) and not keys & {"model", "train", "data"}
+    return bool(keys & {"axes", "family", "seeds", "spec"}) and not keys & _OF_SPECS
+
+
+_OF_SPECS = {"extends", "model", "data", "train"}
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -243,6 +264,9 @@ def read_sweep(path: Path) -> Sweep:
         message = "a sweep is a mapping of `key: value`"
         suggestion = missing_space(document.root.value)
         raise SpecError([document.root.place.problem("wrong-type", message, suggestion=suggestion)])
+    if keys := document.root.value.keys() & _OF_SPECS:
+        message = "this is a spec, and no sweep: a sweep names it, as `spec: ...`, and has `axes`"
+        raise SpecError([positions.problem("unknown-key", (min(keys),), message, at="key")])
     file = None
     try:
         file = SweepFile.model_validate(plain(document.root))
@@ -252,7 +276,7 @@ def read_sweep(path: Path) -> Sweep:
     problems += found
     if problems or file is None:
         raise SpecError(positions.ordered(problems))
-    overrides = tuple(Axis(key).override(value) for key, value in file.set.items())
+    overrides = tuple(Axis(key, path.parent).override(value) for key, value in file.set.items())
     return Sweep(path, file, axes, overrides, positions)
 
 
@@ -276,7 +300,7 @@ def _axes(
         path = ("axes", name)
         refused = list(_name_problems(name, path, positions, root))
         if not refused:
-            axis = _axis(name, one, path, positions)
+            axis = _axis(name, one, path, positions, document.source.path or Path())
             refused = list(axis) if isinstance(axis, list) else []
             if isinstance(axis, Axis):
                 axes.append(axis)
@@ -316,7 +340,9 @@ def _name_problems(
         yield positions.problem("unknown-key", path, message, at="key")
 
 
-def _axis(name: str, node: Node, path: SpecPath, positions: Positions) -> Axis | list[Problem]:
+def _axis(
+    name: str, node: Node, path: SpecPath, positions: Positions, file: Path
+) -> Axis | list[Problem]:
     """Axis of a node, or what is wrong with it."""
     value = plain(node)
     if isinstance(value, dict):
@@ -326,7 +352,7 @@ def _axis(name: str, node: Node, path: SpecPath, positions: Positions) -> Axis |
             meant = f"{name}.{inside}: [...]" if isinstance(value.get(inside), list) else None
             return [positions.problem("wrong-type", path, message, at="key", suggestion=meant)]
         try:
-            return Axis(name, range=RangeSpec.model_validate(value))
+            return Axis(name, file.parent, range=RangeSpec.model_validate(value))
         except ValidationError as error:
             return problems_from(error, positions, path, RangeSpec)
     if not isinstance(value, list):
@@ -342,7 +368,7 @@ def _axis(name: str, node: Node, path: SpecPath, positions: Positions) -> Axis |
         positions.problem("out-of-range", (*path, index), f"{text} is given twice")
         for index, text in enumerate(texts)
         if text in texts[:index]
-    ] or Axis(name, tuple(value))
+    ] or Axis(name, file.parent, tuple(value))
 
 
 def sweep_json_schema_text() -> str:

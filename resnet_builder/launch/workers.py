@@ -80,11 +80,13 @@ class Options:
         arguments: The options.
         threads: Threads of a new run; ``None`` leaves them to it.
         processes: Processes of each worker.
+        trains_on: Whether a finished run may train on, with another recipe.
     """
 
     arguments: tuple[str, ...] = ()
     threads: int | None = None
     processes: int = 1
+    trains_on: bool = False
 
 
 def share_of_threads(jobs: int, processes: int = 1) -> int | None:
@@ -142,7 +144,7 @@ def run_trials(
                 if trial is None:
                     break
                 run = RunDirectory(group.path / trial.name)
-                if run.is_finished and run.best.is_file():
+                if run.is_finished and run.best.is_file() and not options.trains_on:
                     status = run_status(run)
                     queue.finished(trial, status)
                     shown.ends(trial, status.state, status, None)

@@ -514,15 +514,20 @@ def _headline_of_runs(report: Report) -> str:
     if len(report.groups) == 1:
         parts.append(_hero_of_group(report, report.groups[0], key))
         return _joined(*parts)
+    # Test images choose nothing, where there are others to choose by.
+    val = key.replace("test.", "val.")
+    chosen = val if all(val in group.metrics for group in report.groups) else key
     ranked = sorted(
         enumerate(report.groups),
-        key=lambda item: -item[1].metrics[key].mean if key in item[1].metrics else math.inf,
+        key=lambda item: -item[1].metrics[chosen].mean if chosen in item[1].metrics else math.inf,
     )
     rows = []
     for place, (number, group) in enumerate(ranked):
         published = _published(report, group)
         spread = group.metrics.get(key)
-        score = _spread(group, key)
+        score = _spread(group, chosen)
+        if place == 0 and score:
+            score = _safe(f'<span class="best">{score}</span>')
         difference: str = ""
         if published is not None and spread is not None and key == "test.top1":
             source = "mean of result.json: test.top1, less the spec's published.test_top1"
@@ -531,17 +536,21 @@ def _headline_of_runs(report: Report) -> str:
             [
                 _named(number, group.name, len(report.groups)),
                 _data(len(group.runs), "count", "runs of this spec"),
-                _safe(f'<span class="best">{score}</span>') if place == 0 and score else score,
+                score,
+                *([] if chosen == key else [_spread(group, key)]),
                 difference,
                 _spread(group, "seconds", "seconds"),
                 _spread(group, "images_per_second", "rate"),
             ]
         )
-    header = ["spec", "runs", METRICS[key], "from published", "training time", "images/s"]
-    if not any(row[3] for row in rows):
+    header = ["spec", "runs", METRICS[chosen], "from published", "training time", "images/s"]
+    if chosen != key:
+        header.insert(3, METRICS[key])
+    if not any(row[-3] for row in rows):
         for cells in (header, *rows):
-            del cells[3]
-    told = "Mean and, of several seeds, standard deviation. The best comes first."
+            del cells[-3]
+    by = " on the validation images" if chosen != key else ""
+    told = f"Mean and, of several seeds, standard deviation. The best{by} comes first."
     return _joined(*parts, _macro("table", header, rows), _safe(f'<p class="caption">{told}</p>'))
 
 

@@ -87,6 +87,9 @@ def test_seeds_are_trained_to_the_bits_of_single_runs_and_continued_by_the_same_
     assert refused.exit_code == 2
     assert "tiny: train.epochs: 1 there, 2 now" in refused.stderr
     assert "choose another directory by --out" in refused.stderr
+    more = call("train", "tiny.yaml", "--seeds", "3", "--epochs", "2", "--allow-spec-change")
+    assert more.exit_code == 0, more.stderr
+    assert json.loads((group / "seed=3" / "result.json").read_text())["planned_steps"] == 8
     summary = call("list", "runs").stdout.splitlines()
     assert summary[1].split()[1:3] == ["2", "finished"]
 

@@ -1,6 +1,7 @@
 """Sweeps: the sweep file and its messages, names, extension, results, and what is refused."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ def planned(folder: Path, **values: Any) -> list[str]:
             "spec: tiny.yaml\naxes: {lr: [1]}\nset: {data.validation: 0}\nmethod: tpe\ntrials: 3",
             ["never by the test images", "`set: {data.validation: 0.1}`"],
         ),
+        ("model: {num_classes: 3}", ["sweep.yaml:1:1", "this is a spec, and no sweep"]),
         ("3", ["a sweep is a mapping of `key: value`"]),
     ],
 )
@@ -148,6 +150,27 @@ def test_names_are_of_what_varies_and_safe_on_every_system(folder: Path) -> None
     assert value_name('a/b:c*?"<>|') == "a-b-c"
     assert value_name(-3) == "-3"
     assert len(value_name("x" * 300)) == 40
+
+
+def test_paths_of_axes_count_from_the_sweep_file(folder: Path) -> None:
+    (folder / "sweeps").mkdir()
+    axes = {
+        "model.weights": [None, "a.pth", {"path": "b.pth"}, "torchvision:resnet18"],
+        "data.dataset": ["synthetic", {"type": "image_folder", "path": "images"}],
+    }
+    path = write_sweep(folder / "sweeps", spec="../tiny.yaml", axes=axes)
+    laid = [trial.overrides for trial in plan_sweep(read_sweep(path)).trials]
+    inside = os.path.realpath(folder / "sweeps")
+    assert [weights for weights, _ in laid[::2]] == [
+        "model.weights=null",
+        f"model.weights={inside}/a.pth",
+        f"model.weights={{path: {inside}/b.pth}}",
+        "model.weights=torchvision:resnet18",
+    ]
+    assert {dataset for _, dataset in laid} == {
+        "data.dataset=synthetic",
+        f"data.dataset={{type: image_folder, path: {inside}/images}}",
+    }
 
 
 def test_names_that_a_file_system_takes_for_the_same_get_digests(folder: Path) -> None:
