@@ -147,6 +147,16 @@ def known_recipe_notices(draft: Draft, info: DatasetInfo) -> Iterator[str]:
     images = info.training_images
     if draft.train is not None and draft.data is not None and images is not None:
         yield from recipe_notices(draft.train, images - draft.data.set_aside(images))
+    if (
+        draft.train is not None
+        and draft.data is not None
+        and draft.data.sampler == "balanced"
+        and draft.train.loss.options.get("class_weights") == "balanced"
+    ):
+        yield (
+            "rare classes count twice: data.sampler draws them more often, and "
+            "train.loss.class_weights weights them more"
+        )
 
 
 def recipe_notices(train: TrainSpec, images: int | None) -> Iterator[str]:

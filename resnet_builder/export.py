@@ -492,7 +492,7 @@ def _write_onnx(path: Path, program: _Program, text: Mapping[str, str]) -> None:
     assert written is not None, "dynamo=True returns a program"
     opset = written.model.opset_imports.get("")
     if program.opset not in {None, opset}:  # torch keeps its own where it cannot convert
-        raise ValueError(f"torch cannot write opset {program.opset}, only {opset}")
+        raise ValueError(f"torch writes opset {opset}, and cannot convert it to {program.opset}")
     written.model.metadata_props.update(text)
     written.save(path)
 

@@ -128,6 +128,7 @@ def import_weights(
         spec = _with_preset(spec, preset)
         steps, normalize, classes = preset.preprocess, preset.normalize, preset.classes
     elif own is not None and preprocess is None:
+        notices += _own_differences(own, spec)
         steps, classes = steps or own.preprocess, own.classes
         if normalize is None and own.mean is not None and own.std is not None:
             normalize = Normalize(mean=own.mean, std=own.std)
@@ -207,6 +208,22 @@ def _differences(preset: Preset, spec: Spec) -> list[str]:
         f"{dump_value(own)}"
         for key, (made_for, own) in pairs.items()
         if made_for != own
+    ]
+
+
+def _own_differences(own: WeightsHeader, spec: Spec) -> list[str]:
+    """Notices of what a spec says otherwise than the header of a file of this program does."""
+    pairs: dict[str, tuple[object, object]] = {}
+    data = spec.data
+    if data is not None and data.preprocess:
+        pairs["data.preprocess"] = (_given(own.preprocess), _given(data.preprocess))
+    if data is not None and isinstance(data.normalize, Normalize) and own.mean and own.std:
+        pairs["data.normalize"] = (Normalize(mean=own.mean, std=own.std), data.normalize)
+    return [
+        f"the weights were made with {key}={dump_value(made_for)}; the spec's is taken: "
+        f"{dump_value(ours)}"
+        for key, (made_for, ours) in pairs.items()
+        if made_for != ours
     ]
 
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from resnet_builder.errors import RegistryError, nearest
 from resnet_builder.system import open_regular
@@ -255,8 +255,18 @@ def _options_model(part: Callable[..., Any], contract: frozenset[str]) -> type[O
             if parameter.name not in hints:
                 raise TypeError(f"`{parameter.name}` has no type")
             default = ... if parameter.default is parameter.empty else parameter.default
-            fields[parameter.name] = (hints[parameter.name], default)
+            fields[parameter.name] = (_lists_from_tuples(hints[parameter.name]), default)
     return create_model(f"{part.__name__}_options", __base__=Options, **fields)
+
+
+def _lists_from_tuples(hint: Any) -> Any:
+    """Type of an option whose lists may be given as tuples, which a frozen spec holds."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return Annotated[(_lists_from_tuples(inner[0]), *hint.__metadata__)]
+    if origin in {typing.Union, types.UnionType}:
+        return typing.Union[tuple(map(_lists_from_tuples, inner))]  # noqa: UP007
+    return Annotated[hint, Field(strict=False)] if origin is list or hint is list else hint
 
 
 def _site(part: Callable[..., Any]) -> str:

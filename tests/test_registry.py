@@ -106,6 +106,25 @@ def test_options_are_checked_strictly(
     assert [error["type"] for error in raised.value.errors()] == [kind]
 
 
+@pytest.mark.parametrize("given", [(1, 2), [1, 2]])
+def test_option_that_is_a_list_may_be_given_as_a_spec_holds_it(
+    given: object, registry: Things
+) -> None:
+    def listed(
+        *,
+        sizes: list[int],
+        more: Annotated[list[int] | None, Field(max_length=2)] = None,
+    ) -> None:
+        """Have lists."""
+
+    registry.register("listed")(listed)
+    options = registry.options("listed").model_validate({"sizes": given, "more": given})
+    assert options.model_dump() == {"sizes": [1, 2], "more": [1, 2]}
+    for wrong in ("12", [1, "2"]):
+        with pytest.raises(ValidationError):
+            registry.options("listed").model_validate({"sizes": wrong})
+
+
 def test_part_that_does_not_type_its_options_is_named(
     registry: Things,
 ) -> None:

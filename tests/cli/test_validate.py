@@ -196,3 +196,11 @@ def places(spec: Path, *overrides: str) -> set[str]:
     except SpecError as error:
         problems = error.errors
     return {problem.path for problem in problems}
+
+
+def test_rare_classes_that_count_twice_are_told(folder: Path) -> None:
+    settings = ("--set", "data.sampler=balanced", "--set", "train.loss.class_weights=balanced")
+    for given in (settings, settings[:2], settings[2:]):
+        result = call("validate", write_tiny(folder), *given)
+        assert result.exit_code == 0
+        assert ("rare classes count twice" in result.stderr) == (given == settings)
