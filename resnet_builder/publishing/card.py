@@ -11,7 +11,6 @@ from resnet_builder.errors import counted, printable
 from resnet_builder.runs.records import (
     METRIC_WORDS,
     DataRecord,
-    EnvRecord,
     ResultRecord,
     package_version,
 )
@@ -64,7 +63,6 @@ class Publication:
         summary: Summary of the network.
         result: Result of the run; ``None`` if its training is not finished.
         data: Images of the run, if they are recorded.
-        env: Environment of the run, if it is recorded.
         total_steps: Steps of the recipe, as far as they are known.
         license: Licence of the weights, by the Hub's name.
         dataset: Name of the dataset on the Hub.
@@ -80,7 +78,6 @@ class Publication:
     summary: Summary
     result: ResultRecord | None
     data: DataRecord | None
-    env: EnvRecord | None
     total_steps: int | None
     license: str | None
     dataset: str | None

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -30,7 +30,7 @@ from resnet_builder.publishing.upload import push as upload
 from resnet_builder.reports.drawing import draw_svg
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import TEMPORARY, storage_errors, sync_directory, write_atomically
-from resnet_builder.runs.records import DataRecord, EnvRecord, Record, ResultRecord
+from resnet_builder.runs.records import DataRecord, ResultRecord
 from resnet_builder.runs.status import resume_command, run_status
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.schema import Spec
@@ -39,8 +39,6 @@ from resnet_builder.summary import summarize
 from resnet_builder.system import open_regular
 from resnet_builder.weights.file import read_header, save_weights
 from resnet_builder.weights.hub import CARD, CONFIG, WEIGHTS, library
-
-R = TypeVar("R", bound=Record)
 
 SPEC, RESULT, REPORT = "spec.yaml", "result.json", "report.html"
 EVALUATION = ".eval_results/resnet-builder.yaml"
@@ -219,8 +217,7 @@ def _publication(
         header=trained.header.model_copy(update={"spec": text}),
         summary=summarize(trained.spec),
         result=result,
-        data=_read(DataRecord, run.data),
-        env=_read(EnvRecord, run.env),
+        data=_data_record(run),
         total_steps=run_status(run).total_steps,
         license=license,
         dataset=dataset or known,
@@ -231,10 +228,10 @@ def _publication(
     )
 
 
-def _read(kind: type[R], path: Path) -> R | None:
-    """Read a record, if it is there and sound."""
+def _data_record(run: RunDirectory) -> DataRecord | None:
+    """Record of the run's images, if it is there and sound."""
     try:
-        return kind.read(path)
+        return DataRecord.read(run.data)
     except (CheckpointError, StorageError):
         return None
 
@@ -323,7 +320,12 @@ def _trace(text: str) -> str | None:
 
 def _plugin_files(spec: Spec) -> dict[str, Path]:
     """Files of plugins by their names; modules are left to whoever uses the network."""
-    return {os.path.basename(name): Path(name) for name in spec.plugins if name.endswith(".py")}
+    files: dict[str, Path] = {}
+    for plugin in (Path(name) for name in spec.plugins if name.endswith(".py")):
+        if plugin.name in files:
+            raise UsageError(f"{files[plugin.name]} and {plugin} have one name: rename one of them")
+        files[plugin.name] = plugin
+    return files
 
 
 def _with_files(
@@ -372,7 +374,11 @@ def _contents(found: Publication, report: bytes | None, spec: Spec) -> dict[str,
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
     """Context with a new folder on the disk of another one; it is removed if it is left over."""
-    parent = folder if folder.is_dir() and any(folder.iterdir()) else folder.absolute().parent
+    is_in_use = folder.is_dir() and any(folder.iterdir())
+    parent = folder if is_in_use else folder.absolute().parent
+    if is_in_use:
+        for left in folder.glob(f"{TEMPORARY}*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
     staged = parent / f"{TEMPORARY}{secrets.token_hex(8)}"
     with storage_errors("make", folder):
         parent.mkdir(parents=True, exist_ok=True)

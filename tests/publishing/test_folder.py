@@ -184,7 +184,6 @@ def publication(run: Path, *, classes: tuple[str, ...], source: str) -> card.Pub
         summary=summarize(opened.spec),
         result=opened.result.model_copy(update={"published": published}),
         data=None,
-        env=None,
         total_steps=None,
         license=None,
         dataset=None,
@@ -346,6 +345,8 @@ def test_folder_is_whole_or_has_no_weights_wherever_writing_fails(
         name = "again" if result.exit_code == 0 else "tiny"
         assert f"# {name}" in (net / "README.md").read_text()
         read_weights(net / "model.safetensors")
+    publish(run, "--overwrite", "--name", "third")
+    assert names(net) == FILES
 
 
 def test_json_names_the_files(run: Path, folder: Path) -> None:
