@@ -141,7 +141,8 @@ def draw_calibration(found: Calibration) -> str:
     gap = 100 * abs(found.confidence - found.accuracy)
     told = note(
         f"The network is {tendency}: mean confidence and accuracy differ by {gap:.2f} points. On "
-        "the dashed line they are equal."
+        "the dashed line they are equal. Pale blue is accuracy above the confidence; orange is the "
+        "accuracy that is missing to it."
     )
     listed = table((), rows, numbers=1)
     return f'<div class="charts">\n<figure>{chart}</figure>\n<div>{listed}\n{told}</div>\n</div>'

@@ -53,7 +53,7 @@ STYLE = f"""
 .resnet-chart .leads {{ stroke: var(--c); stroke-dasharray: 1 3; }}
 .resnet-chart .band {{ fill: var(--c); fill-opacity: .2; }}
 .resnet-chart .fill {{ fill: var(--c); }}
-.resnet-chart .gap {{ fill: var(--c); fill-opacity: .35; stroke: var(--c); }}
+.resnet-chart .gap {{ fill: var(--c); fill-opacity: .3; stroke: var(--c); }}
 .resnet-chart .interval {{ stroke: var(--ink); stroke-width: 1.3; fill: none; }}
 .resnet-chart .ring {{ fill: var(--page); stroke: var(--ink); stroke-width: 2; }}
 .resnet-chart .hit {{ fill: var(--c); opacity: 0; }}
@@ -193,12 +193,12 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x: Axis = _UNNAMED, width: int
     """Draw horizontal bars with intervals; dots, if the axis does not begin at 0."""
     canvas, pitch = _titled(title, x.label, width), 22 if len(bars) <= 40 else 16
     from_zero = x.limits[0] in {None, 0}
-    told = [_value_and_note(bar, x) for bar in bars]
+    told = [f"{_value(bar, x)} {bar.note}".rstrip() for bar in bars]
     room = max((_text_width(text, 12) for text in told), default=0.0)
     left = 14 + min(170.0, max((_text_width(bar.name, 12) for bar in bars), default=0.0))
     bottom = 46 + pitch * len(bars)
     given = [one for bar in bars for one in (bar.value, bar.low, bar.high) if one is not None]
-    scale = scale_of(x, [given, [0.0] if from_zero else []], left + 9, width - room - 20)
+    scale = scale_of(x, [given, [0.0] if from_zero else []], left + 9, width - room - 24)
     ticks = scale.ticks()
     for tick in ticks:
         canvas.path(f"M{scale(tick):.1f} 46V{bottom + 4}", "grid" if tick else "axis")
@@ -222,7 +222,11 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x: Axis = _UNNAMED, width: int
             if not from_zero:
                 circle = f'circle cx="{end:.1f}" cy="{middle:g}" r="4.5"'
                 _hint(canvas, f'{circle} class="fill" {_color(1)}', hint)
-        canvas.text(right + 8, middle + 4, text)
+        behind = f'<tspan dx="6" class="faint">{escape(printable(bar.note))}</tspan>'
+        canvas.elements.append(
+            f'<text x="{right + 8:g}" y="{middle + 4:g}">'
+            f"{_value(bar, x)}{behind if bar.note else ''}</text>"
+        )
     description = "; ".join(f"{bar.name}: {text}" for bar, text in zip(bars, told, strict=True))
     return _image(canvas, title, description or "no data", width, bottom + 28)
 
@@ -262,7 +266,7 @@ def heat_map(
             canvas,
             f'rect x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}" class="fill" '
             f'fill-opacity="{0.6 * strength:.2f}" {_color(1 if true == predicted else 2)}',
-            f"{names[true]}, predicted {names[predicted]}: {count} ({share:.1%})",
+            f"{names[true]}, predicted {names[predicted]}: {count} ({100 * share:.2f} %)",
         )
         if _text_width(count, 11) < side:
             canvas.text(x + side / 2, y + side / 2 + 4, count, "small", anchor="middle")
@@ -274,7 +278,9 @@ def heat_map(
         _write(canvas, 0, 0, name, room, "small", anchor="end")
         canvas.elements.append("</g>")
     share = float(np.trace(table) / max(1.0, table.sum()))
-    description = f"{len(names)} classes, {table.sum():,.0f} images, {share:.2%} on the diagonal"
+    description = (
+        f"{len(names)} classes, {table.sum():,.0f} images, {100 * share:.2f} % on the diagonal"
+    )
     return _image(canvas, title, description, max(320, right + 14), bottom + room + 18)
 
 
@@ -292,16 +298,17 @@ def reliability_diagram(bins: Sequence[Bin], *, title: str, width: int = 400) ->
             continue
         told = (
             f"confidence {one.low:g} to {one.high:g}: {one.count:,} images "
-            f"({one.count / images:.1%}), mean confidence {one.confidence:.3f}, "
+            f"({100 * one.count / images:.2f} %), mean confidence {one.confidence:.3f}, "
             f"accuracy {one.accuracy:.3f}"
         )
         begin, end = places(one.low) + 1, places(one.high) - 1
         up, wanted, bottom = values(one.accuracy), values(one.confidence), values(0)
+        both, gap = max(up, wanted), 1 if one.accuracy > one.confidence else 2
         height = max(1.0, 36 * one.count / most)
         for top, tall, style in (
             (84 - height, height, f'class="fill" fill-opacity="0.4" {_color(8)}'),
-            (up, bottom - up, f'class="fill" fill-opacity="0.75" {_color(1)}'),
-            (min(up, wanted), abs(up - wanted), f'class="gap" {_color(2)}'),
+            (both, bottom - both, f'class="fill" fill-opacity="0.75" {_color(1)}'),
+            (min(up, wanted), abs(up - wanted), f'class="gap" {_color(gap)}'),
         ):
             box = f'x="{begin:.1f}" y="{top:.1f}" width="{end - begin:.1f}" height="{tall:.1f}"'
             _hint(canvas, f"rect {box} {style}", told)
@@ -355,7 +362,11 @@ def scatter_chart(
         _hint(canvas, circle, told)
     for point, across, up, _ in shown:
         size = min(150.0, _text_width(point.name, 12))
-        for dx, dy in ((9, 4), (-9 - size, 4), (-size / 2, -10), (-size / 2, 19), (9, -8), (9, 16)):
+        left, half = -9 - size, -size / 2
+        for dx, dy in (
+            *((9, 4), (left, 4), (half, -10), (half, 19)),
+            *((9, -8), (9, 16), (left, -8), (left, 16)),  # beside error bars
+        ):
             box = (across + dx, up + dy - 10, across + dx + size, up + dy + 2)
             inside = places.start < box[0] and box[2] < width - 4 and 52 < box[3] < height - 42
             if inside and not any(_overlap(box, other) for other in taken):
@@ -582,11 +593,10 @@ def _interval(
     return begin, middle - 3, end, middle + 3
 
 
-def _value_and_note(bar: Bar, axis: Axis) -> str:
+def _value(bar: Bar, axis: Axis) -> str:
     if bar.value is None or not isfinite(bar.value):
-        return f"no value {bar.note}".strip()
-    text = Scale(axis, 0, 1, 0, 1).text(bar.value)
-    return f"{text} {bar.note}".strip()
+        return "no value"
+    return Scale(axis, 0, 1, 0, 1).text(bar.value)
 
 
 def _overlap(one: Box, other: Box) -> bool:

@@ -86,7 +86,7 @@ def accuracy_against_time(runs: Sequence[RunReport], groups: Groups) -> list[str
                 lines.append(Series(told, x, y, color=number % 12 + 1))
     if not lines:
         return []
-    title = f"validation {'mAP' if score == 'map' else 'top-1'} against training time"
+    title = f"validation {'mAP' if score == 'map' else 'top-1'} by training time"
     time = Axis("training time", unit=unit)
     return [
         line_chart(

@@ -92,7 +92,9 @@ class Scale:
         return f"{value:,.{max(0, -floor(log10(step) + 1e-9))}f}{self._unit}"
 
     def text(self, value: float) -> str:
-        """Return a value in about four figures, with its unit."""
+        """Return a percentage with two decimals, or a value in about four figures and its unit."""
+        if self.axis.unit == "%" and abs(value) < 1e9:
+            return f"{value:,.2f} %"
         if 1000 <= abs(value) < 1e9:
             return f"{value:,.0f}{self._unit}"
         return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e") + self._unit
@@ -104,8 +106,7 @@ class Scale:
 
     @property
     def _unit(self) -> str:
-        unit = self.axis.unit
-        return unit if unit in {"", "%"} else f" {unit}"
+        return f" {self.axis.unit}" if self.axis.unit else ""
 
 
 def scale_of(

@@ -47,7 +47,8 @@ def parse(chart: str) -> ElementTree.Element:
 def texts(image: ElementTree.Element) -> list[str]:
     """Return what is written in a chart, tooltips left out."""
     return [
-        (text.text or "") + "".join(one.tail or "" for one in text)
+        (text.text or "")
+        + "".join(f" {one.text}" if one.tag == f"{SVG}tspan" else one.tail or "" for one in text)
         for text in image.iter(f"{SVG}text")
     ]
 
@@ -90,12 +91,12 @@ def test_line_chart_writes_names_at_the_ends_and_marks_with_their_numbers() -> N
     image = parse(chart)
     shown, told = texts(image), tooltips(image)
     assert shown[:2] == ["Error", "top-1 error"]
-    assert {"30%", "50%", "70%", "0", "10", "20", "30", "epoch", "train", "test", "best"} <= {
+    assert {"30 %", "50 %", "70 %", "0", "10", "20", "30", "epoch", "train", "test", "best"} <= {
         *shown
     }
     assert "rate drop" in shown
     assert "resumed" not in shown, "it has no room beside the other text"
-    assert {"test 32.5% at 30", "best: 34.5% at 28", "resumed at 15.1"} <= {*told}
+    assert {"test 32.50 % at 30", "best: 34.50 % at 28", "resumed at 15.1"} <= {*told}
     assert ElementTree.fromstring(standalone(chart)).findtext(f"{SVG}style", "").startswith(STYLE)
 
 
@@ -127,9 +128,9 @@ def test_many_points_are_thinned_and_the_extremes_stay() -> None:
 def test_heat_map_has_each_number_that_is_not_zero() -> None:
     image = parse(heat_map([[8, 2], [0, 5]], ["cat", "dog"], title="Confusion"))
     assert tooltips(image) == [
-        "cat, predicted cat: 8 (80.0%)",
-        "cat, predicted dog: 2 (20.0%)",
-        "dog, predicted dog: 5 (100.0%)",
+        "cat, predicted cat: 8 (80.00 %)",
+        "cat, predicted dog: 2 (20.00 %)",
+        "dog, predicted dog: 5 (100.00 %)",
     ]
     assert texts(image)[2:5] == ["8", "2", "5"]
     large = parse(heat_map(np.eye(100), [f"class {one}" for one in range(100)], title="large"))
@@ -140,17 +141,39 @@ def test_heat_map_has_each_number_that_is_not_zero() -> None:
 def test_bars_and_bins_tell_their_numbers() -> None:
     bars = [Bar("pad", 91.25, 91.0, 91.5, "n = 3"), Bar("none", None), Bar("broken", NAN)]
     image = parse(bar_chart(bars, title="Shortcuts", x=Axis("top-1", unit="%")))
-    assert {"91.25% n = 3", "no value"} <= {*texts(image)}
+    assert {"91.25 % n = 3", "no value"} <= {*texts(image)}
     assert len(image.findall(f".//{SVG}rect")) == 1
     dots = parse(bar_chart(bars, title="Shortcuts", x=Axis("top-1", limits=(90, 100))))
     assert len(dots.findall(f".//{SVG}circle")) == 1, "a bar that does not begin at 0 would mislead"
     bins = [Bin(0, 0.5, 0.4, 0.3, 10), Bin(0.5, 1, 0.9, 0.8, 30), Bin(0.2, 0.3, 0, 0, 0)]
     told = tooltips(parse(reliability_diagram(bins, title="Reliability")))
     assert told[0] == (
-        "confidence 0 to 0.5: 10 images (25.0%), mean confidence 0.400, accuracy 0.300"
+        "confidence 0 to 0.5: 10 images (25.00 %), mean confidence 0.400, accuracy 0.300"
     )
     assert len(told) == 6
     parse(reliability_diagram([], title="none"))
+
+
+@pytest.mark.parametrize(("accuracy", "color"), [(0.3, 2), (0.9, 1)])
+def test_gap_of_a_bin_lies_above_its_bar_in_a_color_of_its_direction(
+    accuracy: float, color: int
+) -> None:
+    image = parse(reliability_diagram([Bin(0.5, 1, 0.7, accuracy, 30)], title="Reliability"))
+    _, bar, gap = image.iter(f"{SVG}rect")
+    assert gap.attrib["class"] == "gap"
+    assert f"--series-{color})" in gap.attrib["style"]
+    assert float(gap.attrib["y"]) + float(gap.attrib["height"]) == pytest.approx(
+        float(bar.attrib["y"]), abs=0.2
+    )
+
+
+def test_name_of_a_point_at_the_right_edge_stands_beside_its_error_bars() -> None:
+    points = [
+        Point("pad", 12, 98, 11, 13, 97, 99),
+        Point("shortcut projection", 23, 98, 22, 24, 97, 99),
+    ]
+    image = parse(scatter_chart(points, title="accuracy by time"))
+    assert {"pad", "shortcut projection"} <= {*texts(image)}
 
 
 @pytest.mark.parametrize(
