@@ -133,13 +133,11 @@ def _time_unit(longest: float) -> tuple[int, str]:
 
 def _late(runs: Sequence[RunReport], field: str) -> Axis:
     """Axis of accuracies that leaves room for their differences: from the least of late ones."""
-    last = max((point.epoch for run in runs for point in run.history), default=0.0)
-    late = [
-        value
-        for run in runs
-        for point in run.history
-        if point.epoch >= _EARLY * last and (value := getattr(point.row, field)) is not None
-    ]
+    late = []
+    for run in runs:
+        begin = _EARLY * max((point.epoch for point in run.history), default=0.0)
+        values = [getattr(point.row, field) for point in run.history if point.epoch >= begin]
+        late += [value for value in values if value is not None]
     low = floor(20 * min(late, default=0.0)) * 5  # a multiple of 5 %
     return Axis(unit="%", limits=(low, None))
 

@@ -631,7 +631,7 @@ def _differences(report: Report) -> str:
         for number, group in enumerate(report.groups)
     ]
     header = ("spec", *(one.path for one in report.differences))
-    return _macro("table", header, rows, left=len(header))
+    return _macro("table", header, rows, left=len(header), style="brief")
 
 
 def _brief(value: Any) -> str:
