@@ -12,6 +12,7 @@ from resnet_builder.spec.compose import COMMAND_LINE, SET
 from resnet_builder.spec.dump import dump_spec
 from resnet_builder.spec.recipe import TrainSpec
 from resnet_builder.spec.schema import Spec
+from resnet_builder.trackers import check_packages
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def check_trials(
         SpecError: Everything that is wrong with the specs, at the place in the sweep file if what
             stands there is wrong; or two trials are the same; or a search has no validation images.
         StorageError: A file cannot be read.
-        UsageError: A spec has no ``data`` or no ``train``.
+        UsageError: A spec has no ``data`` or no ``train``, or a tracker's package is missing.
     """
     found: list[TrialCheck] = []
     problems: dict[Problem, list[str]] = {}
@@ -102,6 +103,7 @@ def check_trials(
             continue
         data_error = data_error or checked.data_error
         spec = checked.experiment().spec
+        check_packages(spec.run.log)
         if plan.method != "grid" and not has_validation(spec, data_dir):
             message = (
                 f"`{plan.method}` chooses by the accuracy on validation images, never by the test "

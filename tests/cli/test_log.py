@@ -34,7 +34,8 @@ def test_missing_package_is_told_before_there_is_a_run(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     spec = write_tiny(folder)
-    for command in (("validate", spec), ("train", spec, "--out", "run")):
+    train = ("train", spec, "--out", "run")
+    for command in (("validate", spec), train, (*train, "--seeds", "0-1")):
         result = call(*command, *given)
         assert result.exit_code == 2
         assert result.stderr == (
