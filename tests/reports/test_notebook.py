@@ -45,7 +45,9 @@ def body(html: str) -> ElementTree.Element:
     return ElementTree.fromstring(re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL))
 
 
-def test_training_shows_its_progress_and_its_result(output: Output, tmp_path: Path) -> None:
+def test_training_shows_its_progress_and_then_result_and_curves(
+    output: Output, tmp_path: Path
+) -> None:
     run = train(write_tiny(tmp_path), tmp_path / "run", overrides=["run.report=false"])
     assert run.result is not None
     last = body(output.shown[-1])
@@ -63,26 +65,22 @@ def test_training_shows_its_progress_and_its_result(output: Output, tmp_path: Pa
     assert rows[-1][-1] == f"{100 * (run.result.test_top1 or 0):.2f} %"
     assert f"test top-1 {rows[-1][-1]}" in "".join(last.itertext())
 
-
-def test_progress_can_be_left_out(output: Output, tmp_path: Path) -> None:
-    short = ["train.epochs=1", "run.report=false"]
-    train(write_tiny(tmp_path), tmp_path / "run", overrides=short, progress=False)
-    assert not output.shown
-
-
-def test_run_is_html_with_its_result_and_curves(tmp_path: Path) -> None:
-    run = train(write_tiny(tmp_path), tmp_path / "run", overrides=["run.report=false"])
     html = run._repr_html_()
     assert html is not None
     parsed = body(html)
     text = "".join(parsed.itertext())
     assert f"{run.path}: finished, step 12 of 12" in text
-    assert run.result is not None
     assert f"test top-1 {100 * (run.result.test_top1 or 0):.2f} %, " in text
     assert "published 50.00 %" in text
-    best = max(row.val_top1 for row in run.history if row.val_top1 is not None)
-    assert f"best {100 * best:.2f}" in text
+    highest = max(row.val_top1 for row in run.history if row.val_top1 is not None)
+    assert f"best {100 * highest:.2f}" in text
     assert html.count('class="resnet-chart"') == 2
+
+
+def test_progress_can_be_left_out(output: Output, tmp_path: Path) -> None:
+    short = ["train.epochs=1", "run.report=false"]
+    train(write_tiny(tmp_path), tmp_path / "run", overrides=short, progress=False)
+    assert not output.shown
 
 
 def test_run_without_result_or_with_damage_has_a_text_all_the_same(tmp_path: Path) -> None:
