@@ -6,7 +6,7 @@ from pathlib import Path
 
 from resnet_builder.builder import check_source
 from resnet_builder.errors import DataError, MissingDataError, Problem, SpecError, SpecPath, counted
-from resnet_builder.launch.plan import Plan, Trial
+from resnet_builder.launch.plan import Plan, Trial, override_key
 from resnet_builder.parts import describe_data
 from resnet_builder.spec.compose import COMMAND_LINE, SET
 from resnet_builder.spec.dump import dump_spec
@@ -175,11 +175,6 @@ def _placed(problem: Problem, plan: Plan, trial: Trial) -> Problem:
         col=place.column,
         snippet=place.source.lines[(place.line or 1) - 1],
     )
-
-
-def override_key(override: str) -> str:
-    """Key of an override, or its flag."""
-    return override.partition(" ")[0] if override.startswith("--") else override.partition("=")[0]
 
 
 def _path(override: str, plan: Plan, trial: Trial) -> SpecPath | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnet_builder.errors import UsageError
-from resnet_builder.launch.plan import Base, Plan, Trial
+from resnet_builder.launch.plan import Base, Plan, Trial, override_key
 from resnet_builder.runs import lock
 from resnet_builder.runs.files import (
     TEMPORARY,
@@ -16,9 +16,12 @@ from resnet_builder.runs.files import (
     write_atomically,
 )
 from resnet_builder.runs.group import RECORD, SPECS, GroupRecord, GroupRun, is_group, read_group
-from resnet_builder.runs.records import compare_specs
+from resnet_builder.runs.records import COSMETIC, compare_specs
 from resnet_builder.spec.dump import dump_value
+from resnet_builder.spec.keys import FLAGS
 from resnet_builder.spec.load import load_spec_text
+
+_COSMETIC = tuple(f"{key}." for key in COSMETIC)
 
 _BEFORE_RECORD = {SPECS, lock.LOCK, lock.HOLDER}
 
@@ -179,13 +182,12 @@ def _changes(path: Path, before: GroupRecord, plan: Plan) -> Iterator[str]:
         for name in {**before.search, **after.search}:
             if name != "trials":
                 yield from _change(name, before.search.get(name), after.search.get(name))
-    if set(before.overrides) != set(after.overrides):
-        for one in before.overrides:
-            if one not in after.overrides:
-                yield f"{one} there, and not now"
-        for one in after.overrides:
-            if one not in before.overrides:
-                yield f"{one} now, and not there"
+    for one in _that_count(before.overrides):
+        if one not in after.overrides:
+            yield f"{one} there, and not now"
+    for one in _that_count(after.overrides):
+        if one not in before.overrides:
+            yield f"{one} now, and not there"
     for base in _bases(plan):
         file = base.file(path)
         if file.is_file():
@@ -197,6 +199,15 @@ def _changes(path: Path, before: GroupRecord, plan: Plan) -> Iterator[str]:
                     there = "nothing" if change.before is None else dump_value(change.before)
                     now = "nothing" if change.after is None else dump_value(change.after)
                     yield f"{base.name}: {change.path}: {there} there, {now} now"
+
+
+def _that_count(overrides: Sequence[str]) -> list[str]:
+    """Overrides that change results, as the device of ``--device`` does not."""
+    keys = {one: override_key(one) for one in overrides}
+    paths = {
+        one: FLAGS.get(key.removeprefix("--").replace("-", "_"), key) for one, key in keys.items()
+    }
+    return [one for one, path in paths.items() if not f"{path}.".startswith(_COSMETIC)]
 
 
 def _change(name: str, before: object, after: object) -> Iterator[str]:

@@ -166,6 +166,11 @@ def override_arguments(overrides: Sequence[str]) -> list[str]:
     return words
 
 
+def override_key(override: str) -> str:
+    """Key of an override, or its flag."""
+    return override.partition(" ")[0] if override.startswith("--") else override.partition("=")[0]
+
+
 def plan_seeds(
     source: str | Path,
     seeds: Sequence[int],

@@ -82,7 +82,7 @@ class Search(Queue):
                     return self._trial(found)
                 except SpecError as error:
                     self._tell(found.number, self._optuna.trial.TrialState.FAIL)
-                    self._warn(f"trial {found.number}: {error}")
+                    self._warn(f"trial {found.number}: {str(error).partition(chr(10))[0]}")
         return None
 
     def prunes(self, trial: Trial, accuracies: Sequence[float]) -> bool:
@@ -112,10 +112,12 @@ class Search(Queue):
         else:
             self._tell(self._numbers[trial.name], value=accuracy)
 
-    def failed(self, trial: Trial, exit_code: int) -> None:
+    def failed(self, trial: Trial, exit_code: int) -> bool:
         """Tell the study of a training that diverged; any other failure is tried again."""
-        if exit_code == NonFiniteError.exit_code:
+        has_diverged = exit_code == NonFiniteError.exit_code
+        if has_diverged:  # a range may well reach so far: the search goes on
             self._tell(self._numbers[trial.name], self._optuna.trial.TrialState.FAIL)
+        return not has_diverged
 
     def _open(self, journal: Path) -> Any:
         optuna = self._optuna

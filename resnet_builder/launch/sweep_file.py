@@ -196,7 +196,8 @@ class Axis:
     def override(self, value: Any) -> str:
         """Override that lays a value over the spec."""
         text = dump_value(self._with_path(value))
-        return f"--{self.name} {text}" if self.name in FLAGS else f"{self.name}={text}"
+        flag = f"--{self.name.replace('_', '-')}"
+        return f"{flag} {text}" if self.name in FLAGS else f"{self.name}={text}"
 
     def _with_path(self, value: Any) -> Any:
         """Value with its path counted from the folder, if it has one."""

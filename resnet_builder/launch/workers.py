@@ -55,8 +55,9 @@ class Queue:
     def finished(self, trial: Trial, status: RunStatus) -> None:
         """Take note of the result of a trial."""
 
-    def failed(self, trial: Trial, exit_code: int) -> None:
-        """Take note of a trial that failed."""
+    def failed(self, trial: Trial, exit_code: int) -> bool:
+        """Take note of a trial that failed; return whether the whole line fails by it."""
+        return True
 
 
 class Display:
@@ -247,9 +248,9 @@ def _ended(
     error = error_of(text, code)
     with suppress(StorageError):  # on a full disk, the run's own error is what counts
         group.mark(worker.trial, "failed", error.partition("\n")[0])
-    queue.failed(worker.trial, code)
+    is_failure = queue.failed(worker.trial, code)
     shown.ends(worker.trial, "failed", status, error)
-    return code if code > 0 else ProcessLostError.exit_code
+    return 0 if not is_failure else code if code > 0 else ProcessLostError.exit_code
 
 
 def error_of(output: str, code: int) -> str:

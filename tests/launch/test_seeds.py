@@ -52,11 +52,14 @@ def test_seeds_are_trained_to_the_bits_of_single_runs_and_continued_by_the_same_
             return 143
         return None
 
-    line = ("train", "tiny.yaml", "--seeds", "0,3", "--epochs", "1")
+    line = ("train", "tiny.yaml", "--seeds", "0,3", "--epochs", "1", "--no-report")
     started = train_in_process(monkeypatch, stop_at_second)
     stopped = call(*line)
     assert stopped.exit_code == 143
-    assert "to continue: resnet-build train tiny.yaml --seeds 0,3 --epochs 1" in stopped.stderr
+    assert (
+        "to continue: resnet-build train tiny.yaml --seeds 0,3 --epochs 1 --no-report"
+        in stopped.stderr
+    )
 
     group = folder / "runs" / "tiny-seeds"
     assert call("list", "runs", group).stdout.count("waiting") == 1
@@ -64,7 +67,7 @@ def test_seeds_are_trained_to_the_bits_of_single_runs_and_continued_by_the_same_
     done = call(*line)
     assert done.exit_code == 0, done.stderr
     assert [one[-2] for one in started] == ["runs/tiny-seeds/seed=3"]
-    alone = call("train", "tiny.yaml", "--epochs", "1", "--seed", "3", "--out", "alone")
+    alone = call("train", *line[1:2], "--epochs=1", "--seed=3", "--no-report", "--out", "alone")
     assert alone.exit_code == 0
     for name in ("best.safetensors", "spec.yaml", "data.json"):
         assert (group / "seed=3" / name).read_bytes() == (folder / "alone" / name).read_bytes()
@@ -87,7 +90,8 @@ def test_seeds_are_trained_to_the_bits_of_single_runs_and_continued_by_the_same_
     assert refused.exit_code == 2
     assert "tiny: train.epochs: 1 there, 2 now" in refused.stderr
     assert "choose another directory by --out" in refused.stderr
-    more = call("train", "tiny.yaml", "--seeds", "3", "--epochs", "2", "--allow-spec-change")
+    longer = ("--epochs", "2", "--no-report", "--allow-spec-change")
+    more = call("train", "tiny.yaml", "--seeds", "3", *longer)
     assert more.exit_code == 0, more.stderr
     assert json.loads((group / "seed=3" / "result.json").read_text())["planned_steps"] == 8
     summary = call("list", "runs").stdout.splitlines()
