@@ -85,6 +85,19 @@ def run(folder: Path) -> RunDirectory:
     return RunDirectory(folder / "run")
 
 
+@pytest.mark.ci
+def test_card_of_a_published_run_names_what_is_measured(run: RunDirectory, folder: Path) -> None:
+    result = ResultRecord.read(run.result)
+    assert call("publish", run.path, "--to", "net").exit_code == 0
+    text = (folder / "net" / "README.md").read_text()
+    assert result.test_map is not None
+    assert f"| test mAP | 40 | {100 * result.test_map:.2f} % |" in text
+    assert "which of 3 classes each has, which may be several or none" in text
+    assert "the 95 % interval of all labels right is" in text
+    assert "name: exact match of all labels" in text
+    assert "Probabilities are sigmoids" in text
+
+
 def drawn(classes: int = 4, count: int = 60) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(2, (count, classes), generator=generator).byte()

@@ -184,14 +184,15 @@ def _metrics(found: Publication) -> Iterator[tuple[str, str, str, float]]:
     result = found.result
     if result is None:
         return
+    top1 = "exact match of all labels" if found.header.multi_label else "top-1 accuracy"
     test = (
         ("mAP", "mean_average_precision", result.test_map),
-        ("top-1 accuracy", "accuracy", result.test_top1),
+        (top1, "accuracy", result.test_top1),
         ("top-5 accuracy", "accuracy", result.test_top5),
     )
     val = (
         ("mAP", "mean_average_precision", result.val_map),
-        ("top-1 accuracy", "accuracy", result.val_top1),
+        (top1, "accuracy", result.val_top1),
     )
     split, metrics = ("validation", val) if result.test_top1 is None else ("test", test)
     for name, kind, value in metrics:
@@ -215,14 +216,17 @@ def _introduction(found: Publication) -> Iterator[str]:
     model = found.spec.model
     channels, height, width = model.image_shape
     kinds = list(dict.fromkeys((stage.block or model.block).type for stage in model.stages))
-    several = "several of, or none of, " if found.header.multi_label else ""
+    answer = (
+        f"says which of {model.num_logits:,} classes each has, which may be several or none"
+        if found.header.multi_label
+        else f"tells {model.num_logits:,} classes apart"
+    )
     yield (
         f"An image classifier: a residual network of depth {found.summary.depth} with "
         f"{found.summary.parameters:,} parameters, of {' and '.join(map(_code, kinds))} blocks "
         f"with shortcuts of type {_code(model.shortcut.type)}. It takes images of {channels} x "
-        f"{height} x {width} (channels x height x width) and tells {several}{model.num_logits:,} "
-        f"classes apart. It was trained on {_code(_dataset(found))} with resnet-builder "
-        f"{package_version()}."
+        f"{height} x {width} (channels x height x width) and {answer}. It was trained on "
+        f"{_code(_dataset(found))} with resnet-builder {package_version()}."
     )
     if found.result is None:
         total = "" if found.total_steps is None else f" of {found.total_steps:,}"
@@ -238,11 +242,11 @@ def _results(found: Publication) -> Iterator[str]:
         yield "There are none yet."
         return
     counts = {} if data is None else data.images
-    published = result.published
+    published, top1 = result.published, _top1(found)
     rows: list[tuple[str, str, float | None, float | None, float | None]] = [
         ("test mAP", "test", result.test_map, None, None),
         (
-            "test top-1",
+            f"test {top1}",
             "test",
             result.test_top1,
             published.test_top1 if published else None,
@@ -256,7 +260,7 @@ def _results(found: Publication) -> Iterator[str]:
             published.test_top5_difference if published else None,
         ),
         ("validation mAP", "val", result.val_map, None, None),
-        ("validation top-1", "val", result.val_top1, None, None),
+        (f"validation {top1}", "val", result.val_top1, None, None),
     ]
     if result.monitored in {"macro_recall", "macro_f1"} and result.test_macro is not None:
         word, key = METRIC_WORDS[result.monitored], result.monitored.removeprefix("macro_")
@@ -272,10 +276,18 @@ def _results(found: Publication) -> Iterator[str]:
         cells = [row[:3] for row in cells]
     else:
         head += ["published", "difference in points"]
-    yield _table(head, cells, left=1)
+    if not cells:
+        yield "Nothing was measured: there were neither test images nor validation images."
+    else:
+        yield _table(head, cells, left=1)
     if published is not None:
         yield f"The published figures are those of {_text(published.source)}."
     yield " ".join(_how_chosen(found, result))
+
+
+def _top1(found: Publication) -> str:
+    """Word for the share of images that are classified right, with all their labels."""
+    return "all labels right" if found.header.multi_label else "top-1"
 
 
 def _how_chosen(found: Publication, result: ResultRecord) -> Iterator[str]:
@@ -293,7 +305,7 @@ def _how_chosen(found: Publication, result: ResultRecord) -> Iterator[str]:
         if total := counts.get("test", 0):
             low, high = (_percent(share) for share in wilson(result.test_top1, total))
             images = counted(total, "test image")
-            yield f"With {images}, the 95 % interval of top-1 is {low} to {high}."
+            yield f"With {images}, the 95 % interval of {_top1(found)} is {low} to {high}."
     yield f"This is one training, of seed {result.seed}; other seeds give somewhat other figures."
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from resnet_builder import build_from_spec, load_run
 from resnet_builder.inference import load_model
 from resnet_builder.publishing import card
 from resnet_builder.runs.records import ResultRecord
+from resnet_builder.spec.schema import WeightsSpec
 from resnet_builder.summary import summarize
 from resnet_builder.weights.file import read_weights
 from tests.cli.experiments import call, write_tiny
@@ -169,6 +171,25 @@ def test_names_from_data_cannot_change_the_card(run: Path, folder: Path) -> None
     assert 'href="http://y"' not in page
     assert re.findall("<h1>(.*?)</h1>", page) == ["tiny"]
     assert "<code>a\\|b</code>" in page or "<code>a|b</code>" in page
+
+
+def test_card_says_that_nothing_was_measured(run: Path) -> None:
+    found = publication(run, classes=tuple("abcd"), source="x")
+    assert found.result is not None
+    nothing = {"test_top1": None, "test_top5": None, "val_top1": None, "published": None}
+    text = card.model_card(replace(found, result=found.result.model_copy(update=nothing)))
+    assert "Nothing was measured" in text
+    assert "model-index" not in text
+
+
+def test_card_names_the_weights_of_the_hub_that_it_started_from(run: Path) -> None:
+    found = publication(run, classes=tuple("abcd"), source="x")
+    weights = WeightsSpec(path="hf-hub:me/first@v1")
+    model = found.spec.model.model_copy(update={"weights": weights})
+    changed = replace(found, spec=found.spec.model_copy(update={"model": model}), result=None)
+    data = ModelCard(card.model_card(changed)).data.to_dict()  # type: ignore[no-untyped-call]
+    assert (data["base_model"], data["base_model_relation"]) == ("me/first", "finetune")
+    assert "`hf-hub:me/first@v1`" in card.model_card(changed)
 
 
 def publication(run: Path, *, classes: tuple[str, ...], source: str) -> card.Publication:
@@ -325,17 +346,17 @@ def test_folder_is_whole_or_has_no_weights_wherever_writing_fails(
     """At each rename; a process that is killed there leaves the same files."""
     net = publish(run)
     calls = iter(range(100))
-    replace, remove = os.replace, shutil.rmtree
+    rename, remove = os.replace, shutil.rmtree
 
     def failing(*arguments: Any, **options: Any) -> None:
         if next(calls) == number:
             raise KeyboardInterrupt
-        replace(*arguments, **options)
+        rename(*arguments, **options)
 
     monkeypatch.setattr("os.replace", failing)
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as after a kill
     result = call("publish", run, "--to", "net", "--overwrite", "--name", "again")
-    monkeypatch.setattr("os.replace", replace)
+    monkeypatch.setattr("os.replace", rename)
     monkeypatch.setattr(shutil, "rmtree", remove)
     if result.exit_code == 0:
         assert number >= 10, "no file is written by another function"
