@@ -75,11 +75,11 @@ def publish(
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Publish a run as a folder: weights, spec, model card, result and report.
+    """Publish a run as a folder with a model card, or on the Hub.
 
-    Other commands take the folder like a run: predict, evaluate, export, summary; `model.weights`
-    and `import` take it, too. If timm has the network, timm loads the folder. No path of this
-    machine is in it.
+    The folder has weights, spec, model card, drawing, result and report. Other commands take it
+    like a run: predict, evaluate, export, summary; `model.weights` and `import` take it, too. If
+    timm has the network, timm loads the folder. No path of this machine is in it.
 
     With --push, the folder is uploaded to the Hugging Face Hub. Log in before, by `hf auth login`,
     or set HF_TOKEN.

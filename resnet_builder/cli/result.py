@@ -47,11 +47,18 @@ def show_result(record: "ResultRecord") -> None:
 
 
 def show_next(run: Path, plugins: tuple[str, ...]) -> None:
-    """Print what can be done with a finished run."""
+    """Print where the report of a finished run is, and what can be done with the run."""
+    if (run / "report.html").is_file():
+        note(f"report: {run / 'report.html'}")
     words = [str(run), *(word for plugin in plugins for word in ("--plugin", plugin))]
     note("next:")
     file = "FILE.onnx" if find_spec("onnxscript") else "FILE.pt2"  # which needs no extra
-    for command, *more in (("evaluate",), ("predict", "IMAGE..."), ("export", "-o", file)):
+    for command, *more in (
+        ("evaluate",),
+        ("predict", "IMAGE..."),
+        ("export", "-o", file),
+        ("publish", "--to", "DIR"),
+    ):
         note(f"  resnet-build {command} {shlex.join(words)}{''.join(f' {one}' for one in more)}")
     quoted = shlex.quote(str(run))
     if (run / "tensorboard").is_dir():

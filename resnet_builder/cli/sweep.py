@@ -16,9 +16,19 @@ from resnet_builder.cli.options import (
     training_options,
 )
 
+_FILE = """\b
+A sweep file:
+  spec: resnet20_digits
+  axes:
+    model.shortcut: [pad, projection]
+  seeds: 0-2
+
+"""
+
 
 @click.command(
-    epilog=examples(
+    epilog=_FILE
+    + examples(
         "resnet-build sweep shortcuts.yaml --dry-run",
         "resnet-build sweep shortcuts.yaml",
         "resnet-build sweep rates.yaml --jobs 2 --out runs/rates",
@@ -57,10 +67,10 @@ def sweep(
     nproc: int | None,
     as_json: bool,
 ) -> None:
-    """Train a spec in every setting of some keys, or search for the best setting.
+    """Train a spec in many settings, or search for the best one.
 
-    A sweep file has a base spec, axes over its keys, and seeds. Every trial is checked before the
-    first one is trained, and each is an ordinary run, in one directory.
+    A sweep file has a spec, axes over its keys, and seeds. Every trial is checked before the first
+    one is trained, and each is an ordinary run, in one directory.
 
     The same line continues a sweep after any end: finished runs are kept, others resumed. New
     values of an axis, and new seeds, add runs. Settings are ranked by their accuracy on the

@@ -94,7 +94,7 @@ def train(
     nproc: int | None,
     as_json: bool,
 ) -> None:
-    """Train a network, test it, and compare it with the published result.
+    """Train a network, and compare it with the published result.
 
     The test images are evaluated once, with the weights that are best on the validation images.
     No run is overwritten.

@@ -106,13 +106,13 @@ def validate(
     nproc: int,
     as_json: bool,
 ) -> None:
-    """Check specs in full, without training them; and sweep files, with all their trials.
+    """Check specs and sweep files in full, without training them.
 
     Values, parts, shapes and expected counts are checked, and all problems of all specs are
-    reported. A training step is tried, without memory for it. If the data are there, their classes
-    and their number are checked too. A warning is shown where training may not fit into this
-    machine's memory. For a spec without counts, or with wrong ones, the right `expect` line is
-    printed. Nothing is downloaded.
+    reported; of a sweep file, those of all trials. A training step is tried, without memory for it.
+    If the data are there, their classes and their number are checked too. A warning is shown where
+    training may not fit into this machine's memory. For a spec without counts, or with wrong ones,
+    the right `expect` line is printed. Nothing is downloaded.
     """
     from resnet_builder.launch.sweep_file import is_sweep
     from resnet_builder.spec.bundled import is_path

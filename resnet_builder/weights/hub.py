@@ -176,7 +176,7 @@ def library() -> Any:
         importlib.import_module("huggingface_hub.errors")
     except ImportError as error:
         raise UsageError(
-            'the Hugging Face Hub needs the extra "publish": '
+            'publish and the Hugging Face Hub need the extra "publish": '
             "pip install 'resnet-builder[publish]'"
         ) from error
     return hub

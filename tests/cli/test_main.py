@@ -163,6 +163,7 @@ def test_help_lists_the_commands(arguments: list[str]) -> None:
     result = call(*arguments)
     assert result.exit_code == 0
     assert re.findall(r"^  ([a-z]+)  +\w", result.stdout, re.MULTILINE) == NAMES
+    assert "..." not in result.stdout.partition("Commands:")[2], "no line is cut"
 
 
 @pytest.mark.parametrize("name", NAMES)

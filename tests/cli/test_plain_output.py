@@ -32,6 +32,7 @@ next:
  resnet-build evaluate run
  resnet-build predict run IMAGE...
  resnet-build export run -o FILE.onnx
+ resnet-build publish run --to DIR
 """
 
 COMMANDS = (

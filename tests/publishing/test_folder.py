@@ -383,7 +383,7 @@ def test_missing_library_is_told_before_any_work(
     result = call("publish", run, "--to", "net")
     assert result.exit_code == 2
     assert result.stderr == (
-        'error: the Hugging Face Hub needs the extra "publish": '
+        'error: publish and the Hugging Face Hub need the extra "publish": '
         "pip install 'resnet-builder[publish]'\n"
     )
     assert not Path("net").exists()

@@ -353,6 +353,12 @@ def test_no_report_is_asked_for(tmp_path: Path) -> None:
     assert "report: false" in (tmp_path / "run" / "spec.yaml").read_text()
 
 
+def test_training_ends_with_the_place_of_its_report(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = call("train", write_tiny(tmp_path), "--out", run, "--set", WITH_REPORT)
+    assert f"\nreport: {run / 'report.html'}\nnext:\n" in result.stderr
+
+
 def test_folder_of_runs_stands_for_its_runs(runs: Path) -> None:
     assert call("report", runs).stdout == f"wrote {runs / 'report.html'}\n"
     assert "mean ± standard deviation of 2 runs" in (runs / "report.html").read_text()
