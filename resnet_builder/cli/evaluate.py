@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from resnet_builder.runs.records import ClassScores
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_RARE = 3
+"""How many times as many images the commonest class has as one that is called rare."""
+
 _MAX_CLASSES = 20
 """Classes of the largest confusion matrix that is printed."""
 
@@ -75,6 +78,7 @@ def evaluate(
     Classes are matched by name.
     """
     from resnet_builder.cli.progress import display
+    from resnet_builder.data.class_folders import shorten
     from resnet_builder.inference import evaluate_split, load_model, load_split
     from resnet_builder.prediction_table import check_table_path
 
@@ -100,6 +104,11 @@ def evaluate(
         show_json(result)
     else:
         _show(result)
+        if unseen := _never_predicted(result):
+            note(
+                f"no image is predicted as {shorten(unseen)}; for rare classes there are "
+                "train.loss.class_weights, data.sampler and train.monitor"
+            )
     if out is not None:
         note(f"wrote {out}: {counted(result.images, 'image')}")
 
@@ -125,6 +134,19 @@ def _show(result: "SplitEvaluation") -> None:
     ]
     show("", "images by class (row) and predicted class (column)")
     show(*table(("", *labels), rows))
+
+
+def _never_predicted(result: "SplitEvaluation") -> list[str]:
+    """Names of the classes that no image is predicted as, if they have far fewer than another."""
+    if result.confusion is None:
+        return []
+    most = max(map(sum, result.confusion))
+    counts = zip(result.classes, result.confusion, zip(*result.confusion, strict=True), strict=True)
+    return [
+        name
+        for name, images, predicted in counts
+        if not sum(predicted) and 0 < _RARE * sum(images) <= most
+    ]
 
 
 def _row(name: str, scores: "ClassScores") -> tuple[str, ...]:

@@ -351,3 +351,25 @@ def test_grey_network_reads_other_images_as_grey(folder: Path) -> None:
     ]
     assert results[0].exit_code == 0
     assert results[0].stdout == results[1].stdout
+
+
+@pytest.mark.parametrize(
+    ("confusion", "unseen"),
+    [
+        (((37, 0), (3, 0)), ["rare"]),
+        (((36, 1), (3, 0)), []),
+        (((5, 0), (5, 0)), []),  # a network that has learnt nothing yet
+        (((5, 0), (0, 0)), []),  # no images of the class
+    ],
+)
+def test_rare_class_that_is_never_predicted_is_named(
+    confusion: tuple[tuple[int, ...], ...], unseen: list[str], finished_run: Path
+) -> None:
+    from dataclasses import replace
+
+    from resnet_builder import load_run
+    from resnet_builder.cli.evaluate import _never_predicted
+
+    found = load_run(finished_run).evaluate()
+    found = replace(found, classes=("usual", "rare"), confusion=confusion)
+    assert _never_predicted(found) == unseen
