@@ -35,11 +35,12 @@ def kill_until_finished(
 @pytest.mark.ci
 def test_killed_seeds_end_in_the_bits_of_single_runs(server: Server, tmp_path: Path) -> None:
     spec = write_experiment(tmp_path, "early", epochs=4)
-    line = ("train", spec, "--seeds", "0-1", "--out", tmp_path / "group")
+    line = ("train", spec, "--seeds", "0-1", "--out", tmp_path / "group", "--no-report")
     kill_until_finished(server, line, tmp_path, 2, 1.0)
     for seed in (0, 1):
         run = tmp_path / f"alone-{seed}"
-        assert server.call(*train_line(spec, run, "--seed", seed), folder=tmp_path).code == 0
+        alone = train_line(spec, run, "--seed", seed, "--no-report")
+        assert server.call(*alone, folder=tmp_path).code == 0
         assert_same_outcome(tmp_path / "group" / f"seed={seed}", outcome_of(run))
 
 
@@ -115,7 +116,7 @@ def test_signal_stops_all_runs_and_the_line_continues_them(
 @pytest.mark.ci
 def test_no_run_begins_behind_one_whose_disk_is_full(server: Server, tmp_path: Path) -> None:
     spec = write_experiment(tmp_path, "early", epochs=1)
-    line = ("train", spec, "--seeds", "0-2", "--out", "group")
+    line = ("train", spec, "--seeds", "0-2", "--out", "group", "--no-report")
     full = ("failing", "replace", "ENOSPC", "seed=1/result.json", 1, 99)
     end = server.call(*line, folder=tmp_path, faults=(*FORKING, full))
     assert end.code == 7

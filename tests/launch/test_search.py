@@ -1,5 +1,6 @@
 """Search by Optuna: trials that go on after a kill, pruning, and settings that come twice."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from resnet_builder.launch.sweep_file import read_sweep
 from resnet_builder.runs.files import ignore
 from resnet_builder.runs.records import ResultRecord
 from resnet_builder.runs.status import RunStatus
-from tests.cli.experiments import write_tiny
+from tests.cli.experiments import call, write_tiny
 
 pytest.importorskip("optuna")
 
@@ -175,3 +176,14 @@ def test_group_keeps_what_its_spec_was(tmp_path: Path) -> None:
         assert isinstance(group, Group)
         text = (group.path / "specs" / "tiny.yaml").read_text(encoding="utf-8")
     assert text == plan.trials[0].base.text
+
+
+def test_search_without_optuna_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_plan(tmp_path)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    result = call("sweep", tmp_path / "search.yaml", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "pip install 'resnet-builder[sweep]'" in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -255,11 +255,11 @@ def test_grid_without_validation_images_chooses_nothing(
     train_in_process(monkeypatch)
     more: dict[str, Any] = {
         "set": {"train.epochs": 1, "data.validation": 0},
-        "axes": {"lr": [0.01, 0.1]},
+        "axes": {"batch_size": [32, 16]},
     }
     result = call("sweep", write_sweep(folder, spec="tiny.yaml", **more))
     assert result.exit_code == 0, result.stderr
-    assert [row.split()[0] for row in result.stdout.splitlines()[1:3]] == ["0.01", "0.1"]
+    assert [row.split()[0] for row in result.stdout.splitlines()[1:3]] == ["32", "16"]
     assert "without validation images nothing is chosen" in result.stderr
     assert "next:" not in result.stderr
 
