@@ -17,7 +17,7 @@ def test_progress_is_reported_once_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks: Iterator[int] = iter(range(10_000))
-    monkeypatch.setattr(meter, "monotonic", lambda: next(ticks) / 8)
+    monkeypatch.setattr(meter, "monotonic", lambda: next(ticks) / 24)  # three looks a step
     recorder = Recorder()
     spec = experiment(steps=60, evaluate_every={"steps": 60}, optimizer={"type": "sgd", "lr": 0.1})
     train(tmp_path / "run", spec, callbacks=[recorder])
