@@ -1,4 +1,4 @@
-"""What benchmarks share: the machine, the folder of results, a finished run."""
+"""Common parts of the benchmarks: the machine, the folder of results, a finished run."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""How long the program and the library take to start, and the memory that they hold.
+"""Time that the program and the library take to start, and the memory that they hold.
 
     python benchmarks/startup.py [--turns 7]
 

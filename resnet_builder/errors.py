@@ -285,6 +285,11 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
+def the_extra(name: str) -> str:
+    """Extra of this package and how it is installed, for messages about a missing package."""
+    return f"the extra \"{name}\": pip install 'resnet-builder[{name}]'"
+
+
 def printable(text: str) -> str:
     """Text without line ends and all else that a terminal would obey or a reader could not see.
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import UsageError, the_extra
 from resnet_builder.registry import Registry
 from resnet_builder.runs.files import append_line, write_atomically
 from resnet_builder.runs.group import is_group
@@ -113,10 +113,10 @@ def check_packages(log: Iterable[Part]) -> None:
         package = getattr(TRACKERS.get(part.type), "requires", None)
         if package is None or find_spec(package) is not None:
             continue
-        extra = f"the extra \"{package}\": pip install 'resnet-builder[{package}]'"
-        if package not in {"tensorboard", "wandb", "mlflow"}:
-            extra = f"the package {package}: pip install {package}"
-        raise UsageError(f"run.log: the tracker {part.type} needs {extra}")
+        needed = f"the package {package}: pip install {package}"
+        if package in {"tensorboard", "wandb", "mlflow"}:
+            needed = the_extra(package)
+        raise UsageError(f"run.log: the tracker {part.type} needs {needed}")
 
 
 @TRACKERS.register("csv")

@@ -1,4 +1,4 @@
-"""How problems are shown, and what protects the terminal they are shown on."""
+"""Display of problems, and protection of the terminal that they are shown on."""
 
 import pytest
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from resnet_builder.errors import DataError, MissingDataError, UsageError, counted
+from resnet_builder.errors import DataError, MissingDataError, UsageError, counted, the_extra
 from resnet_builder.system import open_regular
 
 _PARQUET_START = b"PAR1"
@@ -131,8 +131,7 @@ def _read_parquet(path: Path, file: BinaryIO) -> Table:
         from pyarrow import parquet
     except ImportError as error:
         raise UsageError(
-            f"{path}: Parquet needs pyarrow: pip install 'resnet-builder[table]'; or save the "
-            "table as CSV"
+            f"{path}: Parquet needs {the_extra('table')}; or save the table as CSV"
         ) from error
     try:
         opened = parquet.ParquetFile(file)

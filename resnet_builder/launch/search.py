@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from resnet_builder.errors import NonFiniteError, SpecError, UsageError
+from resnet_builder.errors import NonFiniteError, SpecError, UsageError, the_extra
 from resnet_builder.launch.group import Group
 from resnet_builder.launch.plan import Plan, Trial
 from resnet_builder.launch.sweep_file import Axis
@@ -30,8 +30,7 @@ def import_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise UsageError(
-            '`method: random` and `tpe` need the extra "sweep": '
-            "pip install 'resnet-builder[sweep]'; a grid needs none"
+            f"`method: random` and `tpe` need {the_extra('sweep')}; a grid needs none"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna

@@ -1,1 +1,1 @@
-"""Reports: drawings of networks, from their summaries."""
+"""Reports: pages, tables, charts and figures of runs, and drawings of networks."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_builder.errors import UsageError, printable
+from resnet_builder.errors import UsageError, printable, the_extra
 from resnet_builder.reports.run_curves import Metric, Place, RunGroup
 from resnet_builder.training.schedule import Plan
 
@@ -232,8 +232,7 @@ def _figure(width: float, height: float, form: str) -> Iterator[tuple["Figure", 
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        message = "plot needs the extra \"plot\": pip install 'resnet-builder[plot]'"
-        raise UsageError(message) from error
+        raise UsageError(f"plot needs {the_extra('plot')}") from error
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()

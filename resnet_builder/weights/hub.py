@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from resnet_builder.errors import CheckpointError, HubError, UsageError
+from resnet_builder.errors import CheckpointError, HubError, UsageError, the_extra
 from resnet_builder.spec.bundled import is_hub_name
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -175,10 +175,7 @@ def library() -> Any:
         hub: ModuleType = importlib.import_module("huggingface_hub")
         importlib.import_module("huggingface_hub.errors")
     except ImportError as error:
-        raise UsageError(
-            'publish and the Hugging Face Hub need the extra "publish": '
-            "pip install 'resnet-builder[publish]'"
-        ) from error
+        raise UsageError(f"publish and the Hugging Face Hub need {the_extra('publish')}") from error
     return hub
 
 

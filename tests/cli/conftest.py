@@ -1,4 +1,4 @@
-"""What many tests of the command line share."""
+"""Fixtures and helpers that many tests of the command line share."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a child, arranged before it calls the program."""
+"""Faults of a child process, arranged before it calls the program."""
 
 import errno
 import importlib

@@ -1,4 +1,4 @@
-"""What a report computes of predictions, against scikit-learn and plain loops."""
+"""Numbers that a report computes of predictions, against scikit-learn and plain loops."""
 
 from collections.abc import Callable
 from typing import Any

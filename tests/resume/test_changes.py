@@ -1,4 +1,4 @@
-"""What has changed when a run is resumed: the same, or refused, or allowed by a flag and recorded.
+"""Changes since a run was stopped: the same, or refused, or allowed by a flag and recorded.
 
 A resume that is refused, or has nothing to do, changes no byte of the run directory.
 """

@@ -1,4 +1,4 @@
-"""Where two specs differ, value by value."""
+"""Differences between two specs, value by value."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a training reports: the callbacks' events, train.log, and the rows of metrics.jsonl."""
+"""Reports of a training: the callbacks' events, train.log, and the rows of metrics.jsonl."""
 
 from collections.abc import Iterator
 from itertools import pairwise
