@@ -65,7 +65,7 @@ def test_page_has_the_numbers_of_the_json_and_sentences_that_they_support(networ
     assert sorted(pictures) == ["plain56.svg", "results.svg"]
     told = " ".join(" ".join(ElementTree.fromstring(one).itertext()) for one in pictures.values())
     told = " ".join(told.split())
-    assert all(text in told for text in ("81 % n = 3", "91 % n = 3", "plain56", "resnet56"))
+    assert all(text in told for text in ("81.00 % n = 3", "91.00 % n = 3", "plain56", "resnet56"))
 
 
 def test_page_is_what_the_json_gives(networks: Any) -> None:
