@@ -294,7 +294,7 @@ def _show_next(
     summaries: Sequence["SettingSummary"],
     plugins: tuple[str, ...],
 ) -> None:
-    """Print how the best setting is evaluated, and trained again with more seeds."""
+    """Print what can be done with the best setting and its best run, and with the whole group."""
     best = summaries[0]
     if plan.kind == "sweep" and best.val_mean is None:
         return
@@ -313,7 +313,13 @@ def _show_next(
             name: run_status(RunDirectory(group.path / name)).val_top1 or 0.0 for name in best.runs
         }
         run = max(accuracies, key=lambda name: accuracies[name])
-    note(f"  {shlex.join(['resnet-build', 'evaluate', str(group.path / run), *more])}")
+    chosen = str(group.path / run)
+    for line in (
+        ["evaluate", chosen, *more],
+        ["publish", chosen, *more, "--to", "DIR"],
+        ["plot", str(group.path), *more, "-o", "curves.pdf"],
+    ):
+        note(f"  {shlex.join(['resnet-build', *line])}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ class Lines(Callback):
         is_over = 0 < total <= done
         if self._is_due(what) or (is_over and what in self._mentioned):
             self._mentioned.add(what)
-            self.say(f"{what}: {done / total:.0%}" if total else f"{what}: {done:,}")
+            self.say(f"{what}: {100 * done / total:.0f} %" if total else f"{what}: {done:,}")
         if is_over:
             self._mentioned.discard(what)
             del self._last[what]

@@ -164,7 +164,7 @@ def line_chart(
         canvas,
         (x, [*(one.x for one in series), [mark.x for mark in marks]]),
         (y, [each for one in series for each in (one.y, one.low, one.high)]),
-        right=width - (room + 32 if is_beside and named else 16),
+        right=width - (room + 32 if is_beside and named else 24),
         top=68 if uprights else 52,
         bottom=height - 42,
     )

@@ -164,7 +164,7 @@ def draw_gallery(found: Gallery, pictures: dict[int, Picture]) -> str:
         color = "--good" if is_right else "--bad"
         shown = side_by_side(picture.image, None, title, over=picture.heat_map)
         said = f'<span style="color: var({color})">{text(image.predicted)}</span>'
-        share = f'<span style="white-space: nowrap">{percent(image.probability, 1)}</span>'
+        share = f'<span style="white-space: nowrap">({percent(image.probability, 1)})</span>'
         verdict = f"predicted {said} {share}"
         caption = f"<strong>{text(image.label)}</strong><br/>{verdict}"
         figures.append(f"{shown}<figcaption>{caption}</figcaption>")

@@ -609,7 +609,10 @@ def _curves_of_runs(report: Report) -> str:
         return _macro("note", "There are no curves before the first evaluation.")
     caption = ""
     if any(len(group.runs) > 1 for group in report.groups):
-        caption = "Lines are means over the seeds; bands are one standard deviation to each side."
+        caption = (
+            "Lines over epochs are means over the seeds; bands and error bars are one standard "
+            "deviation to each side."
+        )
     return _macro("charts", list(map(_safe, drawn)), caption)
 
 

@@ -89,7 +89,7 @@ def test_slow_work_is_shown_to_its_end_and_quick_work_is_not() -> None:
         shown.report("decoding", second, 12)
         shown.report("scanning", second, 0)
     shown.report("decoding", 1, 12)  # of another split
-    assert lines == ["decoding: 83%", "scanning: 10", "decoding: 100%"]
+    assert lines == ["decoding: 83 %", "scanning: 10", "decoding: 100 %"]
 
 
 def draw(width: int) -> str:

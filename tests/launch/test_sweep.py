@@ -213,7 +213,8 @@ def test_sweep_ends_with_a_table_goes_on_and_takes_new_values(
     assert rows[0].split()[:3] == ["shortcut", "n", "validation"]
     assert rows[1].split()[0] == best["settings"]["model.shortcut"]
     assert f"{100 * best['test_mean']:.2f} %" in rows[1]
-    assert "resnet-build evaluate" in table.stderr
+    for command in ("evaluate", "publish", f"plot {Path('runs', 'sweep')}"):
+        assert f"  resnet-build {command}" in table.stderr
     assert "projection" in (folder / "runs" / "sweep" / "report.html").read_text(encoding="utf-8")
 
 

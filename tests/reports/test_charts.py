@@ -24,6 +24,7 @@ from resnet_builder.reports.charts import (
     standalone,
 )
 from resnet_builder.reports.scale import Axis, scale_of
+from resnet_builder.reports.svg import text_width
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAN, INF = math.nan, math.inf
@@ -98,6 +99,14 @@ def test_line_chart_writes_names_at_the_ends_and_marks_with_their_numbers() -> N
     assert "resumed" not in shown, "it has no room beside the other text"
     assert {"test 32.50 % at 30", "best: 34.50 % at 28", "resumed at 15.1"} <= {*told}
     assert ElementTree.fromstring(standalone(chart)).findtext(f"{SVG}style", "").startswith(STYLE)
+
+
+def test_last_tick_is_inside_the_image() -> None:
+    x = Axis("images", limits=(0, 100), unit="%")
+    image = parse(line_chart([Series("", [0, 100], [0, 1])], title="coverage", x=x))
+    (last,) = (one for one in image.iter(f"{SVG}text") if one.text == "100 %")
+    right = float(image.attrib["viewBox"].split()[2])
+    assert float(last.attrib["x"]) + 1.15 * text_width("100 %", 12) / 2 <= right
 
 
 @pytest.mark.parametrize("number", [2, 12, 30])

@@ -469,7 +469,7 @@ def test_moving_average_that_hardly_moves_is_a_warning(tmp_path: Path) -> None:
     recorder = Recorder()
     train(tmp_path / "run", experiment(ema={"decay": 0.99}), callbacks=[recorder])
     assert recorder.warnings == [
-        "train.ema: 89% of the average will still be the initial weights at the end of this "
+        "train.ema: 89 % of the average will still be the initial weights at the end of this "
         "training; lower the decay"
     ]
 
