@@ -56,8 +56,8 @@ def slow_average(spec: EmaSpec, steps: int) -> str | None:
     if share <= 0.5:
         return None
     return (
-        f"train.ema: {100 * share:.0f} % of the average will still be the initial weights at the end "
-        "of this training; lower the decay"
+        f"train.ema: {100 * share:.0f} % of the average will still be the initial weights at the "
+        "end of this training; lower the decay"
     )
 
 
