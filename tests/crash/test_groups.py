@@ -45,6 +45,7 @@ def test_killed_seeds_end_in_the_bits_of_single_runs(server: Server, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_sweep_ends_in_the_bits_of_single_runs(server: Server, tmp_path: Path) -> None:
     write_experiment(tmp_path, "everything")
     sweep = {
@@ -54,7 +55,7 @@ def test_killed_sweep_ends_in_the_bits_of_single_runs(server: Server, tmp_path: 
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep), encoding="utf-8")
     line = ("sweep", "sweep.yaml", "--jobs", "2")
-    kill_until_finished(server, line, tmp_path, 12, 6.0)
+    kill_until_finished(server, line, tmp_path, 8, 6.0)
     runs = group_runs(tmp_path / "runs" / "sweep")
     assert len(runs) == 8
     for run in runs[::3]:
@@ -69,6 +70,7 @@ def test_killed_sweep_ends_in_the_bits_of_single_runs(server: Server, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_search_chooses_no_trial_twice(server: Server, tmp_path: Path) -> None:
     write_experiment(tmp_path, "early", epochs=4)
     axes = {
