@@ -47,6 +47,7 @@ def accuracy_of(trial: Trial) -> float:
     return float(1 / (1 + abs(rate - 0.1)))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", ["tpe", pytest.param("random", marks=pytest.mark.slow)])
 def test_killed_search_chooses_what_one_without_a_break_chooses(
     method: str, tmp_path: Path
@@ -130,6 +131,7 @@ def test_only_a_training_that_diverged_is_not_tried_again(tmp_path: Path) -> Non
         assert again.next() is None
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "changes",
     [

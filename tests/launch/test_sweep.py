@@ -178,6 +178,7 @@ def test_names_that_a_file_system_takes_for_the_same_get_digests(folder: Path) -
     assert len({name.casefold() for name in names}) == 2
 
 
+@pytest.mark.ci
 def test_sweep_ends_with_a_table_goes_on_and_takes_new_values(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

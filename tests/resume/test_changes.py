@@ -43,6 +43,7 @@ def finished(trained: Path, tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path / "finished")
 
 
+@pytest.mark.ci
 def test_finished_run_with_more_epochs_trains_on(finished: RunDirectory, tmp_path: Path) -> None:
     old = finished.result.read_bytes()
     longer = ("--set", "train.epochs=4")
@@ -67,6 +68,7 @@ def test_finished_run_with_more_epochs_trains_on(finished: RunDirectory, tmp_pat
     assert contents(finished) == before
 
 
+@pytest.mark.ci
 def test_finished_run_trains_on_from_its_last_weights_to_the_same_bits(
     trained: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +187,7 @@ def test_records_beside_a_checkpoint_are_copies_that_are_written_again(
     assert_same_outcome(interrupted.run.path, interrupted.expected)
 
 
+@pytest.mark.ci
 def test_run_that_crashed_after_an_allowed_change_needs_no_flag_again(
     interrupted: Interrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +315,7 @@ def test_plugin_that_was_edited_is_refused_or_allowed_and_recorded(
     assert changes_of(run).keys() == {f"contents of {plugin}"}
 
 
+@pytest.mark.ci
 def test_run_that_early_stopping_ended_says_so_and_trains_on_only_without_it(
     tmp_path: Path,
 ) -> None:
@@ -334,6 +338,7 @@ def test_run_that_early_stopping_ended_says_so_and_trains_on_only_without_it(
     assert ResultRecord.read(run.result).steps == 60
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("is_relative", [True, False])
 def test_printed_line_resumes_the_run_as_it_is_printed(
     is_relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -195,8 +195,8 @@ def kept_bytes(model: nn.Module) -> int:
 @pytest.mark.parametrize(
     ("network", "recipe", "precision"),
     [
-        ("basic", "plain", "bf16"),
-        ("basic", "all", "fp32"),
+        pytest.param("basic", "plain", "bf16", marks=pytest.mark.ci),
+        pytest.param("basic", "all", "fp32", marks=pytest.mark.ci),
         ("bottleneck", "all", "bf16"),
         ("preact", "plain", "fp32"),
     ],
@@ -400,6 +400,7 @@ def test_run_with_a_checkpoint_needs_the_file_no_more(folder: Path, spec: Experi
     assert call("evaluate", "run").exit_code == 0
 
 
+@pytest.mark.ci
 def test_run_without_a_checkpoint_starts_over_from_the_same_bytes_alone(
     folder: Path, spec: Experiment
 ) -> None:
@@ -420,6 +421,7 @@ def test_run_without_a_checkpoint_starts_over_from_the_same_bytes_alone(
     assert outcome(run.path) == outcome(Path("whole"))
 
 
+@pytest.mark.ci
 def test_other_first_weights_are_another_experiment(folder: Path, spec: Experiment) -> None:
     run = stopped(spec, 5)
     other = load_experiment(folder / "tiny.yaml", overrides=["model.weights=body/last.safetensors"])
