@@ -31,6 +31,7 @@ from resnet_builder.reports.charts import Bar, Series, bar_chart, line_chart, st
 from resnet_builder.reports.scale import Axis
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import DataRecord, MetricsRow, ResultRecord
+from resnet_builder.runs.seeds import mean_and_std
 from resnet_builder.runs.status import run_status
 from resnet_builder.training.callbacks import Callback
 from resnet_builder.training.metrics import Metrics
@@ -277,10 +278,11 @@ def point(row: MetricsRow, history: Sequence[MetricsRow]) -> Result:
 def spread(key: str, records: Sequence[Result]) -> Result:
     """Return number, mean and sample standard deviation of a value."""
     values = [one[key] for one in records]
+    mean, std = mean_and_std(values)
     return {
         "n": len(values),
-        f"{key}.mean": round(statistics.fmean(values), 5),
-        f"{key}.std": round(statistics.stdev(values), 5) if len(values) > 1 else None,
+        f"{key}.mean": round(mean, 5),
+        f"{key}.std": None if std is None else round(std, 5),
     }
 
 
@@ -491,11 +493,10 @@ def error_series(name: str, one: Result) -> Series:
     curves = [run["curve"] for run in one["runs"]]
     epochs = [one["epochs"] * at["step"] / one["runs"][0]["steps"] for at in curves[0]]
     errors = [[100 - 100 * at["train_top1"] for at in rows] for rows in zip(*curves, strict=True)]
-    means = [statistics.fmean(row) for row in errors]
-    stds = [statistics.stdev(row) if len(row) > 1 else 0.0 for row in errors]
-    low = [mean - std for mean, std in zip(means, stds, strict=True)]
-    high = [mean + std for mean, std in zip(means, stds, strict=True)]
-    return Series(name, epochs, means, low, high)
+    spreads = [mean_and_std(row) for row in errors]
+    low = [mean - (std or 0.0) for mean, std in spreads]
+    high = [mean + (std or 0.0) for mean, std in spreads]
+    return Series(name, epochs, [mean for mean, _ in spreads], low, high)
 
 
 if __name__ == "__main__":

@@ -285,6 +285,16 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """Format an accuracy as papers do; ``None`` gives an empty text."""
+    return "" if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def points(difference: float | None) -> str:
+    """Format a difference of accuracies in percentage points; ``None`` gives an empty text."""
+    return "" if difference is None else f"{100 * difference:+.2f}"
+
+
 def the_extra(name: str) -> str:
     """Extra of this package and how it is installed, for messages about a missing package."""
     return f"the extra \"{name}\": pip install 'resnet-builder[{name}]'"

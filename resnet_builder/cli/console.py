@@ -155,13 +155,3 @@ def examples(*lines: str) -> str:
     """Format the examples below the help of a command."""
     # click wraps the lines of a paragraph unless it begins with \b.
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
-
-
-def percent(fraction: float | None) -> str:
-    """Format an accuracy as papers do; ``None`` gives an empty text."""
-    return "" if fraction is None else f"{100 * fraction:.2f} %"
-
-
-def points(difference: float | None) -> str:
-    """Format a difference of accuracies in percentage points; ``None`` gives an empty text."""
-    return "" if difference is None else f"{100 * difference:+.2f}"

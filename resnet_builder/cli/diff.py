@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnet_builder.cli.console import examples, percent, points, show, show_json, table
+from resnet_builder.cli.console import examples, show, show_json, table
 from resnet_builder.cli.options import SPEC, debug_option, json_option, plugin_option
+from resnet_builder.errors import percent, points
 
 if TYPE_CHECKING:
     from resnet_builder.comparison import Difference, Subject

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import examples, note, percent, show, show_json, table
+from resnet_builder.cli.console import examples, note, show, show_json, table
 from resnet_builder.cli.options import (
     WEIGHTS,
     data_dir_option,
@@ -16,7 +16,7 @@ from resnet_builder.cli.options import (
     plugin_option,
     skip_bad_option,
 )
-from resnet_builder.errors import counted
+from resnet_builder.errors import counted, percent
 
 if TYPE_CHECKING:
     from resnet_builder.inference import SplitEvaluation

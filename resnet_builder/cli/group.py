@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from resnet_builder.cli.console import note, percent, points, show, show_json, table
+from resnet_builder.cli.console import note, show, show_json, table
 from resnet_builder.cli.launcher import is_worker
 from resnet_builder.cli.options import Invocation
 from resnet_builder.cli.result import run_row
-from resnet_builder.errors import Stopped, UsageError, counted, printable
+from resnet_builder.errors import Stopped, UsageError, counted, percent, points, printable
 
 if TYPE_CHECKING:
     from resnet_builder.launch.check import TrialCheck

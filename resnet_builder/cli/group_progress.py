@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from resnet_builder.cli.console import note, percent
+from resnet_builder.cli.console import note
 from resnet_builder.cli.progress import Tolerant
 from resnet_builder.cli.result import progress
-from resnet_builder.errors import printable
+from resnet_builder.errors import percent, printable
 from resnet_builder.launch.plan import Trial
 from resnet_builder.launch.workers import Display
 from resnet_builder.runs.status import RunStatus

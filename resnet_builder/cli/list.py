@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnet_builder.cli.console import (
-    examples,
-    note,
-    percent,
-    show,
-    show_json,
-    table,
-)
+from resnet_builder.cli.console import examples, note, show, show_json, table
 from resnet_builder.cli.options import (
     FOLDER,
     CommandGroup,
@@ -24,7 +17,7 @@ from resnet_builder.cli.options import (
     plugin_option,
 )
 from resnet_builder.cli.result import run_row
-from resnet_builder.errors import ResnetBuilderError
+from resnet_builder.errors import ResnetBuilderError, percent
 
 if TYPE_CHECKING:
     from resnet_builder.runs.status import RunStatus

@@ -16,7 +16,7 @@ from resnet_builder.cli.options import (
     note_assumptions,
     recipe_options,
 )
-from resnet_builder.errors import MissingDataError, SpecError, UsageError, counted
+from resnet_builder.errors import MissingDataError, SpecError, UsageError, counted, percent
 from resnet_builder.spec.bundled import is_path
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _caption(targets: Mapping[str, float]) -> list[str]:
     shown = [name for name, share in targets.items() if share >= 0.005][:3]
     if len(shown) == 1 or all(targets[name] == 1 for name in shown):
         return shown
-    return [f"{name} {100 * targets[name]:.0f} %" for name in shown]
+    return [f"{name} {percent(targets[name], 0)}" for name in shown]
 
 
 def _check(

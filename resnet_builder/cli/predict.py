@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import examples, note, percent, show, show_json, table
+from resnet_builder.cli.console import examples, note, show, show_json, table
 from resnet_builder.cli.options import (
     EXISTING,
     WEIGHTS,
@@ -14,7 +14,7 @@ from resnet_builder.cli.options import (
     json_option,
     plugin_option,
 )
-from resnet_builder.errors import DataError, counted
+from resnet_builder.errors import DataError, counted, percent
 
 if TYPE_CHECKING:
     from resnet_builder.prediction import ImagePrediction, Predictions

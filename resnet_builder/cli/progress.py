@@ -15,8 +15,8 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from resnet_builder.cli.console import note, percent
-from resnet_builder.errors import counted, printable
+from resnet_builder.cli.console import note
+from resnet_builder.errors import counted, percent, printable
 from resnet_builder.runs.files import ignore
 from resnet_builder.runs.records import METRIC_WORDS
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
@@ -126,7 +126,7 @@ class Lines(Callback):
         is_over = 0 < total <= done
         if self._is_due(what) or (is_over and what in self._mentioned):
             self._mentioned.add(what)
-            self.say(f"{what}: {100 * done / total:.0f} %" if total else f"{what}: {done:,}")
+            self.say(f"{what}: {percent(done / total, 0)}" if total else f"{what}: {done:,}")
         if is_over:
             self._mentioned.discard(what)
             del self._last[what]

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_builder.cli.console import note, percent, points, show, table
+from resnet_builder.cli.console import note, show, table
+from resnet_builder.errors import percent, points
 
 if TYPE_CHECKING:
     from resnet_builder.runs.records import ResultRecord

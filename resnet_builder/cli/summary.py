@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnet_builder.cli.console import examples, percent, show, show_json, table
+from resnet_builder.cli.console import examples, show, show_json, table
 from resnet_builder.cli.options import (
     SPEC,
     data_option,
@@ -15,6 +15,7 @@ from resnet_builder.cli.options import (
     spec_options,
 )
 from resnet_builder.cli.result import progress
+from resnet_builder.errors import percent
 
 if TYPE_CHECKING:
     from resnet_builder.summary import Row, Summary

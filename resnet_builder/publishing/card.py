@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_builder.comparison import brief
-from resnet_builder.errors import counted, printable
+from resnet_builder.errors import counted, percent, points, printable
 from resnet_builder.runs.records import (
     METRIC_WORDS,
     DataRecord,
@@ -268,7 +268,7 @@ def _results(found: Publication) -> Iterator[str]:
         rows.append((f"validation {word}", "val", result.monitored_value, None, None))
     head = ["figure", "images", "this network"]
     cells = [
-        [name, f"{counts.get(split, 0):,}", _percent(ours), _percent(theirs), _points(difference)]
+        [name, f"{counts.get(split, 0):,}", percent(ours), percent(theirs), points(difference)]
         for name, split, ours, theirs, difference in rows
         if ours is not None
     ]
@@ -303,7 +303,7 @@ def _how_chosen(found: Publication, result: ResultRecord) -> Iterator[str]:
     if result.test_top1 is not None:
         yield "The test images were read once, at the end."
         if total := counts.get("test", 0):
-            low, high = (_percent(share) for share in wilson(result.test_top1, total))
+            low, high = (percent(share) for share in wilson(result.test_top1, total))
             images = counted(total, "test image")
             yield f"With {images}, the 95 % interval of {_top1(found)} is {low} to {high}."
     yield f"This is one training, of seed {result.seed}; other seeds give somewhat other figures."
@@ -512,11 +512,3 @@ def _code(text: str) -> str:
     fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
     space = " " if "`" in shown else ""
     return f"{fence}{space}{shown}{space}{fence}"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f} %"
-
-
-def _points(difference: float | None) -> str:
-    return "" if difference is None else f"{100 * difference:+.2f}"

@@ -12,7 +12,7 @@ from math import ceil, floor, isfinite
 import numpy as np
 from numpy.typing import ArrayLike
 
-from resnet_builder.errors import printable
+from resnet_builder.errors import percent, printable
 from resnet_builder.reports import svg
 from resnet_builder.reports.scale import Axis, Scale, Values, scale_of
 from resnet_builder.reports.svg import Canvas, image, shortened
@@ -266,7 +266,7 @@ def heat_map(
             canvas,
             f'rect x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}" class="fill" '
             f'fill-opacity="{0.6 * strength:.2f}" {_color(1 if true == predicted else 2)}',
-            f"{names[true]}, predicted {names[predicted]}: {count} ({100 * share:.2f} %)",
+            f"{names[true]}, predicted {names[predicted]}: {count} ({percent(share)})",
         )
         if _text_width(count, 11) < side:
             canvas.text(x + side / 2, y + side / 2 + 4, count, "small", anchor="middle")
@@ -279,7 +279,7 @@ def heat_map(
         canvas.elements.append("</g>")
     share = float(np.trace(table) / max(1.0, table.sum()))
     description = (
-        f"{len(names)} classes, {table.sum():,.0f} images, {100 * share:.2f} % on the diagonal"
+        f"{len(names)} classes, {table.sum():,.0f} images, {percent(share)} on the diagonal"
     )
     return _image(canvas, title, description, max(320, right + 14), bottom + room + 18)
 
@@ -298,7 +298,7 @@ def reliability_diagram(bins: Sequence[Bin], *, title: str, width: int = 400) ->
             continue
         told = (
             f"confidence {one.low:g} to {one.high:g}: {one.count:,} images "
-            f"({100 * one.count / images:.2f} %), mean confidence {one.confidence:.3f}, "
+            f"({percent(one.count / images)}), mean confidence {one.confidence:.3f}, "
             f"accuracy {one.accuracy:.3f}"
         )
         begin, end = places(one.low) + 1, places(one.high) - 1

@@ -3,7 +3,6 @@
 Runs of one spec are one line, the mean over the seeds, with a band of one standard deviation.
 """
 
-import statistics
 from collections.abc import Sequence
 from math import floor, isfinite, nan
 
@@ -11,6 +10,7 @@ from resnet_builder.reports import charts
 from resnet_builder.reports.charts import Mark, Series, line_chart
 from resnet_builder.reports.report import METRICS, Point, Report, RunReport
 from resnet_builder.reports.scale import Axis
+from resnet_builder.runs.seeds import mean_and_std
 
 Groups = Sequence[tuple[Sequence[int], str]]
 """Numbers of the runs of each group, and its name."""
@@ -182,12 +182,12 @@ def _series(
     if not found:
         return None
     x = sorted(found)
-    means = [statistics.fmean(found[at]) if found[at] else nan for at in x]
+    spreads = [mean_and_std(found[at]) if found[at] else (nan, None) for at in x]
+    means = [mean for mean, _ in spreads]
     if len(histories) == 1:
         return Series(name, x, means, color=color)
-    spreads = [statistics.stdev(found[at]) if len(found[at]) > 1 else 0.0 for at in x]
-    low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-    high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+    low = [mean - (std or 0.0) for mean, std in spreads]
+    high = [mean + (std or 0.0) for mean, std in spreads]
     return Series(name, x, means, low, high, color=color)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from resnet_builder import errors
 from resnet_builder.errors import printable
 
 
@@ -18,7 +19,7 @@ def note(sentence: str) -> str:
 
 def percent(value: float | None, digits: int = 2) -> str:
     """Write a fraction as a percentage."""
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
+    return errors.percent(value, digits) or "-"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int) -> str:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_builder.errors import counted, printable
+from resnet_builder.errors import counted, percent, points, printable
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import size_text
 from resnet_builder.parts import resolve
@@ -176,17 +176,17 @@ def _duration(seconds: float) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return points(value).replace("-", "\N{MINUS SIGN}")
 
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
-    "percent": lambda value: f"{100 * value:.2f} %",
+    "percent": percent,
     "points": _points,
     "count": lambda value: f"{value:,}",
     "rate": lambda value: f"{value:,.0f}",
     "seconds": _duration,
     "size": lambda value: size_text(round(value)),
-    "share": lambda value: f"{100 * value:.0f} %",
+    "share": lambda value: percent(value, 0),
 }
 
 

@@ -6,7 +6,6 @@ json`` writes the dataclasses as they are: their fields are its keys.
 
 import math
 import shlex
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -35,13 +34,14 @@ from resnet_builder.runs.records import (
     is_cosmetic,
     read_changes,
 )
+from resnet_builder.runs.seeds import group_by_spec, mean_and_std, without_seed
 from resnet_builder.runs.status import LogLine, RunStatus, read_log, run_status
 from resnet_builder.spec.bundled import bundled_names
 from resnet_builder.spec.diagnostics import Positions
 from resnet_builder.spec.differences import spec_differences
-from resnet_builder.spec.dump import dump_spec, dump_value, plain_data
+from resnet_builder.spec.dump import dump_value, plain_data
 from resnet_builder.spec.load import load_spec, load_spec_text
-from resnet_builder.spec.schema import RunSpec, Spec
+from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.yaml_source import document_of
 from resnet_builder.summary import Summary, summarize
 from resnet_builder.system import open_regular
@@ -233,8 +233,7 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
         """Mean and standard deviation of at least one value."""
-        std = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), std, len(values))
+        return cls(*mean_and_std(values), len(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +299,7 @@ def read_report(
         pieces = read_diagnostics(directories[0].path, plugins=plugins, data_dir=data_dir)
         numbers = {one.name: one.numbers for one in pieces if one.numbers is not None}
         found = (replace(found[0], predictions=numbers, fragments=tuple(pieces)),)
-    groups = _groups(found)
+    groups = group_by_spec([None if run.spec is None else plain_data(run.spec) for run in found])
     specs = [found[members[0]].spec for members in groups]
     known = [spec for spec in specs if spec is not None]
     differences: tuple[Setting, ...] = ()
@@ -383,7 +382,7 @@ def _build(
     plugin may have changed since.
     """
     import_plugins(spec.plugins, plugins, Positions(document_of({}).root))
-    key = dump_spec(_without_seed(spec))
+    key = repr(without_seed(plain_data(spec)))
     if key not in built:
         try:
             resolved = resolve(spec)
@@ -542,23 +541,6 @@ def _repeats(origin: str, overrides: Sequence[str], spec: Spec) -> bool:
 
 
 # ---- several runs --------------------------------------------------------------------------------
-
-
-def _groups(runs: Sequence[RunReport]) -> list[tuple[int, ...]]:
-    """Numbers of the runs of equal specs up to the seed; a run without a spec is alone."""
-    members: dict[str, list[int]] = {}
-    for number, run in enumerate(runs):
-        key = run.path if run.spec is None else dump_spec(_without_seed(run.spec))
-        members.setdefault(key, []).append(number)
-    return [tuple(numbers) for numbers in members.values()]
-
-
-def _without_seed(spec: Spec) -> Spec:
-    """Spec without its seed and what changes no result."""
-    run = {key: getattr(RunSpec(), key) for key in _DISPLAYS if key in RunSpec.model_fields}
-    train = None if spec.train is None else spec.train.model_copy(update={"seed": 0})
-    sections = {"run": spec.run.model_copy(update=run), "expect": None, "published": None}
-    return spec.model_copy(update={**sections, "train": train})
 
 
 def _group_names(

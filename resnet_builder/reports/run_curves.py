@@ -1,5 +1,6 @@
 """Curves of runs for figures: a metric by steps, epochs or seconds, seeds of one spec together."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from resnet_builder.errors import CheckpointError, SpecError, StorageError, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.group import is_group
-from resnet_builder.runs.records import COSMETIC, DataRecord, MetricsLog, MetricsRow
+from resnet_builder.runs.records import DataRecord, MetricsLog, MetricsRow
+from resnet_builder.runs.seeds import group_by_spec, mean_and_std
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.system import open_regular
 
@@ -88,17 +90,14 @@ def read_groups(runs: Sequence[Path], *, metric: Metric, place: Place) -> list[R
         StorageError: A file cannot be read.
         UsageError: A run has no such values yet.
     """
-    members: dict[str, list[Path]] = {}
-    names: dict[str, str] = {}
-    for path in runs:
-        spec = _plain_spec(path)
-        name, key = str(spec.get("name")), repr(_without_seed(spec))
-        members.setdefault(key, []).append(path)
-        names[key] = name
+    specs = [_plain_spec(path) for path in runs]
+    members = group_by_spec(specs)
+    names = [str(specs[first].get("name")) for first, *_ in members]
     groups = []
-    for key, paths in members.items():
-        is_alone = list(names.values()).count(names[key]) == 1
-        name = names[key] if is_alone else _SEED.sub("", paths[0].resolve().name)
+    for numbers, name in zip(members, names, strict=True):
+        paths = [runs[number] for number in numbers]
+        if names.count(name) > 1:
+            name = _SEED.sub("", paths[0].resolve().name)
         rows = [list(_points(path, metric, place)) for path in paths]
         curves = [
             curve for split in ("train", "validation", "test") for curve in _curve(rows, split)
@@ -119,16 +118,6 @@ def _plain_spec(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{spec} is damaged: it holds no spec")
     return values
-
-
-def _without_seed(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the name of a spec and what decides its results, but for the seed."""
-    kept = {key: value for key, value in spec.items() if key == "name" or key not in COSMETIC}
-    recipe = kept.get("train")
-    if isinstance(recipe, dict):
-        left_out = {"seed", *(one.removeprefix("train.") for one in COSMETIC)}
-        kept["train"] = {key: value for key, value in recipe.items() if key not in left_out}
-    return kept
 
 
 def _points(path: Path, metric: Metric, place: Place) -> Iterator[tuple[Split, float, float]]:
@@ -181,12 +170,11 @@ def _curve(runs: Sequence[Sequence[tuple[Split, float, float]]], split: Split) -
         return
     x = max(found, key=lambda points: float(points[-1, 0]))[:, 0]
     values = np.array([_interpolated(points, x) for points in found])
-    count = np.isfinite(values).sum(0)
-    total = np.nansum(values, 0)
-    mean = np.divide(total, count, out=np.full(len(x), np.nan), where=count > 0)
-    squares = np.nansum((values - mean) ** 2, 0)
-    variance = np.divide(squares, count - 1, out=np.zeros(len(x)), where=count > 1)
-    yield Curve(split, x, mean, np.sqrt(variance))
+    known = [column[np.isfinite(column)].tolist() for column in values.T]
+    spreads = [mean_and_std(column) if column else (math.nan, None) for column in known]
+    mean = np.array([mean for mean, _ in spreads])
+    std = np.array([std or 0.0 for _, std in spreads])
+    yield Curve(split, x, mean, std)
 
 
 def _interpolated(points: _Values, x: _Values) -> _Values:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 
-from resnet_builder.errors import printable
-from resnet_builder.reports.report import METRICS, Report, RunReport
+from resnet_builder.errors import percent, printable
+from resnet_builder.reports.report import METRICS, Report, RunReport, Spread
 from resnet_builder.spec.dump import dump_value
 
 
@@ -17,7 +17,7 @@ def render_markdown(report: Report) -> str:
     lines = ["| spec | runs |" + "".join(f" {METRICS[key]} |" for key in keys) + " seconds |"]
     lines.append("|---|--:|" + "--:|" * (len(keys) + 1))
     for name, group in groups:
-        cells = [_percent(group.metrics.get(key)) for key in keys]
+        cells = [_mean_and_std(group.metrics.get(key)) for key in keys]
         seconds = group.metrics.get("seconds")
         cells.append("" if seconds is None else f"{seconds.mean:,.1f}")
         lines.append(f"| {name} | {len(group.runs)} | {' | '.join(cells)} |")
@@ -80,22 +80,17 @@ def _markdown_of_runs(runs: Sequence[RunReport]) -> Iterator[str]:
     yield f"| run | state | seed |{names} steps | seconds |"
     yield "|---|---|--:|" + "--:|" * (len(keys) + 2)
     for run in runs:
-        scores = [_fraction(run.metrics.get(key)) for key in keys]
+        scores = [percent(run.metrics.get(key)) for key in keys]
         steps = "" if run.step is None else f"{run.step:,}"
         seconds = "" if run.seconds is None else f"{run.seconds:,.1f}"
         cells = [_cell(Path(run.path).resolve().name), run.state, str(run.seed), *scores]
         yield "| " + " | ".join([*cells, steps, seconds]) + " |"
 
 
-def _percent(spread: object) -> str:
-    mean, std = getattr(spread, "mean", None), getattr(spread, "std", None)
-    if mean is None:
-        return ""
-    return f"{100 * mean:.2f}" + (f" ± {100 * std:.2f} %" if std is not None else " %")
-
-
-def _fraction(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f} %"
+def _mean_and_std(spread: Spread | None) -> str:
+    if spread is None or spread.std is None:
+        return percent(None if spread is None else spread.mean)
+    return f"{100 * spread.mean:.2f} ± {percent(spread.std)}"
 
 
 def _cell(text: str) -> str:

@@ -4,7 +4,6 @@ Each run is an ordinary run directory directly below it. ``group.json`` says whi
 be, and by what they differ.
 """
 
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.records import Count, Record
+from resnet_builder.runs.seeds import mean_and_std
 from resnet_builder.runs.status import RunStatus, run_status
 
 RECORD = "group.json"
@@ -188,7 +188,4 @@ def _summaries(record: GroupRecord, runs: Sequence[RunStatus]) -> Iterator[Setti
 def _mean(values: Iterable[float | None]) -> tuple[float | None, float | None]:
     """Mean and sample standard deviation, as far as they are known."""
     known = [value for value in values if value is not None]
-    return (
-        statistics.fmean(known) if known else None,
-        statistics.stdev(known) if len(known) > 1 else None,
-    )
+    return mean_and_std(known) if known else (None, None)

@@ -7,6 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from resnet_builder.errors import percent
 from resnet_builder.spec.recipe import EmaSpec
 
 
@@ -56,7 +57,7 @@ def slow_average(spec: EmaSpec, steps: int) -> str | None:
     if share <= 0.5:
         return None
     return (
-        f"train.ema: {100 * share:.0f} % of the average will still be the initial weights at the "
+        f"train.ema: {percent(share, 0)} of the average will still be the initial weights at the "
         "end of this training; lower the decay"
     )
 
