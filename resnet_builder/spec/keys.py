@@ -78,6 +78,9 @@ KEY_ALIASES = {
     "schedule": ("lr_policy", "lr_schedule", "lr_scheduler", "scheduler"),
     "warmup": ("warmup_epochs", "warmup_iters", "warmup_steps"),
     "every": ("decay_steps", "lr_step_size", "step_size"),
+    "spec": ("base", "base_spec"),  # this and the next two are keys of sweep files
+    "axes": ("grid", "parameters", "params", "search_space"),
+    "trials": ("n_trials", "run_cap"),
     "first_cycle": ("first_decay_steps", "t_0", "t_initial"),
     "cycle_multiplier": ("cycle_mul", "t_mul", "t_mult"),
     "gamma": ("decay_rate", "lr_gamma"),

@@ -46,6 +46,8 @@ def planned(folder: Path, **values: Any) -> list[str]:
     [
         ("axes: {lr: [1]}", ["spec: is missing: give the base spec"]),
         ("spec: tiny.yaml\naxis: {lr: [1]}", ["axis: there is no such key", "did you mean: axes"]),
+        ("base: tiny.yaml", ["base: there is no such key", "did you mean: spec"]),
+        ("spec: tiny.yaml\nparameters: {lr: [1]}", ["did you mean: axes"]),
         (
             "spec: tiny.yaml\nlr: [1]",
             ["lr: there is no such key", "did you mean: axes: {train.optimizer.lr: [...]}"],
