@@ -67,7 +67,9 @@ def report(
     own = runs[0] / _PAGE if len(runs) == 1 else Path(_PAGE)
     if form == "html" and out is None:
         out = own
-    is_own = out is not None and len(runs) == 1 and out.absolute() == own.absolute()
+    is_own = (
+        form == "html" and out is not None and len(runs) == 1 and out.absolute() == own.absolute()
+    )
     if out is not None and not is_own:
         from resnet_builder.runs.files import refuse_existing
 

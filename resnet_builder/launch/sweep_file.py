@@ -45,8 +45,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         if match is None:
             raise ValueError("must be seeds, as 0-4 or 0,3,7")
         first, last = int(match[1]), int(match[2] or match[1])
-        if not 0 <= last - first < MAX_RUNS:
+        if last < first:
             raise ValueError(f"{part} is no range of seeds: the lower one comes first")
+        if last - first >= MAX_RUNS:
+            raise ValueError(f"{part} is too many seeds: at most {MAX_RUNS:,}")
         seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):
         raise ValueError("a seed is named twice")

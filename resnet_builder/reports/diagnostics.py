@@ -1,5 +1,6 @@
 """Diagnostics of a run for its report: predictions and images, as pieces of HTML with numbers."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -109,11 +110,17 @@ def read_diagnostics(
 def _read_predictions(run: RunDirectory) -> tuple[RunPredictions | None, str | None]:
     """Return the predictions of a run, or a sentence that says why there are none."""
     try:
-        if run.predictions.is_file():
-            return RunPredictions.read(run.predictions), None
         if not run.is_finished:
             return None, "The run is not finished: predictions.npz is written at its end."
         result = ResultRecord.read(run.result)
+        if run.predictions.is_file():
+            predictions = RunPredictions.read(run.predictions)
+            if _agrees(predictions, result):
+                return predictions, None
+            return None, (
+                "predictions.npz is of another training than result.json: remove both and resume "
+                "the run, and both are made again."
+            )
     except ResnetBuilderError as error:
         return None, _sentence(error)
     if result.val_map is not None or result.test_map is not None:
@@ -123,6 +130,16 @@ def _read_predictions(run: RunDirectory) -> tuple[RunPredictions | None, str | N
     return None, (
         "The run has no predictions.npz: remove its result.json and resume it, and both are made "
         "again."
+    )
+
+
+def _agrees(predictions: RunPredictions, result: ResultRecord) -> bool:
+    """Whether predictions have the step and the accuracy of a result."""
+    accuracy = result.test_top1 if predictions.split == "test" else result.val_top1
+    return (
+        predictions.step == result.selected_step
+        and accuracy is not None
+        and math.isclose(float(predictions.correct.mean()), accuracy, abs_tol=1e-6)
     )
 
 

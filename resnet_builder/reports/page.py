@@ -535,7 +535,7 @@ def _headline_of_runs(report: Report) -> str:
         rows.append(
             [
                 _named(number, group.name, len(report.groups)),
-                _data(len(group.runs), "count", "runs of this spec"),
+                _count_of_runs(group),
                 score,
                 *([] if chosen == key else [_spread(group, key)]),
                 difference,
@@ -552,6 +552,14 @@ def _headline_of_runs(report: Report) -> str:
     by = " on the validation images" if chosen != key else ""
     told = f"Mean and, of several seeds, standard deviation. The best{by} comes first."
     return _joined(*parts, _macro("table", header, rows), _safe(f'<p class="caption">{told}</p>'))
+
+
+def _count_of_runs(group: Group) -> "Markup":
+    """Number of seeds; of those with a result, if some have none."""
+    all_runs = _data(len(group.distinct), "count", "runs of this spec")
+    if group.finished == len(group.distinct):
+        return all_runs
+    return _joined(_data(group.finished, "count", "finished runs"), "of", all_runs, by=" ")
 
 
 def _named(number: int, name: str, groups: int) -> "Markup":
@@ -576,10 +584,13 @@ def _hero_of_group(report: Report, group: Group, key: str) -> "Markup":
         beside.append(_safe(f"<b>{ours}</b> points from the published {theirs}"))
         if first.spec is not None and first.spec.published is not None:
             beside.append(first.spec.published.source)
-    runs = [report.runs[number] for number in group.runs]
+    runs = [report.runs[number] for number in group.distinct]
     seeds = ", ".join(str(run.seed) for run in runs if run.seed is not None)
-    finished = sum(run.result is not None for run in runs)
-    label = f"{METRICS[key]}, mean ± standard deviation of {counted(finished, 'run')}"
+    label = METRICS[key]
+    if group.finished:
+        label += f", mean ± standard deviation of {counted(group.finished, 'run')}"
+    else:
+        label += ", the best until now of runs of which none is finished"
     devices = dict.fromkeys(run.environment.device for run in runs if run.environment)
     hero = (
         _macro("hero", _spread(group, key), label, beside)
@@ -587,7 +598,7 @@ def _hero_of_group(report: Report, group: Group, key: str) -> "Markup":
         else _macro("note", "No run is finished.")
     )
     facts = [
-        ("finished", f"{finished:,} of {counted(len(runs), 'run')}"),
+        ("finished", f"{group.finished:,} of {counted(len(runs), 'run')}"),
         ("seeds", seeds),
         ("training time of a run", _spread(group, "seconds", "seconds")),
         ("images/s", _spread(group, "images_per_second", "rate")),
@@ -601,14 +612,14 @@ def _hero_of_group(report: Report, group: Group, key: str) -> "Markup":
 
 def _curves_of_runs(report: Report) -> str:
     is_one = len(report.groups) == 1
-    groups = [(group.runs, "" if is_one else group.name) for group in report.groups]
+    groups = [(group.distinct, "" if is_one else group.name) for group in report.groups]
     drawn = [*curves(report.runs, groups), *accuracy_against_time(report.runs, groups)]
     if report.main_metric is not None:
         drawn += accuracy_by_time(report, report.main_metric)
     if not drawn:
         return _macro("note", "There are no curves before the first evaluation.")
     caption = ""
-    if any(len(group.runs) > 1 for group in report.groups):
+    if any(len(group.distinct) > 1 for group in report.groups):
         caption = (
             "Lines over epochs are means over the seeds; bands and error bars are one standard "
             "deviation to each side."

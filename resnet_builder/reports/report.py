@@ -238,17 +238,21 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs of one spec, which differ in their seeds.
+    """Runs of one spec on the same images, which differ in their seeds.
 
     Attributes:
         name: Values that tell the group from the others, or the name of the spec.
         runs: Numbers of the runs in the report, from 0.
-        metrics: Spread of each metric that all its finished runs have, and of ``seconds`` and
+        distinct: Those of them whose seeds differ: one run of each seed, a finished one if any is.
+        finished: How many of these are finished.
+        metrics: Spread of each metric that all these finished runs have, and of ``seconds`` and
             ``images_per_second``.
     """
 
     name: str
     runs: tuple[int, ...]
+    distinct: tuple[int, ...]
+    finished: int
     metrics: dict[str, Spread]
 
 
@@ -299,18 +303,30 @@ def read_report(
         pieces = read_diagnostics(directories[0].path, plugins=plugins, data_dir=data_dir)
         numbers = {one.name: one.numbers for one in pieces if one.numbers is not None}
         found = (replace(found[0], predictions=numbers, fragments=tuple(pieces)),)
-    groups = group_by_spec([None if run.spec is None else plain_data(run.spec) for run in found])
+    groups = group_by_spec(
+        [None if run.spec is None else plain_data(run.spec) for run in found],
+        [None if run.data is None else run.data.fingerprint for run in found],
+    )
+    distinct = [_distinct(found, members) for members in groups]
+    found = _with_repeats(found, groups, distinct)
     specs = [found[members[0]].spec for members in groups]
     known = [spec for spec in specs if spec is not None]
     differences: tuple[Setting, ...] = ()
     if len(known) == len(groups) > 1:
         differences = _differences(*known, ignored=["train.seed"])
+        differences += _data_differences(found, groups)
     names = _group_names(found, groups, differences)
     return Report(
         runs=found,
         groups=tuple(
-            Group(name, members, _spreads([found[number] for number in members]))
-            for name, members in zip(names, groups, strict=True)
+            Group(
+                name,
+                members,
+                different,
+                sum(found[number].result is not None for number in different),
+                _spreads([found[number] for number in different]),
+            )
+            for name, members, different in zip(names, groups, distinct, strict=True)
         ),
         differences=differences,
     )
@@ -541,6 +557,47 @@ def _repeats(origin: str, overrides: Sequence[str], spec: Spec) -> bool:
 
 
 # ---- several runs --------------------------------------------------------------------------------
+
+
+def _distinct(runs: Sequence[RunReport], members: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of one run of each seed: copies of a run say nothing about its spread."""
+    chosen: dict[int | None, int] = {}
+    for number in members:
+        other = chosen.setdefault(runs[number].seed, number)
+        if runs[other].result is None and runs[number].result is not None:
+            chosen[runs[number].seed] = number
+    return tuple(sorted(chosen.values()))
+
+
+def _with_repeats(
+    runs: Sequence[RunReport],
+    groups: Sequence[tuple[int, ...]],
+    distinct: Sequence[tuple[int, ...]],
+) -> tuple[RunReport, ...]:
+    """Runs, of which those that repeat a seed of their group say so among their problems."""
+    told = list(runs)
+    for members, different in zip(groups, distinct, strict=True):
+        by_seed = {runs[number].seed: runs[number] for number in different}
+        for number in set(members) - set(different):
+            run = runs[number]
+            problem = (
+                f"it has the spec and the seed {run.seed} of {by_seed[run.seed].path}: "
+                "means leave it out"
+            )
+            told[number] = replace(run, problems=(*run.problems, problem))
+    return tuple(told)
+
+
+def _data_differences(
+    runs: Sequence[RunReport], groups: Sequence[tuple[int, ...]]
+) -> tuple[Setting, ...]:
+    """Digests of the images, if they alone tell two groups apart."""
+    members = [runs[numbers[0]] for numbers in groups]
+    specs = [plain_data(run.spec) for run in members if run.spec is not None]
+    if len(group_by_spec(specs)) == len(specs):
+        return ()
+    digests = [None if run.data is None else run.data.fingerprint[:12] for run in members]
+    return (Setting("images (data.json: fingerprint)", tuple(digests)),)
 
 
 def _group_names(

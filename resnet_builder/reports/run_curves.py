@@ -47,11 +47,11 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunGroup:
-    """Runs of one spec, which differ in their seeds.
+    """Runs of one spec on the same images, which differ in their seeds.
 
     Attributes:
         name: Name of the spec; if another one has that name, of the run directory without its seed.
-        runs: Run directories.
+        runs: Run directories, one of each seed.
         curves: Curves of the training, then of the validation or test images.
     """
 
@@ -80,6 +80,8 @@ def find_run_directories(folders: Sequence[Path]) -> list[Path]:
 def read_groups(runs: Sequence[Path], *, metric: Metric, place: Place) -> list[RunGroup]:
     """Read the curves of runs. Runs whose specs differ in the seed alone become one group.
 
+    Of several runs with the same seed, the first is in the group: copies have no spread.
+
     Args:
         runs: Run directories, finished or not.
         metric: Metric: ``error`` and ``accuracy`` in percent, of the first guess.
@@ -91,11 +93,12 @@ def read_groups(runs: Sequence[Path], *, metric: Metric, place: Place) -> list[R
         UsageError: A run has no such values yet.
     """
     specs = [_plain_spec(path) for path in runs]
-    members = group_by_spec(specs)
+    members = group_by_spec(specs, [_fingerprint(path) for path in runs])
     names = [str(specs[first].get("name")) for first, *_ in members]
     groups = []
     for numbers, name in zip(members, names, strict=True):
-        paths = [runs[number] for number in numbers]
+        one_of_each = {_seed_of(specs[number]): number for number in reversed(numbers)}
+        paths = [runs[number] for number in sorted(one_of_each.values())]
         if names.count(name) > 1:
             name = _SEED.sub("", paths[0].resolve().name)
         rows = [list(_points(path, metric, place)) for path in paths]
@@ -118,6 +121,19 @@ def _plain_spec(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{spec} is damaged: it holds no spec")
     return values
+
+
+def _seed_of(spec: dict[str, Any]) -> str:
+    recipe = spec.get("train")
+    return str(recipe.get("seed") if isinstance(recipe, dict) else None)
+
+
+def _fingerprint(path: Path) -> str | None:
+    """Digest of the images of a run; ``None`` if it does not tell."""
+    try:
+        return DataRecord.read(RunDirectory.open(path).data).fingerprint
+    except (CheckpointError, StorageError):
+        return None
 
 
 def _points(path: Path, metric: Metric, place: Place) -> Iterator[tuple[Split, float, float]]:

@@ -6,7 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 from resnet_builder.errors import percent, printable
-from resnet_builder.reports.report import METRICS, Report, RunReport, Spread
+from resnet_builder.reports.report import METRICS, Group, Report, RunReport, Spread
 from resnet_builder.spec.dump import dump_value
 
 
@@ -20,7 +20,7 @@ def render_markdown(report: Report) -> str:
         cells = [_mean_and_std(group.metrics.get(key)) for key in keys]
         seconds = group.metrics.get("seconds")
         cells.append("" if seconds is None else f"{seconds.mean:,.1f}")
-        lines.append(f"| {name} | {len(group.runs)} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {_count_of_runs(group)} | {' | '.join(cells)} |")
     lines += ["", *_markdown_of_runs(report.runs)]
     if report.differences:
         names = " | ".join(_cell(group.name) for group in report.groups)
@@ -85,6 +85,12 @@ def _markdown_of_runs(runs: Sequence[RunReport]) -> Iterator[str]:
         seconds = "" if run.seconds is None else f"{run.seconds:,.1f}"
         cells = [_cell(Path(run.path).resolve().name), run.state, str(run.seed), *scores]
         yield "| " + " | ".join([*cells, steps, seconds]) + " |"
+
+
+def _count_of_runs(group: Group) -> str:
+    """Number of seeds; of those with a result, if some have none."""
+    number = len(group.distinct)
+    return str(number) if group.finished == number else f"{group.finished} of {number}"
 
 
 def _mean_and_std(spread: Spread | None) -> str:

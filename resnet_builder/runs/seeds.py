@@ -27,19 +27,30 @@ def without_seed(spec: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def group_by_spec(specs: Sequence[Mapping[str, Any] | None]) -> list[tuple[int, ...]]:
-    """Group runs whose specs are equal up to the seed.
+def group_by_spec(
+    specs: Sequence[Mapping[str, Any] | None], images: Sequence[str | None] | None = None
+) -> list[tuple[int, ...]]:
+    """Group runs whose specs are equal up to the seed, and which saw the same images.
 
     Args:
         specs: Plain data of the resolved spec of each run; a run without one is alone.
+        images: Digest of the images of each run; one without joins the first run of its spec.
 
     Returns:
         Numbers of the runs of each group, from 0, in the order of the first ones.
     """
+    keys = [
+        str(number) if spec is None else json.dumps(without_seed(spec), sort_keys=True)
+        for number, spec in enumerate(specs)
+    ]
+    digests = images or [None] * len(specs)
+    first: dict[str, str] = {}
+    for key, digest in zip(keys, digests, strict=True):
+        if digest is not None:
+            first.setdefault(key, digest)
     members: dict[object, list[int]] = {}
-    for number, spec in enumerate(specs):
-        key = number if spec is None else json.dumps(without_seed(spec), sort_keys=True)
-        members.setdefault(key, []).append(number)
+    for number, (key, digest) in enumerate(zip(keys, digests, strict=True)):
+        members.setdefault((key, digest or first.get(key)), []).append(number)
     return [tuple(numbers) for numbers in members.values()]
 
 

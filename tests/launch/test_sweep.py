@@ -87,6 +87,7 @@ def planned(folder: Path, **values: Any) -> list[str]:
         ("axes: {spec: [tiny.yaml, other.yaml]}", ["sweep.yaml:1:26", "there is no such file"]),
         ("axes: {spec: [tiny.yaml, resnet21]}", ["sweep.yaml:1:26", "no bundled spec"]),
         ("spec: tiny.yaml\nseeds: 3-1", ["3-1 is no range of seeds"]),
+        ("spec: tiny.yaml\nseeds: 0-99999", ["0-99999 is too many seeds: at most 10,000"]),
         ("spec: tiny.yaml\nseeds: [1, 1]", ["a seed is named twice"]),
         (
             "spec: tiny.yaml\naxes: {lr: [1]}\nseeds: 0-1\nmethod: tpe\ntrials: 3",

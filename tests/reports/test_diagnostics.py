@@ -312,3 +312,15 @@ def test_large_images_are_reduced() -> None:
     [heat] = heat_maps(torch.rand(1, 7, 14), 300, 600)
     image = Image.open(io.BytesIO(base64.b64decode(heat.uri.partition(",")[2])))
     assert (image.size, image.mode) == ((32, 16), "P")
+
+
+def test_predictions_of_another_training_are_not_shown(
+    trained: tuple[Path, torch.Tensor, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    path = RunDirectory(run).result
+    result = ResultRecord.read(path)
+    result.model_copy(update={"selected_step": result.selected_step + 1}).write(path)
+    found = read_diagnostics(run, images=False)
+    assert all("another training" in (one.missing or "") for one in found[1:])

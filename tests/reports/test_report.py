@@ -21,6 +21,7 @@ from resnet_builder.errors import UsageError
 from resnet_builder.reports import page
 from resnet_builder.reports.page import render_html, write_report
 from resnet_builder.reports.report import Spread, read_report
+from resnet_builder.reports.run_curves import read_groups
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.spec.yaml_source import parse_plain
 from tests.cli.experiments import call, write_tiny
@@ -153,6 +154,49 @@ def test_other_specs_are_groups_that_are_told_by_what_differs(runs: Path, tmp_pa
     shown = Page(render_html(found)).text
     assert "train.optimizer.lr" in shown
     assert "from published" in shown
+
+
+def test_copy_of_a_run_is_no_further_seed(runs: Path, copy: Path) -> None:
+    lines = [copy, runs / "seed-0", runs / "seed-1"]
+    found, known = read_report(lines), read_report([runs / "seed-0", runs / "seed-1"])
+    (group,), (expected,) = found.groups, known.groups
+    assert (group.runs, group.distinct) == ((0, 1, 2), (0, 2))
+    assert group.metrics["test.top1"] == expected.metrics["test.top1"]
+    assert found.runs[1].problems == (
+        f"it has the spec and the seed 0 of {copy}: means leave it out",
+    )
+    assert "mean ± standard deviation of 2 runs" in Page(render_html(found)).text
+    (curves,) = read_groups(lines, metric="loss", place="steps")
+    assert curves.runs == (copy, runs / "seed-1")
+
+
+def test_runs_on_other_images_are_no_further_seeds(runs: Path, copy: Path) -> None:
+    data = json.loads((runs / "seed-1" / "data.json").read_text())
+    (copy / "data.json").write_text(json.dumps(data | {"fingerprint": "0" * 64}))
+    found = read_report([copy, runs / "seed-1"])
+    assert [group.runs for group in found.groups] == [(0,), (1,)]
+    (one,) = found.differences
+    assert one.path == "images (data.json: fingerprint)"
+    assert one.values == ("0" * 12, data["fingerprint"][:12])
+    assert len(read_groups([copy, runs / "seed-1"], metric="loss", place="steps")) == 2
+
+
+def test_mean_says_of_how_many_finished_runs_it_is(runs: Path, copy: Path) -> None:
+    (copy / "result.json").unlink()
+    lines = [copy, runs / "seed-1"]
+    assert "| 1 of 2 |" in call("report", *lines, "--format", "md").stdout
+    (group,) = read_report(lines).groups
+    assert (group.finished, group.metrics["test.top1"].n) == (1, 1)
+    shown = read_report([copy]).runs[0].predictions
+    assert "confusion" not in shown, "predictions.npz without a result is of an older training"
+
+
+def test_only_a_page_replaces_the_page_of_a_run(copy: Path) -> None:
+    page = (copy / "report.html").read_bytes()
+    done = call("report", copy, "--format", "md", "-o", copy / "report.html")
+    assert done.exit_code == 2
+    assert "exists" in done.stderr
+    assert (copy / "report.html").read_bytes() == page
 
 
 def test_formats_give_the_same_numbers(runs: Path, tmp_path: Path) -> None:

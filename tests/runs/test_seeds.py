@@ -62,3 +62,9 @@ def test_runs_without_a_spec_are_alone() -> None:
 def test_standard_deviation_is_that_of_a_sample() -> None:
     assert mean_and_std([0.5]) == (0.5, None)
     assert mean_and_std([1, 2, 6]) == pytest.approx((3, math.sqrt(7)))
+
+
+def test_runs_on_other_images_are_no_seeds_of_one_experiment() -> None:
+    same = [RESNET20, changed("train.seed", 1), RESNET20]
+    assert group_by_spec(same, ["a", "b", "a"]) == [(0, 2), (1,)]
+    assert group_by_spec(same, [None, "b", "b"]) == [(0, 1, 2)]
