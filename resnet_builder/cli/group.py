@@ -138,7 +138,7 @@ def train_group(
         path: Directory of the group.
         jobs: Number of runs at a time.
         plugins: Plugins that may be imported.
-        data_dir: Folder of data sets.
+        data_dir: Folder of datasets.
         skip_bad: Whether images that cannot be decoded are left out.
         nproc: Processes of each run.
         more: Further arguments of ``train``, of each run.

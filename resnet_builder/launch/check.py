@@ -61,7 +61,7 @@ def check_trials(
     Args:
         plan: The plan.
         plugins: Plugins that may be imported.
-        data_dir: Folder of data sets.
+        data_dir: Folder of datasets.
         processes: Number of processes that divide each batch.
         needs_data: Whether data that are not there are an error.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from resnet_builder.data.loader import train_loader
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.errors import UsageError
-from resnet_builder.reports.html import gallery, note, percent, text
+from resnet_builder.reports.html import escaped, gallery, note, percent
 from resnet_builder.reports.thumbnails import as_rgb, side_by_side, thumbnail, to_pixels
 from resnet_builder.runs.predictions import below_common_folder
 from resnet_builder.spec.schema import Spec
@@ -128,7 +128,7 @@ def draw_batch(found: FirstBatch) -> str:
         picture = side_by_side(
             thumbnail(found.before[place]), thumbnail(found.after[place]), f"{index}: {label}"
         )
-        caption = text(_target_text(targets) or "no label")
+        caption = escaped(_target_text(targets) or "no label")
         figures.append(f"{picture}<figcaption>{caption}</figcaption>")
     told = note(
         f"The first {len(figures):,} images of step 1. Left: after preprocessing; right: as the "

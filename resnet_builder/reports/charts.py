@@ -6,7 +6,6 @@ the style. Every value has a native tooltip, so no chart needs a script.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from math import ceil, floor, isfinite
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from resnet_builder.errors import percent, printable
 from resnet_builder.reports import svg
+from resnet_builder.reports.html import escaped
 from resnet_builder.reports.scale import Axis, Scale, Values, scale_of
 from resnet_builder.reports.svg import Canvas, image, shortened
 
@@ -222,7 +222,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x: Axis = _UNNAMED, width: int
             if not from_zero:
                 circle = f'circle cx="{end:.1f}" cy="{middle:g}" r="4.5"'
                 _hint(canvas, f'{circle} class="fill" {_color(1)}', hint)
-        behind = f'<tspan dx="6" class="faint">{escape(printable(bar.note))}</tspan>'
+        behind = f'<tspan dx="6" class="faint">{escaped(bar.note)}</tspan>'
         canvas.elements.append(
             f'<text x="{right + 8:g}" y="{middle + 4:g}">'
             f"{_value(bar, x)}{behind if bar.note else ''}</text>"
@@ -400,7 +400,7 @@ def _color(number: int) -> str:
 def _hint(canvas: Canvas, element: str, told: str) -> None:
     """Draw an element with a tooltip."""
     name = element.partition(" ")[0]
-    canvas.elements.append(f"<{element}><title>{escape(printable(told))}</title></{name}>")
+    canvas.elements.append(f"<{element}><title>{escaped(told)}</title></{name}>")
 
 
 def _write(
@@ -416,8 +416,8 @@ def _write(
     size = {"title": 14, "small": 11}.get(style, 12)
     shown = shortened(name, room, size)
     element = f'text x="{x:.1f}" y="{y:.1f}" class="{style}" text-anchor="{anchor}"'
-    hint = "" if shown == printable(name) else f"<title>{escape(printable(name))}</title>"
-    canvas.elements.append(f"<{element}>{hint}{escape(shown)}</text>")
+    hint = "" if shown == printable(name) else f"<title>{escaped(name)}</title>"
+    canvas.elements.append(f"<{element}>{hint}{escaped(shown)}</text>")
 
 
 def _axes(

@@ -10,6 +10,7 @@ from resnet_builder.reports import charts
 from resnet_builder.reports.charts import Mark, Series, line_chart
 from resnet_builder.reports.report import METRICS, Point, Report, RunReport
 from resnet_builder.reports.scale import Axis
+from resnet_builder.runs.records import curve_rows
 from resnet_builder.runs.seeds import mean_and_std
 
 Groups = Sequence[tuple[Sequence[int], str]]
@@ -169,16 +170,14 @@ def _series(
     """Line of the mean over runs at each epoch that any of them reports, with its band."""
     found: dict[float, list[float]] = {}
     for history in histories:
-        done: set[int] = set()
-        for point in history:
-            value: float | None = getattr(point.row, field)
-            # The selected weights are evaluated once more at the end: that is no point of a curve.
-            if value is None or point.row.step in done:
+        epochs = {point.row.step: point.epoch for point in history}
+        for row in curve_rows(point.row for point in history):
+            value: float | None = getattr(row, field)
+            if value is None:
                 continue
-            done.add(point.row.step)
-            found.setdefault(point.epoch, [])
+            values = found.setdefault(epochs[row.step], [])
             if isfinite(value):  # a loss may not be
-                found[point.epoch].append(scale * value)
+                values.append(scale * value)
     if not found:
         return None
     x = sorted(found)

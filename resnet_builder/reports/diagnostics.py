@@ -38,7 +38,7 @@ from resnet_builder.reports.gallery import (
     draw_gallery,
     least_certain,
     most_confident_mistakes,
-    read_pictures,
+    read_grad_cam,
 )
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.predictions import RunPredictions
@@ -86,7 +86,7 @@ def read_diagnostics(
     Args:
         path: Run directory.
         plugins: Plugins that may be imported.
-        data_dir: Folder of data sets.
+        data_dir: Folder of datasets.
         images: Whether to load the network and the images. Without them, only files of the run
             directory are read, and galleries and batch are left out.
     """
@@ -232,7 +232,7 @@ def _galleries(
         )
     indices = sorted({image.index for _, gallery in chosen for image in gallery.images})
     with _threads_for(len(indices) * macs):
-        pictures = read_pictures(trained.network, data, predictions, indices)
+        pictures = read_grad_cam(trained.network, data, predictions, indices)
     empty = '<p class="note">There are no such images.</p>'
     return [
         replace(one, html=draw_gallery(found, pictures) if found.images else empty, numbers=found)

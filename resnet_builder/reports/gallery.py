@@ -13,7 +13,7 @@ from resnet_builder.errors import DataError
 from resnet_builder.inference import SplitImages
 from resnet_builder.model import ResNet
 from resnet_builder.reports.grad_cam import grad_cam
-from resnet_builder.reports.html import gallery, note, percent, text
+from resnet_builder.reports.html import escaped, gallery, note, percent
 from resnet_builder.reports.thumbnails import Thumbnail, as_rgb, heat_maps, side_by_side, thumbnail
 from resnet_builder.runs.predictions import RunPredictions, below_common_folder
 
@@ -88,7 +88,7 @@ def _gallery(predictions: RunPredictions, chosen: npt.NDArray[np.intp], total: i
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class GradCamImage:
     """Thumbnails of an image.
 
     Attributes:
@@ -100,9 +100,9 @@ class Picture:
     heat_map: Thumbnail
 
 
-def read_pictures(
+def read_grad_cam(
     network: ResNet, data: SplitImages, predictions: RunPredictions, indices: list[int]
-) -> dict[int, Picture]:
+) -> dict[int, GradCamImage]:
     """Read images, and compute Grad-CAM for their predicted classes.
 
     Args:
@@ -132,7 +132,7 @@ def read_pictures(
     height, width = images.shape[2:]
     overlays = heat_maps(maps, height, width)
     pairs = zip(indices, as_rgb(images), overlays, strict=True)
-    return {index: Picture(thumbnail(pixels), overlay) for index, pixels, overlay in pairs}
+    return {index: GradCamImage(thumbnail(pixels), overlay) for index, pixels, overlay in pairs}
 
 
 def _check_same(images: ImageSource, predictions: RunPredictions) -> None:
@@ -148,7 +148,7 @@ def _check_same(images: ImageSource, predictions: RunPredictions) -> None:
         raise DataError("the images have changed since they were predicted")
 
 
-def draw_gallery(found: Gallery, pictures: dict[int, Picture]) -> str:
+def draw_gallery(found: Gallery, pictures: dict[int, GradCamImage]) -> str:
     """Draw each image, and beside it the image under its Grad-CAM.
 
     Args:
@@ -163,10 +163,10 @@ def draw_gallery(found: Gallery, pictures: dict[int, Picture]) -> str:
         title = f"{name}: {image.label}, predicted {image.predicted}"
         color = "--good" if is_right else "--bad"
         shown = side_by_side(picture.image, None, title, over=picture.heat_map)
-        said = f'<span style="color: var({color})">{text(image.predicted)}</span>'
+        said = f'<span style="color: var({color})">{escaped(image.predicted)}</span>'
         share = f'<span style="white-space: nowrap">({percent(image.probability, 1)})</span>'
         verdict = f"predicted {said} {share}"
-        caption = f"<strong>{text(image.label)}</strong><br/>{verdict}"
+        caption = f"<strong>{escaped(image.label)}</strong><br/>{verdict}"
         figures.append(f"{shown}<figcaption>{caption}</figcaption>")
     told = note(
         f"{len(found.images):,} of {found.total:,}. Right of each image: its Grad-CAM on the last "

@@ -7,14 +7,14 @@ from resnet_builder import errors
 from resnet_builder.errors import printable
 
 
-def text(value: str) -> str:
+def escaped(value: str) -> str:
     """Escape a text for HTML and SVG; what cannot be printed is spelled out."""
     return escape(printable(value))
 
 
 def note(sentence: str) -> str:
     """Write a sentence below a chart or a table; it is escaped."""
-    return f'<p class="note caption">{text(sentence)}</p>'
+    return f'<p class="note caption">{escaped(sentence)}</p>'
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -35,7 +35,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int) 
         first = len(cells) - numbers
         styles = [' class="num"' if place >= first else "" for place in range(len(cells))]
         written = (
-            f"<{tag}{style}>{text(cell)}</{tag}>" for cell, style in zip(cells, styles, strict=True)
+            f"<{tag}{style}>{escaped(cell)}</{tag}>"
+            for cell, style in zip(cells, styles, strict=True)
         )
         return f"<tr>{''.join(written)}</tr>"
 
@@ -45,7 +46,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int) 
 
 
 def gallery(figures: Sequence[str]) -> str:
-    """Lay out pairs of pictures in a grid."""
+    """Lay out pairs of images in a grid."""
     lines = "\n".join(f"<figure>{figure}</figure>" for figure in figures)
     columns = "grid-template-columns: repeat(auto-fill, minmax(max(9.5rem, 21%), 1fr))"
     return f'<div class="gallery" style="{columns}">\n{lines}\n</div>'

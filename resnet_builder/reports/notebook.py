@@ -9,10 +9,10 @@ from time import monotonic
 from typing import Any
 
 from resnet_builder.reports.charts import STYLE, Mark, Series, line_chart
-from resnet_builder.reports.html import percent, table, text
+from resnet_builder.reports.html import escaped, percent, table
 from resnet_builder.reports.scale import Axis
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import MetricsLog, MetricsRow, ResultRecord
+from resnet_builder.runs.records import MetricsLog, MetricsRow, ResultRecord, curve_rows
 from resnet_builder.runs.status import run_status
 from resnet_builder.training.callbacks import Callback, Progress, TrainStart
 from resnet_builder.training.metrics import Metrics
@@ -111,11 +111,11 @@ class NotebookProgress(Callback):
 
     def on_train_end(self, result: Result) -> None:
         """Show the result in place of the bar."""
-        self._show(f"<p><b>{text(_result_text(result.record))}</b></p>")
+        self._show(f"<p><b>{escaped(_result_text(result.record))}</b></p>")
 
     def on_exception(self, error: BaseException) -> None:
         """Show that training ended, in place of the bar; the error itself is raised."""
-        self._show(f"<p>{text(str(error).partition(chr(10))[0] or type(error).__name__)}</p>")
+        self._show(f"<p>{escaped(str(error).partition(chr(10))[0] or type(error).__name__)}</p>")
 
     def _show(self, below: str) -> None:
         heads = ("", "epoch", "step", "train loss", "train top-1", "loss", self._score)
@@ -124,14 +124,14 @@ class NotebookProgress(Callback):
             for number, row in enumerate(self._rows)
         ]
         rows = table(heads, shown[-_SHOWN_ROWS:], numbers=6) if shown else ""
-        notes = "".join(f'<p class="faint">{text(note)}</p>' for note in self._notes)
+        notes = "".join(f'<p class="faint">{escaped(note)}</p>' for note in self._notes)
         html = f'{_STYLE}<div class="resnet-run">{notes}{rows}{below}</div>'
         self._output.update(self._html(html))
 
 
 def _bar(done: int, total: int, said: str) -> str:
     value = f'value="{done}" max="{total}"' if total else ""
-    return f"<p><progress {value}></progress>{text(said)}</p>"
+    return f"<p><progress {value}></progress>{escaped(said)}</p>"
 
 
 def run_html(path: Path) -> str:
@@ -148,7 +148,7 @@ def run_html(path: Path) -> str:
     said = f"{path}: {status.state}"
     if status.step is not None and status.total_steps is not None:
         said += f", step {status.step:,} of {status.total_steps:,}"
-    result = f"<p>{text(_result_text(status.result))}</p>" if status.result else ""
+    result = f"<p>{escaped(_result_text(status.result))}</p>" if status.result else ""
     rows = MetricsLog(run).read()
     score = "val_map" if any(row.val_map is not None for row in rows) else "val_top1"
     charts = [
@@ -157,7 +157,7 @@ def run_html(path: Path) -> str:
     ]
     drawn = f'<div class="charts">{"".join(charts)}</div>' if any(charts) else ""
     style = f"{_STYLE}<style>{STYLE}</style>"
-    return f'{style}<div class="resnet-run"><p><b>{text(said)}</b></p>{result}{drawn}</div>'
+    return f'{style}<div class="resnet-run"><p><b>{escaped(said)}</b></p>{result}{drawn}</div>'
 
 
 def _chart(
@@ -171,7 +171,7 @@ def _chart(
     series = []
     marks = []
     for field in fields:
-        points = [(row.epoch, getattr(row, field)) for row in rows]
+        points = [(row.epoch, getattr(row, field)) for row in curve_rows(rows)]
         points = [(epoch, scale * value) for epoch, value in points if value is not None]
         if points:
             x, y = zip(*points, strict=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnet_builder.errors import CheckpointError, SpecError, StorageError, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.group import is_group
-from resnet_builder.runs.records import DataRecord, MetricsLog, MetricsRow
+from resnet_builder.runs.records import DataRecord, MetricsLog, MetricsRow, curve_rows
 from resnet_builder.runs.seeds import group_by_spec, mean_and_std
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.system import open_regular
@@ -139,16 +139,13 @@ def _fingerprint(path: Path) -> str | None:
 def _points(path: Path, metric: Metric, place: Place) -> Iterator[tuple[Split, float, float]]:
     """Yield split, place and value of each row that has one."""
     run = RunDirectory.open(path)
-    rows, seconds, done = MetricsLog(run).read(), 0.0, set[tuple[str, int]]()
+    seconds = 0.0
     length = _steps_per_epoch(run) if place == "epochs" else 1
-    for row in rows:
+    for row in curve_rows(MetricsLog(run).read()):
         seconds = seconds if row.seconds is None else row.seconds
         value = _value(row, metric)
-        # The selected weights are evaluated once more at the end, on the validation images too.
-        if value is None or (row.event, row.step) in done:
-            continue
-        done.add((row.event, row.step))
-        yield row.event, seconds if place == "seconds" else row.step / length, value
+        if value is not None:
+            yield row.event, seconds if place == "seconds" else row.step / length, value
 
 
 def _value(row: MetricsRow, metric: Metric) -> float | None:

@@ -1,9 +1,9 @@
 """SVG images: texts, boxes and lines, readable on light and dark pages."""
 
 from collections.abc import Iterable
-from html import escape
 
 from resnet_builder.errors import columns, printable
+from resnet_builder.reports.html import escaped
 
 # Scoped to its class, so that a page may hold the drawing inline.
 _STYLE = """
@@ -55,7 +55,7 @@ class Canvas:
         fits = not room or text_width(shown, 11 if "small" in style else 12) <= room
         self.elements.append(
             f'<text x="{x:g}" y="{y:g}" class="{style}" text-anchor="{anchor}"'
-            f"{'' if fits else squeezed}>{escape(shown)}</text>"
+            f"{'' if fits else squeezed}>{escaped(shown)}</text>"
         )
 
     def box(
@@ -119,8 +119,8 @@ def image(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}"{style} role="img" '
             f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}">',
-            f"<title>{escape(printable(title))}</title>",
-            f"<desc>{escape(printable(description))}</desc>",
+            f"<title>{escaped(title)}</title>",
+            f"<desc>{escaped(description)}</desc>",
             *elements,
             "</svg>\n",
         ]
@@ -149,4 +149,4 @@ def text_width(text: str, size: int) -> float:
 
 
 def _data(name: str) -> str:
-    return f' data-name="{escape(printable(name))}"' if name else ""
+    return f' data-name="{escaped(name)}"' if name else ""

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from resnet_builder.reports.html import text
+from resnet_builder.reports.html import escaped
 
 _LARGEST = 128  # pixels of the longer side
 _CRISP = 64  # images up to this size are shown pixel by pixel, as PNG; larger ones are JPEG
@@ -27,7 +27,7 @@ _MAGMA = ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 1
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """Small picture.
+    """Small image.
 
     Attributes:
         uri: Data URI of a PNG or JPEG file.
@@ -123,7 +123,7 @@ def side_by_side(
         pictures.append(_image(over, left, width, height))
     return (
         f'<svg viewBox="0 0 {left + width:g} {height:g}" role="img" '
-        f'style="display: block; width: 100%; height: auto"><title>{text(title)}</title>'
+        f'style="display: block; width: 100%; height: auto"><title>{escaped(title)}</title>'
         f"{''.join(pictures)}</svg>"
     )
 

@@ -8,6 +8,7 @@ above its own.
 
 import importlib.metadata
 import platform
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -429,6 +430,18 @@ class MetricsLog:
                     return file.read()
             except FileNotFoundError:
                 return b""
+
+
+def curve_rows(rows: Iterable[MetricsRow]) -> Iterator[MetricsRow]:
+    """Yield the rows that are points of curves, the first of each event and step.
+
+    The selected weights are evaluated once more at the end: that is no point of a curve.
+    """
+    done: set[tuple[str, int]] = set()
+    for row in rows:
+        if (row.event, row.step) not in done:
+            done.add((row.event, row.step))
+            yield row
 
 
 class Comparison(BaseModel):

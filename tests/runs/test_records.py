@@ -23,6 +23,7 @@ from resnet_builder.runs.records import (
     ResultRecord,
     RuntimeConfig,
     compare_specs,
+    curve_rows,
     versions,
 )
 from resnet_builder.spec.schema import Spec
@@ -265,3 +266,14 @@ def test_equal_specs_have_no_changes() -> None:
 def test_change_says_both_values(path: str, value: Any, text: str) -> None:
     [change] = compare_specs(Spec.model_validate(BASE), changed(path, value))
     assert str(change) == text
+
+
+def test_second_evaluation_of_the_selected_weights_is_no_point_of_a_curve() -> None:
+    rows = [
+        MetricsRow(event="train", step=8, epoch=1, train_top1=0.5),
+        MetricsRow(event="validation", step=8, epoch=1, val_top1=0.6),
+        MetricsRow(event="validation", step=16, epoch=2, val_top1=0.5),
+        MetricsRow(event="validation", step=8, epoch=1, val_top1=0.6),
+        MetricsRow(event="test", step=8, epoch=1, test_top1=0.4),
+    ]
+    assert list(curve_rows(rows)) == [*rows[:3], rows[4]]
