@@ -213,6 +213,11 @@ def _show_group(
     for one in runs:
         if one.state in {"failed", "unreadable"} and one.error is not None:
             note(f"{one.path}: {one.error}")
+    if len({repr((one.spec, one.settings)) for one in summaries}) < len(summaries):
+        _warn(
+            "the images were changed between these runs (data.json: fingerprint), so that runs of "
+            "one setting stand in several lines; to compare them, train all again, by another --out"
+        )
     if summaries and not as_json:
         _show_next(group, plan, summaries, plugins)
     return [group.path / name for summary in summaries for name in summary.runs]

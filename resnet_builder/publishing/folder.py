@@ -177,6 +177,9 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         StorageError: It cannot be read.
         UsageError: Something else is there.
     """
+    for parent in Path(os.path.realpath(folder)).parents:
+        if (parent / SPEC).is_file() and RunDirectory(parent).metrics.exists():
+            raise UsageError(f"{folder} is inside the run {parent}: name a folder elsewhere")
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import CheckpointError, StorageError, UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import Count, Record
+from resnet_builder.runs.records import Count, DataRecord, Record
 from resnet_builder.runs.seeds import mean_and_std
 from resnet_builder.runs.status import RunStatus, run_status
 
@@ -147,6 +147,7 @@ def _status(path: Path, planned: GroupRun) -> RunStatus:
 def summarize_group(record: GroupRecord, runs: Sequence[RunStatus]) -> list[SettingSummary]:
     """Mean and standard deviation of each setting with a finished run.
 
+    A setting whose runs saw different images has an entry for each of these data sets.
     The best mean on the validation images comes first. If a run has no such accuracy, the order is
     that of the plan: test images choose nothing.
 
@@ -164,7 +165,8 @@ def _summaries(record: GroupRecord, runs: Sequence[RunStatus]) -> Iterator[Setti
     groups: dict[str, list[tuple[GroupRun, RunStatus]]] = {}
     for planned, status in zip(record.runs, runs, strict=True):
         if status.result is not None:
-            groups.setdefault(repr((planned.spec, planned.settings)), []).append((planned, status))
+            key = repr((planned.spec, planned.settings, _fingerprint(status.path)))
+            groups.setdefault(key, []).append((planned, status))
     for members in groups.values():
         results = [status.result for _, status in members if status.result is not None]
         has_map = any(one.val_map is not None or one.test_map is not None for one in results)
@@ -183,6 +185,14 @@ def _summaries(record: GroupRecord, runs: Sequence[RunStatus]) -> Iterator[Setti
             test_std=test_std,
             published=None if published is None or has_map else published.test_top1,
         )
+
+
+def _fingerprint(path: Path) -> str | None:
+    """Digest of the images of a run; ``None`` if it cannot be read."""
+    try:
+        return DataRecord.read(RunDirectory(path).data).fingerprint
+    except (CheckpointError, StorageError):
+        return None
 
 
 def _mean(values: Iterable[float | None]) -> tuple[float | None, float | None]:

@@ -122,6 +122,20 @@ def test_line_that_cannot_be_meant_is_refused_before_a_directory_exists(
     assert {path.name for path in folder.iterdir()} == {"tiny.yaml"}
 
 
+def test_seeds_on_changed_images_have_no_mean(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_in_process(monkeypatch)
+    line = ("train", "tiny.yaml", "--epochs", "1", "--no-report", "--seeds", "0-1")
+    assert call(*line).exit_code == 0
+    file = folder / "runs" / "tiny-seeds" / "seed=0" / "data.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "0" * 64}))
+    again = call(*line)
+    assert "the images were changed between these runs" in again.stderr
+    assert again.stdout.count("test top-1: mean") == 2
+    assert "n = 2" not in again.stdout
+
+
 def test_broken_run_ends_no_other_and_is_tried_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,6 +309,7 @@ def test_folder_in_use_is_refused_and_nothing_in_it_changes(run: Path, folder: P
         ("net", "net is not empty: name another folder; or add --overwrite"),
         ("net/notes.txt", "is a file"),
         (run, "is a run: name another folder"),
+        (run / "net", f"is inside the run {run}: name a folder elsewhere"),
     ):
         before = {path: path.stat().st_mtime_ns for path in Path("net").rglob("*")}
         result = call("publish", run, "--to", to)
