@@ -7,7 +7,7 @@ be, and by what they differ.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,7 +39,7 @@ class GroupRun(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # it is below the group's directory
     spec: str
     settings: dict[str, Any] = Field({})
     seed: Count

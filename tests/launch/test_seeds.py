@@ -136,6 +136,17 @@ def test_seeds_on_changed_images_have_no_mean(
     assert "n = 2" not in again.stdout
 
 
+def test_record_names_no_run_outside_its_directory(folder: Path) -> None:
+    group = folder / "group"
+    group.mkdir()
+    run = {"name": "../tiny", "spec": "tiny", "seed": 0}
+    record = {"schema": 1, "kind": "seeds", "name": "tiny", "runs": [run]}
+    (group / "group.json").write_text(json.dumps(record))
+    result = call("list", "runs", group)
+    assert result.exit_code != 0
+    assert "group.json is damaged: runs.0.name" in result.stderr
+
+
 def test_broken_run_ends_no_other_and_is_tried_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
