@@ -597,7 +597,7 @@ def _data_differences(
     if len(group_by_spec(specs)) == len(specs):
         return ()
     digests = [None if run.data is None else run.data.fingerprint[:12] for run in members]
-    return (Setting("images (data.json: fingerprint)", tuple(digests)),)
+    return (Setting("data fingerprint", tuple(digests)),)
 
 
 def _group_names(

@@ -176,7 +176,8 @@ def test_runs_on_other_images_are_no_further_seeds(runs: Path, copy: Path) -> No
     found = read_report([copy, runs / "seed-1"])
     assert [group.runs for group in found.groups] == [(0,), (1,)]
     (one,) = found.differences
-    assert one.path == "images (data.json: fingerprint)"
+    assert one.path == "data fingerprint"
+    assert [group.name for group in found.groups] == [f"data fingerprint {n}" for n in one.values]
     assert one.values == ("0" * 12, data["fingerprint"][:12])
     assert len(read_groups([copy, runs / "seed-1"], metric="loss", place="steps")) == 2
 
