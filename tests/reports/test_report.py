@@ -172,13 +172,13 @@ def test_copy_of_a_run_is_no_further_seed(runs: Path, copy: Path) -> None:
 
 def test_runs_on_other_images_are_no_further_seeds(runs: Path, copy: Path) -> None:
     data = json.loads((runs / "seed-1" / "data.json").read_text())
-    (copy / "data.json").write_text(json.dumps(data | {"fingerprint": "0" * 64}))
+    (copy / "data.json").write_text(json.dumps(data | {"fingerprint": "f" * 64}))
     found = read_report([copy, runs / "seed-1"])
     assert [group.runs for group in found.groups] == [(0,), (1,)]
     (one,) = found.differences
     assert one.path == "data fingerprint"
     assert [group.name for group in found.groups] == [f"data fingerprint {n}" for n in one.values]
-    assert one.values == ("0" * 12, data["fingerprint"][:12])
+    assert one.values == ("f" * 12, data["fingerprint"][:12])
     assert len(read_groups([copy, runs / "seed-1"], metric="loss", place="steps")) == 2
 
 
