@@ -188,7 +188,13 @@ def count(parts: tuple[str, str, str, str], stem: Stem = Stem(), expansion: int 
     return total + (scaled * before if preactivated else 0) + before * 10 + 10
 
 
-@pytest.mark.parametrize("parts", COMBINATIONS, ids="-".join)
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param(one, id="-".join(one), marks=pytest.mark.slow if number % 2 else [])
+        for number, one in enumerate(COMBINATIONS)
+    ],
+)
 def test_network_computes_what_its_parts_say_and_trains_all_of_them(
     parts: tuple[str, str, str, str],
 ) -> None:

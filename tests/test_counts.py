@@ -50,7 +50,7 @@ def counts(spec: Spec) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("option", "ABC")
 @pytest.mark.parametrize(
-    "blocks", [pytest.param(one, marks=pytest.mark.ci if one == 200 else []) for one in CIFAR]
+    "blocks", [pytest.param(one, marks=pytest.mark.slow if one == 200 else []) for one in CIFAR]
 )
 def test_cifar_network_has_the_published_counts(blocks: int, option: str) -> None:
     which = "ABC".index(option)

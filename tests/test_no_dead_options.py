@@ -313,15 +313,19 @@ def test_every_leaf_is_here_once() -> None:
 
 
 # Their values are compared with torch's or their files', one by one, by tests that take less time.
-LEFT_TO_CI = ("data.", "train.schedule.", "train.optimizer.", "train.early_stop.", "model.weights.")
+SLOW = ("train.schedule.", "train.optimizer.")
+LEFT_TO_CI = ("data.", "train.early_stop.", "model.weights.")
+
+
+def marks_of(leaf: str) -> list[pytest.MarkDecorator]:
+    if leaf.startswith(SLOW):
+        return [pytest.mark.slow]
+    return [pytest.mark.ci] if leaf.startswith(LEFT_TO_CI) else []
 
 
 @pytest.mark.parametrize(
     "leaf",
-    [
-        pytest.param(leaf, marks=[pytest.mark.ci] if leaf.startswith(LEFT_TO_CI) else [])
-        for leaf in LEAVES
-    ],
+    [pytest.param(leaf, marks=marks_of(leaf)) for leaf in LEAVES],
 )
 def test_another_value_changes_something(
     leaf: str,

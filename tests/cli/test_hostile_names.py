@@ -102,7 +102,7 @@ def trained(evil: Path) -> Path:
     return evil
 
 
-SLOWER = {"bench": [pytest.mark.ci]}
+SLOWER = {"bench": [pytest.mark.slow]}
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_one_line_trains_on_a_folder(mine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["validate", "summary", pytest.param("bench", marks=pytest.mark.ci)]
+    "command", ["validate", "summary", pytest.param("bench", marks=pytest.mark.slow)]
 )
 def test_other_commands_take_the_folder_too(command: str, mine: Path) -> None:
     more = ("--seconds", "0.01") if command == "bench" else ()

@@ -61,7 +61,7 @@ def masked(text: str) -> str:
     return text
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_training_writes_plain_lines_to_a_pipe(folder: Path) -> None:
     """In a process of its own, both streams of which are a pipe, as in ``train 2>&1 | cat``."""
     write_tiny(folder)

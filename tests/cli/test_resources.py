@@ -134,7 +134,7 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere addresses are not limited")
 def test_memory_that_runs_out_is_6_with_a_batch_that_takes_less(folder: Path) -> None:
     """The limit is set once the images are loaded: 100 MiB are a map of 800 images."""

@@ -265,7 +265,7 @@ def test_other_machines_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2"])
+@pytest.mark.parametrize("capability", ["DEFAULT", pytest.param("AVX2", marks=pytest.mark.slow)])
 def test_older_processors_compute_the_same(
     capability: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,12 @@ def log_of(trial: Trial) -> str:
 
 
 @pytest.mark.parametrize(
-    ("call", "code", "turn"), [("write", "ENOSPC", 5), ("write", "EDQUOT", 5), ("fsync", "EIO", 3)]
+    ("call", "code", "turn"),
+    [
+        pytest.param("write", "ENOSPC", 5, marks=pytest.mark.slow),
+        ("write", "EDQUOT", 5),
+        ("fsync", "EIO", 3),
+    ],
 )
 def test_save_that_fails_costs_only_itself(call: str, code: str, turn: int, trial: Trial) -> None:
     """From the third to the fifth checkpoint the disk fails; the log says since when.

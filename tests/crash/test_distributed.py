@@ -231,7 +231,7 @@ def test_nproc_must_agree_with_torchrun(launch: Launch) -> None:
     assert end.stderr == "error: --nproc 3: this is already one of 2 processes; leave it out\n"
 
 
-@pytest.mark.parametrize("starter", ["--nproc", "torchrun"])
+@pytest.mark.parametrize("starter", ["--nproc", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_true_command_line_trains(starter: str, launch: Launch) -> None:
     """Imports and all: its processes share nothing with the one that starts them."""
     line = train_line(launch.spec, launch.run.path, "--set", "train.epochs=1")

@@ -84,7 +84,7 @@ def test_program_imports_nothing_from_the_current_folder(planted: Path) -> None:
     "way",
     [
         pytest.param("image workers", marks=pytest.mark.slow),
-        pytest.param("several processes", marks=pytest.mark.ci),
+        pytest.param("several processes", marks=pytest.mark.slow),
         pytest.param("compile", marks=pytest.mark.slow),
     ],
 )

@@ -87,7 +87,7 @@ def test_run_survives_many_kills(
     ]
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_run_killed_at_every_failpoint_ends_in_the_same_bits(
     server: Server, tmp_path: Path
 ) -> None:

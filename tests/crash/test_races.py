@@ -57,7 +57,7 @@ def race(server: Server, run: Path, *line: object) -> None:
     assert won.code == 0, won.stderr
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_readers_of_a_run_see_old_or_new(server: Server, tmp_path: Path) -> None:
     """While it trains, saves after every step, is killed and resumed."""
     recipe: dict[str, object] = {

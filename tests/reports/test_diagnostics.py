@@ -185,7 +185,7 @@ def test_damaged_files_are_told(run: RunDirectory) -> None:
 
 
 @pytest.mark.ci
-def test_weights_of_another_step_are_told(run: RunDirectory) -> None:
+def test_predictions_of_another_step_are_told(run: RunDirectory) -> None:
     done = call(
         *("train", "--resume", run.path, "--set", "train.epochs=2", "--allow-spec-change"),
         *("--set", AUGMENTED),
@@ -197,8 +197,8 @@ def test_weights_of_another_step_are_told(run: RunDirectory) -> None:
         arrays = {**file, "step": np.array(1)}
     np.savez(run.predictions, **arrays)
     told = missing(run)
-    assert [*told] == ["mistakes", "uncertain"]
-    assert "predictions.npz is of step 1: the run has been trained on" in told["mistakes"]
+    assert [*told] == ["confusion", "calibration", "coverage", "mistakes", "uncertain"]
+    assert "predictions.npz is of another training than result.json" in told["mistakes"]
 
 
 def image_folder(folder: Path, side: int, mode: str) -> Path:

@@ -58,15 +58,12 @@ KEYS = (
     "published={test_top1: 0.5, source: nobody}",
 )
 LEFT_TO_CI = {
-    "name=other",
     "model.activation=gelu",
     "data.validation=10",
     "train.epochs=4",
     "train.epochs=1",
     "train.optimizer.lr=0.2",
     "train.seed=1",
-    "train.evaluate_every={steps: 2}",
-    "train.checkpoint_every={steps: 2}",
     "run.precision=bf16",
     "run.threads=2",
     "published={test_top1: 0.5, source: nobody}",

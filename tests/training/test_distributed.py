@@ -150,7 +150,7 @@ def assert_equal_runs(run: Path, expected: Path) -> None:
     "overrides",
     [
         pytest.param(MIXED, id="mixed", marks=pytest.mark.ci),
-        pytest.param(WEIGHTED, id="weighted", marks=pytest.mark.ci),
+        pytest.param(WEIGHTED, id="weighted", marks=pytest.mark.slow),
         pytest.param(CHECKPOINTED, id="checkpointed", marks=pytest.mark.slow),
     ],
 )

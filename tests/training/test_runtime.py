@@ -494,7 +494,7 @@ for is_fast in (True, False):
 """
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_freed_memory_is_kept_where_training_is_in_fp32() -> None:
     """In a process of its own: the setting stays."""
