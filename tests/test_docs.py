@@ -5,6 +5,7 @@ again: read the difference.
 """
 
 import inspect
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,9 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -28,6 +32,7 @@ from tests.launch.stand_in import train_in_process
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTEBOOK = ROOT / "docs" / "tutorials" / "why-residual.ipynb"
 ERRORS = ROOT / "docs" / "reference" / "errors.md"
 EXAMPLE = re.compile(r"```yaml\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
 
@@ -202,18 +207,42 @@ def test_every_page_with_commands_is_run() -> None:
 
 
 @pytest.mark.ci
+def test_cells_of_the_notebook_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, with two steps for each training; the slow test has a kernel."""
+    drawn: list[str] = []
+    ipython, display = ModuleType("IPython"), ModuleType("IPython.display")
+    vars(ipython)["get_ipython"] = lambda: None
+    vars(display)["SVG"] = drawn.append
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in with_two_steps(json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]):
+        exec("".join(cell["source"]), names)
+    assert len(drawn) == 2
+    assert all(ElementTree.fromstring(picture).tag.endswith("svg") for picture in drawn)
+
+
+@pytest.mark.slow
 def test_notebook_runs(tmp_path: Path) -> None:
-    """In a kernel of its own, with two steps for each training."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    notebook = nbformat.read(ROOT / "docs/tutorials/why-residual.ipynb", as_version=4)
-    [recipe] = [cell for cell in notebook.cells if '"train": {"epochs": EPOCHS}' in cell.source]
-    recipe.source = recipe.source.replace(
-        '"train": {"epochs": EPOCHS}',
-        '"train": {"epochs": None, "steps": 2}, "run": {"report": False}',
-    )
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    with_two_steps(notebook.cells)
     nbclient.execute(notebook, cwd=str(tmp_path), timeout=100)  # an error in a cell is raised
     drawn = [cell for cell in notebook.cells if "image/svg+xml" in str(cell.get("outputs"))]
     assert len(drawn) == 2
+
+
+def with_two_steps(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the code cells of the notebook; a training has two steps, and no report."""
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    epochs = '"train": {"epochs": EPOCHS}'
+    steps = '"train": {"epochs": None, "steps": 2}, "run": {"report": False}'
+    sources = ["".join(cell["source"]) for cell in code]
+    assert sum(epochs in source for source in sources) == 1
+    for cell, source in zip(code, sources, strict=True):
+        cell["source"] = source.replace(epochs, steps)
+    return code
 
 
 def run(line: str) -> None:

@@ -233,7 +233,7 @@ def test_file_takes_pixels_of_any_size_and_gives_probabilities(format: str, tmp_
         assert not {"mean", "std"} & set(texts)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_onnx_file_of_fixed_shape_takes_one_image(subject: TrainedModel, tmp_path: Path) -> None:
     report = export(subject, tmp_path / "net.onnx", dynamic=[])
     assert report.input.startswith("float32 (1, 3, 12, 12): ")
@@ -429,7 +429,7 @@ def test_block_that_cannot_be_exported_is_an_error_in_a_line(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_weights_too_large_for_one_onnx_file_are_beside_it(
     subject: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

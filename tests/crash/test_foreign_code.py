@@ -140,11 +140,11 @@ def test_compiled_code_of_another_user_does_not_run(tmp_path: Path) -> None:
     assert reason in again.stderr
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "home",
     [
-        pytest.param("unknown", marks=pytest.mark.slow),
+        "unknown",
         pytest.param("another user's", marks=NEEDS_ROOT),
     ],
 )

@@ -199,7 +199,7 @@ def begin_synced(ctx: DistributedContext, run: Path) -> None:
         start_run(synced(), run if ctx.is_main_process else None, ctx=ctx)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @forked
 def test_synchronised_batch_norms_see_the_whole_batch(tmp_path: Path) -> None:
     begin_synced(SINGLE_PROCESS, tmp_path / "one")
