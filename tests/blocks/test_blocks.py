@@ -48,13 +48,13 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 QUICK = {0, 4, 5, 7, 12, 15, 16, 19}
-"""Numbers of variants that between them have every layer of a block; the others are left to CI."""
+"""Numbers of variants that between them have every layer of a block; the others are slow."""
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        pytest.param(*one, marks=[] if number in QUICK else pytest.mark.ci)
+        pytest.param(*one, marks=[] if number in QUICK else pytest.mark.slow)
         for number, one in enumerate(VARIANTS)
     ],
 )

@@ -22,7 +22,7 @@ std: 0.277997, 0.28331, 0.289473
 """
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_run_is_exported_for_onnx(folder: Path, finished_run: Path) -> None:
     result = call("export", finished_run, "-o", "net.onnx")
     assert (result.exit_code, result.stderr) == (0, "")

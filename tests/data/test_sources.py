@@ -69,7 +69,7 @@ def batches() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "workers", [0, pytest.param(1, marks=pytest.mark.ci)], ids=["here", "worker"]
+    "workers", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["here", "worker"]
 )
 def test_unexpected_error_names_the_file_and_keeps_the_traceback(
     workers: int, monkeypatch: pytest.MonkeyPatch

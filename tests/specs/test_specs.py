@@ -44,7 +44,7 @@ DEEP |= {"preact164", "resnet101_cifar", "resnet101d", "wide_resnet101_2", "sere
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[pytest.mark.ci] if one in DEEP else []) for one in NAMES]
+    "name", [pytest.param(one, marks=[pytest.mark.slow] if one in DEEP else []) for one in NAMES]
 )
 def test_spec_counts_to_what_it_expects_and_can_be_trained_and_written_out(name: str) -> None:
     checked = check_source(name, with_forward=True)
