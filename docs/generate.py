@@ -2,7 +2,7 @@
 
 ``python docs/generate.py`` writes ``keys.md``, ``parts.md`` and ``commands.md`` in
 ``docs/reference``, from the schema, the registries and the program's options.
-``tests/test_reference.py`` compares them with the code.
+``tests/test_site.py`` compares them with the code.
 """
 
 import re

@@ -3,9 +3,12 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from resnet_builder.parts import REGISTRIES
 
 
 @pytest.hookimpl(optionalhook=True)  # where pytest-xdist is switched off
@@ -21,6 +24,20 @@ def _one_thread() -> None:
     Before each test, as one may leave more threads, which spin while other workers compute.
     """
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _parts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the parts of a test's plugins back: other tests count on those of the package."""
+    for registry in REGISTRIES.values():
+        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

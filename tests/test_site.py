@@ -6,8 +6,7 @@
 import inspect
 import os
 import re
-import subprocess
-import sys
+import runpy
 import unicodedata
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -80,11 +79,7 @@ def test_navigation_and_index_have_every_page() -> None:
 
 @pytest.mark.parametrize("page", ["keys.md", "parts.md", "commands.md"])
 def test_reference_is_that_of_the_code(page: str) -> None:
-    # In a process of its own: plugins of other tests would be listed, too.
-    code = f"import runpy; print(runpy.run_path({str(DOCS / 'generate.py')!r})"
-    code += f"[{Path(page).stem + '_page'!r}](), end='')"
-    line = [sys.executable, "-X", "utf8", "-c", code]
-    text = subprocess.run(line, capture_output=True, check=True, encoding="utf-8").stdout
+    text = runpy.run_path(str(DOCS / "generate.py"))[f"{Path(page).stem}_page"]()
     file = DOCS / "reference" / page
     if os.environ.get("REGENERATE_GOLDEN"):
         file.write_text(text, encoding="utf-8")

@@ -23,10 +23,3 @@ def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = call("train", write_tiny(folder), "--out", folder / "run", "--set", "train.seed=1")
     assert result.exit_code == 0, result.stderr
     return folder / "run"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path

@@ -4,16 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_builder.parts import REGISTRIES
 from tests.cli.experiments import call, write_tiny
-
-
-@pytest.fixture(autouse=True)
-def _parts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the parts of plugins back: other tests count on those of the package."""
-    for registry in REGISTRIES.values():
-        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
-
 
 BLOCK = """
 from dataclasses import replace

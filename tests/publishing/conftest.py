@@ -17,10 +17,3 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = call("train", write_tiny(folder), "--out", folder / "run", "--set", "run.threads=1")
     assert result.exit_code == 0, result.stderr
     return folder / "run"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path

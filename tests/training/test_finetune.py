@@ -316,12 +316,6 @@ train:
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def write_five_digits(folder: Path) -> None:
     """Write the digits below five as pictures: ten of each to train on, the rest to test on."""
     digits = Digits().load(LoadContext(folder, Preprocessing())).train

@@ -17,12 +17,6 @@ from tests.cli.experiments import write_tiny
 from tests.training.runs import resume_run, start_run
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def tiny(folder: Path, *overrides: str) -> Experiment:
     return load_experiment(write_tiny(folder), overrides=["train.epochs=1", *overrides])
 
