@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from resnet_builder.errors import CheckpointError, SpecError, StorageError, UsageError
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.group import is_group
-from resnet_builder.runs.records import DataRecord, MetricsLog, MetricsRow, curve_rows
+from resnet_builder.runs.records import (
+    DataRecord,
+    MetricsLog,
+    MetricsRow,
+    curve_rows,
+    data_fingerprint,
+)
 from resnet_builder.runs.seeds import group_by_spec, mean_and_std
 from resnet_builder.spec.yaml_source import parse_plain
 from resnet_builder.system import open_regular
@@ -93,7 +99,7 @@ def read_groups(runs: Sequence[Path], *, metric: Metric, place: Place) -> list[R
         UsageError: A run has no such values yet.
     """
     specs = [_plain_spec(path) for path in runs]
-    members = group_by_spec(specs, [_fingerprint(path) for path in runs])
+    members = group_by_spec(specs, [data_fingerprint(RunDirectory(path)) for path in runs])
     names = [str(specs[first].get("name")) for first, *_ in members]
     groups = []
     for numbers, name in zip(members, names, strict=True):
@@ -126,14 +132,6 @@ def _plain_spec(path: Path) -> dict[str, Any]:
 def _seed_of(spec: dict[str, Any]) -> str:
     recipe = spec.get("train")
     return str(recipe.get("seed") if isinstance(recipe, dict) else None)
-
-
-def _fingerprint(path: Path) -> str | None:
-    """Digest of the images of a run; ``None`` if it does not tell."""
-    try:
-        return DataRecord.read(RunDirectory.open(path).data).fingerprint
-    except (CheckpointError, StorageError):
-        return None
 
 
 def _points(path: Path, metric: Metric, place: Place) -> Iterator[tuple[Split, float, float]]:

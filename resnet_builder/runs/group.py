@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from resnet_builder.errors import CheckpointError, StorageError, UsageError
+from resnet_builder.errors import UsageError
 from resnet_builder.runs.directory import RunDirectory
-from resnet_builder.runs.records import Count, DataRecord, Record
+from resnet_builder.runs.records import Count, Record, data_fingerprint
 from resnet_builder.runs.seeds import mean_and_std
 from resnet_builder.runs.status import RunStatus, run_status
 
@@ -165,7 +165,9 @@ def _summaries(record: GroupRecord, runs: Sequence[RunStatus]) -> Iterator[Setti
     groups: dict[str, list[tuple[GroupRun, RunStatus]]] = {}
     for planned, status in zip(record.runs, runs, strict=True):
         if status.result is not None:
-            key = repr((planned.spec, planned.settings, _fingerprint(status.path)))
+            key = repr(
+                (planned.spec, planned.settings, data_fingerprint(RunDirectory(status.path)))
+            )
             groups.setdefault(key, []).append((planned, status))
     for members in groups.values():
         results = [status.result for _, status in members if status.result is not None]
@@ -185,14 +187,6 @@ def _summaries(record: GroupRecord, runs: Sequence[RunStatus]) -> Iterator[Setti
             test_std=test_std,
             published=None if published is None or has_map else published.test_top1,
         )
-
-
-def _fingerprint(path: Path) -> str | None:
-    """Digest of the images of a run; ``None`` if it cannot be read."""
-    try:
-        return DataRecord.read(RunDirectory(path).data).fingerprint
-    except (CheckpointError, StorageError):
-        return None
 
 
 def _mean(values: Iterable[float | None]) -> tuple[float | None, float | None]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from resnet_builder.errors import CheckpointError, UsageError, dotted
+from resnet_builder.errors import CheckpointError, StorageError, UsageError, dotted
 from resnet_builder.runs.directory import RunDirectory
 from resnet_builder.runs.files import (
     Warn,
@@ -228,6 +228,14 @@ class DataRecord(Record):
     multi_label: bool = False
     pretrained_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     pretrained_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+
+def data_fingerprint(run: RunDirectory) -> str | None:
+    """Digest of the images of a run; ``None`` if it cannot be read."""
+    try:
+        return DataRecord.read(run.data).fingerprint
+    except (CheckpointError, StorageError):
+        return None
 
 
 class Change(Record):
