@@ -3,8 +3,7 @@
     python benchmarks/tables.py [FILE ...]
 
 writes every table anew that stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` in these
-files, or in README, docs/reference/benchmarks.md and docs/how-to/own-images.md. With ``--show`` the
-tables are printed.
+files, or in README and the pages of docs that have one. With ``--show`` the tables are printed.
 """
 
 import argparse
@@ -21,7 +20,10 @@ from common import PROCESSORS, RESULTS
 ROOT = Path(__file__).parent.parent
 PAGES = tuple(
     ROOT / page
-    for page in ("README.md", "docs/reference/benchmarks.md", "docs/how-to/own-images.md")
+    for page in (
+        *("README.md", "docs/reference/benchmarks.md", "docs/how-to/own-images.md"),
+        "docs/tutorials/why-residual.md",
+    )
 )
 
 Result = dict[str, Any]
@@ -165,10 +167,45 @@ def own_images() -> str:
 
 def _own_images(kind: str, result: Result) -> Iterator[Row]:
     for name, figures in result["recipes"].items():
-        mean, deviation = (100 * figures[f"test_top1.{which}"] for which in ("mean", "std"))
-        accuracy = f"{mean:.1f} ± {deviation:.1f} %"
+        accuracy = mean_and_std(figures, "test_top1")
         images, epochs = f"{result['images']['train']:,}", f"{result['epochs']}"
         yield (kind, f"`{result['network']}`", images, epochs, name, accuracy)
+
+
+def plain_and_residual() -> str:
+    """Plain and residual networks on the digits."""
+    networks = _one("shortcuts")["networks"]
+    header = ("network", "layers", "accuracy on the training images", "top-1 on the test images")
+    return table(
+        header,
+        (
+            (
+                kind,
+                layers,
+                mean_and_std(networks[f"{kind}, {layers} layers"], "train_top1"),
+                mean_and_std(networks[f"{kind}, {layers} layers"], "test_top1"),
+            )
+            for kind in ("plain", "residual")
+            for layers in ("20", "56")
+        ),
+    )
+
+
+def options() -> str:
+    """Options A, B and C on the digits."""
+    networks = _one("shortcuts")["networks"]
+    shortcuts = {"A": "pad", "B": "projection", "C": "projection_all"}
+    rows = (
+        (
+            option,
+            f"`{name}`",
+            mean_and_std(
+                networks[f"{'residual' if name == 'pad' else name}, 20 layers"], "test_top1"
+            ),
+        )
+        for option, name in shortcuts.items()
+    )
+    return table(("option", "shortcut", "top-1 on the test images"), rows, left=2)
 
 
 def convolutions() -> str:
@@ -319,6 +356,12 @@ def top1(result: Result) -> str:
     return f"{100 * result['test.top1.mean']:.2f}{spread} %"
 
 
+def mean_and_std(figures: Result, name: str) -> str:
+    """Write the mean of a fraction over seeds and its deviation, in percent."""
+    mean, deviation = (100 * figures[f"{name}.{which}"] for which in ("mean", "std"))
+    return f"{mean:.1f} ± {deviation:.1f} %"
+
+
 def rate(images_per_second: float) -> str:
     """Write a rate in at least three figures."""
     return f"{images_per_second:,.0f}" if images_per_second >= 100 else f"{images_per_second:.1f}"
@@ -339,6 +382,8 @@ TABLES: dict[str, Callable[[], str]] = {
         builds,
         cost,
         own_images,
+        plain_and_residual,
+        options,
     )
 }
 """What may stand in a file, by name."""

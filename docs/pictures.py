@@ -1,11 +1,11 @@
 """Pictures of README and docs that a training gives; ``python docs/pictures.py`` makes them again.
 
-The runs stay in ``build/pictures``, so a second call trains nothing. The photograph of a report
-needs Chromium.
+The curves are of ``benchmarks/shortcuts.py``. The photograph of a report needs Chromium; its run
+stays in ``build/pictures``, so a second call trains nothing.
 """
 
 import contextlib
-import re
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,35 +20,24 @@ from resnet_builder.reports.page import write_report
 DOCS = Path(__file__).resolve().parent
 WORK = DOCS.parent / "build" / "pictures"
 PICTURES = DOCS / "images"
-SEEDS = range(5)
 WIDTH, HEIGHT = 1040, 1005
-NETWORKS = (
-    ("plain, 56 layers", "small56.yaml", "none"),
-    ("plain, 20 layers", "small20.yaml", "none"),
-    ("residual, 56 layers", "small56.yaml", "pad"),
-    ("residual, 20 layers", "small20.yaml", "pad"),
-)
 
 
 def draw_plain_and_residual() -> None:
-    """Draw the validation error of the networks of why-residual.md: mean and deviation of seeds."""
-    page = (DOCS / "tutorials" / "why-residual.md").read_text(encoding="utf-8")
-    specs = re.findall(r"^```yaml\n(name: (\w+)\n.*?)^```", page, re.DOTALL | re.MULTILINE)
-    WORK.mkdir(parents=True, exist_ok=True)
-    for text, name in specs:
-        (WORK / f"{name}.yaml").write_text(text, encoding="utf-8")
+    """Draw the curves of benchmarks/shortcuts.py: mean and standard deviation over seeds."""
+    [result] = (DOCS.parent / "benchmarks" / "results").glob("*/shortcuts.json")
+    networks = json.loads(result.read_text(encoding="utf-8"))["networks"]
     series = []
-    for name, spec, shortcut in NETWORKS:
-        errors = []
-        for seed in SEEDS:
-            out = WORK / f"{Path(spec).stem}-{shortcut}-{seed}"
-            overrides = [f"model.shortcut={shortcut}", f"train.seed={seed}", "run.threads=1"]
-            run = train(WORK / spec, out, overrides=overrides, resume=True)
-            rows = [row for row in run.history if row.val_top1 is not None]
-            errors.append([100 - 100 * row.val_top1 for row in rows])
-        mean, deviation = np.mean(errors, axis=0), np.std(errors, axis=0, ddof=1)
-        epochs = [row.epoch for row in rows]
-        series.append(Series(name, epochs, mean, mean - deviation, mean + deviation))
+    for name in (
+        "plain, 56 layers",
+        "plain, 20 layers",
+        "residual, 56 layers",
+        "residual, 20 layers",
+    ):
+        mean, std = (
+            100 * np.array(networks[name][f"val_error.{which}"]) for which in ("mean", "std")
+        )
+        series.append(Series(name, networks[name]["epochs"], mean, mean - std, mean + std))
     chart = line_chart(
         series,
         title="Handwritten digits: plain and residual networks",
@@ -64,6 +53,7 @@ def draw_plain_and_residual() -> None:
 def photograph_report() -> None:
     """Photograph the top of a report, as a browser shows it in light and in dark."""
     run = Path("runs", "digits")
+    WORK.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(WORK):  # the page names its run as the current folder sees it
         train("resnet20_digits", run, resume=True)
         write_report([run], WORK / "report.html")

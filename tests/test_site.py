@@ -122,3 +122,11 @@ def test_speed_ups_of_readme_are_those_of_the_benchmarks() -> None:
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     for column, words in ((stock, "the usual script"), (tuned, "one with channels-last memory")):
         assert f"{min(column):.1f} to {max(column):.1f} times as fast as {words}" in readme
+
+
+def test_tables_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+    for page in tables["PAGES"]:
+        text = page.read_text(encoding="utf-8")
+        assert tables["refreshed"](text) == text, f"python benchmarks/tables.py writes {page} again"
