@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from resnet_builder.data.transfer import to_device
@@ -22,6 +23,9 @@ _FIRST, _SECOND = 0xBF58_476D_1CE4_E5B9, 0x94D0_49BB_1331_11EB
 _MANTISSA_BITS = 53
 
 CPU = torch.device("cpu")
+
+_Words = NDArray[np.uint64]
+"""Whole numbers of 64 bits; torch has no shift without the sign."""
 
 
 def hash_seed(*parts: int | str) -> int:
@@ -108,8 +112,8 @@ class StatelessGenerator:
     def per_batch(self, count: int) -> Tensor:
         """Return ``(count,)`` float64 in [0, 1), decided by (seed, step), on the CPU."""
         key = hash_seed(self.seed, self.step, self.operation, "batch")
-        numbers = [_signed(hash_seed(key, column)) for column in range(count)]
-        return _fractions(torch.tensor(numbers, dtype=torch.int64))
+        numbers = [hash_seed(key, column) for column in range(count)]
+        return _fractions(np.array(numbers, dtype=np.uint64))
 
     def beta(self, alpha: float) -> float:
         """Return one number of Beta(alpha, alpha), decided by (seed, step)."""
@@ -143,15 +147,18 @@ class StatelessGenerator:
     def _sample_seeds(self) -> list[int]:
         """Return 32 bits for each sample: all that torch's CPU generator looks at."""
         key = hash_seed(self.seed, self.epoch, self.operation, "generator")
-        numbers = _scramble_each(self.samples.to(torch.int64) ^ _signed(key))
-        return _shift_right(numbers, 32).tolist()
+        seeds: list[int] = (self._keyed(key) >> np.uint64(32)).tolist()
+        return seeds
 
     def _rows(self, count: int, key: int) -> Tensor:
-        columns = torch.arange(count, dtype=torch.int64)
-        keyed = _scramble_each(self.samples.to(torch.int64) ^ _signed(key))
-        numbers = _fractions(_scramble_each(keyed[:, None] + (columns + 1) * _signed(_GOLDEN)))
+        columns = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+        numbers = _fractions(_scramble_each(self._keyed(key)[:, None] + columns))
         # MPS has no float64.
         return to_device(numbers.float() if self.device.type == "mps" else numbers, self.device)
+
+    def _keyed(self, key: int) -> _Words:
+        """Return 64 bits for each sample."""
+        return _scramble_each(self.samples.numpy().astype(np.uint64) ^ np.uint64(key))
 
 
 def _philox(*parts: int | str) -> np.random.Generator:
@@ -166,22 +173,13 @@ def _fold_in(state: int, number: int) -> int:
     return state ^ state >> 31
 
 
-def _scramble_each(numbers: Tensor) -> Tensor:
-    """Scramble int64 numbers as :func:`_fold_in` does; their products wrap as unsigned ones."""
-    numbers = (numbers ^ _shift_right(numbers, 30)) * _signed(_FIRST)
-    numbers = (numbers ^ _shift_right(numbers, 27)) * _signed(_SECOND)
-    return numbers ^ _shift_right(numbers, 31)
+def _scramble_each(numbers: _Words) -> _Words:
+    """Scramble numbers as :func:`_fold_in` does; products wrap around."""
+    numbers = (numbers ^ numbers >> np.uint64(30)) * np.uint64(_FIRST)
+    numbers = (numbers ^ numbers >> np.uint64(27)) * np.uint64(_SECOND)
+    return numbers ^ numbers >> np.uint64(31)
 
 
-def _shift_right(numbers: Tensor, bits: int) -> Tensor:
-    """Shift right without the sign: torch has no unsigned shift."""
-    return (numbers >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _fractions(numbers: Tensor) -> Tensor:
-    return _shift_right(numbers, 64 - _MANTISSA_BITS).to(torch.float64) * 2.0**-_MANTISSA_BITS
-
-
-def _signed(number: int) -> int:
-    """Read 64 bits as a signed number, which is what torch's int64 holds."""
-    return number - (1 << 64) if number >> 63 else number
+def _fractions(numbers: _Words) -> Tensor:
+    mantissas = numbers >> np.uint64(64 - _MANTISSA_BITS)
+    return torch.from_numpy(mantissas.astype(np.float64) * 2.0**-_MANTISSA_BITS)

@@ -34,6 +34,9 @@ _MAX_TEAMS = 4
 _USERS_CHOICE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 _FEW_WEIGHTS = 2**19  # ResNet-20 has half as many
 
+_are_spinning = threading.Event()
+"""Set while a watcher has seen that the machine is quiet, so that threads spin."""
+
 
 @contextmanager
 def sleep_while_busy(warn: Warn = ignore) -> Iterator[None]:
@@ -51,12 +54,14 @@ def sleep_while_busy(warn: Warn = ignore) -> Iterator[None]:
         return
     end = threading.Event()
     watcher = threading.Thread(target=_watch, args=(end, warn), name="openmp", daemon=True)
+    _are_spinning.set()
     watcher.start()
     try:
         yield
     finally:
         end.set()
         watcher.join()
+        _are_spinning.clear()
 
 
 def missing_cores(other_cores: float) -> float:
@@ -65,11 +70,11 @@ def missing_cores(other_cores: float) -> float:
 
 
 def update_in_one_thread(optimizer: Optimizer) -> None:
-    """Let a fused optimizer update the weights of a small network in one thread.
+    """Let a fused optimizer update a small network in one thread, unless threads spin.
 
-    It shares each tensor among the threads. To wake them and to wait for them, tensor by tensor,
-    costs more than a small network's whole update, and many times more on a busy machine. The bits
-    do not depend on the number of threads, because each weight has an update of its own.
+    It shares each tensor among the threads. If they sleep, to wake them, tensor by tensor, costs
+    many times what a small network's whole update does. The bits do not depend on the number of
+    threads, because each weight has an update of its own.
 
     Args:
         optimizer: Optimizer. One of many weights, or not on the CPU, is left as it is.
@@ -77,15 +82,20 @@ def update_in_one_thread(optimizer: Optimizer) -> None:
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     if sum(weight.numel() for weight in weights) > _FEW_WEIGHTS or weights[0].device.type != "cpu":
         return
-    threads = torch.get_num_threads()
+    threads = 1
 
     def before(*_: object) -> None:
         nonlocal threads
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+        if threads > 1 and not _are_spinning.is_set():
+            torch.set_num_threads(1)
+
+    def after(*_: object) -> None:
+        if torch.get_num_threads() != threads:  # to set it clears caches of convolutions
+            torch.set_num_threads(threads)
 
     optimizer.register_step_pre_hook(before)
-    optimizer.register_step_post_hook(lambda *_: torch.set_num_threads(threads))
+    optimizer.register_step_post_hook(after)
 
 
 def _watch(end: threading.Event, warn: Warn) -> None:
@@ -107,6 +117,7 @@ def _watch(end: threading.Event, warn: Warn) -> None:
         if missing > BUSY_CORES:
             busy_looks, quiet_looks = busy_looks + 1, 0
             if sleeping is None:
+                _are_spinning.clear()
                 sleeping = _start_idle_teams(num_teams)
             # More threads than cores are no fault of other processes.
             if busy_looks == _LOOKS_TO_WARN and by_others > BUSY_CORES:
@@ -119,6 +130,7 @@ def _watch(end: threading.Event, warn: Warn) -> None:
             if sleeping is not None and quiet_looks == _QUIET_LOOKS:
                 sleeping.set()
                 sleeping = None
+                _are_spinning.set()
     if sleeping is not None:
         sleeping.set()
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,11 +24,12 @@ Load = Callable[[float], None]
 
 
 @pytest.fixture
-def other_cores(monkeypatch: pytest.MonkeyPatch) -> Load:
+def other_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Make other processes seem to use as many cores; looks at the machine become frequent."""
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: CORES)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(CORES)
     monkeypatch.setattr(openmp, "_INTERVAL", 0.01)
     in_use = [0.0]
     clock = itertools.count()
@@ -39,7 +40,8 @@ def other_cores(monkeypatch: pytest.MonkeyPatch) -> Load:
     def load(cores: float) -> None:
         in_use[0] = cores
 
-    return load
+    yield load
+    torch.set_num_threads(threads)
 
 
 def threads_sleep() -> bool:
@@ -144,31 +146,39 @@ def test_an_idle_team_makes_threads_sleep_and_changes_no_result() -> None:
     assert spinning[1] == sleeping[1] == again[1]
 
 
-@pytest.mark.parametrize(("width", "expected"), [(8, 1), (1024, 2)])
-def test_few_weights_are_updated_in_one_thread_to_the_same_bits(width: int, expected: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        plain, ours = (torch.nn.Linear(width, width).requires_grad_() for _ in range(2))
-        ours.load_state_dict(plain.state_dict())
-        how: Any = {
-            "lr": 0.1,
-            "momentum": 0.9,
-            "nesterov": True,
-            "weight_decay": 0.01,
-            "fused": True,
-        }
-        optimizers = [torch.optim.SGD(one.parameters(), **how) for one in (plain, ours)]
-        update_in_one_thread(optimizers[1])
-        seen: list[int] = []
-        optimizers[1].register_step_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
-        for seed in range(3):
-            for network, optimizer in zip((plain, ours), optimizers, strict=True):
-                torch.manual_seed(seed)
-                network(torch.randn(4, width)).square().sum().backward()
-                optimizer.step()
-                assert torch.get_num_threads() == 2
-        assert seen == [expected] * 3
-        assert all(map(torch.equal, plain.parameters(), ours.parameters()))
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize(
+    ("width", "others", "expected"), [(8, 1.0, 1), (8, 0.0, CORES), (1024, 1.0, CORES)]
+)
+def test_few_weights_are_updated_in_one_thread_to_the_same_bits_while_threads_sleep(
+    width: int, others: float, expected: int, other_cores: Load
+) -> None:
+    other_cores(others)
+    with sleep_while_busy():
+        assert soon(lambda: threads_sleep() == (others > 0))
+        assert threads_of_updates(width) == [expected] * 3
+    assert threads_of_updates(8) == [1] * 3  # unknown: the user may have chosen to sleep
+
+
+def threads_of_updates(width: int) -> list[int]:
+    """Return the number of threads at three updates, which give the bits of a plain optimizer."""
+    plain, ours = (torch.nn.Linear(width, width).requires_grad_() for _ in range(2))
+    ours.load_state_dict(plain.state_dict())
+    how: Any = {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 0.01,
+        "fused": True,
+    }
+    optimizers = [torch.optim.SGD(one.parameters(), **how) for one in (plain, ours)]
+    update_in_one_thread(optimizers[1])
+    seen: list[int] = []
+    optimizers[1].register_step_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    for seed in range(3):
+        for network, optimizer in zip((plain, ours), optimizers, strict=True):
+            torch.manual_seed(seed)
+            network(torch.randn(4, width)).square().sum().backward()
+            optimizer.step()
+            assert torch.get_num_threads() == CORES
+    assert all(map(torch.equal, plain.parameters(), ours.parameters()))
+    return seen
