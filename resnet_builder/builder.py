@@ -120,7 +120,7 @@ def check_source(
         with_weights: Whether to look for the file of pretrained weights too.
         with_data: Whether to look at the data too, as far as they are there: classes, and number of
             images. No image is read.
-        data_dir: Folder of data sets, as for :func:`data.splits.load_data`.
+        data_dir: Folder of datasets, as for :func:`data.splits.load_data`.
         processes: Number of processes that are to divide each batch.
 
     Raises:

@@ -163,7 +163,7 @@ def test_descendant_has_the_published_counts(
         assert expect is not None
         assert (expect.parameters, macs or expect.macs) == (parameters, expect.macs)
         return
-    # The data set says how many classes there are; without it the network may have any number.
+    # The dataset says how many classes there are; without it the network may have any number.
     overrides = ["data=null", *(f"model.{key}={value}" for key, value in changes.items())]
     spec = load_spec(name, overrides=[*overrides, "train=null"])
     found = counts(spec)

@@ -1,4 +1,4 @@
-"""Images and labels; importing this package registers the built-in data sets and augmentations."""
+"""Images and labels; importing this package registers the built-in datasets and augmentations."""
 
 from resnet_builder.data import augment, datasets, image_folder, image_table
 from resnet_builder.data.interfaces import (

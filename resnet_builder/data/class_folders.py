@@ -53,12 +53,12 @@ _MAX_NAMED = 20
 _MAX_IN_NOTICE = 100
 
 Images = Mapping[str, list[str]]
-"""Image files of one split by class: paths below the data set's folder, with ``/``, sorted."""
+"""Image files of one split by class: paths below the dataset's folder, with ``/``, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassFolders:
-    """Classes and image files of a data set.
+    """Classes and image files of a dataset.
 
     Attributes:
         splits: ``train``, and ``val`` and ``test`` if they are there; the classes are sorted, and
@@ -72,7 +72,7 @@ class ClassFolders:
 
 
 def find_classes(root: Path, stop: Stop) -> ClassFolders:
-    """List the classes and image files of a data set.
+    """List the classes and image files of a dataset.
 
     Args:
         root: Folder that holds ``train``, or the folders of the classes.

@@ -1,4 +1,4 @@
-"""Published data sets, and a synthetic one.
+"""Published datasets, and a synthetic one.
 
 CIFAR and Fashion-MNIST are downloaded and read by torchvision; ``digits`` comes with the package.
 """
@@ -63,12 +63,12 @@ _MAX_NAMED = 20
 
 
 class _OfTorchvision:
-    """Data set of ``torchvision.datasets``, by the name of its class there."""
+    """Dataset of ``torchvision.datasets``, by the name of its class there."""
 
     name: str
 
     def load(self, context: LoadContext) -> LoadedDataset:
-        """Read the data set from the data folder; it is downloaded if it is not there.
+        """Read the dataset from the data folder; it is downloaded if it is not there.
 
         Raises:
             DataError: It cannot be downloaded, or is damaged.
@@ -206,7 +206,7 @@ def _open_elsewhere(kind: Any, context: LoadContext) -> tuple[Any, Any] | None:
 
 
 def _places(kind: Any, folder: Path) -> tuple[Path, Path]:
-    """Return the archive of a data set of torchvision, and the folder that it is unpacked into."""
+    """Return the archive of a dataset of torchvision, and the folder that it is unpacked into."""
     if hasattr(kind, "base_folder"):
         return folder / kind.filename, folder / kind.base_folder
     raw = folder / kind.__name__ / "raw"  # each file has its own archive, in the same folder

@@ -133,7 +133,7 @@ def verify_image(
 
 @dataclass(frozen=True, slots=True)
 class ImageReader:
-    """Decoding and preprocessing of a data set's image files; worker processes receive it.
+    """Decoding and preprocessing of a dataset's image files; worker processes receive it.
 
     Attributes:
         channels: Number of channels, see :func:`decode_image`.

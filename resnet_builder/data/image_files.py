@@ -45,7 +45,7 @@ from resnet_builder.errors import DataError, Stopped, counted
 from resnet_builder.system import open_regular
 
 MAX_BYTES_IN_MEMORY = 4 * 1024**3
-"""Data sets that take more than this after preprocessing are read from their files."""
+"""Datasets that take more than this after preprocessing are read from their files."""
 
 _MAX_NAMED = 20
 _DIGITS_OF_PART = 16  # enough to tell that a part has changed
@@ -71,7 +71,7 @@ class LabelledFiles:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSplits:
-    """Image files of a data set, before any is opened.
+    """Image files of a dataset, before any is opened.
 
     Attributes:
         root: Folder that the images' names are relative to.
@@ -94,7 +94,7 @@ def files_by_class(images: Images, classes: Sequence[str]) -> LabelledFiles:
 
 
 def describe(listed: LabelledSplits, channels: int) -> DatasetInfo:
-    """Describe a data set by its list of files."""
+    """Describe a dataset by its list of files."""
     training = listed.splits["train"]
     is_multi_label = training.labels.dim() == 2
     counts = tuple(class_counts(training.labels, len(listed.classes)).tolist())
@@ -326,7 +326,7 @@ def scan_images(
 
     Args:
         root: Folder that the images' names are relative to.
-        groups: Images to scan. Each group is cached by itself, so that one split of a data set can
+        groups: Images to scan. Each group is cached by itself, so that one split of a dataset can
             be scanned alone.
         reader: Decoding and preprocessing.
         context: Folder of the cache, and whom to report to.

@@ -1,4 +1,4 @@
-"""Interfaces of data sets and augmentations, and the registries of both."""
+"""Interfaces of datasets and augmentations, and the registries of both."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,13 +33,13 @@ def silent(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """Facts about a data set that are known before an image is read; ``None``: not known.
+    """Facts about a dataset that are known before an image is read; ``None``: not known.
 
     Attributes:
         num_classes: Number of classes.
         channels: Channels of an image.
         image_size: Height and width of an image, where they are fixed: one number if equal.
-        own_validation: Whether the data set brings a validation split of its own.
+        own_validation: Whether the dataset brings a validation split of its own.
         training_images: Number of training images, before any are set aside for validation.
         classes: Class names; a label is an index into them.
         notices: Notices for the user, as in :class:`LoadedDataset`.
@@ -105,17 +105,17 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadContext:
-    """Arguments of loading a data set.
+    """Arguments of loading a dataset.
 
     Attributes:
-        data_dir: Folder of data sets that were downloaded, and of caches.
+        data_dir: Folder of datasets that were downloaded, and of caches.
         preprocess: Preprocessing of the spec, to be applied to every image.
         stop: Polled in every loop.
         report: Progress of downloads and scans.
         crops_while_reading: Whether training begins with a :class:`ReadTimeCrop`, which needs the
             full images, not the preprocessed ones.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
-        verify: Whether every image is decoded or verified, and a missing data set downloaded.
+        verify: Whether every image is decoded or verified, and a missing dataset downloaded.
             Otherwise a few images are read again, as they are asked for, and there may be no
             fingerprint.
         left_out: Names of images that were left out before, where they are not verified.
@@ -133,11 +133,11 @@ class LoadContext:
 
 @dataclass(frozen=True, slots=True)
 class LoadedDataset:
-    """A data set before its training images are divided.
+    """A dataset before its training images are divided.
 
     Attributes:
         train: Training images.
-        validation: The data set's own validation images, if it has any.
+        validation: The dataset's own validation images, if it has any.
         test: Test images, if it has any.
         classes: Class names; a label is an index into them.
         fingerprint: Digest that changes when any image, label or class does.
@@ -158,7 +158,7 @@ class LoadedDataset:
 
 @dataclass(frozen=True, slots=True)
 class LoadedSplit:
-    """One split of a data set, loaded without the others.
+    """One split of a dataset, loaded without the others.
 
     Attributes:
         images: Its images.
@@ -172,10 +172,10 @@ class LoadedSplit:
 
 
 class Dataset(Protocol):
-    """A registered data set: a class whose keyword-only arguments are its options.
+    """A registered dataset: a class whose keyword-only arguments are its options.
 
     An option called ``path`` names a file or a folder. In a spec it counts from the spec's file;
-    the data set is given an absolute path, at which something is.
+    the dataset is given an absolute path, at which something is.
 
     Optional methods:
 
@@ -288,11 +288,11 @@ AUGMENTATIONS: Registry[Callable[..., Augmentation]] = Registry(
 
 
 def load_dataset(dataset: Part, context: LoadContext) -> LoadedDataset:
-    """Load the data set that a spec names, which may be a plugin's.
+    """Load the dataset that a spec names, which may be a plugin's.
 
     Raises:
         RegistryError: It is not registered, or loads something else.
-        ResnetBuilderError: As the data set raises it.
+        ResnetBuilderError: As the dataset raises it.
     """
     kind = DATASETS.get(dataset.type)
     loaded = kind(**dataset.options).load(context)

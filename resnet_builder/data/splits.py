@@ -87,11 +87,11 @@ def load_data(
     stop: Stop = never,
     report: Report = silent,
 ) -> DataSplits:
-    """Read an experiment's data set and divide it.
+    """Read an experiment's dataset and divide it.
 
     Args:
         experiment: Experiment, or a resolved spec with data.
-        data_dir: Folder of data sets; by default ``$RESNET_BUILDER_DATA``, else the user's cache
+        data_dir: Folder of datasets; by default ``$RESNET_BUILDER_DATA``, else the user's cache
             folder.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
         left_out: Names of images that were left out before, to read only a few again: nothing is
@@ -101,7 +101,7 @@ def load_data(
         report: Progress of downloads and scans.
 
     Raises:
-        DataError: The data set is missing, broken or too small.
+        DataError: The dataset is missing, broken or too small.
         SpecError: The network is for other images or classes.
         Stopped: ``stop`` became true.
         UsageError: The spec has no data.
@@ -165,7 +165,7 @@ def load_data(
 def inspect_data(
     data: DataSpec, data_dir: Path | None = None, *, stop: Stop = never
 ) -> DatasetInfo:
-    """Return what is known of a data set before an image is decoded; nothing is downloaded.
+    """Return what is known of a dataset before an image is decoded; nothing is downloaded.
 
     Args:
         data: Section of a resolved spec.
@@ -174,7 +174,7 @@ def inspect_data(
 
     Raises:
         DataError: The data is missing and cannot be downloaded, or it is unusable.
-        SpecError: The data set has validation images, and the spec asks for others.
+        SpecError: The dataset has validation images, and the spec asks for others.
         Stopped: ``stop`` became true.
     """
     data = find_data(data, data_dir)

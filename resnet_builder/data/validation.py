@@ -61,7 +61,7 @@ def set_validation_aside(
 
     Raises:
         DataError: There are too few images.
-        SpecError: The data set has validation images, and the spec asks for others.
+        SpecError: The dataset has validation images, and the spec asks for others.
     """
     count, classes = len(loaded.train), len(loaded.classes)
     if data.validation == "auto":  # of a spec that was resolved without its data
@@ -100,7 +100,7 @@ def check_validation(
 
     Args:
         data: Section ``data``.
-        own_validation: Whether the data set has validation images.
+        own_validation: Whether the dataset has validation images.
         count: Number of training images.
         num_classes: Number of classes that must be on both sides; 1, if an image may have several
             labels: then chance alone chooses.
@@ -108,7 +108,7 @@ def check_validation(
 
     Raises:
         DataError: There are too few images, in all or of a class.
-        SpecError: The data set has validation images, and the spec asks for others.
+        SpecError: The dataset has validation images, and the spec asks for others.
     """
     if data.validation in {0, "auto"}:
         return

@@ -147,7 +147,7 @@ def _status(path: Path, planned: GroupRun) -> RunStatus:
 def summarize_group(record: GroupRecord, runs: Sequence[RunStatus]) -> list[SettingSummary]:
     """Mean and standard deviation of each setting with a finished run.
 
-    A setting whose runs saw different images has an entry for each of these data sets.
+    A setting whose runs saw different images has an entry for each of these datasets.
     The best mean on the validation images comes first. If a run has no such accuracy, the order is
     that of the plan: test images choose nothing.
 

@@ -17,7 +17,7 @@ def train(spec: Path, folder: Path, *more: object) -> Any:
 
 
 def break_images(pets: Path) -> list[Path]:
-    """Break images in five ways, the first of the data set among them."""
+    """Break images in five ways, the first of the dataset among them."""
     broken = [
         pets / "train" / "ant" / "0.bmp",
         pets / "train" / "bee" / "cut.jpg",

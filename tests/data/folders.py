@@ -44,7 +44,7 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (9, 9)) -> Path:
 
 
 def write_pets(folder: Path, splits: tuple[str, ...] = ("train", "test")) -> Path:
-    """Write five images of each class into each split; return the data set's folder."""
+    """Write five images of each class into each split; return the dataset's folder."""
     for first, split in enumerate(splits):
         for second, name in enumerate(CLASSES):
             for number in range(5):

@@ -1,4 +1,4 @@
-"""Published data sets, on stand-ins made here in the published layouts."""
+"""Published datasets, on stand-ins made here in the published layouts."""
 
 import gzip
 import hashlib

@@ -34,7 +34,7 @@ def load(dataset: str = "digits", **data: Any) -> DataSplits:
 def load_made(
     train: InMemoryImages, *, classes: int = 10, contexts: Any = None, **how: Any
 ) -> DataSplits:
-    """Load a data set of these images; other splits are given by name, and keys of the data."""
+    """Load a dataset of these images; other splits are given by name, and keys of the data."""
     own = {name: how.pop(name, None) for name in ("own", "test")}
 
     class Made:
