@@ -7,7 +7,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -37,14 +37,17 @@ from resnet_builder.spec.schema import Spec
 from resnet_builder.spec.section import Part, Section
 from resnet_builder.summary import summarize
 from resnet_builder.system import open_regular
-from resnet_builder.weights.file import read_header, save_weights
+from resnet_builder.weights.file import read_metadata, save_weights
 from resnet_builder.weights.hub import CARD, CONFIG, WEIGHTS, library
 
 SPEC, RESULT, REPORT = "spec.yaml", "result.json", "report.html"
 EVALUATION = ".eval_results/resnet-builder.yaml"
 
 OWN_FILES = (CARD, WEIGHTS, SPEC, RESULT, REPORT, CONFIG, EVALUATION, DRAWING)
-"""Files that `publish` writes, and those alone it replaces; and plugins of the network."""
+"""Files that `publish` writes; and plugins of the network."""
+
+FILES = "published_files"
+"""Name of the list of files in the metadata of published weights; others are not replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ def publish(
         raise UsageError("only a repository to push to is private or public")
     directory = RunDirectory.open(run)
     check_folder(folder, overwrite=overwrite)
+    earlier = _published_files(folder)
     if not directory.is_finished and not unfinished:
         raise UsageError(
             f"{run} is not finished; `{resume_command(run)}` goes on with it, and --unfinished "
@@ -133,7 +137,9 @@ def publish(
     notices = list(trained.notices)
     found = _publication(directory, trained, name, license, dataset, push)
     report = _report(directory, trained.spec, notices) if with_report else None
-    found = _with_files(found, report, _plugin_files(trained.spec))
+    plugin_files = _plugin_files(trained.spec)
+    _refuse_others(folder, plugin_files, earlier)
+    found = _with_files(found, report, plugin_files)
     with _staged(folder) as staged:
         contents = _contents(found, report, trained.spec)
         for file, content in contents.items():
@@ -142,11 +148,12 @@ def publish(
         tensors = trained.network.state_dict()
         if found.timm is not None:
             tensors = timm_tensors(found.timm, tensors)
-        # Some programs look for "format" before they read a file.
-        save_weights(staged / WEIGHTS, tensors, found.header, text={"format": "pt"})
         files = tuple(sorted([*contents, WEIGHTS]))
+        # Some programs look for "format" before they read a file.
+        text = {"format": "pt", FILES: json.dumps(files)}
+        save_weights(staged / WEIGHTS, tensors, found.header, text=text)
         size = sum((staged / file).stat().st_size for file in files)
-        _move(staged, folder, files)
+        _move(staged, folder, files, earlier)
     url = None
     if push is not None:
         outdated = [file for file in OWN_FILES if file not in files]
@@ -175,7 +182,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     Raises:
         CheckpointError: Its weights are damaged.
         StorageError: It cannot be read.
-        UsageError: Something else is there.
+        UsageError: Something else is there, or files that no earlier call wrote.
     """
     for parent in Path(os.path.realpath(folder)).parents:
         if (parent / SPEC).is_file() and RunDirectory(parent).metrics.exists():
@@ -192,11 +199,44 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{folder} is a run: name another folder")
     if not overwrite:
         raise UsageError(
-            f"{folder} is not empty: name another folder; or add --overwrite, which replaces "
-            f"{', '.join(OWN_FILES)} there, and nothing else"
+            f"{folder} is not empty: name another folder; or add --overwrite, which replaces what "
+            "an earlier publish wrote there, and nothing else"
         )
-    if (folder / WEIGHTS).exists() and read_header(folder / WEIGHTS) is None:
-        raise UsageError(f"{folder / WEIGHTS} was not published by this program: remove it first")
+    _refuse_others(folder, OWN_FILES, _published_files(folder))
+
+
+def _refuse_others(folder: Path, files: Iterable[str], earlier: Collection[str]) -> None:
+    """Refuse to replace files that no earlier call wrote.
+
+    Raises:
+        UsageError: There are such files.
+    """
+    others = [file for file in files if os.path.lexists(folder / file) and file not in earlier]
+    if others:
+        raise UsageError(
+            f"{folder} has files that publish did not write, and would replace: "
+            f"{', '.join(others)}; move them away, or name another folder"
+        )
+
+
+def _published_files(folder: Path) -> frozenset[str]:
+    """Files that an earlier call wrote to a folder, by the list in its weights; or none.
+
+    Where it was ended while it replaced files, its weights are those beside them; and there may be
+    files of the call before it.
+    """
+    weights = [folder / WEIGHTS, *folder.glob(f"{TEMPORARY}*/{WEIGHTS}")]
+    for path in weights:
+        try:
+            told = json.loads(read_metadata(path)[FILES])
+        except (CheckpointError, KeyError, ValueError):
+            continue
+        # The folder may be a stranger's: its list is believed of such names as a call writes.
+        names = [one for one in told if isinstance(one, str)] if isinstance(told, list) else []
+        plugins = {name for name in names if name.endswith(".py") and Path(name).name == name}
+        files = plugins.union(OWN_FILES)
+        return frozenset(files.intersection(names) if path == weights[0] else files)
+    return frozenset()
 
 
 def _publication(
@@ -377,22 +417,25 @@ def _contents(found: Publication, report: bytes | None, spec: Spec) -> dict[str,
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
     """Context with a new folder on the disk of another one; it is removed if it is left over."""
-    is_in_use = folder.is_dir() and any(folder.iterdir())
-    parent = folder if is_in_use else folder.absolute().parent
-    if is_in_use:
-        for left in folder.glob(f"{TEMPORARY}*"):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-    staged = parent / f"{TEMPORARY}{secrets.token_hex(8)}"
     with storage_errors("make", folder):
+        is_in_use = folder.is_dir() and any(folder.iterdir())
+        parent = folder if is_in_use else folder.absolute().parent
+        staged = parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         parent.mkdir(parents=True, exist_ok=True)
         staged.mkdir()
     try:
-        yield staged
+        with storage_errors("write in", folder):
+            yield staged
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        # A folder that lost its old weights is known by the new ones, which get their place last.
+        if (folder / WEIGHTS).exists() or not (is_in_use and (staged / WEIGHTS).exists()):
+            shutil.rmtree(staged, ignore_errors=True)
+    if is_in_use:
+        for left in folder.glob(f"{TEMPORARY}*"):  # of processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def _move(staged: Path, folder: Path, files: Sequence[str]) -> None:
+def _move(staged: Path, folder: Path, files: Sequence[str], earlier: Collection[str]) -> None:
     """Give staged files their place; without its weights, a folder is not complete."""
     with storage_errors("write", folder):
         if staged.parent != folder:
@@ -401,7 +444,7 @@ def _move(staged: Path, folder: Path, files: Sequence[str]) -> None:
             staged.rename(folder)
             sync_directory(folder.parent)
             return
-        for old in (WEIGHTS, *OWN_FILES):
+        for old in (WEIGHTS, *(file for file in sorted(earlier) if file != WEIGHTS)):
             (folder / old).unlink(missing_ok=True)
         sync_directory(folder)
         for file in sorted(files, key=lambda file: file == WEIGHTS):

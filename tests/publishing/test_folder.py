@@ -318,16 +318,30 @@ def test_folder_in_use_is_refused_and_nothing_in_it_changes(run: Path, folder: P
         assert {path: path.stat().st_mtime_ns for path in Path("net").rglob("*")} == before
     result = call("publish", run, "--to", run, "--overwrite")
     assert result.exit_code == 2
-    (Path("net") / "model.safetensors").write_bytes(b"another program's")
-    result = call("publish", run, "--to", "net", "--overwrite")
-    assert "was not published by this program: remove it first" in result.stderr
+    (Path("net") / "README.md").write_text("mine", encoding="utf-8")
+    for weights in (None, b"another program's", (run / "best.safetensors").read_bytes()):
+        others = "README.md" if weights is None else "README.md, model.safetensors"
+        if weights is not None:
+            (Path("net") / "model.safetensors").write_bytes(weights)
+        before = {path: path.stat().st_mtime_ns for path in Path("net").rglob("*")}
+        result = call("publish", run, "--to", "net", "--overwrite")
+        assert result.exit_code == 2
+        assert result.stderr == (
+            "error: net has files that publish did not write, and would replace: "
+            f"{others}; move them away, or name another folder\n"
+        )
+        assert {path: path.stat().st_mtime_ns for path in Path("net").rglob("*")} == before
 
 
 @pytest.mark.ci
 def test_overwriting_replaces_own_files_and_keeps_others(run: Path, folder: Path) -> None:
     net = publish(run, "--dataset", "me/noise")
     (net / "notes.txt").write_text("mine", encoding="utf-8")
+    (net / "report.html").write_text("mine", encoding="utf-8")
     (net / ".git").mkdir()
+    refused = call("publish", run, "--to", net, "--overwrite")
+    assert "publish did not write, and would replace: report.html; move" in refused.stderr
+    (net / "report.html").unlink()
     publish(run, "--overwrite", "--name", "again")
     assert names(net) == FILES | {"notes.txt"}
     assert "# again" in (net / "README.md").read_text()
