@@ -5,6 +5,8 @@ the problems it finds; :func:`resnet_builder.builder.check_source` calls them in
 run of the network shows is found by :mod:`resnet_builder.dry_run`.
 """
 
+import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -15,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from resnet_builder.blocks.interfaces import BLOCKS, STEMS
-from resnet_builder.data.interfaces import AUGMENTATIONS, DatasetInfo
+from resnet_builder.data.interfaces import AUGMENTATIONS, DATASETS, DatasetInfo
 from resnet_builder.device import pick_device
 from resnet_builder.errors import Problem, RegistryError, SpecPath, counted, nearest
 from resnet_builder.model import ResNet, count_parameters
@@ -33,6 +35,7 @@ from resnet_builder.parts import (
     training_shape,
 )
 from resnet_builder.runs.files import storage_errors
+from resnet_builder.spec.compose import SET, absolute_path, dataset_at
 from resnet_builder.spec.diagnostics import Positions, problems_from
 from resnet_builder.spec.dump import dump_value
 from resnet_builder.spec.load import Draft
@@ -44,7 +47,13 @@ from resnet_builder.spec.recipe import (
     StepSchedule,
     TrainSpec,
 )
-from resnet_builder.spec.schema import DataSpec, ExpectSpec, ModelSpec, Normalize
+from resnet_builder.spec.schema import (
+    DataSpec,
+    ExpectSpec,
+    ModelSpec,
+    Normalize,
+    is_file_name,
+)
 from resnet_builder.spec.section import height_and_width
 from resnet_builder.system import open_regular
 from resnet_builder.weights.hub import find_weights
@@ -77,7 +86,7 @@ def part_problems(draft: Draft) -> Iterator[Problem]:
                 str(error),
                 at="name",
                 allowed=error.allowed,
-                suggestion=error.suggestion,
+                suggestion=_dataset_meant(placed, draft.positions) or error.suggestion,
             )
         except ValidationError as error:
             yield from problems_from(
@@ -87,6 +96,19 @@ def part_problems(draft: Draft) -> Iterator[Problem]:
                 placed.registry.options(placed.part.type),
                 unknown_key_code="unknown-option",
             )
+
+
+def _dataset_meant(placed: PlacedPart, positions: Positions) -> str | None:
+    """What to write for images at a path that stands in place of the name of a dataset."""
+    path, place = placed.part.type, positions.place(placed.path)
+    if placed.registry is not DATASETS or not is_file_name(path):
+        return None
+    is_there = os.path.exists(images := absolute_path(path, place))
+    if not is_there and "/" not in path and os.sep not in path:
+        return None
+    if place.source.name == SET:
+        return f"--data {shlex.quote(path)}"
+    return dump_value({**dataset_at(images), "path": path})
 
 
 def data_problems(draft: Draft, info: DatasetInfo) -> Iterator[Problem]:

@@ -1,6 +1,8 @@
 """``resnet-build sweep``: train a spec in every setting of some keys, or search for the best."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +17,8 @@ from resnet_builder.cli.options import (
     skip_bad_option,
     training_options,
 )
+from resnet_builder.errors import UsageError
+from resnet_builder.spec.bundled import bundled_names
 
 _FILE = """\b
 A sweep file:
@@ -24,6 +28,18 @@ A sweep file:
   seeds: 0-2
 
 """
+
+
+class _SweepFile(click.Path):
+    """Type of the argument: a file, and no name of a bundled spec."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check the file."""
+        if value in bundled_names() and not os.path.exists(value):
+            raise UsageError(
+                f"{value} is a spec, and no sweep file", f"did you mean: resnet-build train {value}"
+            )
+        return super().convert(value, param, ctx)
 
 
 @click.command(
@@ -36,7 +52,7 @@ A sweep file:
     )
 )
 @click.argument(
-    "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="SWEEP.yaml"
+    "file", type=_SweepFile(exists=True, dir_okay=False, path_type=Path), metavar="SWEEP.yaml"
 )
 @click.option(
     "--out",

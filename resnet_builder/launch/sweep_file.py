@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from resnet_builder.spec.dump import dump_value
 from resnet_builder.spec.families import FAMILIES
 from resnet_builder.spec.introspect import json_schema_of
 from resnet_builder.spec.json_schema import DIALECT
-from resnet_builder.spec.keys import FLAGS
+from resnet_builder.spec.keys import FLAGS, OF_SPECS, are_of_sweep
 from resnet_builder.spec.schema import is_file_name
 from resnet_builder.spec.section import Count, Section, Seed, problem
 from resnet_builder.spec.yaml_source import Document, Node, plain, read_yaml
@@ -246,11 +247,7 @@ def is_sweep(path: Path) -> bool:
         root = read_yaml(path).root
     except ResnetBuilderError:
         return False
-    keys = set(root.value) if isinstance(root.value, dict) else set()
-    return bool(keys & {"axes", "family", "seeds", "spec"}) and not keys & _OF_SPECS
-
-
-_OF_SPECS = {"extends", "model", "data", "train"}
+    return isinstance(root.value, dict) and are_of_sweep(root.value.keys())
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -267,9 +264,14 @@ def read_sweep(path: Path) -> Sweep:
         message = "a sweep is a mapping of `key: value`"
         suggestion = missing_space(document.root.value)
         raise SpecError([document.root.place.problem("wrong-type", message, suggestion=suggestion)])
-    if keys := document.root.value.keys() & _OF_SPECS:
-        message = "this is a spec, and no sweep: a sweep names it, as `spec: ...`, and has `axes`"
-        raise SpecError([positions.problem("unknown-key", (min(keys),), message, at="key")])
+    if keys := document.root.value.keys() & OF_SPECS:
+        message = (
+            "this file is a spec, and no sweep: a sweep names it, as `spec: ...`, and has `axes`"
+        )
+        meant = f"resnet-build train {shlex.quote(str(path))}"
+        raise SpecError(
+            [positions.problem("unknown-key", (min(keys),), message, at="key", suggestion=meant)]
+        )
     file = None
     try:
         file = SweepFile.model_validate(plain(document.root))

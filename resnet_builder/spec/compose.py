@@ -8,6 +8,7 @@ All of this happens on plain nodes, before any validation.
 
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from resnet_builder.spec.bundled import (
 )
 from resnet_builder.spec.diagnostics import missing_space
 from resnet_builder.spec.dump import plain_data
-from resnet_builder.spec.keys import FLAGS
+from resnet_builder.spec.keys import FLAGS, are_of_sweep
 from resnet_builder.spec.scaling import scale_recipe
 from resnet_builder.spec.schema import Spec, models_at, short_key
 from resnet_builder.spec.section import Part
@@ -52,6 +53,11 @@ _SECTIONS = {"model": "the network", "data": "the data", "train": "the recipe"}
 
 # What a file claims of itself, and the sections that it claims it of.
 _CLAIMS = {"expect": {"model"}, "published": {"model", "data", "train"}}
+
+_CLAIM_WORDS = {
+    "expect": "the expected counts (`expect`)",
+    "published": "the published result (`published`)",
+}
 
 # With another value of these, an experiment is repeated, and its published result still holds.
 _INCIDENTAL = {"data.split_seed", "train.seed"} | {
@@ -165,7 +171,8 @@ def compose(
     others = list(_dataset_notices(composer.datasets[in_files:], root, claims))
     if claims and not others:
         others.append(
-            f"not compared with {' and '.join(claims)}: the command line changes {changed}"
+            f"not compared with {' and '.join(_CLAIM_WORDS[key] for key in claims)}: "
+            f"the command line changes {changed}"
         )
     return Composition(root, tuple(composer.sources), tuple(composer.problems), (*notices, *others))
 
@@ -291,6 +298,8 @@ class _Composer:
             suggestion = missing_space(root.value)
             raise SpecError([root.place.problem("wrong-type", message, suggestion=suggestion)])
         entries = dict(root.value)
+        if document.source.path is not None and are_of_sweep(entries.keys()):
+            raise SpecError([_sweep_refused(root.value, document.source.path)])
         if document.source.path is not None:
             chain = (*chain, os.path.realpath(document.source.path))
         below: Node | None = None
@@ -442,11 +451,12 @@ def _dataset_notices(
         ]
         if keys:
             source = one.new.place.source.name.removeprefix("<command line>:")
-            old = "" if one.old is None else f" in place of {_dataset(one.old).get('type')}"
-            yield (
-                f"{source} names the dataset {_dataset(one.new).get('type')}{old}; left out: "
-                f"{', '.join([*keys, *claims])}"
-            )
+            new, old = _dataset(one.new).get("type"), "another dataset"
+            said = f"{source} names the dataset {new}"
+            if one.old is not None:
+                old = _dataset(one.old).get("type")
+                said = f"{source} replaces the dataset {old} by {new}"
+            yield f"{said}; values for {old} are not used: {', '.join([*keys, *claims])}"
 
 
 def _is_override(node: Node) -> bool:
@@ -619,6 +629,16 @@ def _refused(place: Place, path: SpecPath, message: str) -> SpecError:
     return SpecError([place.problem("extends", message, path=path)])
 
 
+def _sweep_refused(entries: Mapping[str, Node], file: Path) -> Problem:
+    key = min(entries)
+    return (entries[key].key_place or entries[key].place).problem(
+        "unknown-key",
+        "this file is a sweep, and no spec",
+        path=(key,),
+        suggestion=f"resnet-build sweep {shlex.quote(str(file))}",
+    )
+
+
 def _without_own(root: Node) -> Node:
     entries = {key: node for key, node in _entries(root).items() if key not in OWN}
     return Node(entries, root.place, root.key_place)
@@ -666,7 +686,7 @@ def _without_stale_claims(root: Node, written: Node) -> tuple[Node, list[str], s
         elif not isinstance(claims.value, dict) and claims.place.source.name == SET:
             entries[key] = claims
         else:
-            dropped.append(f"`{key}`")
+            dropped.append(key)
     what = " and ".join(_SECTIONS[key] for key in changed)
     return Node(entries, root.place, root.key_place), dropped, what
 

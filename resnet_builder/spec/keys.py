@@ -1,5 +1,6 @@
 """Keys of a spec: the places where they stand, and their names in other programs."""
 
+from collections.abc import Set
 from functools import cache
 
 
@@ -22,6 +23,14 @@ FLAGS = {
     "log": "run.log",
 }
 """Keys that commands take as flags of their own, as ``--batch-size``."""
+
+OF_SPECS = frozenset({"extends", "model", "data", "train"})
+"""Keys that a spec has, and a sweep file has not."""
+
+
+def are_of_sweep(keys: Set[str]) -> bool:
+    """Whether the keys of a file are those of a sweep file, and no spec's."""
+    return not keys.isdisjoint({"axes", "family", "seeds", "spec"}) and keys.isdisjoint(OF_SPECS)
 
 
 @cache

@@ -72,8 +72,8 @@ def test_one_line_trains_on_a_folder(mine: Path) -> None:
     result = call("train", "net.yaml", "--data", "mine", "--out", "run")
     assert result.exit_code == 0, result.stderr
     assert result.stderr.splitlines()[0] == (
-        "--data names the dataset image_folder in place of cifar10; left out: "
-        f"{LEFT_OUT}, `expect`, `published`"
+        "--data replaces the dataset cifar10 by image_folder; values for cifar10 are not used: "
+        f"{LEFT_OUT}, expect, published"
     )
     assert "not compared" not in result.stderr
     assert resolved(Path("run")) == {
@@ -91,6 +91,28 @@ def test_one_line_trains_on_a_folder(mine: Path) -> None:
         assert call(*line).exit_code == 0
     again = call("train", "net.yaml", "--data", "mine", "--out", "run", "--resume")
     assert "is already complete" in again.stderr
+
+
+def test_path_in_place_of_a_dataset_gets_a_suggestion(mine: Path) -> None:
+    Path("table.csv").write_text("path,label\n", encoding="utf-8")
+    for path, meant in (
+        ("mine", "{type: image_folder, path: mine}"),
+        ("../gone/mine", "{type: image_folder, path: ../gone/mine}"),
+        ("table.csv", "{type: image_table, path: table.csv}"),
+        ("gone", None),
+        ("cifra10", "cifar10"),
+    ):
+        text = f"extends: ./net.yaml\ndata: {{dataset: {path}}}\n"
+        Path("pets.yaml").write_text(text, encoding="utf-8")
+        said = call("validate", "pets.yaml").stderr
+        assert f"no dataset is named '{path}'" in said
+        assert (
+            said.rstrip()
+            .splitlines()[-1]
+            .startswith("allowed: cifar10, " if meant is None else f"did you mean: {meant}")
+        )
+    said = call("validate", "net.yaml", "--set", "data.dataset=./mine").stderr
+    assert "did you mean: --data ./mine\n" in said
 
 
 @pytest.mark.parametrize(
@@ -115,8 +137,8 @@ def test_spec_says_it_in_two_lines_and_is_found_from_anywhere(
     monkeypatch.chdir(mine.parent / "elsewhere")
     result = call("train", spec, "--out", "run")
     assert result.exit_code == 0, result.stderr
-    notice = f"{spec} names the dataset image_folder in place of cifar10; left out: {LEFT_OUT}"
-    assert result.stderr.startswith(f"{notice}\n")
+    notice = f"{spec} replaces the dataset cifar10 by image_folder; values for cifar10 are not used"
+    assert result.stderr.startswith(f"{notice}: {LEFT_OUT}\n")
     before = Path("run/last.safetensors").read_bytes()
     Path("run/result.json").unlink()
     for checkpoint in Path("run/checkpoints").iterdir():
@@ -150,8 +172,8 @@ def test_new_dataset_takes_away_what_was_said_for_another(
     assert {key: found[key] for key in kept} == kept
     if left_out:
         assert draft.notices == (
-            "--set names the dataset digits in place of cifar10; "
-            f"left out: {left_out}, `expect`, `published`",
+            "--set replaces the dataset cifar10 by digits; "
+            f"values for cifar10 are not used: {left_out}, expect, published",
         )
 
 

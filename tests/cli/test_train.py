@@ -52,7 +52,8 @@ def test_other_experiment_is_not_compared_with_the_published_one(
 ) -> None:
     result = call("train", write_tiny(folder), "--set", change)
     assert result.exit_code == 0
-    assert f"not compared with `published`: the command line changes {what}\n" in result.stderr
+    notice = "not compared with the published result (`published`): the command line changes "
+    assert f"{notice}{what}\n" in result.stderr
     assert "published" not in result.stdout
     assert "published" not in result_of(folder / "runs" / "tiny-001")
 
@@ -96,7 +97,8 @@ def test_same_line_can_be_given_again_and_again(length: tuple[object, ...], fold
     first, second = call(*line), call(*line)
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "training from step 0 of 4" in first.stderr
-    notice = "not compared with `published`: the command line changes the recipe\n"
+    notice = "not compared with the published result (`published`): the command line changes "
+    notice += "the recipe\n"
     scaled = "--epochs 1: train.epochs: 3 -> 1\n" if "--epochs" in length else ""
     assert second.stderr == f"{scaled}{notice}run is already complete\n"
     assert first.stdout == second.stdout

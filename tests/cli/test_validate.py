@@ -35,7 +35,10 @@ def test_fragments_are_composed_and_notices_shown() -> None:
     result = call("validate", "resnet20", "--set", "model.shortcut=projection", "--with", "kj60")
     assert result.exit_code == 0
     assert result.stdout.startswith("resnet20: 272,474 parameters, depth 20, 40,813,184 MACs\n")
-    assert result.stderr.startswith("resnet20: not compared with `expect` and `published`: ")
+    assert result.stderr == (
+        "resnet20: not compared with the expected counts (`expect`) and the published result "
+        "(`published`): the command line changes the network and the recipe\n"
+    )
 
 
 def test_json_has_counts_and_problems(folder: Path) -> None:

@@ -113,7 +113,14 @@ def planned(folder: Path, **values: Any) -> list[str]:
             "spec: tiny.yaml\naxes: {lr: [1]}\nset: {data.validation: 0}\nmethod: tpe\ntrials: 3",
             ["never by the test images", "`set: {data.validation: 0.1}`"],
         ),
-        ("model: {num_classes: 3}", ["sweep.yaml:1:1", "this is a spec, and no sweep"]),
+        (
+            "model: {num_classes: 3}",
+            [
+                "sweep.yaml:1:1",
+                "this file is a spec, and no sweep",
+                "did you mean: resnet-build train sweep.yaml\n",
+            ],
+        ),
         ("3", ["a sweep is a mapping of `key: value`"]),
     ],
 )
@@ -126,6 +133,19 @@ def test_wrong_sweep_is_told_with_its_place_before_anything_is_trained(
     for message in messages:
         assert message in result.stderr
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "summary"])
+def test_sweep_in_place_of_a_spec_is_told_with_the_line_to_type(command: str, folder: Path) -> None:
+    write_sweep(folder, **SHORTCUTS)
+    result = call(command, "sweep.yaml")
+    assert result.exit_code == 2
+    assert "this file is a sweep, and no spec" in result.stderr
+    assert result.stderr.endswith("\ndid you mean: resnet-build sweep sweep.yaml\n")
+    assert result.stderr.count("error[") == 1
+    result = call("sweep", "resnet20")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("\ndid you mean: resnet-build train resnet20\n")
 
 
 def test_names_are_of_what_varies_and_safe_on_every_system(folder: Path) -> None:

@@ -110,7 +110,11 @@ def test_changed_experiment_drops_what_is_said_of_it(
 ) -> None:
     found = draft(tmp_path, *arguments)
     assert [key for key in ("expect", "published") if getattr(found, key) is not None] == kept
-    dropped = " and ".join(f"`{key}`" for key in ("expect", "published") if key not in kept)
+    words = {
+        "expect": "the expected counts (`expect`)",
+        "published": "the published result (`published`)",
+    }
+    dropped = " and ".join(said for key, said in words.items() if key not in kept)
     notice = f"not compared with {dropped}: the command line changes {what}"
     assert found.notices == ((notice,) if what else ())
 
