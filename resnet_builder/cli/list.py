@@ -259,25 +259,34 @@ class RunList:
     groups: tuple[GroupInfo, ...] = ()
 
 
-_ORDERS = ("test", "validation", "name", "steps", "time")
+_ORDERS = {
+    "validation": ("validation", "best first"),
+    "test": ("test", "best first"),
+    "name": ("run", "by name"),
+    "steps": ("step", "most first"),
+    "time": ("time", "longest first"),
+}
+"""Orders of runs, each with its column and what the header adds to it."""
 
 
 @list_.command()
 @click.argument("folder", type=FOLDER, default=Path("runs"), metavar="[DIR]")
 @click.option(
     "--sort",
-    type=click.Choice(_ORDERS),
-    default="test",
+    type=click.Choice(list(_ORDERS)),
+    default="validation",
     show_default=True,
-    help="Order of the runs: best, longest or first one first.",
+    help="Order of the runs: by accuracy on the validation or test images, the best first; by "
+    "name; by steps or time, the most first.",
 )
 @json_option
 @debug_option
 def runs(folder: Path, sort: str, as_json: bool) -> None:
     """List the runs in a folder, by default runs/: state, steps, seed, time, accuracy.
 
-    The run with the best accuracy on the test images comes first. The runs of --seeds, or of a
-    sweep, are listed where DIR is their directory; in the folder above, they are one line.
+    The run with the best accuracy on the validation images comes first: the test images are no
+    means to choose a run. Runs without such an accuracy come last, by name. The runs of --seeds, or
+    of a sweep, are listed where DIR is their directory; in the folder above, they are one line.
     """
     from resnet_builder.runs.group import group_runs, is_group
     from resnet_builder.runs.status import find_runs
@@ -289,7 +298,10 @@ def runs(folder: Path, sort: str, as_json: bool) -> None:
         show_json(RunList(tuple(found), tuple(groups)))
         return
     if found:
-        header = ("run", "state", "step", "seed", "time", "validation", "test", "difference")
+        names = ("run", "state", "step", "seed", "time", "validation", "test", "difference")
+        has_validation = any(_RANKS["validation"](one) < _LAST for one in found)
+        column, order = _ORDERS[sort if has_validation or sort != "validation" else "name"]
+        header = [f"{one} ({order})" if one == column else one for one in names]
         show(*table(header, [run_row(one, str(one.path)) for one in found], left=2))
         for one in found:
             if one.error is not None:
@@ -302,10 +314,8 @@ def runs(folder: Path, sort: str, as_json: bool) -> None:
 
 
 _RANKS: Mapping[str, Callable[["RunStatus"], Any]] = {
-    "test": lambda one: _best_first(
-        _first(one.test_map, one.test_top1), _first(one.val_map, one.val_top1)
-    ),
     "validation": lambda one: _best_first(_first(one.val_map, one.val_top1)),
+    "test": lambda one: _best_first(_first(one.test_map, one.test_top1)),
     "name": lambda one: one.path,
     "steps": lambda one: _best_first(one.step),
     "time": lambda one: _best_first(one.seconds),
@@ -317,9 +327,12 @@ def _first(of_several_labels: float | None, top1: float | None) -> float | None:
     return top1 if of_several_labels is None else of_several_labels
 
 
-def _best_first(*values: float | None) -> tuple[float, ...]:
+_LAST = float("inf")
+
+
+def _best_first(value: float | None) -> float:
     """Key that sorts the largest values first, and what is not known last."""
-    return tuple(float("inf") if value is None else -value for value in values)
+    return _LAST if value is None else -value
 
 
 def _groups(folder: Path) -> Iterator[GroupInfo]:

@@ -81,7 +81,8 @@ def test_plugin_s_parts_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_finished_run_is_listed_with_its_figures(finished_run: Path) -> None:
     lines = call("list", "runs", finished_run.parent).stdout.splitlines()
-    assert lines[0].split() == RUN_COLUMNS
+    assert lines[0].replace(" (best first)", "", 1).split() == RUN_COLUMNS
+    assert "  validation (best first)  " in lines[0]
     assert lines[1].split()[:6] == [str(finished_run), "finished", "12", "of", "12", "0"]
     [run] = json.loads(call("list", "runs", finished_run.parent, "--json").stdout)["runs"]
     assert (run["step"], run["total_steps"], run["seed"]) == (12, 12, 0)
@@ -112,7 +113,8 @@ def test_runs_that_ended_otherwise_are_told_apart(folder: Path) -> None:
     assert "is not finite" in by_name["failed"]["error"]
     with RunDirectory(killed).locked():
         assert "running" in call("list", "runs").stdout
-    printed = call("list", "runs").stdout.splitlines()
+    printed = call("list", "runs", "--sort", "test").stdout.splitlines()
+    assert "  test (best first)  " in printed[0]
     assert printed[1].startswith(str(Path("runs/early"))), "only it has an accuracy on the test"
     assert call("list", "runs", "--sort", "size").exit_code == 2
 
@@ -149,6 +151,29 @@ def test_command_of_another_program_gets_a_suggestion(word: str, meant: str | No
     assert result.exit_code == 2
     hint = "there are bench, diff, draw" if meant is None else f"did you mean: {meant}\n"
     assert f"no such command '{word}'; {hint}" in result.stderr
+
+
+def test_runs_are_ranked_by_validation_images_and_never_by_test_images_unasked(
+    finished_run: Path, folder: Path
+) -> None:
+    text = (finished_run / "result.json").read_text()
+    values = json.loads(text)
+    for name, val, test in (("a", 0.2, 0.9), ("b", 0.8, 0.1), ("c", None, 0.95)):
+        shutil.copytree(finished_run, folder / "runs" / name)
+        found = {**values, "val.top1": val, "test.top1": test}
+        (folder / "runs" / name / "result.json").write_text(json.dumps(found))
+
+    def listed(*arguments: object) -> list[str]:
+        lines = call("list", "runs", *arguments).stdout.splitlines()
+        return [line.split()[0].removeprefix("runs/") for line in lines]
+
+    assert listed() == ["run", "b", "a", "c"]
+    assert listed("--sort", "test") == ["run", "c", "a", "b"]
+    for name in ("a", "b"):
+        shutil.rmtree(folder / "runs" / name)
+        shutil.copytree(folder / "runs" / "c", folder / "runs" / name)
+    assert listed() == ["run", "a", "b", "c"]
+    assert call("list", "runs").stdout.startswith("run (by name)  ")
 
 
 def test_mean_average_precision_is_listed_where_it_selects_the_weights() -> None:
