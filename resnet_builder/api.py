@@ -22,6 +22,7 @@ from resnet_builder.inference import (
 )
 from resnet_builder.model import Normalize
 from resnet_builder.prediction import Predictions, predict
+from resnet_builder.reports.completion import complete_run
 from resnet_builder.reports.notebook import NotebookProgress, in_notebook, run_html
 from resnet_builder.reports.page import report_callbacks
 from resnet_builder.runs.directory import RunDirectory
@@ -134,7 +135,7 @@ class Run:
         Args:
             split: ``test``, ``val`` or ``train``.
             data: Folder of images, or table of labels, in place of the run's own data.
-            data_dir: Folder of data sets.
+            data_dir: Folder of datasets.
             device: Torch device, or ``auto``.
             skip_bad: Whether images that cannot be decoded are left out, instead of refused.
 
@@ -274,7 +275,7 @@ def train(
         fragments: Fragments and recipes to lay over the spec, as ``--with``.
         plugins: Plugins that may be imported.
         data: Folder of images, or table of labels, to train on instead, as ``--data``.
-        data_dir: Folder of data sets.
+        data_dir: Folder of datasets.
         skip_bad: Whether images that cannot be decoded are left out, instead of refused.
         allow_spec_change: Whether to resume with another recipe, other plugins or data elsewhere.
         allow_inexact: Whether to resume on a machine that cannot give the same bits.
@@ -347,5 +348,8 @@ def train(
                     allow_spec_change=allow_spec_change,
                     allow_inexact=allow_inexact,
                 )
+            elif directory is not None:
+                has_report = experiment.run.report
+                complete_run(directory, plugins, where, events.on_warning, with_report=has_report)
     assert directory is not None, "a session has a run, and a result is of the directory given"
     return load_run(directory, plugins=plugins)

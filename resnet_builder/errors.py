@@ -300,6 +300,11 @@ def the_extra(name: str) -> str:
     return f"the extra \"{name}\": pip install 'resnet-builder[{name}]'"
 
 
+def first_line(error: Exception) -> str:
+    """First line of an error's message, or the name of its type."""
+    return printable(str(error).partition("\n")[0]) or type(error).__name__
+
+
 def printable(text: str) -> str:
     """Text without line ends and all else that a terminal would obey or a reader could not see.
 

@@ -15,7 +15,7 @@ from resnet_builder.cli.console import note, show, show_json, table
 from resnet_builder.cli.launcher import is_worker
 from resnet_builder.cli.options import Invocation
 from resnet_builder.cli.result import run_row
-from resnet_builder.errors import Stopped, UsageError, counted, percent, points, printable
+from resnet_builder.errors import Stopped, UsageError, counted, first_line, percent, points
 
 if TYPE_CHECKING:
     from resnet_builder.launch.check import TrialCheck
@@ -153,6 +153,7 @@ def train_group(
     from resnet_builder.launch.group import check_group, open_group
     from resnet_builder.launch.search import Search, import_optuna
     from resnet_builder.launch.workers import Options, Queue, run_trials, share_of_threads
+    from resnet_builder.reports.completion import complete_run
     from resnet_builder.runs.group import REPORT
 
     if plan.method != "grid":
@@ -186,7 +187,10 @@ def train_group(
                 again = shlex.join(["resnet-build", *invocation.arguments])
                 raise Stopped(f"{error}; to continue: {again}") from error
         finished = _show_group(group, plan, plugins, as_json=as_json)
-        if finished and all(check.spec.run.report for check in checks):
+        with_report = all(check.spec.run.report for check in checks)
+        for run in finished:
+            complete_run(run, plugins, data_dir, _warn, with_report=with_report)
+        if finished and with_report:
             _write_report(finished, path / REPORT, plugins)
     if code:
         raise click.exceptions.Exit(code)
@@ -230,7 +234,7 @@ def _write_report(runs: Sequence[Path], out: Path, plugins: tuple[str, ...]) -> 
     try:
         write_report(runs, out, plugins=plugins)
     except Exception as error:  # the runs are finished, whatever goes wrong here
-        _warn(f"no report: {printable(str(error)) or type(error).__name__}")
+        _warn(f"the report was not written: {first_line(error)}")
     else:
         note(f"report: {out}")
 

@@ -114,6 +114,7 @@ def train(
 
     from resnet_builder.builder import load_experiment
     from resnet_builder.cli.progress import AtStart, display
+    from resnet_builder.reports.completion import complete_run
     from resnet_builder.reports.page import report_callbacks
     from resnet_builder.runs.status import resume_command
     from resnet_builder.training import session
@@ -187,6 +188,12 @@ def train(
             else:
                 record = found
                 shown.say(f"{directory} is already complete")
+                if directory is not None and ctx.is_main_process:
+                    warn, report = shown.on_warning, experiment.run.report
+                    for file in complete_run(
+                        directory, plugins, data_dir, warn, with_report=report
+                    ):
+                        shown.say(f"wrote {file}")
     if ctx.is_main_process and as_json:
         show_json(record)
     elif ctx.is_main_process:

@@ -115,7 +115,7 @@ def _read_predictions(run: RunDirectory) -> tuple[RunPredictions | None, str | N
         result = ResultRecord.read(run.result)
         if run.predictions.is_file():
             predictions = RunPredictions.read(run.predictions)
-            if _agrees(predictions, result):
+            if agrees(predictions, result):
                 return predictions, None
             return None, (
                 "predictions.npz is of another training than result.json: remove both and resume "
@@ -127,13 +127,10 @@ def _read_predictions(run: RunDirectory) -> tuple[RunPredictions | None, str | N
         return None, "Images of several labels have no predictions.npz."
     if result.test_top1 is None and result.val_top1 is None:
         return None, "The run has neither test nor validation images."
-    return None, (
-        "The run has no predictions.npz: remove its result.json and resume it, and both are made "
-        "again."
-    )
+    return None, ("The run has no predictions.npz: resume it, and they are made again.")
 
 
-def _agrees(predictions: RunPredictions, result: ResultRecord) -> bool:
+def agrees(predictions: RunPredictions, result: ResultRecord) -> bool:
     """Whether predictions have the step and the accuracy of a result."""
     accuracy = result.test_top1 if predictions.split == "test" else result.val_top1
     return (
@@ -181,7 +178,7 @@ def _images(
         told = _sentence(error)
         return [replace(one, missing=told) for one in (mistakes, uncertain, batch)]
     splits: DataSplits | None = None
-    left_out = _left_out(run)
+    left_out = left_out_images(run)
     try:
         splits = load_own_splits(trained, data_dir=data_dir, left_out=left_out)
         found = first_batch(trained.spec, splits, BATCH_IMAGES)
@@ -240,7 +237,7 @@ def _galleries(
     ]
 
 
-def _left_out(run: RunDirectory) -> tuple[str, ...]:
+def left_out_images(run: RunDirectory) -> tuple[str, ...]:
     """Names of images that were left out of the training because they cannot be decoded."""
     try:
         return DataRecord.read(run.data).skipped

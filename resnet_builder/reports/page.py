@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_builder.errors import counted, percent, points, printable
+from resnet_builder.errors import counted, first_line, percent, points, printable
 from resnet_builder.experiment import Experiment
 from resnet_builder.memory import size_text
 from resnet_builder.parts import resolve
@@ -88,8 +88,7 @@ class _WriteReport(Callback):
             out = RunDirectory(self._run).report
             write_report([self._run], out, plugins=self._plugins, data_dir=self._data_dir)
         except Exception as error:
-            reason = printable(str(error).partition("\n")[0]) or type(error).__name__
-            self._warn(f"the report was not written: {reason}")
+            self._warn(f"the report was not written: {first_line(error)}")
 
 
 def render_html(report: Report) -> str:

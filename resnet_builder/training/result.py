@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from resnet_builder.data.interfaces import ImageSource
 from resnet_builder.data.splits import DataSplits
 from resnet_builder.device import peak_memory
 from resnet_builder.experiment import Experiment
@@ -87,20 +88,39 @@ def save_predictions(
     Raises:
         StorageError: The disk is full, read-only or failing.
     """
-    found, images = (validation, data.validation) if test is None else (test, data.test)
-    if found is None or found.top is None:
-        return
+    metrics, images = (validation, data.validation) if test is None else (test, data.test)
+    if metrics is not None and images is not None:
+        split = "val" if test is None else "test"
+        found = run_predictions(split, step, data.classes, images, metrics)
+        if found is not None:
+            found.write(path)
+
+
+def run_predictions(
+    split: str, step: int, classes: tuple[str, ...], images: ImageSource, metrics: Metrics
+) -> RunPredictions | None:
+    """Contents of ``predictions.npz``; ``None`` for images of several labels.
+
+    Args:
+        split: ``test`` or ``val``.
+        step: Step of the weights.
+        classes: Names of the classes.
+        images: The images of the split.
+        metrics: Metrics of the weights on them.
+    """
+    if metrics.top is None:
+        return None
     names = getattr(images, "names", None)
-    RunPredictions(
-        split="val" if test is None else "test",
+    return RunPredictions(
+        split=split,
         step=step,
-        classes=data.classes,
-        labels=found.labels.numpy().astype(np.int32),
-        top_classes=found.top.classes.numpy().astype(np.int32),
-        top_probabilities=found.top.probabilities.numpy(),
-        label_probabilities=found.top.of_label.numpy(),
+        classes=classes,
+        labels=metrics.labels.numpy().astype(np.int32),
+        top_classes=metrics.top.classes.numpy().astype(np.int32),
+        top_probabilities=metrics.top.probabilities.numpy(),
+        label_probabilities=metrics.top.of_label.numpy(),
         files=() if names is None else below_common_folder(names),
-    ).write(path)
+    )
 
 
 def result_record(

@@ -72,8 +72,12 @@ def test_seeds_are_trained_to_the_bits_of_single_runs_and_continued_by_the_same_
     for name in ("best.safetensors", "spec.yaml", "data.json"):
         assert (group / "seed=3" / name).read_bytes() == (folder / "alone" / name).read_bytes()
 
+    predictions = group / "seed=0" / "predictions.npz"
+    before = predictions.read_bytes()
+    predictions.unlink()  # as a kill cannot, but a user
     again = call(*line, "--json")
     assert len(started) == 1, "finished runs are kept"
+    assert predictions.read_bytes() == before
     [found] = json.loads(again.stdout)["settings"]
     tops = [
         json.loads((group / f"seed={seed}" / "result.json").read_text())["test.top1"]

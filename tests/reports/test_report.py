@@ -391,6 +391,35 @@ def test_report_that_cannot_be_written_is_a_warning(
     assert (tmp_path / "run" / "result.json").exists()
 
 
+def test_resuming_a_finished_run_writes_what_is_missing(copy: Path) -> None:
+    """A kill behind ``result.json`` leaves no page, and a user may remove the predictions."""
+    files = {name: (copy / name).read_bytes() for name in ("predictions.npz", "result.json")}
+    complete = f"{copy} is already complete\n"
+    wrote = {name: f"wrote {copy / name}\n" for name in (*files, "report.html")}
+    for removed in (["report.html"], [], ["predictions.npz"], ["predictions.npz", "report.html"]):
+        for name in removed:
+            (copy / name).unlink()
+        told = wrote["predictions.npz"] * ("predictions.npz" in removed)
+        told += wrote["report.html"] * bool(removed)
+        assert call("train", "--resume", copy).stderr == f"{complete}{told}"
+        assert {name: (copy / name).read_bytes() for name in files} == files
+        assert "confusion" in Page((copy / "report.html").read_text(encoding="utf-8")).ids
+    (copy / "report.html").unlink()
+    assert call("train", "--resume", copy, "--no-report").stderr == complete
+    train(copy / "spec.yaml", copy, resume=True)
+    assert (copy / "report.html").is_file()
+    # Weights of another accuracy: the images were exchanged, or a file of the run was.
+    (copy / "predictions.npz").unlink()
+    text = files["result.json"].decode()
+    accuracy = json.loads(text)["test.top1"]
+    changed = text.replace(f'"test.top1": {accuracy}', '"test.top1": 0.99', 1)
+    (copy / "result.json").write_text(changed)
+    said = call("train", "--resume", copy)
+    assert said.exit_code == 0
+    assert f"not written: the weights have a test top-1 of {accuracy:.4f} now, " in said.stderr
+    assert f"and {copy / 'result.json'} says 0.9900" in said.stderr
+
+
 def test_no_report_is_asked_for(tmp_path: Path) -> None:
     line = ("train", write_tiny(tmp_path), "--out", tmp_path / "run", "--epochs", "1")
     assert call(*line, "--set", WITH_REPORT, "--no-report").exit_code == 0
