@@ -189,9 +189,9 @@ def train(
                 record = found
                 shown.say(f"{directory} is already complete")
                 if directory is not None and ctx.is_main_process:
-                    warn, report = shown.on_warning, experiment.run.report
+                    wanted = experiment.run.report
                     for file in complete_run(
-                        directory, plugins, data_dir, warn, with_report=report
+                        directory, plugins, data_dir, shown.on_warning, with_report=wanted
                     ):
                         shown.say(f"wrote {file}")
     if ctx.is_main_process and as_json:

@@ -454,7 +454,7 @@ def _dataset_notices(
             new, old = _dataset(one.new).get("type"), "another dataset"
             said = f"{source} names the dataset {new}"
             if one.old is not None:
-                old = _dataset(one.old).get("type")
+                old = str(_dataset(one.old).get("type"))
                 said = f"{source} replaces the dataset {old} by {new}"
             yield f"{said}; values for {old} are not used: {', '.join([*keys, *claims])}"
 
