@@ -30,7 +30,7 @@ jobs_option = click.option(
     "--jobs",
     type=click.IntRange(1, 1_024),
     metavar="N",
-    help="Train N runs at a time, each with its share of the cores.  [default: 1]",
+    help="Train N runs at the same time. They share the cores.  [default: 1]",
 )
 
 
@@ -45,8 +45,8 @@ def seeds_options(command: F) -> F:
             raise click.UsageError("--jobs needs --seeds: one run is one job")
         return command(*args, **options)
 
-    what = "Train one run for each of these seeds, in one directory, as 0-4 or 0,3,7. The same "
-    what += "line continues them."
+    what = "Train one run for each of these seeds, such as 0-4 or 0,3,7, in one directory. The "
+    what += "same line continues them after a stop."
     decorated: Any = click.option("--seeds", metavar="SEEDS", help=what)(jobs_option(with_seeds))
     return cast(F, decorated)
 
@@ -74,9 +74,13 @@ def _train_seeds(
     from resnet_builder.launch.sweep_file import parse_seeds
 
     if spec is None:
-        raise click.UsageError("--seeds needs a SPEC; the same line continues its runs")
+        raise click.UsageError(
+            "--seeds needs a SPEC; to continue its runs, repeat the line that started them"
+        )
     if resume:
-        raise click.UsageError("--seeds continues by itself: repeat the line, without --resume")
+        raise click.UsageError(
+            "--seeds resumes its runs by itself: repeat the line without --resume"
+        )
     try:
         wanted = parse_seeds(seeds)
     except ValueError as error:
@@ -146,7 +150,9 @@ def train_group(
         as_json: Whether the result is printed as JSON.
     """
     if is_worker():
-        raise UsageError("torchrun trains one run: start this line without it, with --nproc N")
+        raise UsageError(
+            "torchrun trains one run; start this line without torchrun, and with --nproc N"
+        )
 
     from resnet_builder.cli.group_progress import display
     from resnet_builder.launch.check import check_trials
@@ -219,8 +225,8 @@ def _show_group(
             note(f"{one.path}: {one.error}")
     if len({repr((one.spec, one.settings)) for one in summaries}) < len(summaries):
         _warn(
-            "the images were changed between these runs (data.json: fingerprint), so that runs of "
-            "one setting stand in several lines; to compare them, train all again, by another --out"
+            "the images changed between these runs (data.json: fingerprint), so one setting has "
+            "several lines; to compare the settings, train all runs again, with another --out"
         )
     if summaries and not as_json:
         _show_next(group, plan, summaries, plugins)
@@ -281,8 +287,8 @@ def _show_sweep(
     show(f"{counted(len(runs), 'run')}: " + ", ".join(f"{n} {one}" for one, n in states.items()))
     if summaries and any(one.val_mean is None for one in summaries):
         note(
-            "without validation images nothing is chosen: the rows stand in the order of the axes; "
-            "to choose, set training images aside, as by --set data.validation=0.1"
+            "the settings are not ranked, as there are no validation images; the rows are in the "
+            "order of the axes; to rank them, set training images aside: --set data.validation=0.1"
         )
 
 

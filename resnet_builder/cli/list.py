@@ -284,9 +284,9 @@ _ORDERS = {
 def runs(folder: Path, sort: str, as_json: bool) -> None:
     """List the runs in a folder, by default runs/: state, steps, seed, time, accuracy.
 
-    The run with the best accuracy on the validation images comes first: the test images are no
-    means to choose a run. Runs without such an accuracy come last, by name. The runs of --seeds, or
-    of a sweep, are listed where DIR is their directory; in the folder above, they are one line.
+    The run with the best accuracy on the validation images comes first, as test images should not
+    choose a run. Runs without such an accuracy come last, by name. The runs of `train --seeds`, or
+    of a sweep, are one line; if DIR is their directory, each of them is listed.
     """
     from resnet_builder.runs.group import group_runs, is_group
     from resnet_builder.runs.status import find_runs

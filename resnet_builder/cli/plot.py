@@ -62,7 +62,7 @@ class _Width(click.ParamType[float]):
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write to this file: .svg, .pdf or .png.",
+    help="File to write: .svg, .pdf or .png.",
 )
 @click.option("--schedule", is_flag=True, help="Plot the learning rate of specs, by epochs.")
 @click.option("--batch", is_flag=True, help="Plot the first images, before and after augmentation.")
@@ -82,7 +82,7 @@ class _Width(click.ParamType[float]):
     "labels",
     multiple=True,
     metavar="TEXT",
-    help="Name of a curve, in place of the spec's; once for each curve.",
+    help="Name of a curve, in place of the spec's name. Give it once for each curve.",
 )
 @click.option(
     "--ylim", nargs=2, type=float, metavar="LOW HIGH", help="Limits of the vertical axis."
@@ -93,7 +93,8 @@ class _Width(click.ParamType[float]):
     default="single",
     show_default=True,
     metavar="WIDTH",
-    help="Width: single (a column, 3.25 inches), double (6.875), or inches.",
+    help="Width of the figure: single (one column, 3.25 inches), double (6.875 inches), or a "
+    "number of inches.",
 )
 @recipe_options
 @data_option
@@ -117,15 +118,17 @@ def plot(
 ) -> None:
     """Plot runs, schedules or a batch for a paper.
 
-    Of runs, the training curve is dashed, and that of the validation images solid. Runs whose specs
-    differ only in their seeds are one curve, the mean, with a band of one standard deviation. A
-    folder of runs stands for all runs in it. Existing files are not overwritten.
+    A run has two curves: a dashed one for the training images, a solid one for the validation
+    images. Runs that differ only in their seeds have one curve, their mean, with a band of one
+    standard deviation. A folder of runs stands for all runs in it. No file is overwritten.
     """
     if schedule and batch:
-        raise click.UsageError("--schedule and --batch are two figures: plot one after the other")
+        raise click.UsageError("--schedule and --batch are two figures: plot them one by one")
     of_specs = (overrides, fragments, plugins, data, data_dir)
     if not (schedule or batch) and any(of_specs):
-        raise click.UsageError("options that change a spec go with --schedule or --batch")
+        raise click.UsageError(
+            "these options change a spec, and a run has its own; they need --schedule or --batch"
+        )
     if (schedule or batch) and (metric or place or ylim):
         raise click.UsageError("--metric, --x and --ylim are for figures of runs")
     if batch and (labels or len(sources) > 1):

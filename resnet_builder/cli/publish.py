@@ -26,26 +26,29 @@ if TYPE_CHECKING:
     "--license",
     "license_",
     metavar="ID",
-    help="Licence of the weights, by the Hub's name: mit, apache-2.0, cc-by-4.0. [default: none]",
+    help="Licence of the weights, as the Hub names it: mit, apache-2.0, cc-by-4.0. [default: none]",
 )
 @click.option(
     "--dataset",
     metavar="USER/NAME",
-    help="The dataset on the Hub. [default: that of cifar10, cifar100 and fashion_mnist]",
+    help="Name of the dataset on the Hub. [default: known for cifar10, cifar100 and "
+    "fashion_mnist, else none]",
 )
 @click.option(
     "--report/--no-report",
     "with_report",
     default=True,
-    help="Publish the run's report.html too, which may show images.  [default: --report]",
+    help="Publish the run's report.html, too. It may show images.  [default: --report]",
 )
 @click.option(
     "--unfinished",
     is_flag=True,
-    help="Publish a run that is not finished: its best weights so far.",
+    help="Publish a run that is not finished, with its best weights so far.",
 )
 @click.option(
-    "--overwrite", is_flag=True, help="Replace the files of an earlier publish; others stay."
+    "--overwrite",
+    is_flag=True,
+    help="Replace the files that an earlier publish wrote to DIR. Other files stay.",
 )
 @click.option(
     "--push",
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
     "--private/--public",
     "private",
     default=None,
-    help="Make a new repository private or public.  [default: the Hub's, which is public]",
+    help="Make a new repository private or public.  [default: as the Hub does: public]",
 )
 @plugin_option
 @json_option
@@ -75,13 +78,14 @@ def publish(
     plugins: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Publish a run as a folder with a model card, or on the Hub.
+    """Publish a run as a folder with a model card, and on the Hub.
 
-    The folder has weights, spec, model card, drawing, result and report. Other commands take it
-    like a run: predict, evaluate, export, summary; `model.weights` and `import` take it, too. If
-    timm has the network, timm loads the folder. No path of this machine is in it.
+    The folder has the weights, spec, model card, drawing, result and report. The commands predict,
+    evaluate, export and summary take it in place of a run; `model.weights` and `import` take it in
+    place of a file. If timm has the network, timm loads the folder. No path of this machine is in
+    it.
 
-    With --push, the folder is uploaded to the Hugging Face Hub. Log in before, by `hf auth login`,
+    With --push, the folder is uploaded to the Hugging Face Hub. Log in first: run `hf auth login`,
     or set HF_TOKEN.
     """
     from resnet_builder.publishing.folder import publish as publish_run

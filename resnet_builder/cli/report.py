@@ -12,7 +12,7 @@ from resnet_builder.cli.options import (
     plugin_option,
     write_new,
 )
-from resnet_builder.errors import UsageError
+from resnet_builder.errors import StorageError, UsageError
 
 _FORMATS = {".html": "html", ".md": "md", ".csv": "csv", ".json": "json"}
 _PAGE = "report.html"
@@ -31,14 +31,15 @@ _PAGE = "report.html"
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write to this file.  [default: a page is written to report.html, in RUN if there is "
-    "one; the other formats are printed]",
+    help="File to write.  [default: report.html, in RUN if there is one RUN; Markdown, CSV and "
+    "JSON are printed]",
 )
 @click.option(
     "--format",
     "form",
     type=click.Choice(["html", "md", "csv", "json"]),
-    help="Format: a page, or its numbers.  [default: by the ending of FILE, else html]",
+    help="A page (html), or its numbers as Markdown, CSV or JSON.  [default: by the ending of "
+    "FILE, else html]",
 )
 @plugin_option
 @data_dir_option
@@ -53,11 +54,11 @@ def report(
     """Show the results of runs as one page, or as numbers.
 
     The page has the accuracy beside the published one, curves, the spec and its differences, the
-    network, cost and environment. It is one file that needs no network. Runs of equal specs with
-    other seeds are shown by their mean and standard deviation.
+    network, cost and environment. It is one file, which loads nothing from the internet. Runs that
+    differ only in their seeds are shown by their mean and standard deviation.
 
-    RUN is a run directory, or a folder of them. Runs need not be finished. The page of a RUN is
-    written again; no other file is overwritten.
+    RUN is a run directory, or a folder of run directories. A run need not be finished. The
+    report.html in RUN is replaced; no other file is overwritten.
     """
     from resnet_builder.reports.run_curves import find_run_directories
 
@@ -100,7 +101,10 @@ def report(
     if is_own:
         from resnet_builder.runs.files import write_atomically
 
-        write_atomically(out, [text.encode()])
+        try:
+            write_atomically(out, [text.encode()])
+        except StorageError as error:  # others' runs can often be read alone
+            raise StorageError(f"{error}; -o FILE writes the page to another place") from error
     else:
         write_new(out, text)
     show(f"wrote {out}")

@@ -58,9 +58,9 @@ class _SweepFile(click.Path):
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Directory of all runs. [default: runs/ and the name of the file]",
+    help="Directory for the runs. [default: runs/ and the name of the file]",
 )
-@click.option("--dry-run", is_flag=True, help="Check and list the trials, and train none.")
+@click.option("--dry-run", is_flag=True, help="Check the trials and list them, without training.")
 @jobs_option
 @training_options
 @data_option
@@ -83,14 +83,15 @@ def sweep(
     nproc: int | None,
     as_json: bool,
 ) -> None:
-    """Train a spec in many settings, or search for the best one.
+    """Train a spec with many settings, or search for the best setting.
 
-    A sweep file has a spec, axes over its keys, and seeds. Every trial is checked before the first
-    one is trained, and each is an ordinary run, in one directory.
+    A sweep file names a spec, values for some of its keys (the axes), and seeds. All trials are
+    checked before the first one is trained. Each trial is an ordinary run, and all runs are in one
+    directory.
 
-    The same line continues a sweep after any end: finished runs are kept, others resumed. New
-    values of an axis, and new seeds, add runs. Settings are ranked by their accuracy on the
-    validation images.
+    After a stop or a crash, the same line continues the sweep: finished runs are kept, the others
+    are resumed. New values of an axis, and new seeds, add runs. Settings are ranked by their
+    accuracy on the validation images.
     """
     from resnet_builder.launch.sweep_file import read_sweep
 

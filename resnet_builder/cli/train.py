@@ -24,7 +24,7 @@ from resnet_builder.cli.options import (
 )
 from resnet_builder.cli.result import show_next, show_result
 from resnet_builder.cli.signals import Interrupted
-from resnet_builder.errors import ProcessLostError, Stopped
+from resnet_builder.errors import ProcessLostError, Stopped, StorageError
 
 if TYPE_CHECKING:
     from resnet_builder.runs.directory import RunDirectory
@@ -237,7 +237,7 @@ def _resume_told(run: "RunDirectory", command: str) -> Iterator[None]:
     """Context that adds a command to the end of a run that was stopped, if it has begun."""
     try:
         yield
-    except (Stopped, ProcessLostError) as error:
+    except (Stopped, ProcessLostError, StorageError) as error:
         if not run.is_published:
             raise
         raise type(error)(f"{error}; to resume: {command}") from error

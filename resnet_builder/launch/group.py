@@ -90,7 +90,9 @@ class Group:
         with storage_errors("make", file.parent):
             file.parent.mkdir(exist_ok=True)
         text = base.text.encode()
-        if not file.is_file() or file.read_bytes() != text:
+        with storage_errors("read", file):
+            is_new = not file.is_file() or file.read_bytes() != text
+        if is_new:
             write_atomically(file, [text])
 
     def _write(self, runs: Sequence[GroupRun]) -> None:
@@ -156,7 +158,9 @@ def check_group(path: Path, plan: Plan, *, allow_changes: bool = False) -> None:
     """
     if not is_group(path):
         if path.exists() and not _is_unpublished(path):
-            raise UsageError(f"{path} exists, and is no group of runs: choose another by --out")
+            raise UsageError(
+                f"{path} exists, and is no group of runs: choose another directory with --out"
+            )
         return
     changes = [] if allow_changes else list(_changes(path, read_group(path), plan))
     if changes:
@@ -164,7 +168,7 @@ def check_group(path: Path, plan: Plan, *, allow_changes: bool = False) -> None:
             f"{path} holds runs of another {'sweep' if plan.kind == 'sweep' else 'spec'}; "
             "nothing was changed:",
             *(f"  {change}" for change in changes),
-            "choose another directory by --out, or take the changes back",
+            "choose another directory with --out, or undo the changes",
         )
 
 

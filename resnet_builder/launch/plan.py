@@ -187,7 +187,7 @@ def plan_seeds(
         UsageError: Seeds are given in another way, too.
     """
     if any(one.startswith(("--seed ", "train.seed=")) for one in overrides):
-        raise UsageError("--seeds and a seed of its own are given: leave the one seed out")
+        raise UsageError("--seeds and another seed are given: leave the other one out")
     base = Base("spec", source, tuple(fragments), tuple(overrides), data)
     draft = base.draft()
     if draft.name is None:

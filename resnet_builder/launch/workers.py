@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -22,6 +23,7 @@ from resnet_builder.errors import ProcessLostError, Stopped, StorageError
 from resnet_builder.launch.group import Group
 from resnet_builder.launch.plan import Trial
 from resnet_builder.runs.directory import RunDirectory
+from resnet_builder.runs.files import storage_errors
 from resnet_builder.runs.records import MetricsLog
 from resnet_builder.runs.status import RunStatus, run_status
 from resnet_builder.system import PARENT
@@ -191,7 +193,8 @@ def _start(
     devices = torch.cuda.device_count() if jobs > 1 else 0
     if devices > 1 and options.processes == 1 and "CUDA_VISIBLE_DEVICES" not in environment:
         environment["CUDA_VISIBLE_DEVICES"] = str(slot % devices)
-    output = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed when the worker has ended
+    with storage_errors("make", Path("a temporary file for the output of a run")):
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed when the worker has ended
     process = start_process([*words, "--out", str(run.path), "--resume"], environment, output)
     return _Worker(trial, run, process, output, slot)
 

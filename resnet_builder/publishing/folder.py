@@ -124,14 +124,14 @@ def publish(
     if push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", push, re.ASCII):
         raise UsageError(f"{push} is no repository: name it as USER/NAME")
     if private is not None and push is None:
-        raise UsageError("only a repository to push to is private or public")
+        raise UsageError("a repository is private or public: --private and --public need --push")
     directory = RunDirectory.open(run)
     check_folder(folder, overwrite=overwrite)
     earlier = _published_files(folder)
     if not directory.is_finished and not unfinished:
         raise UsageError(
-            f"{run} is not finished; `{resume_command(run)}` goes on with it, and --unfinished "
-            "publishes its best weights so far"
+            f"{run} is not finished; to finish it: {resume_command(run)}; to publish its best "
+            "weights so far, add --unfinished"
         )
     trained = load_model(run, plugins=plugins)
     notices = list(trained.notices)
@@ -186,7 +186,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     """
     for parent in Path(os.path.realpath(folder)).parents:
         if (parent / SPEC).is_file() and RunDirectory(parent).metrics.exists():
-            raise UsageError(f"{folder} is inside the run {parent}: name a folder elsewhere")
+            raise UsageError(f"{folder} is inside the run {parent}: name a folder outside it")
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
@@ -318,7 +318,8 @@ def _report(run: RunDirectory, spec: Spec, notices: list[str]) -> bytes | None:
     path = run.report
     if not path.is_file():
         notices.append(
-            f"{run.path} has no {REPORT}, so none is published: resnet-build report {run.path}"
+            f"{run.path} has no {REPORT}, so none is published; to write it: "
+            f"resnet-build report {run.path}"
         )
         return None
     with storage_errors("read", path), open_regular(path) as file:
@@ -330,11 +331,11 @@ def _report(run: RunDirectory, spec: Spec, notices: list[str]) -> bytes | None:
     text, shown = "".join(pieces), "".join(pieces[::2])
     if left := _trace(shown):
         notices.append(
-            f"{path} names {left}, so it is not published; write it again: "
+            f"{path} names {left}, so it is not published; to write it again: "
             f"resnet-build report {run.path}"
         )
         return None
-    notices.append(f"{REPORT} is published too; it may show images: --no-report leaves it out")
+    notices.append(f"{REPORT} is published, too; it may show images; --no-report leaves it out")
     return text.encode()
 
 
@@ -417,7 +418,7 @@ def _contents(found: Publication, report: bytes | None, spec: Spec) -> dict[str,
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
     """Context with a new folder on the disk of another one; it is removed if it is left over."""
-    with storage_errors("make", folder):
+    with storage_errors("write in" if folder.is_dir() else "make", folder):
         is_in_use = folder.is_dir() and any(folder.iterdir())
         parent = folder if is_in_use else folder.absolute().parent
         staged = parent / f"{TEMPORARY}{secrets.token_hex(8)}"
@@ -426,6 +427,8 @@ def _staged(folder: Path) -> Iterator[Path]:
     try:
         with storage_errors("write in", folder):
             yield staged
+    except StorageError as error:  # the user knows nothing of the staged folder
+        raise StorageError(str(error).replace(str(staged), str(folder))) from error
     finally:
         # A folder that lost its old weights is known by the new ones, which get their place last.
         if (folder / WEIGHTS).exists() or not (is_in_use and (staged / WEIGHTS).exists()):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import Full, Queue
 from typing import Any
 
-from resnet_builder.errors import Stopped
+from resnet_builder.errors import ResnetBuilderError, Stopped, first_line
 from resnet_builder.experiment import Experiment
 from resnet_builder.parts import PlacedPart, tracker_parts
 from resnet_builder.registry import described
@@ -140,7 +140,9 @@ class Tracking(Callback):
     def _tell(self) -> None:
         if self._error is not None and not self._warned:
             self._warned = True
-            self._warn(f"tracker {self._part.part.type}: {self._error}; training goes on without")
+            self._warn(
+                f"tracker {self._part.part.type}: {self._error}; training goes on without it"
+            )
 
     def _work(self, run: TrackedRun) -> None:
         """Start the tracker, and do its tasks in order, until the one that is ``None``."""
@@ -150,16 +152,25 @@ class Tracking(Callback):
             tracker.start(run)
         except (Exception, SystemExit) as error:
             tracker = None
-            self._fail(described(error))
+            self._fail(_reason(error))
         while (task := self._tasks.get()) is not None:
             try:
                 if tracker is not None:
                     task(tracker)
             except (Exception, SystemExit) as error:
-                self._fail(described(error))
+                self._fail(_reason(error))
 
 
 _Task = Callable[[Tracker], None]
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong; a full disk needs no name of a Python class."""
+    if isinstance(error, ResnetBuilderError):
+        return first_line(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return described(error)
 
 
 def hyperparameters(spec: Spec) -> dict[str, Scalar]:

@@ -136,7 +136,7 @@ def test_batch_is_plotted_before_and_after_augmentation(folder: Path) -> None:
         (["run", "-o", "x.pdf", "--label", "a", "--label", "b"], "2 times for 1 curve: tiny"),
         (["run", "-o", "x.pdf", "--metric", "loss"], "run has no loss to show yet"),
         (["run", "-o", "x.pdf", "--width", "wide"], "'wide' is no width: single, double, or"),
-        (["run", "-o", "x.pdf", "--lr", "1"], "options that change a spec go with --schedule"),
+        (["run", "-o", "x.pdf", "--lr", "1"], "a run has its own; they need --schedule or --batch"),
         (["resnet20", "-o", "x.pdf", "--schedule", "--x", "steps"], "are for figures of runs"),
         (["resnet20", "-o", "x.pdf", "--schedule", "--batch"], "are two figures"),
         (["tiny", "-o", "x.pdf", "--batch", "--label", "a"], "no curve that --label could name"),

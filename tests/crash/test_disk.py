@@ -64,7 +64,8 @@ def test_end_that_cannot_be_written_is_7_and_can_be_resumed(name: str, trial: Tr
     end = trial.train(faults=[("failing", "replace", "ENOSPC", name, 1, 99)])
     assert end.code == 7, end.stderr
     assert "error: cannot write " in end.stderr
-    assert end.stderr.endswith(": No space left on device\n")
+    again = f"resnet-build train --resume {trial.run.path} --data-dir "
+    assert f": No space left on device; to resume: {again}" in end.stderr.splitlines()[-1]
     assert not trial.run.is_finished
     assert trial.steps[-1] == (18 if "step" in name else 21)
     trial.assert_ends_as_without_faults()

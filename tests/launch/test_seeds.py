@@ -1,5 +1,6 @@
 """``train --seeds``: runs of one spec that differ by their seeds, in one directory."""
 
+import errno
 import json
 import os
 import signal
@@ -93,7 +94,7 @@ def test_seeds_are_trained_to_the_bits_of_single_runs_and_continued_by_the_same_
     refused = call("train", "tiny.yaml", "--seeds", "0,3", "--epochs", "2")
     assert refused.exit_code == 2
     assert "tiny: train.epochs: 1 there, 2 now" in refused.stderr
-    assert "choose another directory by --out" in refused.stderr
+    assert "choose another directory with --out" in refused.stderr
     longer = ("--epochs", "2", "--no-report", "--allow-spec-change")
     more = call("train", "tiny.yaml", "--seeds", "3", *longer)
     assert more.exit_code == 0, more.stderr
@@ -106,11 +107,11 @@ def test_seeds_are_trained_to_the_bits_of_single_runs_and_continued_by_the_same_
     ("arguments", "message"),
     [
         (["tiny.yaml", "--seeds", "x"], "must be seeds, as 0-4 or 0,3,7"),
-        (["tiny.yaml", "--seeds", "0-1", "--seed", "3"], "leave the one seed out"),
+        (["tiny.yaml", "--seeds", "0-1", "--seed", "3"], "leave the other one out"),
         (["--seeds", "0-1", "--resume", "runs/x"], "--seeds needs a SPEC"),
         (
             ["tiny.yaml", "--seeds", "0-1", "--resume", "runs/x"],
-            "repeat the line, without --resume",
+            "repeat the line without --resume",
         ),
         (["tiny.yaml", "--jobs", "2"], "--jobs needs --seeds"),
         (["tiny.yaml", "--seeds", "0-1", "--out", "."], "is no group of runs"),
@@ -135,7 +136,7 @@ def test_seeds_on_changed_images_have_no_mean(
     file = folder / "runs" / "tiny-seeds" / "seed=0" / "data.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "0" * 64}))
     again = call(*line)
-    assert "the images were changed between these runs" in again.stderr
+    assert "the images changed between these runs" in again.stderr
     assert again.stdout.count("test top-1: mean") == 2
     assert "n = 2" not in again.stdout
 
@@ -166,6 +167,19 @@ def test_no_run_begins_on_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPa
     result = call("train", "tiny.yaml", "--seeds", "0-4")
     assert result.exit_code == 7
     assert len(started) == 1
+
+
+def test_missing_temporary_folder_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+    result = call("train", "tiny.yaml", "--seeds", "0-1")
+    assert result.exit_code == 7
+    assert result.stderr.endswith(
+        "error: cannot make a temporary file for the output of a run: No usable temporary "
+        "directory found in ['/tmp']\n"
+    )
 
 
 def test_terminal_shows_a_line_for_each_run_and_the_time_left() -> None:

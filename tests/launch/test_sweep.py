@@ -285,7 +285,7 @@ def test_grid_without_validation_images_chooses_nothing(
     result = call("sweep", write_sweep(folder, spec="tiny.yaml", **more))
     assert result.exit_code == 0, result.stderr
     assert [row.split()[0] for row in result.stdout.splitlines()[1:3]] == ["32", "16"]
-    assert "without validation images nothing is chosen" in result.stderr
+    assert "the settings are not ranked, as there are no validation images" in result.stderr
     assert "next:" not in result.stderr
 
 

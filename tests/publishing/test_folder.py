@@ -1,5 +1,6 @@
 """``resnet-build publish``: the folder, its model card, and what it may not tell."""
 
+import errno
 import json
 import os
 import re
@@ -309,7 +310,7 @@ def test_folder_in_use_is_refused_and_nothing_in_it_changes(run: Path, folder: P
         ("net", "net is not empty: name another folder; or add --overwrite"),
         ("net/notes.txt", "is a file"),
         (run, "is a run: name another folder"),
-        (run / "net", f"is inside the run {run}: name a folder elsewhere"),
+        (run / "net", f"is inside the run {run}: name a folder outside it"),
     ):
         before = {path: path.stat().st_mtime_ns for path in Path("net").rglob("*")}
         result = call("publish", run, "--to", to)
@@ -383,6 +384,25 @@ def test_folder_is_whole_or_has_no_weights_wherever_writing_fails(
         read_weights(net / "model.safetensors")
     publish(run, "--overwrite", "--name", "third")
     assert names(net) == FILES
+
+
+def test_full_disk_is_told_by_the_names_that_the_user_knows(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = publish(run, to="old")
+    before = {name: (net / name).read_bytes() for name in FILES}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.replace", full)
+    for to in ("net", "old"):
+        result = call("publish", run, "--to", to, "--overwrite")
+        assert result.exit_code == 7
+        told = Path(to) / "README.md"
+        assert result.stderr == f"error: cannot write {told}: No space left on device\n"
+    assert {path.name for path in folder.iterdir()} == {"old"}
+    assert {path.name: path.read_bytes() for path in net.iterdir()} == before
 
 
 def test_json_names_the_files(run: Path, folder: Path) -> None:

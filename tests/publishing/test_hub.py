@@ -129,7 +129,7 @@ def test_hub_that_cannot_be_reached_is_one_line(
     [
         (("--push", "net"), "net is no repository: name it as USER/NAME"),
         (("--push", "me/net@main"), "me/net@main is no repository: name it as USER/NAME"),
-        (("--private",), "only a repository to push to is private or public"),
+        (("--private",), "a repository is private or public: --private and --public need --push"),
     ],
 )
 def test_names_of_no_repository_are_refused(

@@ -1,6 +1,7 @@
 """Reports of runs: every number on the page is in a file of the run directory."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -381,14 +382,46 @@ def test_plugin_without_consent_leaves_out_the_network_alone(tmp_path: Path, cop
     assert "is not drawn" in Page((copy / "report.html").read_text(encoding="utf-8")).text
 
 
+def full_disk(*names: str) -> Callable[[str, str], None]:
+    """Stand-in for ``os.replace`` on a disk that is full for files of these names."""
+    rename = os.replace
+
+    def replace(source: str, target: str) -> None:
+        if Path(target).name in names:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(source, target)
+
+    return replace
+
+
 def test_report_that_cannot_be_written_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "render_html", lambda report: 1 / 0)
-    result = call("train", write_tiny(tmp_path), "--out", tmp_path / "run", "--set", WITH_REPORT)
+    run = tmp_path / "run"
+    line = ("train", write_tiny(tmp_path), "--out", run, "--set", WITH_REPORT)
+    with monkeypatch.context() as full:
+        full.setattr("os.replace", full_disk("report.html", "metrics.csv"))
+        result = call(*line, "--log", "csv")
     assert result.exit_code == 0
-    assert "warning: the report was not written: division by zero" in result.stderr
-    assert (tmp_path / "run" / "result.json").exists()
+    assert [one for one in result.stderr.splitlines() if one.startswith("warning: ")] == [
+        f"warning: tracker csv: cannot write {run / 'metrics.csv'}: No space left on device; "
+        "training goes on without it",
+        f"warning: the report was not written: cannot write {run / 'report.html'}: No space left "
+        "on device",
+    ]
+    assert (run / "result.json").exists()
+    with monkeypatch.context() as broken:
+        broken.setattr(page, "render_html", lambda report: 1 / 0)
+        result = call(*line, "--resume")
+    assert result.exit_code == 0
+    assert "warning: the report was not written: division by zero\n" in result.stderr
+    monkeypatch.setattr("os.replace", full_disk("report.html"))
+    result = call("report", run)
+    assert result.exit_code == 7
+    assert result.stderr == (
+        f"error: cannot write {run / 'report.html'}: No space left on device; -o FILE writes the "
+        "page to another place\n"
+    )
 
 
 def test_resuming_a_finished_run_writes_what_is_missing(copy: Path) -> None:

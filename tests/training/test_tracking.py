@@ -118,7 +118,7 @@ def test_tracker_that_fails_warns_once_and_changes_nothing(
     recorder = Recorder()
     train(tmp_path / "run", logging("memory", "csv"), callbacks=[recorder])
     assert recorder.warnings == [
-        f"tracker memory: {memory.error.__name__}: no network; training goes on without"
+        f"tracker memory: {memory.error.__name__}: no network; training goes on without it"
     ]
     assert len(read_csv(tmp_path / "run")["train.loss"]) == 12
     log = RunDirectory(tmp_path / "run").log.read_text()
