@@ -17,7 +17,7 @@ from resnet_builder.cli.options import (
     plugin_option,
 )
 from resnet_builder.cli.result import run_row
-from resnet_builder.errors import ResnetBuilderError, percent
+from resnet_builder.errors import ResnetBuilderError, UsageError, percent
 
 if TYPE_CHECKING:
     from resnet_builder.runs.status import RunStatus
@@ -259,6 +259,8 @@ class RunList:
     groups: tuple[GroupInfo, ...] = ()
 
 
+_RUNS = Path("runs")
+
 _ORDERS = {
     "validation": ("validation", "best first"),
     "test": ("test", "best first"),
@@ -270,7 +272,7 @@ _ORDERS = {
 
 
 @list_.command()
-@click.argument("folder", type=FOLDER, default=Path("runs"), metavar="[DIR]")
+@click.argument("folder", type=FOLDER, default=_RUNS, metavar="[DIR]")
 @click.option(
     "--sort",
     type=click.Choice(list(_ORDERS)),
@@ -288,10 +290,15 @@ def runs(folder: Path, sort: str, as_json: bool) -> None:
     choose a run. Runs without such an accuracy come last, by name. The runs of `train --seeds`, or
     of a sweep, are one line; if DIR is their directory, each of them is listed.
     """
+    from resnet_builder.runs.directory import RunDirectory
     from resnet_builder.runs.group import group_runs, is_group
-    from resnet_builder.runs.status import find_runs
+    from resnet_builder.runs.status import find_runs, run_status
 
+    if not folder.is_dir() and folder != _RUNS:
+        raise UsageError(f"there is no folder {folder}")
     statuses = group_runs(folder) if is_group(folder) else find_runs(folder)
+    if (run := RunDirectory(folder)).is_published:
+        statuses = [run_status(run)]
     found = sorted(statuses, key=_RANKS[sort])
     groups = [] if is_group(folder) else [*_groups(folder)]
     if as_json:

@@ -169,7 +169,10 @@ def _report(error: BaseException, invocation: Invocation) -> None:
     else:
         from resnet_builder.registry import described
 
-        log = _write_crash_log(error, invocation.crash_log)
+        try:
+            log = str(_write_crash_log(error, invocation.crash_log))
+        except OSError as full:
+            log = f"what --debug shows; no log could be written: {full.strerror or full}"
         note(
             f"internal error: {described(error)}; this is a bug of {PROGRAM}, "
             f"please report it with {log}"

@@ -71,6 +71,11 @@ def report(
     is_own = (
         form == "html" and out is not None and len(runs) == 1 and out.absolute() == own.absolute()
     )
+    if is_own and (runs[0] / "model.safetensors").is_file():
+        raise UsageError(
+            f"{runs[0]} is a published folder, and its {_PAGE} is that of the run; -o FILE writes "
+            "another page"
+        )
     if out is not None and not is_own:
         from resnet_builder.runs.files import refuse_existing
 

@@ -80,7 +80,8 @@ class RunDirectory:
         """
         run = cls(path)
         if not run.is_published:
-            reason = "it has no spec.yaml" if path.is_dir() else "there is no such directory"
+            absent = "it is a file" if path.is_file() else "there is no such directory"
+            reason = "it has no spec.yaml" if path.is_dir() else absent
             names = sorted(str(spec.parent) for spec in path.glob("*/spec.yaml"))
             hint = f"; a run in it is {names[0]}" if names else ""
             raise UsageError(f"{path} is no run: {reason}{hint}")

@@ -84,6 +84,7 @@ def test_finished_run_is_listed_with_its_figures(finished_run: Path) -> None:
     assert lines[0].replace(" (best first)", "", 1).split() == RUN_COLUMNS
     assert "  validation (best first)  " in lines[0]
     assert lines[1].split()[:6] == [str(finished_run), "finished", "12", "of", "12", "0"]
+    assert call("list", "runs", finished_run).stdout.splitlines() == lines, "of the run itself"
     [run] = json.loads(call("list", "runs", finished_run.parent, "--json").stdout)["runs"]
     assert (run["step"], run["total_steps"], run["seed"]) == (12, 12, 0)
     assert run["result"]["published"]["test.top1.difference"] == pytest.approx(
@@ -190,3 +191,5 @@ def test_mean_average_precision_is_listed_where_it_selects_the_weights() -> None
 def test_no_runs_are_said_to_be_none(folder: Path) -> None:
     result = call("list", "runs")
     assert (result.exit_code, result.stdout) == (0, "no runs in runs\n")
+    result = call("list", "runs", "rusn")
+    assert (result.exit_code, result.stderr) == (2, "error: there is no folder rusn\n")

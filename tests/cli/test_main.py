@@ -105,6 +105,12 @@ def test_bug_is_one_line_and_a_crash_log(monkeypatch: pytest.MonkeyPatch, tmp_pa
     [log] = tmp_path.iterdir()
     assert str(log) in result.stderr
     assert "Traceback" in log.read_text()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    result = failing(ZeroDivisionError("oh"), monkeypatch)
+    assert result.stderr.endswith(
+        "please report it with what --debug shows; no log could be written: No such file or "
+        "directory\n"
+    )
 
 
 def test_bug_in_a_run_is_logged_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

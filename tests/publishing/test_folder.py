@@ -42,6 +42,9 @@ def names(folder: Path) -> set[str]:
 def test_folder_has_weights_that_compute_what_the_run_computes(run: Path, folder: Path) -> None:
     net = publish(run)
     assert names(net) == FILES
+    refused = call("report", net)
+    assert refused.exit_code == 2
+    assert "is a published folder, and its report.html is that of the run" in refused.stderr
     ours, theirs = load_model(run), load_model(net)
     images = torch.rand(2, 3, 8, 8)
     with torch.no_grad():

@@ -474,6 +474,7 @@ def test_folder_of_runs_stands_for_its_runs(runs: Path) -> None:
 def test_what_is_no_run_or_would_be_overwritten_is_refused(runs: Path, tmp_path: Path) -> None:
     for arguments, words in (
         ((tmp_path,), "is no run"),
+        ((runs / "seed-0" / "report.html",), "is no run: it is a file"),
         ((runs / "seed-0", "-o", runs / "seed-0" / "env.json"), "exists"),
         ((runs / "seed-0", "-o", tmp_path / "page.pdf"), ".html, .md, .csv, .json"),
         ((tmp_path / "missing",), "does not exist"),
