@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -38,7 +39,10 @@ def write(path: Path | None, result: Mapping[str, object]) -> None:
 
 def describe_machine() -> dict[str, object]:
     """Return the processor, its cores, and the versions of what computed."""
+    git = ["git", "-C", str(RESULTS), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
+        "commit": commit or None,
         "processor": _processor(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),

@@ -86,27 +86,27 @@ def recipes() -> str:
     """Time to accuracy of the bundled recipes, beside the paper's recipe in the stock loop."""
     header = (
         "recipe",
-        "trained on",
+        "processor",
         "test top-1",
         "seeds",
         "points from the paper's recipe",
         "seconds",
         "speed-up over the paper's recipe in the stock loop",
     )
-    return table(header, (row for _, one in found("*/summary") for row in _recipe(one)), left=2)
-
-
-def _recipe(result: Result) -> Iterator[Row]:
-    for machine, figures in result["by machine"].items():
-        yield (
-            f"`{result['recipe']}`",
-            machine,
-            top1(figures),
-            f"{figures['n']}",
-            f"{figures['points_above_the_paper']:+.2f}",
-            f"{figures['wall_seconds.median']:,.0f}",
-            f"{figures['speed_up.median']:.1f}",
+    results = [(kind, one) for kind, _, one in measured("*/summary")]
+    rows = (
+        (
+            f"`{one['recipe']}`",
+            kind,
+            top1(one),
+            f"{one['n']}",
+            f"{one['points_above_the_paper']:+.2f}",
+            f"{one['wall_seconds.median']:,.0f}",
+            f"{one['speed_up.median']:.1f}",
         )
+        for kind, one in sorted(results, key=lambda result: result[1]["recipe"])
+    )
+    return table(header, rows, left=2)
 
 
 def training() -> str:
@@ -350,9 +350,9 @@ def _one(name: str) -> Result:
 
 
 def top1(result: Result) -> str:
-    """Write the mean of some seeds, and if there are several, their deviation."""
-    deviation = result["test.top1.deviation"]
-    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+    """Write the mean of some seeds, and if there are several, their standard deviation."""
+    std = result["test.top1.std"]
+    spread = "" if std is None else f" ± {100 * std:.2f}"
     return f"{100 * result['test.top1.mean']:.2f}{spread} %"
 
 

@@ -4,10 +4,9 @@
 
 trains ResNet-20 by a bundled recipe on all 50,000 training images of CIFAR-10 as JPEG files
 (``DIR/train/CLASS/*.jpg`` and ``DIR/test/CLASS/*.jpg``), takes the last weights, and reads the test
-images once. Each seed writes ``benchmarks/results/RECIPE/seed-N.json`` as it ends, and
-``RECIPE/summary.json`` sums up those that there are, together and by machine. Before and after each
-training, *stock* trains for a while: its images per second say how long the paper's 64,000 steps
-would take it.
+images once. Each seed writes ``benchmarks/results/KIND/RECIPE/seed-N.json`` as it ends, and
+``summary.json`` beside it sums up those that there are. Before and after each training, *stock*
+trains for a while: its images per second say how long the paper's 64,000 steps would take it.
 """
 
 import argparse
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, describe_machine, write
+from common import describe_machine, own_results, write
 from interleaved import HERE, Contender
 
 PAPER_IMAGES = 64_000 * 128
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--stock-seconds", type=float, default=30)
     given = parser.parse_args()
-    folder = RESULTS / Path(given.recipe).stem
+    folder = own_results() / Path(given.recipe).stem
     folder.mkdir(exist_ok=True)
     for seed in given.seeds:
         record = one(given.recipe, given.data.resolve(), seed, given.stock_seconds)
@@ -85,45 +84,24 @@ def train(arguments: list[str], seed: int) -> dict[str, Any]:
     return {key: record.get(key) for key in (*kept, "images_per_second", "wall_seconds")}
 
 
-def accuracy(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return number, mean and standard deviation of the test accuracies of some runs."""
-    top1 = [run["test.top1"] for run in runs]
-    return {
-        "n": len(top1),
-        "test.top1.mean": round(statistics.mean(top1), 5),
-        "test.top1.deviation": round(statistics.stdev(top1), 5) if len(top1) > 1 else None,
-    }
-
-
 def sum_up(recipe: str, folder: Path) -> dict[str, Any]:
-    """Sum up all seeds that have been trained, and those of each machine by themselves."""
+    """Sum up all seeds that have been trained on this kind of processor."""
     seeds = [json.loads(path.read_text()) for path in sorted(folder.glob("seed-*.json"))]
-    machines = sorted({seed["machine"]["processor"] for seed in seeds})
+    top1 = [seed["test.top1"] for seed in seeds]
+    mean = statistics.mean(top1)
     return {
         "what": f"test top-1 of ResNet-20 by {Path(recipe).stem}, CIFAR-10 as JPEG files",
         "recipe": Path(recipe).stem,
+        "processors": sorted({seed["machine"]["processor"] for seed in seeds}),
+        "commits": sorted({seed["machine"]["commit"] for seed in seeds}),
         "paper.test.top1": PAPER_TOP1,
-        **beside_the_paper(seeds),
-        "by machine": {
-            machine: figures([seed for seed in seeds if seed["machine"]["processor"] == machine])
-            for machine in machines
-        },
-    }
-
-
-def figures(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sum up seeds of one machine, whose times can be compared."""
-    return {
-        **beside_the_paper(seeds),
+        "n": len(top1),
+        "test.top1.mean": round(mean, 5),
+        "test.top1.std": round(statistics.stdev(top1), 5) if len(top1) > 1 else None,
+        "points_above_the_paper": round(100 * (mean - PAPER_TOP1), 2),
         "wall_seconds.median": round(statistics.median(seed["wall_seconds"] for seed in seeds), 1),
         "speed_up.median": round(statistics.median(seed["speed_up"] for seed in seeds), 2),
     }
-
-
-def beside_the_paper(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the accuracy of some seeds, and how far its mean is above the paper's recipe's."""
-    top1 = statistics.mean(seed["test.top1"] for seed in seeds)
-    return {**accuracy(seeds), "points_above_the_paper": round(100 * (top1 - PAPER_TOP1), 2)}
 
 
 if __name__ == "__main__":
