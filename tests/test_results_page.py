@@ -33,10 +33,10 @@ def result(accuracies: list[float], networks: Any, lr: float | None = None) -> d
         "epochs": 2,
         "lr": lr,
         "parameters": 269_722,
+        "macs": 40_551_808,
         "images": {"train": 45_000, "val": 5_000, "test": 10_000},
         **networks.spread("test_top1", runs),
         **networks.spread("train_top1", runs),
-        "seconds.median": 360.0,
         "runs": runs,
     }
 
@@ -53,8 +53,10 @@ def test_page_has_the_numbers_of_the_json_and_sentences_that_they_support(networ
         },
     }
     page = networks.page(found)
-    assert "| `resnet20` | a network | 269,722 | 81.00 ± 1.00 % | 3 | 6.0 |" in page
-    assert "| `plain56` | a network | 269,722 | 51.00 ± 1.00 % | 40.00 ± 0.00 % | 3 | 6.0 |" in page
+    assert "| `resnet20` | a network | 269,722 | 40,551,808 | 81.00 ± 1.00 % | 3 |" in page
+    assert (
+        "| `plain56` | a network | 269,722 | 40,551,808 | 51.00 ± 1.00 % | 40.00 ± 0.00 % | 3 |"
+    ) in page
     assert (
         "option B has +0.83 points (standard error 0.93) and option C has +10.00 points (standard "
         "error 0.82) on the test images. The difference of option C is larger than the spread over "
