@@ -364,7 +364,7 @@ def page(results: Result) -> str:
         "",
         paragraph(
             f"On {'; '.join(devices)}. The seeds, times, curves and versions of each run are in "
-            "[`networks.json`](../benchmarks/results/networks.json). To repeat it:"
+            "`benchmarks/results/networks.json`. To repeat it:"
         ),
         "",
         "```text",

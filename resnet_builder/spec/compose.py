@@ -687,7 +687,8 @@ def _without_stale_claims(root: Node, written: Node) -> tuple[Node, list[str], s
             entries[key] = claims
         else:
             dropped.append(key)
-    what = " and ".join(_SECTIONS[key] for key in changed)
+    *first, last = (_SECTIONS[key] for key in changed)
+    what = f"{', '.join(first)} and {last}" if first else last
     return Node(entries, root.place, root.key_place), dropped, what
 
 

@@ -37,7 +37,7 @@ def test_fragments_are_composed_and_notices_shown() -> None:
     assert result.stdout.startswith("resnet20: 272,474 parameters, depth 20, 40,813,184 MACs\n")
     assert result.stderr == (
         "resnet20: not compared with the expected counts (`expect`) and the published result "
-        "(`published`): the command line changes the network and the recipe\n"
+        "(`published`): the command line changes the network, the data and the recipe\n"
     )
 
 
