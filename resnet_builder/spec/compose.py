@@ -687,8 +687,8 @@ def _without_stale_claims(root: Node, written: Node) -> tuple[Node, list[str], s
             entries[key] = claims
         else:
             dropped.append(key)
-    *first, last = (_SECTIONS[key] for key in changed)
-    what = f"{', '.join(first)} and {last}" if first else last
+    # "the network, the data and the recipe": the last "and" stays.
+    what = " and ".join(_SECTIONS[key] for key in changed).replace(" and ", ", ", len(changed) - 2)
     return Node(entries, root.place, root.key_place), dropped, what
 
 
